@@ -1,0 +1,332 @@
+//! The event: what a publisher hands in, and what the journal keeps.
+//!
+//! Owns the meaning of the fields of an event stream (WHATWG HTML, section 9.2 "Server-sent events") and their limits.
+//! [`Draft`] is an event on its way in; [`Event`] is one that the journal has given a [`Position`]. An event becomes
+//! its wire bytes once, however many emitters get it.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::{sse, topic::Topic};
+
+mod filter;
+
+pub use self::filter::{Filter, Meta};
+
+/// Where an event stands in the journal; what goes into `id:`.
+///
+/// The epoch is random and changes whenever offsets might be reused; a position of another epoch is foreign. The text
+/// form is opaque to clients: `<epoch in hex>-<offset>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// The life of the journal that gave this position.
+    pub epoch: u64,
+    /// Rank of the event in that life; the first event has 1, and 0 stands before all events.
+    pub offset: u64,
+}
+
+/// An event on its way into the journal.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Draft {
+    /// Where it goes. One event in several topics keeps one position and reaches an emitter once.
+    pub topics: Vec<Topic>,
+    /// The event's name; empty means `message`, as in the standard.
+    pub event: String,
+    /// The payload; line breaks become several `data:` lines.
+    pub data: String,
+    /// Asks clients to wait so many milliseconds before they reconnect.
+    pub retry: Option<u64>,
+    /// A comment that goes before the event; clients ignore it.
+    pub comment: Option<String>,
+    /// The publisher's own id: the same key of the same publisher appends once.
+    pub key: Option<String>,
+    /// Who publishes; the scope of `key`.
+    pub publisher: String,
+    /// After so many milliseconds the event is gone, which is no gap.
+    pub ttl_ms: Option<u64>,
+    /// Only emitters whose metadata match get it.
+    pub filter: Option<Filter>,
+    /// The id which the event had at the server that it came from.
+    pub origin: Option<String>,
+}
+
+/// An event that the journal holds.
+#[derive(Debug)]
+pub struct Event {
+    /// Where it stands.
+    pub position: Position,
+    /// The topics it was published into.
+    pub topics: Box<[Topic]>,
+    /// Its name; empty means `message`.
+    pub event: Box<str>,
+    /// Its payload.
+    pub data: Box<str>,
+    /// When it was appended, in Unix milliseconds.
+    pub timestamp: u64,
+    /// Reconnection time for clients, in milliseconds.
+    pub retry: Option<u64>,
+    /// Comment before the event.
+    pub comment: Option<Box<str>>,
+    /// When it expires, in Unix milliseconds.
+    pub expires: Option<u64>,
+    /// Only emitters whose metadata match get it.
+    pub filter: Option<Filter>,
+    /// The id which the event had at the server that it came from.
+    pub origin: Option<Box<str>>,
+    /// Who published it.
+    pub publisher: Box<str>,
+    /// The publisher's own id for it.
+    pub key: Option<Box<str>>,
+    wire: OnceLock<Bytes>,
+    envelope: OnceLock<Bytes>,
+}
+
+/// Why a draft is no event. The message names the field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// `event` or `id` would break the framing of the stream.
+    #[error("`{0}` must not contain CR, LF or NUL")]
+    ControlCharacter(&'static str),
+    /// The journal's `max_event_bytes` is exceeded.
+    #[error("the event has {size} bytes, the limit (max_event_bytes) is {limit}")]
+    TooLarge {
+        /// Size of the event as counted by [`Draft::size`].
+        size: usize,
+        /// The limit in force.
+        limit: usize,
+    },
+    /// An event without topic reaches nobody.
+    #[error("an event needs at least one topic")]
+    NoTopic,
+}
+
+/// Most topics that one event may name: each is an index entry.
+pub const MAX_TOPICS_PER_EVENT: usize = 64;
+
+// === impl Position ===
+
+impl Position {
+    /// The position before the first event of an epoch.
+    pub const fn start(epoch: u64) -> Self {
+        Self { epoch, offset: 0 }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{}", self.epoch, self.offset)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        let (epoch, offset) = s.split_once('-').ok_or(())?;
+        let epoch = u64::from_str_radix(epoch, 16).map_err(drop)?;
+        let position = Self { epoch, offset: offset.parse().map_err(drop)? };
+        // One position has one spelling: `+1` or `01` are not ours.
+        if position.to_string() == s { Ok(position) } else { Err(()) }
+    }
+}
+
+impl Serialize for Position {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+// === impl Draft ===
+
+impl Draft {
+    /// An event named `event` with `data` for one topic.
+    pub fn new(topic: Topic, event: impl Into<String>, data: impl Into<String>) -> Self {
+        Self { topics: vec![topic], event: event.into(), data: data.into(), ..Self::default() }
+    }
+
+    /// Bytes that count against `max_event_bytes`: everything that a subscriber would get.
+    pub fn size(&self) -> usize {
+        self.data.len()
+            + self.event.len()
+            + self.comment.as_ref().map_or(0, String::len)
+            + self.filter.as_ref().map_or(0, Filter::size)
+    }
+
+    /// Checks what the wire format and the limits demand.
+    ///
+    /// # Errors
+    /// Names the first field that is wrong.
+    pub fn check(&self, max_event_bytes: usize) -> Result<(), Invalid> {
+        let breaks = |s: &str| s.contains(['\r', '\n', '\0']);
+        if breaks(&self.event) {
+            return Err(Invalid::ControlCharacter("event"));
+        }
+        if self.key.as_deref().is_some_and(breaks) {
+            return Err(Invalid::ControlCharacter("id"));
+        }
+        if self.topics.is_empty() {
+            return Err(Invalid::NoTopic);
+        }
+        let size = self.size();
+        if size > max_event_bytes {
+            return Err(Invalid::TooLarge { size, limit: max_event_bytes });
+        }
+        Ok(())
+    }
+
+    /// Gives the draft its place.
+    pub fn into_event(self, position: Position, timestamp: u64) -> Event {
+        Event {
+            position,
+            topics: self.topics.into_boxed_slice(),
+            event: self.event.into_boxed_str(),
+            data: self.data.into_boxed_str(),
+            timestamp,
+            retry: self.retry,
+            comment: self.comment.map(String::into_boxed_str),
+            expires: self.ttl_ms.map(|ttl| timestamp.saturating_add(ttl)),
+            filter: self.filter,
+            origin: self.origin.map(String::into_boxed_str),
+            publisher: self.publisher.into_boxed_str(),
+            key: self.key.map(String::into_boxed_str),
+            wire: OnceLock::new(),
+            envelope: OnceLock::new(),
+        }
+    }
+}
+
+// === impl Event ===
+
+/// What `?envelope=true` wraps an event in.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a> {
+    topic: &'a Topic,
+    #[serde(skip_serializing_if = "<[Topic]>::is_empty")]
+    also_in: &'a [Topic],
+    id: Position,
+    event: &'a str,
+    data: serde_json::Value,
+    timestamp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'a str>,
+}
+
+impl Event {
+    /// The name that subscribers see: `message` where none was given.
+    pub fn name(&self) -> &str {
+        if self.event.is_empty() { "message" } else { &self.event }
+    }
+
+    /// The payload as JSON where it is JSON, else as a string.
+    pub fn data_value(&self) -> serde_json::Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|_| serde_json::Value::from(&*self.data))
+    }
+
+    /// The bytes for the wire, made at the first call and shared from then on.
+    pub fn wire(&self) -> Bytes {
+        self.wire.get_or_init(|| self.encode(&self.event, &self.data)).clone()
+    }
+
+    /// The bytes for emitters that asked for an envelope, also made once.
+    pub fn wire_in_envelope(&self) -> Bytes {
+        self.envelope
+            .get_or_init(|| {
+                let (topic, also_in) = self.topics.split_first().expect("an event has a topic: Draft::check");
+                let envelope = Envelope {
+                    topic,
+                    also_in,
+                    id: self.position,
+                    event: self.name(),
+                    data: self.data_value(),
+                    timestamp: self.timestamp,
+                    origin: self.origin.as_deref(),
+                };
+                let data = serde_json::to_string(&envelope).expect("plain data serialises");
+                self.encode(&self.event, &data)
+            })
+            .clone()
+    }
+
+    /// True when the event has outlived its `ttlMs` at `now` (Unix milliseconds).
+    pub fn expired(&self, now: u64) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// Rough bytes of memory that this event holds; what retention by bytes counts.
+    pub fn footprint(&self) -> usize {
+        size_of::<Self>()
+            + self.data.len()
+            + self.event.len()
+            + self.publisher.len()
+            + self.comment.as_ref().map_or(0, |c| c.len())
+            + self.topics.iter().map(|t| t.as_str().len() + 16).sum::<usize>()
+    }
+
+    fn encode(&self, event: &str, data: &str) -> Bytes {
+        sse::Frame {
+            id: Some(&self.position.to_string()),
+            event,
+            data: Some(data),
+            retry: self.retry,
+            comment: self.comment.as_deref(),
+        }
+        .encode()
+    }
+}
+
+/// Milliseconds since the Unix epoch; the one clock for timestamps.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A shared event, as the tail hands it out.
+pub type SharedEvent = Arc<Event>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_has_one_spelling() {
+        let position = Position { epoch: 0xabc, offset: 17 };
+        assert_eq!(position.to_string(), "abc-17");
+        assert_eq!("abc-17".parse(), Ok(position));
+        for foreign in ["", "abc", "abc-", "-1", "ABC-17", "abc-017", "abc-+17", "abc-17 ", "xyz-1", "abc-99999999999999999999"] {
+            assert_eq!(foreign.parse::<Position>(), Err(()), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn fields_that_would_break_the_framing_are_refused() {
+        let topic = Topic::new("t").unwrap();
+        let mut draft = Draft::new(topic, "a\nid: 1", "x");
+        assert_eq!(draft.check(10), Err(Invalid::ControlCharacter("event")));
+        draft.event = "a".into();
+        draft.key = Some("k\0".into());
+        assert_eq!(draft.check(10), Err(Invalid::ControlCharacter("id")));
+        draft.key = None;
+        assert_eq!(draft.check(1), Err(Invalid::TooLarge { size: 2, limit: 1 }));
+        draft.topics.clear();
+        assert_eq!(draft.check(10), Err(Invalid::NoTopic));
+    }
+
+    #[test]
+    fn an_envelope_tells_topic_position_and_origin() {
+        let mut draft = Draft::new(Topic::new("order:1").unwrap(), "", r#"{"a":1}"#);
+        draft.origin = Some("up-7".into());
+        let event = draft.into_event(Position { epoch: 1, offset: 2 }, 3);
+        assert_eq!(
+            event.wire_in_envelope(),
+            "id: 1-2\ndata: {\"topic\":\"order:1\",\"id\":\"1-2\",\"event\":\"message\",\"data\":{\"a\":1},\"timestamp\":3,\"origin\":\"up-7\"}\n\n"
+        );
+        assert_eq!(event.wire(), "id: 1-2\ndata: {\"a\":1}\n\n");
+    }
+}

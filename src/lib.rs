@@ -1,0 +1,23 @@
+//! Millstream: one binary between your services and the people who wait for them.
+//!
+//! It starts many slow tasks in parallel, shows their progress live over Server-Sent Events, and loses nothing when a
+//! connection breaks.
+//!
+//! ```text
+//!              main.rs ── cli ── app (the composition root: Config -> App -> Server::run(shutdown))
+//!                                 │
+//!   http   one resource per file; parse, call a Handle, render; the only place that knows status codes
+//!    │        │           │
+//!   hub     jobs       upstream       components: Config, Handle, Error; pure core beside, thin actor shell
+//!    │        │
+//!    └────────┴─ journal              the one ordered record of all events; publishing is appending
+//!                   │
+//!          event · topic · sse        the words we speak; pure, no I/O
+//! ```
+//!
+
+//! [`jobs::handler::TaskHandler`].
+
+pub mod event;
+pub mod sse;
+pub mod topic;

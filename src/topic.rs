@@ -1,0 +1,219 @@
+//! Topics: the named, ordered sequences that events belong to, and the patterns that subscribe to them.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a topic: 1 to 255 bytes without white space, control characters, comma or `*`.
+///
+/// Cheap to clone. `user:`, `group:`, `job:`, `relay:` and `emitter:` are reserved prefixes, `all` is the broadcast.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Topic(Arc<str>);
+
+/// What a subscriber names: a topic, or with a trailing `*` all topics that begin so.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pattern {
+    /// One topic.
+    Exact(Topic),
+    /// Every topic that begins with this text; empty for all.
+    Prefix(Arc<str>),
+}
+
+/// Why a text names no topic.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Nothing or too much.
+    #[error("a topic name has 1 to 255 bytes, this one has {0}")]
+    Length(usize),
+    /// A character that the name must not have.
+    #[error("topic `{0}` contains `{1}`: white space, control characters, comma and `*` are not allowed in a name")]
+    Character(String, char),
+    /// A `*` that is not at the end.
+    #[error("in `{0}` the `*` must be the last character: it stands for the rest of the name")]
+    Star(String),
+}
+
+/// Longest topic name in bytes.
+pub const MAX_BYTES: usize = 255;
+
+// === impl Topic ===
+
+impl Topic {
+    /// The topic that every connection made for broadcasts hears.
+    pub const ALL: &'static str = "all";
+
+    /// Checks the name.
+    ///
+    /// # Errors
+    /// Says which rule the name breaks.
+    pub fn new(name: impl AsRef<str>) -> Result<Self, Invalid> {
+        let name = name.as_ref();
+        check(name)?;
+        Ok(Self(name.into()))
+    }
+
+    /// The broadcast topic.
+    pub fn all() -> Self {
+        Self(Self::ALL.into())
+    }
+
+    /// A user's own topic.
+    ///
+    /// # Errors
+    /// When the user id has characters that a topic must not have.
+    pub fn user(id: &str) -> Result<Self, Invalid> {
+        Self::new(format!("user:{id}"))
+    }
+
+    /// A group's topic.
+    ///
+    /// # Errors
+    /// When the group id has characters that a topic must not have.
+    pub fn group(id: &str) -> Result<Self, Invalid> {
+        Self::new(format!("group:{id}"))
+    }
+
+    /// The history of a job.
+    ///
+    /// # Errors
+    /// When the id has characters that a topic must not have.
+    pub fn job(id: &str) -> Result<Self, Invalid> {
+        Self::new(format!("job:{id}"))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True for topics into which only the node itself publishes.
+    pub fn internal(&self) -> bool {
+        self.0.starts_with("job:") || self.0.starts_with("emitter:")
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Topic {
+    type Error = Invalid;
+
+    fn try_from(name: String) -> Result<Self, Invalid> {
+        Self::new(name)
+    }
+}
+
+impl From<Topic> for String {
+    fn from(topic: Topic) -> Self {
+        topic.0.as_ref().to_owned()
+    }
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    /// Reads a topic, or a prefix that ends in `*`.
+    ///
+    /// # Errors
+    /// Says which rule the text breaks.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        let Some(prefix) = text.strip_suffix('*') else {
+            return if text.contains('*') { Err(Invalid::Star(text.into())) } else { Topic::new(text).map(Self::Exact) };
+        };
+        if prefix.contains('*') {
+            return Err(Invalid::Star(text.into()));
+        }
+        if !prefix.is_empty() {
+            check(prefix)?;
+        }
+        Ok(Self::Prefix(prefix.into()))
+    }
+
+    /// Every topic.
+    pub fn any() -> Self {
+        Self::Prefix("".into())
+    }
+
+    /// True when the topic is one that this pattern names.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        match self {
+            Self::Exact(own) => own == topic,
+            Self::Prefix(prefix) => topic.0.starts_with(&**prefix),
+        }
+    }
+}
+
+impl From<Topic> for Pattern {
+    fn from(topic: Topic) -> Self {
+        Self::Exact(topic)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(topic) => topic.fmt(f),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn check(name: &str) -> Result<(), Invalid> {
+    if name.is_empty() || name.len() > MAX_BYTES {
+        return Err(Invalid::Length(name.len()));
+    }
+    match name.chars().find(|c| c.is_whitespace() || c.is_control() || matches!(c, ',' | '*')) {
+        Some(c) => Err(Invalid::Character(name.escape_debug().to_string(), c)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "user:42", "order:é", "x/y.z#1", &"x".repeat(255)] {
+            assert!(Topic::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a,b", "a*", "a\n", "a\u{85}", "\u{2003}", &"x".repeat(256)] {
+            assert!(Topic::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_trailing_star_matches_the_rest() {
+        let order = Pattern::new("order:*").unwrap();
+        assert!(order.matches(&Topic::new("order:1").unwrap()));
+        assert!(order.matches(&Topic::new("order:").unwrap()));
+        assert!(!order.matches(&Topic::new("orders").unwrap()));
+        assert!(Pattern::new("*").unwrap().matches(&Topic::all()));
+        assert_eq!(order.to_string(), "order:*");
+        for bad in ["a*b", "**", "a b*", ""] {
+            assert!(Pattern::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}
