@@ -19,5 +19,6 @@
 //! [`jobs::handler::TaskHandler`].
 
 pub mod event;
+pub mod journal;
 pub mod sse;
 pub mod topic;

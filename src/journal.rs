@@ -1,0 +1,375 @@
+//! The journal: the one ordered record of all events, and the only road to an emitter.
+//!
+//! ```text
+//!            trimmed_through            emitter's cursor           head
+//!  offsets ........|x x x x x x x x x x x x x x|x x x x x x x x x x x|
+//!           gone   |  kept, for those who      |  a slow emitter    | tail: what the
+//!           (gap)  |  resume or ask history    |  still has to read | shards pull
+//! ```
+//!
+//! [`Journal`] is the port; its documentation is the specification, and one suite (`journal/contract.rs`) runs against
+//! every adapter. Beside events it keeps *records*: keyed values that are written in the same commit as the events they
+//! belong to (job specs, large results, idempotency keys) and are never served as events.
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{
+    event::{self, Draft, Position, SharedEvent},
+    topic::{Pattern, Topic},
+};
+
+mod memory;
+mod tail;
+
+#[cfg(test)]
+mod contract;
+
+pub use self::{
+    memory::Memory,
+    tail::{Pulled, Tail},
+};
+
+/// A boxed future, so that the port can be used as `Arc<dyn Journal>`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A journal as the components hold it.
+pub type Shared = Arc<dyn Journal>;
+
+/// The port to whatever keeps the events.
+///
+/// # What every adapter owes
+/// - **Order**: offsets grow by commit; a reader never sees an offset and later a smaller one it had not seen.
+/// - **Atomicity**: a [`Batch`] is written whole or not at all: its events, its records and its expectations.
+/// - **Acknowledgement**: when [`append`](Self::append) returns, the batch is as durable as the adapter's `sync`
+///   promises, and every later `read` sees it.
+/// - **Idempotency**: the same key of the same publisher appends once; see [`Receipt::duplicate`].
+/// - **Cancellation**: a dropped `append` future leaves the batch either written or not, never half.
+/// - **Truth about the past**: trimmed history is reported ([`Page::trimmed`]), at worst too often, never too seldom;
+///   an event that expired by its own `ttl_ms` is not counted as trimmed.
+pub trait Journal: Send + Sync + 'static {
+    /// Writes a batch and answers with one receipt per event, in order.
+    fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>>;
+
+    /// Reads events of the query's topics in journal order. The page may be short of the limits and even empty; go on
+    /// from [`Page::through`].
+    fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>>;
+
+    /// All events after `after`, whatever their topic; what [`Tail`] pulls.
+    fn since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Since, Unavailable>>;
+
+    /// The offset of the last committed event, as a value that can be awaited.
+    fn watch_head(&self) -> watch::Receiver<u64>;
+
+    /// The epoch of all positions that this journal gives.
+    fn epoch(&self) -> u64;
+
+    /// The offset to read after in order to get the last `count` events of the topics.
+    fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>>;
+
+    /// The offset to read after in order to get what was appended at `timestamp` (Unix milliseconds) or later.
+    fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>>;
+
+    /// What is known of the topics that match, in name order, after the name `after`, at most `limit`.
+    fn topics(&self, pattern: Pattern, after: Option<Topic>, limit: usize) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>>;
+
+    /// Forgets a topic's events; readers that had not seen them are told of a gap. Answers how many events it had.
+    ///
+    /// A `job:` topic leaves with its name, which MUST NOT be appended to again: a new job is taken to have no past.
+    fn purge(&self, topic: Topic) -> BoxFuture<'_, Result<u64, Unavailable>>;
+
+    /// One record.
+    fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>>;
+
+    /// Records whose key begins with `prefix`, in key order, after the key `after`, at most `limit`.
+    fn scan(&self, prefix: String, after: Option<String>, limit: usize) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>>;
+
+    /// Lets go of what retention says; called about once a second by the node.
+    fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>>;
+
+    /// Figures for metrics and status.
+    fn stats(&self) -> Stats;
+}
+
+/// What is committed at once.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Events, in the order in which they get their offsets.
+    pub events: Vec<Draft>,
+    /// Records to put or delete.
+    pub records: Vec<RecordWrite>,
+    /// What must hold of records, else nothing is written.
+    pub expect: Vec<Expect>,
+}
+
+/// A record to write.
+#[derive(Clone, Debug)]
+pub struct RecordWrite {
+    /// Its key; components prefix theirs (`job/…`).
+    pub key: String,
+    /// Its value; `None` deletes.
+    pub value: Option<Bytes>,
+}
+
+/// A condition on a record.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// Which record.
+    pub key: String,
+    /// The revision it must have; `None`: it must not exist.
+    pub revision: Option<u64>,
+}
+
+/// A record as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The bytes that were written.
+    pub value: Bytes,
+    /// Changes with every write of this key.
+    pub revision: u64,
+}
+
+/// The answer for one event of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Where the event stands.
+    pub position: Position,
+    /// True when the publisher had sent it before; the position is the first one's.
+    pub duplicate: bool,
+}
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Events in at least one of these.
+    pub patterns: Arc<[Pattern]>,
+    /// Only events with a greater offset.
+    pub after: u64,
+    /// History that was trimmed up to here is known to the reader and is not reported again.
+    pub floor: u64,
+    /// Most events in the page.
+    pub limit: usize,
+    /// Stop after the event that passes so many bytes.
+    pub max_bytes: usize,
+}
+
+/// A part of the past.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Events in journal order.
+    pub events: Vec<SharedEvent>,
+    /// The page is complete up to this offset: go on from here.
+    pub through: u64,
+    /// Topics of the query that lost events after both `after` and `floor`, at most [`Page::MAX_TRIMMED`] of them.
+    pub trimmed: Vec<Trimmed>,
+}
+
+/// A topic whose history does not reach back far enough.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trimmed {
+    /// The topic; the reader's own pattern where the topic is forgotten.
+    pub topic: String,
+    /// The first event that is still kept.
+    pub earliest: Option<Position>,
+}
+
+/// A part of the tail.
+#[derive(Clone, Debug)]
+pub struct Since {
+    /// Events in journal order.
+    pub events: Vec<SharedEvent>,
+    /// Complete up to this offset.
+    pub through: u64,
+    /// True when events after `after` are gone already.
+    pub missed: bool,
+}
+
+/// What is known of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicInfo {
+    /// Its name.
+    pub topic: Topic,
+    /// Events kept.
+    pub events: u64,
+    /// Their size in bytes, as retention counts it.
+    pub bytes: u64,
+    /// Position of the first event that is kept.
+    pub first: Option<Position>,
+    /// Position of the last event.
+    pub last: Option<Position>,
+}
+
+/// Figures of a journal.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Events kept.
+    pub events: u64,
+    /// Bytes that they hold, as retention counts them.
+    pub bytes: u64,
+    /// Bytes of them in topics that retention must leave alone: histories of jobs.
+    pub pinned_bytes: u64,
+    /// Topics known.
+    pub topics: u64,
+    /// Records kept.
+    pub records: u64,
+    /// Bytes of the records.
+    pub record_bytes: u64,
+    /// Events appended since the start.
+    pub appended: u64,
+    /// Events that retention let go since the start.
+    pub trimmed: u64,
+    /// Events not appended because their publisher had sent them before.
+    pub duplicates: u64,
+}
+
+/// Why a batch was not written. Nothing of it was.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Fix the event.
+    #[error("event {index}: {reason}")]
+    Invalid {
+        /// Which event of the batch.
+        index: usize,
+        /// What is wrong with it.
+        reason: event::Invalid,
+    },
+    /// The key was used for another event; take a new one.
+    #[error("event {index}: id `{key}` was used for another event by this publisher")]
+    KeyReused {
+        /// Which event of the batch.
+        index: usize,
+        /// The key.
+        key: String,
+    },
+    /// A record is not as expected; read it again.
+    #[error("record `{0}` has changed")]
+    Conflict(String),
+    /// Try again later.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// The journal cannot do it now; try again later.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// Nothing can be kept beside what must be kept.
+    #[error("the journal is full: {0}")]
+    Full(String),
+    /// The node is stopping.
+    #[error("the journal is closed")]
+    Closed,
+    /// The adapter failed.
+    #[error("the journal failed: {0}")]
+    Failed(String),
+}
+
+/// Settings of section `[journal]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Which adapter keeps the events. Now: `memory`.
+    pub kind: Kind,
+    /// An event is let go after so many milliseconds; 0: never.
+    pub retention_ms: u64,
+    /// Most events that a topic keeps; 0: no bound.
+    pub retention_events: u64,
+    /// Most bytes that a topic keeps; 0: no bound. Its newest event stays, however large it is.
+    pub retention_bytes: u64,
+    /// Most bytes that the node keeps in all topics; the oldest go first, job histories only when they are purged.
+    pub max_bytes: u64,
+    /// Most topics that the node keeps; the ones that were silent longest go first. Job histories do not count.
+    pub max_topics: u64,
+    /// Largest event in bytes.
+    pub max_event_bytes: usize,
+    /// How long a publisher's own id is remembered, in milliseconds, at most as long as its event.
+    pub dedupe_ms: u64,
+    /// Overrides for topics that match a pattern; the first that matches counts.
+    pub retention: Vec<Retention>,
+}
+
+/// The adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// In memory: gone with the process.
+    Memory,
+}
+
+/// One `[[journal.retention]]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// A topic or a prefix with a trailing `*`.
+    pub topic: String,
+    /// As in [`Config::retention_ms`].
+    pub retention_ms: Option<u64>,
+    /// As in [`Config::retention_events`].
+    pub retention_events: Option<u64>,
+    /// As in [`Config::retention_bytes`].
+    pub retention_bytes: Option<u64>,
+}
+
+// === impl Page ===
+
+impl Page {
+    /// Most topics that a page lists as trimmed: a gap frame must stay small.
+    pub const MAX_TRIMMED: usize = 32;
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// A batch of events alone.
+    pub fn events(events: Vec<Draft>) -> Self {
+        Self { events, ..Self::default() }
+    }
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Memory,
+            retention_ms: 24 * 60 * 60 * 1000,
+            retention_events: 10_000,
+            retention_bytes: 16 << 20,
+            max_bytes: 256 << 20,
+            max_topics: 100_000,
+            max_event_bytes: 1 << 20,
+            dedupe_ms: 10 * 60 * 1000,
+            retention: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// Names the key and the accepted form.
+    pub fn check(&self) -> Result<(), String> {
+        if self.max_event_bytes == 0 || self.max_event_bytes as u64 > self.max_bytes {
+            return Err("`journal.max_event_bytes` must be from 1 to `journal.max_bytes`".into());
+        }
+        if self.max_topics == 0 {
+            return Err("`journal.max_topics` must be at least 1".into());
+        }
+        for rule in &self.retention {
+            Pattern::new(&rule.topic).map_err(|e| format!("`journal.retention.topic`: {e}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens the journal that the settings name.
+pub fn open(config: &Config) -> Shared {
+    match config.kind {
+        Kind::Memory => Arc::new(Memory::new(config)),
+    }
+}

@@ -1,0 +1,347 @@
+//! The journal beside a plain list that does the same in the most obvious way.
+
+use std::collections::BTreeSet;
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::{
+    event::now_ms,
+    journal::{AppendError, Retention, Unavailable},
+};
+
+/// The topics of the model; the last stands for the job of the day, since names of jobs are used once.
+const TOPICS: [&str; 4] = ["a:1", "a:2", "b:1", "job:"];
+
+const PATTERNS: [&[&str]; 8] =
+    [&["a:1"], &["a:*"], &["*"], &["a:1", "b:1"], &["job:*"], &["a:2", "a:*", "b:1"], &["nowhere"], &["b*", "job:0"]];
+
+/// `a:1` keeps so many events.
+const KEPT_OF_A1: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A batch: for each event the topics as a bit set, and whether it expires after an hour.
+    Append(Vec<(u8, bool)>),
+    Purge(usize),
+    /// So many hours later; events of `b:*` live for ten.
+    Sweep(u64),
+    /// A reader takes its next page.
+    Read { reader: usize, limit: usize, max_bytes: usize },
+    /// The tail takes its next part.
+    Pull { limit: usize },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let append = vec((1_u8..16, any::<bool>()), 1..4).prop_map(Step::Append);
+    let read = (0..2 * PATTERNS.len(), 1_usize..5, prop_oneof![Just(usize::MAX), 0_usize..5]);
+    let step = prop_oneof![
+        4 => append,
+        1 => (0..TOPICS.len()).prop_map(Step::Purge),
+        1 => prop_oneof![Just(2_u64), Just(20)].prop_map(Step::Sweep),
+        4 => read.prop_map(|(reader, limit, max_bytes)| Step::Read { reader, limit, max_bytes }),
+        2 => (1_usize..5).prop_map(|limit| Step::Pull { limit }),
+    ];
+    vec(step, 1..40)
+}
+
+/// An event as the list holds it.
+struct Listed {
+    offset: u64,
+    topics: Vec<String>,
+    /// Topics that let it go, not because it expired.
+    trimmed_from: BTreeSet<String>,
+    brief: bool,
+    expired: bool,
+}
+
+/// Everything that was ever appended.
+#[derive(Default)]
+struct List {
+    events: Vec<Listed>,
+    job: usize,
+}
+
+/// Reads on page by page while things change below it.
+struct Reader {
+    names: &'static [&'static str],
+    after: u64,
+    floor: u64,
+    /// Up to here it was told of a gap.
+    told: u64,
+    /// Whether it says what it knows.
+    polite: bool,
+}
+
+// === impl Listed ===
+
+impl Listed {
+    fn kept_by(&self, name: &str) -> bool {
+        !self.expired && self.topics.iter().any(|own| own == name) && !self.trimmed_from.contains(name)
+    }
+
+    /// In a topic of these patterns that keeps it.
+    fn readable(&self, patterns: &[Pattern]) -> bool {
+        self.topics.iter().any(|name| self.kept_by(name) && matches(patterns, name))
+    }
+
+    /// A topic of these patterns has lost it.
+    fn lost(&self, patterns: &[Pattern]) -> bool {
+        self.trimmed_from.iter().any(|name| matches(patterns, name))
+    }
+
+    fn gone_from_all(&self) -> bool {
+        self.trimmed_from.len() == self.topics.len()
+    }
+}
+
+fn matches(patterns: &[Pattern], name: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(&topic(name)))
+}
+
+// === impl List ===
+
+impl List {
+    fn name(&self, index: usize) -> String {
+        if index == TOPICS.len() - 1 { format!("job:{}", self.job) } else { TOPICS[index].to_owned() }
+    }
+
+    fn drafts(&self, events: &[(u8, bool)]) -> Vec<Draft> {
+        let make = |(mask, brief): &(u8, bool)| {
+            let names: Vec<String> = (0..TOPICS.len()).filter(|i| mask >> i & 1 == 1).map(|i| self.name(i)).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            Draft { ttl_ms: brief.then_some(HOUR_MS), ..draft(&names, "x") }
+        };
+        events.iter().map(make).collect()
+    }
+
+    fn append(&mut self, drafts: &[Draft], receipts: &[Receipt]) {
+        for (draft, receipt) in drafts.iter().zip(receipts) {
+            self.events.push(Listed {
+                offset: receipt.position.offset,
+                topics: draft.topics.iter().map(Topic::to_string).collect(),
+                trimmed_from: BTreeSet::new(),
+                brief: draft.ttl_ms.is_some(),
+                expired: false,
+            });
+            let mut kept = self.events.iter_mut().rev().filter(|event| event.kept_by("a:1")).skip(KEPT_OF_A1);
+            if let Some(oldest) = kept.next() {
+                oldest.trimmed_from.insert("a:1".into());
+            }
+        }
+    }
+
+    /// The name that was purged and how many events that cost.
+    fn purge(&mut self, index: usize) -> (String, usize) {
+        let name = self.name(index);
+        self.job += usize::from(index == TOPICS.len() - 1);
+        let count = self.trim(&name);
+        (name, count)
+    }
+
+    fn sweep(&mut self, hours: u64) {
+        self.events.iter_mut().filter(|event| event.brief && !event.gone_from_all()).for_each(|e| e.expired = true);
+        if hours > 10 {
+            self.trim("b:1");
+        }
+    }
+
+    fn trim(&mut self, name: &str) -> usize {
+        let kept = self.events.iter_mut().filter(|event| event.kept_by(name));
+        kept.map(|event| event.trimmed_from.insert(name.to_owned())).count()
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Two of each kind.
+    fn all() -> Vec<Self> {
+        let reader = |index: usize| Self {
+            names: PATTERNS[index % PATTERNS.len()],
+            after: 0,
+            floor: 0,
+            told: 0,
+            polite: index >= PATTERNS.len(),
+        };
+        (0..2 * PATTERNS.len()).map(reader).collect()
+    }
+
+    /// Takes a page and checks it: everything up to where it leads was in it, or has expired, or was told as lost.
+    /// `exact` says whether the list knows what the journal has trimmed.
+    async fn read(&mut self, journal: &Shared, list: &List, limit: usize, max_bytes: usize, exact: bool) {
+        let (after, floor, wanted) = (self.after, self.floor, patterns(self.names));
+        let read = page(journal, Query { patterns: wanted.clone(), after, floor, limit, max_bytes }).await;
+        let offsets = offsets_of(&read.events);
+        assert!(offsets.is_sorted_by(|a, b| a < b) && offsets.len() <= limit);
+        assert!(offsets.iter().all(|offset| (after + 1..=read.through).contains(offset)));
+        assert!(read.through <= head(journal).max(after));
+        assert!(read.through > after || after >= head(journal), "a page leads on");
+        let all_but_last: usize = read.events.iter().rev().skip(1).map(|event| event.data.len()).sum();
+        assert!(read.events.len() <= 1 || all_but_last < max_bytes, "nothing comes after the event that passes the bound");
+
+        let mut listed = list.events.iter().filter(|event| event.offset > after.max(floor));
+        if listed.any(|event| event.lost(&wanted)) {
+            assert_ne!(read.trimmed, [], "a gap of {:?} after {after} and {floor} goes unreported", self.names);
+        } else if exact && !self.names.contains(&"job:0") {
+            // One mark stands for all jobs that are gone, so who asks for one of them may be told of another.
+            assert_eq!(read.trimmed, [], "no gap of {:?} after {after} and {floor}", self.names);
+        }
+        if !read.trimmed.is_empty() {
+            self.told = head(journal);
+            self.floor = if self.polite { self.told } else { 0 };
+        }
+        for event in list.events.iter().filter(|event| (after + 1..=read.through).contains(&event.offset)) {
+            let got = offsets.binary_search(&event.offset).is_ok();
+            let named = event.topics.iter().any(|name| matches(&wanted, name));
+            assert!(named || !got, "{} is none of {:?}", event.offset, self.names);
+            if exact {
+                assert_eq!(got, event.readable(&wanted), "{} for {:?}", event.offset, self.names);
+            } else if named && !got {
+                assert!(event.expired || event.offset <= self.told, "{} is missed by {:?}", event.offset, self.names);
+            }
+        }
+        self.after = read.through;
+    }
+}
+
+// === the runs ===
+
+struct Run {
+    journal: Shared,
+    list: List,
+    readers: Vec<Reader>,
+    tail: u64,
+    exact: bool,
+}
+
+impl Run {
+    fn new(journal: Shared, exact: bool) -> Self {
+        Self { journal, list: List::default(), readers: Reader::all(), tail: 0, exact }
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Append(events) => self.append(self.list.drafts(&events)).await,
+            Step::Purge(index) => {
+                let (name, count) = self.list.purge(index);
+                let purged = self.journal.purge(topic(&name)).await.unwrap();
+                assert!(!self.exact || purged == count as u64, "{purged} of {count} purged");
+            }
+            Step::Sweep(hours) => {
+                self.list.sweep(hours);
+                self.journal.sweep(now_ms() + hours * HOUR_MS).await.unwrap();
+            }
+            Step::Read { reader, limit, max_bytes } => {
+                self.readers[reader].read(&self.journal, &self.list, limit, max_bytes, self.exact).await;
+            }
+            Step::Pull { limit } => self.pull(limit).await,
+        }
+    }
+
+    async fn append(&mut self, drafts: Vec<Draft>) {
+        match self.journal.append(Batch::events(drafts.clone())).await {
+            Ok(receipts) => self.list.append(&drafts, &receipts),
+            Err(AppendError::Unavailable(Unavailable::Full(_))) if !self.exact => {}
+            Err(error) => panic!("the batch is good: {error}"),
+        }
+    }
+
+    async fn pull(&mut self, limit: usize) {
+        let since = self.journal.since(self.tail, limit).await.unwrap();
+        let offsets = offsets_of(&since.events);
+        assert!(offsets.is_sorted_by(|a, b| a < b) && offsets.len() <= limit);
+        assert!(since.through > self.tail || self.tail == head(&self.journal), "the tail gets on");
+        let ahead = self.list.events.iter().filter(|event| event.offset > self.tail);
+        let gone = ahead.clone().any(Listed::gone_from_all);
+        assert!(since.missed || !gone, "the tail is not told");
+        assert!(!self.exact || since.missed == gone, "the tail is told without need");
+        for event in ahead.filter(|event| event.offset <= since.through) {
+            let got = offsets.contains(&event.offset);
+            let excused = event.expired || if self.exact { event.gone_from_all() } else { since.missed };
+            assert!(got || excused, "{} is not pulled", event.offset);
+        }
+        self.tail = since.through;
+    }
+
+    /// Reads to the end, counts, and leaves nothing behind.
+    async fn finish(mut self) {
+        let head = head(&self.journal);
+        for mut reader in std::mem::take(&mut self.readers) {
+            while reader.after < head {
+                reader.read(&self.journal, &self.list, 3, usize::MAX, self.exact).await;
+            }
+        }
+        while self.tail < head {
+            self.pull(3).await;
+        }
+        if self.exact {
+            self.check_last().await;
+            let kept = self.list.events.iter().filter(|event| !event.expired && !event.gone_from_all()).count();
+            assert_eq!(self.journal.stats().events, kept as u64);
+        }
+        self.journal.sweep(now_ms() + 20 * HOUR_MS).await.unwrap();
+        for info in self.journal.topics(Pattern::any(), None, usize::MAX).await.unwrap() {
+            self.journal.purge(info.topic).await.unwrap();
+        }
+        let stats = self.journal.stats();
+        assert_eq!((stats.events, stats.bytes, stats.pinned_bytes), (0, 0, 0));
+    }
+
+    async fn check_last(&self) {
+        for names in PATTERNS {
+            let wanted = patterns(names);
+            let readable = self.list.events.iter().filter(|event| event.readable(&wanted)).map(|event| event.offset);
+            let readable: Vec<u64> = readable.collect();
+            for count in 0..5 {
+                let before = self.journal.before_last(wanted.clone(), count).await.unwrap();
+                let last = &readable[readable.len().saturating_sub(count)..];
+                assert_eq!(before, last.first().map_or(head(&self.journal), |first| first - 1), "{count} of {names:?}");
+            }
+        }
+    }
+}
+
+fn exact_config() -> Config {
+    let rule = |pattern: &str| Retention {
+        topic: pattern.into(),
+        retention_ms: None,
+        retention_events: None,
+        retention_bytes: None,
+    };
+    let retention = vec![
+        Retention { retention_events: Some(KEPT_OF_A1 as u64), ..rule("a:1") },
+        Retention { retention_ms: Some(10 * HOUR_MS), ..rule("b:*") },
+    ];
+    Config { retention, ..Config::default() }
+}
+
+/// Runs random steps, after one event in each of so many `noise` topics that match `a:*`.
+fn check(cases: u32, open: impl Fn() -> Shared, exact: bool, noise: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    proptest!(ProptestConfig::with_cases(cases), |(steps in steps())| {
+        runtime.block_on(async {
+            let mut run = Run::new(open(), exact);
+            run.append((0..noise).map(|n| draft(&[&format!("a:noise:{n}")], "x")).collect()).await;
+            for step in steps {
+                run.step(step).await;
+            }
+            run.finish().await;
+        });
+    });
+}
+
+pub(super) fn pages_agree_with_a_plain_list(open: impl Fn(Config) -> Shared) {
+    check(256, || open(exact_config()), true, 0);
+}
+
+pub(super) fn pages_of_many_topics_agree_with_a_plain_list(open: impl Fn(Config) -> Shared) {
+    check(32, || open(exact_config()), true, MANY);
+}
+
+/// What the bounds of the node take is for the adapter to say; that it says so is checked.
+pub(super) fn nothing_goes_unreported_under_the_bounds_of_the_node(open: impl Fn(Config) -> Shared) {
+    check(256, || open(Config { max_topics: 2, ..exact_config() }), false, 0);
+    check(256, || open(Config { max_bytes: 5000, max_event_bytes: 1000, ..exact_config() }), false, 0);
+    check(64, || open(Config { max_bytes: 3000, max_event_bytes: 1000, max_topics: 3, ..exact_config() }), false, 0);
+}

@@ -1,0 +1,138 @@
+//! The tail and the head.
+
+use futures_util::FutureExt;
+
+use super::*;
+use crate::{
+    event::now_ms,
+    journal::{Retention, Tail},
+};
+
+pub(super) async fn a_tail_waits_for_the_next_event(open: impl Fn(Config) -> Shared) {
+    let journal = open(Config::default());
+    put(&journal, &["t"], "before").await;
+    let mut tail = Tail::new(journal.clone(), head(&journal));
+    assert!(tail.next().now_or_never().is_none(), "nothing new");
+    let waiting = tokio::spawn(async move { tail.next().await.map(|pulled| (pulled, tail.position())) });
+    tokio::task::yield_now().await;
+    put(&journal, &["t"], "1").await;
+    let (pulled, position) = waiting.await.unwrap().unwrap();
+    assert_eq!((data_of(&pulled.events), pulled.through, pulled.missed), (vec!["1".to_owned()], 2, false));
+    assert_eq!(position, 2);
+}
+
+pub(super) async fn a_pull_is_bounded(open: impl Fn(Config) -> Shared) {
+    let journal = open(Config::default());
+    put_all(&journal, vec![draft(&["t"], "x"); Tail::BATCH + 1]).await;
+    let mut tail = Tail::new(journal.clone(), 0);
+    let first = tail.next().await.unwrap();
+    assert_eq!((first.events.len(), first.through), (Tail::BATCH, Tail::BATCH as u64));
+    let second = tail.next().await.unwrap();
+    assert_eq!((second.events.len(), second.through), (1, Tail::BATCH as u64 + 1));
+}
+
+pub(super) async fn a_cancelled_pull_loses_nothing(open: impl Fn(Config) -> Shared) {
+    let journal = open(Config::default());
+    let mut tail = Tail::new(journal.clone(), 0);
+    let mut seen = Vec::new();
+    for number in 1..=20 {
+        // Dropped while it waits, and dropped again where an adapter needs more than one poll.
+        while let Some(pulled) = tail.next().now_or_never() {
+            seen.extend(offsets_of(&pulled.unwrap().events));
+        }
+        put(&journal, &["t"], "x").await;
+        if number % 3 == 0 {
+            drop(tail.next());
+        }
+    }
+    while tail.position() < 20 {
+        seen.extend(offsets_of(&tail.next().await.unwrap().events));
+    }
+    assert_eq!(seen, (1..=20).collect::<Vec<_>>());
+}
+
+pub(super) async fn a_tail_skips_what_has_expired(open: impl Fn(Config) -> Shared) {
+    let journal = open(Config::default());
+    let mut tail = Tail::new(journal.clone(), 0);
+    put_all(&journal, vec![Draft { ttl_ms: Some(0), ..draft(&["t"], "brief") }; 3 * Tail::BATCH]).await;
+    assert!(tail.next().now_or_never().is_none(), "nobody is woken for nothing");
+    put(&journal, &["t"], "x").await;
+    let pulled = tail.next().await.unwrap();
+    assert_eq!((data_of(&pulled.events), pulled.missed), (vec!["x".to_owned()], false));
+    put_all(&journal, vec![Draft { ttl_ms: Some(HOUR_MS), ..draft(&["t"], "brief") }; 3]).await;
+    journal.sweep(now_ms() + 2 * HOUR_MS).await.unwrap();
+    assert!(tail.next().now_or_never().is_none());
+}
+
+pub(super) async fn a_tail_is_told_of_what_it_missed(open: impl Fn(Config) -> Shared) {
+    let rule = Retention { topic: "t".into(), retention_ms: None, retention_events: Some(2), retention_bytes: None };
+    let journal = open(Config { retention: vec![rule], ..Config::default() });
+    let mut tail = Tail::new(journal.clone(), 0);
+    put_all(&journal, vec![draft(&["t"], "x"); 2]).await;
+    assert!(!tail.next().await.unwrap().missed);
+    put_all(&journal, vec![draft(&["t"], "x"); 3]).await;
+    let pulled = tail.next().await.unwrap();
+    assert_eq!((offsets_of(&pulled.events), pulled.through, pulled.missed), (vec![4, 5], 5, true));
+    put(&journal, &["t"], "x").await;
+    assert!(!tail.next().await.unwrap().missed, "told once");
+    put(&journal, &["u"], "x").await;
+    journal.purge(topic("u")).await.unwrap();
+    let pulled = tail.next().await.unwrap();
+    assert_eq!((pulled.events.len(), pulled.through, pulled.missed), (0, 7, true), "even when nothing is left");
+}
+
+pub(super) async fn a_tail_misses_nothing_that_threads_append(open: impl Fn(Config) -> Shared) {
+    const EACH: u64 = 500;
+    let journal = open(Config::default());
+    // Threads 0 and 1 pull, the rest append, in batches of one to three.
+    on_threads(5, |thread| {
+        let journal = journal.clone();
+        async move {
+            if thread > 1 {
+                for number in 0..EACH / 2 {
+                    put_all(&journal, vec![draft(&["t"], "x"); 1 + 2 * (number % 2) as usize]).await;
+                }
+                return;
+            }
+            let mut tail = Tail::new(journal, 0);
+            let mut last = 0;
+            while last < 3 * EACH {
+                let pulled = tail.next().await.unwrap();
+                assert!(!pulled.missed);
+                for event in pulled.events {
+                    assert_eq!(event.position.offset, last + 1);
+                    last += 1;
+                }
+                assert_eq!(tail.position(), pulled.through);
+                assert!(pulled.through >= last);
+            }
+        }
+    })
+    .await;
+}
+
+pub(super) async fn the_head_never_goes_back(open: impl Fn(Config) -> Shared) {
+    const EACH: u64 = 500;
+    let journal = open(Config::default());
+    on_threads(5, |thread| {
+        let journal = journal.clone();
+        async move {
+            if thread > 0 {
+                for _ in 0..EACH {
+                    put(&journal, &["t"], "x").await;
+                }
+                return;
+            }
+            let mut watch = journal.watch_head();
+            let mut last = 0;
+            while last < 4 * EACH {
+                watch.changed().await.unwrap();
+                let now = *watch.borrow_and_update();
+                assert!(now > last, "{now} after {last}");
+                assert!(page(&journal, all_of(&["t"])).await.through >= now, "what the head names can be read");
+                last = now;
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,216 @@
+//! Letting go: by count and bytes at each append, by age and time to live in the sweep, node-wide by the oldest first.
+
+use super::{
+    log::{Gone, Log},
+    topics::{TopicLimits, TopicLog},
+};
+use crate::{
+    event::Event,
+    journal::{Config, Retention},
+    topic::{Pattern, Topic},
+};
+
+/// What the settings say, ready for use.
+pub(super) struct Rules {
+    default: TopicLimits,
+    overrides: Vec<(Pattern, TopicLimits)>,
+    pub(super) max_bytes: u64,
+    pub(super) max_topics: usize,
+    pub(super) max_event_bytes: usize,
+    pub(super) dedupe_ms: u64,
+}
+
+/// Topics looked at in one slice of the sweep: about 0.1 ms under the lock.
+const SWEEP_SLICE: usize = 512;
+
+// === impl Rules ===
+
+impl Rules {
+    pub(super) fn new(config: &Config) -> Self {
+        let default = TopicLimits {
+            age_ms: bound(config.retention_ms),
+            events: bound(config.retention_events),
+            bytes: bound(config.retention_bytes),
+            pinned: false,
+        };
+        let limits = |rule: &Retention| TopicLimits {
+            age_ms: rule.retention_ms.map_or(default.age_ms, bound),
+            events: rule.retention_events.map_or(default.events, bound),
+            bytes: rule.retention_bytes.map_or(default.bytes, bound),
+            pinned: false,
+        };
+        let overrides =
+            config.retention.iter().filter_map(|rule| Some((Pattern::new(&rule.topic).ok()?, limits(rule)))).collect();
+        Self {
+            default,
+            overrides,
+            max_bytes: config.max_bytes,
+            max_topics: usize::try_from(config.max_topics).unwrap_or(usize::MAX),
+            max_event_bytes: config.max_event_bytes,
+            dedupe_ms: config.dedupe_ms,
+        }
+    }
+
+    pub(super) fn limits(&self, topic: &Topic) -> TopicLimits {
+        let own = || self.overrides.iter().find(|(pattern, _)| pattern.matches(topic)).map(|(_, limits)| *limits);
+        TopicLimits::pinned(topic).or_else(own).unwrap_or(self.default)
+    }
+}
+
+fn bound(setting: u64) -> u64 {
+    if setting == 0 { u64::MAX } else { setting }
+}
+
+// === impl Log ===
+
+impl Log {
+    /// Brings one topic back within its bounds of count and bytes. Its newest event stays: it was acknowledged and
+    /// has not been delivered yet.
+    pub(super) fn trim_topic(&mut self, topic: &Topic, now: u64) {
+        let too_much = |log: &TopicLog| log.live > log.limits.events || log.bytes > log.limits.bytes;
+        while self.topics.get(topic).is_some_and(|log| log.live > 1 && too_much(log)) {
+            self.trim_front(topic, now);
+        }
+    }
+
+    /// Brings the node back within its bounds: whole topics, the most silent first; then the oldest events, whatever
+    /// their topic.
+    pub(super) fn trim_node(&mut self, now: u64) {
+        while self.topics.bounded() > self.rules.max_topics {
+            let Some(topic) = self.topics.take_most_silent() else { break };
+            self.clear(&topic, now);
+            self.topics.forget(&topic);
+        }
+        while self.bytes > self.rules.max_bytes {
+            let Some(offset) = self.evictable.pop_front() else { break };
+            let Some(entry) = self.entries.get(&offset) else { continue };
+            let event = entry.event.clone();
+            for topic in &event.topics {
+                self.trim_through(topic, offset, now);
+            }
+        }
+        if self.evictable.len() > 2 * self.entries.len() + 1024 {
+            self.evictable.retain(|offset| self.entries.contains_key(offset));
+        }
+    }
+
+    /// Lets go of everything in a topic; a mark stays, for those who had not seen it.
+    pub(super) fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
+        let Some(log) = self.topics.get(topic) else { return 0 };
+        let (live, pinned) = (log.live, log.limits.pinned);
+        self.clear(topic, self.time(now));
+        if pinned {
+            self.topics.forget(topic);
+        }
+        live
+    }
+
+    /// One slice of the periodic work; true while there is more to do.
+    pub(super) fn sweep(&mut self, now: u64) -> bool {
+        let expired = self.expire(now);
+        let slice: Vec<Topic> = self.topics.names_after(self.sweep_after.as_ref()).take(SWEEP_SLICE).cloned().collect();
+        for topic in &slice {
+            while let Some(log) = self.topics.get(topic) {
+                let age = log.limits.age_ms;
+                let Some(front) = log.offsets.front() else { break };
+                let old = self.entries.get(front).is_none_or(|entry| entry.event.timestamp.saturating_add(age) <= now);
+                if !old || log.limits.pinned {
+                    break;
+                }
+                self.trim_front(topic, now);
+            }
+        }
+        self.sweep_after = if slice.len() < SWEEP_SLICE { None } else { slice.last().cloned() };
+        self.dedupe.expire(now);
+        expired || self.sweep_after.is_some()
+    }
+
+    /// Takes events whose time to live is over; true when the slice was full.
+    fn expire(&mut self, now: u64) -> bool {
+        for _ in 0..SWEEP_SLICE {
+            if self.expiring.first().is_none_or(|(at, _)| *at > now) {
+                return false;
+            }
+            let (_, offset) = self.expiring.pop_first().expect("it has a first");
+            let Some(entry) = self.entries.get(&offset) else { continue };
+            let event = entry.event.clone();
+            self.drop_entry(offset);
+            for topic in &event.topics {
+                let Some(log) = self.topics.get_mut(topic).filter(|log| log.keeps(offset)) else { continue };
+                release(log, &event);
+                // Its offset stays as a husk until it comes to the front or there are too many of them.
+                while log.offsets.front().is_some_and(|front| !self.entries.contains_key(front)) {
+                    log.offsets.pop_front();
+                }
+                if log.offsets.len() as u64 > 2 * log.live + 64 {
+                    log.offsets.retain(|kept| self.entries.contains_key(kept));
+                }
+            }
+        }
+        true
+    }
+
+    fn clear(&mut self, topic: &Topic, now: u64) {
+        while self.topics.get(topic).is_some_and(|log| !log.offsets.is_empty()) {
+            self.trim_front(topic, now);
+        }
+    }
+
+    fn trim_through(&mut self, topic: &Topic, offset: u64, now: u64) {
+        while self
+            .topics
+            .get(topic)
+            .is_some_and(|log| !log.limits.pinned && log.offsets.front().is_some_and(|front| *front <= offset))
+        {
+            self.trim_front(topic, now);
+        }
+    }
+
+    /// Takes a topic's oldest event from it; the event goes when no other topic keeps it.
+    fn trim_front(&mut self, topic: &Topic, now: u64) {
+        let Some(log) = self.topics.get_mut(topic) else { return };
+        let Some(offset) = log.offsets.pop_front() else { return };
+        let Some(entry) = self.entries.get_mut(&offset) else { return };
+        release(log, &entry.event);
+        // Once it has expired by its own time to live, its absence is no gap; the sweep may just not have come by.
+        let missed = !entry.event.expired(now);
+        if missed {
+            log.trimmed_through = offset;
+            self.trimmed_through = self.trimmed_through.max(offset);
+        }
+        if log.limits.pinned {
+            entry.pinned_by -= 1;
+            if entry.pinned_by == 0 {
+                self.stats.pinned_bytes -= entry.event.footprint() as u64;
+            }
+        }
+        entry.kept_by -= 1;
+        if entry.kept_by == 0 {
+            if missed {
+                self.stats.trimmed += 1;
+                if offset > self.gone.through {
+                    self.gone = Gone { through: offset, timestamp: entry.event.timestamp };
+                }
+            }
+            self.drop_entry(offset);
+        }
+    }
+
+    fn drop_entry(&mut self, offset: u64) {
+        if let Some(entry) = self.entries.remove(&offset) {
+            self.bytes -= entry.event.footprint() as u64;
+            if entry.pinned_by > 0 {
+                self.stats.pinned_bytes -= entry.event.footprint() as u64;
+            }
+            self.dedupe.forget(&entry.event);
+            if let Some(expires) = entry.event.expires {
+                self.expiring.remove(&(expires, offset));
+            }
+        }
+    }
+}
+
+fn release(log: &mut TopicLog, event: &Event) {
+    log.live -= 1;
+    log.bytes -= event.footprint() as u64;
+}
