@@ -22,3 +22,4 @@ pub mod event;
 pub mod journal;
 pub mod sse;
 pub mod topic;
+pub mod upstream;

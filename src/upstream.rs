@@ -1,1 +1,255 @@
-//! placeholder
+//! Every outgoing HTTP request: jobs, relays, proxies, webhooks and remote jobs all go out through one [`Client`].
+//!
+//! It promises that
+//! - what a client of this node names passes the egress guard, at each hop and for each address (`[egress] allow`);
+//! - a connection that was made in trust is never reused for what a client names: there are two pools;
+//! - an answer that stops short is an error, whatever its framing, and one that ends well is not;
+//! - nothing waits without limit: connecting, the response head and each pause of the body have one;
+//! - dropping a [`Response`] that is not finished closes its connection at once.
+//!
+//! HTTP/1.1 and 1.0, with TLS if the URL says so. Works on any tokio runtime, as a handle that is `Send` and `Sync`.
+//!
+//! ```text
+//! Request ─> redirect::Hop ─> pool (guarded | operator) ─> connect: lookup ─> guard ─> TCP ─> TLS
+//!                 ^                      │
+//!                 └── 3xx, at most n ────┴──> Response { head, Body }
+//! ```
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    Uri, Version,
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, USER_AGENT},
+};
+use http_body_util::Full;
+use hyper_util::{
+    client::legacy::Client as Pool,
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::time::timeout;
+
+mod backoff;
+mod body;
+mod connect;
+mod error;
+mod guard;
+mod redirect;
+#[cfg(test)]
+mod tests;
+
+pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+pub use url::Url;
+
+pub use self::{
+    backoff::{Backoff, retry_after},
+    body::Body,
+    error::Error,
+    guard::{Allow, BadAllow, Net},
+    redirect::parse_url,
+};
+use self::{connect::Connector, guard::Guard, redirect::Hop};
+
+/// Largest response head in bytes, and the read buffer of a connection. Generous: common servers stop at 8 or 16 KiB.
+/// The number of header fields has hyper's limit, 100.
+const HEAD_MAX: usize = 64 * 1024;
+
+/// What this program calls itself.
+const PRODUCT: &str = concat!("millstream/", env!("CARGO_PKG_VERSION"));
+
+/// Settings of the [`Client`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What clients may reach though it is not public.
+    pub allow: Vec<Allow>,
+    /// Limit for name lookup, TCP and TLS of one connection; 5 s.
+    pub connect_timeout: Duration,
+    /// Idle connections kept per host and pool; 32. What is beyond is closed.
+    pub idle_connections: usize,
+    /// How long an idle connection is kept; 15 s, below the keep-alive times that servers commonly have.
+    pub idle_timeout: Duration,
+}
+
+/// The handle through which requests go out. Cheap to clone; clones share pools and guard.
+#[derive(Clone)]
+pub struct Client {
+    guard: Arc<Guard>,
+    guarded: Pool<Connector, Full<Bytes>>,
+    operator: Pool<Connector, Full<Bytes>>,
+}
+
+/// Who has named the URL of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// Somebody who uses this node: the egress guard decides.
+    Client,
+    /// The configuration: no guard, as long as no redirect leads to another origin.
+    Operator,
+}
+
+/// A request as its sender wants it; make one with [`Request::new`] and set what differs.
+#[derive(Clone)]
+pub struct Request {
+    /// Any method but CONNECT and TRACE.
+    pub method: Method,
+    /// An absolute URL, http or https, without credentials.
+    pub url: String,
+    /// Header fields. Host, framing and connection fields are the transport's: they are taken out. Unless set,
+    /// `accept-encoding: identity` and `user-agent: millstream/VERSION` are added.
+    pub headers: HeaderMap,
+    /// The whole body; empty for none.
+    pub body: Bytes,
+    /// Who has named the URL.
+    pub trust: Trust,
+    /// Limit until the last response head, connecting and redirects included; 30 s.
+    pub head_timeout: Duration,
+    /// Most redirects that are followed; 5. With 0 a redirect is an answer like any other.
+    pub redirects: u8,
+}
+
+/// The head of an answer, and its body as it comes.
+#[derive(Debug)]
+pub struct Response {
+    /// The status, whatever it is.
+    pub status: StatusCode,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// Who has answered in the end, after redirects.
+    pub url: Url,
+    /// The body.
+    pub body: Body,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+            idle_connections: 32,
+            idle_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client with empty pools. Needs no runtime before the first request.
+    pub fn new(config: Config) -> Self {
+        let guard = Arc::new(Guard::new(config.allow));
+        let pool = |guard| {
+            Pool::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(config.idle_timeout)
+                .pool_max_idle_per_host(config.idle_connections)
+                .http1_max_buf_size(HEAD_MAX)
+                .build(Connector::new(guard, config.connect_timeout))
+        };
+        Self { guarded: pool(Some(guard.clone())), operator: pool(None), guard }
+    }
+
+    /// Tells the guard where this node itself listens; replaces what was told before. An unspecified address such as
+    /// `0.0.0.0:8080` stands for every address of this machine with that port.
+    pub fn set_own(&self, addrs: Vec<SocketAddr>) {
+        self.guard.set_own(addrs);
+    }
+
+    /// Sends a request and waits for the response head; the body follows in [`Response::body`].
+    ///
+    /// Dropping the future gives the request up and closes its connection.
+    ///
+    /// # Errors
+    /// See [`Error`]; an HTTP status is none.
+    pub async fn send(&self, request: Request) -> Result<Response, Error> {
+        let after = request.head_timeout;
+        timeout(after, self.follow(request)).await.unwrap_or(Err(Error::HeadTimeout { after }))
+    }
+
+    async fn follow(&self, request: Request) -> Result<Response, Error> {
+        let Request { method, url, headers, body, trust, redirects: limit, .. } = request;
+        let mut hop = Hop::first(method, &url, headers, body, trust)?;
+        for left in (0..=limit).rev() {
+            let response = self.exchange(&hop).await?;
+            hop = match redirect::location(response.status(), response.headers()) {
+                Some(_) if left == 0 && limit > 0 => break,
+                Some(location) if limit > 0 => hop.follow(response.status(), location)?,
+                _ => {
+                    let (head, body) = response.into_parts();
+                    let body = Body::new(body);
+                    return Ok(Response { status: head.status, headers: head.headers, url: hop.url, body });
+                }
+            };
+        }
+        Err(Error::TooManyRedirects { limit })
+    }
+
+    async fn exchange(&self, hop: &Hop) -> Result<hyper::Response<hyper::body::Incoming>, Error> {
+        let pool = match hop.trust {
+            Trust::Client => &self.guarded,
+            Trust::Operator => &self.operator,
+        };
+        pool.request(hop.to_http()?).await.map_err(|error| Error::before_head(&error, HEAD_MAX))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("guard", &self.guard).finish_non_exhaustive()
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    /// A request without header fields and body, with the default limits.
+    pub fn new(method: Method, url: impl Into<String>, trust: Trust) -> Self {
+        Self {
+            method,
+            url: url.into(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            trust,
+            head_timeout: Duration::from_secs(30),
+            redirects: 5,
+        }
+    }
+}
+
+/// Without header values, query and body: they may hold secrets, and a log is no place for them.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.url.split(['?', '#']).next().unwrap_or_default();
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("url", &url)
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Hop ===
+
+impl Hop {
+    /// The message as hyper sends it, which adds `host` and `content-length`.
+    fn to_http(&self) -> Result<http::Request<Full<Bytes>>, Error> {
+        let uri: Uri = self.url[..url::Position::AfterQuery]
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| Error::BadUrl { reason: error.to_string() })?;
+        let mut request = http::Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        *headers = self.headers.clone();
+        // What comes in is passed on or decoded as it is; nobody here unpacks it.
+        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+        headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(PRODUCT));
+        if self.body.is_empty() && matches!(self.method, Method::POST | Method::PUT | Method::PATCH) {
+            // hyper says nothing about an empty body, and some servers then answer 411.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        Ok(request)
+    }
+}

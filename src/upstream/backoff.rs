@@ -1,0 +1,101 @@
+//! How long to wait before the next attempt; pure.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, header::RETRY_AFTER};
+use rand::RngExt;
+
+mod date;
+
+/// Exponential growth with jitter, so that many who failed together do not come back together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The delay before the first retry.
+    pub initial: Duration,
+    /// The longest delay that growth reaches; a hint may exceed it.
+    pub max: Duration,
+    /// By how much each delay grows, 2 mostly; below 1 counts as 1.
+    pub factor: u32,
+}
+
+impl Backoff {
+    /// Growth from `initial` to `max`.
+    pub const fn new(initial: Duration, max: Duration, factor: u32) -> Self {
+        Self { initial, max, factor }
+    }
+
+    /// The delay before retry number `attempt`, counted from 0: between half of the grown delay and all of it, and
+    /// never below `hint`, which is what the upstream has asked for. The caller bounds a hint that it does not trust.
+    pub fn delay(&self, attempt: u32, hint: Option<Duration>, rng: &mut impl rand::Rng) -> Duration {
+        let full = self.initial.saturating_mul(self.factor.max(1).saturating_pow(attempt)).min(self.max);
+        let floor = hint.unwrap_or_default();
+        rng.random_range((full / 2).max(floor)..=full.max(floor))
+    }
+}
+
+/// What `Retry-After` asks for, as seconds or as a date; a date that has passed asks for nothing, hence zero.
+/// `None` if the field is missing or not understood.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than a u64 takes mean "never"; the longest wait is the nearest to that.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    Some(date::parse(value)?.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30), 2);
+
+    fn headers(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn delays_grow_to_the_maximum_and_scatter_over_the_upper_half() {
+        let mut rng = StdRng::seed_from_u64(7);
+        for (attempt, full) in [(0, 1), (1, 2), (2, 4), (4, 16), (5, 30), (31, 30), (u32::MAX, 30)] {
+            let full = Duration::from_secs(full);
+            let delays: Vec<_> = (0..200).map(|_| BACKOFF.delay(attempt, None, &mut rng)).collect();
+            assert!(delays.iter().all(|delay| (full / 2..=full).contains(delay)), "attempt {attempt}");
+            let (low, high) = (delays.iter().min(), delays.iter().max());
+            assert!(low < Some(&(full * 6 / 10)) && high > Some(&(full * 9 / 10)), "attempt {attempt} has no jitter");
+        }
+    }
+
+    #[test]
+    fn a_hint_is_never_undercut() {
+        let mut rng = StdRng::seed_from_u64(7);
+        for attempt in 0..10 {
+            for hint in [1, 3, 20, 300].map(Duration::from_secs) {
+                assert!(BACKOFF.delay(attempt, Some(hint), &mut rng) >= hint);
+            }
+        }
+        assert_eq!(BACKOFF.delay(0, Some(Duration::from_mins(5)), &mut rng), Duration::from_mins(5));
+    }
+
+    #[test]
+    fn no_delay_stays_no_delay() {
+        let none = Backoff::new(Duration::ZERO, Duration::ZERO, 2);
+        assert_eq!(none.delay(9, None, &mut StdRng::seed_from_u64(7)), Duration::ZERO);
+    }
+
+    #[test]
+    fn retry_after_is_understood_as_seconds_and_as_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(retry_after(&headers("120"), now), Some(Duration::from_mins(2)));
+        assert_eq!(retry_after(&headers(" 0 "), now), Some(Duration::ZERO));
+        assert_eq!(retry_after(&headers("99999999999999999999"), now), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!(retry_after(&headers("Sun, 06 Nov 1994 08:50:07 GMT"), now), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after(&headers("Sun, 06 Nov 1994 08:00:00 GMT"), now), Some(Duration::ZERO));
+        for nonsense in ["", "-1", "1.5", "soon", "Sun, 06 Nov 1994"] {
+            assert_eq!(retry_after(&headers(nonsense), now), None, "{nonsense:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! The connector: from a URL's host to a connected, if need be encrypted socket.
+//!
+//! Every new connection of every request and of every redirect hop comes through here, so this is where the egress
+//! guard stands. The name is resolved once; the addresses that were checked are the ones connected to, so a DNS answer
+//! that changes in between (rebinding) changes nothing. One limit holds for lookup, TCP and TLS together.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use http::{Uri, uri::Scheme};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::rt::TokioIo;
+use rustls::crypto::aws_lc_rs;
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tower_service::Service;
+
+use super::{Error, guard::Guard};
+
+/// Name lookups at one time. The system's resolver blocks a thread for each, which cannot be interrupted: without a
+/// bound a client could fill tokio's blocking pool with names that never resolve.
+const LOOKUPS: usize = 64;
+
+/// Most addresses of one name that are tried; more would only shorten the time for each.
+const ADDRESSES: usize = 8;
+
+/// Makes connections within the connect timeout.
+#[derive(Clone)]
+pub struct Connector {
+    https: HttpsConnector<Tcp>,
+    limit: Duration,
+}
+
+/// The part below TLS: lookup, guard, TCP.
+#[derive(Clone)]
+struct Tcp {
+    guard: Option<Arc<Guard>>,
+    lookups: Arc<Semaphore>,
+    limit: Duration,
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// A connector that gives each connection `limit`; with a guard, it connects only where the guard permits.
+    pub fn new(guard: Option<Arc<Guard>>, limit: Duration) -> Self {
+        let tcp = Tcp { guard, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
+        // The provider is passed in: a process-wide default might be missing, or another library's choice.
+        let https = HttpsConnectorBuilder::new()
+            .with_provider_and_webpki_roots(aws_lc_rs::default_provider())
+            .expect("this provider supports the default protocol versions")
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        Self { https, limit }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let limit = self.limit;
+        let host = format!("{}:{}", uri.host().unwrap_or_default(), port(&uri));
+        let connection = self.https.call(uri);
+        Box::pin(async move {
+            match timeout(limit, connection).await {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(error)) => Err(Error::in_handshake(error.as_ref(), host)),
+                Err(_) => Err(Error::ConnectTimeout { host, after: limit }),
+            }
+        })
+    }
+}
+
+// === impl Tcp ===
+
+impl Tcp {
+    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, Error> {
+        let host = uri.host().ok_or_else(|| Error::BadUrl { reason: "the host is missing".into() })?;
+        let port = port(&uri);
+        let addrs = self.permitted(host, self.resolve(host, port).await?)?;
+        // One silent address must not eat the time of the others.
+        let share = self.limit / u32::try_from(addrs.len()).unwrap_or(1).max(1);
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for addr in addrs {
+            match timeout(share, TcpStream::connect(addr)).await {
+                Ok(Ok(stream)) => {
+                    // Requests are small and complete: waiting to fill a segment only delays them. Failing to set it
+                    // costs time, not correctness.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(TokioIo::new(stream));
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        let host = format!("{host}:{port}");
+        match last.kind() {
+            io::ErrorKind::TimedOut => Err(Error::ConnectTimeout { host, after: self.limit }),
+            _ => Err(Error::Connect { host, reason: last.to_string() }),
+        }
+    }
+
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let failed = |reason: String| Error::Resolve { host: host.to_owned(), reason };
+        let permit = self.lookups.clone().acquire_owned().await.map_err(|_| failed("the resolver is closed".into()))?;
+        let name = host.to_owned();
+        // The permit goes with the thread: a lookup that nobody waits for any more still occupies it.
+        let lookup = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            (name.as_str(), port).to_socket_addrs().map(|addrs| addrs.take(ADDRESSES).collect::<Vec<_>>())
+        });
+        match lookup.await {
+            Ok(Ok(addrs)) if addrs.is_empty() => Err(failed("the name has no address".into())),
+            Ok(Ok(addrs)) => Ok(addrs),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    /// The addresses to which this connector may connect; the refusal of the first one if there are none.
+    fn permitted(&self, host: &str, addrs: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
+        let Some(guard) = &self.guard else { return Ok(addrs) };
+        let mut refused = None;
+        let mut permitted = Vec::with_capacity(addrs.len());
+        for addr in addrs {
+            match guard.check(host, addr) {
+                Ok(()) => permitted.push(addr),
+                Err(reason) => {
+                    refused.get_or_insert(Error::Refused { host: host.to_owned(), addr, reason });
+                }
+            }
+        }
+        match refused {
+            Some(error) if permitted.is_empty() => Err(error),
+            _ => Ok(permitted),
+        }
+    }
+}
+
+impl Service<Uri> for Tcp {
+    type Response = TokioIo<TcpStream>;
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
+
+fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(guard: Option<Guard>) -> Tcp {
+        Tcp { guard: guard.map(Arc::new), lookups: Arc::new(Semaphore::new(1)), limit: Duration::from_secs(5) }
+    }
+
+    #[test]
+    fn of_mixed_answers_only_the_permitted_addresses_are_used() {
+        let addrs: Vec<SocketAddr> =
+            ["10.0.0.1:80", "8.8.8.8:80", "[::1]:80"].map(|a| a.parse().expect("an address")).into();
+        let tcp = tcp(Some(Guard::default()));
+        assert_eq!(tcp.permitted("h", addrs.clone()), Ok(vec![addrs[1]]));
+        let error = tcp.permitted("h", vec![addrs[0], addrs[2]]).expect_err("none is public");
+        assert_eq!(error, Error::Refused { host: "h".into(), addr: addrs[0], reason: "a private address" });
+    }
+
+    #[test]
+    fn without_guard_every_address_is_used() {
+        let addrs = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
+        assert_eq!(tcp(None).permitted("h", addrs.clone()), Ok(addrs));
+    }
+
+    #[test]
+    fn the_scheme_gives_the_port() {
+        assert_eq!(port(&Uri::from_static("http://h/")), 80);
+        assert_eq!(port(&Uri::from_static("https://h/")), 443);
+        assert_eq!(port(&Uri::from_static("https://[::1]:8443/")), 8443);
+    }
+}

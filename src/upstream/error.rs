@@ -1,0 +1,226 @@
+//! Why a request got no answer, or not all of it.
+//!
+//! Owns the one error type of outgoing requests and the translation of the transport's errors into it, so that jobs,
+//! relays and webhooks speak of failures with the same codes. An HTTP status is no error: it is an answer.
+
+use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
+
+use http::Method;
+
+/// Why a request failed. Cheap to clone, so that it can stand in a job's state and in an event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The URL can never be asked for.
+    #[error("bad URL: {reason}")]
+    BadUrl {
+        /// What is wrong; never quotes credentials.
+        reason: String,
+    },
+    /// `CONNECT` and `TRACE` make no sense here: one opens a tunnel, the other reflects credentials.
+    #[error("method `{0}` is not sent; use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS")]
+    BadMethod(Method),
+    /// The egress guard refuses every address of the host. The message keeps the address to itself when the host is a
+    /// name: who may name a URL need not learn how the names of this network resolve. `addr` is for the log.
+    #[error("`{host}` is refused: it is {reason}; to permit it name `{host}:{port}` in `[egress] allow`", port = addr.port())]
+    Refused {
+        /// The host as the URL names it.
+        host: String,
+        /// The first refused address.
+        addr: SocketAddr,
+        /// What the address is, e.g. `a loopback address`.
+        reason: &'static str,
+    },
+    /// The name has no address, or the resolver failed.
+    #[error("`{host}` cannot be resolved: {reason}")]
+    Resolve {
+        /// The host as the URL names it.
+        host: String,
+        /// The resolver's words.
+        reason: String,
+    },
+    /// No address accepted the connection.
+    #[error("cannot connect to `{host}`: {reason}")]
+    Connect {
+        /// Host and port.
+        host: String,
+        /// The system's words about the last address.
+        reason: String,
+    },
+    /// Name lookup, TCP and TLS together took longer than `connect_timeout`.
+    #[error("connecting to `{host}` took longer than {after:?}")]
+    ConnectTimeout {
+        /// Host and port.
+        host: String,
+        /// The limit in force.
+        after: Duration,
+    },
+    /// The TLS handshake failed, mostly because of the certificate.
+    #[error("TLS with `{host}` failed: {reason}")]
+    Tls {
+        /// Host and port.
+        host: String,
+        /// What rustls says.
+        reason: String,
+    },
+    /// No response head came in time.
+    #[error("no response within {after:?}")]
+    HeadTimeout {
+        /// The limit in force.
+        after: Duration,
+    },
+    /// The body paused for too long.
+    #[error("the response body paused for longer than {after:?}")]
+    IdleTimeout {
+        /// The limit in force.
+        after: Duration,
+    },
+    /// The connection ended before the response head was complete.
+    #[error("the upstream closed the connection before it answered")]
+    Closed,
+    /// The connection ended before the body was complete.
+    #[error("the response body ended before it was complete")]
+    Truncated,
+    /// The response head or body is larger than the caller takes.
+    #[error("the response has more than {limit} bytes")]
+    TooLarge {
+        /// The limit in force, in bytes.
+        limit: usize,
+    },
+    /// The redirects do not end.
+    #[error("more than {limit} redirects")]
+    TooManyRedirects {
+        /// Most hops that the request permits.
+        limit: u8,
+    },
+    /// A redirect that is not followed.
+    #[error("redirect refused: {reason}")]
+    Redirect {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What came back is no HTTP/1 response.
+    #[error("not understood: {0}")]
+    Protocol(String),
+}
+
+impl Error {
+    /// The failure as one stable word, for events and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadUrl { .. } => "bad_url",
+            Self::BadMethod(_) => "bad_method",
+            Self::Refused { .. } => "egress_refused",
+            Self::Resolve { .. } => "dns",
+            Self::Connect { .. } => "connect_failed",
+            Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::Tls { .. } => "tls",
+            Self::HeadTimeout { .. } => "timeout",
+            Self::IdleTimeout { .. } => "idle_timeout",
+            Self::Closed => "closed",
+            Self::Truncated => "truncated",
+            Self::TooLarge { .. } => "response_too_large",
+            Self::TooManyRedirects { .. } | Self::Redirect { .. } => "redirect",
+            Self::Protocol(_) => "protocol",
+        }
+    }
+
+    /// True if the same request may succeed later. Says nothing about whether the upstream has acted on it already.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::HeadTimeout { .. }
+            | Self::IdleTimeout { .. }
+            | Self::Closed
+            | Self::Truncated => true,
+            Self::BadUrl { .. }
+            | Self::BadMethod(_)
+            | Self::Refused { .. }
+            | Self::Tls { .. }
+            | Self::TooLarge { .. }
+            | Self::TooManyRedirects { .. }
+            | Self::Redirect { .. }
+            | Self::Protocol(_) => false,
+        }
+    }
+
+    /// Translates what happened before the response head was there. `head_max` is the largest head in bytes.
+    pub(super) fn before_head(error: &(dyn StdError + 'static), head_max: usize) -> Self {
+        if let Some(own) = find::<Self>(error) {
+            return own.clone();
+        }
+        match find::<hyper::Error>(error) {
+            // hyper tells clients so by its text alone; the test with the endless head watches over it.
+            Some(e) if e.is_parse() && e.to_string().contains("too large") => Self::TooLarge { limit: head_max },
+            Some(e) if e.is_parse() => Self::Protocol(e.to_string()),
+            // Incomplete, reset, or cancelled because the connection went away: to the caller it is all one.
+            _ => Self::Closed,
+        }
+    }
+
+    /// Translates what happened while the body was read.
+    pub(super) fn in_body(error: &(dyn StdError + 'static)) -> Self {
+        match find::<io::Error>(error) {
+            Some(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+                Self::Protocol(e.to_string())
+            }
+            _ => Self::Truncated,
+        }
+    }
+
+    /// Translates what happened after TCP was connected and before TLS was. `host` has the port with it.
+    pub(super) fn in_handshake(error: &(dyn StdError + 'static), host: String) -> Self {
+        if let Some(own) = find::<Self>(error) {
+            return own.clone();
+        }
+        match find::<rustls::Error>(error) {
+            Some(e) => Self::Tls { host, reason: e.to_string() },
+            None => Self::Connect { host, reason: error.to_string() },
+        }
+    }
+}
+
+/// Looks for a `T` in an error and its sources. `io::Error` hides what it wraps from `source()`, so it is opened.
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(inner) => Some(inner as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_own_error_is_found_below_io_errors() {
+        let wrapped = io::Error::other(io::Error::other(Error::Truncated));
+        assert_eq!(find::<Error>(&wrapped), Some(&Error::Truncated));
+    }
+
+    #[test]
+    fn a_tls_error_is_told_from_a_lost_connection() {
+        let tls = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError));
+        assert_eq!(Error::in_handshake(&tls, "h:443".into()).code(), "tls");
+        let lost = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(Error::in_handshake(&lost, "h:443".into()).code(), "connect_failed");
+    }
+
+    #[test]
+    fn a_refusal_says_which_setting_permits_it_and_hides_what_a_name_resolves_to() {
+        let addr = SocketAddr::from(([10, 1, 2, 3], 8443));
+        let error = Error::Refused { host: "api.internal".into(), addr, reason: "a private address" };
+        let text = error.to_string();
+        assert!(text.contains("name `api.internal:8443` in `[egress] allow`"), "{text}");
+        assert!(!text.contains("10.1.2.3"), "{text}");
+    }
+}

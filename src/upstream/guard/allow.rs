@@ -1,0 +1,278 @@
+//! One exception from the egress guard, and its text form in `[egress] allow`.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+use url::Host;
+
+/// What a client may reach though it is not public: `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80`, `api.internal:8443`.
+///
+/// Without a port every port is meant. A name permits whatever it resolves to, under that name only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Allow {
+    /// Addresses, by whatever name they are reached.
+    Addr(Net, Option<u16>),
+    /// A host name, in lowercase and without final dot.
+    Host(String, Option<u16>),
+}
+
+/// A block of addresses, IPv4-mapped ones kept as IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Net {
+    addr: IpAddr,
+    prefix: u8,
+}
+
+/// Why a text is no [`Allow`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{text}` is no egress target: {reason}; write it like `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80` or `api.internal`"
+)]
+pub struct BadAllow {
+    text: String,
+    reason: &'static str,
+}
+
+// === impl Allow ===
+
+impl Allow {
+    /// True if a connection to `addr`, which is canonical and which `host` resolved to, is meant.
+    pub(super) fn permits(&self, host: &str, addr: SocketAddr) -> bool {
+        let (named, port) = match self {
+            Self::Addr(net, port) => (net.contains(addr.ip()), port),
+            Self::Host(name, port) => (name.eq_ignore_ascii_case(host.strip_suffix('.').unwrap_or(host)), port),
+        };
+        named && port.is_none_or(|port| port == addr.port())
+    }
+
+    /// True if it names one thing rather than a whole network. The node itself is reached only so: who opens a network
+    /// to clients hardly thinks of the node that stands in it.
+    pub(super) fn names_one(&self) -> bool {
+        match self {
+            Self::Addr(net, port) => port.is_some() || net.prefix == net.bits(),
+            Self::Host(..) => true,
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.contains('*') {
+            return Err("`*` would switch the guard off");
+        }
+        // A bare IPv6 address or network has colons of its own; with a port it needs brackets.
+        let (target, port) = match text.rsplit_once(':') {
+            Some((target, port)) if !target.contains(':') || target.contains(']') => (target, Some(port)),
+            _ => (text, None),
+        };
+        let port = match port {
+            // `parse` alone would take `+80`.
+            Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => match port.parse() {
+                Ok(0) | Err(_) => return Err("the port is a number from 1 to 65535"),
+                Ok(port) => Some(port),
+            },
+            Some(_) => return Err("the port is a number from 1 to 65535"),
+            None => None,
+        };
+        if let Some((addr, prefix)) = target.split_once('/') {
+            let prefix = prefix.parse().map_err(|_| "the prefix length is no number")?;
+            return Ok(Self::Addr(Net::new(ip(addr).ok_or("the network has no address")?, prefix)?, port));
+        }
+        if let Some(ip) = ip(target) {
+            return Ok(Self::Addr(Net::single(ip), port));
+        }
+        match Host::parse(target) {
+            Ok(Host::Domain(name)) => Ok(Self::Host(name.strip_suffix('.').unwrap_or(&name).to_owned(), port)),
+            Ok(Host::Ipv4(ip)) => Ok(Self::Addr(Net::single(ip.into()), port)),
+            Ok(Host::Ipv6(ip)) => Ok(Self::Addr(Net::single(ip.into()), port)),
+            Err(_) => Err("neither an address nor a host name"),
+        }
+    }
+}
+
+impl FromStr for Allow {
+    type Err = BadAllow;
+
+    fn from_str(text: &str) -> Result<Self, BadAllow> {
+        Self::parse(text).map_err(|reason| BadAllow { text: text.to_owned(), reason })
+    }
+}
+
+impl TryFrom<String> for Allow {
+    type Error = BadAllow;
+
+    fn try_from(text: String) -> Result<Self, BadAllow> {
+        text.parse()
+    }
+}
+
+impl From<Allow> for String {
+    fn from(allow: Allow) -> Self {
+        allow.to_string()
+    }
+}
+
+impl fmt::Display for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = match self {
+            Self::Addr(net, None) => return write!(f, "{net}"),
+            Self::Host(name, None) => return f.write_str(name),
+            Self::Addr(net, Some(port)) => {
+                match net.addr {
+                    IpAddr::V6(addr) if net.prefix == net.bits() => write!(f, "[{addr}]")?,
+                    IpAddr::V6(addr) => write!(f, "[{addr}]/{}", net.prefix)?,
+                    IpAddr::V4(_) => write!(f, "{net}")?,
+                }
+                port
+            }
+            Self::Host(name, Some(port)) => {
+                f.write_str(name)?;
+                port
+            }
+        };
+        write!(f, ":{port}")
+    }
+}
+
+/// An address with or without the brackets of a URL.
+fn ip(text: &str) -> Option<IpAddr> {
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    }
+}
+
+// === impl Net ===
+
+impl Net {
+    /// A network.
+    ///
+    /// # Errors
+    /// When the prefix is too long, or the address has bits beyond it: then one of both is a slip.
+    pub fn new(addr: IpAddr, prefix: u8) -> Result<Self, &'static str> {
+        let net = Self { addr, prefix };
+        if prefix > net.bits() {
+            return Err("the prefix is longer than the address");
+        }
+        if net.masked(addr) != number(addr) {
+            return Err("the address has bits beyond the prefix");
+        }
+        Ok(net)
+    }
+
+    /// One address.
+    pub fn single(addr: IpAddr) -> Self {
+        let addr = addr.to_canonical();
+        Self { addr, prefix: if addr.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// True if the address, in its canonical form, lies in the block.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let addr = addr.to_canonical();
+        addr.is_ipv4() == self.addr.is_ipv4() && self.masked(addr) == number(self.addr)
+    }
+
+    fn bits(&self) -> u8 {
+        if self.addr.is_ipv4() { 32 } else { 128 }
+    }
+
+    fn masked(&self, addr: IpAddr) -> u128 {
+        let host = u32::from(self.bits() - self.prefix);
+        number(addr).checked_shr(host).and_then(|bits| bits.checked_shl(host)).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.addr)?;
+        if self.prefix == self.bits() { Ok(()) } else { write!(f, "/{}", self.prefix) }
+    }
+}
+
+fn number(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(addr) => u128::from(u32::from(addr)),
+        IpAddr::V6(addr) => u128::from(addr),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_back_as_they_were_written() {
+        for text in [
+            "127.0.0.1:9000",
+            "10.1.0.0/16",
+            "10.1.0.0/16:8080",
+            "127.0.0.1",
+            "::1",
+            "[::1]:80",
+            "fd00::/8",
+            "[fd00::]/8:443",
+            "api.internal",
+            "api.internal:8443",
+            "localhost",
+            "0.0.0.0/0",
+            "::/0",
+        ] {
+            let allow: Allow = text.parse().expect(text);
+            assert_eq!(allow.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn spellings_are_made_one() {
+        for (text, same) in [
+            ("API.Internal.", "api.internal"),
+            ("[::1]", "::1"),
+            ("2130706433", "127.0.0.1"),
+            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
+            ("bücher.example", "xn--bcher-kva.example"),
+        ] {
+            assert_eq!(text.parse::<Allow>().expect(text).to_string(), same);
+        }
+    }
+
+    #[test]
+    fn slips_are_refused() {
+        for text in [
+            "",
+            "*",
+            "*.internal",
+            "10.1.2.3/16",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/x",
+            "api/8",
+            "host:0",
+            "host:+80",
+            "host:70000",
+            "host:",
+            "http://host",
+            "user@host",
+            "a b",
+            "[::1",
+            "1.2.3.4.5:80",
+            ":80",
+        ] {
+            assert!(text.parse::<Allow>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_contains_its_addresses_only() {
+        let net = Net::new("10.1.0.0".parse().expect("an address"), 16).expect("a network");
+        assert!(net.contains("10.1.255.255".parse().expect("an address")));
+        assert!(net.contains("::ffff:10.1.0.0".parse().expect("an address")));
+        assert!(!net.contains("10.2.0.0".parse().expect("an address")));
+        assert!(!net.contains("::a01:0".parse().expect("an address")));
+        let all = Net::new("0.0.0.0".parse().expect("an address"), 0).expect("a network");
+        assert!(all.contains("255.255.255.255".parse().expect("an address")));
+        assert!(!all.contains("::1".parse().expect("an address")));
+    }
+}

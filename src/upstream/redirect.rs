@@ -1,0 +1,310 @@
+//! One hop of a request, and the hop that a redirect makes of it; pure.
+//!
+//! Owns what may be asked for (scheme, no credentials in the URL), which header fields a caller may set, and what
+//! survives a redirect. The guard is not here: it stands in the connector, which every hop passes.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{
+        ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE,
+        CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, EXPECT, HOST, LOCATION, TE, TRAILER, TRANSFER_ENCODING,
+        UPGRADE, USER_AGENT,
+    },
+};
+use url::Url;
+
+use super::{Error, Trust};
+
+/// Longest URL in bytes; what servers take ends about here.
+const URL_MAX: usize = 8192;
+
+/// Fields that belong to the connection and to the framing, hence to the transport. A caller who could set them could
+/// make the upstream see another host or another message than the one that was checked.
+const TRANSPORT: [HeaderName; 10] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOST,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Fields that describe a body, and go with it.
+const CONTENT: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE];
+
+/// Fields that may go to another origin. A list of what is harmless, because any other field may hold a secret.
+const HARMLESS: [HeaderName; 10] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    CACHE_CONTROL,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_TYPE,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("last-event-id"),
+    USER_AGENT,
+];
+
+/// What is asked of one server.
+#[derive(Clone, Debug)]
+pub struct Hop {
+    pub method: Method,
+    pub url: Url,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trust: Trust,
+}
+
+/// Reads a URL and checks all that can be known of it without asking for it; its addresses are the guard's matter.
+///
+/// Hosts come back in one spelling: `http://0x7f.1/` is `http://127.0.0.1/`.
+///
+/// # Errors
+/// [`Error::BadUrl`] says what is wrong with it.
+pub fn parse_url(text: &str) -> Result<Url, Error> {
+    let bad = |reason: String| Error::BadUrl { reason };
+    if text.len() > URL_MAX {
+        return Err(bad(format!("it has {} bytes, the limit is {URL_MAX}", text.len())));
+    }
+    let url = Url::parse(text).map_err(|error| bad(error.to_string()))?;
+    check(&url).map_err(bad)?;
+    Ok(url)
+}
+
+/// Finds where a response redirects to. Other 3xx responses are answers like any other.
+pub fn location(status: StatusCode, headers: &HeaderMap) -> Option<&HeaderValue> {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308).then(|| headers.get(LOCATION))?
+}
+
+fn check(url: &Url) -> Result<(), String> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("scheme `{}` is not supported, use http or https", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it contains credentials, send them in a header field".into());
+    }
+    if url.host().is_none() {
+        return Err("the host is missing".into());
+    }
+    Ok(())
+}
+
+// === impl Hop ===
+
+impl Hop {
+    /// The first hop of a request.
+    ///
+    /// # Errors
+    /// [`Error::BadUrl`] and [`Error::BadMethod`].
+    pub fn first(method: Method, url: &str, headers: HeaderMap, body: Bytes, trust: Trust) -> Result<Self, Error> {
+        if method == Method::CONNECT || method == Method::TRACE {
+            return Err(Error::BadMethod(method));
+        }
+        let mut hop = Self { method, url: parse_url(url)?, headers, body, trust };
+        hop.remove(&TRANSPORT);
+        Ok(hop)
+    }
+
+    /// The hop that a redirect asks for.
+    ///
+    /// # Errors
+    /// [`Error::Redirect`] when it leads to what may not be asked for, or from https to http.
+    pub fn follow(mut self, status: StatusCode, location: &HeaderValue) -> Result<Self, Error> {
+        let refused = |reason: String| Error::Redirect { reason };
+        let target = std::str::from_utf8(location.as_bytes()).map_err(|_| refused("its target is not UTF-8".into()))?;
+        if target.len() > URL_MAX {
+            return Err(refused(format!("its target has more than {URL_MAX} bytes")));
+        }
+        let url = self.url.join(target).map_err(|error| refused(error.to_string()))?;
+        check(&url).map_err(refused)?;
+        if self.url.scheme() == "https" && url.scheme() == "http" {
+            return Err(refused("it leads from https to http".into()));
+        }
+        if url.origin() != self.url.origin() {
+            self.headers = HARMLESS
+                .into_iter()
+                .filter_map(|name| self.headers.get(&name).map(|value| (name, value.clone())))
+                .collect();
+            // The configuration vouches for the server that it names, not for those that this server names.
+            self.trust = Trust::Client;
+        }
+        let safe = self.method == Method::GET || self.method == Method::HEAD;
+        if matches!(status.as_u16(), 301..=303) && !safe {
+            self.method = Method::GET;
+            self.body = Bytes::new();
+            self.remove(&CONTENT);
+        }
+        self.url = url;
+        Ok(self)
+    }
+
+    fn remove(&mut self, names: &[HeaderName]) {
+        for name in names {
+            self.headers.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{AUTHORIZATION, COOKIE};
+
+    use super::*;
+
+    fn hop(method: Method, url: &str) -> Hop {
+        let headers = HeaderMap::from_iter(
+            [
+                (AUTHORIZATION, "Bearer s"),
+                (COOKIE, "a=b"),
+                (HeaderName::from_static("x-auth-token"), "s"),
+                (HeaderName::from_static("x-signature"), "s"),
+                (HeaderName::from_static("proxy-authorization"), "s"),
+                (ACCEPT, "text/event-stream"),
+                (CONTENT_TYPE, "text/plain"),
+                (HOST, "inner"),
+                (CONTENT_LENGTH, "7"),
+                (TRANSFER_ENCODING, "chunked"),
+            ]
+            .map(|(name, value)| (name, HeaderValue::from_static(value))),
+        );
+        Hop::first(method, url, headers, Bytes::from_static(b"body"), Trust::Operator).expect("a good request")
+    }
+
+    fn names(hop: &Hop) -> Vec<&str> {
+        let mut names: Vec<_> = hop.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn follow(hop: Hop, status: u16, target: &'static str) -> Result<Hop, Error> {
+        hop.follow(StatusCode::from_u16(status).expect("a status"), &HeaderValue::from_static(target))
+    }
+
+    #[test]
+    fn hosts_in_disguise_are_normalised() {
+        for url in [
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://0177.0.0.1/",
+            "http://127.1/",
+            "http://0x7f000001/",
+            "http://①②⑦.0.0.1/",
+            "http://%31%32%37.0.0.1/",
+            "http://127.0.0.1./",
+            "HTTP:\\\\127.0.0.1\\",
+        ] {
+            assert_eq!(parse_url(url).expect(url).host_str(), Some("127.0.0.1"), "{url}");
+        }
+    }
+
+    #[test]
+    fn urls_that_cannot_be_asked_for_are_refused() {
+        let long = format!("http://h/{}", "a".repeat(URL_MAX));
+        for url in [
+            "",
+            "/path",
+            "h",
+            "ftp://h/",
+            "file:///etc/passwd",
+            "gopher://h/",
+            "data:,x",
+            "ws://h/",
+            "http://",
+            "http://u@h/",
+            "http://u:p@h/",
+            "http://:p@h/",
+            "http://h:99999/",
+            "http://[::1",
+            "http://256.0.0.1/",
+            "http://[fe80::1%25eth0]/",
+            "javascript:alert(1)",
+            &long,
+        ] {
+            assert_eq!(parse_url(url).expect_err(url).code(), "bad_url", "{url}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_does_not_repeat_credentials() {
+        assert!(!parse_url("http://user:hunter2@h/").expect_err("it has credentials").to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn the_caller_does_not_set_host_and_framing() {
+        assert_eq!(
+            names(&hop(Method::POST, "http://h/")),
+            ["accept", "authorization", "content-type", "cookie", "proxy-authorization", "x-auth-token", "x-signature"]
+        );
+    }
+
+    #[test]
+    fn tunnel_and_trace_are_refused() {
+        for method in [Method::CONNECT, Method::TRACE] {
+            let hop = Hop::first(method, "http://h/", HeaderMap::new(), Bytes::new(), Trust::Client);
+            assert_eq!(hop.expect_err("no such method").code(), "bad_method");
+        }
+    }
+
+    #[test]
+    fn the_same_origin_keeps_credentials_and_trust() {
+        let next = follow(hop(Method::GET, "http://h/a/b"), 302, "../c?q#f").expect("a good redirect");
+        assert_eq!(next.url.as_str(), "http://h/c?q#f");
+        assert_eq!(next.trust, Trust::Operator);
+        assert!(next.headers.contains_key(AUTHORIZATION) && next.headers.contains_key("x-auth-token"));
+    }
+
+    #[test]
+    fn another_origin_gets_harmless_fields_and_no_trust() {
+        for target in ["http://other/", "http://h:81/", "https://h/", "//other/x", "http://sub.h/"] {
+            let next = follow(hop(Method::GET, "http://h/"), 307, target).expect(target);
+            assert_eq!(names(&next), ["accept", "content-type"], "{target}");
+            assert_eq!(next.trust, Trust::Client, "{target}");
+        }
+        let back =
+            follow(hop(Method::GET, "http://h/"), 307, "http://other/").and_then(|h| follow(h, 307, "http://h/"));
+        assert_eq!(back.expect("a good redirect").trust, Trust::Client, "lost trust does not come back");
+    }
+
+    #[test]
+    fn see_other_becomes_get_without_body_and_307_keeps_both() {
+        for status in [301, 302, 303] {
+            let next = follow(hop(Method::POST, "http://h/"), status, "/x").expect("a good redirect");
+            assert_eq!((next.method, next.body.len()), (Method::GET, 0), "{status}");
+            assert!(!next.headers.contains_key(CONTENT_TYPE), "{status}");
+            let next = follow(hop(Method::HEAD, "http://h/"), status, "/x").expect("a good redirect");
+            assert_eq!(next.method, Method::HEAD, "{status}");
+        }
+        for status in [307, 308] {
+            let next = follow(hop(Method::PUT, "http://h/"), status, "/x").expect("a good redirect");
+            assert_eq!((next.method, next.body.len()), (Method::PUT, 4), "{status}");
+            assert!(next.headers.contains_key(CONTENT_TYPE), "{status}");
+        }
+    }
+
+    #[test]
+    fn redirects_to_nowhere_good_are_refused() {
+        for target in ["ftp://h/", "file:///x", "http://u:p@h/", "http://[", "http://other:x/"] {
+            assert_eq!(follow(hop(Method::GET, "http://h/"), 302, target).expect_err(target).code(), "redirect");
+        }
+        assert_eq!(
+            follow(hop(Method::GET, "https://h/"), 302, "http://h/").expect_err("a downgrade").code(),
+            "redirect"
+        );
+    }
+
+    #[test]
+    fn only_redirects_with_a_target_are_redirects() {
+        let headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static("/x"))]);
+        for (status, expected) in [(200, false), (300, false), (301, true), (304, false), (305, false), (308, true)] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(location(status, &headers).is_some(), expected, "{status}");
+            assert!(location(status, &HeaderMap::new()).is_none());
+        }
+    }
+}

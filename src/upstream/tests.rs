@@ -1,0 +1,7 @@
+//! The client against raw sockets: what servers do well, badly and maliciously.
+
+mod framing;
+mod limits;
+mod pool;
+mod refusals;
+mod support;

@@ -1,0 +1,148 @@
+//! Where a body ends, and how it is noticed that it did not.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+
+use super::support::{PATIENCE, Upstream, client, get};
+use crate::upstream::{Error, HeaderMap, HeaderValue, Method, Request, StatusCode};
+
+async fn body_of(answer: &str) -> Result<Bytes, Error> {
+    let upstream = Upstream::answering(answer).await;
+    let response = client(&[]).send(get(upstream.url("/"))).await?;
+    tokio::time::timeout(PATIENCE, response.body.collect(1 << 20)).await.expect("the body must end")
+}
+
+#[tokio::test]
+async fn close_delimited_bodies_are_read_to_their_end() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello",
+        "HTTP/1.0 200 OK\r\n\r\nhello",
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nhello",
+    ] {
+        assert_eq!(body_of(answer).await.as_deref(), Ok(b"hello".as_slice()), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn complete_bodies_end_well() {
+    for (answer, body) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "hello"),
+        ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", "hello"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n", "hello"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n", "hello"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ""),
+        ("HTTP/1.1 204 No Content\r\n\r\n", ""),
+        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", ""),
+        ("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "ok"),
+    ] {
+        assert_eq!(body_of(answer).await.as_deref(), Ok(body.as_bytes()), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_stop_short_are_truncated() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ] {
+        assert_eq!(body_of(answer).await, Err(Error::Truncated), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_arrived_before_the_cut_is_handed_out() {
+    let upstream = Upstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello").await;
+    let mut response = client(&[]).send(get(upstream.url("/"))).await.expect("a head came");
+    assert_eq!(response.body.content_length(), Some(50));
+    assert_eq!(response.body.chunk().await, Some(Ok(Bytes::from_static(b"hello"))));
+    assert_eq!(response.body.chunk().await, Some(Err(Error::Truncated)));
+    assert_eq!(response.body.chunk().await, None);
+}
+
+#[tokio::test]
+async fn a_reset_in_a_close_delimited_body_is_no_end() {
+    let upstream = Upstream::run(|mut stream, seen| async move {
+        seen.request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").await;
+        // A reset discards what the client has not read yet.
+        seen.cue.notified().await;
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it is a TCP socket");
+    })
+    .await;
+    let mut response = client(&[]).send(get(upstream.url("/"))).await.expect("a head");
+    assert_eq!(response.body.chunk().await, Some(Ok("hello".into())));
+    upstream.cue();
+    assert_eq!(response.body.chunk().await, Some(Err(Error::Truncated)));
+}
+
+#[tokio::test]
+async fn broken_framing_is_told_from_a_cut() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        "HTTP/1.1 2x0 OK\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.6\r\n",
+    ] {
+        assert_eq!(body_of(answer).await.expect_err(answer).code(), "protocol", "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_without_answer_is_closed() {
+    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Le"] {
+        let error = body_of(answer).await.expect_err("no head came");
+        assert_eq!(error, Error::Closed, "{answer:?}");
+        assert!(error.retryable());
+    }
+}
+
+#[tokio::test]
+async fn the_request_goes_out_as_it_was_given() {
+    let upstream = Upstream::answering("HTTP/1.1 201 Created\r\nX-Id: 7\r\nContent-Length: 0\r\n\r\n").await;
+    let headers = HeaderMap::from_iter([(http::header::ACCEPT, HeaderValue::from_static("text/plain"))]);
+    let request =
+        Request { method: Method::POST, headers, body: Bytes::from_static(b"hello"), ..get(upstream.url("/a?b=c#d")) };
+    let response = client(&[]).send(request).await.expect("an answer");
+    assert_eq!((response.status, &response.headers["x-id"]), (StatusCode::CREATED, &HeaderValue::from_static("7")));
+    let seen = &upstream.requests()[0];
+    assert!(seen.starts_with("POST /a?b=c HTTP/1.1\r\n") && seen.ends_with("\r\n\r\nhello"), "{seen}");
+    let version = env!("CARGO_PKG_VERSION");
+    for field in [
+        format!("host: {}", upstream.addr),
+        "accept: text/plain".into(),
+        "accept-encoding: identity".into(),
+        format!("user-agent: millstream/{version}"),
+        "content-length: 5".into(),
+    ] {
+        assert_eq!(seen.lines().filter(|line| *line == field).count(), 1, "{field} in {seen}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_post_says_that_it_is_empty_and_a_get_says_nothing() {
+    let upstream = Upstream::answering("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let client = client(&[]);
+    client.send(Request { method: Method::POST, ..get(upstream.url("/")) }).await.expect("an answer");
+    client.send(get(upstream.url("/"))).await.expect("an answer");
+    let seen = upstream.requests();
+    assert!(seen[0].contains("\r\ncontent-length: 0\r\n"), "{}", seen[0]);
+    assert!(!seen[1].contains("content-length"), "{}", seen[1]);
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_no_body() {
+    let upstream = Upstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n").await;
+    let response =
+        client(&[]).send(Request { method: Method::HEAD, ..get(upstream.url("/")) }).await.expect("an answer");
+    assert_eq!(response.headers["content-length"], "500");
+    assert_eq!(response.body.collect(0).await, Ok(Bytes::new()));
+}

@@ -1,0 +1,100 @@
+//! Connections are kept and reused, and every runtime may use them.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+
+use super::support::{PATIENCE, Seen, Upstream, client, client_with, get, guarded};
+use crate::upstream::{Client, Config, Error, Request};
+
+async fn keep_alive(mut stream: TcpStream, seen: Arc<Seen>) {
+    while seen.request(&mut stream).await {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    }
+    seen.watch(&mut stream).await;
+}
+
+async fn ask(client: &Client, request: Request) -> Result<(), Error> {
+    let body = client.send(request).await?.body.collect(10).await?;
+    assert_eq!(body, "ok");
+    Ok(())
+}
+
+#[tokio::test]
+async fn sequential_requests_use_one_connection() {
+    let upstream = Upstream::run(keep_alive).await;
+    let client = client(&["127.0.0.1"]);
+    for _ in 0..5 {
+        ask(&client.clone(), guarded(upstream.url("/"))).await.expect("an answer");
+    }
+    assert_eq!((upstream.accepted(), upstream.requests().len()), (1, 5));
+}
+
+#[tokio::test]
+async fn a_connection_made_in_trust_is_not_reused_for_a_client() {
+    let upstream = Upstream::run(keep_alive).await;
+    let strict = client(&[]);
+    ask(&strict, get(upstream.url("/"))).await.expect("the configuration may");
+    let error = ask(&strict, guarded(upstream.url("/"))).await.expect_err("a client may not");
+    assert_eq!(error.code(), "egress_refused");
+    assert_eq!(upstream.accepted(), 1);
+
+    let open = client(&["127.0.0.1"]);
+    ask(&open, get(upstream.url("/"))).await.expect("the configuration may");
+    ask(&open, guarded(upstream.url("/"))).await.expect("a client may");
+    assert_eq!(upstream.accepted(), 3, "each trust has its own connection");
+}
+
+#[tokio::test]
+async fn idle_connections_are_given_up() {
+    let upstream = Upstream::run(keep_alive).await;
+    let config = Config { idle_timeout: Duration::from_millis(100), ..Config::default() };
+    ask(&client_with(&[], config), get(upstream.url("/"))).await.expect("an answer");
+    upstream.closed().await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_server_has_closed_is_replaced() {
+    let upstream = Upstream::run(|mut stream, seen| async move {
+        seen.request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    })
+    .await;
+    let client = client(&[]);
+    for _ in 0..20 {
+        ask(&client, get(upstream.url("/"))).await.expect("an answer");
+    }
+}
+
+#[test]
+fn arbiters_share_one_client() {
+    let client = client(&[]);
+    actix_rt::System::new().block_on(async move {
+        let upstream = Upstream::run(keep_alive).await;
+        for _ in 0..2 {
+            let arbiter = actix_rt::Arbiter::new();
+            let (done, answer) = tokio::sync::oneshot::channel();
+            let (client, request) = (client.clone(), get(upstream.url("/")));
+            arbiter.spawn(async move {
+                let _ = done.send(ask(&client, request).await);
+            });
+            let answer = timeout(PATIENCE, answer).await.expect("in time").expect("no panic");
+            assert_eq!(answer, Ok(()));
+            // A pooled connection whose runtime has gone must not be an obstacle to the next one.
+            arbiter.stop();
+            arbiter.join().expect("no panic");
+        }
+    });
+}
+
+#[test]
+fn the_handle_and_its_futures_go_between_threads() {
+    fn assert_send<T: Send>(_: &T) {}
+    fn assert_sync<T: Sync>(_: &T) {}
+    fn asking(client: &Client) -> impl Future<Output = Result<(), Error>> {
+        ask(client, get("http://h/"))
+    }
+    let client = client(&[]);
+    assert_sync(&client);
+    assert_send(&asking(&client));
+}

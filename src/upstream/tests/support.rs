@@ -1,0 +1,156 @@
+//! Servers that send exactly what a test tells them to, byte by byte.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    time::timeout,
+};
+
+use crate::upstream::{Client, Config, Method, Request, Trust};
+
+/// Far beyond what anything here takes; reached only by a failing test.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A server on a port of its own that lives as long as the test's runtime.
+pub struct Upstream {
+    pub addr: SocketAddr,
+    seen: Arc<Seen>,
+}
+
+/// What a server has noticed.
+#[derive(Default)]
+pub struct Seen {
+    accepted: AtomicUsize,
+    requests: Mutex<Vec<String>>,
+    closed: Notify,
+    /// What a script waits for when the test must be first.
+    pub cue: Notify,
+}
+
+impl Upstream {
+    /// Runs `script` for each connection.
+    pub async fn run<F>(script: fn(TcpStream, Arc<Seen>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        let seen = Arc::new(Seen::default());
+        let noted = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                noted.accepted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(script(stream, noted.clone()));
+            }
+        });
+        Self { addr, seen }
+    }
+
+    /// Answers the first request of each connection with these bytes and closes.
+    pub async fn answering(answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        let seen = Arc::new(Seen::default());
+        let noted = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                noted.accepted.fetch_add(1, Ordering::SeqCst);
+                if noted.request(&mut stream).await {
+                    let _ = stream.write_all(&answer).await;
+                }
+            }
+        });
+        Self { addr, seen }
+    }
+
+    /// Answers with a redirect.
+    pub async fn redirecting(status: u16, target: &str) -> Self {
+        Self::answering(format!("HTTP/1.1 {status} Moved\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n")).await
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    /// Connections so far.
+    pub fn accepted(&self) -> usize {
+        self.seen.accepted.load(Ordering::SeqCst)
+    }
+
+    /// The requests so far, head and body, with names of fields in lowercase.
+    pub fn requests(&self) -> Vec<String> {
+        self.seen.requests.lock().expect("no test panics with it").clone()
+    }
+
+    /// Lets a script that waits for its cue go on.
+    pub fn cue(&self) {
+        self.seen.cue.notify_one();
+    }
+
+    /// Waits until a connection that is watched has been closed by the client.
+    pub async fn closed(&self) {
+        timeout(PATIENCE, self.seen.closed.notified()).await.expect("the client must close the connection");
+    }
+}
+
+impl Seen {
+    /// Reads a request with its body and notes it; false if the client has left.
+    pub async fn request(&self, stream: &mut TcpStream) -> bool {
+        let mut read = Vec::new();
+        loop {
+            if let Some(end) = read.windows(4).position(|w| w == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&read[..end]).into_owned();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                if read.len() >= end + 4 + length.unwrap_or(0) {
+                    let whole = String::from_utf8_lossy(&read).into_owned();
+                    self.requests.lock().expect("no test panics with it").push(whole);
+                    return true;
+                }
+            }
+            match stream.read_buf(&mut read).await {
+                Ok(0) | Err(_) => return false,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Waits until the client closes, and notes it.
+    pub async fn watch(&self, stream: &mut TcpStream) {
+        let mut rest = [0; 64];
+        while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {}
+        self.closed.notify_one();
+    }
+}
+
+/// A client whose guard permits these.
+pub fn client(allow: &[&str]) -> Client {
+    client_with(allow, Config::default())
+}
+
+/// The same with other settings.
+pub fn client_with(allow: &[&str], config: Config) -> Client {
+    let allow = allow.iter().map(|entry| entry.parse().expect("a good entry")).collect();
+    Client::new(Config { allow, ..config })
+}
+
+/// A GET that the configuration asks for.
+pub fn get(url: impl Into<String>) -> Request {
+    Request { head_timeout: PATIENCE, ..Request::new(Method::GET, url, Trust::Operator) }
+}
+
+/// A GET that a client asks for.
+pub fn guarded(url: impl Into<String>) -> Request {
+    Request { trust: Trust::Client, ..get(url) }
+}
