@@ -19,6 +19,7 @@
 //! [`jobs::handler::TaskHandler`].
 
 pub mod event;
+pub mod hub;
 pub mod journal;
 pub mod sse;
 pub mod topic;

@@ -1,0 +1,146 @@
+//! The actor shell of a shard: its tick, its tail, and what other threads ask of it.
+
+use std::{rc::Rc, time::Duration};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::task::JoinHandle;
+
+use super::{
+    Change, EmitterStatus, Reason, Selector,
+    shard::{Shard, tick},
+};
+
+/// Lives on the thread of its connections; ends with that thread, or with its last connection once the hub stops.
+struct ShardActor {
+    shard: Rc<Shard>,
+    following: Option<JoinHandle<()>>,
+}
+
+/// The shards of a hub, as other threads reach them.
+#[derive(Clone, Default)]
+pub(super) struct Addrs(Vec<Addr<ShardActor>>);
+
+#[derive(Message)]
+#[rtype(result = "Vec<EmitterStatus>")]
+struct List(Selector);
+
+#[derive(Message)]
+#[rtype(result = "Option<EmitterStatus>")]
+struct ChangeEmitter(String, Change);
+
+#[derive(Message)]
+#[rtype(result = "u64")]
+struct Disconnect(Selector, Reason);
+
+#[derive(Message)]
+#[rtype(result = "bool")]
+struct Push(String, Bytes);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Drain(Duration);
+
+// === impl Addrs ===
+
+impl Addrs {
+    pub(super) fn start(&mut self, shard: Rc<Shard>) {
+        self.0.retain(Addr::connected);
+        self.0.push(ShardActor { shard, following: None }.start());
+    }
+
+    /// A shard whose thread is gone has no emitters: its answer is empty.
+    async fn ask<M>(&self, message: impl Fn() -> M) -> Vec<M::Result>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        ShardActor: Handler<M>,
+    {
+        let answers = join_all(self.0.iter().map(|shard| shard.send(message()))).await;
+        answers.into_iter().flatten().collect()
+    }
+
+    pub(super) async fn emitters(&self, selector: Selector) -> Vec<EmitterStatus> {
+        self.ask(|| List(selector.clone())).await.concat()
+    }
+
+    pub(super) async fn change(&self, id: String, change: Change) -> Option<EmitterStatus> {
+        self.ask(|| ChangeEmitter(id.clone(), change.clone())).await.into_iter().flatten().next()
+    }
+
+    pub(super) async fn disconnect(&self, selector: Selector, reason: Reason) -> u64 {
+        self.ask(|| Disconnect(selector.clone(), reason)).await.into_iter().sum()
+    }
+
+    pub(super) async fn push(&self, id: String, frame: Bytes) -> bool {
+        self.ask(|| Push(id.clone(), frame.clone())).await.contains(&true)
+    }
+
+    pub(super) async fn drain(&self, over: Duration) {
+        self.ask(|| Drain(over)).await;
+    }
+}
+
+// === impl ShardActor ===
+
+impl Actor for ShardActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(tick::EVERY, |actor, ctx| {
+            actor.shard.tick(tokio::time::Instant::now());
+            if actor.shard.over() {
+                ctx.stop();
+            }
+        });
+        // A task of its own: an actor polls all its futures at each of its wakes.
+        self.following = Some(actix::spawn(self.shard.clone().follow()));
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if let Some(following) = &self.following {
+            following.abort();
+        }
+    }
+}
+
+impl Handler<List> for ShardActor {
+    type Result = MessageResult<List>;
+
+    fn handle(&mut self, List(selector): List, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.shard.list(&selector))
+    }
+}
+
+impl Handler<ChangeEmitter> for ShardActor {
+    type Result = MessageResult<ChangeEmitter>;
+
+    fn handle(&mut self, ChangeEmitter(id, change): ChangeEmitter, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.shard.change(&id, change))
+    }
+}
+
+impl Handler<Disconnect> for ShardActor {
+    type Result = u64;
+
+    fn handle(&mut self, Disconnect(selector, reason): Disconnect, _: &mut Self::Context) -> u64 {
+        self.shard.disconnect(&selector, reason)
+    }
+}
+
+impl Handler<Push> for ShardActor {
+    type Result = bool;
+
+    fn handle(&mut self, Push(id, frame): Push, _: &mut Self::Context) -> bool {
+        self.shard.push(&id, frame)
+    }
+}
+
+impl Handler<Drain> for ShardActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, Drain(over): Drain, _: &mut Self::Context) -> Self::Result {
+        Box::pin(self.shard.clone().drain(over))
+    }
+}

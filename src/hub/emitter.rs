@@ -1,0 +1,217 @@
+//! One emitter; pure, the shard decides when to call what.
+
+use std::{rc::Rc, sync::Arc, task::Waker};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Connect, Heartbeat, Overflow, Reason, frames, outbox::Outbox, registry::disjoint};
+use crate::{
+    event::Meta,
+    journal::{Page, Trimmed},
+    topic::{Pattern, Topic},
+};
+
+/// One live SSE connection to one client.
+pub(super) struct Emitter {
+    /// Tells this emitter from a later one under the same key.
+    pub(super) serial: u64,
+    pub(super) id: Arc<str>,
+    pub(super) user: Option<String>,
+    pub(super) groups: Vec<String>,
+    pub(super) topics: Vec<Pattern>,
+    pub(super) own: Vec<Topic>,
+    pub(super) meta: Meta,
+    /// All that it hears, without overlaps.
+    pub(super) patterns: Arc<[Pattern]>,
+    pub(super) envelope: bool,
+    pub(super) retry_ms: u64,
+    pub(super) until: Option<&'static str>,
+    overflow: Overflow,
+    pub(super) heartbeat: Heartbeat,
+    pub(super) outbox: Outbox,
+    pub(super) feed: Feed,
+    /// Everything up to here was offered to it or passed over.
+    pub(super) cursor: u64,
+    /// Trimmed history after the cursor that was told already, or does not concern it.
+    told: Vec<Trimmed>,
+    pub(super) opened: Instant,
+    pub(super) opened_at_ms: u64,
+    pub(super) expires: Option<Instant>,
+    /// When the last frame went towards the socket, or the emitter began.
+    pub(super) active: Instant,
+    pub(super) closing: Option<Closing>,
+    pub(super) delivered: u64,
+    pub(super) dropped: u64,
+    pub(super) waker: Option<Waker>,
+    pub(super) cut: Option<Rc<dyn Fn()>>,
+    pub(super) on_close: Option<Box<dyn FnOnce(Reason)>>,
+}
+
+/// Where its events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Feed {
+    /// From the shard, as they come.
+    Live,
+    /// From the journal, until it stands at the shard's cursor. `reading`: a page is on its way.
+    CatchUp { reading: bool },
+}
+
+/// The stream is over once the outbox is empty.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Closing {
+    pub(super) reason: Reason,
+    pub(super) since: Instant,
+}
+
+/// What became of an event that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// It waits; so many older ones had to go for it.
+    Queued { dropped: u64 },
+    /// It was dropped.
+    Dropped,
+    /// It will be read from the journal.
+    Lagging,
+    /// The stream ends.
+    TooSlow,
+}
+
+// === impl Emitter ===
+
+impl Emitter {
+    pub(super) fn new(serial: u64, id: Arc<str>, connect: Connect, config: &super::Config, now: Instant) -> Self {
+        let mut emitter = Self {
+            serial,
+            id,
+            user: connect.user,
+            groups: connect.groups,
+            topics: connect.topics,
+            own: connect.own,
+            meta: connect.meta,
+            patterns: Arc::from([]),
+            envelope: connect.envelope,
+            retry_ms: connect.retry_ms,
+            until: connect.until,
+            overflow: connect.overflow,
+            heartbeat: connect.heartbeat,
+            outbox: Outbox::new(config.outbox_events, config.outbox_bytes),
+            feed: Feed::Live,
+            cursor: 0,
+            told: Vec::new(),
+            opened: now,
+            opened_at_ms: crate::event::now_ms(),
+            expires: connect.lifetime.map(|lifetime| now + jittered(lifetime)),
+            active: now,
+            closing: None,
+            delivered: 0,
+            dropped: 0,
+            waker: None,
+            cut: connect.cut.map(Rc::from),
+            on_close: connect.on_close,
+        };
+        emitter.patterns = emitter.heard().into_iter().collect();
+        emitter
+    }
+
+    /// What it hears: its own topics, those of its groups, and what it asked for.
+    pub(super) fn heard(&self) -> Vec<Pattern> {
+        let own = self.own.iter().cloned().map(Pattern::Exact);
+        let groups = self.groups.iter().filter_map(|group| Topic::group(group).ok()).map(Pattern::Exact);
+        disjoint(own.chain(groups).chain(self.topics.iter().cloned()).collect())
+    }
+
+    /// Puts an event into the outbox, or does what the policy says.
+    pub(super) fn offer(&mut self, offset: u64, frame: Bytes, now: Instant) -> Offered {
+        if self.overflow == Overflow::DropOldest || self.outbox.has_room(frame.len()) {
+            let dropped = self.outbox.make_room(frame.len());
+            self.cursor = offset;
+            self.dropped += dropped;
+            self.delivered = self.delivered.saturating_sub(dropped) + 1;
+            self.outbox.push(frame, now);
+            return Offered::Queued { dropped };
+        }
+        match self.overflow {
+            Overflow::CatchUp => {
+                self.fall_behind(offset - 1);
+                Offered::Lagging
+            }
+            Overflow::DropLatest | Overflow::DropOldest => {
+                self.cursor = offset;
+                self.dropped += 1;
+                self.outbox.drop_new(now);
+                Offered::Dropped
+            }
+            Overflow::Disconnect => {
+                // They come again when the client resumes.
+                self.delivered = self.delivered.saturating_sub(self.outbox.clear_events());
+                self.close(Reason::Slow, now);
+                Offered::TooSlow
+            }
+        }
+    }
+
+    /// From now on it reads from the journal, after `offset` or where it stands.
+    pub(super) fn fall_behind(&mut self, offset: u64) {
+        self.cursor = self.cursor.max(offset);
+        self.feed = Feed::CatchUp { reading: false };
+    }
+
+    /// The client knows of this trimmed history, or does not miss it.
+    pub(super) fn told(&mut self, trimmed: Vec<Trimmed>) {
+        self.told = trimmed;
+    }
+
+    /// Of what a page reports as trimmed, what the client does not know yet. A topic that was trimmed further has
+    /// another earliest event; where there is none, or the report is cut off, it is told rather twice than never.
+    pub(super) fn news(&mut self, trimmed: Vec<Trimmed>) -> Vec<Trimmed> {
+        let cut_off = trimmed.len() >= Page::MAX_TRIMMED;
+        let new = |lost: &&Trimmed| cut_off || lost.earliest.is_none() || !self.told.contains(lost);
+        let news = trimmed.iter().filter(new).cloned().collect();
+        self.told = trimmed;
+        news
+    }
+
+    /// It stands at the shard's cursor.
+    pub(super) fn go_live(&mut self) {
+        self.feed = Feed::Live;
+        self.told = Vec::new();
+    }
+
+    /// Puts a control frame into the outbox, whatever its bounds: they are few and small.
+    pub(super) fn control(&mut self, frame: Bytes, now: Instant) {
+        if !frame.is_empty() {
+            self.outbox.push_control(frame, now);
+            self.wake();
+        }
+    }
+
+    /// Ends the stream after what is waiting, with a last word where somebody is there to hear it.
+    pub(super) fn close(&mut self, reason: Reason, now: Instant) {
+        if self.closing.is_some() {
+            return;
+        }
+        if !matches!(reason, Reason::Ended | Reason::ClientGone | Reason::InputFlood | Reason::WriteDeadline) {
+            let retry = jittered_ms(self.retry_ms);
+            self.outbox.push_control(frames::disconnect(reason, retry), now);
+        }
+        self.closing = Some(Closing { reason, since: now });
+        self.wake();
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A lifetime within a tenth of what was asked, so that streams which began together do not end together.
+fn jittered(lifetime: std::time::Duration) -> std::time::Duration {
+    lifetime.mul_f64(rand::random_range(0.9..=1.1))
+}
+
+/// A reconnection time from half to one and a half of what is set: after a stop clients come back spread out.
+pub(super) fn jittered_ms(retry_ms: u64) -> u64 {
+    rand::random_range(retry_ms / 2..=retry_ms.saturating_add(retry_ms / 2))
+}

@@ -1,0 +1,310 @@
+//! A shard: the emitters whose sockets live on one worker thread.
+//!
+//! Single-threaded by construction, so there is no lock: the actor (`actor.rs`), the connections and the tail's loop
+//! take turns. No borrow of the state outlives a turn, that is, none is held across an `await`.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use slab::Slab;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Config, Counters, Inner, Reason,
+    audience::Audience,
+    bytes_for,
+    emitter::{Emitter, Feed, Offered},
+    frames::{self, GapReason},
+    registry::{Key, Registry},
+};
+use crate::{
+    event::{Event, Position, SharedEvent},
+    journal::{Page, Query, Shared, Tail, Unavailable},
+    topic::Pattern,
+};
+
+mod begin;
+pub(super) mod tick;
+
+/// Events delivered before the connections of the thread get a turn to write them.
+const SLICE: usize = 32;
+/// Events in one page of the journal for an emitter that is behind.
+const PAGE_EVENTS: usize = 256;
+
+/// The emitters of one thread.
+pub(super) struct Shard {
+    pub(super) config: Config,
+    journal: Shared,
+    pub(super) counters: Arc<Counters>,
+    audience: Arc<Audience>,
+    /// Cancelled when the node stops or nobody holds the hub any more.
+    stopping: CancellationToken,
+    serial: Cell<u64>,
+    pub(super) state: RefCell<State>,
+}
+
+/// What changes.
+pub(super) struct State {
+    pub(super) emitters: Slab<Emitter>,
+    pub(super) registry: Registry,
+    /// Everything up to here was offered to the live emitters.
+    cursor: u64,
+    /// Reused by each delivery.
+    targets: Vec<Key>,
+}
+
+// === impl Shard ===
+
+impl Shard {
+    pub(super) fn new(hub: &Inner) -> Self {
+        let cursor = *hub.journal.watch_head().borrow();
+        let (emitters, registry) = (Slab::new(), Registry::default());
+        Self {
+            config: hub.config.clone(),
+            journal: hub.journal.clone(),
+            counters: hub.counters.clone(),
+            audience: hub.audience.clone(),
+            stopping: hub.stopping.clone(),
+            serial: Cell::new(0),
+            state: RefCell::new(State { emitters, registry, cursor, targets: Vec::new() }),
+        }
+    }
+
+    /// True when the shard has no emitters and will have none.
+    pub(super) fn over(&self) -> bool {
+        self.stopping.is_cancelled() && self.state.borrow().emitters.is_empty()
+    }
+
+    /// Follows the journal for as long as the shard lives.
+    pub(super) async fn follow(self: Rc<Self>) {
+        let from = self.state.borrow().cursor;
+        let mut tail = Tail::new(self.journal.clone(), from);
+        loop {
+            let pulled = match tail.next().await {
+                Ok(pulled) => pulled,
+                Err(Unavailable::Closed) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the journal's tail cannot be read; trying again");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            if pulled.missed {
+                self.all_behind();
+            }
+            for slice in pulled.events.chunks(SLICE) {
+                self.deliver(slice);
+                tokio::task::yield_now().await;
+            }
+            let mut state = self.state.borrow_mut();
+            state.cursor = state.cursor.max(pulled.through);
+        }
+    }
+
+    fn register(&self, emitter: Emitter) -> Key {
+        let mut state = self.state.borrow_mut();
+        self.counters.opened.fetch_add(1, Relaxed);
+        self.audience.join(&emitter.patterns);
+        tracing::info!(
+            emitter = &*emitter.id,
+            user = emitter.user,
+            topics = emitter.patterns.len(),
+            open = self.counters.open(),
+            "stream opened"
+        );
+        let (id, patterns) = (emitter.id.clone(), emitter.patterns.clone());
+        let key = state.emitters.insert(emitter);
+        state.registry.add(key, &patterns);
+        state.registry.name(id, key);
+        key
+    }
+
+    /// Takes an emitter out; called when its body is dropped.
+    pub(super) fn remove(&self, key: Key, fallback: Reason) {
+        let mut state = self.state.borrow_mut();
+        let mut emitter = state.emitters.remove(key);
+        state.registry.remove(key, &emitter.patterns);
+        state.registry.unname(&emitter.id);
+        drop(state);
+        let now = Instant::now();
+        // The operating system may have cut a stuck peer a moment before the tick would have.
+        let deadline = std::time::Duration::from_millis(self.config.write_deadline_ms);
+        let stuck = emitter.outbox.stuck_since().is_some_and(|since| now - since + tick::EVERY * 2 >= deadline);
+        let reason = match emitter.closing {
+            Some(closing) => closing.reason,
+            None if stuck && fallback == Reason::ClientGone => Reason::WriteDeadline,
+            None => fallback,
+        };
+        self.audience.leave(&emitter.patterns);
+        self.counters.close(reason);
+        let (delivered, dropped, millis) = (emitter.delivered, emitter.dropped, (now - emitter.opened).as_millis());
+        let open = self.counters.open();
+        tracing::info!(
+            emitter = &*emitter.id,
+            user = emitter.user,
+            reason = reason.as_str(),
+            delivered,
+            dropped,
+            millis,
+            open,
+            "stream closed"
+        );
+        if let Some(on_close) = emitter.on_close.take() {
+            on_close(reason);
+        }
+    }
+
+    /// Offers events to the live emitters that hear them.
+    fn deliver(&self, events: &[SharedEvent]) {
+        let now = Instant::now();
+        let mut state = self.state.borrow_mut();
+        let State { emitters, registry, cursor, targets } = &mut *state;
+        for event in events {
+            for topic in &event.topics {
+                registry.hearing(topic, |key| targets.push(key));
+            }
+            for key in targets.drain(..) {
+                if let Some(emitter) = emitters.get_mut(key) {
+                    self.offer(emitter, event, now);
+                }
+            }
+            *cursor = event.position.offset;
+        }
+    }
+
+    fn offer(&self, emitter: &mut Emitter, event: &Event, now: Instant) {
+        let offset = event.position.offset;
+        // An event in several topics comes once for each of them; the cursor lets one through.
+        if emitter.feed != Feed::Live || offset <= emitter.cursor || emitter.closing.is_some() {
+            return;
+        }
+        if event.filter.as_ref().is_some_and(|filter| !filter.matches(&emitter.meta)) {
+            emitter.cursor = offset;
+            return;
+        }
+        match emitter.offer(offset, bytes_for(event, emitter.envelope), now) {
+            Offered::Queued { dropped } => {
+                self.counters.dropped.fetch_add(dropped, Relaxed);
+                self.counters.delivered.fetch_add(1, Relaxed)
+            }
+            Offered::Dropped => self.counters.dropped.fetch_add(1, Relaxed),
+            Offered::Lagging => {
+                tracing::debug!(emitter = &*emitter.id, "outbox full, catching up from the journal");
+                self.counters.lagged.fetch_add(1, Relaxed)
+            }
+            Offered::TooSlow => 0,
+        };
+        if emitter.until.is_some_and(|until| until == event.name()) && emitter.feed == Feed::Live {
+            emitter.close(Reason::Ended, now);
+        }
+        emitter.wake();
+    }
+
+    /// Reads on for an emitter that is behind.
+    pub(super) fn read_on(self: &Rc<Self>, key: Key) {
+        let mut state = self.state.borrow_mut();
+        let Some(emitter) = state.emitters.get_mut(key) else { return };
+        if emitter.feed != (Feed::CatchUp { reading: false }) || emitter.closing.is_some() {
+            return;
+        }
+        emitter.feed = Feed::CatchUp { reading: true };
+        let (serial, query) = (emitter.serial, self.query(emitter));
+        let shard = self.clone();
+        tokio::task::spawn_local(async move {
+            let asked = query.patterns.clone();
+            let page = shard.journal.read(query).await;
+            shard.page_came(key, serial, &asked, page);
+        });
+    }
+
+    fn page_came(&self, key: Key, serial: u64, asked: &Arc<[Pattern]>, page: Result<Page, Unavailable>) {
+        let now = Instant::now();
+        let mut state = self.state.borrow_mut();
+        let cursor = state.cursor;
+        let Some(emitter) = state.emitters.get_mut(key).filter(|emitter| emitter.serial == serial) else { return };
+        match page {
+            // It hears something else since: the page would pass over what has come for it meanwhile.
+            Ok(_) if !Arc::ptr_eq(asked, &emitter.patterns) => emitter.feed = Feed::CatchUp { reading: false },
+            Ok(page) => self.take_page(emitter, page, cursor, now),
+            Err(error) => {
+                tracing::warn!(emitter = &*emitter.id, %error, "an emitter cannot catch up");
+                emitter.close(Reason::JournalUnavailable, now);
+            }
+        }
+        emitter.wake();
+    }
+
+    fn take_page(&self, emitter: &mut Emitter, mut page: Page, shard_cursor: u64, now: Instant) {
+        if emitter.closing.is_some() {
+            return;
+        }
+        let lost = emitter.news(std::mem::take(&mut page.trimmed));
+        if !lost.is_empty() {
+            self.counters.gaps.fetch_add(1, Relaxed);
+            let requested = Position { epoch: self.journal.epoch(), offset: emitter.cursor }.to_string();
+            emitter.outbox.push_control(frames::gap(Some(&requested), GapReason::Trimmed, &lost), now);
+        }
+        self.queue_page(emitter, page, shard_cursor, now);
+    }
+
+    /// Queues a page; the emitter goes live when the page reaches the shard's cursor.
+    fn queue_page(&self, emitter: &mut Emitter, page: Page, shard_cursor: u64, now: Instant) {
+        emitter.cursor = page.through;
+        if page.through >= shard_cursor {
+            emitter.go_live();
+        } else {
+            emitter.feed = Feed::CatchUp { reading: false };
+        }
+        for event in page.events {
+            if event.filter.as_ref().is_some_and(|filter| !filter.matches(&emitter.meta)) {
+                continue;
+            }
+            emitter.outbox.push(bytes_for(&event, emitter.envelope), now);
+            emitter.delivered += 1;
+            self.counters.delivered.fetch_add(1, Relaxed);
+            if emitter.until.is_some_and(|until| until == event.name()) {
+                emitter.close(Reason::Ended, now);
+                break;
+            }
+        }
+    }
+
+    /// The tail lost events before it came to them: each live emitter looks for itself what it missed.
+    fn all_behind(&self) {
+        let mut state = self.state.borrow_mut();
+        let cursor = state.cursor;
+        for (_, emitter) in &mut state.emitters {
+            if emitter.feed == Feed::Live {
+                emitter.fall_behind(cursor);
+                emitter.wake();
+            }
+        }
+    }
+
+    fn query(&self, emitter: &Emitter) -> Query {
+        Query {
+            patterns: emitter.patterns.clone(),
+            after: emitter.cursor,
+            // What was told already is sorted out by the emitter, topic by topic.
+            floor: emitter.cursor,
+            limit: PAGE_EVENTS.min(self.config.outbox_events),
+            max_bytes: self.config.outbox_bytes / 2,
+        }
+    }
+
+    /// Changes the index after an emitter's topics, groups or metadata have changed.
+    pub(super) fn rehear(&self, state: &mut State, key: Key) {
+        let State { emitters, registry, .. } = state;
+        let Some(emitter) = emitters.get_mut(key) else { return };
+        let patterns: Arc<[Pattern]> = emitter.heard().into();
+        registry.remove(key, &emitter.patterns);
+        self.audience.leave(&emitter.patterns);
+        registry.add(key, &patterns);
+        self.audience.join(&patterns);
+        emitter.patterns = patterns;
+    }
+}

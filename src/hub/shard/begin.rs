@@ -1,0 +1,132 @@
+//! How a stream begins: where in the journal, with which first frames, and when it is live.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use tokio::time::Instant;
+
+use super::Shard;
+use crate::{
+    event::Position,
+    hub::{
+        Connect, ConnectError, Start, Subscription,
+        emitter::{Emitter, Feed},
+        frames::{self, GapReason, Resumed},
+    },
+    journal::{Page, Trimmed, Unavailable},
+    topic::Pattern,
+};
+
+/// Where a stream begins, once the journal was asked.
+struct Beginning {
+    after: u64,
+    from: Option<String>,
+    resumed: Resumed,
+    gap: Option<GapReason>,
+    /// Whether trimmed history is a gap: who asks for the last events that are kept misses nothing.
+    whole: bool,
+}
+
+// === impl Shard ===
+
+impl Shard {
+    /// Makes an emitter: the past first as far as one page reaches, then live or catching up, decided in one turn.
+    pub(in crate::hub) async fn connect(self: Rc<Self>, connect: Connect) -> Result<Subscription, ConnectError> {
+        let start = connect.start.clone();
+        let greeting = connect.greeting.clone();
+        let mut emitter = self.emitter(connect);
+        let beginning = self.begin(&emitter.patterns, start).await?;
+        let (beginning, mut page) = match beginning {
+            Some(beginning) => {
+                emitter.cursor = beginning.after;
+                let page = self.journal.read(self.query(&emitter)).await?;
+                (beginning, Some(page))
+            }
+            None => {
+                let beginning = self.live();
+                emitter.cursor = beginning.after;
+                (beginning, None)
+            }
+        };
+        let trimmed = page.as_mut().map(|page| std::mem::take(&mut page.trimmed)).unwrap_or_default();
+        let (gap, lost) = match beginning.gap {
+            Some(reason) => (Some(reason), self.earliest(&emitter.patterns).await?),
+            None if beginning.whole && !trimmed.is_empty() => (Some(GapReason::Trimmed), trimmed.clone()),
+            None => (None, Vec::new()),
+        };
+        // No await from here on: what the page holds, where the shard stands and whether the node stops belong to one
+        // moment.
+        if self.stopping.is_cancelled() {
+            return Err(ConnectError::Stopping);
+        }
+        let now = Instant::now();
+        let requested = beginning.from.as_deref();
+        let resumed = if gap.is_some() { Resumed::Gap } else { beginning.resumed };
+        emitter.outbox.push_control(frames::connection(&emitter, &greeting, requested, resumed), now);
+        if let Some(reason) = gap {
+            self.counters.gaps.fetch_add(1, Relaxed);
+            emitter.outbox.push_control(frames::gap(requested, reason, &lost), now);
+        }
+        if let Some(page) = page {
+            emitter.told(trimmed);
+            emitter.feed = Feed::CatchUp { reading: true };
+            let cursor = self.state.borrow().cursor;
+            self.queue_page(&mut emitter, page, cursor, now);
+        }
+        Ok(Subscription::new(self.clone(), self.register(emitter)))
+    }
+
+    fn emitter(&self, connect: Connect) -> Emitter {
+        let serial = self.serial.get();
+        self.serial.set(serial + 1);
+        let user = connect.user.as_deref().map_or_else(|| "anonymous".to_owned(), |user| format!("user_{user}"));
+        let id: Arc<str> = format!("{user}_{}", uuid::Uuid::new_v4()).into();
+        Emitter::new(serial, id, connect, &self.config, Instant::now())
+    }
+
+    /// Begins with what the shard delivers next. That may have been appended a moment ago.
+    fn live(&self) -> Beginning {
+        let after = self.state.borrow().cursor;
+        let from = Position { epoch: self.journal.epoch(), offset: after }.to_string();
+        Beginning { after, from: Some(from), resumed: Resumed::Live, gap: None, whole: false }
+    }
+
+    /// Where to begin; `None` for what comes from now on.
+    async fn begin(&self, patterns: &Arc<[Pattern]>, start: Start) -> Result<Option<Beginning>, Unavailable> {
+        let past = |after| Beginning { after, from: None, resumed: Resumed::Live, gap: None, whole: false };
+        Ok(Some(match start {
+            Start::Live => return Ok(None),
+            Start::Beginning => Beginning { whole: true, ..past(0) },
+            Start::History(count) => past(self.journal.before_last(patterns.clone(), count).await?),
+            Start::Since(timestamp) => past(self.journal.before_time(timestamp).await?),
+            Start::After(text) => self.after(text),
+        }))
+    }
+
+    /// Where a client that names a position goes on; from the earliest event where it is none of ours.
+    fn after(&self, text: String) -> Beginning {
+        let (after, gap) = match text.parse::<Position>() {
+            Err(()) => (0, Some(GapReason::Unknown)),
+            Ok(position) if position.epoch != self.journal.epoch() => (0, Some(GapReason::Foreign)),
+            Ok(position) if position.offset > *self.journal.watch_head().borrow() => (0, Some(GapReason::Future)),
+            Ok(position) => (position.offset, None),
+        };
+        Beginning { after, from: Some(text), resumed: Resumed::Resumed, gap, whole: true }
+    }
+
+    /// The earliest event of each topic, for a client whose position says nothing.
+    async fn earliest(&self, patterns: &[Pattern]) -> Result<Vec<Trimmed>, Unavailable> {
+        let mut list = Vec::new();
+        for pattern in patterns {
+            let room = Page::MAX_TRIMMED - list.len();
+            if room == 0 {
+                break;
+            }
+            let infos = self.journal.topics(pattern.clone(), None, room).await?;
+            list.extend(infos.into_iter().map(|info| Trimmed { topic: info.topic.to_string(), earliest: info.first }));
+        }
+        Ok(list)
+    }
+}

@@ -1,0 +1,244 @@
+//! The promise behind all others: whatever the interleaving of appends, connects, slow readers and changes of pace,
+//! every emitter that catches up sees the events of its topics after its start, each once, in the journal's order.
+
+use proptest::{prelude::*, test_runner::TestCaseResult};
+use tokio::task::{JoinHandle, spawn_local, yield_now};
+
+use super::support::{Got, Reader, Rig, draft, settle};
+use crate::{
+    event::Position,
+    hub::{Config, Connect, Start},
+    journal::{self, Journal},
+    topic::Topic,
+};
+
+const TOPICS: [&str; 4] = ["a", "b", "o:1", "o:2"];
+const HEARD: [&[&str]; 5] = [&["a"], &["a", "b"], &["o:*"], &["*"], &["b", "o:*", "o:1"]];
+
+/// One step of a history of the world.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Appends in one batch, each event into the topics whose bits are set.
+    Append(Vec<u8>),
+    /// Somebody begins to connect: what it hears, and where it begins.
+    Connect(usize, Begin),
+    /// A reader polls so many times.
+    Read(usize, usize),
+    /// A reader goes.
+    Leave(usize),
+    /// The others get so many turns.
+    Turns(usize),
+    /// The journal is held up, or no more.
+    Hold(bool),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Begin {
+    Live,
+    Beginning,
+    History(usize),
+    /// After the event that is this far into what there is, in percent.
+    After(u64),
+}
+
+/// A reader and what the model says about it.
+struct Actor {
+    heard: usize,
+    reader: Option<Reader>,
+    connecting: Option<JoinHandle<Reader>>,
+    begin: Begin,
+    /// Head of the journal when it began to connect.
+    head_before: u64,
+    /// Head of the journal when it was connected.
+    head_after: u64,
+    after: u64,
+    got: Vec<Got>,
+}
+
+/// What the world looks like from outside the hub.
+struct World {
+    rig: Rig,
+    actors: Vec<Actor>,
+    appended: Vec<(u64, Vec<Topic>)>,
+    held: Option<tokio::sync::OwnedRwLockWriteGuard<()>>,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let begin = prop_oneof![
+        Just(Begin::Live),
+        Just(Begin::Beginning),
+        (0_usize..30).prop_map(Begin::History),
+        (0_u64..=100).prop_map(Begin::After),
+    ];
+    let step = prop_oneof![
+        4 => prop::collection::vec(1_u8..16, 1..12).prop_map(Step::Append),
+        1 => prop::collection::vec(1_u8..16, 250..600).prop_map(Step::Append),
+        3 => (0..HEARD.len(), begin).prop_map(|(heard, begin)| Step::Connect(heard, begin)),
+        6 => (0_usize..8, 1_usize..20).prop_map(|(reader, times)| Step::Read(reader, times)),
+        1 => (0_usize..8).prop_map(Step::Leave),
+        4 => (1_usize..12).prop_map(Step::Turns),
+        1 => any::<bool>().prop_map(Step::Hold),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+// === impl World ===
+
+impl World {
+    fn new(outbox_events: usize) -> Self {
+        let config = Config { outbox_events, outbox_bytes: 1024, ..Config::default() };
+        let rig = Rig::with(config, &journal::Config::default());
+        Self { rig, actors: Vec::new(), appended: Vec::new(), held: None }
+    }
+
+    fn head(&self) -> u64 {
+        self.appended.last().map_or(0, |(offset, _)| *offset)
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Append(events) => self.append(&events).await,
+            Step::Connect(heard, begin) => self.connect(heard, begin),
+            Step::Read(index, times) => self.read(index, times).await,
+            Step::Leave(index) => {
+                if let Some(actor) = self.actors.get_mut(index) {
+                    actor.reader = None;
+                }
+            }
+            Step::Turns(turns) => {
+                for _ in 0..turns {
+                    yield_now().await;
+                }
+            }
+            Step::Hold(true) => self.held = self.rig.journal.pages.clone().try_write_owned().ok().or(self.held.take()),
+            Step::Hold(false) => self.held = None,
+        }
+        self.arrivals().await;
+    }
+
+    async fn append(&mut self, events: &[u8]) {
+        let names = |bits: u8| TOPICS.iter().enumerate().filter(move |(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name);
+        let drafts = events.iter().map(|bits| draft(&names(*bits).collect::<Vec<_>>(), "x")).collect::<Vec<_>>();
+        let topics = drafts.iter().map(|draft| draft.topics.clone()).collect::<Vec<_>>();
+        let positions = self.rig.append(drafts).await;
+        self.appended.extend(positions.into_iter().map(|position| position.offset).zip(topics));
+    }
+
+    fn connect(&mut self, heard: usize, begin: Begin) {
+        if self.actors.len() == 8 {
+            return;
+        }
+        let (head, epoch) = (self.head(), self.rig.journal.epoch());
+        let after = if let Begin::After(percent) = begin { head * percent / 100 } else { 0 };
+        let start = match begin {
+            Begin::Live => Start::Live,
+            Begin::Beginning => Start::Beginning,
+            Begin::History(count) => Start::History(count),
+            Begin::After(_) => Start::After(Position { epoch, offset: after }.to_string()),
+        };
+        let (hub, connect) = (self.rig.hub.clone(), Connect { start, ..self.rig.connect(HEARD[heard]) });
+        let connecting = spawn_local(async move { Reader::new(hub.connect(connect).await.unwrap()) });
+        self.actors.push(Actor {
+            heard,
+            reader: None,
+            connecting: Some(connecting),
+            begin,
+            head_before: head,
+            head_after: 0,
+            after,
+            got: Vec::new(),
+        });
+    }
+
+    /// Takes over the readers whose connection has been made.
+    async fn arrivals(&mut self) {
+        let head = self.head();
+        for actor in &mut self.actors {
+            if actor.connecting.as_ref().is_some_and(JoinHandle::is_finished) {
+                let connecting = actor.connecting.take().unwrap();
+                actor.reader = Some(connecting.await.unwrap());
+                actor.head_after = head;
+            }
+        }
+    }
+
+    async fn read(&mut self, index: usize, times: usize) {
+        let Some(actor) = self.actors.get_mut(index) else { return };
+        let Some(reader) = &mut actor.reader else { return };
+        for _ in 0..times {
+            actor.got.extend(reader.poll().await);
+        }
+    }
+
+    /// Lets everybody read to the end, and compares.
+    async fn check(mut self) -> TestCaseResult {
+        self.held = None;
+        settle().await;
+        self.arrivals().await;
+        let actors = std::mem::take(&mut self.actors);
+        for mut actor in actors {
+            let gone = actor.reader.is_none();
+            if let Some(reader) = &mut actor.reader {
+                actor.got.extend(reader.frames().await);
+            }
+            self.compare(&actor, gone)?;
+        }
+        settle().await;
+        prop_assert_eq!(self.rig.hub.counters().open(), 0);
+        prop_assert_eq!(self.rig.hub.totals().await.total_topics, 0);
+        Ok(())
+    }
+
+    fn compare(&self, actor: &Actor, gone: bool) -> TestCaseResult {
+        let Some((first, rest)) = actor.got.split_first() else { return Ok(()) };
+        prop_assert_eq!(&first.name, "connection");
+        prop_assert!(rest.iter().all(|got| got.id.is_some()), "no gaps and no ends: {:?}", rest);
+        let got: Vec<u64> = rest.iter().map(|got| got.id.as_ref().unwrap().parse::<Position>().unwrap().offset).collect();
+        let patterns = super::support::patterns(HEARD[actor.heard]);
+        let hears = |topics: &[Topic]| topics.iter().any(|topic| patterns.iter().any(|pattern| pattern.matches(topic)));
+        let heard = self.appended.iter().filter(|(_, topics)| hears(topics)).map(|(offset, _)| *offset);
+        let heard: Vec<u64> = heard.collect();
+        let after = match actor.begin {
+            Begin::Beginning | Begin::After(_) => actor.after,
+            Begin::Live => {
+                let from: Position = first.json()["resume"]["from"].as_str().unwrap().parse().unwrap();
+                prop_assert!(from.offset <= actor.head_after);
+                from.offset
+            }
+            Begin::History(count) => {
+                // The last so many, at some moment while it was connecting.
+                let last = |head: u64| {
+                    let until = heard.partition_point(|offset| *offset <= head);
+                    heard[..until].iter().rev().take(count).last().map_or(head, |offset| offset - 1)
+                };
+                let after = got.first().map_or_else(|| last(actor.head_after), |first| first - 1);
+                let earliest = heard.partition_point(|offset| *offset <= last(actor.head_before));
+                let latest = heard.partition_point(|offset| *offset <= last(actor.head_after));
+                let begin = heard.partition_point(|offset| *offset <= after);
+                prop_assert!((earliest..=latest).contains(&begin), "{:?} began at {}", actor.begin, after);
+                after
+            }
+        };
+        let mut expected = heard.into_iter().filter(|offset| *offset > after).collect::<Vec<_>>();
+        if gone {
+            expected.truncate(got.len());
+        }
+        prop_assert_eq!(got, expected, "{:?} of {:?}", actor.begin, HEARD[actor.heard]);
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_emitter_sees_its_events_once_and_in_order(steps in steps(), outbox_events in 1_usize..12) {
+        actix_web::rt::System::new().block_on(async {
+            let mut world = World::new(outbox_events);
+            for step in steps {
+                world.step(step).await;
+            }
+            world.check().await
+        })?;
+    }
+}

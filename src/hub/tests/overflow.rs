@@ -1,0 +1,176 @@
+//! Full outboxes: each policy, and how much memory a reader can cost.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use serde_json::json;
+
+use super::support::{Got, Rig, draft, events, numbers, settle};
+use crate::{
+    hub::{Config, Connect, Overflow, Reason},
+    journal,
+};
+
+fn policy(rig: &Rig, overflow: Overflow) -> Connect {
+    Connect { overflow, ..rig.connect(&["a"]) }
+}
+
+fn dropped(got: &Got) -> u64 {
+    assert_eq!((got.name.as_str(), got.reason().as_str(), got.id.as_ref()), ("gap", "dropped", None));
+    assert_eq!(got.json()["topics"], json!([]));
+    got.json()["dropped"].as_u64().unwrap()
+}
+
+#[actix_web::test]
+async fn catching_up_loses_nothing() {
+    let rig = Rig::tiny(4);
+    let mut reader = rig.live(&["a"]).await;
+    rig.burst("a", 0..1000).await;
+    settle().await;
+    let status = rig.status(&reader).await;
+    assert_eq!((status.state, status.queued_events), ("catch_up", 4));
+    assert_eq!(reader.events().await, numbers(0..1000));
+    let status = rig.status(&reader).await;
+    assert_eq!((status.state, status.delivered_events, status.dropped_events), ("live", 1000, 0));
+    let counters = rig.hub.counters();
+    assert_eq!((counters.lagged.load(SeqCst), counters.dropped.load(SeqCst), counters.gaps.load(SeqCst)), (1, 0, 0));
+}
+
+#[actix_web::test]
+async fn what_is_trimmed_while_a_reader_lags_is_a_gap_and_then_it_goes_on() {
+    let config = Config { outbox_events: 4, ..Config::default() };
+    let rig = Rig::with(config, &journal::Config { retention_events: 10, ..journal::Config::default() });
+    let mut reader = rig.live(&["a"]).await;
+    for number in 0..100 {
+        rig.publish("a", &number.to_string()).await;
+        settle().await;
+    }
+    let frames = reader.frames().await;
+    assert_eq!(events(&frames[..4]), numbers(0..4));
+    assert_eq!((frames[4].name.as_str(), frames[4].reason().as_str()), ("gap", "trimmed"));
+    assert_eq!(frames[4].json()["requested"], json!(frames[3].id));
+    assert_eq!(frames[4].json()["topics"][0]["earliest"], json!(frames[5].id));
+    assert_eq!(events(&frames[5..]), numbers(90..100));
+    rig.publish("a", "100").await;
+    assert_eq!(reader.events().await, ["100"]);
+}
+
+#[actix_web::test]
+async fn drop_oldest_tells_how_many_went_in_their_place() {
+    let rig = Rig::tiny(4);
+    let mut reader = rig.open(policy(&rig, Overflow::DropOldest)).await;
+    rig.burst("a", 0..10).await;
+    settle().await;
+    // Nothing was read yet: the greeting is still the first frame.
+    let frames = reader.frames().await;
+    assert_eq!(frames[0].name, "connection");
+    assert_eq!(dropped(&frames[1]), 6);
+    assert_eq!(events(&frames[2..]), numbers(6..10));
+    let status = rig.status(&reader).await;
+    assert_eq!((status.state, status.dropped_events, status.delivered_events), ("live", 6, 4));
+    assert_eq!(rig.hub.counters().dropped.load(SeqCst), 6);
+    assert_eq!(rig.hub.counters().gaps.load(SeqCst), 1);
+    rig.publish("a", "10").await;
+    assert_eq!(reader.events().await, ["10"]);
+}
+
+#[actix_web::test]
+async fn drop_oldest_counts_all_that_a_large_event_pushes_out() {
+    let rig = Rig::tiny(100);
+    let mut reader = rig.greeted(policy(&rig, Overflow::DropOldest)).await;
+    rig.burst("a", 0..10).await;
+    let large = "x".repeat(2000);
+    rig.publish("a", &large).await;
+    let frames = reader.frames().await;
+    assert_eq!(dropped(&frames[0]), 10);
+    assert_eq!(events(&frames[1..]), [large]);
+    assert_eq!(rig.status(&reader).await.dropped_events, 10);
+    assert_eq!(rig.hub.counters().dropped.load(SeqCst), 10);
+}
+
+#[actix_web::test]
+async fn drop_latest_tells_how_many_went_in_their_place() {
+    let rig = Rig::tiny(4);
+    let mut reader = rig.open(policy(&rig, Overflow::DropLatest)).await;
+    rig.burst("a", 0..10).await;
+    settle().await;
+    let mut got: Vec<Got> = Vec::new();
+    for _ in 0..3 {
+        got.push(reader.next().await);
+    }
+    rig.burst("a", 10..12).await;
+    got.extend(reader.frames().await);
+    assert_eq!(got[0].name, "connection");
+    assert_eq!(events(&got[1..5]), numbers(0..4));
+    assert_eq!(dropped(&got[5]), 6);
+    assert_eq!(events(&got[6..]), numbers(10..12));
+    let status = rig.status(&reader).await;
+    assert_eq!((status.dropped_events, status.delivered_events), (6, 6));
+    assert_eq!((rig.hub.counters().dropped.load(SeqCst), rig.hub.counters().gaps.load(SeqCst)), (6, 1));
+}
+
+/// The loss is told when the reader gets there, not only when another event comes.
+#[actix_web::test]
+async fn drop_latest_tells_of_a_loss_at_the_end() {
+    let rig = Rig::tiny(2);
+    let mut reader = rig.greeted(policy(&rig, Overflow::DropLatest)).await;
+    rig.burst("a", 0..5).await;
+    let frames = reader.frames().await;
+    assert_eq!(events(&frames[..2]), numbers(0..2));
+    assert_eq!((frames.len(), dropped(&frames[2])), (3, 3));
+}
+
+#[actix_web::test]
+async fn a_reader_that_is_too_slow_for_its_policy_is_disconnected() {
+    let rig = Rig::tiny(4);
+    let mut slow = rig.open(policy(&rig, Overflow::Disconnect)).await;
+    let mut other = rig.live(&["a"]).await;
+    rig.burst("a", 0..10).await;
+    settle().await;
+    assert_eq!(rig.status(&slow).await.state, "closing");
+    let frames = slow.rest().await;
+    // What waited goes with it: the client resumes after the last event that it has seen.
+    assert_eq!(frames.iter().map(|got| got.name.as_str()).collect::<Vec<_>>(), ["connection", "disconnect"]);
+    assert_eq!(frames[1].reason(), "slow");
+    assert!(frames[1].retry.is_some());
+    drop(slow);
+    assert_eq!(rig.hub.counters().closed(Reason::Slow), 1);
+    assert_eq!(other.events().await, numbers(0..10));
+}
+
+#[actix_web::test]
+async fn an_event_beyond_the_bound_still_passes() {
+    let rig = Rig::tiny(4);
+    let large = "x".repeat(100_000);
+    for overflow in [Overflow::CatchUp, Overflow::DropOldest, Overflow::DropLatest, Overflow::Disconnect] {
+        let mut reader = rig.greeted(policy(&rig, overflow)).await;
+        rig.publish("a", &large).await;
+        assert_eq!(reader.events().await, [large.as_str()], "{overflow:?}");
+    }
+}
+
+/// Whatever comes and however the reader behaves, it costs no more than its outbox and one page.
+#[actix_web::test]
+async fn a_reader_costs_no_more_than_its_outbox_and_a_page() {
+    let rig = Rig::with(Config { outbox_events: 64, outbox_bytes: 4096, ..Config::default() }, &journal::Config::default());
+    let event = 400;
+    let bound = 4096 + 4096 / 2 + event + 512;
+    for overflow in [Overflow::CatchUp, Overflow::DropOldest, Overflow::DropLatest] {
+        let mut reader = rig.open(policy(&rig, overflow)).await;
+        let mut most = 0;
+        for round in 0..200 {
+            let data = "x".repeat(round * 7 % event);
+            rig.append((0..20).map(|_| draft(&["a"], &data)).collect()).await;
+            settle().await;
+            for _ in 0..round % 13 {
+                reader.poll().await;
+                settle().await;
+            }
+            rig.hub.send_to_emitter(reader.id(), "note".into(), "x".repeat(50)).await;
+            let status = rig.status(&reader).await;
+            most = most.max(status.queued_bytes);
+            assert!(status.queued_bytes <= bound, "{overflow:?}: {} bytes", status.queued_bytes);
+            assert!(status.queued_events <= 2 * 64 + 2, "{overflow:?}: {} frames", status.queued_events);
+        }
+        assert!(most > 2048, "{overflow:?}: the bound was never near");
+    }
+}

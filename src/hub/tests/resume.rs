@@ -1,0 +1,299 @@
+//! Where streams begin, and how they get from the past to the present.
+
+use serde_json::json;
+
+use super::support::{Got, Reader, Rig, draft, events, numbers, settle, topic};
+use crate::{
+    event::{Position, now_ms},
+    hub::{Change, Config, Connect, Start},
+    journal::{self, Journal},
+};
+
+/// A journal that keeps the last `events` of each topic.
+fn keeping(events: u64) -> Rig {
+    keeping_with(Config::default(), events)
+}
+
+fn keeping_with(config: Config, events: u64) -> Rig {
+    Rig::with(config, &journal::Config { retention_events: events, ..journal::Config::default() })
+}
+
+async fn greeting(reader: &mut Reader) -> (serde_json::Value, Option<u64>) {
+    let first = reader.next().await;
+    assert_eq!(first.name, "connection");
+    (first.json()["resume"].clone(), first.retry)
+}
+
+/// The second frame is a `gap` for this reason; answers it.
+async fn gap(reader: &mut Reader, requested: &str, reason: &str) -> Got {
+    assert_eq!(greeting(reader).await.0, json!({ "from": requested, "status": "gap" }));
+    let gap = reader.next().await;
+    assert_eq!((gap.name.as_str(), gap.id.as_ref()), ("gap", None));
+    assert_eq!((&gap.json()["requested"], gap.reason().as_str()), (&json!(requested), reason));
+    gap
+}
+
+#[actix_web::test]
+async fn a_client_that_resumes_gets_exactly_the_rest() {
+    let rig = Rig::new();
+    let positions = rig.burst("a", 0..10).await;
+    for (seen, position) in positions.iter().enumerate() {
+        let mut reader = rig.from(&["a"], Start::After(position.to_string())).await;
+        let (resume, retry) = greeting(&mut reader).await;
+        assert_eq!(resume, json!({ "from": position.to_string(), "status": "resumed" }));
+        assert_eq!(retry, Some(rig.hub.config().reconnect_time_ms));
+        assert_eq!(reader.events().await, numbers(seen + 1..10));
+    }
+    let mut reader = rig.from(&["a"], Start::After(positions[9].to_string())).await;
+    rig.burst("a", 10..12).await;
+    assert_eq!(greeting(&mut reader).await.0["status"], "resumed");
+    assert_eq!(reader.events().await, numbers(10..12));
+}
+
+/// The past is longer than a page, and it goes on while it is read.
+#[actix_web::test]
+async fn a_long_past_runs_into_the_present_without_a_seam() {
+    let rig = Rig::tiny(8);
+    rig.burst("a", 0..500).await;
+    let mut reader = rig.from(&["a"], Start::After(Position::start(rig.journal.epoch()).to_string())).await;
+    assert_eq!(greeting(&mut reader).await.0["status"], "resumed");
+    let mut got = Vec::new();
+    for round in 0..100 {
+        got.push(reader.next().await);
+        rig.burst("a", 500 + round * 3..503 + round * 3).await;
+    }
+    assert_eq!(rig.status(&reader).await.state, "catch_up");
+    got.extend(reader.frames().await);
+    assert_eq!(events(&got), numbers(0..800));
+    assert_eq!(rig.status(&reader).await.state, "live");
+}
+
+#[actix_web::test]
+async fn a_position_that_is_none_of_ours_is_a_gap() {
+    let rig = Rig::new();
+    let first = rig.burst("a", 0..5).await[0];
+    rig.publish("elsewhere", "x").await;
+    let head = rig.publish("b", "5").await;
+    let foreign = Position { epoch: first.epoch ^ 1, offset: 3 };
+    let future = Position { offset: head.offset + 1, ..first };
+    for (text, reason) in [
+        ("yesterday".to_owned(), "unknown"),
+        (String::new(), "unknown"),
+        (foreign.to_string(), "foreign"),
+        (future.to_string(), "future"),
+        (Position { offset: u64::MAX, ..first }.to_string(), "future"),
+    ] {
+        let mut reader = rig.from(&["a", "b"], Start::After(text.clone())).await;
+        let gap = gap(&mut reader, &text, reason).await;
+        let earliest = json!([{ "topic": "a", "earliest": first.to_string() }, { "topic": "b", "earliest": head.to_string() }]);
+        assert_eq!(gap.json()["topics"], earliest);
+        assert_eq!(reader.events().await, numbers(0..6), "{reason}");
+    }
+    assert_eq!(rig.hub.counters().gaps.load(std::sync::atomic::Ordering::SeqCst), 5);
+}
+
+#[actix_web::test]
+async fn what_was_trimmed_meanwhile_is_a_gap() {
+    let rig = keeping(3);
+    let positions = rig.burst("a", 0..10).await;
+    rig.publish("b", "b").await;
+    let seen = positions[4].to_string();
+    let mut reader = rig.from(&["a", "b"], Start::After(seen.clone())).await;
+    let gap = gap(&mut reader, &seen, "trimmed").await;
+    assert_eq!(gap.json()["topics"], json!([{ "topic": "a", "earliest": positions[7].to_string() }]));
+    assert_eq!(reader.events().await, ["7", "8", "9", "b"]);
+    // Who had seen the last one that is gone has missed nothing.
+    let mut reader = rig.from(&["a", "b"], Start::After(positions[6].to_string())).await;
+    assert_eq!(greeting(&mut reader).await.0["status"], "resumed");
+    assert_eq!(reader.events().await, ["7", "8", "9", "b"]);
+}
+
+#[actix_web::test]
+async fn history_begins_with_the_last_events() {
+    let rig = keeping(5);
+    rig.burst("a", 0..4).await;
+    rig.burst("b", 4..8).await;
+    rig.burst("unheard", 90..95).await;
+    for (count, from) in [(0, 8), (1, 7), (5, 3), (8, 0), (100, 0)] {
+        let mut reader = rig.from(&["a", "b"], Start::History(count)).await;
+        assert_eq!(greeting(&mut reader).await.0["status"], "live");
+        assert_eq!(reader.events().await, numbers(from..8), "history={count}");
+    }
+    // What retention took before the connection is no loss: nobody asked for more than is kept.
+    rig.burst("a", 8..14).await;
+    let mut reader = rig.from(&["a"], Start::History(100)).await;
+    assert_eq!(greeting(&mut reader).await.0["status"], "live");
+    assert_eq!(reader.events().await, numbers(9..14));
+}
+
+#[actix_web::test]
+async fn a_time_is_a_beginning() {
+    let rig = Rig::new();
+    rig.burst("a", 0..3).await;
+    let (before, after) = (now_ms() - 60_000, now_ms() + 60_000);
+    for (time, from) in [(0, 0), (before, 0), (after, 3)] {
+        let mut reader = rig.from(&["a"], Start::Since(time)).await;
+        assert_eq!(greeting(&mut reader).await.0["status"], "live");
+        assert_eq!(reader.events().await, numbers(from..3), "since={time}");
+    }
+}
+
+#[actix_web::test]
+async fn the_beginning_is_the_first_event_that_is_kept() {
+    let rig = keeping(3);
+    rig.burst("a", 0..3).await;
+    let mut whole = rig.from(&["a"], Start::Beginning).await;
+    assert_eq!(greeting(&mut whole).await.0["status"], "live");
+    assert_eq!(whole.events().await, numbers(0..3));
+    rig.publish("a", "3").await;
+    let mut torn = rig.from(&["a"], Start::Beginning).await;
+    assert_eq!(greeting(&mut torn).await.0["status"], "gap");
+    assert_eq!(torn.next().await.reason(), "trimmed");
+    assert_eq!(torn.events().await, numbers(1..4));
+}
+
+#[actix_web::test]
+async fn a_stream_ends_after_the_event_that_it_waits_for() {
+    let rig = Rig::tiny(4);
+    let job = |start| Connect { start, until: Some("complete"), ..rig.connect(&["job"]) };
+    let mut live = rig.greeted(job(Start::Live)).await;
+    rig.burst("job", 0..50).await;
+    let complete = crate::event::Draft { event: "complete".into(), ..draft(&["job"], "done") };
+    rig.append(vec![complete, draft(&["job"], "after the end")]).await;
+    let expected: Vec<String> = numbers(0..50).into_iter().chain(["done".to_owned()]).collect();
+    // One learns it from the shard or while it catches up, one in a later page, one in the first.
+    assert_eq!(events(&live.rest().await), expected);
+    let mut replay = rig.greeted(job(Start::Beginning)).await;
+    assert_eq!(events(&replay.rest().await), expected);
+    let mut last = rig.greeted(job(Start::History(2))).await;
+    assert_eq!(events(&last.rest().await), ["done"]);
+    let counters = rig.hub.counters();
+    drop((live, replay, last));
+    assert_eq!((counters.closed(crate::hub::Reason::Ended), counters.open()), (3, 0));
+}
+
+#[actix_web::test]
+async fn a_live_stream_ends_with_its_last_event() {
+    let rig = Rig::new();
+    let mut live = rig.greeted(Connect { until: Some("complete"), ..rig.connect(&["job"]) }).await;
+    let complete = crate::event::Draft { event: "complete".into(), ..draft(&["job"], "done") };
+    rig.append(vec![draft(&["job"], "0"), complete, draft(&["job"], "after the end")]).await;
+    assert_eq!(events(&live.rest().await), ["0", "done"]);
+}
+
+/// A reader that is behind is told of each loss, not of the first alone.
+#[actix_web::test]
+async fn every_loss_while_behind_is_told() {
+    let config = Config { outbox_events: 4, ..Config::default() };
+    let rig = keeping_with(config, 20);
+    rig.burst("a", 0..20).await;
+    rig.burst("b", 0..20).await;
+    let mut reader = rig.from(&["a", "b"], Start::Beginning).await;
+    assert_eq!(greeting(&mut reader).await.0["status"], "live");
+    let mut got = vec![reader.next().await];
+    for loss in 0..3 {
+        // Far enough ahead that the reader's next page is gone from both topics.
+        for name in ["a", "b"] {
+            rig.burst(name, 100 * (loss + 1)..100 * (loss + 1) + 30).await;
+        }
+        settle().await;
+        let told = loop {
+            let next = reader.next().await;
+            if next.name == "gap" {
+                break next;
+            }
+            got.push(next);
+        };
+        assert_eq!(told.reason(), "trimmed", "loss {loss}");
+        assert_eq!(told.json()["topics"].as_array().unwrap().len(), 2, "{told:?}");
+        got.push(reader.next().await);
+        assert_eq!(got.last().unwrap().data, (100 * (loss + 1) + 10).to_string());
+    }
+    // From here on nothing is lost, and no old loss is told again.
+    let rest = events(&reader.frames().await);
+    assert_eq!(rest.len(), 39);
+    assert_eq!(rest.last().unwrap(), "329");
+}
+
+/// Also where the journal was asked for "the last ones", what goes while they are read is a loss.
+#[actix_web::test]
+async fn a_loss_while_history_is_read_is_told() {
+    let rig = keeping_with(Config { outbox_events: 4, ..Config::default() }, 20);
+    rig.burst("a", 0..30).await;
+    let mut reader = rig.from(&["a"], Start::History(20)).await;
+    assert_eq!(greeting(&mut reader).await.0["status"], "live");
+    rig.burst("a", 30..45).await;
+    settle().await;
+    let frames = reader.frames().await;
+    assert_eq!(events(&frames[..4]), numbers(10..14));
+    assert_eq!((frames[4].name.as_str(), frames[4].reason().as_str()), ("gap", "trimmed"));
+    assert_eq!(events(&frames[5..]), numbers(25..45));
+}
+
+/// One large append can let go of what the tail has not pulled yet.
+#[actix_web::test]
+async fn what_was_gone_before_it_could_be_delivered_is_a_gap_for_those_who_hear_it() {
+    let rig = keeping(3);
+    let mut hearing = rig.live(&["a", "c"]).await;
+    let mut others = rig.live(&["b"]).await;
+    let start = rig.publish("a", "first").await;
+    assert_eq!(hearing.events().await, ["first"]);
+    rig.append((0..400).map(|n| draft(&[if n == 200 { "b" } else { "a" }], &n.to_string())).collect()).await;
+    let frames = hearing.frames().await;
+    assert_eq!((frames[0].name.as_str(), frames[0].reason().as_str()), ("gap", "trimmed"));
+    assert_eq!(frames[0].json()["requested"], start.to_string());
+    assert_eq!(events(&frames[1..]), numbers(397..400));
+    assert_eq!(others.events().await, ["200"]);
+    rig.publish("a", "live again").await;
+    assert_eq!(hearing.events().await, ["live again"]);
+}
+
+/// A page that was asked for before the change passes over what the change is about.
+#[actix_web::test]
+async fn a_change_while_a_page_is_on_its_way_loses_nothing() {
+    let rig = Rig::tiny(2);
+    rig.burst("a", 0..4).await;
+    let mut reader = rig.from(&["a"], Start::Beginning).await;
+    assert_eq!(reader.next().await.name, "connection");
+    let mut got = vec![reader.next().await, reader.next().await];
+    let held = rig.journal.pages.write().await;
+    assert_eq!(reader.poll().await, None);
+    settle().await;
+    let change = Change { topics: Some(super::support::patterns(&["a", "new"])), ..Change::default() };
+    rig.hub.change(reader.id(), change).await.unwrap();
+    rig.publish("new", "4").await;
+    drop(held);
+    got.extend(reader.frames().await);
+    assert_eq!(events(&got), numbers(0..5));
+}
+
+#[actix_web::test]
+async fn a_stream_whose_journal_fails_is_told_so() {
+    let rig = Rig::tiny(2);
+    rig.burst("a", 0..4).await;
+    let mut reader = rig.from(&["a"], Start::Beginning).await;
+    assert_eq!(reader.next().await.name, "connection");
+    rig.journal.broken.store(true, std::sync::atomic::Ordering::SeqCst);
+    let frames = reader.rest().await;
+    assert_eq!(events(&frames[..2]), numbers(0..2));
+    assert_eq!((frames[2].name.as_str(), frames[2].reason().as_str()), ("disconnect", "journal_unavailable"));
+    let refused = rig.hub.connect(Connect { start: Start::Beginning, ..rig.connect(&["a"]) }).await;
+    assert!(matches!(refused, Err(crate::hub::ConnectError::Journal(_))));
+    drop(reader);
+    assert_eq!(rig.hub.counters().open(), 0);
+}
+
+/// A topic that was purged is forgotten history for who is behind, and nothing for who is not.
+#[actix_web::test]
+async fn a_purge_is_a_gap_for_those_who_are_behind() {
+    let rig = Rig::new();
+    let positions = rig.burst("a", 0..4).await;
+    let mut live = rig.live(&["a"]).await;
+    rig.journal.purge(topic("a")).await.unwrap();
+    rig.publish("a", "4").await;
+    assert_eq!(live.events().await, ["4"]);
+    let seen = positions[1].to_string();
+    let mut behind = rig.from(&["a"], Start::After(seen.clone())).await;
+    gap(&mut behind, &seen, "trimmed").await;
+    assert_eq!(behind.events().await, ["4"]);
+}

@@ -1,0 +1,113 @@
+//! The end of a hub.
+
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::{
+    task::spawn_local,
+    time::{Instant, sleep, timeout},
+};
+
+use super::support::{Reader, Rig, settle};
+use crate::hub::{Connect, ConnectError, Reason, Start};
+
+const DRAIN: Duration = Duration::from_secs(4);
+
+#[actix_web::test]
+async fn a_stop_spreads_the_ends_and_the_returns_of_the_clients() {
+    let rig = Rig::new();
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let begin = Instant::now();
+    for _ in 0..30 {
+        let (mut reader, told) = (rig.live(&["a"]).await, told.clone());
+        spawn_local(async move {
+            let frames = reader.rest().await;
+            assert_eq!((frames.len(), frames[0].name.as_str(), frames[0].reason().as_str()), (1, "disconnect", "shutdown"));
+            told.borrow_mut().push((begin.elapsed(), frames[0].retry.unwrap()));
+        });
+    }
+    rig.hub.stop(DRAIN).await;
+    assert!(begin.elapsed() <= DRAIN + Duration::from_millis(100), "all were gone: {:?}", begin.elapsed());
+    let told = told.take();
+    assert_eq!(told.len(), 30);
+    let (moments, retries): (BTreeSet<_>, BTreeSet<_>) = told.into_iter().unzip();
+    assert!(moments.len() > 20, "{moments:?}");
+    assert!(*moments.last().unwrap() - *moments.first().unwrap() > DRAIN / 4, "{moments:?}");
+    assert!(retries.len() > 20 && retries.iter().all(|retry| (1500..=4500).contains(retry)), "{retries:?}");
+    assert_eq!((rig.hub.counters().closed(Reason::Shutdown), rig.hub.counters().open()), (30, 0));
+}
+
+#[actix_web::test]
+async fn a_hub_that_stops_takes_no_connections() {
+    let rig = Rig::new();
+    let mut reader = rig.live(&["a"]).await;
+    let hub = rig.hub.clone();
+    let stopping = spawn_local(async move { hub.stop(DRAIN).await });
+    settle().await;
+    assert!(matches!(rig.hub.connect(rig.connect(&["a"])).await, Err(ConnectError::Stopping)));
+    // Streams that are still there go on until it is their turn.
+    rig.publish("a", "0").await;
+    assert_eq!(reader.next().await.data, "0");
+    assert_eq!(reader.rest().await[0].reason(), "shutdown");
+    drop(reader);
+    stopping.await.unwrap();
+    assert!(matches!(rig.hub.connect(rig.connect(&["a"])).await, Err(ConnectError::Stopping)));
+}
+
+/// A connection that waits for the journal while the hub stops would be told by nobody.
+#[actix_web::test]
+async fn a_connection_in_the_making_is_refused_too() {
+    let rig = Rig::new();
+    rig.publish("a", "0").await;
+    let held = rig.journal.pages.write().await;
+    let (hub, connect) = (rig.hub.clone(), Connect { start: Start::Beginning, ..rig.connect(&["a"]) });
+    let connecting = spawn_local(async move { hub.connect(connect).await.map(Reader::new).map(|_| ()) });
+    settle().await;
+    rig.hub.stop(Duration::ZERO).await;
+    drop(held);
+    assert!(matches!(connecting.await.unwrap(), Err(ConnectError::Stopping)));
+    assert_eq!(rig.hub.counters().open(), 0);
+}
+
+#[actix_web::test]
+async fn a_stop_does_not_wait_for_who_never_reads() {
+    let rig = Rig::new();
+    let slot = Rc::new(RefCell::new(None));
+    let body = slot.clone();
+    let cut = move || drop(body.take());
+    slot.replace(Some(rig.greeted(Connect { cut: Some(Box::new(cut)), ..rig.connect(&["a"]) }).await));
+    timeout(Duration::from_secs(10), rig.hub.stop(Duration::from_secs(1))).await.unwrap();
+    assert_eq!((rig.hub.counters().closed(Reason::Shutdown), rig.hub.counters().open()), (1, 0));
+    // One that cannot even be cut does not hold the node either.
+    let rig = Rig::second();
+    let _stuck = rig.live(&["a"]).await;
+    timeout(Duration::from_secs(10), rig.hub.stop(Duration::from_secs(1))).await.unwrap();
+    assert_eq!(rig.hub.counters().open(), 1);
+}
+
+#[actix_web::test]
+async fn an_empty_hub_stops_at_once_and_twice() {
+    let rig = Rig::new();
+    let begin = Instant::now();
+    rig.hub.stop(DRAIN).await;
+    rig.hub.start_local();
+    rig.hub.stop(DRAIN).await;
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+/// Nodes may come and go in one process: a hub that nobody holds leaves nothing on the thread.
+#[actix_web::test]
+async fn a_hub_that_is_dropped_ends_with_its_last_stream() {
+    let rig = Rig::new();
+    let Rig { hub, journal } = rig;
+    let rig = Rig { hub: hub.clone(), journal: journal.clone() };
+    let mut reader = rig.live(&["a"]).await;
+    drop((hub, rig));
+    sleep(Duration::from_secs(5)).await;
+    let append = crate::journal::Batch::events(vec![super::support::draft(&["a"], "0")]);
+    crate::journal::Journal::append(&*journal, append).await.unwrap();
+    assert_eq!(reader.events().await, ["0"]);
+    assert!(Arc::strong_count(&journal) > 1);
+    drop(reader);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(Arc::strong_count(&journal), 1);
+}

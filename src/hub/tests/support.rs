@@ -1,0 +1,346 @@
+//! A hub over a journal that can be held up, and a reader that decodes what it is given.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    sync::{RwLock, watch},
+    time::timeout,
+};
+
+use crate::{
+    event::{Draft, Filter, Meta, Position},
+    hub::{Config, Connect, EmitterStatus, Handle, HeartbeatKind, Selector, Start, Subscription},
+    journal::{
+        self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
+        Unavailable,
+    },
+    sse::{Decoder, Item, Limits},
+    topic::{Pattern, Topic},
+};
+
+/// A node without its HTTP side.
+pub(super) struct Rig {
+    pub(super) hub: Handle,
+    pub(super) journal: Arc<Held>,
+}
+
+/// A memory journal whose pages can be held up or refused.
+pub(super) struct Held {
+    memory: Memory,
+    /// Who holds it for writing holds up all pages.
+    pub(super) pages: Arc<RwLock<()>>,
+    pub(super) broken: AtomicBool,
+}
+
+/// The reading end of a stream.
+pub(super) struct Reader {
+    subscription: Subscription,
+}
+
+/// One frame.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Got {
+    /// Its event name; `:` for a comment.
+    pub(super) name: String,
+    pub(super) data: String,
+    pub(super) id: Option<String>,
+    pub(super) retry: Option<u64>,
+}
+
+/// Longer than anything in here may take; on a paused clock it costs nothing.
+const DEADLINE: Duration = Duration::from_secs(300);
+/// When nothing has come for so long, nothing will.
+const SILENCE: Duration = Duration::from_millis(50);
+
+// === impl Rig ===
+
+impl Rig {
+    /// Default settings.
+    pub(super) fn new() -> Self {
+        Self::with(Config::default(), &journal::Config::default())
+    }
+
+    /// A tiny outbox: so many events, or one KiB.
+    pub(super) fn tiny(outbox_events: usize) -> Self {
+        Self::with(Config { outbox_events, outbox_bytes: 1024, ..Config::default() }, &journal::Config::default())
+    }
+
+    pub(super) fn with(config: Config, journal: &journal::Config) -> Self {
+        // From here on time passes when everybody waits for it, and only then.
+        tokio::time::pause();
+        Self::beside(config, journal)
+    }
+
+    /// Another one on the same thread.
+    pub(super) fn second() -> Self {
+        Self::beside(Config::default(), &journal::Config::default())
+    }
+
+    fn beside(config: Config, journal: &journal::Config) -> Self {
+        let memory = Memory::new(journal);
+        let journal = Arc::new(Held { memory, pages: Arc::default(), broken: AtomicBool::default() });
+        Self { hub: Handle::new(config, journal.clone()), journal }
+    }
+
+    /// A connection to these topics that gets no heartbeats.
+    pub(super) fn connect(&self, topics: &[&str]) -> Connect {
+        let mut connect = Connect::new(self.hub.config());
+        connect.topics = patterns(topics);
+        connect.heartbeat.kind = HeartbeatKind::None;
+        connect
+    }
+
+    pub(super) async fn open(&self, connect: Connect) -> Reader {
+        Reader { subscription: self.hub.connect(connect).await.unwrap() }
+    }
+
+    /// A live reader of these topics that has seen its `connection` frame.
+    pub(super) async fn live(&self, topics: &[&str]) -> Reader {
+        self.greeted(self.connect(topics)).await
+    }
+
+    /// A reader that begins somewhere; its first frames are still to come.
+    pub(super) async fn from(&self, topics: &[&str], start: Start) -> Reader {
+        self.open(Connect { start, ..self.connect(topics) }).await
+    }
+
+    /// A reader that has seen its `connection` frame.
+    pub(super) async fn greeted(&self, connect: Connect) -> Reader {
+        let mut reader = self.open(connect).await;
+        assert_eq!(reader.next().await.name, "connection");
+        reader
+    }
+
+    pub(super) async fn publish(&self, topic: &str, data: &str) -> Position {
+        self.append(vec![draft(&[topic], data)]).await[0]
+    }
+
+    /// Publishes `data` 0, 1, … in one batch.
+    pub(super) async fn burst(&self, topic: &str, data: std::ops::Range<usize>) -> Vec<Position> {
+        self.append(data.map(|number| draft(&[topic], &number.to_string())).collect()).await
+    }
+
+    pub(super) async fn append(&self, drafts: Vec<Draft>) -> Vec<Position> {
+        let receipts = self.journal.append(Batch::events(drafts)).await.unwrap();
+        receipts.into_iter().map(|receipt| receipt.position).collect()
+    }
+
+    pub(super) async fn status(&self, reader: &Reader) -> EmitterStatus {
+        let mut list = self.hub.emitters(Selector::Id(reader.id())).await;
+        assert_eq!(list.len(), 1);
+        list.remove(0)
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    pub(super) fn new(subscription: Subscription) -> Self {
+        Self { subscription }
+    }
+
+    pub(super) fn id(&self) -> String {
+        self.subscription.emitter_id().to_string()
+    }
+
+    pub(super) fn into_inner(self) -> Subscription {
+        self.subscription
+    }
+
+    /// The next frame, or `None` at the end.
+    pub(super) async fn read(&mut self) -> Option<Got> {
+        let frame = timeout(DEADLINE, poll_fn(|cx| self.subscription.poll_frame(cx))).await;
+        frame.expect("the stream gives a frame or ends").map(|frame| Got::decode(&frame))
+    }
+
+    /// The next frame of a stream that goes on.
+    pub(super) async fn next(&mut self) -> Got {
+        self.read().await.expect("the stream goes on")
+    }
+
+    /// Asks for a frame without waiting for it.
+    pub(super) async fn poll(&mut self) -> Option<Got> {
+        match poll_fn(|cx| Poll::Ready(self.subscription.poll_frame(cx))).await {
+            Poll::Ready(frame) => Some(Got::decode(&frame.expect("the stream goes on"))),
+            Poll::Pending => None,
+        }
+    }
+
+    /// All that comes until nothing more comes.
+    pub(super) async fn frames(&mut self) -> Vec<Got> {
+        let mut frames = Vec::new();
+        while let Ok(frame) = timeout(SILENCE, poll_fn(|cx| self.subscription.poll_frame(cx))).await {
+            frames.push(Got::decode(&frame.expect("the stream goes on")));
+        }
+        frames
+    }
+
+    /// All that comes until the stream ends.
+    pub(super) async fn rest(&mut self) -> Vec<Got> {
+        let mut frames = Vec::new();
+        while let Some(frame) = self.read().await {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    /// The payloads of all events that come until nothing more comes; whatever else comes is a failure.
+    pub(super) async fn events(&mut self) -> Vec<String> {
+        events(&self.frames().await)
+    }
+}
+
+// === impl Got ===
+
+impl Got {
+    /// A frame holds one event or one comment, and is complete.
+    fn decode(frame: &[u8]) -> Self {
+        let (mut got, mut items) = (Self::default(), 0);
+        let each = |item: Item<'_>| match item {
+            Item::Event { event, data, id, own_id } => {
+                (got.name, got.data) = (event.to_owned(), data.to_owned());
+                got.id = own_id.then(|| id.to_owned());
+                items += 1;
+            }
+            Item::Comment(text) => {
+                (got.name, got.data) = (":".to_owned(), text.to_owned());
+                items += 1;
+            }
+            Item::Retry(retry) => got.retry = Some(retry),
+        };
+        Decoder::new(Limits::default()).push(frame, each).unwrap();
+        assert!(items == 1 && frame.ends_with(b"\n\n"), "{:?}", String::from_utf8_lossy(frame));
+        got
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap()
+    }
+
+    /// Reason of a `gap` or a `disconnect`.
+    pub(super) fn reason(&self) -> String {
+        self.json()["reason"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The payloads of frames that are all events.
+pub(super) fn events(frames: &[Got]) -> Vec<String> {
+    let payload = |got: &Got| {
+        assert!(got.id.is_some(), "an event was expected, not {got:?}");
+        got.data.clone()
+    };
+    frames.iter().map(payload).collect()
+}
+
+pub(super) fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+pub(super) fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+pub(super) fn patterns(texts: &[&str]) -> Vec<Pattern> {
+    texts.iter().map(|text| Pattern::new(text).unwrap()).collect()
+}
+
+pub(super) fn draft(topics: &[&str], data: &str) -> Draft {
+    Draft { topics: topics.iter().map(|name| topic(name)).collect(), data: data.into(), ..Draft::default() }
+}
+
+pub(super) fn meta(json: &str) -> Meta {
+    serde_json::from_str(json).unwrap()
+}
+
+pub(super) fn filtered(draft: Draft, json: &str) -> Draft {
+    Draft { filter: Some(serde_json::from_str::<Filter>(json).unwrap()), ..draft }
+}
+
+/// Lets all others run until they wait.
+pub(super) async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+// === impl Held ===
+
+impl Journal for Held {
+    fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
+        self.memory.append(batch)
+    }
+
+    fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
+        Box::pin(async move {
+            let _free = self.pages.read().await;
+            if self.broken.load(SeqCst) {
+                return Err(Unavailable::Failed("it is broken".into()));
+            }
+            let page = self.memory.read(query).await;
+            // A page is never quite fresh when it arrives.
+            tokio::task::yield_now().await;
+            page
+        })
+    }
+
+    fn since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Since, Unavailable>> {
+        self.memory.since(after, limit)
+    }
+
+    fn watch_head(&self) -> watch::Receiver<u64> {
+        self.memory.watch_head()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.memory.epoch()
+    }
+
+    fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        self.memory.before_last(patterns, count)
+    }
+
+    fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        self.memory.before_time(timestamp)
+    }
+
+    fn topics(
+        &self,
+        pattern: Pattern,
+        after: Option<Topic>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>> {
+        self.memory.topics(pattern, after, limit)
+    }
+
+    fn purge(&self, topic: Topic) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        self.memory.purge(topic)
+    }
+
+    fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>> {
+        self.memory.get(key)
+    }
+
+    fn scan(
+        &self,
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>> {
+        self.memory.scan(prefix, after, limit)
+    }
+
+    fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {
+        self.memory.sweep(now_ms)
+    }
+
+    fn stats(&self) -> Stats {
+        self.memory.stats()
+    }
+}

@@ -1,0 +1,200 @@
+//! What time brings: heartbeats, lifetimes, deadlines. The clock is paused, so each second is exact.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::atomic::Ordering::SeqCst,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::support::{Got, Reader, Rig, events, numbers, settle};
+use crate::hub::{Config, Connect, Heartbeat, HeartbeatKind, Reason, Selector};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn beating(rig: &Rig, kind: HeartbeatKind, every: Duration) -> Connect {
+    Connect { heartbeat: Heartbeat { kind, every }, ..rig.connect(&["a"]) }
+}
+
+/// The next frame, and after how many seconds it came.
+async fn timed(reader: &mut Reader) -> (Got, f64) {
+    let begin = Instant::now();
+    let got = reader.next().await;
+    (got, begin.elapsed().as_secs_f64())
+}
+
+fn near(seconds: f64, expected: f64) -> bool {
+    (seconds - expected).abs() <= 0.51
+}
+
+#[actix_web::test]
+async fn silence_is_filled_with_heartbeats() {
+    let rig = Rig::new();
+    let mut reader = rig.greeted(beating(&rig, HeartbeatKind::Event, 15 * SECOND)).await;
+    for _ in 0..3 {
+        let (beat, seconds) = timed(&mut reader).await;
+        assert_eq!((beat.name.as_str(), beat.id.as_ref()), ("heartbeat", None));
+        assert!(beat.json()["timestamp"].is_u64());
+        assert!(near(seconds, 15.0), "{seconds}");
+    }
+    assert_eq!(rig.hub.counters().heartbeats.load(SeqCst), 3);
+}
+
+#[actix_web::test]
+async fn traffic_puts_a_heartbeat_off() {
+    let rig = Rig::new();
+    let mut reader = rig.greeted(beating(&rig, HeartbeatKind::Event, 15 * SECOND)).await;
+    for number in 0..4 {
+        sleep(10 * SECOND).await;
+        rig.publish("a", &number.to_string()).await;
+        assert_eq!(reader.next().await.data, number.to_string());
+    }
+    let (beat, seconds) = timed(&mut reader).await;
+    assert_eq!(beat.name, "heartbeat");
+    assert!(near(seconds, 15.0), "{seconds}");
+}
+
+#[actix_web::test]
+async fn each_stream_has_its_own_heartbeat() {
+    let rig = Rig::new();
+    let mut often = rig.greeted(beating(&rig, HeartbeatKind::Comment, SECOND)).await;
+    let mut never = rig.greeted(beating(&rig, HeartbeatKind::None, SECOND)).await;
+    for _ in 0..5 {
+        let (beat, seconds) = timed(&mut often).await;
+        assert_eq!(beat.name, ":");
+        assert!(near(seconds, 1.0), "{seconds}");
+    }
+    sleep(60 * SECOND).await;
+    assert_eq!(never.events().await, numbers(0..0));
+}
+
+/// A heartbeat that nobody takes is not followed by another.
+#[actix_web::test]
+async fn heartbeats_do_not_pile_up() {
+    let rig = Rig::new();
+    let mut reader = rig.greeted(beating(&rig, HeartbeatKind::Event, SECOND)).await;
+    sleep(30 * SECOND).await;
+    assert_eq!(rig.status(&reader).await.queued_events, 1);
+    assert_eq!(reader.next().await.name, "heartbeat");
+    assert_eq!(reader.poll().await, None);
+}
+
+#[actix_web::test]
+async fn a_lifetime_ends_within_a_tenth_of_what_was_asked_and_not_for_all_at_once() {
+    let rig = Rig::new();
+    let lived = Rc::new(RefCell::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for _ in 0..20 {
+        let mut reader = rig.greeted(Connect { lifetime: Some(100 * SECOND), ..rig.connect(&["a"]) }).await;
+        let (begin, lived) = (Instant::now(), lived.clone());
+        tasks.push(tokio::task::spawn_local(async move {
+            let frames = reader.rest().await;
+            assert_eq!((frames.len(), frames[0].name.as_str(), frames[0].reason().as_str()), (1, "disconnect", "lifetime"));
+            lived.borrow_mut().push(begin.elapsed().as_millis());
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let mut lived = lived.take();
+    assert!(lived.iter().all(|ms| (90_000..=110_500).contains(ms)), "{lived:?}");
+    lived.sort_unstable();
+    lived.dedup();
+    assert!(lived.len() > 5, "{lived:?}");
+    assert_eq!((rig.hub.counters().closed(Reason::Lifetime), rig.hub.counters().open()), (20, 0));
+}
+
+/// Like a body whose connection was shut: the framework drops it.
+fn droppable(connect: Connect) -> (Connect, Rc<RefCell<Option<Reader>>>, Rc<Cell<u32>>) {
+    let (slot, cuts) = (Rc::new(RefCell::new(None)), Rc::new(Cell::new(0)));
+    let (body, count) = (slot.clone(), cuts.clone());
+    let cut = move || {
+        count.set(count.get() + 1);
+        drop(body.take());
+    };
+    (Connect { cut: Some(Box::new(cut)), ..connect }, slot, cuts)
+}
+
+#[actix_web::test]
+async fn a_reader_that_takes_nothing_is_cut_at_the_write_deadline() {
+    let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
+    let reasons = Rc::new(RefCell::new(Vec::new()));
+    let told = reasons.clone();
+    let (connect, slot, cuts) = droppable(rig.connect(&["a"]));
+    let on_close = Box::new(move |reason| told.borrow_mut().push(reason));
+    let reader = rig.greeted(Connect { on_close: Some(on_close), ..connect }).await;
+    let mut taking = rig.live(&["a"]).await;
+    slot.replace(Some(reader));
+    // Silence is no fault of the reader.
+    sleep(30 * SECOND).await;
+    rig.burst("a", 0..3).await;
+    assert_eq!(taking.events().await, numbers(0..3));
+    sleep(9 * SECOND).await;
+    assert_eq!(cuts.get(), 0);
+    sleep(2 * SECOND).await;
+    assert_eq!((cuts.get(), reasons.take()), (1, vec![Reason::WriteDeadline]));
+    assert_eq!((rig.hub.counters().closed(Reason::WriteDeadline), rig.hub.counters().open()), (1, 1));
+    assert_eq!(rig.hub.emitters(Selector::All).await.len(), 1);
+}
+
+#[actix_web::test]
+async fn a_reader_that_takes_a_little_now_and_then_is_not_cut() {
+    let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
+    let (connect, _, cuts) = droppable(rig.connect(&["a"]));
+    let mut reader = rig.greeted(connect).await;
+    rig.burst("a", 0..10).await;
+    for number in 0..10 {
+        sleep(9 * SECOND).await;
+        assert_eq!(reader.next().await.data, number.to_string());
+    }
+    assert_eq!(cuts.get(), 0);
+}
+
+/// The operating system may end a stuck connection a moment before the tick would have.
+#[actix_web::test]
+async fn a_stuck_reader_that_the_system_cut_first_is_counted_as_stuck() {
+    let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
+    let (stuck, gone) = (rig.live(&["a"]).await, rig.live(&["a"]).await);
+    rig.publish("a", "0").await;
+    settle().await;
+    drop(gone);
+    sleep(Duration::from_millis(9400)).await;
+    drop(stuck);
+    let counters = rig.hub.counters();
+    assert_eq!((counters.closed(Reason::WriteDeadline), counters.closed(Reason::ClientGone)), (1, 1));
+}
+
+#[actix_web::test]
+async fn who_does_not_take_the_last_word_is_cut() {
+    let rig = Rig::new();
+    let (connect, slot, cuts) = droppable(rig.connect(&["a"]));
+    slot.replace(Some(rig.greeted(connect).await));
+    assert_eq!(rig.hub.disconnect(Selector::All, Reason::Removed).await, 1);
+    sleep(4 * SECOND).await;
+    assert_eq!(cuts.get(), 0);
+    sleep(2 * SECOND).await;
+    assert_eq!(cuts.get(), 1);
+    assert_eq!((rig.hub.counters().closed(Reason::Removed), rig.hub.counters().open()), (1, 0));
+}
+
+/// A job's stream often ends with its largest event: a slow network gets the time that it has in the middle.
+#[actix_web::test]
+async fn a_stream_that_ended_well_is_given_time_to_be_read() {
+    let rig = Rig::new();
+    let (connect, slot, cuts) = droppable(Connect { until: Some("complete"), ..rig.connect(&["a"]) });
+    let mut reader = rig.greeted(connect).await;
+    rig.burst("a", 0..5).await;
+    let complete = crate::event::Draft { event: "complete".into(), ..super::support::draft(&["a"], "5") };
+    rig.append(vec![complete]).await;
+    let mut got = Vec::new();
+    for _ in 0..6 {
+        sleep(20 * SECOND).await;
+        got.push(reader.next().await);
+    }
+    assert_eq!((events(&got), cuts.get()), (numbers(0..6), 0));
+    slot.replace(Some(reader));
+    sleep(61 * SECOND).await;
+    assert_eq!((cuts.get(), rig.hub.counters().closed(Reason::Ended)), (1, 1));
+}
