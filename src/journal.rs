@@ -74,7 +74,12 @@ pub trait Journal: Send + Sync + 'static {
     fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>>;
 
     /// What is known of the topics that match, in name order, after the name `after`, at most `limit`.
-    fn topics(&self, pattern: Pattern, after: Option<Topic>, limit: usize) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>>;
+    fn topics(
+        &self,
+        pattern: Pattern,
+        after: Option<Topic>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>>;
 
     /// Forgets a topic's events; readers that had not seen them are told of a gap. Answers how many events it had.
     ///
@@ -85,7 +90,12 @@ pub trait Journal: Send + Sync + 'static {
     fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>>;
 
     /// Records whose key begins with `prefix`, in key order, after the key `after`, at most `limit`.
-    fn scan(&self, prefix: String, after: Option<String>, limit: usize) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>>;
+    fn scan(
+        &self,
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>>;
 
     /// Lets go of what retention says; called about once a second by the node.
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>>;

@@ -20,6 +20,7 @@
 
 pub mod event;
 pub mod hub;
+pub mod jobs;
 pub mod journal;
 pub mod sse;
 pub mod topic;

@@ -89,7 +89,12 @@ impl Journal for Memory {
         Box::pin(async move { Ok(self.read_lock().before_time(timestamp)) })
     }
 
-    fn topics(&self, pattern: Pattern, after: Option<Topic>, limit: usize) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>> {
+    fn topics(
+        &self,
+        pattern: Pattern,
+        after: Option<Topic>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>> {
         Box::pin(async move { Ok(self.read_lock().topic_infos(&pattern, after.as_ref(), limit)) })
     }
 
@@ -101,7 +106,12 @@ impl Journal for Memory {
         Box::pin(async move { Ok(self.read_lock().records.get(&key)) })
     }
 
-    fn scan(&self, prefix: String, after: Option<String>, limit: usize) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>> {
+    fn scan(
+        &self,
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>> {
         Box::pin(async move { Ok(self.read_lock().records.scan(&prefix, after.as_deref(), limit)) })
     }
 

@@ -126,7 +126,10 @@ async fn delivered_counts_who_hears_a_topic_at_that_moment() {
     let exact = rig.live(&["a", "order:7"]).await;
     let prefix = rig.live(&["order:*", "order:7", "order:70*"]).await;
     let all = rig.live(&["*", "a"]).await;
-    assert_eq!((delivered(&["a"]), delivered(&["order:7"]), delivered(&["order:700"]), delivered(&["b"])), (2, 3, 2, 1));
+    assert_eq!(
+        (delivered(&["a"]), delivered(&["order:7"]), delivered(&["order:700"]), delivered(&["b"])),
+        (2, 3, 2, 1)
+    );
     assert_eq!(delivered(&["a", "b"]), 3);
     assert_eq!(rig.hub.delivered(&[topic("a")], true), None);
     drop(prefix);
@@ -146,7 +149,8 @@ async fn status_and_totals_tell_who_is_there() {
     assert_eq!((totals.total_emitters, totals.total_users, totals.total_groups, totals.total_topics), (3, 1, 2, 4));
     assert_eq!(json!(totals.emitters_by_user), json!({ "1": 2 }));
     assert_eq!(json!(totals.emitters_by_group), json!({ "blue": 1, "red": 2 }));
-    let ids = |list: Vec<crate::hub::EmitterStatus>| list.into_iter().map(|status| status.emitter_id).collect::<Vec<_>>();
+    let ids =
+        |list: Vec<crate::hub::EmitterStatus>| list.into_iter().map(|status| status.emitter_id).collect::<Vec<_>>();
     let mut all = vec![one.id(), other.id(), nobody.id()];
     all.sort();
     assert_eq!(ids(rig.hub.emitters(Selector::All).await), all);

@@ -117,7 +117,8 @@ impl World {
     }
 
     async fn append(&mut self, events: &[u8]) {
-        let names = |bits: u8| TOPICS.iter().enumerate().filter(move |(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name);
+        let names =
+            |bits: u8| TOPICS.iter().enumerate().filter(move |(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name);
         let drafts = events.iter().map(|bits| draft(&names(*bits).collect::<Vec<_>>(), "x")).collect::<Vec<_>>();
         let topics = drafts.iter().map(|draft| draft.topics.clone()).collect::<Vec<_>>();
         let positions = self.rig.append(drafts).await;
@@ -193,7 +194,8 @@ impl World {
         let Some((first, rest)) = actor.got.split_first() else { return Ok(()) };
         prop_assert_eq!(&first.name, "connection");
         prop_assert!(rest.iter().all(|got| got.id.is_some()), "no gaps and no ends: {:?}", rest);
-        let got: Vec<u64> = rest.iter().map(|got| got.id.as_ref().unwrap().parse::<Position>().unwrap().offset).collect();
+        let got: Vec<u64> =
+            rest.iter().map(|got| got.id.as_ref().unwrap().parse::<Position>().unwrap().offset).collect();
         let patterns = super::support::patterns(HEARD[actor.heard]);
         let hears = |topics: &[Topic]| topics.iter().any(|topic| patterns.iter().any(|pattern| pattern.matches(topic)));
         let heard = self.appended.iter().filter(|(_, topics)| hears(topics)).map(|(offset, _)| *offset);

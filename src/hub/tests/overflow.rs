@@ -151,7 +151,8 @@ async fn an_event_beyond_the_bound_still_passes() {
 /// Whatever comes and however the reader behaves, it costs no more than its outbox and one page.
 #[actix_web::test]
 async fn a_reader_costs_no_more_than_its_outbox_and_a_page() {
-    let rig = Rig::with(Config { outbox_events: 64, outbox_bytes: 4096, ..Config::default() }, &journal::Config::default());
+    let rig =
+        Rig::with(Config { outbox_events: 64, outbox_bytes: 4096, ..Config::default() }, &journal::Config::default());
     let event = 400;
     let bound = 4096 + 4096 / 2 + event + 512;
     for overflow in [Overflow::CatchUp, Overflow::DropOldest, Overflow::DropLatest] {

@@ -85,7 +85,8 @@ async fn a_position_that_is_none_of_ours_is_a_gap() {
     ] {
         let mut reader = rig.from(&["a", "b"], Start::After(text.clone())).await;
         let gap = gap(&mut reader, &text, reason).await;
-        let earliest = json!([{ "topic": "a", "earliest": first.to_string() }, { "topic": "b", "earliest": head.to_string() }]);
+        let earliest =
+            json!([{ "topic": "a", "earliest": first.to_string() }, { "topic": "b", "earliest": head.to_string() }]);
         assert_eq!(gap.json()["topics"], earliest);
         assert_eq!(reader.events().await, numbers(0..6), "{reason}");
     }

@@ -21,7 +21,10 @@ async fn a_stop_spreads_the_ends_and_the_returns_of_the_clients() {
         let (mut reader, told) = (rig.live(&["a"]).await, told.clone());
         spawn_local(async move {
             let frames = reader.rest().await;
-            assert_eq!((frames.len(), frames[0].name.as_str(), frames[0].reason().as_str()), (1, "disconnect", "shutdown"));
+            assert_eq!(
+                (frames.len(), frames[0].name.as_str(), frames[0].reason().as_str()),
+                (1, "disconnect", "shutdown")
+            );
             told.borrow_mut().push((begin.elapsed(), frames[0].retry.unwrap()));
         });
     }

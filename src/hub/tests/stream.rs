@@ -34,7 +34,10 @@ async fn the_first_frame_tells_who_and_where() {
     let data = first.json();
     assert!(data["emitterId"].as_str().unwrap().starts_with("user_42_"), "{data}");
     assert_eq!(data["emitterId"], reader.id());
-    assert_eq!((&data["status"], &data["userId"], &data["groups"]), (&json!("connected"), &json!("42"), &json!(["staff"])));
+    assert_eq!(
+        (&data["status"], &data["userId"], &data["groups"]),
+        (&json!("connected"), &json!("42"), &json!(["staff"]))
+    );
     assert_eq!(data["topics"], json!(["a", "group:staff", "user:42", "order:*"]));
     assert_eq!(data["resume"], json!({ "from": last.to_string(), "status": "live" }));
     assert!(data["timestamp"].as_u64().unwrap() > 1_600_000_000_000);
@@ -73,7 +76,9 @@ async fn all_that_it_hears_comes_once_and_in_order() {
         })
         .await;
     let mut positions = Vec::new();
-    for name in ["user:42", "other", "group:staff", "all", "order:7", "news", "order:", "group:other", "user:4", "order"] {
+    for name in
+        ["user:42", "other", "group:staff", "all", "order:7", "news", "order:", "group:other", "user:4", "order"]
+    {
         positions.push((name, rig.publish(name, name).await.to_string()));
     }
     let got = reader.frames().await;

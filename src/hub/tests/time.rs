@@ -91,7 +91,10 @@ async fn a_lifetime_ends_within_a_tenth_of_what_was_asked_and_not_for_all_at_onc
         let (begin, lived) = (Instant::now(), lived.clone());
         tasks.push(tokio::task::spawn_local(async move {
             let frames = reader.rest().await;
-            assert_eq!((frames.len(), frames[0].name.as_str(), frames[0].reason().as_str()), (1, "disconnect", "lifetime"));
+            assert_eq!(
+                (frames.len(), frames[0].name.as_str(), frames[0].reason().as_str()),
+                (1, "disconnect", "lifetime")
+            );
             lived.borrow_mut().push(begin.elapsed().as_millis());
         }));
     }

@@ -7,7 +7,8 @@ use crate::{
 };
 
 fn keep_events(pattern: &str, events: u64) -> Config {
-    let rule = Retention { topic: pattern.into(), retention_ms: None, retention_events: Some(events), retention_bytes: None };
+    let rule =
+        Retention { topic: pattern.into(), retention_ms: None, retention_events: Some(events), retention_bytes: None };
     Config { retention: vec![rule], ..Config::default() }
 }
 

@@ -20,13 +20,22 @@ pub(super) async fn the_same_key_appends_once(open: impl Fn(Config) -> Shared) {
     assert_eq!(kept(&journal, &["t"]).await, ["x", "between"]);
     assert_eq!((journal.stats().appended, journal.stats().duplicates), (2, 1));
     let mixed = put_all(&journal, vec![draft(&["t"], "y"), keyed("k", "p", "x"), draft(&["t"], "z")]).await;
-    assert_eq!(mixed.iter().map(|r| (r.position.offset, r.duplicate)).collect::<Vec<_>>(), [(3, false), (1, true), (4, false)]);
+    assert_eq!(
+        mixed.iter().map(|r| (r.position.offset, r.duplicate)).collect::<Vec<_>>(),
+        [(3, false), (1, true), (4, false)]
+    );
 }
 
 pub(super) async fn keys_of_publishers_are_apart(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     // Neither is one pair of names to be taken for another.
-    let batch = vec![keyed("k", "p", "1"), keyed("k", "q", "2"), keyed("", "pk", "3"), keyed("pk", "", "4"), keyed("kp", "", "5")];
+    let batch = vec![
+        keyed("k", "p", "1"),
+        keyed("k", "q", "2"),
+        keyed("", "pk", "3"),
+        keyed("pk", "", "4"),
+        keyed("kp", "", "5"),
+    ];
     assert!(put_all(&journal, batch.clone()).await.iter().all(|receipt| !receipt.duplicate));
     assert!(put_all(&journal, batch).await.iter().all(|receipt| receipt.duplicate));
     let none = Draft { key: None, ..keyed("", "p", "6") };
@@ -60,7 +69,13 @@ pub(super) async fn another_body_under_the_same_key_refuses_the_batch(open: impl
 
 pub(super) async fn the_same_key_twice_in_a_batch_appends_once(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
-    let batch = vec![keyed("k", "p", "x"), draft(&["t"], "y"), keyed("k", "p", "x"), keyed("k", "q", "z"), keyed("k", "p", "x")];
+    let batch = vec![
+        keyed("k", "p", "x"),
+        draft(&["t"], "y"),
+        keyed("k", "p", "x"),
+        keyed("k", "q", "z"),
+        keyed("k", "p", "x"),
+    ];
     let receipts = put_all(&journal, batch).await;
     let seen: Vec<_> = receipts.iter().map(|r| (r.position.offset, r.duplicate)).collect();
     assert_eq!(seen, [(1, false), (2, false), (1, true), (3, false), (1, true)]);
@@ -92,7 +107,8 @@ pub(super) async fn a_repeat_still_writes_its_records(open: impl Fn(Config) -> S
 pub(super) async fn a_key_is_forgotten_after_its_time(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { dedupe_ms: 1, ..Config::default() });
     put_all(&journal, vec![keyed("k", "p", "x")]).await;
-    until("the key is free again", || async { !put_all(&journal, vec![keyed("k", "p", "x")]).await[0].duplicate }).await;
+    until("the key is free again", || async { !put_all(&journal, vec![keyed("k", "p", "x")]).await[0].duplicate })
+        .await;
     assert_eq!(kept(&journal, &["t"]).await, ["x", "x"]);
 }
 

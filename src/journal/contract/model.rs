@@ -27,9 +27,15 @@ enum Step {
     /// So many hours later; events of `b:*` live for ten.
     Sweep(u64),
     /// A reader takes its next page.
-    Read { reader: usize, limit: usize, max_bytes: usize },
+    Read {
+        reader: usize,
+        limit: usize,
+        max_bytes: usize,
+    },
     /// The tail takes its next part.
-    Pull { limit: usize },
+    Pull {
+        limit: usize,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -178,7 +184,10 @@ impl Reader {
         assert!(read.through <= head(journal).max(after));
         assert!(read.through > after || after >= head(journal), "a page leads on");
         let all_but_last: usize = read.events.iter().rev().skip(1).map(|event| event.data.len()).sum();
-        assert!(read.events.len() <= 1 || all_but_last < max_bytes, "nothing comes after the event that passes the bound");
+        assert!(
+            read.events.len() <= 1 || all_but_last < max_bytes,
+            "nothing comes after the event that passes the bound"
+        );
 
         let mut listed = list.events.iter().filter(|event| event.offset > after.max(floor));
         if listed.any(|event| event.lost(&wanted)) {

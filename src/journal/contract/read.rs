@@ -68,9 +68,17 @@ pub(super) async fn pages_are_bounded_by_bytes(open: impl Fn(Config) -> Shared) 
     }
     let query = |after, max_bytes| Query { after, max_bytes, ..all_of(&["t"]) };
     let first = page(&journal, query(0, 15)).await;
-    assert_eq!((offsets_of(&first.events), first.through), (vec![1, 2], 2), "the event that passes the bound is the last");
+    assert_eq!(
+        (offsets_of(&first.events), first.through),
+        (vec![1, 2], 2),
+        "the event that passes the bound is the last"
+    );
     let tiny = page(&journal, query(2, 0)).await;
-    assert_eq!((offsets_of(&tiny.events), tiny.through), (vec![3], 3), "one event comes in any case, else nobody gets on");
+    assert_eq!(
+        (offsets_of(&tiny.events), tiny.through),
+        (vec![3], 3),
+        "one event comes in any case, else nobody gets on"
+    );
     let rest = page(&journal, query(3, 1000)).await;
     assert_eq!((offsets_of(&rest.events), rest.through), (vec![4, 5], 5));
 }

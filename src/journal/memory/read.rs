@@ -45,8 +45,10 @@ impl Log {
 
     pub(super) fn since(&self, after: u64, limit: usize, now: u64) -> Since {
         let now = self.time(now);
-        let mut events: Vec<SharedEvent> = self.entries_after(after).take(limit).map(|(_, e)| e.event.clone()).collect();
-        let through = if events.len() < limit { self.head() } else { events.last().map_or(after, |e| e.position.offset) };
+        let mut events: Vec<SharedEvent> =
+            self.entries_after(after).take(limit).map(|(_, e)| e.event.clone()).collect();
+        let through =
+            if events.len() < limit { self.head() } else { events.last().map_or(after, |e| e.position.offset) };
         events.retain(|event| !event.expired(now));
         Since { events, through: through.max(after), missed: self.gone.through > after }
     }

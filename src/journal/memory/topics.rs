@@ -139,14 +139,20 @@ impl Topics {
         let (pinned, others) = match pattern {
             Pattern::Exact(topic) if self.map.contains_key(topic) => (false, false),
             Pattern::Exact(topic) => (topic.as_str().starts_with(PINNED), !topic.as_str().starts_with(PINNED)),
-            Pattern::Prefix(prefix) => (prefix.starts_with(PINNED) || PINNED.starts_with(&**prefix), !prefix.starts_with(PINNED)),
+            Pattern::Prefix(prefix) => {
+                (prefix.starts_with(PINNED) || PINNED.starts_with(&**prefix), !prefix.starts_with(PINNED))
+            }
         };
         let mark = |applies: bool, mark: u64| if applies { mark } else { 0 };
         mark(pinned, self.pinned_forgotten_through).max(mark(others, self.forgotten_through))
     }
 
     /// Topics of a pattern, in name order, after a name.
-    pub(super) fn matching<'a>(&'a self, pattern: &'a Pattern, after: Option<&'a Topic>) -> impl Iterator<Item = (&'a Topic, &'a TopicLog)> {
+    pub(super) fn matching<'a>(
+        &'a self,
+        pattern: &'a Pattern,
+        after: Option<&'a Topic>,
+    ) -> impl Iterator<Item = (&'a Topic, &'a TopicLog)> {
         let (start, end): (&str, _) = match pattern {
             Pattern::Exact(topic) => (topic.as_str(), Bound::Included(topic.as_str())),
             Pattern::Prefix(prefix) => (prefix, Bound::Unbounded),

@@ -43,7 +43,10 @@ fn the_rules_of_the_standard_hold_at_every_cut() {
         (b"data:a\ndata: b\ndata:  c\n\n", vec![event("message", "a\nb\n c", "")]),
         (b"data\n\ndata\ndata\n\ndata:", vec![event("message", "", ""), event("message", "\n", "")]),
         (b"\xEF\xBB\xBFdata: a\n\n\xEF\xBB\xBFdata: b\n\n", vec![event("message", "a", "")]),
-        (b"id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\n", vec![event("message", "a", "1"), event("message", "b", "1"), event("message", "c", "")]),
+        (
+            b"id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\n",
+            vec![event("message", "a", "1"), event("message", "b", "1"), event("message", "c", "")],
+        ),
         (b"id: 1\n\ndata: a\n\n", vec![event("message", "a", "1")]),
         (b"id: a\0b\ndata: a\n\n", vec![event("message", "a", "")]),
         (b"event: x\n\ndata: a\n\n", vec![event("message", "a", "")]),
@@ -128,7 +131,9 @@ fn oracle(chunks: &[&[u8]]) -> Vec<Seen> {
         let mut rest = *chunk;
         while let Some(item) = decoder.next(&mut rest) {
             seen.push(match item.unwrap() {
-                sse_core::SseEvent::Message(m) => event(&m.event, &m.data, m.last_event_id.as_deref().unwrap_or_default()),
+                sse_core::SseEvent::Message(m) => {
+                    event(&m.event, &m.data, m.last_event_id.as_deref().unwrap_or_default())
+                }
                 sse_core::SseEvent::Retry(ms) => Seen::Retry(ms.into()),
             });
         }

@@ -1,0 +1,157 @@
+//! Jobs: sets of tasks that run in parallel, and whose history is a topic.
+//!
+//! ```text
+//!  http ──submit──> Handle ──> actor ──append(spec record)──> journal        accepted: only now the client hears of it
+//!                                │ Queue: who is next
+//!                                v
+//!                            attempts (TaskHandler: http, command, sample, …)
+//!                                │ reports, one bounded channel
+//!                                v
+//!                             Engine ──append(many events at once)──> journal ──> hub ──> watchers
+//!                                                       └─ committed ─> JobState (the same fold as for a reader)
+//! ```
+//!
+//! [`Handle`] is the only door. `engine` decides and does no I/O, `queue` says who is next, `state` folds the history;
+//! `actor` is the shell that carries out what the engine decided.
+//!
+//! Promises: an accepted job reaches `complete`; a task has one end; a task that fails, panics or hangs harms no other;
+//! whatever waits (reports, events, tasks) waits in a bounded place, and the bound is felt by the tasks.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal;
+
+mod actor;
+mod engine;
+mod error;
+pub mod event;
+mod handle;
+pub mod handler;
+pub mod handlers;
+mod pump;
+mod queue;
+mod record;
+mod retry;
+pub mod spec;
+pub mod state;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod urls;
+
+pub use self::{
+    actor::start,
+    engine::{Filter, Listing},
+    error::{Error, SubmitError},
+    handle::{Handle, Submission, Submitted, TaskResult},
+    handler::{Handlers, TaskHandler},
+    spec::{FieldError, Limits, OnDisconnect, Plan, Spec},
+    state::{JobState, Snapshot, Status, Summary},
+    stats::Stats,
+};
+
+/// Codes of errors that the engine itself gives to tasks.
+pub mod code {
+    /// An attempt took longer than its timeout.
+    pub const TIMEOUT: &str = "timeout";
+    /// The handler panicked.
+    pub const PANIC: &str = "panic";
+    /// The job was cancelled, or another task of a job with `failFast` failed.
+    pub const CANCELLED: &str = "cancelled";
+    /// The job's deadline passed.
+    pub const JOB_TIMEOUT: &str = "job_timeout";
+    /// The node stopped.
+    pub const SHUTDOWN: &str = "shutdown";
+}
+
+/// Settings of section `[jobs]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Most tasks that run at once on the node; more wait, and jobs take turns.
+    pub concurrency: usize,
+    /// Most tasks in one job; more are refused.
+    pub max_tasks: usize,
+    /// Bounds one attempt in milliseconds where neither the task nor its handler has a timeout.
+    pub task_timeout_ms: u64,
+    /// Larger results, in bytes of JSON, are left out of events and are had by their URL.
+    pub max_result_bytes: usize,
+    /// Larger responses, in bytes, are errors; heeded by the handlers.
+    pub max_response_bytes: usize,
+    /// The history of a job leaves so many milliseconds after its end.
+    pub retention_ms: u64,
+    /// Most jobs that have not ended; more are refused until some end.
+    pub max_running: usize,
+    /// Most jobs that have ended and are kept; the oldest leave early.
+    pub max_kept: usize,
+}
+
+/// What the jobs of a node work with.
+#[derive(Clone)]
+pub struct Deps {
+    /// Where histories and records go.
+    pub journal: journal::Shared,
+    /// The journal's `max_bytes`: ended jobs leave early when histories hold more than half of it.
+    pub journal_max_bytes: u64,
+    /// The journal's `max_event_bytes`: larger results are left out of events whatever `max_result_bytes` says.
+    pub max_event_bytes: usize,
+    /// What `run` can name.
+    pub handlers: Handlers,
+    /// What runs tasks with `url`. Its input is `{url, method, headers, body}`.
+    pub http: Arc<dyn TaskHandler>,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            concurrency: 256,
+            max_tasks: 10_000,
+            task_timeout_ms: 300_000,
+            max_result_bytes: 256 << 10,
+            max_response_bytes: 10 << 20,
+            retention_ms: 24 * 60 * 60 * 1000,
+            max_running: 10_000,
+            max_kept: 10_000,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// Names the key and the accepted form.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("concurrency", self.concurrency),
+            ("max_tasks", self.max_tasks),
+            ("max_running", self.max_running),
+            ("max_result_bytes", self.max_result_bytes),
+            ("max_response_bytes", self.max_response_bytes),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("`jobs.{key}` must be at least 1"));
+        }
+        if self.task_timeout_ms == 0 {
+            return Err("`jobs.task_timeout_ms` must be at least 1: an attempt without end would hold its slot".into());
+        }
+        Ok(())
+    }
+
+    fn task_timeout(&self) -> Duration {
+        Duration::from_millis(self.task_timeout_ms)
+    }
+}
+
+// === impl Deps ===
+
+impl Deps {
+    /// Takes the limits from the journal's settings.
+    pub fn new(journal: journal::Shared, limits: &journal::Config, handlers: Handlers, http: Arc<dyn TaskHandler>) -> Self {
+        Self { journal, journal_max_bytes: limits.max_bytes, max_event_bytes: limits.max_event_bytes, handlers, http }
+    }
+}

@@ -1,0 +1,374 @@
+//! Decides everything about jobs and does no I/O: commands and reports come in, events and attempts come out.
+//!
+//! The shell calls in turns. After each it starts the attempts ([`Engine::take_attempts`]), appends the events
+//! ([`Engine::take_batch`], one append at a time, told back by [`Engine::appended`]) and sleeps until
+//! [`Engine::next_timer`]. A job's state is folded from its events once they are in the journal: what the API shows is
+//! what a reader of the topic would find. Where a job *stands* while events are on their way is kept in [`Live`].
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::{SeedableRng, rngs::StdRng};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Config, Deps,
+    error::{Error, SubmitError},
+    handler::{Handlers, TaskError, TaskHandler},
+    queue::Queue,
+    spec::{Kind, Plan},
+    state::{JobState, Origin},
+    stats::Stats,
+};
+use crate::{
+    event::now_ms,
+    journal::{Batch, Receipt},
+    topic::Topic,
+};
+
+mod aggregate;
+mod attempt;
+mod books;
+mod live;
+mod outbox;
+mod sink;
+mod tasks;
+mod timers;
+
+pub use self::{
+    attempt::Attempt,
+    books::{Filter, Listing, ResultPlace},
+};
+use self::{
+    attempt::Done,
+    live::{Ending, Live, Phase, Run},
+    outbox::Outbox,
+    timers::Timers,
+};
+
+/// The id of a job.
+pub type Id = Arc<str>;
+
+/// Most reports in one turn of the engine.
+pub const REPORTS_PER_TURN: usize = 256;
+/// What an event holds beside the result, the data or the results: ids, names and numbers at their longest.
+const EVENT_OVERHEAD: usize = 4096;
+/// Longest text of an error in bytes: it stands in events, in snapshots and in memory.
+const MAX_ERROR_BYTES: usize = 2048;
+
+/// What an attempt tells the engine.
+#[derive(Debug)]
+pub struct Report {
+    pub id: Id,
+    pub task: u32,
+    pub attempt: u32,
+    pub said: Said,
+}
+
+/// What there is to tell.
+#[derive(Debug)]
+pub enum Said {
+    /// How far it is.
+    Progress { progress: f64, message: Option<String>, data: Option<Box<RawValue>> },
+    /// It has ended; the last report.
+    Ended(Result<Done, TaskError>),
+}
+
+/// A job that the journal has taken.
+pub struct Accepted {
+    pub origin: Origin,
+    pub plan: Plan,
+    /// The record of its idempotency key.
+    pub key_record: Option<String>,
+}
+
+/// The jobs of a node.
+pub struct Engine {
+    config: Config,
+    max_event_bytes: usize,
+    journal_max_bytes: u64,
+    handlers: Handlers,
+    lanes: HashMap<String, usize>,
+    http: Arc<dyn TaskHandler>,
+    book: BTreeMap<Id, Job>,
+    /// Jobs that were let in and that the journal has not taken yet.
+    admitted: usize,
+    /// Jobs that have ended and are kept, oldest end first.
+    ended: VecDeque<(Instant, Id)>,
+    queue: Queue<Id>,
+    /// Jobs with doomed tasks.
+    doomed: VecDeque<Id>,
+    outbox: Outbox,
+    timers: Timers<Timer>,
+    attempts: Vec<Attempt>,
+    ids: ulid::Generator,
+    rng: StdRng,
+    stats: Stats,
+    stopping: bool,
+}
+
+/// A job that is kept.
+struct Job {
+    state: JobState,
+    key_record: Option<String>,
+    /// `None` once it has ended.
+    live: Option<Box<Live>>,
+}
+
+/// What waits for its time.
+#[derive(Debug)]
+enum Timer {
+    Retry(Id, u32),
+    Deadline(Id),
+    StopGrace,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    pub fn new(config: Config, deps: &Deps) -> Self {
+        let mut slots = vec![None];
+        let mut lanes = HashMap::new();
+        for name in deps.handlers.names() {
+            let bound = deps.handlers.get(name).and_then(|registered| registered.concurrency);
+            if bound.is_some() {
+                lanes.insert(name.to_owned(), slots.len());
+                // A handler that may never run would hold its tasks for ever.
+                slots.push(bound.map(|bound| bound.max(1)));
+            }
+        }
+        Self {
+            max_event_bytes: deps.max_event_bytes,
+            journal_max_bytes: deps.journal_max_bytes,
+            handlers: deps.handlers.clone(),
+            lanes,
+            http: deps.http.clone(),
+            book: BTreeMap::new(),
+            admitted: 0,
+            ended: VecDeque::new(),
+            queue: Queue::new(config.concurrency, &slots),
+            doomed: VecDeque::new(),
+            outbox: Outbox::default(),
+            timers: Timers::new(),
+            attempts: Vec::new(),
+            ids: ulid::Generator::new(),
+            rng: StdRng::seed_from_u64(rand::random()),
+            stats: Stats::default(),
+            stopping: false,
+            config,
+        }
+    }
+
+    /// Lets a job in: its id, and a place among the unfinished ones until `accept` or `turn_away`.
+    pub fn admit(&mut self) -> Result<Id, SubmitError> {
+        if self.stopping {
+            return Err(SubmitError::Stopping);
+        }
+        if self.unfinished() >= self.config.max_running {
+            return Err(SubmitError::Full);
+        }
+        self.admitted += 1;
+        // The generator fails after 2^80 ids in one millisecond.
+        let id = self.ids.generate().unwrap_or_else(|_| ulid::Ulid::new());
+        Ok(id.to_string().into())
+    }
+
+    /// Gives the place back of a job that came to nothing.
+    pub fn turn_away(&mut self) {
+        self.admitted -= 1;
+    }
+
+    /// Takes over a job that the journal has taken.
+    pub fn accept(&mut self, accepted: Accepted, now: Instant) {
+        self.admitted -= 1;
+        self.stats.jobs_accepted += 1;
+        let Accepted { origin, plan, key_record } = accepted;
+        let id = origin.job_id.clone();
+        let lane = |kind: &Kind| match kind {
+            Kind::Http => 0,
+            Kind::Run(name) => self.lanes.get(name).copied().unwrap_or(0),
+        };
+        let run = |lane| Run { phase: Phase::Waiting, lane, attempts: 0, began: None, outcome: None };
+        let runs: Vec<_> = plan.tasks.iter().map(|task| run(lane(&task.kind))).collect();
+        self.queue.add(id.clone(), plan.concurrency);
+        for (task, run) in (0..).zip(&runs) {
+            self.queue.push(&id, task, run.lane);
+        }
+        let deadline = plan.timeout.map(|timeout| self.timers.set(now + timeout, Timer::Deadline(id.clone())));
+        let live = Live {
+            plan,
+            runs,
+            topic: Topic::job(&id).expect("a ULID is a topic name"),
+            accepted: now,
+            deadline,
+            cancel: CancellationToken::new(),
+            ending: None,
+            doomed: VecDeque::new(),
+            succeeded: 0,
+            failed: 0,
+            errors: Vec::new(),
+            kept_bytes: 0,
+        };
+        let state = JobState::new(origin);
+        tracing::info!(job_id = %id, user = state.user.as_deref(), tasks = live.runs.len(), "job accepted");
+        self.book.insert(id.clone(), Job { state, key_record, live: Some(Box::new(live)) });
+        if self.stopping {
+            // It slipped in while its record was written: its watchers must see an end.
+            self.end(&id, Ending::Shutdown);
+        }
+    }
+
+    /// Ends a job before its tasks have ended. Cancelling twice is once.
+    pub fn cancel(&mut self, id: &str) -> Result<(), Error> {
+        let (id, job) = self.book.get_key_value(id).ok_or_else(|| Error::UnknownJob(id.to_owned()))?;
+        let id = id.clone();
+        match &job.live {
+            Some(live) if live.closed() => Err(Error::Ended(live.verdict())),
+            None if job.state.status() != super::Status::Cancelled => Err(Error::Ended(job.state.status())),
+            None => Ok(()),
+            Some(_) => {
+                self.end(&id, Ending::Cancelled);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes no more jobs, and ends those that have not ended after `grace`.
+    pub fn stop(&mut self, grace: Duration, now: Instant) {
+        self.stopping = true;
+        self.timers.set(now + grace, Timer::StopGrace);
+    }
+
+    /// True when the engine was told to stop and all is done and kept.
+    pub fn stopped(&self) -> bool {
+        self.stopping && self.unfinished() == 0 && self.outbox.len() == 0
+    }
+
+    /// One turn: what is due is done, and as much is begun as there is room for.
+    pub fn turn(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.due(now) {
+            match timer {
+                Timer::Retry(id, task) => self.retry_now(&id, task),
+                Timer::Deadline(id) => self.end(&id, Ending::TimedOut),
+                Timer::StopGrace => {
+                    let unfinished = self.book.iter().filter(|(_, job)| job.live.is_some());
+                    for id in unfinished.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+                        self.end(&id, Ending::Shutdown);
+                    }
+                }
+            }
+        }
+        while self.outbox.has_room() && self.bury_one(now) {}
+        while self.outbox.has_room() {
+            let Some((id, task)) = self.queue.next() else { break };
+            self.begin(&id, task, now);
+        }
+    }
+
+    /// True while reports are welcome.
+    pub fn has_room(&self) -> bool {
+        self.outbox.has_room()
+    }
+
+    /// Attempts to start.
+    pub fn take_attempts(&mut self) -> Vec<Attempt> {
+        std::mem::take(&mut self.attempts)
+    }
+
+    /// What to append, unless an append is in flight.
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        self.outbox.take()
+    }
+
+    /// What to append after the journal could not take it.
+    pub fn batch_again(&self) -> Batch {
+        self.outbox.again()
+    }
+
+    /// The append has succeeded; `None` when the journal is closed for good, and jobs end without a history.
+    pub fn appended(&mut self, receipts: Option<&[Receipt]>, now: Instant) {
+        for (index, entry) in self.outbox.arrived().into_iter().enumerate() {
+            let position = receipts.and_then(|receipts| receipts.get(index)).map(|receipt| receipt.position);
+            self.fold(&entry.event, position, now);
+        }
+    }
+
+    /// The journal refuses one event for good. It must not hold up the others; that it exists at all is a fault here.
+    pub fn refused(&mut self, index: usize, reason: &dyn std::fmt::Display, now: Instant) {
+        let Some(entry) = self.outbox.give_up(index) else { return };
+        let event = entry.event.fact.name();
+        tracing::error!(job_id = %entry.event.job_id, event, %reason, "the journal refuses an event of a job");
+        self.fold(&entry.event, None, now);
+    }
+
+    /// When the next turn is due of itself.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Figures for metrics and status.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            jobs_running: self.unfinished() as u64,
+            jobs_kept: self.ended.len() as u64,
+            tasks_running: self.queue.running() as u64,
+            tasks_queued: self.queue.waiting() as u64,
+            events_pending: self.outbox.len() as u64,
+            ..self.stats
+        }
+    }
+
+    fn unfinished(&self) -> usize {
+        self.book.len() - self.ended.len() + self.admitted
+    }
+
+    fn live(&mut self, id: &str) -> Option<&mut Live> {
+        self.book.get_mut(id)?.live.as_deref_mut()
+    }
+
+    /// What is in the journal becomes what the API shows.
+    fn fold(&mut self, event: &super::event::JobEvent, position: Option<crate::event::Position>, now: Instant) {
+        let Some(job) = self.book.get_mut(&event.job_id) else { return };
+        job.state.apply(event, position);
+        if job.state.status().ended() {
+            let Some(live) = job.live.take() else { return };
+            if let Some(deadline) = live.deadline {
+                self.timers.unset(deadline);
+            }
+            self.queue.remove(&event.job_id);
+            self.ended.push_back((now, event.job_id.clone()));
+            self.stats.jobs_ended.count(job.state.status());
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Attempts run on tasks of their own: they must not outlive what they report to.
+        self.book.values().filter_map(|job| job.live.as_ref()).for_each(|live| live.cancel.cancel());
+    }
+}
+
+/// Shortens a text to about `max` bytes, at a character's end.
+fn shorten(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The one clock for timestamps of facts.
+fn timestamp() -> u64 {
+    now_ms()
+}

@@ -1,0 +1,108 @@
+//! One attempt at a task: the handler's future under its timeout, its cancellation and a guard against panics.
+
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
+use tokio::{
+    pin, select,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Id, Report, Said, sink::AttemptSink};
+use crate::jobs::{
+    code,
+    handler::{Output, Progress, Task, TaskError, TaskHandler},
+};
+
+/// How long a handler may take to tidy up after its token has fired.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// An attempt that is ready to run.
+pub struct Attempt {
+    pub id: Id,
+    pub task: u32,
+    pub number: u32,
+    pub handler: Arc<dyn TaskHandler>,
+    pub task_id: String,
+    pub name: String,
+    pub input: Value,
+    pub timeout: Duration,
+    /// The job's.
+    pub cancel: CancellationToken,
+    pub max_data_bytes: usize,
+}
+
+/// A result, ready for an event.
+#[derive(Debug)]
+pub struct Done {
+    pub result: Box<RawValue>,
+    pub encoding: Option<&'static str>,
+    pub http_status: Option<u16>,
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    /// Runs to the end and reports it, whatever happens.
+    pub async fn run(self, reports: mpsc::Sender<Report>) {
+        let (id, task, attempt) = (self.id.clone(), self.task, self.number);
+        // The attempt's own token fires whenever the attempt ends: work that the handler left on other threads stops.
+        let token = self.cancel.child_token();
+        let guard = token.clone().drop_guard();
+        let outcome = AssertUnwindSafe(self.outcome(token, reports.clone())).catch_unwind().await;
+        drop(guard);
+        let ended =
+            outcome.unwrap_or_else(|panic| Err(TaskError::fatal(code::PANIC, panic_message(&*panic)))).map(Done::from);
+        // The engine is gone: nobody is left who could care.
+        let _ = reports.send(Report { id, task, attempt, said: Said::Ended(ended) }).await;
+    }
+
+    async fn outcome(self, token: CancellationToken, reports: mpsc::Sender<Report>) -> Result<Output, TaskError> {
+        let sink = AttemptSink::new(self.id.clone(), self.task, self.number, self.max_data_bytes, reports);
+        let task = Task {
+            job_id: self.id.to_string(),
+            task_id: self.task_id,
+            name: self.name,
+            input: self.input,
+            attempt: self.number,
+            progress: Progress::new(sink.clone()),
+            cancel: token,
+        };
+        let work = self.handler.run(task);
+        pin!(work);
+        select! {
+            biased;
+            result = &mut work => result,
+            () = self.cancel.cancelled() => match timeout(GRACE, work).await {
+                Ok(result) => result,
+                Err(_) => Err(TaskError::fatal(code::CANCELLED, "the task did not stop in time and was dropped")),
+            },
+            () = sleep(self.timeout) => {
+                let message = format!("no result within `{}` ms", self.timeout.as_millis());
+                Err(TaskError::transient(code::TIMEOUT, message))
+            }
+            never = sink.flush() => match never {},
+        }
+    }
+}
+
+// === impl Done ===
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        let result = to_raw_value(&output.result).expect("a JSON value serialises");
+        Self { result, encoding: output.encoding, http_status: output.http_status }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the handler panicked: {}", text.unwrap_or("without a message"))
+}

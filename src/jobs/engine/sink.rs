@@ -1,0 +1,196 @@
+//! Progress on its way from a handler to the engine: thinned out, never going down, never flooding.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep_until},
+};
+
+use super::{Id, Report, Said, shorten};
+use crate::{
+    jobs::handler::{self, Sink},
+    journal::BoxFuture,
+};
+
+/// Ten reports a second and task become events: more is noise to people and load to all.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where one attempt reports to.
+pub struct AttemptSink {
+    pub id: Id,
+    pub task: u32,
+    pub attempt: u32,
+    /// Larger data cannot become an event.
+    pub max_data_bytes: usize,
+    pub reports: mpsc::Sender<Report>,
+    pub throttle: Mutex<Throttle>,
+    /// Tells the flush that a report was put off.
+    pub put_off: Notify,
+}
+
+/// Decides which reports pass; pure.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    last: Option<Instant>,
+    high: f64,
+    pending: Option<handler::Report>,
+}
+
+// === impl AttemptSink ===
+
+impl AttemptSink {
+    pub fn new(id: Id, task: u32, attempt: u32, max_data_bytes: usize, reports: mpsc::Sender<Report>) -> Arc<Self> {
+        let (throttle, put_off) = (Mutex::default(), Notify::new());
+        Arc::new(Self { id, task, attempt, max_data_bytes, reports, throttle, put_off })
+    }
+
+    /// Sends what was put off when its time has come; never ends. Runs beside the attempt and ends with it.
+    pub async fn flush(&self) -> Infallible {
+        loop {
+            self.put_off.notified().await;
+            let due = self.throttle().due();
+            sleep_until(due.unwrap_or_else(Instant::now)).await;
+            let report = self.throttle().release(Instant::now());
+            if let Some(report) = report {
+                self.send(report).await;
+            }
+        }
+    }
+
+    async fn send(&self, report: handler::Report) {
+        let said = Said::Progress {
+            progress: report.progress,
+            message: report.message.map(|message| shorten(message, 1024)),
+            data: report.data.map(|data| self.fit(&data)),
+        };
+        // The engine is gone: nobody is left who could care.
+        let _ = self.reports.send(Report { id: self.id.clone(), task: self.task, attempt: self.attempt, said }).await;
+    }
+
+    fn fit(&self, data: &serde_json::Value) -> Box<RawValue> {
+        let raw = to_raw_value(data).expect("a JSON value serialises");
+        let bytes = raw.get().len();
+        if bytes <= self.max_data_bytes {
+            return raw;
+        }
+        let omitted = format!(r#"{{"omitted":true,"bytes":{bytes}}}"#);
+        RawValue::from_string(omitted).expect("the line above is JSON")
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.throttle.lock().expect("no code that holds the lock panics")
+    }
+}
+
+impl Sink for AttemptSink {
+    fn take(&self, report: handler::Report, lossy: bool) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let passed = self.throttle().offer(Instant::now(), report, lossy);
+            match passed {
+                Some(report) => self.send(report).await,
+                None => self.put_off.notify_one(),
+            }
+        })
+    }
+}
+
+// === impl Throttle ===
+
+impl Throttle {
+    /// Takes a report; gives it back when it passes now, keeps it as the latest otherwise.
+    pub fn offer(&mut self, now: Instant, mut report: handler::Report, lossy: bool) -> Option<handler::Report> {
+        // NaN passes through no comparison; `max` takes the other side.
+        self.high = self.high.max(report.progress.clamp(0.0, 100.0));
+        report.progress = self.shown();
+        if lossy && self.last.is_some_and(|last| now < last + INTERVAL) {
+            self.pending = Some(report);
+            return None;
+        }
+        if lossy {
+            self.last = Some(now);
+            self.pending = None;
+        }
+        Some(report)
+    }
+
+    /// When the report that was put off may go.
+    pub fn due(&self) -> Option<Instant> {
+        self.pending.as_ref().and(self.last).map(|last| last + INTERVAL)
+    }
+
+    /// The report that was put off, when its time has come.
+    pub fn release(&mut self, now: Instant) -> Option<handler::Report> {
+        self.due().filter(|due| *due <= now)?;
+        self.last = Some(now);
+        let mut report = self.pending.take()?;
+        // A report that may not be put off can have overtaken it.
+        report.progress = self.shown();
+        Some(report)
+    }
+
+    /// With one place: finer steps are no news.
+    fn shown(&self) -> f64 {
+        (self.high * 10.0).round() / 10.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn report(progress: f64) -> handler::Report {
+        handler::Report { progress, message: None, data: None }
+    }
+
+    #[test]
+    fn ten_reports_a_second_pass_and_the_latest_is_not_lost() {
+        let mut throttle = Throttle::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let passed: Vec<f64> = (0..1000)
+            .filter_map(|ms| throttle.offer(at(ms), report(f64::from(u32::try_from(ms).unwrap()) / 10.0), true))
+            .map(|r| r.progress)
+            .collect();
+        assert_eq!(passed, [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0]);
+        assert_eq!(throttle.release(at(999)), None);
+        assert_eq!(throttle.due(), Some(at(1000)));
+        assert_eq!(throttle.release(at(1000)).map(|r| r.progress), Some(99.9));
+        assert_eq!(throttle.release(at(2000)), None);
+    }
+
+    #[test]
+    fn forwarded_reports_always_pass_and_what_waits_does_not_fall_behind_them() {
+        let mut throttle = Throttle::default();
+        let now = Instant::now();
+        assert!(throttle.offer(now, report(1.0), true).is_some());
+        assert!(throttle.offer(now, report(2.0), true).is_none());
+        for n in 0..50 {
+            assert!(throttle.offer(now, report(f64::from(n)), false).is_some());
+        }
+        assert_eq!(throttle.release(now + INTERVAL).map(|r| r.progress), Some(49.0));
+    }
+
+    proptest! {
+        #[test]
+        fn progress_stays_in_bounds_and_never_goes_down(reports in proptest::collection::vec((any::<f64>(), any::<bool>(), 0u64..300), 0..100)) {
+            let mut throttle = Throttle::default();
+            let mut now = Instant::now();
+            let mut last = 0.0;
+            for (progress, lossy, wait) in reports {
+                now += Duration::from_millis(wait);
+                for shown in [throttle.release(now), throttle.offer(now, report(progress), lossy)].into_iter().flatten() {
+                    prop_assert!((last..=100.0).contains(&shown.progress), "{} after {last}", shown.progress);
+                    last = shown.progress;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The life of a task, from its slot to its end, and the end of the job with the last of them.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{
+    Done, EVENT_OVERHEAD, Ending, Engine, Id, MAX_ERROR_BYTES, Phase, Report, Said, Timer,
+    aggregate::{Outcome, aggregate},
+    attempt::Attempt,
+    millis,
+    outbox::Entry,
+    shorten, timestamp,
+};
+use crate::{
+    jobs::{
+        event::{
+            Complete, ErrorEntry, Fact, JobEvent, Progress, TaskComplete, TaskFailed, TaskProgress, TaskRetry,
+            TaskStart,
+        },
+        handler::TaskError,
+        record,
+        retry::retry_delay,
+        spec::Kind,
+        state::percent,
+        urls,
+    },
+    journal::RecordWrite,
+};
+
+/// Longest text of an error in `complete` and `aggregated_result`, of which there may be thousands.
+const MAX_BRIEF_BYTES: usize = 256;
+/// Rough bytes of an event beside what varies much.
+const PLAIN_EVENT_BYTES: usize = 512;
+
+// === impl Engine ===
+
+impl Engine {
+    /// Begins an attempt at a task that has just got its slots.
+    pub(super) fn begin(&mut self, id: &Id, index: u32, now: Instant) {
+        let max_data_bytes = self.max_event_bytes.saturating_sub(EVENT_OVERHEAD);
+        let default_timeout = self.config.task_timeout();
+        let live =
+            self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()).expect("the queue holds live jobs only");
+        let (task, run) = (&live.plan.tasks[index as usize], &mut live.runs[index as usize]);
+        let (handler, own_timeout) = match &task.kind {
+            Kind::Http => (self.http.clone(), None),
+            Kind::Run(name) => {
+                let registered = self.handlers.get(name).expect("the plan was checked against the same handlers");
+                (registered.handler.clone(), registered.timeout)
+            }
+        };
+        run.phase = Phase::Running;
+        run.attempts += 1;
+        self.attempts.push(Attempt {
+            id: id.clone(),
+            task: index,
+            number: run.attempts,
+            handler,
+            task_id: task.id.clone(),
+            name: task.name.clone(),
+            input: task.input.clone(),
+            timeout: task.timeout.or(own_timeout).unwrap_or(default_timeout),
+            cancel: live.cancel.clone(),
+            max_data_bytes,
+        });
+        if run.began.is_none() {
+            run.began = Some(now);
+            let (task_id, task_name) = (task.id.clone(), task.name.clone());
+            self.push(id, Fact::TaskStart(TaskStart { task_id, task_name, source: "local".into() }), PLAIN_EVENT_BYTES);
+        }
+    }
+
+    /// Takes what an attempt tells.
+    pub fn report(&mut self, report: Report, now: Instant) {
+        let Report { id, task, attempt, said } = report;
+        let Some(live) = self.live(&id) else { return };
+        let run = &mut live.runs[task as usize];
+        if run.phase != Phase::Running || run.attempts != attempt {
+            // Of an attempt that has ended: its handler left something running that still reports.
+            return;
+        }
+        match said {
+            Said::Progress { progress, message, data } => {
+                let task_id = live.plan.tasks[task as usize].id.clone();
+                let bytes = PLAIN_EVENT_BYTES + data.as_ref().map_or(0, |data| data.get().len());
+                self.push(&id, Fact::TaskProgress(TaskProgress { task_id, progress, message, data }), bytes);
+            }
+            Said::Ended(result) => {
+                let lane = run.lane;
+                self.queue.release(&id, lane);
+                match result {
+                    Ok(done) => self.succeed(&id, task, done, now),
+                    Err(error) => self.fail_or_retry(&id, task, error, now),
+                }
+            }
+        }
+    }
+
+    /// The delay of a retry is over.
+    pub(super) fn retry_now(&mut self, id: &Id, task: u32) {
+        let Some(live) = self.live(id) else { return };
+        let run = &mut live.runs[task as usize];
+        if run.phase == Phase::Delayed {
+            run.phase = Phase::Waiting;
+            let lane = run.lane;
+            self.queue.push(id, task, lane);
+        }
+    }
+
+    /// Ends a job before its tasks have ended: none is begun any more, those that run are told to stop.
+    pub(super) fn end(&mut self, id: &Id, ending: Ending) {
+        let Some(live) = self.live(id).filter(|live| live.ending.is_none() && !live.closed()) else { return };
+        live.ending = Some(ending);
+        live.cancel.cancel();
+        for (index, run) in (0..).zip(&mut live.runs) {
+            if matches!(run.phase, Phase::Waiting | Phase::Delayed) {
+                run.phase = Phase::Doomed;
+                live.doomed.push_back(index);
+            }
+        }
+        self.queue.clear(id);
+        self.doomed.push_back(id.clone());
+    }
+
+    /// Gives one doomed task its `error`; false when there is none. One by one, since there may be thousands.
+    pub(super) fn bury_one(&mut self, now: Instant) -> bool {
+        let Some(id) = self.doomed.front().cloned() else { return false };
+        let next = self.live(&id).and_then(|live| Some((live.doomed.pop_front()?, live.ending?)));
+        match next {
+            Some((task, ending)) => self.fail(&id, task, TaskError::fatal(ending.code(), ending.message()), now),
+            None => {
+                self.doomed.pop_front();
+            }
+        }
+        true
+    }
+
+    fn succeed(&mut self, id: &Id, index: u32, done: Done, now: Instant) {
+        let bytes = done.result.get().len();
+        let inline_max = self.config.max_result_bytes.min(self.max_event_bytes.saturating_sub(EVENT_OVERHEAD));
+        let keep_max = self.max_event_bytes;
+        let live = self.live(id).expect("the caller has found it");
+        let task = &live.plan.tasks[index as usize];
+        let keep = bytes <= inline_max && live.kept_bytes + bytes <= keep_max;
+        let kept = keep.then(|| done.result.clone());
+        live.kept_bytes += kept.as_ref().map_or(0, |kept| kept.get().len());
+        let run = &mut live.runs[index as usize];
+        run.outcome = Some(Outcome::Result { bytes, kept });
+        let duration_ms = run.began.map_or(0, |began| millis(now - began));
+        let mut fact = TaskComplete {
+            task_id: task.id.clone(),
+            task_name: task.name.clone(),
+            result: done.result,
+            result_bytes: None,
+            result_url: None,
+            encoding: done.encoding.map(str::to_owned),
+            http_status: done.http_status,
+            attempts: run.attempts,
+            duration_ms,
+        };
+        let mut records = Vec::new();
+        if bytes > inline_max {
+            fact.result_bytes = Some(bytes as u64);
+            fact.result_url = Some(urls::result(id, &task.id));
+            let result: Box<str> = std::mem::replace(&mut fact.result, RawValue::NULL.to_owned()).into();
+            let value = Bytes::from(result.into_boxed_bytes());
+            records.push(RecordWrite { key: record::result_key(id, &task.id), value: Some(value) });
+        }
+        tracing::info!(
+            job_id = %id, task_id = task.id, task_name = task.name, attempts = run.attempts, duration_ms,
+            result_bytes = bytes, status = "completed", "task ended"
+        );
+        live.succeeded += 1;
+        self.stats.tasks_succeeded += 1;
+        self.push_with(id, Fact::TaskComplete(fact), records, PLAIN_EVENT_BYTES + bytes);
+        self.finished(id, index, Some(duration_ms), now);
+    }
+
+    fn fail_or_retry(&mut self, id: &Id, index: u32, mut error: TaskError, now: Instant) {
+        error.message = shorten(error.message, MAX_ERROR_BYTES);
+        error.code = shorten(error.code, 64);
+        let live = self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()).expect("the caller has found it");
+        if let Some(ending) = live.ending {
+            // Whatever the handler says now, the ending is why.
+            let error =
+                TaskError { http_status: error.http_status, ..TaskError::fatal(ending.code(), ending.message()) };
+            return self.fail(id, index, error, now);
+        }
+        let (task, run) = (&live.plan.tasks[index as usize], &mut live.runs[index as usize]);
+        if !error.retryable || run.attempts > task.retries {
+            return self.fail(id, index, error, now);
+        }
+        let delay = retry_delay(run.attempts, error.retry_after, &mut self.rng);
+        run.phase = Phase::Delayed;
+        let fact = TaskRetry {
+            task_id: task.id.clone(),
+            attempt: run.attempts + 1,
+            delay_ms: millis(delay),
+            error: error.message,
+            code: error.code,
+        };
+        self.stats.task_retries += 1;
+        self.timers.set(now + delay, Timer::Retry(id.clone(), index));
+        self.push(id, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
+    }
+
+    fn fail(&mut self, id: &Id, index: u32, error: TaskError, now: Instant) {
+        let live = self.live(id).expect("the caller has found it");
+        let (task, run) = (&live.plan.tasks[index as usize], &mut live.runs[index as usize]);
+        let duration = run.began.map(|began| millis(now - began));
+        let brief = shorten(error.message.clone(), MAX_BRIEF_BYTES);
+        run.outcome = Some(Outcome::Error(brief.as_str().into()));
+        if live.errors.len() < Complete::MAX_ERRORS {
+            live.errors.push(ErrorEntry { task_id: task.id.clone(), error: brief });
+        }
+        tracing::info!(
+            job_id = %id, task_id = task.id, task_name = task.name, attempts = run.attempts, duration_ms = duration,
+            code = error.code, error = error.message, status = "failed", "task ended"
+        );
+        let fact = TaskFailed {
+            task_id: task.id.clone(),
+            task_name: task.name.clone(),
+            error: error.message,
+            code: error.code,
+            retryable: error.retryable,
+            attempts: run.attempts,
+            http_status: error.http_status,
+            duration_ms: duration.unwrap_or(0),
+        };
+        let fail_fast = live.plan.fail_fast;
+        live.failed += 1;
+        self.stats.tasks_failed += 1;
+        self.push(id, Fact::TaskError(fact), PLAIN_EVENT_BYTES);
+        self.finished(id, index, duration, now);
+        if fail_fast {
+            self.end(id, Ending::FailedFast);
+        }
+    }
+
+    /// What follows the end of each task, and with the last one the end of the job.
+    fn finished(&mut self, id: &Id, index: u32, duration_ms: Option<u64>, now: Instant) {
+        if let Some(ms) = duration_ms {
+            self.stats.task_duration_ms_sum += ms;
+            self.stats.task_duration_count += 1;
+        }
+        let live = self.live(id).expect("the caller has found it");
+        live.runs[index as usize].phase = Phase::Finished;
+        // Inputs and headers are needed no longer.
+        live.plan.tasks[index as usize].input = serde_json::Value::Null;
+        let (step, total_steps) = (live.finished(), live.runs.len());
+        let progress = percent(step, total_steps);
+        let closed = live.closed();
+        self.push(id, Fact::Progress(Progress { step, total_steps, progress }), PLAIN_EVENT_BYTES);
+        if closed {
+            self.close(id, now);
+        }
+    }
+
+    /// Makes the last two events. They are pushed in one turn, hence appended at once.
+    fn close(&mut self, id: &Id, now: Instant) {
+        let budget = self.max_event_bytes.saturating_sub(EVENT_OVERHEAD);
+        let live = self.live(id).expect("the caller has found it");
+        let tasks = live.plan.tasks.iter().zip(&live.runs);
+        let tasks = tasks.filter_map(|(task, run)| Some((task.id.as_str(), run.outcome.as_ref()?)));
+        let results = aggregate(id, tasks, budget);
+        let errors = std::mem::take(&mut live.errors);
+        let omitted = live.failed - errors.len();
+        let complete = Complete {
+            status: live.verdict(),
+            total_tasks: live.runs.len(),
+            success_count: live.succeeded,
+            error_count: live.failed,
+            errors,
+            errors_omitted: (omitted > 0).then_some(omitted),
+            duration_ms: millis(now - live.accepted),
+        };
+        live.runs.iter_mut().for_each(|run| run.outcome = None);
+        tracing::info!(
+            job_id = %id, status = complete.status.as_str(), tasks = complete.total_tasks,
+            succeeded = complete.success_count, failed = complete.error_count, duration_ms = complete.duration_ms, "job ended"
+        );
+        let bytes = results.results.get().len();
+        self.push(id, Fact::AggregatedResult(results), PLAIN_EVENT_BYTES + bytes);
+        self.push(id, Fact::Complete(complete), PLAIN_EVENT_BYTES);
+    }
+
+    fn push(&mut self, id: &Id, fact: Fact, bytes: usize) {
+        self.push_with(id, fact, Vec::new(), bytes);
+    }
+
+    fn push_with(&mut self, id: &Id, fact: Fact, records: Vec<RecordWrite>, bytes: usize) {
+        let live = self.live(id).expect("only live jobs make events");
+        let mut topics = vec![live.topic.clone()];
+        if fact.notifies() {
+            topics.extend(live.plan.notify.iter().cloned());
+        }
+        let event = JobEvent { job_id: id.clone(), timestamp: timestamp(), fact };
+        self.outbox.push(Entry { event, topics, records, bytes });
+    }
+}

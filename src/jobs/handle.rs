@@ -1,0 +1,213 @@
+//! The door to the jobs of a node.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    Config, Filter, Listing,
+    actor::{Door, Submit},
+    engine::ResultPlace,
+    error::{Error, SubmitError},
+    event::{Fact, JobEvent},
+    handler::Handlers,
+    record::{self, Key},
+    spec::{FieldError, Limits, Plan, Spec},
+    state::{Snapshot, Status, Summary},
+    stats::Stats,
+    urls,
+};
+use crate::{
+    event::Position,
+    journal::{Query, Shared},
+    topic::Topic,
+};
+
+/// Submits, asks and ends jobs. Cheap to clone; when the last one is dropped the jobs end.
+#[derive(Clone)]
+pub struct Handle {
+    door: Door,
+    shared: Arc<Resources>,
+}
+
+struct Resources {
+    config: Config,
+    handlers: Handlers,
+    journal: Shared,
+}
+
+/// What a client hands in.
+#[derive(Clone, Debug, Default)]
+pub struct Submission {
+    /// The request body.
+    pub spec: Spec,
+    /// Who submits.
+    pub user: Option<String>,
+    /// `Idempotency-Key`: the same key and body of the same user is the same job. 1 to 255 bytes.
+    pub key: Option<String>,
+}
+
+/// A job that was accepted: it will reach `complete`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Submitted {
+    /// The job.
+    pub job_id: String,
+    /// How far it is; `queued` unless the key was known.
+    pub status: Status,
+    /// Its events as a stream.
+    pub events_url: String,
+    /// True when the key was known and this is the job that it stands for.
+    #[serde(skip)]
+    pub existing: bool,
+}
+
+/// A result of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskResult {
+    /// The JSON text.
+    pub json: Bytes,
+    /// `base64` where the JSON is a string that stands for bytes.
+    pub encoding: Option<String>,
+}
+
+// === impl Handle ===
+
+impl Handle {
+    pub(super) fn new(door: Door, config: Config, handlers: Handlers, journal: Shared) -> Self {
+        Self { door, shared: Arc::new(Resources { config, handlers, journal }) }
+    }
+
+    /// Submits a job. When this answers, the job is in the journal. Cancelling this future does not take it back.
+    ///
+    /// # Errors
+    /// Nothing was kept; the variant says what can be done.
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+        self.submit_as(submission, None).await
+    }
+
+    /// A job with its tasks.
+    ///
+    /// # Errors
+    /// When there is no such job, or the node is stopping.
+    pub async fn get(&self, id: &str) -> Result<Snapshot, Error> {
+        let id = id.to_owned();
+        self.door.look(move |engine| engine.snapshot(&id)).await?
+    }
+
+    /// A job without its tasks; costs the same whatever their number.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn summary(&self, id: &str) -> Result<Summary, Error> {
+        let id = id.to_owned();
+        self.door.look(move |engine| engine.summary(&id)).await?
+    }
+
+    /// A page of jobs, newest first.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    pub async fn list(&self, filter: Filter) -> Result<Listing, Error> {
+        self.door.look(move |engine| engine.list(&filter)).await
+    }
+
+    /// What was submitted, without its secrets; all ids are filled in.
+    ///
+    /// # Errors
+    /// When there is no such job, or the journal cannot tell.
+    pub async fn spec(&self, id: &str) -> Result<Spec, Error> {
+        self.summary(id).await?;
+        Ok(record::read(&self.shared.journal, id).await?.spec.redacted())
+    }
+
+    /// Cancels a job: no task is begun any more, and those that run have two seconds to stop. `complete` follows.
+    /// Cancelling twice is once.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when it ended otherwise before.
+    pub async fn cancel(&self, id: &str) -> Result<(), Error> {
+        self.door.cancel(id.to_owned()).await
+    }
+
+    /// Submits the failed tasks of an ended job as a new one that refers to it.
+    ///
+    /// # Errors
+    /// When the job has not ended, or none failed, or the new job was not accepted.
+    pub async fn retry(&self, id: &str, user: Option<String>) -> Result<Submitted, Error> {
+        let asked = id.to_owned();
+        let failed = self.door.look(move |engine| engine.failed_tasks(&asked)).await??;
+        let failed: HashSet<String> = failed.into_iter().collect();
+        let mut spec = record::read(&self.shared.journal, id).await?.spec;
+        spec.tasks.retain(|task| task.id.as_ref().is_some_and(|id| failed.contains(id)));
+        let submission = Submission { spec, user, key: None };
+        Ok(self.submit_as(submission, Some(id.to_owned())).await?)
+    }
+
+    /// The result of a task, whether it was too large for an event or not.
+    ///
+    /// # Errors
+    /// When there is no such job or task, or the task has no result (yet).
+    pub async fn result(&self, id: &str, task_id: &str) -> Result<TaskResult, Error> {
+        let (job, task) = (id.to_owned(), task_id.to_owned());
+        match self.door.look(move |engine| engine.result_place(&job, &task)).await?? {
+            ResultPlace::Event(position) => self.result_in_event(id, position).await,
+            ResultPlace::Record { encoding } => {
+                let record = self.shared.journal.get(record::result_key(id, task_id)).await?;
+                let record = record.ok_or_else(|| Error::UnknownJob(id.to_owned()))?;
+                Ok(TaskResult { json: record.value, encoding })
+            }
+        }
+    }
+
+    /// Takes no more jobs, waits up to `grace` for the running ones and cancels the rest; their watchers see a
+    /// `complete`. Returns when all is in the journal. Afterwards this handle answers [`Error::Stopping`].
+    pub async fn stop(&self, grace: Duration) {
+        self.door.stop(grace).await;
+    }
+
+    /// Figures for metrics and status, as of the engine's last turn. Never waits.
+    pub fn stats(&self) -> Stats {
+        self.door.stats()
+    }
+
+    /// The names that `run` knows, sorted.
+    pub fn handlers(&self) -> Vec<&str> {
+        self.shared.handlers.names()
+    }
+
+    async fn submit_as(&self, submission: Submission, retry_of: Option<String>) -> Result<Submitted, SubmitError> {
+        let Submission { mut spec, user, key } = submission;
+        let limits = Limits { max_tasks: self.shared.config.max_tasks, handlers: &self.shared.handlers };
+        let checked = Plan::check(&spec, limits);
+        let mut errors = checked.as_ref().err().cloned().unwrap_or_default();
+        if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255 || key.contains(char::is_control)) {
+            errors.push(FieldError::new("Idempotency-Key", "must have 1 to 255 bytes without control characters"));
+        }
+        let plan = checked.ok().filter(|_| errors.is_empty()).ok_or(SubmitError::Invalid(errors))?;
+        let key = key.map(|key| Key::new(user.as_deref(), &key, &spec));
+        for (task, planned) in spec.tasks.iter_mut().zip(&plan.tasks) {
+            task.id = Some(planned.id.clone());
+        }
+        let (job_id, existing) = self.door.submit(Submit { spec, plan, user, key, retry_of }).await?;
+        let status =
+            if existing { self.summary(&job_id).await.map_or(Status::Queued, |s| s.status) } else { Status::Queued };
+        Ok(Submitted { events_url: urls::events(&job_id), job_id, status, existing })
+    }
+
+    async fn result_in_event(&self, id: &str, position: Position) -> Result<TaskResult, Error> {
+        let gone = || Error::UnknownJob(id.to_owned());
+        let topic = Topic::job(id).map_err(|_| gone())?;
+        let after = position.offset.saturating_sub(1);
+        let query = Query { patterns: [topic.into()].into(), after, floor: after, limit: 1, max_bytes: usize::MAX };
+        let page = self.shared.journal.read(query).await?;
+        let event = page.events.first().filter(|event| event.position == position).ok_or_else(gone)?;
+        match JobEvent::decode(event.name(), &event.data).map(|event| event.fact) {
+            Ok(Fact::TaskComplete(done)) => {
+                let json = Bytes::from(Box::<str>::from(done.result).into_boxed_bytes());
+                Ok(TaskResult { json, encoding: done.encoding })
+            }
+            _ => Err(gone()),
+        }
+    }
+}

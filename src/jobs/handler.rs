@@ -1,0 +1,204 @@
+//! The seam for whatever runs a task: `http`, `command`, `sample`, and what an embedding program registers.
+//!
+//! A handler gets its input, a sink for progress and a token that is cancelled when the work is no longer wanted; it
+//! answers with a result or an error that says whether another try can help. Handlers know nothing of jobs, events or
+//! the journal. Attempts, timeouts and retries are the engine's business: one call is one attempt.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::journal::BoxFuture;
+
+/// Runs tasks of one kind.
+///
+/// # What a handler owes
+/// - It returns soon after [`Task::cancel`] fires; the engine waits a short while and then drops the future.
+/// - Dropping its future stops all that it began (processes, requests).
+/// - It never blocks the thread: heavy computing goes to `tokio::task::spawn_blocking`.
+/// - It may be called again for the same task (at-least-once); [`Task::idempotency_key`] is the same each time.
+pub trait TaskHandler: Send + Sync + 'static {
+    /// Runs one attempt.
+    fn run<'a>(&'a self, task: Task) -> BoxFuture<'a, Result<Output, TaskError>>;
+}
+
+/// One attempt at a task.
+#[derive(Debug)]
+pub struct Task {
+    /// The job that the task belongs to.
+    pub job_id: String,
+    /// The task's id, unique in its job.
+    pub task_id: String,
+    /// What people call it.
+    pub name: String,
+    /// What the client gave it (`input`), or `null`.
+    pub input: Value,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// Takes progress.
+    pub progress: Progress,
+    /// Fires when the job is cancelled, has timed out, or the node stops.
+    pub cancel: CancellationToken,
+}
+
+/// What a task came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Output {
+    /// The result, any JSON.
+    pub result: Value,
+    /// Status of the response, for HTTP tasks.
+    pub http_status: Option<u16>,
+    /// `base64` where the result is binary.
+    pub encoding: Option<&'static str>,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct TaskError {
+    /// For people: what was wrong, where, what to do.
+    pub message: String,
+    /// For programs: `timeout`, `http_status`, `connect_failed`, `exit_status`, …
+    pub code: String,
+    /// True when another attempt can help.
+    pub retryable: bool,
+    /// Do not try again before so long.
+    pub retry_after: Option<Duration>,
+    /// Status of the response, for HTTP tasks.
+    pub http_status: Option<u16>,
+}
+
+/// One report of progress.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// 0 to 100.
+    pub progress: f64,
+    /// For people.
+    pub message: Option<String>,
+    /// Anything the handler wants to show.
+    pub data: Option<Value>,
+}
+
+/// Where a handler reports its progress. Cheap to clone.
+///
+/// Reports wait for room while the engine is busy (a bounded channel), so a handler cannot flood the node.
+#[derive(Clone)]
+pub struct Progress {
+    sink: Arc<dyn Sink>,
+}
+
+/// Where reports go; implemented by the engine, and by tests.
+pub trait Sink: Send + Sync + 'static {
+    /// Takes a report. `lossy` ones may be dropped when they come too thick (more than ten a second).
+    fn take(&self, report: Report, lossy: bool) -> BoxFuture<'_, ()>;
+}
+
+/// The handlers of a node, by the name that a client gives in `run`.
+#[derive(Clone, Default)]
+pub struct Handlers {
+    map: HashMap<String, Registered>,
+}
+
+/// A handler and its bounds.
+#[derive(Clone)]
+pub struct Registered {
+    /// What runs the tasks.
+    pub handler: Arc<dyn TaskHandler>,
+    /// Bounds one attempt where the task names no `timeoutMs`.
+    pub timeout: Option<Duration>,
+    /// Most tasks of this handler at once on the node; `None`: no bound of its own.
+    pub concurrency: Option<usize>,
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// A sink for progress.
+    pub fn new(sink: Arc<dyn Sink>) -> Self {
+        Self { sink }
+    }
+
+    /// Reports how far the task is (0 to 100). At most ten reports a second become events; of more, the latest counts.
+    pub async fn report(&self, progress: f64, message: impl Into<Option<String>>) {
+        self.sink.take(Report { progress, message: message.into(), data: None }, true).await;
+    }
+
+    /// Reports something that watchers must not miss, such as an event of a stream that is being forwarded.
+    pub async fn forward(&self, progress: f64, data: Value) {
+        self.sink.take(Report { progress, message: None, data: Some(data) }, false).await;
+    }
+
+    /// Reports whatever a handler has in its hands.
+    pub async fn send(&self, report: Report) {
+        let lossy = report.data.is_none();
+        self.sink.take(report, lossy).await;
+    }
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Progress").finish_non_exhaustive()
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    /// The same for every attempt at this task; sent upstream so that a repeat does not act twice.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}", self.job_id, self.task_id)
+    }
+}
+
+// === impl Output ===
+
+impl From<Value> for Output {
+    fn from(result: Value) -> Self {
+        Self { result, ..Self::default() }
+    }
+}
+
+// === impl TaskError ===
+
+impl TaskError {
+    /// An error that another attempt would meet again.
+    pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: code.into(), retryable: false, retry_after: None, http_status: None }
+    }
+
+    /// An error that may be gone at the next attempt.
+    pub fn transient(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { retryable: true, ..Self::fatal(code, message) }
+    }
+}
+
+// === impl Handlers ===
+
+impl Handlers {
+    /// Adds a handler under a name; a later one with the same name replaces it.
+    pub fn register(&mut self, name: impl Into<String>, registered: Registered) {
+        self.map.insert(name.into(), registered);
+    }
+
+    /// Finds a handler.
+    pub fn get(&self, name: &str) -> Option<&Registered> {
+        self.map.get(name)
+    }
+
+    /// The names, sorted: for the answer to a client that asked for an unknown one.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.map.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+// === impl Registered ===
+
+impl Registered {
+    /// A handler without bounds of its own.
+    pub fn new(handler: impl TaskHandler) -> Self {
+        Self { handler: Arc::new(handler), timeout: None, concurrency: None }
+    }
+}

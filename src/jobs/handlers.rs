@@ -1,0 +1,224 @@
+//! The task handlers that come with the node, and the section `[handlers.NAME]` that names them.
+//!
+//! Owns [`HttpTask`] (a URL that a client names), [`Command`] (a program of this machine), [`Endpoint`] (a URL that the
+//! operator names) and the samples. They are futures that are `Send`, stop when they are dropped, and know nothing of
+//! jobs: how often, how long and how many at once is the engine's business.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::handler::{Handlers, Registered, TaskError};
+use crate::upstream::Client;
+
+mod command;
+#[cfg(test)]
+mod double;
+mod http;
+pub mod sample;
+
+pub use self::{
+    command::Command,
+    http::{Endpoint, HttpTask, Input as HttpInput},
+};
+
+/// Settings of one section `[handlers.NAME]`; clients ask for it by `"run": "NAME"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum HandlerConfig {
+    /// Posts the task's input as JSON to a URL of the operator's; asks with GET where there is no input.
+    Http {
+        /// Where to; http or https. The egress guard does not judge what the operator names.
+        url: String,
+        /// Bounds one attempt where the task names no `timeoutMs`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+        /// Most tasks of this handler at once on the node; no bound of its own unless set.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        concurrency: Option<usize>,
+    },
+    /// Runs a program with the task's input on its stdin.
+    Command {
+        /// The program and its arguments, as they are: no shell, no expansion.
+        command: Vec<String>,
+        /// As for `http`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+        /// As for `http`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        concurrency: Option<usize>,
+    },
+    /// Does real work on data that is inside the binary.
+    Sample {
+        /// One of [`sample::NAMES`].
+        sample: String,
+        /// As for `http`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+        /// As for `http`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        concurrency: Option<usize>,
+    },
+}
+
+/// What handlers need of the node.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// Sends their requests.
+    pub client: Client,
+    /// Base URL under which this node reaches itself, such as `http://127.0.0.1:8090`. Set once the port is known;
+    /// until then the samples that ask the node answer with the retryable error `not_ready`.
+    pub own_url: Arc<OnceLock<String>>,
+    /// A response above this many bytes is an error.
+    pub max_response_bytes: usize,
+}
+
+/// Makes the handlers that the settings name, by their names.
+///
+/// # Errors
+/// Names the key and the accepted form.
+pub fn build(config: &BTreeMap<String, HandlerConfig>, deps: &Deps) -> Result<Handlers, String> {
+    let mut handlers = Handlers::default();
+    for (name, entry) in config {
+        let registered = entry.build(deps).map_err(|reason| format!("`handlers.{name}`: {reason}"))?;
+        handlers.register(name, registered);
+    }
+    Ok(handlers)
+}
+
+// === impl HandlerConfig ===
+
+impl HandlerConfig {
+    fn build(&self, deps: &Deps) -> Result<Registered, String> {
+        let (mut registered, timeout_ms, concurrency) = match self {
+            Self::Http { url, timeout_ms, concurrency } => {
+                let endpoint = Endpoint::new(deps, url).map_err(|error| format!("`url`: {error}"))?;
+                (Registered::new(endpoint), timeout_ms, concurrency)
+            }
+            Self::Command { command, timeout_ms, concurrency } => {
+                let command = Command::new(command.clone())
+                    .ok_or("`command` must name a program: command = [\"program\", \"argument\"]")?;
+                (Registered::new(command), timeout_ms, concurrency)
+            }
+            Self::Sample { sample, timeout_ms, concurrency } => {
+                let registered = sample::sample(sample, deps).ok_or_else(|| {
+                    format!("sample `{sample}` is unknown, known are `{}`", sample::NAMES.join("`, `"))
+                })?;
+                (registered, timeout_ms, concurrency)
+            }
+        };
+        if *timeout_ms == Some(0) {
+            return Err("`timeout_ms` must be at least 1; leave it out for the default".into());
+        }
+        if *concurrency == Some(0) {
+            return Err("`concurrency` must be at least 1; leave it out for no bound".into());
+        }
+        registered.timeout = timeout_ms.map(Duration::from_millis);
+        registered.concurrency = *concurrency;
+        Ok(registered)
+    }
+}
+
+// === helpers ===
+
+/// Runs `work` until it ends or is no longer wanted; then it is dropped, and with it all that it began.
+async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, TaskError>>,
+) -> Result<T, TaskError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(cancelled()),
+        done = work => done,
+    }
+}
+
+/// What a handler answers when its token has fired.
+fn cancelled() -> TaskError {
+    TaskError::fatal("cancelled", "the task was cancelled")
+}
+
+/// The first `max` characters, with an ellipsis where there were more.
+fn excerpt(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn built(config: serde_json::Value) -> Result<Handlers, String> {
+        let config = serde_json::from_value(config).map_err(|error| error.to_string())?;
+        build(&config, &double::deps())
+    }
+
+    fn refusal(config: serde_json::Value) -> String {
+        built(config).err().expect("the settings are wrong")
+    }
+
+    #[test]
+    fn each_kind_is_built_under_its_name_with_its_bounds() {
+        let handlers = built(json!({
+            "Process Image": {"kind": "sample", "sample": "thumbnail", "concurrency": 2},
+            "lookup": {"kind": "http", "url": "http://10.0.0.1/lookup", "timeout_ms": 1500},
+            "convert": {"kind": "command", "command": ["convert", "-"]},
+        }))
+        .expect("the settings are right");
+        assert_eq!(handlers.names(), ["Process Image", "convert", "lookup"]);
+        let lookup = handlers.get("lookup").expect("it is registered");
+        assert_eq!((lookup.timeout, lookup.concurrency), (Some(Duration::from_millis(1500)), None));
+        assert_eq!(handlers.get("Process Image").expect("it is registered").concurrency, Some(2));
+    }
+
+    #[test]
+    fn an_unknown_sample_is_answered_with_the_known_ones() {
+        let text = refusal(json!({"task1": {"kind": "sample", "sample": "thumbnial"}}));
+        assert!(text.contains("`handlers.task1`") && text.contains("`thumbnial`"), "{text}");
+        for name in sample::NAMES {
+            assert!(text.contains(name), "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_with_their_key() {
+        for (entry, named) in [
+            (json!({"kind": "http", "url": "ftp://h/"}), "`url`"),
+            (json!({"kind": "http", "url": "h/path"}), "`url`"),
+            (json!({"kind": "command", "command": []}), "`command`"),
+            (json!({"kind": "command", "command": [""]}), "`command`"),
+            (json!({"kind": "command", "command": ["x"], "timeout_ms": 0}), "`timeout_ms`"),
+            (json!({"kind": "sample", "sample": "stats", "concurrency": 0}), "`concurrency`"),
+            (json!({"kind": "sample", "sample": "stats", "url": "http://h/"}), "`url`"),
+            (json!({"kind": "shell", "command": ["x"]}), "`shell`"),
+        ] {
+            let text = refusal(json!({ "x": entry.clone() }));
+            assert!(text.contains(named), "{entry}: {text}");
+        }
+    }
+
+    #[test]
+    fn an_excerpt_is_cut_between_characters() {
+        assert_eq!(excerpt("äöü", 3), "äöü");
+        assert_eq!(excerpt("äöü", 2), "äö…");
+    }
+}

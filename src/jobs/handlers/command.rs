@@ -1,0 +1,236 @@
+//! Tasks that run a program of this machine.
+//!
+//! # The program's side
+//! - It is started directly, without a shell, in a process group of its own, with the node's environment less what
+//!   begins with `MILLSTREAM__` (settings, which may be secrets), plus `MILLSTREAM_IDEMPOTENCY_KEY` and
+//!   `MILLSTREAM_ATTEMPT`.
+//! - It finds the task's input on stdin: one JSON value, a line end, the end. It need not read it.
+//! - It writes lines to stdout: `{"progress": 0-100, "message"?, "data"?}`, and at the end `{"result": …}` or
+//!   `{"error": "…"}`, whose errors may say `"retryable": false`. Any other line is shown as a message, so that a tool
+//!   that prints what it does needs no wrapper. A line has at most 1 MiB.
+//! - It exits with 0. Without a result line the result is `null`; any other status is an error with the end of stderr.
+//! - When it has exited, its children are killed. After its result, or when stdout has ended, it has 5 s to exit.
+//!
+//! On cancel, on timeout and when the node dies the whole process group is killed ([`Group`]).
+
+use std::{io, process::ExitStatus, time::Duration};
+
+use rustix::io::Errno;
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout},
+    time::Instant,
+};
+
+use super::unless_cancelled;
+use crate::{
+    jobs::handler::{Output, Progress, Task, TaskError, TaskHandler},
+    journal::BoxFuture,
+};
+
+mod group;
+mod lines;
+mod talk;
+#[cfg(test)]
+mod tests;
+
+use self::{
+    group::Group,
+    lines::{Lines, Tail},
+    talk::Talk,
+};
+
+/// Longest line of output in bytes.
+const LINE_MAX: usize = 1 << 20;
+
+/// How much of stderr is kept for the error, in bytes.
+const STDERR_TAIL: usize = 4096;
+
+/// Time enough for a program to tidy up after its last word.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How long output is read after the program and its group are gone: what is in the pipes takes no time, so this only
+/// bounds a process that has left the group and holds them open.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Environment variables that begin so are the node's own settings.
+const SETTINGS_PREFIX: &str = "MILLSTREAM__";
+
+/// The handler of `kind = "command"`.
+#[derive(Debug)]
+pub struct Command {
+    program: String,
+    arguments: Vec<String>,
+    /// How long the program may live on when it has nothing more to say.
+    linger: Duration,
+}
+
+/// A program that runs. Dropping it kills the group, then the program.
+struct Running {
+    // Before `child`: as long as the child is not reaped, its id is its own.
+    group: Group,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Lines<ChildStdout>,
+    stderr: Tail<ChildStderr>,
+    linger: Duration,
+}
+
+/// How it ended.
+enum End {
+    Exited(ExitStatus),
+    /// It did not, and was killed.
+    Lingered,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// A handler that runs this program with these arguments; `None` if no program is named.
+    pub fn new(argv: Vec<String>) -> Option<Self> {
+        let mut argv = argv.into_iter();
+        let program = argv.next().filter(|program| !program.is_empty())?;
+        Some(Self { program, arguments: argv.collect(), linger: LINGER })
+    }
+
+    fn start(&self, task: &Task) -> io::Result<Running> {
+        use std::process::Stdio;
+
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, _) in std::env::vars_os() {
+            if is_setting(&name.to_string_lossy()) {
+                command.env_remove(name);
+            }
+        }
+        command.env("MILLSTREAM_IDEMPOTENCY_KEY", task.idempotency_key());
+        command.env("MILLSTREAM_ATTEMPT", task.attempt.to_string());
+        let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
+        let group = Group::led_by(&child);
+        let piped = "it was asked for just now";
+        Ok(Running {
+            group,
+            stdin: child.stdin.take(),
+            lines: Lines::new(child.stdout.take().expect(piped), LINE_MAX),
+            stderr: Tail::new(child.stderr.take().expect(piped), STDERR_TAIL),
+            child,
+            linger: self.linger,
+        })
+    }
+
+    /// Why it could not be started. Only a lack of resources may be gone at the next attempt.
+    fn not_started(&self, error: &io::Error) -> TaskError {
+        let program = &self.program;
+        let lacking = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::TXTBSY];
+        let retryable = Errno::from_io_error(error).is_some_and(|errno| lacking.contains(&errno));
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => format!("program `{program}` is not found; name its path or put it on `PATH`"),
+            _ => format!("program `{program}` cannot be started: {error}"),
+        };
+        TaskError { retryable, ..TaskError::fatal("spawn_failed", message) }
+    }
+
+    /// What the task came to: what went wrong with the process counts before what the program said.
+    fn conclude(&self, end: &End, talk: Talk, stderr: &str) -> Result<Output, TaskError> {
+        let program = &self.program;
+        let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
+        match (talk.outcome, end) {
+            (Some(Err(error)), _) => Err(error),
+            (None, End::Lingered) => {
+                let message = format!("`{program}` closed its stdout without a result and did not exit{said}");
+                Err(TaskError::fatal("bad_output", message))
+            }
+            (_, End::Exited(status)) if !status.success() => Err(match (status.code(), signal(*status)) {
+                (None, Some(number)) => {
+                    TaskError::transient("signal", format!("`{program}` was killed by signal {number}{said}"))
+                }
+                (code, _) => {
+                    let code = code.unwrap_or(-1);
+                    TaskError::transient("exit_status", format!("`{program}` exited with status {code}{said}"))
+                }
+            }),
+            (Some(Ok(result)), _) => Ok(result.into()),
+            (None, End::Exited(_)) => Ok(Output::default()),
+        }
+    }
+}
+
+impl TaskHandler for Command {
+    fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
+        Box::pin(async move {
+            unless_cancelled(&task.cancel, async {
+                let mut running = self.start(&task).map_err(|error| self.not_started(&error))?;
+                let mut said = Talk::new(&self.program);
+                let end = running.attend(&mut said, format!("{}\n", task.input), &task.progress).await?;
+                self.conclude(&end, said, &running.stderr.text())
+            })
+            .await
+        })
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Feeds it, hears it and waits for its end, all at once: whichever of the pipes fills first, none waits for
+    /// another.
+    async fn attend(&mut self, talk: &mut Talk, input: String, progress: &Progress) -> Result<End, TaskError> {
+        let mut feeding = std::pin::pin!(feed(self.stdin.take(), input));
+        let (mut fed, mut heard, mut stderr_ended) = (false, false, false);
+        let mut status = None;
+        let mut deadline: Option<Instant> = None;
+        while status.is_none() || !heard || !stderr_ended {
+            tokio::select! {
+                line = self.lines.next(), if !heard => match line {
+                    Some(line) => if let Some(report) = talk.take(line)? {
+                        progress.send(report).await;
+                    },
+                    None => heard = true,
+                },
+                more = self.stderr.read(), if !stderr_ended => stderr_ended = !more,
+                () = &mut feeding, if !fed => fed = true,
+                exited = self.child.wait(), if status.is_none() => {
+                    let exited = exited.map_err(|error| {
+                        TaskError::transient("exit_status", format!("the program cannot be waited for: {error}"))
+                    })?;
+                    status = Some(exited);
+                    self.group.kill();
+                    deadline = Some(Instant::now() + DRAIN);
+                },
+                () = until(deadline), if deadline.is_some() => break,
+            }
+            if deadline.is_none() && (heard || talk.outcome.is_some()) {
+                deadline = Some(Instant::now() + self.linger);
+            }
+        }
+        self.group.kill();
+        Ok(status.map_or(End::Lingered, End::Exited))
+    }
+}
+
+// === helpers ===
+
+/// Writes the input and closes stdin. A program that does not want it closes the pipe, which is its right.
+async fn feed(stdin: Option<ChildStdin>, input: String) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(input.as_bytes()).await;
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Settings are read from the environment in any case, so they are hidden in any case.
+fn is_setting(name: &str) -> bool {
+    name.get(..SETTINGS_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(SETTINGS_PREFIX))
+}
+
+fn signal(status: ExitStatus) -> Option<i32> {
+    use std::os::unix::process::ExitStatusExt;
+
+    status.signal()
+}

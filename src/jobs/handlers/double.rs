@@ -1,0 +1,166 @@
+//! Doubles for the tests of handlers: a task whose reports are kept, and an upstream that says what it is told to.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Deps;
+use crate::{
+    jobs::handler::{Progress, Report, Sink, Task},
+    journal::BoxFuture,
+    upstream::{Client, Config},
+};
+
+/// Keeps what was reported.
+#[derive(Default)]
+pub struct Recorder {
+    reports: Mutex<Vec<(Report, bool)>>,
+}
+
+/// An upstream on a port of its own.
+pub struct Upstream {
+    /// Its base URL.
+    pub url: String,
+    /// The requests as they came, head and body.
+    pub requests: mpsc::Receiver<String>,
+    /// Gets one message per connection that the other side closed before the answer was sent whole.
+    pub left: mpsc::Receiver<()>,
+}
+
+/// What the upstream does with a request.
+#[derive(Clone)]
+pub enum Answer {
+    /// Sends this and closes.
+    Send(Vec<u8>),
+    /// Sends this and nothing more, without closing.
+    Stall(Vec<u8>),
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    /// All reports so far.
+    pub fn reports(&self) -> Vec<Report> {
+        self.kept().iter().map(|(report, _)| report.clone()).collect()
+    }
+
+    /// The progress of each report.
+    pub fn progress(&self) -> Vec<f64> {
+        self.kept().iter().map(|(report, _)| report.progress).collect()
+    }
+
+    /// The messages of the reports that had one.
+    pub fn messages(&self) -> Vec<String> {
+        self.kept().iter().filter_map(|(report, _)| report.message.clone()).collect()
+    }
+
+    /// The data of the reports that must not be lost.
+    pub fn forwarded(&self) -> Vec<Value> {
+        self.kept().iter().filter(|(_, lossy)| !lossy).filter_map(|(report, _)| report.data.clone()).collect()
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<(Report, bool)>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for Recorder {
+    fn take(&self, report: Report, lossy: bool) -> BoxFuture<'_, ()> {
+        self.kept().push((report, lossy));
+        Box::pin(async {})
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// Answers each request by what `answer` makes of its head and body.
+    pub async fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let addr = listener.local_addr().expect("it is bound");
+        let (seen, requests) = mpsc::channel(64);
+        let (gone, left) = mpsc::channel(64);
+        let answer = Arc::new(answer);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (answer, seen, gone) = (answer.clone(), seen.clone(), gone.clone());
+                tokio::spawn(async move {
+                    let Ok(request) = read_request(&mut stream).await else { return };
+                    let answer = answer(&request);
+                    let _ = seen.try_send(request);
+                    let (Answer::Send(bytes) | Answer::Stall(bytes)) = &answer;
+                    let sent = stream.write_all(bytes).await;
+                    let stalled =
+                        matches!(answer, Answer::Stall(_)) && matches!(stream.read(&mut [0]).await, Ok(0) | Err(_));
+                    if sent.is_err() || stalled {
+                        let _ = gone.try_send(());
+                    }
+                });
+            }
+        });
+        Self { url: format!("http://{addr}"), requests, left }
+    }
+
+    /// Answers every request by the same bytes.
+    pub async fn saying(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::start(move |_| Answer::Send(bytes.clone())).await
+    }
+}
+
+// === helpers ===
+
+/// Dependencies whose client may talk to loopback.
+pub fn deps() -> Deps {
+    let allow = vec!["127.0.0.0/8".parse().expect("a network")];
+    let client = Client::new(Config { allow, ..Config::default() });
+    Deps { client, own_url: Arc::new(OnceLock::new()), max_response_bytes: 4 << 20 }
+}
+
+/// A first attempt at task `t1` of job `j1`.
+pub fn task(input: Value) -> (Task, Arc<Recorder>) {
+    let recorder = Arc::new(Recorder::default());
+    let task = Task {
+        job_id: "j1".into(),
+        task_id: "t1".into(),
+        name: "a task".into(),
+        input,
+        attempt: 1,
+        progress: Progress::new(recorder.clone()),
+        cancel: CancellationToken::new(),
+    };
+    (task, recorder)
+}
+
+/// A complete response with a `Content-Length`.
+pub fn response(head: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// Reads a request with as much body as its `Content-Length` says.
+async fn read_request(stream: &mut TcpStream) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            if body.len() >= length.map_or(0, |length| length.trim().parse().unwrap_or(0)) {
+                return Ok(String::from_utf8_lossy(&bytes).into_owned());
+            }
+        }
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}

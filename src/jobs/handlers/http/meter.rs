@@ -1,0 +1,62 @@
+//! Reads a body within a bound and reports how far it is.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    jobs::handler::{Progress, TaskError},
+    upstream::{self, Body},
+};
+
+/// Reports each whole per cent once. Says nothing where the length is not known, nor of a body that came in one piece:
+/// that the task has ended says it better.
+pub struct Meter<'a> {
+    progress: &'a Progress,
+    total: Option<u64>,
+    read: u64,
+    last: u64,
+}
+
+// === impl Meter ===
+
+impl<'a> Meter<'a> {
+    /// A meter for a body of `total` bytes.
+    pub fn new(progress: &'a Progress, total: Option<u64>) -> Self {
+        Self { progress, total: total.filter(|total| *total > 0), read: 0, last: 0 }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// `response_too_large` above `limit` bytes, before anything is read if the length says so; or how the wire failed.
+    pub async fn collect(&mut self, body: &mut Body, limit: usize) -> Result<Bytes, TaskError> {
+        if self.total.is_some_and(|total| total > limit as u64) {
+            return Err(upstream::Error::TooLarge { limit }.into());
+        }
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = body.chunk().await {
+            let chunk = chunk?;
+            if chunk.len() > limit - whole.len() {
+                return Err(upstream::Error::TooLarge { limit }.into());
+            }
+            whole.extend_from_slice(&chunk);
+            self.add(chunk.len()).await;
+        }
+        Ok(whole.freeze())
+    }
+
+    async fn add(&mut self, bytes: usize) {
+        let first = self.read == 0;
+        self.read += bytes as u64;
+        let Some(total) = self.total else { return };
+        if first && self.read >= total {
+            return;
+        }
+        let percent = (self.read.saturating_mul(100) / total).min(100);
+        if percent > self.last {
+            self.last = percent;
+            let message = format!("{} of {} bytes", self.read, total);
+            #[expect(clippy::cast_precision_loss, reason = "a percentage")]
+            self.progress.report(percent as f64, message).await;
+        }
+    }
+}

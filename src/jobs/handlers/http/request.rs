@@ -1,0 +1,153 @@
+//! What a client asks for, and the request that comes of it; pure but for a random span id.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    jobs::{
+        handler::{Task, TaskError},
+        handlers::{excerpt, hex},
+    },
+    upstream::{self, HeaderMap, HeaderName, HeaderValue, Method, Request, Trust},
+};
+
+/// Methods that tasks may use.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+/// Fields that belong to the connection and the framing. They are refused rather than dropped, so that nobody believes
+/// that they were sent.
+const REFUSED: [&str; 13] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The input of an HTTP task. All but the URL may be missing or `null`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// An absolute URL, http or https, without credentials.
+    pub url: String,
+    /// GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS, in any case.
+    #[serde(default = "get", deserialize_with = "method")]
+    pub method: String,
+    /// Header fields, each name once. They win over those that are added: `Idempotency-Key`, `traceparent`, and the
+    /// content type.
+    #[serde(default, deserialize_with = "fields", skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// `null` for none; a string goes as it is, as `text/plain` unless the headers say otherwise; anything else as JSON.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub body: Value,
+}
+
+fn get() -> String {
+    "GET".into()
+}
+
+fn method<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_else(get))
+}
+
+fn fields<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+// === impl Input ===
+
+impl Input {
+    /// A plain GET.
+    pub fn get(url: impl Into<String>) -> Self {
+        Self { url: url.into(), method: get(), headers: BTreeMap::new(), body: Value::Null }
+    }
+
+    /// Checks all that can be known without sending: so that a job can be refused when it is submitted.
+    ///
+    /// # Errors
+    /// Codes `bad_url`, `bad_method` and `bad_header`. No message quotes a header's value: it may be a secret.
+    pub fn check(&self) -> Result<(), TaskError> {
+        upstream::parse_url(&self.url)?;
+        self.method()?;
+        self.headers().map(drop)
+    }
+
+    /// The request of one attempt.
+    pub(super) fn request(&self, task: &Task, trust: Trust) -> Result<Request, TaskError> {
+        let mut request = Request::new(self.method()?, self.url.as_str(), trust);
+        request.headers = self.headers()?;
+        let (body, media) = match &self.body {
+            Value::Null => (Bytes::new(), None),
+            Value::String(text) => (Bytes::from(text.clone()), Some("text/plain; charset=utf-8")),
+            json => (Bytes::from(json.to_string()), Some("application/json")),
+        };
+        request.body = body;
+        if let Some(media) = media {
+            let name = HeaderName::from_static("content-type");
+            request.headers.entry(name).or_insert(HeaderValue::from_static(media));
+        }
+        let key = HeaderName::from_static("idempotency-key");
+        request.headers.entry(key).or_insert_with(|| idempotency_key(task));
+        let trace = HeaderName::from_static("traceparent");
+        request.headers.entry(trace).or_insert_with(|| traceparent(&task.job_id));
+        Ok(request)
+    }
+
+    fn method(&self) -> Result<Method, TaskError> {
+        METHODS.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(&self.method)).ok_or_else(|| {
+            let given = excerpt(&self.method, 40);
+            let message = format!("method `{given}` is not sent; use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS");
+            TaskError::fatal("bad_method", message)
+        })
+    }
+
+    fn headers(&self) -> Result<HeaderMap, TaskError> {
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 3);
+        for (name, value) in &self.headers {
+            let bad = |reason: &str| {
+                let name = excerpt(name, 80);
+                TaskError::fatal("bad_header", format!("header `{}` {reason}", name.escape_debug()))
+            };
+            let field =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("has a name that HTTP does not know"))?;
+            if REFUSED.contains(&field.as_str()) {
+                return Err(bad("belongs to the connection and cannot be set; leave it out"));
+            }
+            let value = HeaderValue::from_bytes(value.as_bytes())
+                .map_err(|_| bad("has a value with line breaks or control characters; take them out"))?;
+            if headers.insert(field, value).is_some() {
+                return Err(bad("is given twice; names have no case"));
+            }
+        }
+        Ok(headers)
+    }
+}
+
+/// The task's key; hashed where it has signs that a header field cannot carry.
+fn idempotency_key(task: &Task) -> HeaderValue {
+    let key = task.idempotency_key();
+    HeaderValue::from_str(&key).unwrap_or_else(|_| {
+        HeaderValue::from_str(&hex(&Sha256::digest(&key))).expect("hexadecimal digits are header text")
+    })
+}
+
+/// A W3C trace context: all requests of a job share the trace, each attempt is a span of its own.
+fn traceparent(job_id: &str) -> HeaderValue {
+    let trace = hex(&Sha256::digest(job_id)[..16]);
+    // Zero means "no span" to the standard.
+    let span = rand::random::<u64>().max(1);
+    HeaderValue::from_str(&format!("00-{trace}-{span:016x}-01")).expect("hexadecimal digits are header text")
+}

@@ -1,0 +1,335 @@
+//! HTTP tasks over real sockets.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::*;
+use crate::jobs::handlers::double::{Answer, Recorder, Upstream, deps, response, task};
+
+async fn run(input: Value) -> (Result<Output, TaskError>, Arc<Recorder>) {
+    let (task, recorder) = task(input);
+    let done = timeout(Duration::from_secs(30), HttpTask::new(&deps()).run(task)).await.expect("it ends");
+    (done, recorder)
+}
+
+/// Asks an upstream that answers everything with these bytes.
+async fn ask(bytes: Vec<u8>) -> (Result<Output, TaskError>, Arc<Recorder>) {
+    run(json!({"url": Upstream::saying(bytes).await.url})).await
+}
+
+async fn failure(bytes: Vec<u8>) -> TaskError {
+    ask(bytes).await.0.expect_err("it fails")
+}
+
+/// Sends a task and answers with the request as the upstream saw it.
+async fn sent(input: impl FnOnce(&str) -> Value) -> String {
+    let mut upstream = Upstream::saying(response("200 OK", b"")).await;
+    run(input(&upstream.url)).await.0.expect("it is answered");
+    upstream.requests.recv().await.expect("a request came")
+}
+
+/// A header of a request, or nothing.
+fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
+    request.lines().find_map(|line| {
+        let (field, value) = line.split_once(':')?;
+        field.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+// --- what is sent ---
+
+#[tokio::test]
+async fn a_json_body_is_sent_with_key_and_trace() {
+    let request = sent(|url| json!({"url": format!("{url}/orders?x=1"), "method": "post", "body": {"n": 1}})).await;
+    assert!(request.starts_with("POST /orders?x=1 HTTP/1.1\r\n"), "{request}");
+    assert!(request.ends_with("\r\n\r\n{\"n\":1}"), "{request}");
+    assert_eq!(header(&request, "content-type"), Some("application/json"));
+    assert_eq!(header(&request, "idempotency-key"), Some("j1/t1"));
+    let trace: Vec<_> = header(&request, "traceparent").expect("it is there").split('-').collect();
+    assert_eq!(trace.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 32, 16, 2]);
+}
+
+#[tokio::test]
+async fn attempts_of_a_job_share_the_trace_but_not_the_span() {
+    let one = sent(|url| json!({ "url": url })).await;
+    let two = sent(|url| json!({ "url": url })).await;
+    let [one, two] = [&one, &two].map(|request| header(request, "traceparent").expect("it is there").to_owned());
+    assert_eq!(one[..36], two[..36]);
+    assert_ne!(one, two);
+}
+
+#[tokio::test]
+async fn what_is_null_is_as_if_it_were_missing() {
+    let request = sent(|url| json!({"url": url, "method": null, "headers": null, "body": null})).await;
+    assert!(request.starts_with("GET / HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"), "{request}");
+    assert_eq!(header(&request, "content-type"), None);
+}
+
+#[tokio::test]
+async fn a_text_body_is_sent_as_it_is() {
+    let request = sent(|url| json!({"url": url, "method": "PUT", "body": "a \"b\""})).await;
+    assert!(request.ends_with("\r\n\r\na \"b\""), "{request}");
+    assert_eq!(header(&request, "content-type"), Some("text/plain; charset=utf-8"));
+}
+
+#[tokio::test]
+async fn headers_of_the_client_win() {
+    let request = sent(|url| {
+        json!({"url": url, "method": "POST", "body": "<a/>", "headers": {
+            "Content-Type": "text/xml", "Idempotency-Key": "mine", "traceparent": "00-1-2-00", "X-Name": "Jörg",
+        }})
+    })
+    .await;
+    assert_eq!(header(&request, "content-type"), Some("text/xml"));
+    assert_eq!(header(&request, "idempotency-key"), Some("mine"));
+    assert_eq!(header(&request, "traceparent"), Some("00-1-2-00"));
+    assert_eq!(header(&request, "x-name"), Some("Jörg"));
+}
+
+#[tokio::test]
+async fn bad_headers_are_named_and_nothing_is_sent() {
+    let mut upstream = Upstream::saying(response("200 OK", b"")).await;
+    for (name, value) in [
+        ("X-A", "one\r\nX-B: two"),
+        ("X A", "one"),
+        ("X-A:", "one"),
+        ("", "one"),
+        ("Host", "other"),
+        ("content-LENGTH", "5"),
+        ("Transfer-Encoding", "chunked"),
+        ("Connection", "close"),
+        ("Upgrade", "h2c"),
+    ] {
+        let error = run(json!({"url": upstream.url, "headers": {name: value}})).await.0.expect_err("it is refused");
+        assert_eq!((error.code.as_str(), error.retryable), ("bad_header", false), "{name}");
+        assert!(error.message.contains(name) && !error.message.contains(value), "{error}");
+    }
+    let error = run(json!({"url": upstream.url, "headers": {"A": "1", "a": "2"}})).await.0.expect_err("it is refused");
+    assert_eq!(error.code, "bad_header");
+    assert!(upstream.requests.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_is_refused_with_a_code() {
+    for (input, code) in [
+        (json!({"url": "http://h/", "method": "TRACE"}), "bad_method"),
+        (json!({"url": "http://h/", "method": "CONNECT"}), "bad_method"),
+        (json!({"url": "ftp://h/"}), "bad_url"),
+        (json!({"url": "nonsense"}), "bad_url"),
+        (json!({"method": "GET"}), "bad_input"),
+        (json!({"url": "http://h/", "header": {}}), "bad_input"),
+        (Value::Null, "bad_input"),
+    ] {
+        let error = run(input.clone()).await.0.expect_err("it is refused");
+        assert_eq!((error.code.as_str(), error.retryable), (code, false), "{input}");
+        if let Ok(parsed) = serde_json::from_value::<Input>(input) {
+            assert_eq!(parsed.check().expect_err("it is known before").code, code);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_egress_guard_stands_before_what_clients_name() {
+    let upstream = Upstream::saying(response("200 OK", b"")).await;
+    let client = Client::new(upstream::Config::default());
+    let (task, _) = task(json!({"url": upstream.url}));
+    let guarded = HttpTask::new(&Deps { client: client.clone(), ..deps() });
+    assert_eq!(guarded.run(task).await.expect_err("it is loopback").code, "egress_refused");
+}
+
+// --- what a response is worth ---
+
+#[tokio::test]
+async fn json_text_and_binary_are_told_apart() {
+    for (head, body, result, encoding) in [
+        ("200 OK\r\nContent-Type: application/json", &b"{\"a\": [1]}"[..], json!({"a": [1]}), None),
+        ("201 Created\r\nContent-Type: text/html", b"<p>", json!("<p>"), None),
+        ("200 OK\r\nContent-Type: image/png", b"\x89PNG", json!("iVBORw=="), Some("base64")),
+        ("200 OK", b"[1]", json!([1]), None),
+    ] {
+        let output = ask(response(head, body)).await.0.expect("it is well");
+        assert_eq!((&output.result, output.encoding), (&result, encoding), "{head}");
+        assert_eq!(output.http_status.map(|status| status.to_string()).as_deref(), head.get(..3));
+    }
+}
+
+#[tokio::test]
+async fn no_content_is_null() {
+    let output = ask(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()).await.0.expect("it is well");
+    assert_eq!(output, Output { http_status: Some(204), ..Output::default() });
+}
+
+#[tokio::test]
+async fn head_has_no_body_and_waits_for_none() {
+    let upstream =
+        Upstream::saying(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\nContent-Encoding: gzip\r\n\r\n").await;
+    let output = run(json!({"url": upstream.url, "method": "HEAD"})).await.0.expect("it is well");
+    assert_eq!(output, Output { http_status: Some(200), ..Output::default() });
+}
+
+#[tokio::test]
+async fn a_download_shows_rising_progress() {
+    let body = vec![b'x'; 3_000_000];
+    let (done, recorder) = ask(response("200 OK\r\nContent-Type: text/plain", &body)).await;
+    assert_eq!(done.expect("it is well").result.as_str().map(str::len), Some(body.len()));
+    let progress = recorder.progress();
+    assert!(progress.len() >= 5 && progress.windows(2).all(|pair| pair[0] < pair[1]), "{progress:?}");
+    assert_eq!(progress.last(), Some(&100.0));
+    assert_eq!(recorder.messages().last().map(String::as_str), Some("3000000 of 3000000 bytes"));
+}
+
+#[tokio::test]
+async fn without_a_length_there_is_no_progress() {
+    let mut bytes = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n".to_vec();
+    bytes.extend_from_slice(&vec![b'x'; 300_000]);
+    let (done, recorder) = ask(bytes).await;
+    assert_eq!(done.expect("it is well").result.as_str().map(str::len), Some(300_000));
+    assert!(recorder.reports().is_empty());
+}
+
+#[tokio::test]
+async fn a_response_that_is_too_large_is_refused_by_its_length_before_it_comes() {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", (4 << 20) + 1);
+    let mut upstream = Upstream::start(move |_| Answer::Stall(head.clone().into_bytes())).await;
+    let error = run(json!({"url": upstream.url})).await.0.expect_err("it is too large");
+    assert_eq!((error.code.as_str(), error.retryable), ("response_too_large", false));
+    assert_eq!(error.http_status, Some(200));
+    assert!(timeout(Duration::from_secs(10), upstream.left.recv()).await.is_ok(), "the connection stays open");
+}
+
+#[tokio::test]
+async fn a_response_that_is_too_large_is_refused_while_it_comes() {
+    let mut bytes = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+    bytes.resize(bytes.len() + (4 << 20) + 1, b'x');
+    assert_eq!(failure(bytes).await.code, "response_too_large");
+}
+
+#[tokio::test]
+async fn a_compressed_response_is_refused() {
+    let error = failure(response("200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b")).await;
+    assert_eq!(error.code, "unsupported_encoding");
+    assert!(error.message.contains("`gzip`"), "{error}");
+    assert!(ask(response("200 OK\r\nContent-Encoding: identity", b"1")).await.0.is_ok());
+}
+
+#[tokio::test]
+async fn a_body_that_stops_short_is_an_error_worth_another_try() {
+    let error = failure(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec()).await;
+    assert_eq!((error.code.as_str(), error.retryable, error.http_status), ("truncated", true, Some(200)));
+}
+
+// --- statuses ---
+
+#[tokio::test]
+async fn statuses_from_400_are_errors_and_only_passing_ones_are_tried_again() {
+    for (status, retryable) in [
+        ("400 Bad Request", false),
+        ("404 Not Found", false),
+        ("408 Request Timeout", true),
+        ("409 Conflict", false),
+        ("425 Too Early", true),
+        ("429 Too Many Requests", true),
+        ("500 Internal Server Error", true),
+        ("501 Not Implemented", false),
+        ("502 Bad Gateway", true),
+        ("503 Service Unavailable", true),
+        ("504 Gateway Timeout", true),
+    ] {
+        let error = failure(response(status, b"{\"why\":\r\n \"because\"}")).await;
+        assert_eq!((error.code.as_str(), error.retryable), ("http_status", retryable), "{status}");
+        assert_eq!(error.message, format!("`127.0.0.1` answered {status}: {{\"why\": \"because\"}}"));
+        assert_eq!(error.http_status.map(|code| code.to_string()).as_deref(), status.get(..3));
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_passed_on_where_a_repeat_can_help() {
+    let error = failure(response("503 Service Unavailable\r\nRetry-After: 7", b"")).await;
+    assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
+    assert_eq!(failure(response("404 Not Found\r\nRetry-After: 7", b"")).await.retry_after, None);
+}
+
+#[tokio::test]
+async fn of_a_long_error_the_beginning_is_shown() {
+    let error = failure(response("500 Internal Server Error", "ä".repeat(1_000_000).as_bytes())).await;
+    let said = error.message.split_once(": ").map_or("", |(_, said)| said);
+    assert_eq!(said, format!("{}…", "ä".repeat(300)));
+}
+
+#[tokio::test]
+async fn an_error_whose_body_never_ends_is_an_error_soon() {
+    let head = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 100\r\n\r\nsorry".to_vec();
+    let upstream = Upstream::start(move |_| Answer::Stall(head.clone())).await;
+    let error = timeout(Duration::from_secs(10), run(json!({"url": upstream.url}))).await.expect("soon").0;
+    let error = error.expect_err("it failed");
+    assert_eq!(error.code, "http_status");
+    assert!(error.message.ends_with(": sorry"), "{error}");
+}
+
+// --- event streams ---
+
+#[tokio::test]
+async fn each_event_of_a_stream_is_forwarded_and_the_last_is_the_result() {
+    let stream = ": hello\n\nid: 7\nevent: tick\ndata: {\"n\": 1}\n\ndata: two\ndata: lines\n\ndata: unfinished";
+    let (done, recorder) =
+        ask(response("200 OK\r\nContent-Type: text/event-stream;charset=utf-8", stream.as_bytes())).await;
+    let (first, last) = (
+        json!({"event": "tick", "data": "{\"n\": 1}", "id": "7"}),
+        json!({"event": "message", "data": "two\nlines", "id": "7"}),
+    );
+    assert_eq!(done.expect("it is well").result, json!({"events": 2, "lastEvent": last}));
+    assert_eq!(recorder.forwarded(), [first, last]);
+}
+
+#[tokio::test]
+async fn events_are_forwarded_while_the_stream_goes_on() {
+    let stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: now\n\n".to_vec();
+    let mut upstream = Upstream::start(move |_| Answer::Stall(stream.clone())).await;
+    let (task, recorder) = task(json!({"url": upstream.url}));
+    let cancel = task.cancel.clone();
+    let running = tokio::spawn(async move { HttpTask::new(&deps()).run(task).await });
+    let arrived = async {
+        while recorder.forwarded().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), arrived).await.expect("the event comes at once");
+    cancel.cancel();
+    let done = timeout(Duration::from_secs(10), running).await.expect("it ends").expect("it does not panic");
+    assert_eq!(done.expect_err("it was cancelled").code, "cancelled");
+    assert!(timeout(Duration::from_secs(10), upstream.left.recv()).await.is_ok(), "the connection stays open");
+}
+
+#[tokio::test]
+async fn a_stream_may_be_longer_than_a_response_but_no_event_of_it() {
+    let event = format!("data: {}\n\n", "x".repeat(100_000));
+    let (done, _) = ask(response("200 OK\r\nContent-Type: text/event-stream", event.repeat(60).as_bytes())).await;
+    assert_eq!(done.expect("it is well").result["events"], 60);
+    let event = format!("data: {}\n\n", "x".repeat(5 << 20));
+    let error = failure(response("200 OK\r\nContent-Type: text/event-stream", event.as_bytes())).await;
+    assert_eq!(error.code, "response_too_large");
+}
+
+// --- the operator's URL ---
+
+#[tokio::test]
+async fn an_endpoint_gets_the_input_as_json_or_is_asked_without() {
+    for (input, start, end) in [
+        (json!({"n": 1}), "POST /in?k=v ", "\r\n\r\n{\"n\":1}"),
+        (json!("text"), "POST /in?k=v ", "\r\n\r\n\"text\""),
+        (Value::Null, "GET /in?k=v ", "\r\n\r\n"),
+    ] {
+        let mut upstream = Upstream::saying(response("200 OK", b"{\"ok\": true}")).await;
+        // Without exceptions: the guard does not stand before what the operator names.
+        let deps = Deps { client: Client::new(upstream::Config::default()), ..deps() };
+        let endpoint = Endpoint::new(&deps, &format!("{}/in?k=v", upstream.url)).expect("it is a URL");
+        let json = (!input.is_null()).then_some("application/json");
+        let (task, _) = task(input);
+        assert_eq!(endpoint.run(task).await.expect("it is well").result, json!({"ok": true}));
+        let request = upstream.requests.recv().await.expect("a request came");
+        assert!(request.starts_with(start) && request.ends_with(end), "{request}");
+        assert_eq!((header(&request, "content-type"), header(&request, "idempotency-key")), (json, Some("j1/t1")));
+    }
+}

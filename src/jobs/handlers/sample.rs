@@ -1,0 +1,94 @@
+//! Samples: handlers that do real work on data inside the binary, so that a fresh node has something to show.
+//!
+//! | name | work |
+//! |---|---|
+//! | `thumbnail` | decodes a picture, resizes it to three widths, encodes each as JPEG |
+//! | `stats` | reads ten thousand orders and describes their values, in all and by region |
+//! | `fetch` | downloads the orders from this node ([`ORDERS_PATH`]) and hashes them |
+//! | `third_party` | asks this node page by page for freight quotes ([`QUOTES_PATH`]) and compares them |
+//!
+//! They take no input. The node serves what the last two ask for: [`orders_csv`] and [`quotes`].
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Deps, cancelled, unless_cancelled};
+use crate::{
+    jobs::handler::{Output, Registered, Task, TaskError, TaskHandler},
+    journal::BoxFuture,
+};
+
+mod data;
+mod remote;
+mod stats;
+mod thumbnail;
+
+pub use self::data::{ORDERS_PATH, QUOTES_PATH, orders_csv, quotes};
+use self::remote::Node;
+
+/// The names that `sample = "…"` may give.
+pub const NAMES: [&str; 4] = ["thumbnail", "stats", "fetch", "third_party"];
+
+/// Makes the handler of a sample; `None` if there is none of this name.
+pub fn sample(name: &str, deps: &Deps) -> Option<Registered> {
+    Some(match name {
+        "thumbnail" => Registered::new(Compute { work: thumbnail::run }),
+        "stats" => Registered::new(Compute { work: stats::run }),
+        "fetch" => Registered::new(remote::Fetch(Node::new(deps))),
+        "third_party" => Registered::new(remote::ThirdParty(Node::new(deps))),
+        _ => return None,
+    })
+}
+
+/// Runs computing on a thread where it may block.
+struct Compute {
+    work: fn(&Steps) -> Result<Value, TaskError>,
+}
+
+/// How computing tells its progress and learns that it is no longer wanted.
+struct Steps {
+    reports: mpsc::Sender<(f64, String)>,
+    cancel: CancellationToken,
+}
+
+// === impl Compute ===
+
+impl TaskHandler for Compute {
+    fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
+        Box::pin(async move {
+            let (reports, mut steps) = mpsc::channel(8);
+            let work = self.work;
+            // Both this future's end and the token stop the work at its next step.
+            let cancel = task.cancel.child_token();
+            let _guard = cancel.clone().drop_guard();
+            let working = tokio::task::spawn_blocking(move || work(&Steps { reports, cancel }));
+            unless_cancelled(&task.cancel, async {
+                while let Some((progress, message)) = steps.recv().await {
+                    task.progress.report(progress, message).await;
+                }
+                let done = working.await.map_err(|error| TaskError::fatal("panicked", error.to_string()))?;
+                done.map(Output::from)
+            })
+            .await
+        })
+    }
+}
+
+// === impl Steps ===
+
+impl Steps {
+    /// Tells that a step is done.
+    ///
+    /// # Errors
+    /// When nobody wants the rest.
+    fn done(&self, progress: f64, message: impl Into<String>) -> Result<(), TaskError> {
+        if self.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        self.reports.blocking_send((progress, message.into())).map_err(|_| cancelled())
+    }
+}
+
+#[cfg(test)]
+mod tests;

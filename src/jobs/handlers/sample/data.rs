@@ -1,0 +1,54 @@
+//! The data of the samples, and what the node serves of it. The files are made by `scripts/make-assets.py`.
+
+use serde_json::{Value, json};
+
+/// Where the node serves [`orders_csv`], as `text/csv`.
+pub const ORDERS_PATH: &str = "/api/sse/samples/orders.csv";
+
+/// Where the node serves [`quotes`], by `?page=N` from 1; a page that does not exist is a 404.
+pub const QUOTES_PATH: &str = "/api/sse/samples/quotes";
+
+/// A picture of 1600 × 1000 pixels.
+pub const HARBOUR: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/harbour.png"));
+
+const ORDERS: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/orders.csv"));
+
+const CARRIERS: [&str; 4] = ["Baltic Lines", "Nordic Freight", "Hanse Cargo", "Tideway"];
+
+const ROUTES: [&str; 5] = ["Hamburg-Oslo", "Rotterdam-Bergen", "Gdansk-Turku", "Antwerp-Reykjavik", "Kiel-Gothenburg"];
+
+/// Pages of quotes.
+const PAGES: u32 = 5;
+
+/// Quotes of one page.
+const PAGE_SIZE: u32 = 20;
+
+/// Ten thousand orders: `id,date,region,product,quantity,unit_price`.
+pub fn orders_csv() -> &'static [u8] {
+    ORDERS
+}
+
+/// One page of freight quotes: `{page, pages, quotes: [{id, carrier, route, price, days}]}`; `None` beyond the last.
+///
+/// The same at every call: they are computed from their number.
+pub fn quotes(page: u32) -> Option<Value> {
+    if !(1..=PAGES).contains(&page) {
+        return None;
+    }
+    let first = (page - 1) * PAGE_SIZE + 1;
+    let quotes: Vec<Value> = (first..first + PAGE_SIZE).map(quote).collect();
+    Some(json!({"page": page, "pages": PAGES, "quotes": quotes}))
+}
+
+fn quote(id: u32) -> Value {
+    // Multiplying by odd numbers scatters neighbours; the results stay small enough to be exact.
+    let scatter = |factor: u32, bound: u32| (id * factor) % 8191 % bound;
+    let cents = 18_000 + scatter(2477, 42_000) * 7;
+    json!({
+        "id": id,
+        "carrier": CARRIERS[scatter(911, 4) as usize],
+        "route": ROUTES[scatter(577, 5) as usize],
+        "price": f64::from(cents) / 100.0,
+        "days": 2 + scatter(313, 9),
+    })
+}

@@ -1,0 +1,189 @@
+//! What a client asks for: the request body of a job, as it came and as it was checked.
+//!
+//! [`Spec`] mirrors the JSON of the HTTP contract, section 3, and refuses fields that it does not know. [`Plan`] is the
+//! same after [`Plan::check`]: ids are unique, every handler exists, every bound holds. A client hears of all its
+//! mistakes at once.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::topic::Topic;
+
+mod check;
+#[cfg(test)]
+mod tests;
+
+pub use self::check::Limits;
+
+/// The request body of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = JobSpec)]
+pub struct Spec {
+    /// What to run, in parallel; at least one.
+    pub tasks: Vec<TaskSpec>,
+    /// Most tasks of this job at once; without it only the node's bound counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u64>,
+    /// The whole job's deadline in milliseconds after it was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// The first failed task ends the job.
+    #[serde(default)]
+    pub fail_fast: bool,
+    /// What becomes of the job when the client that submitted and streams it goes away.
+    #[serde(default)]
+    pub on_disconnect: OnDisconnect,
+    /// Who else hears of the job's `progress`, `error` and `complete`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
+    /// Reserved; refused for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<Value>,
+}
+
+/// One task of a job. Its kind is chosen by its key: `url` (an HTTP request) or `run` (a named handler).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TaskSpec {
+    /// Unique in the job; given where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// For people; the handler's name or the id where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where to send an HTTP request: `http` or `https`, without user and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The request's method, `GET` where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The request's header fields. Their values are shown to nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// The request's body: a string as it is, any other JSON value as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+    /// The handler to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// What the handler gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Value>,
+    /// Bounds one attempt, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// How often a failed attempt is repeated where a repeat can help; 0 where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_count: Option<u64>,
+    /// Reserved; refused for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Value>,
+}
+
+/// What becomes of a job when the client that streams it goes away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// It goes on; whoever comes later sees its whole history.
+    #[default]
+    Continue,
+    /// It is cancelled.
+    Cancel,
+}
+
+/// Topics that also get a job's `progress`, `error` and `complete`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Notify {
+    /// A user's own topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A group's topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Any topic that clients may publish into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+}
+
+/// One thing that is wrong with a spec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// Where: `tasks[3].url`.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub detail: String,
+}
+
+/// A spec that was checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What to run.
+    pub tasks: Vec<PlannedTask>,
+    /// Most tasks of this job at once.
+    pub concurrency: Option<usize>,
+    /// The job's deadline after it was accepted.
+    pub timeout: Option<Duration>,
+    /// The first failed task ends the job.
+    pub fail_fast: bool,
+    /// Topics that also get `progress`, `error` and `complete`.
+    pub notify: Vec<Topic>,
+}
+
+/// A task that was checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedTask {
+    /// Unique in its job.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// What runs it.
+    pub kind: Kind,
+    /// What the handler gets.
+    pub input: Value,
+    /// Bounds one attempt, where the task says so.
+    pub timeout: Option<Duration>,
+    /// How often a failed attempt is repeated.
+    pub retries: u32,
+}
+
+/// What runs a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The handler for HTTP requests.
+    Http,
+    /// The handler of this name.
+    Run(String),
+}
+
+/// What is shown in place of a header's value.
+const REDACTED: &str = "***";
+
+// === impl Spec ===
+
+impl Spec {
+    /// The same without secrets: the values of header fields are not shown, `Accept` and `Content-Type` aside.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        let mut spec = self.clone();
+        let fields = spec.tasks.iter_mut().filter_map(|task| task.headers.as_mut()).flatten();
+        for (name, value) in fields {
+            if !["accept", "content-type"].contains(&name.to_ascii_lowercase().as_str()) {
+                REDACTED.clone_into(value);
+            }
+        }
+        spec
+    }
+}
+
+// === impl FieldError ===
+
+impl FieldError {
+    pub(crate) fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), detail: detail.into() }
+    }
+}

@@ -1,0 +1,216 @@
+//! What is known of a job, folded from the facts of its topic; pure.
+//!
+//! There is one fold: the engine applies each fact once it is in the journal, and whoever reads the topic back comes to
+//! the same state. The fold takes any sequence: a fact that does not fit (of another job, of an unknown task, after the
+//! task's end) changes nothing, so counts stay consistent whatever a journal holds.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    code,
+    event::{Fact, JobEvent},
+};
+use crate::event::Position;
+
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use self::view::{Snapshot, Status, Summary, TaskStatus, TaskView};
+
+/// What is known of a job before its first event: what its spec record says.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The job.
+    pub job_id: Arc<str>,
+    /// Who submitted it.
+    pub user: Option<String>,
+    /// When it was accepted, in Unix milliseconds.
+    pub created_at: u64,
+    /// The job whose failed tasks this one repeats.
+    pub retry_of: Option<String>,
+    /// Ids and names, in the order of the spec.
+    pub tasks: Vec<(String, String)>,
+}
+
+/// A job as its history tells it.
+#[derive(Clone, Debug)]
+pub struct JobState {
+    pub(super) job_id: Arc<str>,
+    pub(super) user: Option<String>,
+    pub(super) created_at: u64,
+    pub(super) retry_of: Option<String>,
+    pub(super) status: Status,
+    pub(super) started_at: Option<u64>,
+    pub(super) ended_at: Option<u64>,
+    pub(super) duration_ms: Option<u64>,
+    pub(super) success_count: usize,
+    pub(super) error_count: usize,
+    pub(super) tasks: Vec<TaskState>,
+    pub(super) last_event: Option<Position>,
+    by_id: HashMap<Arc<str>, usize>,
+}
+
+/// A task as its history tells it.
+#[derive(Clone, Debug)]
+pub(super) struct TaskState {
+    pub(super) id: Arc<str>,
+    pub(super) name: Box<str>,
+    pub(super) status: TaskStatus,
+    pub(super) attempts: u32,
+    pub(super) progress: f64,
+    pub(super) failure: Option<Box<Failure>>,
+    pub(super) duration_ms: Option<u64>,
+    pub(super) result_bytes: Option<u64>,
+    pub(super) encoding: Option<Box<str>>,
+    /// Where its `task_complete` stands.
+    pub(super) result_at: Option<Position>,
+}
+
+/// Why a task failed.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) error: String,
+    pub(super) code: String,
+}
+
+// === impl JobState ===
+
+impl JobState {
+    /// A job of which nothing has happened yet.
+    pub fn new(origin: Origin) -> Self {
+        let tasks: Vec<_> = origin.tasks.into_iter().map(|(id, name)| TaskState::new(id, name)).collect();
+        let by_id = tasks.iter().enumerate().map(|(index, task)| (task.id.clone(), index)).collect();
+        Self {
+            job_id: origin.job_id,
+            user: origin.user,
+            created_at: origin.created_at,
+            retry_of: origin.retry_of,
+            status: Status::Queued,
+            started_at: None,
+            ended_at: None,
+            duration_ms: None,
+            success_count: 0,
+            error_count: 0,
+            tasks,
+            last_event: None,
+            by_id,
+        }
+    }
+
+    /// Takes the next fact of the topic; `position` is where it stands, if it does already.
+    pub fn apply(&mut self, event: &JobEvent, position: Option<Position>) {
+        if event.job_id != self.job_id || self.status.ended() {
+            return;
+        }
+        self.last_event = position.or(self.last_event);
+        match &event.fact {
+            Fact::TaskStart(start) => {
+                let Some(task) = self.open(&start.task_id) else { return };
+                task.begin(1);
+                if self.status == Status::Queued {
+                    self.status = Status::Running;
+                    self.started_at = Some(event.timestamp);
+                }
+            }
+            Fact::TaskProgress(progress) => {
+                if let Some(task) = self.open(&progress.task_id) {
+                    // The report itself shows that a repeated attempt has begun.
+                    task.status = TaskStatus::Running;
+                    // `max` also turns NaN, which `clamp` lets through, into a number.
+                    task.progress = progress.progress.clamp(0.0, 100.0).max(0.0);
+                }
+            }
+            Fact::TaskRetry(retry) => {
+                if let Some(task) = self.open(&retry.task_id) {
+                    task.begin(retry.attempt);
+                    task.status = TaskStatus::Retrying;
+                }
+            }
+            Fact::TaskComplete(done) => {
+                let Some(task) = self.open(&done.task_id) else { return };
+                task.status = TaskStatus::Completed;
+                task.attempts = done.attempts;
+                task.progress = 100.0;
+                task.duration_ms = Some(done.duration_ms);
+                task.result_bytes = done.result_bytes;
+                task.encoding = done.encoding.as_deref().map(Into::into);
+                task.result_at = position;
+                self.success_count += 1;
+            }
+            Fact::TaskError(failed) => {
+                let Some(task) = self.open(&failed.task_id) else { return };
+                let cancelled = matches!(failed.code.as_str(), code::CANCELLED | code::SHUTDOWN);
+                task.status = if cancelled { TaskStatus::Cancelled } else { TaskStatus::Failed };
+                task.attempts = failed.attempts;
+                task.duration_ms = Some(failed.duration_ms);
+                task.failure = Some(Box::new(Failure { error: failed.error.clone(), code: failed.code.clone() }));
+                self.error_count += 1;
+            }
+            Fact::Complete(complete) => {
+                // A status that is no end would keep the job open for ever.
+                self.status = if complete.status.ended() { complete.status } else { Status::Failed };
+                self.ended_at = Some(event.timestamp);
+                self.duration_ms = Some(complete.duration_ms);
+            }
+            Fact::Progress(_) | Fact::AggregatedResult(_) => {}
+        }
+    }
+
+    /// How far the job is.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Where the job's last event stands.
+    pub fn last_event(&self) -> Option<Position> {
+        self.last_event
+    }
+
+    /// Tasks in percent that have finished.
+    pub fn progress(&self) -> f64 {
+        percent(self.success_count + self.error_count, self.tasks.len())
+    }
+
+    pub(super) fn task(&self, id: &str) -> Option<&TaskState> {
+        self.by_id.get(id).map(|index| &self.tasks[*index])
+    }
+
+    /// A task that has not finished.
+    fn open(&mut self, id: &str) -> Option<&mut TaskState> {
+        let task = &mut self.tasks[*self.by_id.get(id)?];
+        (!task.status.finished()).then_some(task)
+    }
+}
+
+// === impl TaskState ===
+
+impl TaskState {
+    fn new(id: String, name: String) -> Self {
+        Self {
+            id: id.into(),
+            name: name.into(),
+            status: TaskStatus::Queued,
+            attempts: 0,
+            progress: 0.0,
+            failure: None,
+            duration_ms: None,
+            result_bytes: None,
+            encoding: None,
+            result_at: None,
+        }
+    }
+
+    fn begin(&mut self, attempt: u32) {
+        self.status = TaskStatus::Running;
+        self.attempts = attempt;
+        self.progress = 0.0;
+    }
+}
+
+/// Part of a whole in percent, with two places.
+pub(super) fn percent(part: usize, whole: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts of tasks are far below 2^52")]
+    let percent = part as f64 * 100.0 / (whole.max(1)) as f64;
+    (percent * 100.0).round() / 100.0
+}

@@ -1,0 +1,213 @@
+//! A job as the API shows it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{JobState, TaskState};
+use crate::{event::Position, jobs::urls};
+
+/// How far a job is, or what it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = JobStatus)]
+pub enum Status {
+    /// Accepted; no task has begun.
+    Queued,
+    /// Some task has begun.
+    Running,
+    /// Ended: every task has a result.
+    Completed,
+    /// Ended: some tasks have a result.
+    Partial,
+    /// Ended: no task has a result, or one failed and the job was to fail fast.
+    Failed,
+    /// Ended by a client or by the node's stop.
+    Cancelled,
+    /// Ended by its deadline.
+    TimedOut,
+}
+
+/// How far a task is, or what it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskStatus {
+    /// It waits for its first attempt.
+    Queued,
+    /// An attempt runs.
+    Running,
+    /// An attempt failed and another will follow.
+    Retrying,
+    /// It has a result.
+    Completed,
+    /// It has failed.
+    Failed,
+    /// The job or the node ended before it did.
+    Cancelled,
+}
+
+/// A job in a list.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = JobSummary)]
+pub struct Summary {
+    /// The job.
+    #[schema(value_type = String)]
+    pub job_id: Arc<str>,
+    /// How far it is.
+    pub status: Status,
+    /// Who submitted it.
+    pub user: Option<String>,
+    /// When it was accepted, in Unix milliseconds.
+    pub created_at: u64,
+    /// When its first task began.
+    pub started_at: Option<u64>,
+    /// When it ended.
+    pub ended_at: Option<u64>,
+    /// From acceptance to the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// All tasks.
+    pub total_tasks: usize,
+    /// Those with a result.
+    pub success_count: usize,
+    /// Those that failed.
+    pub error_count: usize,
+    /// Finished tasks in percent.
+    pub progress: f64,
+    /// Where its last event stands; `null` before the first.
+    #[schema(value_type = Option<String>)]
+    pub last_event_id: Option<Position>,
+    /// Its events as a stream.
+    pub events_url: String,
+    /// The job whose failed tasks this one repeats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<String>,
+}
+
+/// A job with its tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Job)]
+pub struct Snapshot {
+    /// The job.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// Its tasks, in the order of the spec.
+    pub tasks: Vec<TaskView>,
+}
+
+/// A task of a snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskView {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub task_id: Arc<str>,
+    /// What people call it.
+    #[schema(value_type = String)]
+    pub task_name: Box<str>,
+    /// How far it is.
+    pub status: TaskStatus,
+    /// Attempts so far; while it retries, the one that will follow counts.
+    pub attempts: u32,
+    /// 0 to 100.
+    pub progress: f64,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The same for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// From the start of its first attempt to the end of its last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// Size of a result that was too large for an event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_bytes: Option<u64>,
+    /// Where its result is to be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_url: Option<String>,
+}
+
+// === impl Status ===
+
+impl Status {
+    /// True when nothing follows.
+    pub fn ended(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+// === impl TaskStatus ===
+
+impl TaskStatus {
+    /// True when nothing follows.
+    pub fn finished(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+// === impl JobState ===
+
+impl JobState {
+    /// The job as a list shows it.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            job_id: self.job_id.clone(),
+            status: self.status,
+            user: self.user.clone(),
+            created_at: self.created_at,
+            started_at: self.started_at,
+            ended_at: self.ended_at,
+            duration_ms: self.duration_ms,
+            total_tasks: self.tasks.len(),
+            success_count: self.success_count,
+            error_count: self.error_count,
+            progress: self.progress(),
+            last_event_id: self.last_event,
+            events_url: urls::events(&self.job_id),
+            retry_of: self.retry_of.clone(),
+        }
+    }
+
+    /// The job with its tasks.
+    pub fn snapshot(&self) -> Snapshot {
+        let tasks = self.tasks.iter().map(|task| task.view(&self.job_id)).collect();
+        Snapshot { summary: self.summary(), tasks }
+    }
+}
+
+// === impl TaskState ===
+
+impl TaskState {
+    fn view(&self, job_id: &str) -> TaskView {
+        let failure = self.failure.as_deref();
+        TaskView {
+            task_id: self.id.clone(),
+            task_name: self.name.clone(),
+            status: self.status,
+            attempts: self.attempts,
+            progress: self.progress,
+            error: failure.map(|f| f.error.clone()),
+            code: failure.map(|f| f.code.clone()),
+            duration_ms: self.duration_ms,
+            result_bytes: self.result_bytes,
+            result_url: (self.status == TaskStatus::Completed).then(|| urls::result(job_id, &self.id)),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The whole component, from the handle to the history in a memory journal.
+
+mod door;
+mod ends;
+mod life;
+mod results;
+mod rig;
+mod scale;

@@ -1,0 +1,214 @@
+//! What the tests of jobs share: a node's jobs with handlers made of closures, and a reader of histories.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::{
+    event::SharedEvent,
+    jobs::{
+        Config, Deps, Handle, JobState, Snapshot, Submission,
+        actor::start_here,
+        event::JobEvent,
+        handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
+        state::Origin,
+    },
+    journal::{self, BoxFuture, Journal, Memory, Query},
+    topic::Topic,
+};
+
+/// Jobs with a memory journal, on the test's own thread, so that the test can hold the clock.
+pub struct Rig {
+    pub jobs: Handle,
+    pub journal: Arc<Memory>,
+}
+
+/// Settings of a rig.
+#[derive(Default)]
+pub struct Setup {
+    pub config: Config,
+    pub journal: journal::Config,
+    pub handlers: Handlers,
+}
+
+/// Some tests hold the clock and let minutes pass.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+type Outcome = Result<Output, TaskError>;
+
+struct Closure<F>(F);
+
+/// The outcome of a test's task.
+pub fn good(result: Value) -> Outcome {
+    Ok(Output::from(result))
+}
+
+// === impl Setup ===
+
+impl Setup {
+    pub fn with<F, R>(self, name: &str, run: F) -> Self
+    where
+        F: Fn(Task) -> R + Send + Sync + 'static,
+        R: Future<Output = Outcome> + Send + 'static,
+    {
+        self.bounded(name, None, run)
+    }
+
+    pub fn bounded<F, R>(mut self, name: &str, concurrency: Option<usize>, run: F) -> Self
+    where
+        F: Fn(Task) -> R + Send + Sync + 'static,
+        R: Future<Output = Outcome> + Send + 'static,
+    {
+        self.handlers.register(name, Registered { concurrency, ..Registered::new(Closure(run)) });
+        self
+    }
+
+    /// Handlers that most tests need: `echo` gives its input back, `hang` never ends but heeds its token.
+    pub fn usual() -> Self {
+        Self::default().with("echo", |task| async move { good(task.input) }).with("hang", |task| async move {
+            task.cancel.cancelled().await;
+            Err(TaskError::fatal("stopped", "stopped"))
+        })
+    }
+
+    pub fn start(self) -> Rig {
+        let journal = Arc::new(Memory::new(&self.journal));
+        let http = Arc::new(Closure(|task: Task| async move { good(json!({ "asked": task.input })) }));
+        let deps = Deps::new(journal.clone(), &self.journal, self.handlers, http);
+        Rig { jobs: start_here(self.config, deps), journal }
+    }
+}
+
+impl<F, R> TaskHandler for Closure<F>
+where
+    F: Fn(Task) -> R + Send + Sync + 'static,
+    R: Future<Output = Outcome> + Send + 'static,
+{
+    fn run<'a>(&'a self, task: Task) -> BoxFuture<'a, Outcome> {
+        Box::pin((self.0)(task))
+    }
+}
+
+// === impl Rig ===
+
+impl Rig {
+    /// Submits and answers the id.
+    pub async fn submit(&self, spec: Value) -> String {
+        self.jobs.submit(submission(spec)).await.expect("the job is accepted").job_id
+    }
+
+    /// Submits and waits for the whole history.
+    pub async fn run(&self, spec: Value) -> History {
+        let id = self.submit(spec).await;
+        self.ended(&id).await
+    }
+
+    /// Waits until the job has ended.
+    pub async fn ended(&self, id: &str) -> History {
+        self.until(id, |history| history.last().is_some_and(|event| event.name() == "complete")).await
+    }
+
+    /// Waits until the history is as wanted.
+    pub async fn until(&self, id: &str, wanted: impl Fn(&[SharedEvent]) -> bool) -> History {
+        let mut head = self.journal.watch_head();
+        let wait = async {
+            loop {
+                head.mark_unchanged();
+                let events = self.topic(&Topic::job(id).unwrap()).await;
+                if wanted(&events) {
+                    return History(events);
+                }
+                head.changed().await.expect("the journal lives");
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("the history comes to what is wanted")
+    }
+
+    /// All events of a topic.
+    pub async fn topic(&self, topic: &Topic) -> Vec<SharedEvent> {
+        let (mut events, mut after) = (Vec::new(), 0);
+        loop {
+            let query = Query {
+                patterns: [topic.clone().into()].into(),
+                after,
+                floor: 0,
+                limit: 10_000,
+                max_bytes: usize::MAX,
+            };
+            let page = self.journal.read(query).await.unwrap();
+            after = page.through;
+            if page.events.is_empty() {
+                return events;
+            }
+            events.extend(page.events);
+        }
+    }
+
+    /// The snapshot, once it shows the end.
+    pub async fn snapshot(&self, id: &str) -> Snapshot {
+        loop {
+            let snapshot = self.jobs.get(id).await.expect("the job is known");
+            if snapshot.summary.status.ended() {
+                return snapshot;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Folds a history as a reader would, beginning with what the snapshot says of the spec.
+    pub fn refold(snapshot: &Snapshot, history: &History) -> Snapshot {
+        let tasks = snapshot.tasks.iter().map(|task| (task.task_id.to_string(), task.task_name.to_string())).collect();
+        let of = &snapshot.summary;
+        let origin = Origin {
+            job_id: of.job_id.clone(),
+            user: of.user.clone(),
+            created_at: of.created_at,
+            retry_of: of.retry_of.clone(),
+            tasks,
+        };
+        let mut state = JobState::new(origin);
+        for event in &history.0 {
+            let fact = JobEvent::decode(event.name(), &event.data).expect("the topic holds events of jobs");
+            state.apply(&fact, Some(event.position));
+        }
+        state.snapshot()
+    }
+}
+
+/// Events of a job.
+pub struct History(pub Vec<SharedEvent>);
+
+// === impl History ===
+
+impl History {
+    /// The names of the events, of one task or of the job itself (`""`).
+    pub fn names(&self, task: &str) -> Vec<&str> {
+        let of = |event: &&SharedEvent| event.data_value()["taskId"].as_str().unwrap_or("") == task;
+        self.0.iter().filter(of).map(|event| event.name()).collect()
+    }
+
+    /// Data of all events with a name.
+    pub fn all(&self, name: &str) -> Vec<Value> {
+        self.0.iter().filter(|event| event.name() == name).map(|event| event.data_value()).collect()
+    }
+
+    /// Data of the one event with a name, of a task if it names one.
+    pub fn one(&self, name: &str, task: &str) -> Value {
+        let mut all = self.all(name);
+        all.retain(|data| data["taskId"].as_str().unwrap_or("") == task);
+        assert_eq!(all.len(), 1, "{name} of {task:?}: {all:?}");
+        all.remove(0)
+    }
+
+    /// `status`, `successCount`, `errorCount` of `complete`.
+    pub fn verdict(&self) -> (String, u64, u64) {
+        let complete = self.one("complete", "");
+        let count = |key: &str| complete[key].as_u64().unwrap();
+        (complete["status"].as_str().unwrap().to_owned(), count("successCount"), count("errorCount"))
+    }
+}
+
+pub fn submission(spec: Value) -> Submission {
+    Submission { spec: serde_json::from_value(spec).expect("the spec has the right form"), user: None, key: None }
+}
