@@ -15,13 +15,18 @@
 //!          event · topic · sse        the words we speak; pure, no I/O
 //! ```
 //!
-
+//! To run a node inside a program of your own see [`app::App`]; to run your own tasks see
 //! [`jobs::handler::TaskHandler`].
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod event;
+pub mod http;
 pub mod hub;
 pub mod jobs;
 pub mod journal;
+pub mod socket;
 pub mod sse;
 pub mod topic;
 pub mod upstream;

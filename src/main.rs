@@ -1,3 +1,18 @@
-//! The program; what it does comes with the command line.
+//! The program: arguments in, exit code out. Everything else is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use millstream::cli::{self, Arguments};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            // Help and version are what was asked for; anything else is bad usage.
+            return if error.use_stderr() { ExitCode::from(cli::EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    actix_rt::System::new().block_on(cli::run(arguments))
+}

@@ -1,0 +1,243 @@
+//! The composition root: settings become a node, a node becomes a server.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use millstream::{app::App, config::Config};
+//! let server = App::build(Config::load(None)?)?.bind()?;
+//! println!("listening on http://{}", server.addr());
+//! server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! A stop goes in order: not ready and refusing new work, streams told and ended, jobs, journal, listener.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use actix_web::{App as WebApp, HttpServer, dev, web};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{self, Config},
+    event::now_ms,
+    http::{self, Door},
+    hub,
+    jobs::{
+        self,
+        handler::{Handlers, Registered},
+        handlers,
+    },
+    journal, upstream,
+};
+
+/// The parts of a node, as the routes hold them. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    /// The settings in force.
+    pub config: Arc<Config>,
+    /// The record of all events.
+    pub journal: journal::Shared,
+    /// Who is connected.
+    pub hub: hub::Handle,
+    /// Parallel work.
+    pub jobs: jobs::Handle,
+    /// Outgoing requests.
+    pub upstream: upstream::Client,
+    /// Connections of the listener.
+    pub door: Door,
+    /// Fires at the beginning of a stop.
+    pub stopping: CancellationToken,
+    /// When the node began.
+    pub started: Instant,
+    /// Where the node answers, once that is known.
+    pub own_url: Arc<OnceLock<String>>,
+    /// Mounted in another program's server: that one decides who comes in.
+    pub(crate) embedded: bool,
+    pub(crate) requests: Arc<http::Requests>,
+}
+
+/// A node that is built and not yet listening.
+pub struct App {
+    node: Node,
+}
+
+/// A node that has its port.
+pub struct Server {
+    node: Node,
+    addr: SocketAddr,
+    server: dev::Server,
+}
+
+/// The node cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The port cannot be had.
+    #[error("cannot listen on {addr}: {error}")]
+    Listen {
+        /// Which address.
+        addr: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The server failed while it ran.
+    #[error("the server failed: {0}")]
+    Serve(#[from] std::io::Error),
+}
+
+/// How long jobs may go on after the streams have ended; then they are cancelled, and say so.
+const JOBS_GRACE: Duration = Duration::from_secs(5);
+
+// === impl App ===
+
+impl App {
+    /// Builds a node with the handlers of its settings.
+    ///
+    /// # Errors
+    /// When a setting is wrong.
+    pub fn build(config: Config) -> Result<Self, Error> {
+        Self::with_handlers(config, std::iter::empty())
+    }
+
+    /// Builds a node with handlers of its own beside those of its settings. Must be called inside an actix system.
+    ///
+    /// # Errors
+    /// When a setting is wrong.
+    pub fn with_handlers(config: Config, own: impl IntoIterator<Item = (String, Registered)>) -> Result<Self, Error> {
+        config.check()?;
+        let own_url = Arc::<OnceLock<String>>::default();
+        let upstream = upstream::Client::new(upstream::Config { allow: config.egress()?, ..upstream::Config::default() });
+        let journal = journal::open(&config.journal);
+        let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
+        let deps = handlers::Deps {
+            client: upstream.clone(),
+            own_url: own_url.clone(),
+            max_response_bytes: config.jobs.max_response_bytes,
+        };
+        let mut handlers: Handlers = handlers::build(&config.handlers, &deps).map_err(config::Error)?;
+        for (name, registered) in own {
+            handlers.register(name, registered);
+        }
+        let http = Arc::new(handlers::HttpTask::new(&deps));
+        let jobs = jobs::start(config.jobs.clone(), jobs::Deps::new(journal.clone(), &config.journal, handlers, http));
+        let door = Door::new(&config.server, Duration::from_millis(config.emitter.write_deadline_ms));
+        let node = Node {
+            config: Arc::new(config),
+            journal,
+            hub,
+            jobs,
+            upstream,
+            door,
+            stopping: CancellationToken::new(),
+            started: Instant::now(),
+            own_url,
+            embedded: false,
+            requests: Arc::default(),
+        };
+        actix_rt::spawn(sweep(node.journal.clone(), node.stopping.clone()));
+        Ok(Self { node })
+    }
+
+    /// The parts of the node: publish, submit and connect without HTTP.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// All routes, for an actix-web application of your own; call it inside the application factory, so that every
+    /// worker thread gets its shard. Who may come in is then your middleware's business: let it put an
+    /// [`http::Identity`] into the request's extensions.
+    pub fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+        http::routes(Node { embedded: true, ..self.node.clone() })
+    }
+
+    /// Takes the port; nobody is answered before [`Server::run`].
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub fn bind(self) -> Result<Server, Error> {
+        let node = self.node;
+        let listen = node.config.server.listen;
+        let (factory, door) = (node.clone(), node.door.clone());
+        let mut server = HttpServer::new(move || WebApp::new().configure(http::routes(factory.clone())))
+            // A peer that closed its side is gone; half-closed clients of event streams do not exist.
+            .h1_allow_half_closed(false)
+            .tcp_nodelay(true)
+            // The door answers what is too much; the framework would leave it in the backlog without a word.
+            .max_connections(usize::MAX >> 8)
+            .backlog(4096)
+            .on_connect(move |io, data| door.enter(io, data))
+            .disable_signals()
+            .shutdown_timeout(1);
+        if node.config.server.workers > 0 {
+            server = server.workers(node.config.server.workers);
+        }
+        let server = server.bind(listen).map_err(|error| Error::Listen { addr: listen, error })?;
+        let addr = server.addrs().first().copied().unwrap_or(listen);
+        node.upstream.set_own(vec![addr]);
+        let host = if addr.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())) } else { addr };
+        let _ = node.own_url.set(format!("http://{host}"));
+        Ok(Server { node, addr, server: server.run() })
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    /// The address, with the real port.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The parts of the node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Serves until `shutdown` resolves, then stops in order.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let handle = self.server.handle();
+        let serving = actix_rt::spawn(self.server);
+        tracing::info!(addr = %self.addr, version = env!("CARGO_PKG_VERSION"), connections = self.node.door.limit(), "listening");
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return Ok(ended.map_err(std::io::Error::other)??),
+            () = shutdown => {}
+        }
+        self.node.stop().await;
+        handle.stop(true).await;
+        Ok(serving.await.map_err(std::io::Error::other)??)
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Stops the node's parts in order; the listener is its owner's business.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        let drain = Duration::from_millis(self.config.server.drain_ms);
+        tracing::info!(streams = self.hub.counters().open(), drain_ms = self.config.server.drain_ms, "stopping");
+        self.hub.stop(drain).await;
+        self.jobs.stop(JOBS_GRACE).await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Lets the journal forget what retention says, once a second.
+async fn sweep(journal: journal::Shared, stopping: CancellationToken) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stopping.run_until_cancelled(every.tick()).await.is_some() {
+        if let Err(error) = journal.sweep(now_ms()).await {
+            tracing::error!(%error, "the journal cannot be swept");
+        }
+    }
+}

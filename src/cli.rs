@@ -1,0 +1,151 @@
+//! The command line: one file per command. Answers go to stdout, everything about them to stderr.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    app,
+    config::{self, Config, LogFormat, Telemetry},
+};
+
+mod bench;
+mod client;
+mod demo;
+mod progress;
+mod publish;
+mod run;
+mod serve;
+mod text;
+mod watch;
+
+/// Exit code for bad usage and bad configuration (`EX_USAGE` of sysexits).
+pub const EXIT_USAGE: u8 = 64;
+
+/// Parallel tasks, live events, merged streams: one binary between your services and the people who wait for them.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, propagate_version = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(NodeArguments),
+    /// Start a node, run a job of local and HTTP tasks on it, show what came of it.
+    Demo(demo::DemoArguments),
+    /// Submit a job, show its progress, print its results; exit code 1 if a task failed.
+    Run(run::RunArguments),
+    /// Print events as they come; a lost connection is resumed where it was.
+    Watch(watch::WatchArguments),
+    /// Publish an event into a topic.
+    Publish(publish::PublishArguments),
+    /// Put a node of this machine under load and measure it.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Read the configuration, say what is wrong with it, print what is in force.
+    CheckConfig(NodeArguments),
+}
+
+/// What decides how a node runs: a file, then the environment (`MILLSTREAM__SECTION__KEY`), then these flags.
+#[derive(Args, Debug, Default)]
+struct NodeArguments {
+    /// Settings (TOML); without it the built-in ones.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Log lines that are written, such as `info` or `warn,millstream::hub=debug`.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+/// Why a command failed, and with which exit code.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+/// Runs a command.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    let done = match arguments.command {
+        Command::Serve(node) => serve::serve(&node).await.map(|()| 0),
+        Command::Demo(arguments) => demo::demo(&arguments).await,
+        Command::Run(arguments) => run::run(&arguments).await,
+        Command::Watch(arguments) => watch::watch(&arguments).await,
+        Command::Publish(arguments) => publish::publish(&arguments).await,
+        Command::Bench(command) => bench::bench(command).await,
+        Command::CheckConfig(node) => serve::check_config(&node).map(|()| 0),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("millstream: {}", failure.message);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+// === impl NodeArguments ===
+
+impl NodeArguments {
+    fn load(&self) -> Result<Config, Failure> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(listen) = self.listen {
+            config.server.listen = listen;
+        }
+        if let Some(log) = &self.log {
+            config.telemetry.log.clone_from(log);
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 1 }
+    }
+
+    /// What was asked for makes no sense.
+    fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: EXIT_USAGE }
+    }
+}
+
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        Self { message: error.to_string(), code: EXIT_USAGE }
+    }
+}
+
+impl From<app::Error> for Failure {
+    fn from(error: app::Error) -> Self {
+        match error {
+            app::Error::Config(error) => error.into(),
+            other => Self::new(other.to_string()),
+        }
+    }
+}
+
+/// Sends log lines to stderr.
+fn log(telemetry: &Telemetry) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&telemetry.log).map_err(|error| Failure {
+        message: format!("`telemetry.log` = `{}`: {error}", telemetry.log),
+        code: EXIT_USAGE,
+    })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match telemetry.format {
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}

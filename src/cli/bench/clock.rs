@@ -1,0 +1,32 @@
+//! The one clock of a measurement: nanoseconds since it began, never going back.
+
+use std::time::{Duration, Instant};
+
+/// Copies count from the same moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock(Instant);
+
+// === impl Clock ===
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Nanoseconds since the beginning; enough for 500 years.
+    pub(super) fn now(self) -> u64 {
+        nanos(self.0.elapsed())
+    }
+
+    /// Sleeps until a moment, if it is not past.
+    pub(super) fn sleep_until(self, at: u64) {
+        let left = at.saturating_sub(self.now());
+        if left > 0 {
+            std::thread::sleep(Duration::from_nanos(left));
+        }
+    }
+}
+
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,87 @@
+//! `bench idle`: subscribers to whom nothing happens.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{
+    Case, Target, TargetArguments,
+    clock::{Clock, nanos},
+    crew::Crew,
+    process::Usage,
+    publisher::token_line,
+    report::{Report, float, rate},
+    subscriber::Ask,
+};
+
+/// Before memory is read, the node may finish what connecting left to do.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// A case of silence.
+#[derive(Args, Clone, Debug)]
+pub(super) struct IdleArguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    /// Subscribers.
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    subs: u32,
+    /// Seconds that they stay.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    hold: u16,
+}
+
+// === impl IdleArguments ===
+
+impl Case for IdleArguments {
+    fn target(&self) -> &TargetArguments {
+        &self.target
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.hold.into()) + SETTLE
+    }
+
+    fn run(&self, target: &Target) -> Result<Report, String> {
+        let usage = || target.pid.and_then(Usage::of);
+        let before = usage();
+        let clock = Clock::start();
+        let (addr, token, topic) = (target.addr, token_line(target), ulid::Ulid::new());
+        let request =
+            format!("GET /events?topic=bench:{topic} HTTP/1.1\r\nhost: {addr}\r\n{token}accept: text/event-stream\r\n\r\n");
+        let crew = Crew::start(target, self.subs as usize, clock, move |_| Ask { request: request.clone(), first: 0 })?;
+        let connected = Duration::from_nanos(crew.wait_established()?);
+        let after_connect = usage();
+        std::thread::sleep(SETTLE);
+        let begin = usage();
+        let until = clock.now() + nanos(Duration::from_secs(self.hold.into()));
+        while clock.now() < until {
+            crew.check()?;
+            clock.sleep_until(until.min(clock.now() + nanos(Duration::from_millis(200))));
+        }
+        let end = usage();
+        let shares = crew.finish()?;
+        let subscribers = || shares.iter().flat_map(|share| &share.subscribers);
+        let signs: u64 = subscribers().map(|(_, subscriber)| subscriber.signs).sum();
+        let closed = subscribers().filter(|(_, subscriber)| subscriber.closed).count();
+
+        let Self { subs, hold, .. } = self;
+        let mut report = Report::new("idle", format!("idle: {subs} subscribers for {hold} s"));
+        report.put("subs", *subs, "");
+        report.put("holdS", *hold, "s");
+        report.ratio("connectsPerS", rate(u64::from(*subs), connected), "");
+        let cpu = |from: Option<Usage>, to: Option<Usage>| from.zip(to).map(|(from, to)| to.cpu.saturating_sub(from.cpu).as_secs_f64());
+        report.ratio("serverCpuUsPerConnect", cpu(before, after_connect).map(|cpu| cpu * 1e6 / f64::from(*subs)), "µs");
+        let mib = |usage: Usage| float(usage.rss) / f64::from(1 << 20);
+        report.ratio("serverRssBeforeMib", before.map(mib), "MiB");
+        report.ratio("serverRssConnectedMib", begin.map(mib), "MiB");
+        let each = before.zip(begin).map(|(before, begin)| begin.rss.saturating_sub(before.rss) / u64::from(*subs));
+        report.put("serverRssBytesPerConnection", each, "B");
+        report.ratio("idleCores", cpu(begin, end).map(|cpu| cpu / f64::from(*hold)), "");
+        report.put("heartbeats", signs, "");
+        report.put("closed", closed, "");
+        if closed > 0 {
+            report.unclean();
+        }
+        Ok(report)
+    }
+}

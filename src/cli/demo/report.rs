@@ -1,0 +1,91 @@
+//! Results as people read them: a heading per task, a line per field.
+
+use serde_json::Value;
+
+use crate::cli::{
+    run::Outcome,
+    text::{plain, short},
+};
+
+/// Longest value of a field in characters.
+const VALUE_MAX: usize = 96;
+
+/// All results of a job.
+pub(super) fn results(outcome: &Outcome) -> String {
+    let results: Value = match &outcome.results {
+        Some(result) => serde_json::from_str(result.results.get()).unwrap_or_default(),
+        None => Value::Null,
+    };
+    let mut text = String::from("Results\n");
+    for (task, result) in results.as_object().into_iter().flatten() {
+        text.push_str(&format!("\n  {}\n", plain(task)));
+        match result {
+            Value::Object(fields) => {
+                let width = fields.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+                for (name, value) in fields {
+                    text.push_str(&format!("    {:width$}  {}\n", plain(name), shown(value)));
+                }
+            }
+            other => text.push_str(&format!("    {}\n", shown(other))),
+        }
+    }
+    let told = |task: &str| results.get(task).is_some();
+    for failed in outcome.complete.errors.iter().filter(|failed| !told(&failed.task_id)) {
+        text.push_str(&format!("\n  {} failed: {}\n", plain(&failed.task_id), plain(&failed.error)));
+    }
+    text
+}
+
+/// A list is its length and how it begins; text has no quotes.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => short(text, VALUE_MAX),
+        Value::Array(list) if list.iter().any(|item| item.is_object()) => {
+            let first = list.first().map(|first| short(&first.to_string(), VALUE_MAX)).unwrap_or_default();
+            format!("{} × {first}", list.len())
+        }
+        other => short(&other.to_string(), VALUE_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{json, value::to_raw_value};
+
+    use super::*;
+    use crate::jobs::{
+        Status,
+        event::{AggregatedResult, Complete, ErrorEntry},
+    };
+
+    #[test]
+    fn every_task_is_shown_and_no_value_fills_the_screen() {
+        let results = json!({
+            "Stats": { "count": 3, "regions": { "east": 1.5 } },
+            "Image": { "sizes": [{ "width": 1 }, { "width": 2 }], "data": "x".repeat(5000) },
+            "Text": "hello",
+        });
+        let outcome = Outcome {
+            results: Some(AggregatedResult { results: to_raw_value(&results).unwrap(), results_url: None }),
+            complete: Complete {
+                status: Status::Partial,
+                total_tasks: 4,
+                success_count: 3,
+                error_count: 1,
+                errors: vec![ErrorEntry { task_id: "Bad".into(), error: "no".into() }],
+                errors_omitted: None,
+                duration_ms: 9,
+            },
+        };
+        let text = super::results(&outcome);
+        for line in [
+            "  Stats\n    count    3\n    regions  {\"east\":1.5}\n",
+            "    sizes  2 × {\"width\":1}\n",
+            "  Text\n    hello\n",
+            "  Bad failed: no\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() < 130), "{text}");
+    }
+}

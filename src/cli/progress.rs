@@ -1,0 +1,144 @@
+//! A job's progress on stderr: bars for people at a terminal, lines for everything else.
+
+use std::{collections::HashMap, io::IsTerminal, time::Duration};
+
+use super::text::{lasting, plain, short};
+use crate::jobs::event::{Complete, Fact, TaskComplete, TaskFailed};
+
+mod bars;
+
+use self::bars::Bars;
+
+/// Who looks on.
+pub(super) enum View {
+    /// Somebody at a terminal.
+    Bars(Box<Bars>),
+    /// A log.
+    Lines(Names),
+    /// Nobody.
+    Silent,
+}
+
+/// Names of tasks by id, as far as they are told.
+#[derive(Default)]
+pub(super) struct Names(HashMap<String, String>);
+
+// === impl View ===
+
+impl View {
+    /// What fits stderr.
+    pub(super) fn new(quiet: bool) -> Self {
+        if quiet {
+            Self::Silent
+        } else if std::io::stderr().is_terminal() {
+            Self::Bars(Box::default())
+        } else {
+            Self::Lines(Names::default())
+        }
+    }
+
+    /// The node has the job.
+    pub(super) fn begin(&mut self, job_id: &str) {
+        match self {
+            Self::Bars(bars) => bars.begin(job_id),
+            Self::Lines(_) => eprintln!("job {}", plain(job_id)),
+            Self::Silent => {}
+        }
+    }
+
+    /// The next fact of the job.
+    pub(super) fn on(&mut self, fact: &Fact) {
+        match self {
+            Self::Bars(bars) => bars.on(fact),
+            Self::Lines(names) => {
+                if let Some(line) = names.line(fact) {
+                    eprintln!("{line}");
+                }
+            }
+            Self::Silent => {}
+        }
+    }
+
+    /// Something about the connection.
+    pub(super) fn note(&mut self, text: &str) {
+        match self {
+            Self::Bars(bars) => bars.note(&plain(text)),
+            Self::Lines(_) => eprintln!("{}", plain(text)),
+            Self::Silent => {}
+        }
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    /// One line for the start and the end of a task, and for what lies between only where it is a surprise.
+    fn line(&mut self, fact: &Fact) -> Option<String> {
+        Some(match fact {
+            Fact::TaskStart(start) => {
+                self.0.insert(start.task_id.clone(), short(&start.task_name, 60));
+                format!("start   {}", short(&start.task_name, 60))
+            }
+            Fact::TaskRetry(retry) => {
+                let delay = lasting(Duration::from_millis(retry.delay_ms));
+                let name = self.0.get(&retry.task_id).unwrap_or(&retry.task_id);
+                format!("retry   {name}: attempt {} in {delay}: {}", retry.attempt, short(&retry.error, 200))
+            }
+            Fact::TaskComplete(done) => format!("done    {}", done_text(done)),
+            Fact::TaskError(failed) => format!("failed  {}", failed_text(failed)),
+            Fact::Complete(complete) => complete_text(complete),
+            Fact::TaskProgress(_) | Fact::Progress(_) | Fact::AggregatedResult(_) => return None,
+        })
+    }
+}
+
+fn done_text(done: &TaskComplete) -> String {
+    let mut text = format!("{}, {}", short(&done.task_name, 60), lasting(Duration::from_millis(done.duration_ms)));
+    if let Some(status) = done.http_status {
+        text.push_str(&format!(", HTTP {status}"));
+    }
+    if done.attempts > 1 {
+        text.push_str(&format!(", attempt {}", done.attempts));
+    }
+    text
+}
+
+fn failed_text(failed: &TaskFailed) -> String {
+    let attempts = if failed.attempts > 1 { format!(", {} attempts", failed.attempts) } else { String::new() };
+    format!("{}: {} ({}{attempts})", short(&failed.task_name, 60), short(&failed.error, 300), plain(&failed.code))
+}
+
+/// `completed: 4 of 4 tasks in 1.2 s`.
+fn complete_text(complete: &Complete) -> String {
+    let status = serde_json::to_value(complete.status).unwrap_or_default();
+    let status = status.as_str().unwrap_or("ended").replace('_', " ");
+    let took = lasting(Duration::from_millis(complete.duration_ms));
+    format!("{status}: {} of {} tasks in {took}", complete.success_count, complete.total_tasks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(names: &mut Names, event: &str, data: &str) -> Option<String> {
+        let data = format!(r#"{{"jobId":"J","timestamp":1,{}"#, &data[1..]);
+        names.line(&crate::jobs::event::JobEvent::decode(event, &data).unwrap().fact)
+    }
+
+    #[test]
+    fn a_log_has_a_line_for_the_start_and_the_end_of_each_task() {
+        let mut names = Names::default();
+        let start = line(&mut names, "task_start", r#"{"taskId":"a","taskName":"Load\u001b[1m","source":"local"}"#);
+        assert_eq!(start.unwrap(), "start   Load\\u{1b}[1m");
+        assert_eq!(line(&mut names, "task_progress", r#"{"taskId":"a","progress":50}"#), None);
+        let retry = r#"{"taskId":"a","attempt":2,"delayMs":1500,"error":"busy","code":"http_503"}"#;
+        assert_eq!(line(&mut names, "task_retry", retry).unwrap(), "retry   Load\\u{1b}[1m: attempt 2 in 1.5 s: busy");
+        let done = r#"{"taskId":"a","taskName":"Load","result":1,"attempts":2,"durationMs":20,"httpStatus":200}"#;
+        assert_eq!(line(&mut names, "task_complete", done).unwrap(), "done    Load, 20 ms, HTTP 200, attempt 2");
+        let failed =
+            r#"{"taskId":"b","taskName":"B","error":"no","code":"timeout","retryable":true,"attempts":1,"durationMs":5}"#;
+        assert_eq!(line(&mut names, "error", failed).unwrap(), "failed  B: no (timeout)");
+        let end = r#"{"status":"timed_out","totalTasks":2,"successCount":1,"errorCount":1,"errors":[],"durationMs":30}"#;
+        assert_eq!(line(&mut names, "complete", end).unwrap(), "timed out: 1 of 2 tasks in 30 ms");
+    }
+}

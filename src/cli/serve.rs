@@ -1,0 +1,44 @@
+//! `serve` and `check-config`.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, NodeArguments, log};
+use crate::app::App;
+
+/// Exit code after a second signal: 128 + SIGINT, as shells have it.
+const EXIT_NOW: i32 = 130;
+
+/// Runs a node until it is told to stop. The first SIGTERM or SIGINT stops it in order, the second at once.
+pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
+    let config = arguments.load()?;
+    log(&config.telemetry)?;
+    let server = App::build(config)?.bind()?;
+    println!("listening on http://{}", server.addr());
+    server.run(stop_signal()?).await?;
+    Ok(())
+}
+
+/// Resolves at the first signal to stop; the second one ends the process.
+pub(super) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let no_signals = |error| Failure::new(format!("cannot listen for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        actix_rt::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            tracing::warn!("second signal, leaving at once");
+            std::process::exit(EXIT_NOW);
+        });
+    })
+}
+
+/// Prints the settings in force as JSON, or says what is wrong.
+pub(super) fn check_config(arguments: &NodeArguments) -> Result<(), Failure> {
+    let config = arguments.load()?;
+    tracing_subscriber::EnvFilter::try_new(&config.telemetry.log)
+        .map_err(|error| crate::config::Error(format!("`telemetry.log` = `{}`: {error}", config.telemetry.log)))?;
+    let json = serde_json::to_string_pretty(&config.to_json()).expect("settings are plain data");
+    println!("{json}");
+    Ok(())
+}

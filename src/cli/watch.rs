@@ -1,0 +1,198 @@
+//! `watch`: prints the events of a stream as they come, and resumes by itself.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Failure,
+    client::{Api, ClientArguments, Message, Next, Stream},
+    text::{lasting, plain, say},
+};
+use crate::upstream::{self, Url};
+
+/// Streams of other servers may have no heartbeats.
+const FOREIGN_IDLE: Duration = Duration::from_mins(5);
+
+/// What to watch, for how long, and in which form.
+#[derive(Args, Debug)]
+pub(super) struct WatchArguments {
+    #[command(flatten)]
+    node: ClientArguments,
+    /// Topics of the node, `order:*` for all that begin so, `*` for everything; or one URL of any event stream.
+    #[arg(value_name = "URL|TOPIC", required = true)]
+    what: Vec<String>,
+    /// Goes on after this event.
+    #[arg(long, value_name = "ID")]
+    since_id: Option<String>,
+    /// Begins with the last N events.
+    #[arg(long, value_name = "N", conflicts_with = "since_id")]
+    history: Option<u64>,
+    /// Ends after the first event of this name.
+    #[arg(long, value_name = "EVENT")]
+    until: Option<String>,
+    /// Ends after N events.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Prints each event as one line of JSON: `{id, topic, event, data, timestamp}`, as far as they are known.
+    #[arg(long)]
+    json: bool,
+    /// Also prints what tells of the stream itself: connection, heartbeat, gap, disconnect.
+    #[arg(long)]
+    all: bool,
+}
+
+/// Prints events until `--until`, `--count`, or the stream's own end.
+pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
+    if arguments.count == Some(0) {
+        return Ok(0);
+    }
+    let api = Api::new(&arguments.node)?;
+    let (url, foreign) = target(&api, arguments)?;
+    let mut stream = Stream::new(&api, url, arguments.since_id.clone());
+    if foreign {
+        stream = stream.idle(FOREIGN_IDLE);
+    }
+    // Only the node's own streams are asked for envelopes.
+    let enveloped = arguments.json && !foreign;
+    let mut seen = 0;
+    loop {
+        match stream.next().await? {
+            Next::Event(message) => {
+                warn(&message);
+                if message.is_control() && !arguments.all {
+                    continue;
+                }
+                say(&if arguments.json { row(&message, enveloped) } else { line(&message) })?;
+                seen += u64::from(!message.is_control());
+                let named = arguments.until.as_ref().is_some_and(|until| *until == message.event);
+                if named || arguments.count.is_some_and(|count| seen >= count) {
+                    return Ok(0);
+                }
+            }
+            Next::Lost { reason, wait } => {
+                eprintln!("millstream: connection lost ({}); trying again in {}", plain(&reason), lasting(wait));
+            }
+            Next::End => {
+                return match &arguments.until {
+                    Some(until) => Err(Failure::new(format!("the stream ended before an event `{until}`"))),
+                    None => Ok(0),
+                };
+            }
+        }
+    }
+}
+
+/// The URL, and whether it is somebody's full URL.
+fn target(api: &Api, arguments: &WatchArguments) -> Result<(Url, bool), Failure> {
+    let is_url = |text: &String| text.starts_with("http://") || text.starts_with("https://");
+    if let [one] = arguments.what.as_slice()
+        && is_url(one)
+    {
+        let mut url = upstream::parse_url(one).map_err(|error| Failure::usage(format!("`{one}`: {error}")))?;
+        if let Some(count) = arguments.history {
+            url.query_pairs_mut().append_pair("history", &count.to_string());
+        }
+        return Ok((url, true));
+    }
+    if let Some(url) = arguments.what.iter().find(|what| is_url(what)) {
+        return Err(Failure::usage(format!("`{url}`: watch one URL, or topics of one node")));
+    }
+    let mut url = api.url("/events");
+    {
+        let mut query = url.query_pairs_mut();
+        for topic in &arguments.what {
+            query.append_pair("topic", topic);
+        }
+        if let Some(count) = arguments.history {
+            query.append_pair("history", &count.to_string());
+        }
+        if arguments.json {
+            query.append_pair("envelope", "true");
+        }
+    }
+    Ok((url, false))
+}
+
+/// Says on stderr what a reader of stdout must know: that something is missing, and why the stream ends.
+fn warn(message: &Message) {
+    if !message.is_control() {
+        return;
+    }
+    let value = message.value();
+    let reason = value.get("reason").and_then(Value::as_str).unwrap_or("unknown");
+    match &*message.event {
+        "gap" => eprintln!("millstream: gap ({}): events are missing here", plain(reason)),
+        "disconnect" => eprintln!("millstream: the node ends the stream ({})", plain(reason)),
+        _ => {}
+    }
+}
+
+fn line(message: &Message) -> String {
+    let id = message.id.as_deref().unwrap_or("-");
+    format!("{} {} {}", plain(id), plain(&message.event), plain(&message.data))
+}
+
+fn row(message: &Message, enveloped: bool) -> String {
+    let envelope = match message.value() {
+        Value::Object(fields) if enveloped && message.id.is_some() => fields,
+        data => return json!({ "id": message.id, "event": message.event, "data": data }).to_string(),
+    };
+    let mut row = Map::new();
+    // In the order of the contract, whatever the node's.
+    for name in ["id", "topic", "alsoIn", "event", "data", "timestamp", "origin"] {
+        if let Some(value) = envelope.get(name) {
+            row.insert(name.to_owned(), value.clone());
+        }
+    }
+    Value::Object(row).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(what: &[&str]) -> WatchArguments {
+        WatchArguments {
+            node: ClientArguments::default(),
+            what: what.iter().map(|&what| what.to_owned()).collect(),
+            since_id: None,
+            history: None,
+            until: None,
+            count: None,
+            json: false,
+            all: false,
+        }
+    }
+
+    #[test]
+    fn topics_are_of_the_node_and_a_url_is_taken_as_it_is() {
+        let api = Api::at("http://h:1").unwrap();
+        let mut both = arguments(&["order:*", "user:ä"]);
+        (both.history, both.json) = (Some(3), true);
+        let (url, foreign) = target(&api, &both).unwrap();
+        assert_eq!(url.as_str(), "http://h:1/events?topic=order%3A*&topic=user%3A%C3%A4&history=3&envelope=true");
+        assert!(!foreign);
+        let (url, foreign) = target(&api, &arguments(&["https://x/y?z=1"])).unwrap();
+        assert_eq!((url.as_str(), foreign), ("https://x/y?z=1", true));
+        assert!(target(&api, &arguments(&["https://x/y", "t"])).is_err());
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let message = Message { event: "note".into(), data: "a\nb".into(), id: Some("e-1".into()) };
+        assert_eq!(line(&message), "e-1 note a\\nb");
+        let message = Message { id: None, ..message };
+        assert_eq!(line(&message), "- note a\\nb");
+    }
+
+    #[test]
+    fn a_row_has_what_the_envelope_tells() {
+        let data = r#"{"topic":"t","id":"e-1","event":"note","data":{"a":1},"timestamp":5}"#;
+        let message = Message { event: "note".into(), data: data.into(), id: Some("e-1".into()) };
+        assert_eq!(row(&message, true), r#"{"id":"e-1","topic":"t","event":"note","data":{"a":1},"timestamp":5}"#);
+        let plain = Message { data: "text".into(), ..message };
+        assert_eq!(row(&plain, false), r#"{"id":"e-1","event":"note","data":"text"}"#);
+    }
+}

@@ -1,0 +1,311 @@
+//! Settings: one tree, a section per component; read from a file, then the environment, then flags.
+//!
+//! A section is defined where its component is. Every key has a documented default; an unknown key is an error that
+//! names the nearest known one. Nothing here acts: [`crate::app`] builds the node from it.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+
+use figment::{
+    Figment,
+    error::Kind,
+    providers::{Env, Format, Serialized, Toml},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    hub,
+    jobs::{self, handlers},
+    journal, upstream,
+};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[server]`: the listener.
+    pub server: Server,
+    /// `[access]`: who may come in.
+    pub access: Access,
+    /// `[egress]`: which private addresses requests named by clients may reach.
+    pub egress: Egress,
+    /// `[journal]`: what is kept, and for how long.
+    pub journal: journal::Config,
+    /// `[emitter]`: streams.
+    pub emitter: hub::Config,
+    /// `[jobs]`: parallel work.
+    pub jobs: jobs::Config,
+    /// `[handlers.NAME]`: what a task may `run`.
+    pub handlers: BTreeMap<String, handlers::HandlerConfig>,
+    /// `[telemetry]`: logs.
+    pub telemetry: Telemetry,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Names beside loopback that the `Host` header may have in open mode.
+    pub hosts: Vec<String>,
+    /// Headers added to every response.
+    pub headers: BTreeMap<String, String>,
+    /// Threads that serve connections; 0: one per core.
+    pub workers: usize,
+    /// Most connections at once; 0: the limit of open files less 500. Above it, streams are told to come back later and
+    /// other requests get 503.
+    pub max_connections: usize,
+    /// Over how many milliseconds streams are ended at a stop.
+    pub drain_ms: u64,
+    /// Largest request body in bytes.
+    pub body_limit_bytes: usize,
+    /// How long a request body may take, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// The kernel's send buffer of a connection in bytes; it doubles the number for its own bookkeeping. Bounds what a
+    /// stuck reader costs beside its outbox.
+    pub send_buffer_bytes: usize,
+    /// Origins beside the node's own that web pages may call from, such as `https://app.example`.
+    pub cors_origins: Vec<String>,
+}
+
+/// `[access]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Access {
+    /// `open`: everybody may do everything; meant for loopback.
+    pub mode: Mode,
+    /// Permits `mode = "open"` on an address that others can reach.
+    pub allow_open: bool,
+}
+
+/// How access is decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Everybody may do everything.
+    #[default]
+    Open,
+}
+
+/// `[egress]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// Private, loopback and link-local targets that clients may name: `127.0.0.1:9000`, `10.1.0.0/16`, `api.internal`.
+    pub allow: Vec<String>,
+}
+
+/// `[telemetry]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Filter of log lines: a level, or directives such as `info,millstream::hub=debug`.
+    pub log: String,
+    /// Form of log lines.
+    pub format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The settings are wrong; the message names the key and the accepted form.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+/// The configuration of the guide's orchestrator, used where no file is named.
+pub const BUILT_IN: &str = include_str!("../config/orchestrator.toml");
+
+/// Prefix of environment variables: `MILLSTREAM__SERVER__LISTEN`.
+const ENV_PREFIX: &str = "MILLSTREAM__";
+
+// === impl Server ===
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            hosts: Vec::new(),
+            headers: BTreeMap::new(),
+            workers: 0,
+            max_connections: 0,
+            drain_ms: 5000,
+            body_limit_bytes: 4 << 20,
+            body_timeout_ms: 30_000,
+            send_buffer_bytes: 64 << 10,
+            cors_origins: Vec::new(),
+        }
+    }
+}
+
+impl Server {
+    /// The bound on connections: the one that is set, else the limit of open files less 500.
+    pub fn connection_limit(&self) -> usize {
+        if self.max_connections > 0 {
+            return self.max_connections;
+        }
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        usize::try_from(files.saturating_sub(500)).unwrap_or(usize::MAX).clamp(100, 1_000_000)
+    }
+}
+
+// === impl Telemetry ===
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log: "info".into(), format: LogFormat::Text }
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads a file (or, without one, the built-in configuration), then the environment.
+    ///
+    /// # Errors
+    /// Names the key, where it stands, and the nearest known key or the accepted form.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
+        let text = match file {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| Error(format!("cannot read the configuration `{}`: {error}", path.display())))?,
+            None => BUILT_IN.to_owned(),
+        };
+        let source = file.map_or_else(|| "the built-in configuration".to_owned(), |path| path.display().to_string());
+        Self::read(&text, &source)
+    }
+
+    /// Reads TOML text, then the environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn read(toml: &str, source: &str) -> Result<Self, Error> {
+        let figment = Figment::from(Serialized::defaults(Self::default()))
+            .merge(Toml::string(toml))
+            .merge(Env::prefixed(ENV_PREFIX).split("__"));
+        let config: Self = figment.extract().map_err(|errors| {
+            let lines: Vec<String> = errors.into_iter().map(|error| explain(&error, source)).collect();
+            Error(lines.join("\n"))
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what the types do not; to be called again after flags have changed something.
+    ///
+    /// # Errors
+    /// Names the key and the accepted form.
+    pub fn check(&self) -> Result<(), Error> {
+        self.journal.check().map_err(Error)?;
+        self.emitter.check().map_err(Error)?;
+        self.jobs.check().map_err(Error)?;
+        self.egress()?;
+        if self.server.body_limit_bytes < 1024 {
+            return Err(Error("`server.body_limit_bytes` must be at least 1024".into()));
+        }
+        if self.server.body_timeout_ms < 100 {
+            return Err(Error("`server.body_timeout_ms` must be at least 100".into()));
+        }
+        for (name, value) in &self.server.headers {
+            let good = name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
+            if !good {
+                return Err(Error(format!("`server.headers`: `{name}` is no header that can be sent")));
+            }
+        }
+        for origin in &self.server.cors_origins {
+            let plain = upstream::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+            if !plain {
+                return Err(Error(format!("`server.cors_origins`: `{origin}` is no origin such as `https://app.example`")));
+            }
+        }
+        let loopback = self.server.listen.ip().is_loopback();
+        if self.access.mode == Mode::Open && !loopback && !self.access.allow_open {
+            return Err(Error(format!(
+                "`server.listen` = `{}` can be reached from outside, and `access.mode` = `open` lets everybody in: listen on \
+                 127.0.0.1, or set `access.allow_open = true` if something in front of the node decides who comes in",
+                self.server.listen
+            )));
+        }
+        Ok(())
+    }
+
+    /// The allow-list of the egress guard.
+    ///
+    /// # Errors
+    /// Names the entry that is none.
+    pub fn egress(&self) -> Result<Vec<upstream::Allow>, Error> {
+        let parse = |text: &String| text.parse().map_err(|error| Error(format!("`egress.allow`: `{text}`: {error}")));
+        self.egress.allow.iter().map(parse).collect()
+    }
+
+    /// The settings in force as TOML-like JSON, without what is secret.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("settings are plain data")
+    }
+}
+
+/// One line for one error: the key, what is wrong, where, and what was perhaps meant.
+fn explain(error: &figment::Error, source: &str) -> String {
+    let key = error.path.join(".");
+    let place = match &error.metadata {
+        Some(metadata) if metadata.name.contains("environment") => "the environment (MILLSTREAM__…)".to_owned(),
+        _ => source.to_owned(),
+    };
+    match &error.kind {
+        Kind::UnknownField(name, known) => {
+            let nearest = known.iter().max_by(|a, b| {
+                let likeness = |known: &str| strsim::jaro_winkler(known, name);
+                likeness(a).total_cmp(&likeness(b))
+            });
+            let parent = error.path.iter().take_while(|part| *part != name).cloned().collect::<Vec<_>>().join(".");
+            let full = if parent.is_empty() { name.clone() } else { format!("{parent}.{name}") };
+            let hint = nearest.map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
+            format!("{place}: unknown key `{full}`{hint}")
+        }
+        kind => format!("{place}: `{key}`: {kind}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(toml: &str) -> String {
+        Config::read(toml, "test.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+        assert_eq!(error("[emitter]\nheartbeet_ms = 5"), "test.toml: unknown key `emitter.heartbeet_ms`; did you mean `heartbeat_ms`?");
+        assert_eq!(error("[serverr]\nlisten = 'x'"), "test.toml: unknown key `serverr`; did you mean `server`?");
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_key() {
+        let message = error("[emitter]\nheartbeat_ms = 'soon'");
+        assert!(message.contains("`emitter.heartbeat_ms`") && message.contains("soon"), "{message}");
+        assert!(error("[server]\nlisten = 'nowhere'").contains("`server.listen`"));
+    }
+
+    #[test]
+    fn open_access_is_refused_where_others_can_reach_it() {
+        let message = error("[server]\nlisten = '0.0.0.0:80'");
+        assert!(message.contains("allow_open"), "{message}");
+        assert!(Config::read("[server]\nlisten = '0.0.0.0:80'\n[access]\nallow_open = true", "t").is_ok());
+    }
+
+    #[test]
+    fn the_built_in_configuration_is_good() {
+        let config = Config::load(None).unwrap();
+        for name in ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API", "task1", "task2"] {
+            assert!(config.handlers.contains_key(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! HTTP: one resource per file; parse, call a handle, render. The only place that knows status codes.
+//!
+//! [`routes`] is the route table of the contract; the OpenAPI document in `openapi.rs` is checked against it.
+
+use actix_web::{Resource, Route, guard, middleware::from_fn, web};
+
+use crate::app::Node;
+
+mod body;
+mod connect;
+mod emitters;
+mod error;
+mod gate;
+mod identity;
+mod jobs;
+mod metrics;
+mod openapi;
+mod operate;
+mod pages;
+mod publish;
+mod query;
+mod samples;
+mod stream;
+mod topics;
+
+pub use self::{
+    error::Problem,
+    gate::{Connection, Door},
+    identity::Identity,
+    metrics::Requests,
+};
+
+/// Puts all routes of a node into an actix-web application or scope.
+///
+/// Call it last in a scope: what it does not know it answers itself, with a 404 as `application/problem+json`.
+pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
+    node.hub.start_local();
+    move |config| {
+        let scope = web::scope("")
+            .app_data(web::Data::new(node.clone()))
+            .app_data(web::PayloadConfig::new(node.config.server.body_limit_bytes))
+            .wrap(from_fn(gate::pass))
+            .configure(connections)
+            .configure(publishing)
+            .configure(job_routes)
+            .configure(operating)
+            .default_service(web::to(error::not_found));
+        config.service(scope);
+    }
+}
+
+fn connections(config: &mut web::ServiceConfig) {
+    config
+        .service(at("/api/sse/managed/connect").route(web::get().to(connect::connect)))
+        .service(at("/api/sse/managed/connect/group/{group}").route(web::get().to(connect::connect_group)))
+        .service(at("/api/sse/managed/status").route(web::get().to(emitters::status)))
+        .service(at("/api/sse/managed/status/user/{user}").route(web::get().to(emitters::user_status)))
+        .service(at("/api/sse/managed/status/group/{group}").route(web::get().to(emitters::group_status)))
+        .service(at("/api/sse/managed/emitters").route(web::get().to(emitters::list)))
+        .service(
+            at("/api/sse/managed/emitters/{emitter}")
+                .route(web::patch().to(emitters::change))
+                .route(web::delete().to(emitters::disconnect)),
+        )
+        .service(at("/api/sse/managed/disconnect/user/{user}").route(web::delete().to(emitters::disconnect_user)))
+        .service(at("/api/sse/managed/disconnect/group/{group}").route(web::delete().to(emitters::disconnect_group)))
+        .service(at("/api/topics").route(web::get().to(topics::list)))
+        .service(at("/api/topics/{topic}/events").route(web::get().to(topics::events)))
+        .service(at("/api/topics/{topic}").route(web::delete().to(topics::purge)));
+}
+
+fn publishing(config: &mut web::ServiceConfig) {
+    config
+        .service(at("/events").route(web::get().to(connect::events)).route(web::post().to(publish::events)))
+        .service(at("/api/sse/managed/send/user/{user}").route(web::post().to(publish::to_user)))
+        .service(at("/api/sse/managed/send/emitter/{emitter}").route(web::post().to(publish::to_emitter)))
+        .service(at("/api/sse/managed/send/filtered").route(web::post().to(publish::filtered)))
+        .service(at("/api/sse/managed/broadcast/group/{group}").route(web::post().to(publish::to_group)))
+        .service(at("/api/sse/managed/broadcast").route(web::post().to(publish::to_all)))
+        .service(at("/api/sse/managed/broadcast/all").route(web::post().to(publish::to_all)));
+}
+
+fn job_routes(config: &mut web::ServiceConfig) {
+    config
+        .service(at("/api/sse/emitter/parallel-tasks").route(web::post().to(jobs::submit_and_stream)))
+        .service(at("/api/sse/parallel-tasks").route(web::post().to(jobs::submit_and_stream)))
+        .service(at("/api/jobs").route(web::get().to(jobs::list)).route(web::post().to(jobs::submit)))
+        .service(at("/api/jobs/{job}").route(web::get().to(jobs::get)).route(web::delete().to(jobs::cancel)))
+        .service(at("/api/jobs/{job}/events").route(web::get().to(jobs::events)))
+        .service(at("/api/jobs/{job}/retry").route(web::post().to(jobs::retry)))
+        .service(at("/api/jobs/{job}/tasks/{task}/result").route(web::get().to(jobs::result)))
+        .service(at("/api/sse/sample-parallel").route(web::get().to(samples::parallel)))
+        .service(at("/api/sse/flow-example").route(web::get().to(samples::flow)))
+        .service(
+            at("/api/sse/parallel-tasks-progress")
+                .route(web::get().to(samples::progress))
+                .route(web::post().to(jobs::submit_and_stream)),
+        )
+        .service(at("/api/sse/samples/orders.csv").route(web::get().to(samples::orders)))
+        .service(at("/api/sse/samples/quotes").route(web::get().to(samples::quotes)));
+}
+
+fn operating(config: &mut web::ServiceConfig) {
+    config
+        .service(at("/healthz").route(read().to(operate::healthz)))
+        .service(at("/readyz").route(read().to(operate::readyz)))
+        .service(at("/metrics").route(read().to(metrics::metrics)))
+        .service(at("/").route(read().to(pages::index)))
+        .configure(openapi::routes)
+        .configure(pages::routes);
+}
+
+/// GET, and HEAD with it, as RFC 9110 wants it; not for streams, whose HEAD would say nothing.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+/// A resource that answers a wrong method with a problem, not with nothing.
+fn at(path: &str) -> Resource {
+    web::resource(path).default_service(web::to(error::method_not_allowed))
+}
+
+/// True for requests whose client wants an event stream.
+fn wants_stream(accept: Option<&str>) -> bool {
+    accept.is_some_and(|accept| {
+        let ranges = accept.split(',').map(|range| range.split(';').next().unwrap_or_default().trim());
+        ranges.into_iter().any(|range| range.eq_ignore_ascii_case(crate::sse::MEDIA_TYPE))
+    })
+}

@@ -1,0 +1,99 @@
+//! Request bodies: bounded in size and time, with errors that say where.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest,
+    dev::Payload,
+    http::{StatusCode, header},
+    web::{Bytes, BytesMut, Data},
+};
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+
+use super::Problem;
+use crate::app::Node;
+
+/// A JSON body. 415 for another media type, 400 for what is no JSON, 422 for JSON of the wrong shape.
+///
+/// A missing `Content-Type` is taken for JSON.
+pub(super) struct Json<T> {
+    pub(super) value: T,
+}
+
+// === impl Json ===
+
+impl<T: DeserializeOwned> FromRequest for Json<T> {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let media = media_type(request);
+        let reading = read(request, payload);
+        Box::pin(async move {
+            media?;
+            let raw = reading.await?;
+            let value = serde_json::from_slice(&raw).map_err(|error| explain(&error))?;
+            Ok(Self { value })
+        })
+    }
+}
+
+/// 400 where the text is no JSON, 422 where the JSON is not what was asked for.
+fn explain(error: &serde_json::Error) -> Problem {
+    use serde_json::error::Category;
+    match error.classify() {
+        Category::Data => Problem::wrong(error.to_string()),
+        _ => Problem::malformed(format!("the body is no JSON: {error}")),
+    }
+}
+
+fn media_type(request: &HttpRequest) -> Result<(), Problem> {
+    let refuse = |detail: String| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    if let Some(coding) = request.headers().get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+        return refuse(format!("the body is declared to be coded as {coding:?}; send it as it is"));
+    }
+    let media = request.content_type().to_ascii_lowercase();
+    let missing = media.is_empty() && !request.headers().contains_key(header::CONTENT_TYPE);
+    if missing || media == "application/json" || media.ends_with("+json") {
+        return Ok(());
+    }
+    refuse(format!("the body is declared as `{media}`; send JSON with `Content-Type: application/json`"))
+}
+
+/// Reads the whole body within the node's bounds.
+fn read(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Result<Bytes, Problem>> + use<> {
+    let server = &request.app_data::<Data<Node>>().expect("the routes are mounted with their node").config.server;
+    let (limit, time) = (server.body_limit_bytes, Duration::from_millis(server.body_timeout_ms));
+    let declared: Option<u64> = header_number(request, &header::CONTENT_LENGTH);
+    let mut payload = payload.take();
+    async move {
+        let too_large = || {
+            let detail = format!("the body has more than {limit} bytes (body_limit_bytes)");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        };
+        if declared.is_some_and(|bytes| bytes > limit as u64) {
+            return Err(too_large());
+        }
+        let whole = async {
+            let mut body = BytesMut::new();
+            while let Some(chunk) = payload.next().await {
+                let chunk = chunk.map_err(|error| Problem::malformed(format!("the body cannot be read: {error}")))?;
+                if body.len() + chunk.len() > limit {
+                    return Err(too_large());
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(body.freeze())
+        };
+        let late = |_| {
+            let detail = format!("the body did not come within {} ms (body_timeout_ms)", time.as_millis());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
+        };
+        tokio::time::timeout(time, whole).await.map_err(late)?
+    }
+}
+
+fn header_number(request: &HttpRequest, name: &header::HeaderName) -> Option<u64> {
+    request.headers().get(name)?.to_str().ok()?.parse().ok()
+}

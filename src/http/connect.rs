@@ -1,0 +1,180 @@
+//! GET routes that open a stream over topics: `connect`, `connect/group/{group}`, `/events`.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header,
+    web::{Data, Path},
+};
+use serde::de::IntoDeserializer;
+
+use super::{Identity, Problem, query::Query, stream};
+use crate::{
+    app::Node,
+    event::Meta,
+    hub::{Connect, Heartbeat, Overflow, Start},
+    topic::{Pattern, Topic},
+};
+
+/// Query parameters that shape any stream.
+pub(super) const STREAM_PARAMETERS: &[&str] = &[
+    "access_token", "ticket", "lastEventId", "heartbeat", "heartbeatMs", "timeoutMs", "retryMs", "overflow", "envelope",
+];
+
+const TOPIC_PARAMETERS: &[&str] = &["topic", "topics", "group", "groups", "meta.*", "history", "since"];
+
+/// Most topics and groups that one connection may name.
+const MAX_TOPICS: usize = 256;
+
+/// Open a stream of the caller's own topic and of the topics and groups that it names.
+#[utoipa::path(get, path = "/api/sse/managed/connect", tag = "connections", params(
+    ("topic" = Option<Vec<String>>, Query, description = "a topic or a prefix with a trailing `*`; may be repeated"),
+    ("topics" = Option<String>, Query, description = "the same as a list with commas"),
+    ("group" = Option<Vec<String>>, Query, description = "a group to join; may be repeated"),
+    ("groups" = Option<String>, Query, description = "the same as a list with commas"),
+    ("history" = Option<u64>, Query, description = "begin with the last N events"),
+    ("since" = Option<u64>, Query, description = "begin with what was appended since this time (Unix milliseconds)"),
+    ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
+    ("heartbeat" = Option<String>, Query, description = "`event`, `comment` or `none`"),
+    ("heartbeatMs" = Option<u64>, Query, description = "silence before a heartbeat, from 1000"),
+    ("timeoutMs" = Option<u64>, Query, description = "lifetime of the stream, 0 for none"),
+    ("retryMs" = Option<u64>, Query, description = "reconnection time for the client"),
+    ("overflow" = Option<String>, Query, description = "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`"),
+    ("envelope" = Option<bool>, Query, description = "wrap data in `{topic, id, event, data, timestamp}`"),
+), responses(
+    (status = 200, description = "an event stream; first frame `connection`", content_type = "text/event-stream"),
+    (status = 400, description = "a parameter cannot be read", body = Problem),
+    (status = 422, description = "a topic or group name is wrong", body = Problem),
+))]
+pub(super) async fn connect(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+    let connect = managed(&node, &request, identity, None)?;
+    stream::open(&node, &request, connect).await
+}
+
+/// The same, joined to a group.
+#[utoipa::path(get, path = "/api/sse/managed/connect/group/{group}", tag = "connections",
+    params(("group" = String, Path, description = "the group")),
+    responses(
+        (status = 200, description = "an event stream", content_type = "text/event-stream"),
+        (status = 400, description = "a parameter cannot be read", body = Problem),
+        (status = 422, description = "a topic or group name is wrong", body = Problem),
+    ))]
+pub(super) async fn connect_group(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Identity,
+    group: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let connect = managed(&node, &request, identity, Some(group.into_inner()))?;
+    stream::open(&node, &request, connect).await
+}
+
+/// The same as connect; without topics and groups it hears everything that the caller may read.
+#[utoipa::path(get, path = "/events", tag = "connections", params(
+    ("topics" = Option<String>, Query, description = "a list of topics with commas"),
+    ("topic" = Option<Vec<String>>, Query, description = "a topic; may be repeated"),
+), responses(
+    (status = 200, description = "an event stream", content_type = "text/event-stream"),
+    (status = 400, description = "a parameter cannot be read", body = Problem),
+    (status = 422, description = "a topic or group name is wrong", body = Problem),
+))]
+pub(super) async fn events(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+    let mut connect = managed(&node, &request, identity, None)?;
+    if connect.topics.is_empty() && connect.groups.is_empty() {
+        connect.topics.push(Pattern::any());
+    }
+    stream::open(&node, &request, connect).await
+}
+
+/// What the streams over topics have in common: the user's own topic, the broadcast, and what the query names.
+fn managed(node: &Node, request: &HttpRequest, identity: Identity, group: Option<String>) -> Result<Connect, Problem> {
+    let query = Query::of(request);
+    query.only(&[STREAM_PARAMETERS, TOPIC_PARAMETERS].concat())?;
+    let mut connect = basics(node, request, &query)?;
+    connect.own.push(Topic::all());
+    if let Some(user) = identity.user {
+        connect.own.push(Topic::user(&user)?);
+        connect.user = Some(user);
+    }
+    connect.groups = group.into_iter().chain(query.list("group", "groups").map(str::to_owned)).collect();
+    connect.groups.sort_unstable();
+    connect.groups.dedup();
+    for group in &connect.groups {
+        Topic::group(group)?;
+    }
+    connect.topics = query.list("topic", "topics").map(Pattern::new).collect::<Result<_, _>>()?;
+    if connect.topics.len() + connect.groups.len() > MAX_TOPICS {
+        return Err(Problem::wrong(format!("one connection may name at most {MAX_TOPICS} topics and groups")));
+    }
+    connect.meta = meta(&query)?;
+    if connect.start == Start::Live {
+        connect.start = match (query.get("history", "a number of events")?, query.get("since", "a time in Unix milliseconds")?) {
+            (Some(_), Some(_)) => return Err(Problem::malformed("`history` and `since` cannot go together")),
+            (Some(0) | None, None) => Start::Live,
+            (Some(count), None) => Start::History(count),
+            (None, Some(timestamp)) => Start::Since(timestamp),
+        };
+    }
+    Ok(connect)
+}
+
+/// What shapes any stream: position, heartbeat, lifetime, policy, form.
+pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query) -> Result<Connect, Problem> {
+    let config = &node.config.emitter;
+    let mut connect = Connect::new(config);
+    if let Some(id) = last_event_id(request, query)? {
+        connect.start = Start::After(id);
+    }
+    connect.heartbeat.kind = word(query, "heartbeat", "`event`, `comment` or `none`")?.unwrap_or_default();
+    if let Some(ms) = query.get::<u64>("heartbeatMs", "a number of milliseconds")? {
+        if ms < Heartbeat::MIN_MS {
+            return Err(Problem::malformed(format!("`heartbeatMs` = {ms} must be at least {}", Heartbeat::MIN_MS)));
+        }
+        connect.heartbeat.every = Duration::from_millis(ms);
+    }
+    if let Some(ms) = query.get::<u64>("timeoutMs", "a number of milliseconds")? {
+        if ms > config.max_timeout_ms {
+            return Err(Problem::malformed(format!("`timeoutMs` = {ms} must be at most {}", config.max_timeout_ms)));
+        }
+        connect.lifetime = Some(ms).filter(|ms| *ms > 0).map(Duration::from_millis);
+    }
+    if let Some(ms) = query.get::<u64>("retryMs", "a number of milliseconds")? {
+        connect.retry_ms = ms.min(config.max_timeout_ms);
+    }
+    let policy: Option<Overflow> =
+        word(query, "overflow", "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`")?;
+    connect.overflow = policy.unwrap_or(config.overflow);
+    connect.envelope = query.get("envelope", "`true` or `false`")?.unwrap_or(false);
+    Ok(connect)
+}
+
+/// The header wins: a URL that a browser keeps for reconnecting is stale. An empty id is none, as in the standard.
+pub(super) fn last_event_id(request: &HttpRequest, query: &Query) -> Result<Option<String>, Problem> {
+    let header = match request.headers().get(header::HeaderName::from_static("last-event-id")) {
+        Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).into_owned()),
+        None => None,
+    };
+    let id = header.or_else(|| query.first("lastEventId").map(str::to_owned)).filter(|id| !id.is_empty());
+    match id {
+        Some(id) if id.len() > 1024 => Err(Problem::malformed("the last event id has more than 1024 bytes")),
+        id => Ok(id),
+    }
+}
+
+fn meta(query: &Query) -> Result<Meta, Problem> {
+    let pairs = query.prefixed("meta.").map(|(key, value)| (key.to_owned(), Meta::parse_value(value)));
+    let meta = Meta(pairs.collect());
+    if meta.0.len() > Meta::MAX_KEYS || meta.size() > Meta::MAX_BYTES {
+        let (keys, bytes) = (Meta::MAX_KEYS, Meta::MAX_BYTES);
+        return Err(Problem::malformed(format!("metadata may have at most {keys} keys and {bytes} bytes")));
+    }
+    Ok(meta)
+}
+
+/// One of an enum's words.
+fn word<T: serde::de::DeserializeOwned>(query: &Query, name: &str, form: &str) -> Result<Option<T>, Problem> {
+    let Some(text) = query.first(name) else { return Ok(None) };
+    let value = T::deserialize(IntoDeserializer::<serde::de::value::Error>::into_deserializer(text));
+    value.map(Some).map_err(|_| Problem::malformed(format!("query parameter `{name}` = `{text}` must be {form}")))
+}

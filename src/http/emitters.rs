@@ -1,0 +1,173 @@
+//! Who is connected: status, lists, and changing or ending connections.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Path},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::{Problem, body::Json, query::Query};
+use crate::{
+    app::Node,
+    event::Meta,
+    hub::{Change, EmitterStatus, Reason, Selector},
+    topic::{Pattern, Topic},
+};
+
+/// Most rows of one page.
+const MAX_PAGE: usize = 1000;
+
+/// Figures over all connections of the node.
+#[utoipa::path(get, path = "/api/sse/managed/status", tag = "connections",
+    responses((status = 200, description = "totals, by user and by group")))]
+pub(super) async fn status(node: Data<Node>) -> HttpResponse {
+    let mut totals = serde_json::to_value(node.hub.totals().await).unwrap_or_default();
+    let jobs = node.jobs.stats();
+    if let Some(fields) = totals.as_object_mut() {
+        fields.insert("journal".into(), json!(node.journal.stats()));
+        fields.insert("jobs".into(), json!(jobs));
+        fields.insert("uptimeMs".into(), json!(node.started.elapsed().as_millis() as u64));
+        fields.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+    }
+    HttpResponse::Ok().json(totals)
+}
+
+/// A user's connections.
+#[utoipa::path(get, path = "/api/sse/managed/status/user/{user}", tag = "connections",
+    params(("user" = String, Path)), responses((status = 200, description = "the user's connections")))]
+pub(super) async fn user_status(node: Data<Node>, user: Path<String>) -> HttpResponse {
+    let user = user.into_inner();
+    let emitters = node.hub.emitters(Selector::User(user.clone())).await;
+    HttpResponse::Ok().json(json!({ "userId": user, "activeConnections": emitters.len(), "emitters": emitters }))
+}
+
+/// A group's connections.
+#[utoipa::path(get, path = "/api/sse/managed/status/group/{group}", tag = "connections",
+    params(("group" = String, Path)), responses((status = 200, description = "the group's connections")))]
+pub(super) async fn group_status(node: Data<Node>, group: Path<String>) -> HttpResponse {
+    let group = group.into_inner();
+    let emitters = node.hub.emitters(Selector::Group(group.clone())).await;
+    HttpResponse::Ok().json(json!({ "groupId": group, "activeConnections": emitters.len(), "emitters": emitters }))
+}
+
+/// A page of connections.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EmitterPage {
+    emitters: Vec<EmitterStatus>,
+    /// Give it as `after` for the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// The live connections, by id; filtered by user, group, topic and metadata.
+#[utoipa::path(get, path = "/api/sse/managed/emitters", tag = "connections", params(
+    ("user" = Option<String>, Query), ("group" = Option<String>, Query), ("topic" = Option<String>, Query),
+    ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"), ("after" = Option<String>, Query),
+), responses((status = 200, description = "a page of connections"), (status = 400, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request);
+    query.only(&["user", "group", "topic", "meta.*", "limit", "after", "access_token"])?;
+    let limit = page_size(&query)?;
+    let selector = match (query.first("user"), query.first("group")) {
+        (Some(user), _) => Selector::User(user.to_owned()),
+        (None, Some(group)) => Selector::Group(group.to_owned()),
+        (None, None) => Selector::All,
+    };
+    let topic = query.first("topic").map(Topic::new).transpose()?;
+    let group = query.first("group");
+    let wanted = |emitter: &EmitterStatus| {
+        let hears = topic.as_ref().is_none_or(|topic| emitter.topics.iter().any(|pattern| pattern.matches(topic)));
+        let joined = group.is_none_or(|group| emitter.groups.iter().any(|own| own == group));
+        let like = |(key, value): (&str, &str)| emitter.meta.0.get(key) == Some(&Meta::parse_value(value));
+        hears && joined && query.prefixed("meta.").all(like)
+    };
+    let after = query.first("after").unwrap_or_default();
+    let all = node.hub.emitters(selector).await;
+    let mut rest = all.into_iter().filter(|emitter| *emitter.emitter_id > *after && wanted(emitter));
+    let emitters: Vec<EmitterStatus> = rest.by_ref().take(limit).collect();
+    let next = rest.next().and_then(|_| emitters.last().map(|last| last.emitter_id.clone()));
+    Ok(HttpResponse::Ok().json(EmitterPage { emitters, next }))
+}
+
+/// What to change of a connection; what is absent stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChangeBody {
+    /// The groups it is in from now on.
+    groups: Option<Vec<String>>,
+    /// The topics it hears from now on, beside its user's own.
+    topics: Option<Vec<String>>,
+    /// Its metadata from now on: scalars by name.
+    #[schema(value_type = Option<Object>)]
+    meta: Option<Meta>,
+}
+
+/// Change what a live connection hears.
+#[utoipa::path(patch, path = "/api/sse/managed/emitters/{emitter}", tag = "connections", params(("emitter" = String, Path)),
+    request_body = ChangeBody, responses(
+        (status = 200, description = "its new state"), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 415, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn change(node: Data<Node>, emitter: Path<String>, body: Json<ChangeBody>) -> Result<HttpResponse, Problem> {
+    let ChangeBody { groups, topics, meta } = body.value;
+    for group in groups.iter().flatten() {
+        Topic::group(group)?;
+    }
+    let topics = topics.map(|topics| topics.iter().map(|text| Pattern::new(text)).collect::<Result<Vec<_>, _>>()).transpose()?;
+    if topics.as_ref().map_or(0, Vec::len) + groups.as_ref().map_or(0, Vec::len) > 256 {
+        return Err(Problem::wrong("one connection may name at most 256 topics and groups"));
+    }
+    if let Some(meta) = &meta {
+        let scalar = |value: &Value| !value.is_object() && !value.is_array();
+        if meta.0.len() > Meta::MAX_KEYS || meta.size() > Meta::MAX_BYTES || !meta.0.values().all(scalar) {
+            return Err(Problem::field("meta", "metadata are scalars, at most 32 keys and 4096 bytes"));
+        }
+    }
+    let id = emitter.into_inner();
+    match node.hub.change(id.clone(), Change { groups, topics, meta }).await {
+        Some(status) => Ok(HttpResponse::Ok().json(status)),
+        None => Err(gone(&id)),
+    }
+}
+
+/// End a connection; its client gets `disconnect` with the reason first.
+#[utoipa::path(delete, path = "/api/sse/managed/emitters/{emitter}", tag = "connections", params(("emitter" = String, Path)),
+    responses((status = 200, description = "ended"), (status = 404, body = Problem)))]
+pub(super) async fn disconnect(node: Data<Node>, emitter: Path<String>) -> Result<HttpResponse, Problem> {
+    let id = emitter.into_inner();
+    match node.hub.disconnect(Selector::Id(id.clone()), Reason::Removed).await {
+        0 => Err(gone(&id)),
+        disconnected => Ok(HttpResponse::Ok().json(json!({ "disconnected": disconnected }))),
+    }
+}
+
+/// End a user's connections.
+#[utoipa::path(delete, path = "/api/sse/managed/disconnect/user/{user}", tag = "connections", params(("user" = String, Path)),
+    responses((status = 200, description = "how many were ended")))]
+pub(super) async fn disconnect_user(node: Data<Node>, user: Path<String>) -> HttpResponse {
+    let disconnected = node.hub.disconnect(Selector::User(user.into_inner()), Reason::Removed).await;
+    HttpResponse::Ok().json(json!({ "disconnected": disconnected }))
+}
+
+/// End a group's connections.
+#[utoipa::path(delete, path = "/api/sse/managed/disconnect/group/{group}", tag = "connections", params(("group" = String, Path)),
+    responses((status = 200, description = "how many were ended")))]
+pub(super) async fn disconnect_group(node: Data<Node>, group: Path<String>) -> HttpResponse {
+    let disconnected = node.hub.disconnect(Selector::Group(group.into_inner()), Reason::Removed).await;
+    HttpResponse::Ok().json(json!({ "disconnected": disconnected }))
+}
+
+/// The page size that a query asks for.
+pub(super) fn page_size(query: &Query) -> Result<usize, Problem> {
+    match query.get::<usize>("limit", "a number from 1 to 1000")? {
+        None => Ok(100),
+        Some(limit @ 1..=MAX_PAGE) => Ok(limit),
+        Some(limit) => Err(Problem::malformed(format!("`limit` = {limit} must be from 1 to {MAX_PAGE}"))),
+    }
+}
+
+pub(super) fn gone(id: &str) -> Problem {
+    Problem::unknown(format!("there is no emitter `{}`; it may have disconnected", id.escape_debug()))
+}

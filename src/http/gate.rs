@@ -1,0 +1,250 @@
+//! The gate: what every request passes before its handler, and every response after it.
+//!
+//! Connections above the limit are answered, not left in the backlog. In open mode a request must carry a `Host` of
+//! this machine and an `Origin` of the node itself: otherwise any web page could run handlers on a developer's machine
+//! (DNS rebinding, cross-site requests).
+
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use actix_web::{
+    Error, HttpResponse,
+    body::MessageBody,
+    dev::{Extensions, ServiceRequest, ServiceResponse},
+    http::{
+        Method, StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+    middleware::Next,
+    web::Data,
+};
+
+use super::{Problem, stream, wants_stream};
+use crate::{
+    app::Node,
+    config::{Mode, Server},
+    socket::{self, Socket},
+};
+
+/// Counts the connections of a node, and says which are too many.
+#[derive(Clone, Debug)]
+pub struct Door {
+    open: Arc<AtomicUsize>,
+    limit: usize,
+    send_buffer: usize,
+    unacknowledged: std::time::Duration,
+}
+
+/// What is known of a connection from its beginning; dropped when it ends.
+#[derive(Debug)]
+pub struct Connection {
+    door: Door,
+    /// There were as many as allowed when it came.
+    over: bool,
+    socket: Option<Socket>,
+}
+
+// === impl Door ===
+
+impl Door {
+    /// A door with these bounds.
+    pub fn new(server: &Server, write_deadline: std::time::Duration) -> Self {
+        Self {
+            open: Arc::default(),
+            limit: server.connection_limit(),
+            send_buffer: server.send_buffer_bytes,
+            unacknowledged: write_deadline,
+        }
+    }
+
+    /// To be called for each accepted connection (`HttpServer::on_connect`).
+    pub fn enter(&self, io: &dyn Any, data: &mut Extensions) {
+        let over = self.open.fetch_add(1, Relaxed) >= self.limit;
+        let tcp = io.downcast_ref::<actix_web::rt::net::TcpStream>();
+        if let Some(tcp) = tcp {
+            socket::prepare(tcp, self.send_buffer, self.unacknowledged);
+        }
+        data.insert(Connection { door: self.clone(), over, socket: tcp.map(Socket::of) });
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Most connections at once.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn socket(&self) -> Option<Socket> {
+        self.socket
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.door.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The middleware.
+pub(super) async fn pass(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut response = match refuse(&node, &request) {
+        Some(refusal) => request.into_response(refusal).map_into_right_body(),
+        None => next.call(request).await?.map_into_left_body(),
+    };
+    node.requests.count(response.status());
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in &node.config.server.headers {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            headers.insert(name, value);
+        }
+    }
+    if let Some(origin) = origin.filter(|origin| is_listed(&node, origin)) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    Ok(response)
+}
+
+/// What is answered without asking the handler.
+fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
+    if request.conn_data::<Connection>().is_some_and(|connection| connection.over) {
+        return Some(full(node, request));
+    }
+    if node.config.access.mode == Mode::Open
+        && !node.embedded
+        && let Err(problem) = local(node, request)
+    {
+        return Some(problem.response());
+    }
+    if !is_readable(request.uri().path()) {
+        return Some(Problem::malformed("the path is not UTF-8 in percent-encoding").response());
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if node.stopping.is_cancelled() && !reads {
+        return Some(Problem::unavailable("the node is stopping and takes no new work", 5).response());
+    }
+    let preflight = request.method() == Method::OPTIONS && request.headers().contains_key("Access-Control-Request-Method");
+    preflight.then(|| {
+        HttpResponse::NoContent()
+            .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE"))
+            .insert_header((
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Auth-Token, X-User-ID",
+            ))
+            .insert_header((header::ACCESS_CONTROL_MAX_AGE, 600))
+            .finish()
+    })
+}
+
+fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let mut response = if request.method() == Method::GET && wants_stream(accept) {
+        stream::refused_for_now(node, "full")
+    } else {
+        Problem::unavailable("the node has as many connections as it takes (max_connections)", 5).response()
+    };
+    // The place is given back at once.
+    response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+    response
+}
+
+/// The rule of open mode.
+fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
+    let forbidden = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let name = host_name(host);
+    let known = is_loopback(name) || node.config.server.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
+    if !known {
+        return forbidden(format!(
+            "in open mode the node answers only to names of this machine, not to `{}`; add it to `server.hosts` if it is yours",
+            name.escape_debug()
+        ));
+    }
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
+    let own = origin.to_str().is_ok_and(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority == host));
+    if own || is_listed(node, origin) {
+        return Ok(());
+    }
+    forbidden(format!(
+        "in open mode web pages of other origins must not call the node; add {origin:?} to `server.cors_origins` if it is yours"
+    ))
+}
+
+fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
+    node.config.server.cors_origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
+}
+
+/// Says whether a path means one text. The framework puts replacement characters where it does not: the event for one
+/// user would go to another.
+fn is_readable(path: &str) -> bool {
+    let mut bytes = path.bytes();
+    let mut decoded = Vec::with_capacity(path.len());
+    let digit = |bytes: &mut std::str::Bytes<'_>| bytes.next().and_then(|byte| char::from(byte).to_digit(16));
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let (Some(high), Some(low)) = (digit(&mut bytes), digit(&mut bytes)) else { return false };
+        decoded.push((high * 16 + low) as u8);
+    }
+    std::str::from_utf8(&decoded).is_ok()
+}
+
+/// The host without its port; brackets of an IPv6 address stay.
+fn host_name(host: &str) -> &str {
+    match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    }
+}
+
+fn is_loopback(name: &str) -> bool {
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name.to_ascii_lowercase().ends_with(".localhost")
+        || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_readable_when_it_is_utf_8_in_percent_encoding() {
+        for path in ["/", "/a/%00", "/caf%c3%a9", "/caf%C3%A9%20", "/%25zz"] {
+            assert!(is_readable(path), "{path}");
+        }
+        for path in ["/%", "/%4", "/%zz", "/%+1", "/%ff", "/a%e2%82", "/%c3/%a9"] {
+            assert!(!is_readable(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn loopback_names_are_known_with_and_without_port() {
+        for host in ["localhost", "localhost:8090", "127.0.0.1:1", "127.1.2.3", "[::1]", "[::1]:80", "LocalHost:1", "a.localhost"] {
+            assert!(is_loopback(host_name(host)), "{host}");
+        }
+        for host in ["", "example.com", "127.0.0.1.nip.io", "10.0.0.1:80", "[::2]:80", "localhost.evil.com", "evil.com:127.0.0.1"] {
+            assert!(!is_loopback(host_name(host)), "{host}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Who is calling: the one seam through which access control comes in.
+//!
+//! In open mode a token or `X-User-ID` merely names the user. An embedding program puts an [`Identity`] into the
+//! request's extensions in a middleware of its own; then nothing else counts.
+
+use std::future::{Ready, ready};
+
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header};
+
+use super::{Problem, query::Query};
+use crate::topic::Topic;
+
+/// Who is calling.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The user; `None` for somebody who gave no name.
+    pub user: Option<String>,
+}
+
+/// The cookie that carries a token.
+const COOKIE: &str = "millstream_token";
+
+// === impl Identity ===
+
+impl Identity {
+    /// A known user.
+    pub fn user(id: impl Into<String>) -> Self {
+        Self { user: Some(id.into()) }
+    }
+
+    /// The scope of this caller's idempotency keys.
+    pub(super) fn publisher(&self) -> String {
+        self.user.clone().unwrap_or_default()
+    }
+
+    /// In the order of the contract: headers before the cookie before the query.
+    fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        if let Some(identity) = request.extensions().get::<Self>() {
+            return Ok(identity.clone());
+        }
+        let named = named(request, "X-User-ID")?
+            .or(named(request, "X-Auth-Token")?)
+            .or(bearer(request)?)
+            .or_else(|| request.cookie(COOKIE).map(|cookie| cookie.value().to_owned()))
+            .or_else(|| Query::of(request).first("access_token").map(str::to_owned));
+        let Some(user) = named.filter(|user| !user.is_empty()) else { return Ok(Self::default()) };
+        Topic::user(&user).map_err(|invalid| Problem::malformed(format!("the user or token cannot name a user: {invalid}")))?;
+        Ok(Self { user: Some(user) })
+    }
+}
+
+impl FromRequest for Identity {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::of(request))
+    }
+}
+
+fn named(request: &HttpRequest, header: &str) -> Result<Option<String>, Problem> {
+    let Some(value) = request.headers().get(header) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(_) => Err(Problem::malformed(format!("the header `{header}` has characters outside of visible ASCII"))),
+    }
+}
+
+fn bearer(request: &HttpRequest) -> Result<Option<String>, Problem> {
+    let value = named(request, header::AUTHORIZATION.as_str())?;
+    Ok(value.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    }))
+}

@@ -1,0 +1,117 @@
+//! Metrics in the text format of Prometheus (OpenMetrics), collected when they are asked for: the components count, and
+//! nothing is kept twice.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use actix_web::{HttpResponse, http::StatusCode, web::Data};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use super::Problem;
+use crate::{app::Node, hub::Reason};
+
+/// Requests answered, by class of status.
+#[derive(Debug, Default)]
+pub struct Requests([AtomicU64; 5]);
+
+// === impl Requests ===
+
+impl Requests {
+    pub(super) fn count(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+        self.0[class - 1].fetch_add(1, Relaxed);
+    }
+}
+
+/// Figures of the node.
+#[utoipa::path(get, path = "/metrics", tag = "operating",
+    responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text")))]
+pub(super) async fn metrics(node: Data<Node>) -> Result<HttpResponse, Problem> {
+    let mut registry = Registry::with_prefix("millstream");
+    registry.register_collector(Box::new(Figures(node.get_ref().clone())));
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(|_| Problem::unavailable("the metrics cannot be written", 5))?;
+    Ok(HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text))
+}
+
+struct Figures(Node);
+
+impl std::fmt::Debug for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Figures")
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let node = &self.0;
+        let (hub, journal, jobs) = (node.hub.counters(), node.journal.stats(), node.jobs.stats());
+        let counters = [
+            ("streams_opened", "Streams opened.", hub.opened.load(Relaxed)),
+            ("events_delivered", "Events put into outboxes of emitters.", hub.delivered.load(Relaxed)),
+            ("events_dropped", "Events that overflow policies dropped.", hub.dropped.load(Relaxed)),
+            ("emitters_lagged", "Times a full outbox sent an emitter to the journal.", hub.lagged.load(Relaxed)),
+            ("gaps", "Gap frames sent.", hub.gaps.load(Relaxed)),
+            ("heartbeats", "Heartbeats sent.", hub.heartbeats.load(Relaxed)),
+            ("journal_events_appended", "Events appended.", journal.appended),
+            ("journal_events_trimmed", "Events that retention let go.", journal.trimmed),
+            ("jobs_accepted", "Jobs accepted.", jobs.jobs_accepted),
+            ("tasks_succeeded", "Tasks that ended with a result.", jobs.tasks_succeeded),
+            ("tasks_failed", "Tasks that ended with an error.", jobs.tasks_failed),
+            ("task_retries", "Attempts that followed a failed one.", jobs.task_retries),
+            ("task_duration_milliseconds", "Sum of the durations of ended tasks.", jobs.task_duration_ms_sum),
+            ("journal_duplicates", "Events not appended because their publisher had sent them before.", journal.duplicates),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let gauges = [
+            ("connections", "Open connections.", node.door.open() as u64),
+            ("connections_limit", "Most connections at once (max_connections).", node.door.limit() as u64),
+            ("streams_open", "Open streams.", hub.open()),
+            ("journal_events", "Events kept.", journal.events),
+            ("journal_bytes", "Bytes of the events kept.", journal.bytes),
+            ("journal_pinned_bytes", "Bytes of job histories, which retention leaves alone.", journal.pinned_bytes),
+            ("journal_topics", "Topics known.", journal.topics),
+            ("journal_records", "Records kept.", journal.records),
+            ("journal_record_bytes", "Bytes of the records.", journal.record_bytes),
+            ("jobs_running", "Jobs that have not ended.", jobs.jobs_running),
+            ("jobs_kept", "Jobs that have ended and are kept.", jobs.jobs_kept),
+            ("tasks_running", "Attempts that run.", jobs.tasks_running),
+            ("tasks_queued", "Tasks that wait for a slot.", jobs.tasks_queued),
+            ("job_events_pending", "Events of jobs that wait for the journal.", jobs.events_pending),
+            ("ready", "1 while the node takes work.", u64::from(!node.stopping.is_cancelled())),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value as f64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let closed = Reason::ALL.map(|reason| (reason.as_str().to_owned(), hub.closed(reason)));
+        family(&mut encoder, "streams_closed", "Streams closed, by reason.", "reason", &closed)?;
+        let classes = [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.0[class - 1].load(Relaxed)));
+        family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
+        let ended = jobs.jobs_ended.by_status().map(|(status, count)| (status.to_owned(), count));
+        family(&mut encoder, "jobs_ended", "Jobs that ended, by status.", "status", &ended)
+    }
+}
+
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    rows: &[(String, u64)],
+) -> Result<(), std::fmt::Error> {
+    let kind = ConstCounter::new(0_u64).metric_type();
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (value, count) in rows {
+        let labels = [(label, value.as_str())];
+        ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

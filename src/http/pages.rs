@@ -1,0 +1,45 @@
+//! The pages, from inside the binary.
+
+use actix_web::{HttpResponse, web};
+use rust_embed::Embed;
+
+use super::{Problem, at};
+
+/// Everything in `static/`.
+#[derive(Embed)]
+#[folder = "static/"]
+struct Assets;
+
+/// What a page may do: only what comes from the node itself; no inline script, no inline style.
+const POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    for name in Assets::iter() {
+        let path = format!("/{name}");
+        config.service(at(&path).route(super::read().to(move || {
+            let name = name.clone();
+            async move { asset(&name) }
+        })));
+    }
+}
+
+pub(super) async fn index() -> Result<HttpResponse, Problem> {
+    asset("index.html")
+}
+
+fn asset(name: &str) -> Result<HttpResponse, Problem> {
+    let file = Assets::get(name).ok_or_else(|| Problem::unknown(format!("there is no page `{name}`")))?;
+    let media = match name.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "application/octet-stream",
+    };
+    Ok(HttpResponse::Ok()
+        .content_type(media)
+        .insert_header(("Cache-Control", "no-cache"))
+        .insert_header(("Content-Security-Policy", POLICY))
+        .insert_header(("Referrer-Policy", "no-referrer"))
+        .body(file.data.into_owned()))
+}

@@ -1,0 +1,276 @@
+//! Publishing: every route makes drafts, and the journal's answer is the publisher's answer.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Data, Path},
+};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::{
+    Identity, Problem,
+    body::Json,
+    emitters::gone,
+    query::Query,
+};
+use crate::{
+    app::Node,
+    event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Position},
+    journal::Batch,
+    topic::Topic,
+};
+
+/// An event as a publisher sends it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct EventBody {
+    /// The topic; or `topics`.
+    topic: Option<String>,
+    /// Several topics for one event.
+    topics: Option<Vec<String>>,
+    /// The event's name, default `message`.
+    event: Option<String>,
+    /// The payload: a string goes as it is, anything else as compact JSON.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Object)]
+    data: Option<Value>,
+    /// The publisher's own id: the same one again appends nothing.
+    id: Option<String>,
+    /// Reconnection time for clients, in milliseconds.
+    retry: Option<u64>,
+    /// A comment before the event.
+    comment: Option<String>,
+    /// The event is gone after so many milliseconds.
+    ttl_ms: Option<u64>,
+}
+
+/// One event or an array of them.
+pub(super) struct Events(Vec<EventBody>, bool);
+
+/// An event for emitters whose metadata match.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FilteredBody {
+    /// Names and values that the metadata must have.
+    #[schema(value_type = Object)]
+    filter: Filter,
+    /// The event's name, default `message`.
+    event: Option<String>,
+    /// The payload.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Object)]
+    data: Option<Value>,
+    /// The publisher's own id.
+    id: Option<String>,
+}
+
+/// What became of an event.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Published {
+    /// Its position; the first one's where the publisher had sent it before.
+    #[schema(value_type = String)]
+    id: Position,
+    /// Where it went.
+    #[schema(value_type = String)]
+    topic: Topic,
+    /// Emitters of this node that hear it; `null` for filtered events.
+    delivered: Option<u64>,
+    /// True when it had been appended before, under the same publisher's id.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
+}
+
+/// Send any JSON to a user; `?event=` names it.
+#[utoipa::path(post, path = "/api/sse/managed/send/user/{user}", tag = "publishing",
+    params(("user" = String, Path), ("event" = Option<String>, Query, description = "name of the event, default `message`")),
+    request_body(content = Object, description = "any JSON"), responses(
+        (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
+        (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn to_user(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Identity,
+    user: Path<String>,
+    body: Json<Value>,
+) -> Result<HttpResponse, Problem> {
+    let event = event_name(&request)?;
+    let draft = Draft::new(Topic::user(&user)?, event, text(body.value));
+    one(&node, &identity, draft).await
+}
+
+/// Send any JSON to one emitter, past the journal: the one send that promises nothing.
+#[utoipa::path(post, path = "/api/sse/managed/send/emitter/{emitter}", tag = "publishing",
+    params(("emitter" = String, Path), ("event" = Option<String>, Query)), request_body(content = Object), responses(
+        (status = 200, description = "sent"), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn to_emitter(
+    node: Data<Node>,
+    request: HttpRequest,
+    emitter: Path<String>,
+    body: Json<Value>,
+) -> Result<HttpResponse, Problem> {
+    let id = emitter.into_inner();
+    let topic = Topic::new(format!("emitter:{id}")).map_err(|_| gone(&id))?;
+    let draft = Draft::new(topic.clone(), event_name(&request)?, text(body.value));
+    draft.check(node.config.journal.max_event_bytes)?;
+    if !node.hub.send_to_emitter(id.clone(), draft.event, draft.data).await {
+        return Err(gone(&id));
+    }
+    Ok(HttpResponse::Ok().json(json!({ "id": null, "topic": topic, "delivered": 1 })))
+}
+
+/// Send an event to all emitters whose metadata match a filter.
+#[utoipa::path(post, path = "/api/sse/managed/send/filtered", tag = "publishing", request_body = FilteredBody, responses(
+    (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
+    (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn filtered(node: Data<Node>, identity: Identity, body: Json<FilteredBody>) -> Result<HttpResponse, Problem> {
+    let FilteredBody { filter, event, data, id } = body.value;
+    let mut draft = Draft::new(Topic::all(), event.unwrap_or_default(), data.map(text).ok_or_else(no_data)?);
+    draft.filter = Some(filter);
+    draft.key = id;
+    one(&node, &identity, draft).await
+}
+
+/// Send an event to a group.
+#[utoipa::path(post, path = "/api/sse/managed/broadcast/group/{group}", tag = "publishing", params(("group" = String, Path)),
+    request_body = EventBody, responses(
+        (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
+        (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn to_group(
+    node: Data<Node>,
+    identity: Identity,
+    group: Path<String>,
+    body: Json<EventBody>,
+) -> Result<HttpResponse, Problem> {
+    one(&node, &identity, addressed(body.value, Topic::group(&group)?)?).await
+}
+
+/// Send an event to everybody.
+#[utoipa::path(post, path = "/api/sse/managed/broadcast", tag = "publishing", request_body = EventBody, responses(
+    (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
+    (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn to_all(node: Data<Node>, identity: Identity, body: Json<EventBody>) -> Result<HttpResponse, Problem> {
+    one(&node, &identity, addressed(body.value, Topic::all())?).await
+}
+
+/// Publish an event, or an array of them: all or none.
+#[utoipa::path(post, path = "/events", tag = "publishing", request_body(content = EventBody, description = "one event, or an array of events"), responses(
+    (status = 200, description = "one answer, or an array of answers in order", body = Published),
+    (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
+    (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn events(node: Data<Node>, identity: Identity, body: Json<Events>) -> Result<HttpResponse, Problem> {
+    let Events(bodies, many) = body.value;
+    let named = |(index, body): (usize, EventBody)| {
+        draft(body).map_err(|problem| match many {
+            true => Problem { detail: format!("event {index}: {}", problem.detail), ..problem },
+            false => problem,
+        })
+    };
+    let drafts: Vec<Draft> = bodies.into_iter().enumerate().map(named).collect::<Result<_, _>>()?;
+    let published = append(&node, &identity, drafts).await?;
+    Ok(match published.as_slice() {
+        [one] if !many => HttpResponse::Ok().json(one),
+        all => HttpResponse::Ok().json(all),
+    })
+}
+
+async fn one(node: &Node, identity: &Identity, draft: Draft) -> Result<HttpResponse, Problem> {
+    draft.check(node.config.journal.max_event_bytes)?;
+    let published = append(node, identity, vec![draft]).await?;
+    Ok(HttpResponse::Ok().json(&published[0]))
+}
+
+/// Appends the drafts as one batch.
+async fn append(node: &Node, identity: &Identity, mut drafts: Vec<Draft>) -> Result<Vec<Published>, Problem> {
+    let publisher = identity.publisher();
+    let answers: Vec<(Topic, Option<u64>)> = drafts
+        .iter_mut()
+        .map(|draft| {
+            draft.publisher.clone_from(&publisher);
+            (draft.topics[0].clone(), node.hub.delivered(&draft.topics, draft.filter.is_some()))
+        })
+        .collect();
+    let receipts = node.journal.append(Batch::events(drafts)).await?;
+    let published = |((topic, delivered), receipt): ((Topic, Option<u64>), crate::journal::Receipt)| {
+        let id = receipt.position;
+        tracing::info!(%topic, %id, delivered, duplicate = receipt.duplicate, "event published");
+        Published { id, topic, delivered, duplicate: receipt.duplicate }
+    };
+    Ok(answers.into_iter().zip(receipts).map(published).collect())
+}
+
+/// An event whose route has named its topic already.
+fn addressed(body: EventBody, topic: Topic) -> Result<Draft, Problem> {
+    if body.topic.is_some() || body.topics.is_some() {
+        return Err(Problem::field("topic", "the route names the topic already; to name others use POST /events"));
+    }
+    fill(body, vec![topic])
+}
+
+fn draft(mut body: EventBody) -> Result<Draft, Problem> {
+    let names = match (body.topic.take(), body.topics.take()) {
+        (Some(one), None) => vec![one],
+        (None, Some(many)) => many,
+        (Some(_), Some(_)) => return Err(Problem::field("topic", "give `topic` or `topics`, not both")),
+        (None, None) => return Err(Problem::field("topic", "an event needs a `topic` or `topics`")),
+    };
+    if names.is_empty() || names.len() > MAX_TOPICS_PER_EVENT {
+        return Err(Problem::field("topics", format!("an event has 1 to {MAX_TOPICS_PER_EVENT} topics")));
+    }
+    let topics: Vec<Topic> = names.iter().map(Topic::new).collect::<Result<_, _>>()?;
+    if let Some(internal) = topics.iter().find(|topic| topic.internal()) {
+        return Err(Problem::field("topic", format!("nobody publishes into `{internal}` but the node itself")));
+    }
+    fill(body, topics)
+}
+
+fn fill(body: EventBody, topics: Vec<Topic>) -> Result<Draft, Problem> {
+    Ok(Draft {
+        topics,
+        event: body.event.unwrap_or_default(),
+        data: body.data.map(text).ok_or_else(no_data)?,
+        retry: body.retry,
+        comment: body.comment,
+        key: body.id,
+        ttl_ms: body.ttl_ms,
+        ..Draft::default()
+    })
+}
+
+fn no_data() -> Problem {
+    Problem::field("data", "an event needs `data`; use \"\" for none")
+}
+
+/// A string goes as it is, anything else as compact JSON.
+fn text(data: Value) -> String {
+    match data {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+fn event_name(request: &HttpRequest) -> Result<String, Problem> {
+    let query = Query::of(request);
+    query.only(&["event", "access_token"])?;
+    Ok(query.first("event").unwrap_or_default().to_owned())
+}
+
+/// Tells `"data": null` from no `data`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+impl<'de> Deserialize<'de> for Events {
+    /// By hand, so that an error names the field of the event and not "no variant matched".
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        match Value::deserialize(deserializer)? {
+            Value::Array(rows) => {
+                let parse = |(index, row)| EventBody::deserialize(row).map_err(|e: serde_json::Error| D::Error::custom(format!("event {index}: {e}")));
+                Ok(Self(rows.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?, true))
+            }
+            one => Ok(Self(vec![EventBody::deserialize(one).map_err(D::Error::custom)?], false)),
+        }
+    }
+}

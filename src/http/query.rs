@@ -1,0 +1,59 @@
+//! Query parameters that may be repeated, with errors that name the parameter.
+
+use std::str::FromStr;
+
+use actix_web::HttpRequest;
+
+use super::Problem;
+
+/// The parameters of a request, decoded, in order.
+#[derive(Debug)]
+pub(super) struct Query(Vec<(String, String)>);
+
+// === impl Query ===
+
+impl Query {
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        Self(url::form_urlencoded::parse(request.query_string().as_bytes()).into_owned().collect())
+    }
+
+    /// Refuses parameters that nobody reads: a typing error must not be ignored silently.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
+        let stranger = self.0.iter().map(|(name, _)| name.as_str()).find(|name| {
+            let reads = |known: &&str| known.strip_suffix('*').map_or(*known == *name, |prefix| name.starts_with(prefix));
+            !known.iter().any(reads)
+        });
+        let Some(stranger) = stranger else { return Ok(()) };
+        let likeness = |known: &&&str| (strsim::jaro_winkler(known, stranger) * 1000.0) as u32;
+        let nearest = known.iter().max_by_key(likeness).map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
+        Err(Problem::malformed(format!("unknown query parameter `{stranger}`{nearest}")))
+    }
+
+    pub(super) fn first(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Pairs whose name begins with a prefix, without it.
+    pub(super) fn prefixed<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.0.iter().filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_str())))
+    }
+
+    /// Values given one by one (`topic=a&topic=b`) and in lists (`topics=a,b`).
+    pub(super) fn list<'a>(&'a self, one: &'a str, many: &'a str) -> impl Iterator<Item = &'a str> {
+        let split = |value: &'a str| value.split(',').map(str::trim).filter(|part| !part.is_empty());
+        self.all(one).chain(self.all(many).flat_map(split))
+    }
+
+    /// A parameter that is a number or another plain value.
+    pub(super) fn get<T: FromStr>(&self, name: &str, form: &str) -> Result<Option<T>, Problem> {
+        let Some(text) = self.first(name) else { return Ok(None) };
+        match text.parse() {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => Err(Problem::malformed(format!("query parameter `{name}` = `{text}` must be {form}"))),
+        }
+    }
+}

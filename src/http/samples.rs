@@ -1,0 +1,69 @@
+//! Samples: jobs that do real work on the node itself, and the data that they fetch.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::Data,
+};
+use serde_json::json;
+
+use super::{Identity, Problem, jobs::submit_spec, query::Query};
+use crate::{
+    app::Node,
+    jobs::{handlers, spec::Spec},
+};
+
+/// Four tasks of different kinds in parallel.
+#[utoipa::path(get, path = "/api/sse/sample-parallel", tag = "samples",
+    responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]
+pub(super) async fn parallel(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+    sample(&node, &request, identity, json!({ "tasks": all_tasks() })).await
+}
+
+/// The same tasks one after another.
+#[utoipa::path(get, path = "/api/sse/flow-example", tag = "samples",
+    responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]
+pub(super) async fn flow(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+    sample(&node, &request, identity, json!({ "tasks": all_tasks(), "concurrency": 1 })).await
+}
+
+/// Two tasks that show their progress in many steps.
+#[utoipa::path(get, path = "/api/sse/parallel-tasks-progress", tag = "samples",
+    responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]
+pub(super) async fn progress(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+    let tasks = json!([{ "run": "Process Image", "name": "Process Image" }, { "run": "Calculate Stats", "name": "Calculate Stats" }]);
+    sample(&node, &request, identity, json!({ "tasks": tasks })).await
+}
+
+fn all_tasks() -> serde_json::Value {
+    let names = ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API"];
+    names.iter().map(|name| json!({ "name": name, "run": name })).collect()
+}
+
+async fn sample(
+    node: &Node,
+    request: &HttpRequest,
+    identity: Identity,
+    spec: serde_json::Value,
+) -> Result<HttpResponse, Problem> {
+    let spec: Spec = serde_json::from_value(spec).expect("the samples are jobs");
+    submit_spec(node, request, identity, spec).await
+}
+
+/// The sample table that `Fetch External Data` downloads.
+#[utoipa::path(get, path = "/api/sse/samples/orders.csv", tag = "samples",
+    responses((status = 200, description = "10,000 orders", content_type = "text/csv")))]
+pub(super) async fn orders() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/csv; charset=utf-8").body(handlers::sample::orders_csv())
+}
+
+/// A page of the quotes that `Call Third-party API` collects.
+#[utoipa::path(get, path = "/api/sse/samples/quotes", tag = "samples",
+    params(("page" = Option<u32>, Query, description = "from 1")),
+    responses((status = 200, description = "a page"), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub(super) async fn quotes(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request);
+    query.only(&["page", "access_token"])?;
+    let page = query.get("page", "a number from 1")?.unwrap_or(1);
+    let page = handlers::sample::quotes(page).ok_or_else(|| Problem::unknown(format!("there is no page {page} of the quotes")))?;
+    Ok(HttpResponse::Ok().json(page))
+}

@@ -1,0 +1,58 @@
+//! Options of a connection's socket, and the way to end one that no longer takes anything.
+//!
+//! The only module with `unsafe` code. A response body cannot end a stuck connection: while the framework's write
+//! buffer is full it does not poll the body at all, so neither an end nor an error is seen. What ends it is a shutdown
+//! of the socket from the side, and for that its descriptor is needed.
+
+use std::time::Duration;
+
+#[cfg(unix)]
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+/// The socket of a connection that is being served.
+///
+/// Valid as long as that connection lives. The framework drops a response body before the socket under it, so a body
+/// that holds a `Socket` never outlives the descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket {
+    #[cfg(unix)]
+    fd: RawFd,
+}
+
+// === impl Socket ===
+
+impl Socket {
+    /// Remembers the descriptor of a connection.
+    #[cfg(unix)]
+    pub fn of(connection: &impl AsFd) -> Self {
+        Self { fd: connection.as_fd().as_raw_fd() }
+    }
+
+    /// Ends the connection in both directions at once. What the peer has not taken is lost.
+    #[cfg(unix)]
+    #[allow(unsafe_code)]
+    pub fn cut(self) {
+        // SAFETY: whoever holds a `Socket` lives inside the connection (see the type's doc), so the descriptor is open
+        // and is this connection's. Were that ever untrue, a shutdown could end another connection of this process,
+        // which that one's peer answers by reconnecting; it cannot touch memory.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        // An error means that the connection is gone already.
+        let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Prepares an accepted connection: a small send buffer, so that a reader who stops costs little, and a bound on how
+/// long the kernel keeps unacknowledged bytes, so that a peer which fell silent is found.
+#[cfg(unix)]
+pub fn prepare(connection: &impl AsFd, send_buffer: usize, unacknowledged: Duration) {
+    let socket = socket2::SockRef::from(connection);
+    if let Err(error) = socket.set_send_buffer_size(send_buffer) {
+        tracing::debug!(%error, "the send buffer keeps its default size");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket.set_tcp_user_timeout(Some(unacknowledged)) {
+        tracing::debug!(%error, "silent peers are found by the kernel's own timeout");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged;
+}

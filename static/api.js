@@ -1,0 +1,80 @@
+/** Requests to the node that served this page, and its answers and refusals in words. */
+
+import { headerValue } from "./event-stream.js";
+
+/** A request that hangs longer than this is given up. */
+const TIMEOUT_MS = 20_000;
+
+/** The headers that say who asks. In open mode the token itself names the user. */
+export function identity(token) {
+  return token === "" ? {} : { "X-Auth-Token": token };
+}
+
+/**
+ * Sends a request and reads the answer. Never throws: `{ok, status, body, problem}`, where `problem` is
+ * `{title, detail, errors: [{field, detail}]}` whenever `ok` is false.
+ */
+export async function request(method, path, { token = "", json, timeoutMs = TIMEOUT_MS } = {}) {
+  const headers = new Headers({ Accept: "application/json" });
+  for (const [name, value] of Object.entries(identity(token))) headers.set(name, headerValue(value));
+  if (json !== undefined) headers.set("Content-Type", "application/json");
+  try {
+    const response = await fetch(path, {
+      method,
+      headers,
+      body: json === undefined ? undefined : JSON.stringify(json),
+      cache: "no-store",
+      credentials: "same-origin",
+      signal: AbortSignal.timeout(timeoutMs),
+    });
+    const text = await response.text();
+    const body = parseBody(text);
+    if (response.ok) return { ok: true, status: response.status, body };
+    return { ok: false, status: response.status, body, problem: problemOf(response, body) };
+  } catch (error) {
+    const detail = error.name === "TimeoutError" ? "the server did not answer in time" : "the server cannot be reached";
+    return { ok: false, status: 0, body: null, problem: { title: "No answer", detail, errors: [] } };
+  }
+}
+
+function parseBody(text) {
+  if (text === "") return null;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/** RFC 9457 where the server speaks it, the bare status where something before it answered. */
+function problemOf(response, body) {
+  const problem = body !== null && typeof body === "object" ? body : {};
+  const retryAfter = response.headers.get("Retry-After");
+  const later = retryAfter ? ` Try again in ${retryAfter} s.` : "";
+  return {
+    title: String(problem.title ?? response.statusText ?? "Refused"),
+    detail: `${problem.detail ?? `the server answered ${response.status}`}${later}`,
+    errors: Array.isArray(problem.errors) ? problem.errors : [],
+  };
+}
+
+/** One line for a refusal: `422 Unprocessable Content: the event has no data`. */
+export function problemLine({ status, problem }) {
+  return status === 0 ? `${problem.title}: ${problem.detail}` : `${status} ${problem.title}: ${problem.detail}`;
+}
+
+/** The same request for a shell. */
+export function curl(method, path, { token = "", json, stream = false } = {}) {
+  const words = ["curl"];
+  if (stream) words.push("-N");
+  if (method !== "GET") words.push("-X", method);
+  if (token !== "") words.push("-H", shellWord(`X-Auth-Token: ${token}`));
+  if (json !== undefined)
+    words.push("-H", shellWord("Content-Type: application/json"), "-d", shellWord(JSON.stringify(json)));
+  words.push(shellWord(new URL(path, location.href).href));
+  return words.join(" ");
+}
+
+function shellWord(text) {
+  return /^[\w./:=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}

@@ -1,0 +1,157 @@
+/**
+ * A job as its events tell it: pure folding, no document, no network.
+ *
+ * The events may start with the whole history and may overlap a snapshot; folding the same fact twice changes nothing.
+ */
+
+const TASK_EVENTS = new Set(["task_start", "task_progress", "task_retry", "task_complete", "error"]);
+const ENDED = new Set(["completed", "partial", "failed", "cancelled", "timed_out"]);
+
+/** Before the first event. */
+export function emptyJob(jobId) {
+  return {
+    jobId,
+    status: "queued",
+    tasks: new Map(),
+    totalSteps: null,
+    steps: 0,
+    progress: 0,
+    startedAt: null,
+    skewMs: 0,
+    summary: null,
+    results: undefined,
+    resultsUrl: null,
+  };
+}
+
+/** Whether nothing more will happen in this job. */
+export function hasEnded(job) {
+  return ENDED.has(job.status);
+}
+
+/** Takes a snapshot (`GET /api/jobs/{id}`), so that tasks which have not started yet are shown too. */
+export function foldSnapshot(job, snapshot) {
+  const tasks = Array.isArray(snapshot?.tasks) ? snapshot.tasks : [];
+  if (tasks.length > 0) job.totalSteps ??= tasks.length;
+  job.retryOf ??= snapshot?.retryOf;
+  for (const task of tasks) {
+    const taskId = task.taskId ?? task.id;
+    // What the stream already told is newer than the snapshot.
+    if (taskId !== undefined && !job.tasks.has(String(taskId))) taskOf(job, taskId, task.taskName ?? task.name);
+  }
+}
+
+/** Folds one event into the job. Unknown names and data that are no object are ignored. */
+export function foldEvent(job, name, data) {
+  if (data === null || typeof data !== "object") return;
+  if (!Object.hasOwn(FOLDS, name)) return;
+  // `error` is also a name that publishers choose; without a task it is none of ours.
+  if (TASK_EVENTS.has(name) && data.taskId === undefined) return;
+  job.startedAt ??= typeof data.timestamp === "number" ? data.timestamp : Date.now();
+  FOLDS[name](job, data);
+}
+
+const FOLDS = {
+  task_start(job, data) {
+    const task = taskOf(job, data.taskId, data.taskName);
+    task.source = data.source ?? null;
+    if (task.state === "queued") task.state = "running";
+    running(job);
+  },
+  task_progress(job, data) {
+    const task = taskOf(job, data.taskId, data.taskName);
+    if (isOver(task)) return;
+    task.state = "running";
+    if (typeof data.progress === "number") task.progress = Math.min(100, Math.max(0, data.progress));
+    if (data.message) task.message = String(data.message);
+    running(job);
+  },
+  task_retry(job, data) {
+    const task = taskOf(job, data.taskId, data.taskName);
+    if (isOver(task)) return;
+    task.state = "retrying";
+    task.attempts = data.attempt ?? task.attempts;
+    const delay = typeof data.delayMs === "number" ? `, again in ${data.delayMs} ms` : "";
+    task.message = `${data.error ?? "failed"}${delay}`;
+  },
+  task_complete(job, data) {
+    const task = taskOf(job, data.taskId, data.taskName);
+    Object.assign(task, { state: "done", progress: 100, message: "", error: null });
+    task.attempts = data.attempts ?? task.attempts;
+    task.durationMs = data.durationMs ?? null;
+    task.resultUrl = data.resultUrl ?? null;
+  },
+  error(job, data) {
+    const task = taskOf(job, data.taskId, data.taskName);
+    const why = String(data.error ?? "failed");
+    // Whoever cancelled a job does not want to read of a hundred failures.
+    if (data.code === "cancelled") Object.assign(task, { state: "stopped", message: why });
+    else Object.assign(task, { state: "failed", message: "", error: why, code: data.code ?? null });
+    task.attempts = data.attempts ?? task.attempts;
+  },
+  progress(job, data) {
+    job.totalSteps = data.totalSteps ?? job.totalSteps;
+    job.steps = data.step ?? job.steps;
+    job.progress = data.progress ?? job.progress;
+    running(job);
+  },
+  aggregated_result(job, data) {
+    job.results = data.results;
+    job.resultsUrl = data.resultsUrl ?? null;
+  },
+  complete(job, data) {
+    job.status = ENDED.has(data.status) ? data.status : "completed";
+    job.totalSteps = data.totalTasks ?? job.totalSteps;
+    job.summary = data;
+    // Tasks that never came to an end (cancelled, out of time) stay where they were, and say so.
+    for (const task of job.tasks.values()) {
+      if (!isOver(task))
+        Object.assign(task, { state: "stopped", message: `not finished: the job is ${words(job.status)}` });
+    }
+  },
+};
+
+function taskOf(job, taskId, taskName) {
+  const key = String(taskId);
+  if (!job.tasks.has(key)) {
+    job.tasks.set(key, {
+      taskId: key,
+      name: key,
+      source: null,
+      state: "queued",
+      progress: 0,
+      message: "",
+      attempts: 1,
+      error: null,
+      code: null,
+      durationMs: null,
+      resultUrl: null,
+    });
+  }
+  const task = job.tasks.get(key);
+  if (taskName) task.name = String(taskName);
+  return task;
+}
+
+function isOver(task) {
+  return task.state === "done" || task.state === "failed" || task.state === "stopped";
+}
+
+function running(job) {
+  if (job.status === "queued") job.status = "running";
+}
+
+/** Progress of the whole job, 0 to 100: finished steps as the server counts them, finer where tasks report their own. */
+export function overall(job) {
+  if (job.status === "completed") return 100;
+  const total = job.totalSteps ?? job.tasks.size;
+  if (total === 0) return job.progress;
+  let sum = 0;
+  for (const task of job.tasks.values()) sum += task.state === "failed" ? 100 : task.progress;
+  return Math.min(100, Math.max(job.progress, sum / total));
+}
+
+/** `timed_out` as people write it. */
+export function words(status) {
+  return status.replaceAll("_", " ");
+}

@@ -1,0 +1,15 @@
+/**
+ * The test page: connect, send, run jobs, and see every event.
+ *
+ * Puts the panels together; each panel is a module of its own and owns its part of the document.
+ */
+
+import { connectionPanel } from "./connection.js";
+import { eventLog } from "./event-log.js";
+import { jobPanel } from "./job-panel.js";
+import { sendForm } from "./send-form.js";
+
+const log = eventLog();
+const connection = connectionPanel(log);
+sendForm(connection);
+jobPanel(connection, log);

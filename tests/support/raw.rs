@@ -1,0 +1,124 @@
+//! Requests as bytes, for what no well-behaved client would send.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use super::{Node, PATIENCE, Reply, eventually};
+
+// === impl Node ===
+
+impl Node {
+    /// Sends these bytes on a connection of its own and reads one answer as far as its framing says; of an event stream
+    /// only the head. Status 0: closed without an answer.
+    pub fn raw(&self, bytes: impl AsRef<[u8]>) -> Reply {
+        let bytes = bytes.as_ref();
+        let mut socket = self.socket();
+        let mut sending = socket.try_clone().expect("a second handle");
+        std::thread::scope(|scope| {
+            // Beside the reading: the server may answer, and stop reading, before it has seen everything.
+            scope.spawn(move || sending.write_all(bytes));
+            let reply = answer(&mut socket);
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+            reply
+        })
+    }
+
+    /// A GET with these raw header lines (each with its line end).
+    pub fn raw_get(&self, path: &str, lines: impl AsRef<[u8]>) -> Reply {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.addr);
+        self.raw([head.as_bytes(), lines.as_ref(), b"\r\n"].concat())
+    }
+
+    /// POST of bytes that claim to be JSON.
+    pub fn raw_post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        let body = body.as_ref();
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n",
+            self.addr
+        );
+        self.raw([head.as_bytes(), body].concat())
+    }
+
+    /// Fails unless the node is well: it answers, serves a stream, and takes an event to it.
+    pub fn must_be_healthy(&self) {
+        assert_eq!(self.get("/readyz").status, 200);
+        let mut stream = self.stream("/events?topic=health", &[]);
+        stream.until("connection");
+        let id = self.publish("health", "check", &serde_json::json!("well"));
+        assert_eq!(stream.until("check").id, id);
+        assert!(!self.log().contains("panicked at"), "the node panicked");
+    }
+
+    /// Open streams, as the status says.
+    pub fn streams(&self) -> u64 {
+        self.get("/api/sse/managed/status").json()["totalEmitters"].as_u64().expect("a count")
+    }
+
+    /// How long it takes until the status has so many streams.
+    pub fn until_streams(&self, count: u64) -> Duration {
+        let begin = Instant::now();
+        eventually(|| (self.streams() == count).then_some(()));
+        begin.elapsed()
+    }
+
+    /// Streams closed for this reason.
+    pub fn closed(&self, reason: &str) -> u64 {
+        self.metric(&format!("millstream_streams_closed_total{{reason=\"{reason}\"}}")) as u64
+    }
+
+    /// CPU time that the node uses in the time from now.
+    pub fn cpu_over(&self, window: Duration) -> Duration {
+        let (begin, before) = (Instant::now(), self.cpu());
+        eventually(|| (begin.elapsed() >= window).then_some(()));
+        self.cpu() - before
+    }
+}
+
+/// Reads one answer; interim ones are passed over.
+fn answer(socket: &mut TcpStream) -> Reply {
+    let deadline = Instant::now() + PATIENCE;
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(end) = find(&bytes, b"\r\n\r\n").map(|at| at + 4) {
+            let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+            if status == 100 {
+                bytes.drain(..end);
+                continue;
+            }
+            let reply = Reply { status, head, body: bytes[end..].to_vec() };
+            let whole = match reply.header("content-length") {
+                Some(length) => reply.body.len() >= length.parse::<usize>().expect("a length"),
+                None if reply.header("content-type") == Some("text/event-stream") => true,
+                None => reply.body.ends_with(b"0\r\n\r\n"),
+            };
+            if whole {
+                return reply;
+            }
+        }
+        assert!(Instant::now() < deadline, "no answer in time, only {:?}", String::from_utf8_lossy(&bytes));
+        let mut buffer = [0; 16384];
+        match socket.read(&mut buffer) {
+            Ok(0) => return closed(&bytes),
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(_) => return closed(&bytes),
+        }
+    }
+}
+
+/// What has come when the connection closed.
+fn closed(bytes: &[u8]) -> Reply {
+    let end = find(bytes, b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Reply { status, head, body: bytes[end..].to_vec() }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
