@@ -62,6 +62,8 @@ pub mod code {
     pub const CANCELLED: &str = "cancelled";
     /// The job's deadline passed.
     pub const JOB_TIMEOUT: &str = "job_timeout";
+    /// The journal has no room for the result.
+    pub const NO_ROOM: &str = "no_room";
     /// The node stopped.
     pub const SHUTDOWN: &str = "shutdown";
 }
@@ -93,7 +95,8 @@ pub struct Config {
 pub struct Deps {
     /// Where histories and records go.
     pub journal: journal::Shared,
-    /// The journal's `max_bytes`: ended jobs leave early when histories hold more than half of it.
+    /// The journal's `max_bytes`: ended jobs leave early when jobs hold more than half of it, and above three quarters
+    /// no more jobs are let in.
     pub journal_max_bytes: u64,
     /// The journal's `max_event_bytes`: larger results are left out of events whatever `max_result_bytes` says.
     pub max_event_bytes: usize,
@@ -151,7 +154,12 @@ impl Config {
 
 impl Deps {
     /// Takes the limits from the journal's settings.
-    pub fn new(journal: journal::Shared, limits: &journal::Config, handlers: Handlers, http: Arc<dyn TaskHandler>) -> Self {
+    pub fn new(
+        journal: journal::Shared,
+        limits: &journal::Config,
+        handlers: Handlers,
+        http: Arc<dyn TaskHandler>,
+    ) -> Self {
         Self { journal, journal_max_bytes: limits.max_bytes, max_event_bytes: limits.max_event_bytes, handlers, http }
     }
 }

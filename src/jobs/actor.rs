@@ -16,12 +16,12 @@ use actix::{
 };
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use super::{
     Config, Deps, Error, Handle, SubmitError,
-    engine::{Accepted, Engine, REPORTS_PER_TURN, Report},
+    engine::{Accepted, Engine, Next, REPORTS_PER_TURN, Report},
     pump::{self, Call},
     record::{self, Key, SpecRecord, Written},
     spec::{Plan, Spec},
@@ -30,13 +30,15 @@ use super::{
 };
 use crate::{
     event::now_ms,
-    journal::{AppendError, Batch, Receipt, Shared, Unavailable},
+    journal::{AppendError, Batch, Receipt, Shared},
 };
 
 /// Requests that the actor may have in hand; more wait for a permit. An actix mailbox is no bound of its own.
 const MAX_REQUESTS: usize = 256;
 /// How long to wait before an append is tried again.
 const APPEND_RETRY: Duration = Duration::from_millis(250);
+/// How long a stop may take beyond its grace: tasks have two seconds, the rest is the journal's.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// Ended jobs that leave in one go.
 const LEAVE_AT_ONCE: usize = 64;
 
@@ -159,7 +161,9 @@ impl Door {
         let (done, stopped) = oneshot::channel();
         if self.addr.send(Stop(grace, done)).await.is_ok() {
             // An error means that the actor is gone: stopped all the same.
-            let _ = stopped.await;
+            if timeout(grace + STOP_MARGIN, stopped).await.is_err() {
+                tracing::error!("jobs did not come to their end in time");
+            }
         }
     }
 
@@ -221,28 +225,21 @@ impl Shell {
     }
 
     fn appended(&mut self, result: Result<Vec<Receipt>, AppendError>, ctx: &mut Context<Self>) {
-        let now = Instant::now();
-        let (index, reason) = match result {
-            Ok(receipts) => {
-                self.engine.appended(Some(&receipts), now);
-                return self.settle(ctx);
-            }
-            Err(AppendError::Unavailable(Unavailable::Closed)) => {
-                tracing::error!("the journal is closed: events of jobs are lost");
-                self.engine.appended(None, now);
-                return self.settle(ctx);
-            }
-            Err(AppendError::Invalid { index, ref reason }) => (index, reason.to_string()),
-            Err(AppendError::KeyReused { index, ref key }) => (index, key.clone()),
-            Err(error @ (AppendError::Unavailable(_) | AppendError::Conflict(_))) => {
-                tracing::warn!(%error, "the journal does not take the events of jobs; trying again");
+        let next = self.engine.answered(result, Instant::now());
+        self.weigh();
+        match next {
+            Next::Settle => self.settle(ctx),
+            Next::Again => self.append(self.engine.batch_again(), ctx),
+            Next::Later => {
                 self.sweep(ctx);
                 ctx.run_later(APPEND_RETRY, |shell, ctx| shell.append(shell.engine.batch_again(), ctx));
-                return;
             }
-        };
-        self.engine.refused(index, &reason, now);
-        self.append(self.engine.batch_again(), ctx);
+        }
+    }
+
+    fn weigh(&mut self) {
+        let stats = self.journal.stats();
+        self.engine.load(stats.pinned_bytes + stats.record_bytes);
     }
 
     /// Lets go of jobs whose time is over; goes on as long as there are any.
@@ -252,7 +249,8 @@ impl Shell {
         }
         let mut leaving = self.engine.expired(Instant::now(), LEAVE_AT_ONCE);
         if leaving.is_empty() {
-            leaving.extend(self.engine.squeezed(self.journal.stats().pinned_bytes));
+            self.weigh();
+            leaving.extend(self.engine.squeezed());
         }
         if leaving.is_empty() {
             return;

@@ -1,7 +1,7 @@
 //! Decides everything about jobs and does no I/O: commands and reports come in, events and attempts come out.
 //!
 //! The shell calls in turns. After each it starts the attempts ([`Engine::take_attempts`]), appends the events
-//! ([`Engine::take_batch`], one append at a time, told back by [`Engine::appended`]) and sleeps until
+//! ([`Engine::take_batch`], one append at a time, answered by [`Engine::answered`]) and sleeps until
 //! [`Engine::next_timer`]. A job's state is folded from its events once they are in the journal: what the API shows is
 //! what a reader of the topic would find. Where a job *stands* while events are on their way is kept in [`Live`].
 
@@ -25,22 +25,21 @@ use super::{
     state::{JobState, Origin},
     stats::Stats,
 };
-use crate::{
-    event::now_ms,
-    journal::{Batch, Receipt},
-    topic::Topic,
-};
+use crate::{event::now_ms, topic::Topic};
 
 mod aggregate;
+mod append;
 mod attempt;
 mod books;
 mod live;
 mod outbox;
+mod room;
 mod sink;
 mod tasks;
 mod timers;
 
 pub use self::{
+    append::Next,
     attempt::Attempt,
     books::{Filter, Listing, ResultPlace},
 };
@@ -48,6 +47,7 @@ use self::{
     attempt::Done,
     live::{Ending, Live, Phase, Run},
     outbox::Outbox,
+    room::Room,
     timers::Timers,
 };
 
@@ -58,8 +58,6 @@ pub type Id = Arc<str>;
 pub const REPORTS_PER_TURN: usize = 256;
 /// What an event holds beside the result, the data or the results: ids, names and numbers at their longest.
 const EVENT_OVERHEAD: usize = 4096;
-/// Longest text of an error in bytes: it stands in events, in snapshots and in memory.
-const MAX_ERROR_BYTES: usize = 2048;
 
 /// What an attempt tells the engine.
 #[derive(Debug)]
@@ -91,7 +89,7 @@ pub struct Accepted {
 pub struct Engine {
     config: Config,
     max_event_bytes: usize,
-    journal_max_bytes: u64,
+    room: Room,
     handlers: Handlers,
     lanes: HashMap<String, usize>,
     http: Arc<dyn TaskHandler>,
@@ -110,6 +108,8 @@ pub struct Engine {
     rng: StdRng,
     stats: Stats,
     stopping: bool,
+    /// How often in a row the journal did not take the same events.
+    failures: u32,
 }
 
 /// A job that is kept.
@@ -144,7 +144,7 @@ impl Engine {
         }
         Self {
             max_event_bytes: deps.max_event_bytes,
-            journal_max_bytes: deps.journal_max_bytes,
+            room: Room::new(deps.journal_max_bytes),
             handlers: deps.handlers.clone(),
             lanes,
             http: deps.http.clone(),
@@ -160,6 +160,7 @@ impl Engine {
             rng: StdRng::seed_from_u64(rand::random()),
             stats: Stats::default(),
             stopping: false,
+            failures: 0,
             config,
         }
     }
@@ -169,7 +170,7 @@ impl Engine {
         if self.stopping {
             return Err(SubmitError::Stopping);
         }
-        if self.unfinished() >= self.config.max_running {
+        if self.unfinished() >= self.config.max_running || self.room.tight() {
             return Err(SubmitError::Full);
         }
         self.admitted += 1;
@@ -280,32 +281,6 @@ impl Engine {
         std::mem::take(&mut self.attempts)
     }
 
-    /// What to append, unless an append is in flight.
-    pub fn take_batch(&mut self) -> Option<Batch> {
-        self.outbox.take()
-    }
-
-    /// What to append after the journal could not take it.
-    pub fn batch_again(&self) -> Batch {
-        self.outbox.again()
-    }
-
-    /// The append has succeeded; `None` when the journal is closed for good, and jobs end without a history.
-    pub fn appended(&mut self, receipts: Option<&[Receipt]>, now: Instant) {
-        for (index, entry) in self.outbox.arrived().into_iter().enumerate() {
-            let position = receipts.and_then(|receipts| receipts.get(index)).map(|receipt| receipt.position);
-            self.fold(&entry.event, position, now);
-        }
-    }
-
-    /// The journal refuses one event for good. It must not hold up the others; that it exists at all is a fault here.
-    pub fn refused(&mut self, index: usize, reason: &dyn std::fmt::Display, now: Instant) {
-        let Some(entry) = self.outbox.give_up(index) else { return };
-        let event = entry.event.fact.name();
-        tracing::error!(job_id = %entry.event.job_id, event, %reason, "the journal refuses an event of a job");
-        self.fold(&entry.event, None, now);
-    }
-
     /// When the next turn is due of itself.
     pub fn next_timer(&self) -> Option<Instant> {
         self.timers.next()
@@ -329,21 +304,6 @@ impl Engine {
 
     fn live(&mut self, id: &str) -> Option<&mut Live> {
         self.book.get_mut(id)?.live.as_deref_mut()
-    }
-
-    /// What is in the journal becomes what the API shows.
-    fn fold(&mut self, event: &super::event::JobEvent, position: Option<crate::event::Position>, now: Instant) {
-        let Some(job) = self.book.get_mut(&event.job_id) else { return };
-        job.state.apply(event, position);
-        if job.state.status().ended() {
-            let Some(live) = job.live.take() else { return };
-            if let Some(deadline) = live.deadline {
-                self.timers.unset(deadline);
-            }
-            self.queue.remove(&event.job_id);
-            self.ended.push_back((now, event.job_id.clone()));
-            self.stats.jobs_ended.count(job.state.status());
-        }
     }
 }
 

@@ -13,7 +13,9 @@ pub enum SubmitError {
     #[error("the idempotency key was used for another job; take a new key")]
     KeyReused,
     /// Try again later.
-    #[error("the node has as many unfinished jobs as it takes (`jobs.max_running`); try again later")]
+    #[error(
+        "the node has as much unfinished work as it takes (`jobs.max_running`, `journal.max_bytes`); try again later"
+    )]
     Full,
     /// Try another node, or this one after its restart.
     #[error("the node is stopping")]

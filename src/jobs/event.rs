@@ -132,7 +132,8 @@ pub struct TaskFailed {
     pub task_name: String,
     /// For people.
     pub error: String,
-    /// For programs: `timeout`, `panic`, `cancelled`, `job_timeout`, `shutdown`, or the handler's own.
+    /// For programs: `timeout`, `panic`, `cancelled`, `job_timeout`,
+    /// `shutdown`, `no_room`, or the handler's own.
     pub code: String,
     /// True when the same task may succeed another time.
     pub retryable: bool,
@@ -332,7 +333,7 @@ mod tests {
         assert_eq!(data, json!({"jobId": "J1", "timestamp": 17, "taskId": "a", "progress": 50, "data": [1]}));
         let done = TaskComplete {
             task_id: task_id.clone(),
-            task_name: task_name.clone(),
+            task_name,
             result: raw(&json!({"x": 1})),
             result_bytes: None,
             result_url: None,

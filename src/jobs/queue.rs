@@ -156,7 +156,7 @@ impl<J: Clone + Eq + Hash> Queue<J> {
             .flat_map(|lane| [lane.fresh.first_key_value(), lane.served.first_key_value()])
             .flatten()
             .min_by_key(|(rank, _)| **rank);
-        let chosen = if self.turns % 2 == 0 { newest.or(eldest) } else { eldest };
+        let chosen = if self.turns.is_multiple_of(2) { newest.or(eldest) } else { eldest };
         chosen.map(|(_, job)| job.clone())
     }
 

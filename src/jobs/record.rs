@@ -72,7 +72,7 @@ impl Key {
             Some(user) => urls::segment(user),
         };
         let body = serde_json::to_vec(spec).expect("a spec serialises: it came from JSON");
-        let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = format!("{:x}", Sha256::digest(&body));
         Self { record: format!("job-key/{user}/{}", urls::segment(key)), hash }
     }
 }

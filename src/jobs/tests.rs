@@ -2,6 +2,7 @@
 
 mod door;
 mod ends;
+mod full;
 mod life;
 mod results;
 mod rig;

@@ -109,12 +109,7 @@ impl Engine {
         leaving
     }
 
-    /// The job that ended first, when histories hold more of the journal than they may.
-    pub fn squeezed(&mut self, pinned_bytes: u64) -> Option<Leaving> {
-        if pinned_bytes <= self.journal_max_bytes / 2 { None } else { self.oldest() }
-    }
-
-    fn oldest(&mut self) -> Option<Leaving> {
+    pub(super) fn oldest(&mut self) -> Option<Leaving> {
         let (_, id) = self.ended.pop_front()?;
         let job = self.book.remove(&id)?;
         Some((id, job.key_record))

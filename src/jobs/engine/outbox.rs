@@ -32,16 +32,16 @@ pub struct Outbox {
 /// Who publishes the events of jobs.
 const PUBLISHER: &str = "jobs";
 /// Above so many events the engine makes no more of its own accord.
-const ENOUGH: usize = 3072;
+const ENOUGH: usize = 3068;
 /// Above so many bytes likewise: large results are the exception, and a few of them must not be thousands.
 const ENOUGH_BYTES: usize = 16 << 20;
 
 // === impl Outbox ===
 
 impl Outbox {
-    /// Never more than so many events: what one turn may add on top of [`ENOUGH`] is bounded by the size of a batch of
-    /// reports ([`super::REPORTS_PER_TURN`]), each of which brings four events at most.
-    pub const MAX: usize = ENOUGH + 4 * super::REPORTS_PER_TURN;
+    /// Never more than so many events: on top of [`ENOUGH`] come the last step of a turn and one batch of reports
+    /// ([`super::REPORTS_PER_TURN`]), and a step or a report brings four events at most.
+    pub const MAX: usize = ENOUGH + 4 * (super::REPORTS_PER_TURN + 1);
 
     pub fn push(&mut self, entry: Entry) {
         self.bytes += entry.bytes;
@@ -51,6 +51,10 @@ impl Outbox {
 
     pub fn len(&self) -> usize {
         self.waiting.len() + self.in_flight.len()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub fn has_room(&self) -> bool {

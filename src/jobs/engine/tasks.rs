@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{
-    Done, EVENT_OVERHEAD, Ending, Engine, Id, MAX_ERROR_BYTES, Phase, Report, Said, Timer,
+    Done, EVENT_OVERHEAD, Ending, Engine, Id, Phase, Report, Said, Timer,
     aggregate::{Outcome, aggregate},
     attempt::Attempt,
     millis,
@@ -28,6 +28,8 @@ use crate::{
     journal::RecordWrite,
 };
 
+/// Longest text of an error in bytes: it stands in events, in snapshots and in memory.
+const MAX_ERROR_BYTES: usize = 2048;
 /// Longest text of an error in `complete` and `aggregated_result`, of which there may be thousands.
 const MAX_BRIEF_BYTES: usize = 256;
 /// Rough bytes of an event beside what varies much.
@@ -74,6 +76,7 @@ impl Engine {
     /// Takes what an attempt tells.
     pub fn report(&mut self, report: Report, now: Instant) {
         let Report { id, task, attempt, said } = report;
+        let tight = self.room.tight();
         let Some(live) = self.live(&id) else { return };
         let run = &mut live.runs[task as usize];
         if run.phase != Phase::Running || run.attempts != attempt {
@@ -81,6 +84,8 @@ impl Engine {
             return;
         }
         match said {
+            // The end of each task needs the room more.
+            Said::Progress { .. } if tight => {}
             Said::Progress { progress, message, data } => {
                 let task_id = live.plan.tasks[task as usize].id.clone();
                 let bytes = PLAIN_EVENT_BYTES + data.as_ref().map_or(0, |data| data.get().len());
@@ -89,7 +94,7 @@ impl Engine {
             Said::Ended(result) => {
                 let lane = run.lane;
                 self.queue.release(&id, lane);
-                match result {
+                match self.room.for_result(result) {
                     Ok(done) => self.succeed(&id, task, done, now),
                     Err(error) => self.fail_or_retry(&id, task, error, now),
                 }
@@ -178,7 +183,7 @@ impl Engine {
     }
 
     fn fail_or_retry(&mut self, id: &Id, index: u32, mut error: TaskError, now: Instant) {
-        error.message = shorten(error.message, MAX_ERROR_BYTES);
+        error.message = shorten(error.message, MAX_ERROR_BYTES.min(self.max_event_bytes / 16));
         error.code = shorten(error.code, 64);
         let live = self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()).expect("the caller has found it");
         if let Some(ending) = live.ending {
@@ -259,12 +264,12 @@ impl Engine {
 
     /// Makes the last two events. They are pushed in one turn, hence appended at once.
     fn close(&mut self, id: &Id, now: Instant) {
-        let budget = self.max_event_bytes.saturating_sub(EVENT_OVERHEAD);
+        let budget = self.room.for_all_results(self.max_event_bytes.saturating_sub(EVENT_OVERHEAD));
         let live = self.live(id).expect("the caller has found it");
         let tasks = live.plan.tasks.iter().zip(&live.runs);
         let tasks = tasks.filter_map(|(task, run)| Some((task.id.as_str(), run.outcome.as_ref()?)));
         let results = aggregate(id, tasks, budget);
-        let errors = std::mem::take(&mut live.errors);
+        let errors = fitting(std::mem::take(&mut live.errors), budget);
         let omitted = live.failed - errors.len();
         let complete = Complete {
             status: live.verdict(),
@@ -296,6 +301,19 @@ impl Engine {
             topics.extend(live.plan.notify.iter().cloned());
         }
         let event = JobEvent { job_id: id.clone(), timestamp: timestamp(), fact };
+        self.room.take(bytes);
         self.outbox.push(Entry { event, topics, records, bytes });
     }
+}
+
+/// As many of the first entries as go into an event.
+fn fitting(mut errors: Vec<ErrorEntry>, budget: usize) -> Vec<ErrorEntry> {
+    let mut size = 0;
+    let mut fits = |entry: &ErrorEntry| {
+        size += serde_json::to_string(entry).map_or(0, |text| text.len() + 1);
+        size <= budget
+    };
+    let count = errors.iter().map_while(|entry| fits(entry).then_some(())).count();
+    errors.truncate(count);
+    errors
 }

@@ -97,7 +97,10 @@ fn assign_ids(tasks: &[TaskSpec], errors: &mut Errors) -> Vec<String> {
             return own.to_string();
         }
         // Beyond the last task's number, so that no later task's own number is taken.
-        next = (next.max(tasks.len()) + 1..).find(|n| free(n)).expect("numbers do not end before tasks do");
+        next = next.max(tasks.len()) + 1;
+        while !free(&next) {
+            next += 1;
+        }
         next.to_string()
     };
     tasks.iter().enumerate().map(|(index, task)| task.id.clone().unwrap_or_else(|| assign(index))).collect()

@@ -13,7 +13,7 @@ use crate::{
 struct Nothing;
 
 impl TaskHandler for Nothing {
-    fn run<'a>(&'a self, _: Task) -> BoxFuture<'a, Result<Output, TaskError>> {
+    fn run(&self, _: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
         Box::pin(async { Ok(Output::default()) })
     }
 }

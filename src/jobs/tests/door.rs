@@ -1,7 +1,10 @@
 //! Submitting, listing, retrying, notifying, and what leaves when.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,7 +13,11 @@ use tokio::time::{pause, sleep};
 
 use super::rig::{Setup, good, submission};
 use crate::{
-    jobs::{Config, Error, Filter, Status, Submission, SubmitError, handler::TaskError},
+    jobs::{
+        Config, Deps, Error, Filter, Handlers, Status, Submission, SubmitError, TaskHandler,
+        handler::{Output, Registered, Task, TaskError},
+        start,
+    },
     journal::{self, Journal},
     topic::{Pattern, Topic},
 };
@@ -20,7 +27,7 @@ fn keyed(key: &str, user: Option<&str>, input: &Value) -> Submission {
     Submission { key: Some(key.into()), user: user.map(str::to_owned), ..submission(spec) }
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn an_idempotency_key_stands_for_one_job_of_one_user() {
     let rig = Setup::usual().start();
     let first = rig.jobs.submit(keyed("k", None, &json!(1))).await.unwrap();
@@ -37,7 +44,7 @@ async fn an_idempotency_key_stands_for_one_job_of_one_user() {
     assert!(matches!(bad, Err(SubmitError::Invalid(errors)) if errors[0].field == "Idempotency-Key"));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_job_is_kept_before_it_is_acknowledged_and_its_secrets_are_kept_apart() {
     let rig = Setup::usual().start();
     let spec = json!({"tasks": [{"url": "http://h/", "headers": {"X-Key": "s3cret"}, "name": "N"}]});
@@ -49,7 +56,7 @@ async fn a_job_is_kept_before_it_is_acknowledged_and_its_secrets_are_kept_apart(
     assert_eq!(shown.tasks[0].id.as_deref(), Some("1"), "ids are filled in");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_wrong_job_is_refused_whole() {
     let rig = Setup::usual().start();
     let refused = rig.jobs.submit(submission(json!({"tasks": [{"run": "echo"}, {"run": "nobody"}]}))).await;
@@ -57,7 +64,7 @@ async fn a_wrong_job_is_refused_whole() {
     assert_eq!((rig.journal.stats().records, rig.jobs.stats().jobs_running), (0, 0));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_full_node_refuses_more_jobs_until_some_end() {
     let config = Config { max_running: 2, ..Config::default() };
     let rig = Setup { config, ..Setup::usual() }.start();
@@ -70,7 +77,7 @@ async fn a_full_node_refuses_more_jobs_until_some_end() {
     rig.submit(hang).await;
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn failed_tasks_run_again_as_a_new_job() {
     static BROKEN: AtomicBool = AtomicBool::new(true);
     let setup = Setup::usual().with("sometimes", |_| async {
@@ -92,7 +99,7 @@ async fn failed_tasks_run_again_as_a_new_job() {
     assert!(matches!(rig.jobs.retry(&retried, None).await, Err(Error::NothingFailed)));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_list_is_newest_first_in_pages_and_filtered() {
     let rig = Setup::usual().start();
     let mut ids = Vec::new();
@@ -123,7 +130,7 @@ async fn a_list_is_newest_first_in_pages_and_filtered() {
     assert_eq!(page, [ids[1].clone()]);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn notify_also_tells_others_of_the_job_with_the_same_events() {
     let rig = Setup::usual().with("fail", |_| async { Err(TaskError::fatal("bad", "no")) }).start();
     let notify = json!({"user": "42", "group": "ops", "topic": "builds"});
@@ -142,7 +149,7 @@ async fn notify_also_tells_others_of_the_job_with_the_same_events() {
     }
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_job_leaves_whole_when_its_time_is_over() {
     pause();
     let config = Config { retention_ms: 60_000, max_result_bytes: 10, ..Config::default() };
@@ -160,7 +167,7 @@ async fn a_job_leaves_whole_when_its_time_is_over() {
     assert!(topics.is_empty(), "{topics:?}");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn ended_jobs_leave_early_when_there_are_too_many_or_they_hold_too_much() {
     pause();
     let config = Config { max_kept: 3, ..Config::default() };
@@ -188,33 +195,27 @@ async fn ended_jobs_leave_early_when_there_are_too_many_or_they_hold_too_much() 
     }
 }
 
-#[actix_web::test]
-async fn jobs_run_on_a_thread_of_their_own() {
-    use crate::jobs::{
-        Deps,
-        handler::{Handlers, Registered},
-        start,
-    };
-    struct Where;
-    impl crate::jobs::TaskHandler for Where {
-        fn run<'a>(
-            &'a self,
-            _: crate::jobs::handler::Task,
-        ) -> journal::BoxFuture<'a, Result<crate::jobs::handler::Output, TaskError>> {
-            Box::pin(async { good(json!(format!("{:?}", std::thread::current().id()))) })
-        }
+struct Where;
+
+impl TaskHandler for Where {
+    fn run(&self, _: Task) -> journal::BoxFuture<'_, Result<Output, TaskError>> {
+        Box::pin(async { good(json!(format!("{:?}", std::thread::current().id()))) })
     }
-    let journal: journal::Shared = std::sync::Arc::new(journal::Memory::new(&journal::Config::default()));
+}
+
+#[actix_rt::test]
+async fn jobs_run_on_a_thread_of_their_own() {
+    let limits = journal::Config::default();
     let mut handlers = Handlers::default();
     handlers.register("where", Registered::new(Where));
-    let http = std::sync::Arc::new(Where);
-    let jobs = start(Config::default(), Deps::new(journal, &journal::Config::default(), handlers, http));
+    let deps = Deps::new(Arc::new(journal::Memory::new(&limits)), &limits, handlers, Arc::new(Where));
+    let jobs = start(Config::default(), deps);
     let id = jobs.submit(submission(json!({"tasks": [{"id": "a", "run": "where"}]}))).await.unwrap().job_id;
     while !jobs.summary(&id).await.unwrap().status.ended() {
         sleep(Duration::from_millis(1)).await;
     }
-    let result = jobs.result(&id, "a").await.unwrap().json;
-    assert_ne!(result, serde_json::to_vec(&format!("{:?}", std::thread::current().id())).unwrap());
+    let result: Value = serde_json::from_slice(&jobs.result(&id, "a").await.unwrap().json).unwrap();
+    assert_ne!(result, format!("{:?}", std::thread::current().id()));
     jobs.stop(Duration::from_secs(1)).await;
     assert!(matches!(jobs.get(&id).await, Err(Error::Stopping)));
 }

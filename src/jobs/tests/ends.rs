@@ -14,7 +14,7 @@ use tokio::time::{Instant, pause, sleep};
 use super::rig::{Rig, Setup, good, submission};
 use crate::jobs::{Error, Status, SubmitError, handler::TaskError};
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn the_first_error_ends_a_job_that_is_to_fail_fast() {
     pause();
     let setup = Setup::usual().with("fail", |_| async {
@@ -37,7 +37,7 @@ async fn the_first_error_ends_a_job_that_is_to_fail_fast() {
     assert_eq!(history.all("progress").len(), 3);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_cancelled_job_stops_what_runs_and_says_so() {
     pause();
     let setup = Setup::usual().with("deaf", |_| std::future::pending());
@@ -63,7 +63,7 @@ async fn a_cancelled_job_stops_what_runs_and_says_so() {
     assert!(matches!(rig.jobs.cancel("01J").await, Err(Error::UnknownJob(_))));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn what_ended_otherwise_cannot_be_cancelled() {
     let rig = Setup::usual().start();
     let id = rig.submit(json!({"tasks": [{"run": "echo"}]})).await;
@@ -72,7 +72,7 @@ async fn what_ended_otherwise_cannot_be_cancelled() {
     assert!(matches!(rig.jobs.cancel(&id).await, Err(Error::Ended(Status::Completed))));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_job_ends_at_its_deadline() {
     pause();
     let rig = Setup::usual().with("fail", |_| async { Err(TaskError::transient("bad", "again")) }).start();
@@ -92,7 +92,7 @@ async fn a_job_ends_at_its_deadline() {
     assert!((100..200).contains(&took), "{took}");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn results_that_arrive_in_the_grace_count() {
     pause();
     let setup = Setup::usual().with("tidy", |task| async move {
@@ -109,7 +109,7 @@ async fn results_that_arrive_in_the_grace_count() {
     assert_eq!(history.verdict(), ("cancelled".into(), 1, 0));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_dropped_attempt_tells_what_it_left_behind() {
     pause();
     let stopped = Arc::new(AtomicUsize::new(0));
@@ -136,7 +136,7 @@ async fn a_dropped_attempt_tells_what_it_left_behind() {
     }
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn stopping_waits_for_running_jobs_and_then_ends_them() {
     pause();
     let setup = Setup::usual().with("second", |_| async {
@@ -162,7 +162,7 @@ async fn stopping_waits_for_running_jobs_and_then_ends_them() {
     jobs.stop(Duration::ZERO).await;
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn an_idle_node_stops_at_once() {
     pause();
     let rig = Setup::usual().start();

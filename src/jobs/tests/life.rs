@@ -20,7 +20,7 @@ fn retries() -> Setup {
     })
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_job_tells_its_whole_life_in_order() {
     let rig = Setup::usual().start();
     let id = rig
@@ -51,7 +51,7 @@ async fn a_job_tells_its_whole_life_in_order() {
     assert_eq!(live.summary.last_event_id, history.0.last().map(|event| event.position));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_task_is_retried_until_it_succeeds() {
     pause();
     let rig = retries().start();
@@ -74,7 +74,7 @@ async fn a_task_is_retried_until_it_succeeds() {
     assert_eq!(Rig::refold(&live, &history), live);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_task_fails_when_its_retries_are_used_up_or_cannot_help() {
     pause();
     let rig = retries().with("fatal", |_| async { Err(TaskError::fatal("bad_input", "no")) }).start();
@@ -94,7 +94,7 @@ async fn a_task_fails_when_its_retries_are_used_up_or_cannot_help() {
     assert_eq!(history.one("complete", "")["errors"][0], json!({"taskId": "b", "error": "no"}));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn retry_after_is_honoured_within_bounds() {
     pause();
     let setup = Setup::usual().with("busy", |task| async move {
@@ -112,7 +112,7 @@ async fn retry_after_is_honoured_within_bounds() {
     assert!((20_000..20_500).contains(&delays[0]) && delays[1] == 300_000, "{delays:?}");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn an_attempt_that_takes_too_long_is_an_error() {
     pause();
     let setup = Setup::usual().with("deaf", |_| std::future::pending());
@@ -132,7 +132,7 @@ async fn an_attempt_that_takes_too_long_is_an_error() {
     assert!(history.one("error", "c")["durationMs"].as_u64().unwrap() >= 300_000);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_panic_is_the_error_of_its_task_alone() {
     let setup = Setup::usual().with("bomb", |task| async move {
         assert!(task.input.is_null(), "kaboom {}", task.input);
@@ -152,7 +152,7 @@ async fn a_panic_is_the_error_of_its_task_alone() {
     assert_eq!(rig.run(json!({"tasks": [{"run": "bomb"}]})).await.verdict().0, "completed", "the node lives on");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn progress_is_thinned_out_but_forwarded_data_is_not() {
     pause();
     let setup = Setup::usual().with("talk", |task| async move {
@@ -182,7 +182,7 @@ async fn progress_is_thinned_out_but_forwarded_data_is_not() {
     assert_eq!(names.last(), Some(&"task_complete"), "nothing follows the end");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn the_last_report_before_a_pause_is_shown_soon() {
     pause();
     let setup = Setup::usual().with("talk", |task| async move {

@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 
 use super::rig::{Setup, good};
 use crate::{
-    jobs::{Config, Error, handler::Output},
+    jobs::{
+        Config, Error,
+        handler::{Output, TaskError},
+    },
     journal,
 };
 
@@ -20,7 +23,7 @@ fn sized() -> Setup {
     Setup { config: Config { max_result_bytes: 1000, ..Config::default() }, ..setup }
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_large_result_is_had_by_its_url() {
     let rig = sized().start();
     let id = rig
@@ -53,7 +56,7 @@ async fn a_large_result_is_had_by_its_url() {
     assert!(matches!(rig.jobs.result("other", "bad").await, Err(Error::UnknownJob(_))));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn results_that_do_not_fit_together_are_referred_to_and_stay_to_be_had() {
     let journal = journal::Config { max_event_bytes: 16 << 10, ..journal::Config::default() };
     let setup = Setup { journal, ..sized() };
@@ -77,11 +80,11 @@ async fn results_that_do_not_fit_together_are_referred_to_and_stay_to_be_had() {
     assert_eq!(all["resultsUrl"], json!(format!("/api/jobs/{}", all["jobId"].as_str().unwrap())));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn long_texts_and_many_errors_are_bounded() {
     let setup = Setup::usual().with("fail", |task| async move {
         task.progress.forward(1.0, Value::from("y".repeat(2 << 20))).await;
-        Err(crate::jobs::handler::TaskError::fatal("c".repeat(1000), "ü\u{1}".repeat(100_000)))
+        Err(TaskError::fatal("c".repeat(1000), "ü\u{1}".repeat(100_000)))
     });
     let rig = setup.start();
     let tasks: Vec<_> = (0..150).map(|_| json!({"run": "fail"})).collect();

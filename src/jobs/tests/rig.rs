@@ -1,10 +1,15 @@
 //! What the tests of jobs share: a node's jobs with handlers made of closures, and a reader of histories.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::full::Faulty;
 use crate::{
     event::SharedEvent,
     jobs::{
@@ -14,7 +19,7 @@ use crate::{
         handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
         state::Origin,
     },
-    journal::{self, BoxFuture, Journal, Memory, Query},
+    journal::{self, AppendError, BoxFuture, Journal, Memory, Query},
     topic::Topic,
 };
 
@@ -30,6 +35,8 @@ pub struct Setup {
     pub config: Config,
     pub journal: journal::Config,
     pub handlers: Handlers,
+    /// What the journal answers to the first appends of events.
+    pub errors: VecDeque<AppendError>,
 }
 
 /// Some tests hold the clock and let minutes pass.
@@ -40,6 +47,7 @@ type Outcome = Result<Output, TaskError>;
 struct Closure<F>(F);
 
 /// The outcome of a test's task.
+#[expect(clippy::unnecessary_wraps, reason = "it is what handlers return")]
 pub fn good(result: Value) -> Outcome {
     Ok(Output::from(result))
 }
@@ -72,10 +80,17 @@ impl Setup {
         })
     }
 
+    /// Lets the journal fail at first.
+    pub fn faulty(mut self, errors: impl IntoIterator<Item = AppendError>) -> Self {
+        self.errors.extend(errors);
+        self
+    }
+
     pub fn start(self) -> Rig {
         let journal = Arc::new(Memory::new(&self.journal));
+        let faulty = Arc::new(Faulty { inner: journal.clone(), errors: Mutex::new(self.errors) });
         let http = Arc::new(Closure(|task: Task| async move { good(json!({ "asked": task.input })) }));
-        let deps = Deps::new(journal.clone(), &self.journal, self.handlers, http);
+        let deps = Deps::new(faulty, &self.journal, self.handlers, http);
         Rig { jobs: start_here(self.config, deps), journal }
     }
 }
@@ -85,7 +100,7 @@ where
     F: Fn(Task) -> R + Send + Sync + 'static,
     R: Future<Output = Outcome> + Send + 'static,
 {
-    fn run<'a>(&'a self, task: Task) -> BoxFuture<'a, Outcome> {
+    fn run(&self, task: Task) -> BoxFuture<'_, Outcome> {
         Box::pin((self.0)(task))
     }
 }

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, pause, sleep};
 
 use super::rig::{Rig, Setup, good};
-use crate::jobs::Config;
+use crate::jobs::{Config, handler::TaskError};
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn ten_thousand_tasks_have_a_consistent_history() {
     let rig = Setup::usual().start();
     let tasks: Vec<_> = (0..10_000).map(|n| json!({"run": "echo", "input": n})).collect();
@@ -40,7 +40,7 @@ async fn ten_thousand_tasks_have_a_consistent_history() {
     assert_eq!(Rig::refold(&live, &history), live);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn cancelling_ten_thousand_tasks_is_told_of_each_within_the_bound() {
     let rig = Setup::usual().start();
     let tasks: Vec<_> = (0..10_000).map(|_| json!({"run": "hang"})).collect();
@@ -53,7 +53,7 @@ async fn cancelling_ten_thousand_tasks_is_told_of_each_within_the_bound() {
     assert_eq!(history.all("task_start").len(), 256);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_thousand_slow_jobs_do_not_starve_a_new_one() {
     pause();
     let config = Config { concurrency: 16, ..Config::default() };
@@ -75,7 +75,7 @@ async fn a_thousand_slow_jobs_do_not_starve_a_new_one() {
     assert!(stats.tasks_running == 16 && stats.jobs_running > 900, "{stats:?}");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn bounds_of_job_and_handler_hold_and_narrow_handlers_block_nobody() {
     pause();
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -104,17 +104,14 @@ async fn bounds_of_job_and_handler_hold_and_narrow_handlers_block_nobody() {
     assert_eq!(most.load(Ordering::SeqCst), 3, "the job's bound");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_task_between_two_attempts_holds_no_slot() {
     pause();
     let config = Config { concurrency: 1, ..Config::default() };
     let setup = Setup::usual().with("busy", |task| async move {
         let wait = Some(Duration::from_secs(60));
         match task.attempt {
-            1 => Err(crate::jobs::handler::TaskError {
-                retry_after: wait,
-                ..crate::jobs::handler::TaskError::transient("c", "e")
-            }),
+            1 => Err(TaskError { retry_after: wait, ..TaskError::transient("c", "e") }),
             _ => good(Value::Null),
         }
     });
