@@ -104,6 +104,9 @@ pub enum Invalid {
     /// An event without topic reaches nobody.
     #[error("an event needs at least one topic")]
     NoTopic,
+    /// Each topic of an event is an index entry.
+    #[error("an event has at most {MAX_TOPICS_PER_EVENT} topics, this one has {0}")]
+    TooManyTopics(usize),
 }
 
 /// Most topics that one event may name: each is an index entry.
@@ -172,6 +175,9 @@ impl Draft {
         }
         if self.topics.is_empty() {
             return Err(Invalid::NoTopic);
+        }
+        if self.topics.len() > MAX_TOPICS_PER_EVENT {
+            return Err(Invalid::TooManyTopics(self.topics.len()));
         }
         let size = self.size();
         if size > max_event_bytes {
@@ -259,13 +265,17 @@ impl Event {
         self.expires.is_some_and(|at| at <= now)
     }
 
-    /// Rough bytes of memory that this event holds; what retention by bytes counts.
+    /// Rough bytes of memory that this event holds; what retention by bytes counts. The same all its life: the wire
+    /// bytes, which repeat the data, count from the beginning.
     pub fn footprint(&self) -> usize {
+        let optional =
+            [&self.comment, &self.origin, &self.key].into_iter().flatten().map(|text| text.len()).sum::<usize>();
         size_of::<Self>()
-            + self.data.len()
+            + 2 * self.data.len()
             + self.event.len()
             + self.publisher.len()
-            + self.comment.as_ref().map_or(0, |c| c.len())
+            + optional
+            + self.filter.as_ref().map_or(0, Filter::size)
             + self.topics.iter().map(|t| t.as_str().len() + 16).sum::<usize>()
     }
 
@@ -299,7 +309,9 @@ mod tests {
         let position = Position { epoch: 0xabc, offset: 17 };
         assert_eq!(position.to_string(), "abc-17");
         assert_eq!("abc-17".parse(), Ok(position));
-        for foreign in ["", "abc", "abc-", "-1", "ABC-17", "abc-017", "abc-+17", "abc-17 ", "xyz-1", "abc-99999999999999999999"] {
+        for foreign in
+            ["", "abc", "abc-", "-1", "ABC-17", "abc-017", "abc-+17", "abc-17 ", "xyz-1", "abc-99999999999999999999"]
+        {
             assert_eq!(foreign.parse::<Position>(), Err(()), "{foreign:?}");
         }
     }

@@ -134,7 +134,11 @@ impl Pattern {
     /// Says which rule the text breaks.
     pub fn new(text: &str) -> Result<Self, Invalid> {
         let Some(prefix) = text.strip_suffix('*') else {
-            return if text.contains('*') { Err(Invalid::Star(text.into())) } else { Topic::new(text).map(Self::Exact) };
+            return if text.contains('*') {
+                Err(Invalid::Star(text.into()))
+            } else {
+                Topic::new(text).map(Self::Exact)
+            };
         };
         if prefix.contains('*') {
             return Err(Invalid::Star(text.into()));

@@ -1,21 +1,16 @@
-//! The actor shell of a shard: its tick, its tail, and what other threads ask of it.
+//! The actor shell of a shard: what other threads ask of it.
 
 use std::{rc::Rc, time::Duration};
 
 use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::task::JoinHandle;
 
-use super::{
-    Change, EmitterStatus, Reason, Selector,
-    shard::{Shard, tick},
-};
+use super::{Change, EmitterStatus, Reason, Selector, shard::Shard};
 
-/// Lives on the thread of its connections; ends with that thread, or with its last connection once the hub stops.
+/// Lives on the thread of its connections, for as long as that thread, or until nobody holds the hub.
 struct ShardActor {
     shard: Rc<Shard>,
-    following: Option<JoinHandle<()>>,
 }
 
 /// The shards of a hub, as other threads reach them.
@@ -47,7 +42,9 @@ struct Drain(Duration);
 impl Addrs {
     pub(super) fn start(&mut self, shard: Rc<Shard>) {
         self.0.retain(Addr::connected);
-        self.0.push(ShardActor { shard, following: None }.start());
+        // A task of its own: an actor polls all its futures at each of its wakes.
+        actix::spawn(shard.clone().run());
+        self.0.push(ShardActor { shard }.start());
     }
 
     /// A shard whose thread is gone has no emitters: its answer is empty.
@@ -86,23 +83,6 @@ impl Addrs {
 
 impl Actor for ShardActor {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(tick::EVERY, |actor, ctx| {
-            actor.shard.tick(tokio::time::Instant::now());
-            if actor.shard.over() {
-                ctx.stop();
-            }
-        });
-        // A task of its own: an actor polls all its futures at each of its wakes.
-        self.following = Some(actix::spawn(self.shard.clone().follow()));
-    }
-
-    fn stopped(&mut self, _: &mut Self::Context) {
-        if let Some(following) = &self.following {
-            following.abort();
-        }
-    }
 }
 
 impl Handler<List> for ShardActor {

@@ -41,6 +41,8 @@ pub struct Connect {
     pub greeting: Greeting,
     /// Cuts the connection when its body is no longer polled.
     pub cut: Option<Box<dyn Fn()>>,
+    /// Says whether the client has sent more than any client of a stream has to say.
+    pub flooded: Option<Box<dyn Fn() -> bool>>,
     /// Called once when the stream has ended, whatever the reason.
     pub on_close: Option<Box<dyn FnOnce(Reason)>>,
 }
@@ -135,6 +137,7 @@ impl Connect {
             until: None,
             greeting: Greeting::default(),
             cut: None,
+            flooded: None,
             on_close: None,
         }
     }

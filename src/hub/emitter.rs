@@ -45,6 +45,7 @@ pub(super) struct Emitter {
     pub(super) dropped: u64,
     pub(super) waker: Option<Waker>,
     pub(super) cut: Option<Rc<dyn Fn()>>,
+    flooded: Option<Box<dyn Fn() -> bool>>,
     pub(super) on_close: Option<Box<dyn FnOnce(Reason)>>,
 }
 
@@ -108,6 +109,7 @@ impl Emitter {
             dropped: 0,
             waker: None,
             cut: connect.cut.map(Rc::from),
+            flooded: connect.flooded,
             on_close: connect.on_close,
         };
         emitter.patterns = emitter.heard().into_iter().collect();
@@ -119,6 +121,11 @@ impl Emitter {
         let own = self.own.iter().cloned().map(Pattern::Exact);
         let groups = self.groups.iter().filter_map(|group| Topic::group(group).ok()).map(Pattern::Exact);
         disjoint(own.chain(groups).chain(self.topics.iter().cloned()).collect())
+    }
+
+    /// True when its client sends what nobody asked for. To ask costs a system call.
+    pub(super) fn flooded(&self) -> bool {
+        self.flooded.as_ref().is_some_and(|flooded| flooded())
     }
 
     /// Puts an event into the outbox, or does what the policy says.

@@ -74,15 +74,34 @@ impl Shard {
         }
     }
 
-    /// True when the shard has no emitters and will have none.
-    pub(super) fn over(&self) -> bool {
+    /// Follows the journal and the clock until the last stream is gone and none will come.
+    pub(super) async fn run(self: Rc<Self>) {
+        let follow = async {
+            self.follow().await;
+            // The streams go on where the journal is closed: somebody still has to end them.
+            std::future::pending::<()>().await;
+        };
+        let keep_time = async {
+            while !self.over() {
+                tokio::time::sleep(tick::EVERY).await;
+                self.tick(Instant::now());
+            }
+        };
+        tokio::select! {
+            () = follow => {}
+            () = keep_time => {}
+        }
+    }
+
+    fn over(&self) -> bool {
         self.stopping.is_cancelled() && self.state.borrow().emitters.is_empty()
     }
 
-    /// Follows the journal for as long as the shard lives.
-    pub(super) async fn follow(self: Rc<Self>) {
+    async fn follow(&self) {
         let from = self.state.borrow().cursor;
         let mut tail = Tail::new(self.journal.clone(), from);
+        // No more than an outbox holds: who reads as fast as possible never overflows.
+        let slice = SLICE.min(self.config.outbox_events);
         loop {
             let pulled = match tail.next().await {
                 Ok(pulled) => pulled,
@@ -96,7 +115,7 @@ impl Shard {
             if pulled.missed {
                 self.all_behind();
             }
-            for slice in pulled.events.chunks(SLICE) {
+            for slice in pulled.events.chunks(slice) {
                 self.deliver(slice);
                 tokio::task::yield_now().await;
             }

@@ -32,7 +32,8 @@ impl Frame<'_> {
     /// have come this far, the text is cut there: it can never begin a field of its own.
     pub fn encode(&self) -> Bytes {
         let lines = self.data.map_or(0, |data| memchr::memchr2_iter(b'\n', b'\r', data.as_bytes()).count() + 1);
-        let text = [self.id, Some(self.event), self.data, self.comment].into_iter().flatten().map(str::len).sum::<usize>();
+        let text =
+            [self.id, Some(self.event), self.data, self.comment].into_iter().flatten().map(str::len).sum::<usize>();
         let mut out = BytesMut::with_capacity(text + lines * 7 + 48);
         if let Some(comment) = self.comment {
             for line in split_lines(comment) {

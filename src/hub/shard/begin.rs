@@ -98,7 +98,8 @@ impl Shard {
         let past = |after| Beginning { after, from: None, resumed: Resumed::Live, gap: None, whole: false };
         Ok(Some(match start {
             Start::Live => return Ok(None),
-            Start::Beginning => Beginning { whole: true, ..past(0) },
+            // A new job's topic has no event yet, and no mark of its own: what the node has forgotten is not its past.
+            Start::Beginning => past(0),
             Start::History(count) => past(self.journal.before_last(patterns.clone(), count).await?),
             Start::Since(timestamp) => past(self.journal.before_time(timestamp).await?),
             Start::After(text) => self.after(text),

@@ -6,10 +6,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Shard, State};
-use crate::hub::{HeartbeatKind, Reason, frames};
+use crate::hub::{HeartbeatKind, Reason, emitter::Emitter, frames};
 
 /// How often a shard looks at its emitters; the precision of heartbeats and deadlines.
 pub(in crate::hub) const EVERY: Duration = Duration::from_millis(500);
+
+/// How often a stream is looked at that has nothing to send.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A stream that was told to end is cut when it has taken nothing for so long.
 pub(in crate::hub) const LAST_WORD: Duration = Duration::from_secs(5);
@@ -17,13 +20,18 @@ pub(in crate::hub) const LAST_WORD: Duration = Duration::from_secs(5);
 // === impl Shard ===
 
 impl Shard {
-    pub(in crate::hub) fn tick(&self, now: Instant) {
+    pub(super) fn tick(&self, now: Instant) {
         let write_deadline = Duration::from_millis(self.config.write_deadline_ms);
         let mut event = Bytes::new();
         let mut cuts = Vec::new();
         let mut state = self.state.borrow_mut();
         let State { emitters, .. } = &mut *state;
         for (_, emitter) in emitters {
+            if unpolled(emitter, now) && emitter.flooded() {
+                emitter.close(Reason::InputFlood, now);
+                cuts.extend(emitter.cut.clone());
+                continue;
+            }
             if let Some(closing) = emitter.closing {
                 // What ended well may be large at the end, and a slow reader is welcome to it; others resume.
                 let patience = if closing.reason == Reason::Ended { write_deadline } else { LAST_WORD };
@@ -78,4 +86,13 @@ impl Shard {
             }
         }
     }
+}
+
+/// True when it is time to ask whether the client floods its connection: its body may not be polled at all, and the
+/// body is what counts how often it is woken for nothing. At each tick where the socket takes nothing, now and then
+/// where there is nothing to take.
+fn unpolled(emitter: &Emitter, now: Instant) -> bool {
+    let stuck = emitter.outbox.stuck_since().is_some_and(|since| now - since >= EVERY);
+    let idle = now - emitter.active;
+    stuck || (idle >= LOOK_EVERY && idle.as_millis() % LOOK_EVERY.as_millis() < EVERY.as_millis())
 }

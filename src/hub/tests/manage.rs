@@ -4,6 +4,8 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use serde_json::json;
 
+use tokio::{sync::oneshot, task::spawn_local};
+
 use super::support::{Reader, Rig, draft, filtered, meta, numbers, patterns, settle, topic};
 use crate::{
     event::Meta,
@@ -16,7 +18,7 @@ async fn of_user(rig: &Rig, user: &str, groups: &[&str]) -> Reader {
     rig.greeted(Connect { user: Some(user.into()), groups, own, ..rig.connect(&[]) }).await
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn emitters_are_disconnected_by_id_user_and_group() {
     let rig = Rig::new();
     let mut one = of_user(&rig, "1", &["red"]).await;
@@ -39,7 +41,7 @@ async fn emitters_are_disconnected_by_id_user_and_group() {
 }
 
 /// What waits already comes before the end, and nothing after it.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_disconnected_stream_gives_what_waits_and_ends() {
     let rig = Rig::new();
     let mut reader = rig.live(&["a"]).await;
@@ -54,7 +56,7 @@ async fn a_disconnected_stream_gives_what_waits_and_ends() {
     assert_eq!((frames.len(), frames[3].name.as_str()), (4, "disconnect"));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_change_alters_what_is_heard_from_now_on() {
     let rig = Rig::new();
     let mut reader = of_user(&rig, "1", &["red"]).await;
@@ -86,7 +88,7 @@ async fn a_change_alters_what_is_heard_from_now_on() {
     assert_eq!(rig.hub.delivered(&[topic("group:blue")], false), Some(1));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn one_emitter_can_be_sent_a_frame_past_the_journal() {
     let rig = Rig::new();
     let (mut reader, mut other) = (rig.live(&["a"]).await, rig.live(&["a"]).await);
@@ -96,11 +98,16 @@ async fn one_emitter_can_be_sent_a_frame_past_the_journal() {
     assert_eq!(other.poll().await, None);
     let id = reader.id();
     drop(reader);
-    assert!(!rig.hub.send_to_emitter(id, "note".into(), "x".into()).await);
+    assert!(!rig.hub.send_to_emitter(id.clone(), "note".into(), "x".into()).await);
     assert!(!rig.hub.send_to_emitter("nobody".into(), "note".into(), "x".into()).await);
+    // Whoever comes next is not taken for the one who went.
+    let mut next = rig.live(&["a"]).await;
+    assert!(!rig.hub.send_to_emitter(id, "note".into(), "x".into()).await);
+    assert!(rig.hub.send_to_emitter(next.id(), "note".into(), "y".into()).await);
+    assert_eq!(next.next().await.data, "y");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_frame_for_an_emitter_without_room_is_refused() {
     let rig = Rig::tiny(4);
     let mut reader = rig.live(&[]).await;
@@ -115,7 +122,7 @@ async fn a_frame_for_an_emitter_without_room_is_refused() {
     assert!(rig.hub.send_to_emitter(reader.id(), "note".into(), "x".repeat(5000)).await);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn delivered_counts_who_hears_a_topic_at_that_moment() {
     let rig = Rig::new();
     let delivered = |names: &[&str]| {
@@ -139,7 +146,7 @@ async fn delivered_counts_who_hears_a_topic_at_that_moment() {
     assert_eq!(rig.hub.totals().await.total_topics, 0);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn status_and_totals_tell_who_is_there() {
     let rig = Rig::tiny(4);
     let one = of_user(&rig, "1", &["red", "red"]).await;
@@ -166,7 +173,7 @@ async fn status_and_totals_tell_who_is_there() {
     assert_eq!(rig.status(&one).await.meta, Meta::default());
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn the_end_of_a_stream_is_told_once_with_its_reason() {
     let rig = Rig::new();
     let reasons = Rc::new(RefCell::new(Vec::new()));
@@ -193,7 +200,7 @@ async fn the_end_of_a_stream_is_told_once_with_its_reason() {
 }
 
 /// The end of a stream is a place where others clean up, and they may well look at the hub.
-#[actix_web::test]
+#[actix_rt::test]
 async fn what_is_called_at_the_end_may_use_the_hub() {
     let rig = Rig::new();
     let other = Rc::new(RefCell::new(Some(rig.live(&["a"]).await)));
@@ -207,7 +214,7 @@ async fn what_is_called_at_the_end_may_use_the_hub() {
 }
 
 /// A connection that is given up before it is made leaves nothing behind.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_connection_that_is_given_up_leaves_nothing_behind() {
     let rig = Rig::new();
     rig.publish("a", "0").await;
@@ -216,4 +223,42 @@ async fn a_connection_that_is_given_up_leaves_nothing_behind() {
     assert!(tokio::time::timeout(Duration::from_secs(1), connecting).await.is_err());
     drop(held);
     assert_eq!((rig.hub.counters().open(), rig.hub.delivered(&[topic("a")], false)), (0, Some(0)));
+}
+
+/// The only test with a second thread: the real clock, and nothing that waits for it.
+#[actix_rt::test]
+async fn emitters_on_all_threads_are_reached() {
+    let rig = Rig::second();
+    let here = of_user(&rig, "1", &[]).await;
+    let (hub, (ready, there), (done, told)) = (rig.hub.clone(), oneshot::channel(), oneshot::channel());
+    let arbiter = actix_rt::Arbiter::new();
+    let stream = move || async move {
+        let connect = Connect { user: Some("1".into()), topics: patterns(&["a*"]), ..Connect::new(hub.config()) };
+        let mut reader = Reader::new(hub.connect(connect).await.unwrap());
+        ready.send(reader.id()).unwrap();
+        let frames = reader.rest().await;
+        drop(reader);
+        done.send(frames).unwrap();
+    };
+    arbiter.spawn_fn(move || drop(spawn_local(stream())));
+    let there = there.await.unwrap();
+    let mut ids = vec![here.id(), there.clone()];
+    ids.sort();
+    let of_user = rig.hub.emitters(Selector::User("1".into())).await;
+    assert_eq!(of_user.into_iter().map(|status| status.emitter_id).collect::<Vec<_>>(), ids);
+    assert_eq!((rig.hub.totals().await.total_emitters, rig.hub.delivered(&[topic("ab")], false)), (2, Some(1)));
+    rig.publish("ab", "0").await;
+    assert!(rig.hub.send_to_emitter(there.clone(), "note".into(), "1".into()).await);
+    let change = Change { topics: Some(patterns(&["c"])), ..Change::default() };
+    assert_eq!(rig.hub.change(there.clone(), change).await.unwrap().topics, patterns(&["c"]));
+    assert_eq!(rig.hub.delivered(&[topic("c")], false), Some(1));
+    assert_eq!(rig.hub.disconnect(Selector::Id(there), Reason::Removed).await, 1);
+    let mut names: Vec<String> = told.await.unwrap().into_iter().map(|got| got.name).collect();
+    names.retain(|name| name != "message");
+    assert_eq!(names, ["connection", "note", "disconnect"]);
+    assert_eq!(rig.hub.counters().open(), 1);
+    arbiter.stop();
+    arbiter.join().unwrap();
+    // A thread that is gone has no emitters, and nobody waits for its answer.
+    assert_eq!(rig.hub.emitters(Selector::All).await.len(), 1);
 }

@@ -20,7 +20,7 @@ fn dropped(got: &Got) -> u64 {
     got.json()["dropped"].as_u64().unwrap()
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn catching_up_loses_nothing() {
     let rig = Rig::tiny(4);
     let mut reader = rig.live(&["a"]).await;
@@ -35,7 +35,7 @@ async fn catching_up_loses_nothing() {
     assert_eq!((counters.lagged.load(SeqCst), counters.dropped.load(SeqCst), counters.gaps.load(SeqCst)), (1, 0, 0));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn what_is_trimmed_while_a_reader_lags_is_a_gap_and_then_it_goes_on() {
     let config = Config { outbox_events: 4, ..Config::default() };
     let rig = Rig::with(config, &journal::Config { retention_events: 10, ..journal::Config::default() });
@@ -54,7 +54,7 @@ async fn what_is_trimmed_while_a_reader_lags_is_a_gap_and_then_it_goes_on() {
     assert_eq!(reader.events().await, ["100"]);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn drop_oldest_tells_how_many_went_in_their_place() {
     let rig = Rig::tiny(4);
     let mut reader = rig.open(policy(&rig, Overflow::DropOldest)).await;
@@ -73,13 +73,14 @@ async fn drop_oldest_tells_how_many_went_in_their_place() {
     assert_eq!(reader.events().await, ["10"]);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn drop_oldest_counts_all_that_a_large_event_pushes_out() {
     let rig = Rig::tiny(100);
     let mut reader = rig.greeted(policy(&rig, Overflow::DropOldest)).await;
     rig.burst("a", 0..10).await;
     let large = "x".repeat(2000);
     rig.publish("a", &large).await;
+    settle().await;
     let frames = reader.frames().await;
     assert_eq!(dropped(&frames[0]), 10);
     assert_eq!(events(&frames[1..]), [large]);
@@ -87,7 +88,7 @@ async fn drop_oldest_counts_all_that_a_large_event_pushes_out() {
     assert_eq!(rig.hub.counters().dropped.load(SeqCst), 10);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn drop_latest_tells_how_many_went_in_their_place() {
     let rig = Rig::tiny(4);
     let mut reader = rig.open(policy(&rig, Overflow::DropLatest)).await;
@@ -108,18 +109,32 @@ async fn drop_latest_tells_how_many_went_in_their_place() {
     assert_eq!((rig.hub.counters().dropped.load(SeqCst), rig.hub.counters().gaps.load(SeqCst)), (6, 1));
 }
 
+/// Bursts are handed over in portions that fit: only who is slow overflows.
+#[actix_rt::test]
+async fn a_reader_that_keeps_up_never_overflows() {
+    let rig = Rig::tiny(2);
+    for overflow in [Overflow::DropOldest, Overflow::DropLatest, Overflow::Disconnect, Overflow::CatchUp] {
+        let mut reader = rig.greeted(policy(&rig, overflow)).await;
+        rig.burst("a", 0..500).await;
+        assert_eq!(reader.events().await, numbers(0..500), "{overflow:?}");
+    }
+    let counters = rig.hub.counters();
+    assert_eq!((counters.dropped.load(SeqCst), counters.lagged.load(SeqCst), counters.closed(Reason::Slow)), (0, 0, 0));
+}
+
 /// The loss is told when the reader gets there, not only when another event comes.
-#[actix_web::test]
+#[actix_rt::test]
 async fn drop_latest_tells_of_a_loss_at_the_end() {
     let rig = Rig::tiny(2);
     let mut reader = rig.greeted(policy(&rig, Overflow::DropLatest)).await;
     rig.burst("a", 0..5).await;
+    settle().await;
     let frames = reader.frames().await;
     assert_eq!(events(&frames[..2]), numbers(0..2));
     assert_eq!((frames.len(), dropped(&frames[2])), (3, 3));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_reader_that_is_too_slow_for_its_policy_is_disconnected() {
     let rig = Rig::tiny(4);
     let mut slow = rig.open(policy(&rig, Overflow::Disconnect)).await;
@@ -137,7 +152,7 @@ async fn a_reader_that_is_too_slow_for_its_policy_is_disconnected() {
     assert_eq!(other.events().await, numbers(0..10));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn an_event_beyond_the_bound_still_passes() {
     let rig = Rig::tiny(4);
     let large = "x".repeat(100_000);
@@ -149,7 +164,7 @@ async fn an_event_beyond_the_bound_still_passes() {
 }
 
 /// Whatever comes and however the reader behaves, it costs no more than its outbox and one page.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_reader_costs_no_more_than_its_outbox_and_a_page() {
     let rig =
         Rig::with(Config { outbox_events: 64, outbox_bytes: 4096, ..Config::default() }, &journal::Config::default());

@@ -1,5 +1,7 @@
 //! Where streams begin, and how they get from the past to the present.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use serde_json::json;
 
 use super::support::{Got, Reader, Rig, draft, events, numbers, settle, topic};
@@ -33,7 +35,7 @@ async fn gap(reader: &mut Reader, requested: &str, reason: &str) -> Got {
     gap
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_client_that_resumes_gets_exactly_the_rest() {
     let rig = Rig::new();
     let positions = rig.burst("a", 0..10).await;
@@ -51,7 +53,7 @@ async fn a_client_that_resumes_gets_exactly_the_rest() {
 }
 
 /// The past is longer than a page, and it goes on while it is read.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_long_past_runs_into_the_present_without_a_seam() {
     let rig = Rig::tiny(8);
     rig.burst("a", 0..500).await;
@@ -68,7 +70,7 @@ async fn a_long_past_runs_into_the_present_without_a_seam() {
     assert_eq!(rig.status(&reader).await.state, "live");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_position_that_is_none_of_ours_is_a_gap() {
     let rig = Rig::new();
     let first = rig.burst("a", 0..5).await[0];
@@ -90,10 +92,10 @@ async fn a_position_that_is_none_of_ours_is_a_gap() {
         assert_eq!(gap.json()["topics"], earliest);
         assert_eq!(reader.events().await, numbers(0..6), "{reason}");
     }
-    assert_eq!(rig.hub.counters().gaps.load(std::sync::atomic::Ordering::SeqCst), 5);
+    assert_eq!(rig.hub.counters().gaps.load(SeqCst), 5);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn what_was_trimmed_meanwhile_is_a_gap() {
     let rig = keeping(3);
     let positions = rig.burst("a", 0..10).await;
@@ -109,7 +111,7 @@ async fn what_was_trimmed_meanwhile_is_a_gap() {
     assert_eq!(reader.events().await, ["7", "8", "9", "b"]);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn history_begins_with_the_last_events() {
     let rig = keeping(5);
     rig.burst("a", 0..4).await;
@@ -127,7 +129,7 @@ async fn history_begins_with_the_last_events() {
     assert_eq!(reader.events().await, numbers(9..14));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_time_is_a_beginning() {
     let rig = Rig::new();
     rig.burst("a", 0..3).await;
@@ -139,7 +141,7 @@ async fn a_time_is_a_beginning() {
     }
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn the_beginning_is_the_first_event_that_is_kept() {
     let rig = keeping(3);
     rig.burst("a", 0..3).await;
@@ -148,12 +150,11 @@ async fn the_beginning_is_the_first_event_that_is_kept() {
     assert_eq!(whole.events().await, numbers(0..3));
     rig.publish("a", "3").await;
     let mut torn = rig.from(&["a"], Start::Beginning).await;
-    assert_eq!(greeting(&mut torn).await.0["status"], "gap");
-    assert_eq!(torn.next().await.reason(), "trimmed");
+    assert_eq!(greeting(&mut torn).await.0["status"], "live");
     assert_eq!(torn.events().await, numbers(1..4));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_stream_ends_after_the_event_that_it_waits_for() {
     let rig = Rig::tiny(4);
     let job = |start| Connect { start, until: Some("complete"), ..rig.connect(&["job"]) };
@@ -173,7 +174,7 @@ async fn a_stream_ends_after_the_event_that_it_waits_for() {
     assert_eq!((counters.closed(crate::hub::Reason::Ended), counters.open()), (3, 0));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_live_stream_ends_with_its_last_event() {
     let rig = Rig::new();
     let mut live = rig.greeted(Connect { until: Some("complete"), ..rig.connect(&["job"]) }).await;
@@ -183,7 +184,7 @@ async fn a_live_stream_ends_with_its_last_event() {
 }
 
 /// A reader that is behind is told of each loss, not of the first alone.
-#[actix_web::test]
+#[actix_rt::test]
 async fn every_loss_while_behind_is_told() {
     let config = Config { outbox_events: 4, ..Config::default() };
     let rig = keeping_with(config, 20);
@@ -217,7 +218,7 @@ async fn every_loss_while_behind_is_told() {
 }
 
 /// Also where the journal was asked for "the last ones", what goes while they are read is a loss.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_loss_while_history_is_read_is_told() {
     let rig = keeping_with(Config { outbox_events: 4, ..Config::default() }, 20);
     rig.burst("a", 0..30).await;
@@ -231,8 +232,22 @@ async fn a_loss_while_history_is_read_is_told() {
     assert_eq!(events(&frames[5..]), numbers(25..45));
 }
 
+/// A topic that was trimmed long ago is no news to who asked for what is kept, however many pages that takes.
+#[actix_rt::test]
+async fn what_was_gone_before_history_was_asked_for_is_not_told_later() {
+    let two =
+        journal::Retention { topic: "a".into(), retention_events: Some(2), retention_ms: None, retention_bytes: None };
+    let journal = journal::Config { retention: vec![two], ..journal::Config::default() };
+    let rig = Rig::with(Config { outbox_events: 4, ..Config::default() }, &journal);
+    rig.burst("b", 0..20).await;
+    rig.burst("a", 10..22).await;
+    let mut reader = rig.from(&["a", "b"], Start::History(100)).await;
+    assert_eq!(greeting(&mut reader).await.0["status"], "live");
+    assert_eq!(reader.events().await, numbers(0..22));
+}
+
 /// One large append can let go of what the tail has not pulled yet.
-#[actix_web::test]
+#[actix_rt::test]
 async fn what_was_gone_before_it_could_be_delivered_is_a_gap_for_those_who_hear_it() {
     let rig = keeping(3);
     let mut hearing = rig.live(&["a", "c"]).await;
@@ -249,8 +264,22 @@ async fn what_was_gone_before_it_could_be_delivered_is_a_gap_for_those_who_hear_
     assert_eq!(hearing.events().await, ["live again"]);
 }
 
+/// A stream may know more of the journal than the shard has delivered; a loss of the tail must not take it back.
+#[actix_rt::test]
+async fn a_stream_ahead_of_the_tail_gets_nothing_twice_when_the_tail_misses_something() {
+    let rig = keeping(600);
+    let mut other = rig.live(&["b"]).await;
+    let positions = rig.burst("a", 0..600).await;
+    let mut ahead = rig.from(&["a"], Start::After(positions[399].to_string())).await;
+    assert_eq!(rig.status(&ahead).await.state, "live");
+    rig.burst("a", 600..1100).await;
+    assert_eq!(greeting(&mut ahead).await.0["status"], "resumed");
+    assert_eq!(ahead.events().await, numbers(400..1100));
+    assert_eq!(other.events().await, numbers(0..0));
+}
+
 /// A page that was asked for before the change passes over what the change is about.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_change_while_a_page_is_on_its_way_loses_nothing() {
     let rig = Rig::tiny(2);
     rig.burst("a", 0..4).await;
@@ -268,13 +297,13 @@ async fn a_change_while_a_page_is_on_its_way_loses_nothing() {
     assert_eq!(events(&got), numbers(0..5));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_stream_whose_journal_fails_is_told_so() {
     let rig = Rig::tiny(2);
     rig.burst("a", 0..4).await;
     let mut reader = rig.from(&["a"], Start::Beginning).await;
     assert_eq!(reader.next().await.name, "connection");
-    rig.journal.broken.store(true, std::sync::atomic::Ordering::SeqCst);
+    rig.journal.broken.store(true, SeqCst);
     let frames = reader.rest().await;
     assert_eq!(events(&frames[..2]), numbers(0..2));
     assert_eq!((frames[2].name.as_str(), frames[2].reason().as_str()), ("disconnect", "journal_unavailable"));
@@ -284,8 +313,27 @@ async fn a_stream_whose_journal_fails_is_told_so() {
     assert_eq!(rig.hub.counters().open(), 0);
 }
 
+/// Places are used again: what was on its way to one who went does not concern the one who came.
+#[actix_rt::test]
+async fn a_page_for_one_who_is_gone_does_not_touch_the_next() {
+    let rig = Rig::tiny(2);
+    rig.burst("a", 0..4).await;
+    let mut gone = rig.from(&["a"], Start::Beginning).await;
+    assert_eq!(greeting(&mut gone).await.0["status"], "live");
+    assert_eq!((gone.next().await.data, gone.next().await.data), ("0".to_owned(), "1".to_owned()));
+    let held = rig.journal.pages.write().await;
+    assert_eq!(gone.poll().await, None);
+    drop(gone);
+    let mut next = rig.live(&["a"]).await;
+    rig.journal.broken.store(true, SeqCst);
+    drop(held);
+    settle().await;
+    rig.publish("a", "live").await;
+    assert_eq!(next.events().await, ["live"]);
+}
+
 /// A topic that was purged is forgotten history for who is behind, and nothing for who is not.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_purge_is_a_gap_for_those_who_are_behind() {
     let rig = Rig::new();
     let positions = rig.burst("a", 0..4).await;

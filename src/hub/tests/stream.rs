@@ -16,7 +16,7 @@ use crate::{
     hub::{Connect, Greeting, Reason, Selector, Start},
 };
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn the_first_frame_tells_who_and_where() {
     let rig = Rig::new();
     let last = rig.publish("a", "0").await;
@@ -44,7 +44,7 @@ async fn the_first_frame_tells_who_and_where() {
     assert!(data.get("clientId").is_none());
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn nobody_in_particular_is_anonymous() {
     let rig = Rig::new();
     let (mut one, mut other) = (rig.open(rig.connect(&[])).await, rig.open(rig.connect(&[])).await);
@@ -54,7 +54,7 @@ async fn nobody_in_particular_is_anonymous() {
     assert_eq!(one["userId"], json!(null));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_named_stream_greets_in_its_own_words() {
     let rig = Rig::new();
     let mut greeting = Greeting { event: Some("connected".into()), ..Greeting::default() };
@@ -65,7 +65,7 @@ async fn a_named_stream_greets_in_its_own_words() {
     assert_eq!((&first.json()["clientId"], &first.json()["jobId"]), (&json!(reader.id()), &json!("j1")));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn all_that_it_hears_comes_once_and_in_order() {
     let rig = Rig::new();
     let mut reader = rig
@@ -87,7 +87,7 @@ async fn all_that_it_hears_comes_once_and_in_order() {
     assert_eq!(got, positions);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn an_event_in_several_topics_comes_once() {
     let rig = Rig::new();
     let topics = ["a", "b", "order:7"];
@@ -99,7 +99,7 @@ async fn an_event_in_several_topics_comes_once() {
     assert_eq!(replay.events().await, ["x", "y"]);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn an_envelope_is_the_same_live_and_on_replay() {
     let rig = Rig::new();
     let mut live = rig.greeted(Connect { envelope: true, ..rig.connect(&["a"]) }).await;
@@ -112,7 +112,7 @@ async fn an_envelope_is_the_same_live_and_on_replay() {
     assert_eq!(replay.next().await, got);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn filtered_events_reach_those_whose_metadata_match_live_and_on_replay() {
     let rig = Rig::new();
     let connect = |json: &str, start| Connect { meta: meta(json), start, ..rig.connect(&["a"]) };
@@ -129,7 +129,7 @@ async fn filtered_events_reach_those_whose_metadata_match_live_and_on_replay() {
 }
 
 /// What was appended before a connection was made may come, what was appended after it must.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_live_stream_begins_where_its_greeting_says() {
     let rig = Rig::new();
     let mut early = rig.live(&["a"]).await;
@@ -144,7 +144,7 @@ async fn a_live_stream_begins_where_its_greeting_says() {
     assert_eq!(early.events().await, numbers(0..200));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_burst_larger_than_a_pull_arrives_whole() {
     let rig = Rig::new();
     let mut reader = rig.live(&["a"]).await;
@@ -152,7 +152,7 @@ async fn a_burst_larger_than_a_pull_arrives_whole() {
     assert_eq!(reader.events().await, numbers(0..3000));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn two_hubs_on_one_thread_do_not_mix() {
     let (left, right) = (Rig::new(), Rig::second());
     let (mut one, mut other) = (left.live(&["a"]).await, right.live(&["a"]).await);
@@ -167,7 +167,7 @@ async fn two_hubs_on_one_thread_do_not_mix() {
     assert_eq!(other.events().await, ["still"]);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_slow_reader_does_not_delay_a_fast_one() {
     let rig = Rig::tiny(4);
     let slow = rig.live(&["a"]).await;
@@ -196,7 +196,7 @@ impl Wake for Wakes {
 }
 
 /// A body is woken once for all that a turn brings, and never again once it is gone.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_reader_is_woken_once_for_many_events() {
     let rig = Rig::new();
     let mut subscription = rig.live(&["a"]).await.into_inner();

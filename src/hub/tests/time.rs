@@ -29,7 +29,7 @@ fn near(seconds: f64, expected: f64) -> bool {
     (seconds - expected).abs() <= 0.51
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn silence_is_filled_with_heartbeats() {
     let rig = Rig::new();
     let mut reader = rig.greeted(beating(&rig, HeartbeatKind::Event, 15 * SECOND)).await;
@@ -42,7 +42,7 @@ async fn silence_is_filled_with_heartbeats() {
     assert_eq!(rig.hub.counters().heartbeats.load(SeqCst), 3);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn traffic_puts_a_heartbeat_off() {
     let rig = Rig::new();
     let mut reader = rig.greeted(beating(&rig, HeartbeatKind::Event, 15 * SECOND)).await;
@@ -56,7 +56,7 @@ async fn traffic_puts_a_heartbeat_off() {
     assert!(near(seconds, 15.0), "{seconds}");
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn each_stream_has_its_own_heartbeat() {
     let rig = Rig::new();
     let mut often = rig.greeted(beating(&rig, HeartbeatKind::Comment, SECOND)).await;
@@ -71,7 +71,7 @@ async fn each_stream_has_its_own_heartbeat() {
 }
 
 /// A heartbeat that nobody takes is not followed by another.
-#[actix_web::test]
+#[actix_rt::test]
 async fn heartbeats_do_not_pile_up() {
     let rig = Rig::new();
     let mut reader = rig.greeted(beating(&rig, HeartbeatKind::Event, SECOND)).await;
@@ -81,7 +81,7 @@ async fn heartbeats_do_not_pile_up() {
     assert_eq!(reader.poll().await, None);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_lifetime_ends_within_a_tenth_of_what_was_asked_and_not_for_all_at_once() {
     let rig = Rig::new();
     let lived = Rc::new(RefCell::new(Vec::new()));
@@ -109,9 +109,12 @@ async fn a_lifetime_ends_within_a_tenth_of_what_was_asked_and_not_for_all_at_onc
     assert_eq!((rig.hub.counters().closed(Reason::Lifetime), rig.hub.counters().open()), (20, 0));
 }
 
-/// Like a body whose connection was shut: the framework drops it.
-fn droppable(connect: Connect) -> (Connect, Rc<RefCell<Option<Reader>>>, Rc<Cell<u32>>) {
-    let (slot, cuts) = (Rc::new(RefCell::new(None)), Rc::new(Cell::new(0)));
+/// Where a reader is kept until its connection is cut.
+type Slot = Rc<RefCell<Option<Reader>>>;
+
+/// Like a body whose connection was shut: the framework drops it. Also counts the cuts.
+fn droppable(connect: Connect) -> (Connect, Slot, Rc<Cell<u32>>) {
+    let (slot, cuts) = (Slot::default(), Rc::new(Cell::new(0)));
     let (body, count) = (slot.clone(), cuts.clone());
     let cut = move || {
         count.set(count.get() + 1);
@@ -120,7 +123,7 @@ fn droppable(connect: Connect) -> (Connect, Rc<RefCell<Option<Reader>>>, Rc<Cell
     (Connect { cut: Some(Box::new(cut)), ..connect }, slot, cuts)
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_reader_that_takes_nothing_is_cut_at_the_write_deadline() {
     let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
     let reasons = Rc::new(RefCell::new(Vec::new()));
@@ -142,7 +145,7 @@ async fn a_reader_that_takes_nothing_is_cut_at_the_write_deadline() {
     assert_eq!(rig.hub.emitters(Selector::All).await.len(), 1);
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_reader_that_takes_a_little_now_and_then_is_not_cut() {
     let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
     let (connect, _, cuts) = droppable(rig.connect(&["a"]));
@@ -156,7 +159,7 @@ async fn a_reader_that_takes_a_little_now_and_then_is_not_cut() {
 }
 
 /// The operating system may end a stuck connection a moment before the tick would have.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_stuck_reader_that_the_system_cut_first_is_counted_as_stuck() {
     let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
     let (stuck, gone) = (rig.live(&["a"]).await, rig.live(&["a"]).await);
@@ -169,7 +172,7 @@ async fn a_stuck_reader_that_the_system_cut_first_is_counted_as_stuck() {
     assert_eq!((counters.closed(Reason::WriteDeadline), counters.closed(Reason::ClientGone)), (1, 1));
 }
 
-#[actix_web::test]
+#[actix_rt::test]
 async fn who_does_not_take_the_last_word_is_cut() {
     let rig = Rig::new();
     let (connect, slot, cuts) = droppable(rig.connect(&["a"]));
@@ -182,8 +185,23 @@ async fn who_does_not_take_the_last_word_is_cut() {
     assert_eq!((rig.hub.counters().closed(Reason::Removed), rig.hub.counters().open()), (1, 0));
 }
 
+/// A client that sends without end may keep its own body from being polled: the tick looks for itself.
+#[actix_rt::test]
+async fn a_client_that_floods_its_connection_is_cut_without_a_last_word() {
+    let rig = Rig::new();
+    let flooding = Rc::new(Cell::new(false));
+    let asked = flooding.clone();
+    let (connect, slot, cuts) = droppable(rig.connect(&["a"]));
+    slot.replace(Some(rig.greeted(Connect { flooded: Some(Box::new(move || asked.get())), ..connect }).await));
+    sleep(30 * SECOND).await;
+    assert_eq!(cuts.get(), 0);
+    flooding.set(true);
+    sleep(6 * SECOND).await;
+    assert_eq!((cuts.get(), rig.hub.counters().closed(Reason::InputFlood)), (1, 1));
+}
+
 /// A job's stream often ends with its largest event: a slow network gets the time that it has in the middle.
-#[actix_web::test]
+#[actix_rt::test]
 async fn a_stream_that_ended_well_is_given_time_to_be_read() {
     let rig = Rig::new();
     let (connect, slot, cuts) = droppable(Connect { until: Some("complete"), ..rig.connect(&["a"]) });
