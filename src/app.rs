@@ -111,7 +111,8 @@ impl App {
     pub fn with_handlers(config: Config, own: impl IntoIterator<Item = (String, Registered)>) -> Result<Self, Error> {
         config.check()?;
         let own_url = Arc::<OnceLock<String>>::default();
-        let upstream = upstream::Client::new(upstream::Config { allow: config.egress()?, ..upstream::Config::default() });
+        let upstream =
+            upstream::Client::new(upstream::Config { allow: config.egress()?, ..upstream::Config::default() });
         let journal = journal::open(&config.journal);
         let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
         let deps = handlers::Deps {

@@ -222,7 +222,9 @@ impl Config {
         for origin in &self.server.cors_origins {
             let plain = upstream::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             if !plain {
-                return Err(Error(format!("`server.cors_origins`: `{origin}` is no origin such as `https://app.example`")));
+                return Err(Error(format!(
+                    "`server.cors_origins`: `{origin}` is no origin such as `https://app.example`"
+                )));
             }
         }
         let loopback = self.server.listen.ip().is_loopback();
@@ -283,7 +285,10 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_one() {
-        assert_eq!(error("[emitter]\nheartbeet_ms = 5"), "test.toml: unknown key `emitter.heartbeet_ms`; did you mean `heartbeat_ms`?");
+        assert_eq!(
+            error("[emitter]\nheartbeet_ms = 5"),
+            "test.toml: unknown key `emitter.heartbeet_ms`; did you mean `heartbeat_ms`?"
+        );
         assert_eq!(error("[serverr]\nlisten = 'x'"), "test.toml: unknown key `serverr`; did you mean `server`?");
     }
 
@@ -304,7 +309,9 @@ mod tests {
     #[test]
     fn the_built_in_configuration_is_good() {
         let config = Config::load(None).unwrap();
-        for name in ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API", "task1", "task2"] {
+        for name in
+            ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API", "task1", "task2"]
+        {
             assert!(config.handlers.contains_key(name), "{name}");
         }
     }

@@ -19,7 +19,15 @@ use crate::{
 
 /// Query parameters that shape any stream.
 pub(super) const STREAM_PARAMETERS: &[&str] = &[
-    "access_token", "ticket", "lastEventId", "heartbeat", "heartbeatMs", "timeoutMs", "retryMs", "overflow", "envelope",
+    "access_token",
+    "ticket",
+    "lastEventId",
+    "heartbeat",
+    "heartbeatMs",
+    "timeoutMs",
+    "retryMs",
+    "overflow",
+    "envelope",
 ];
 
 const TOPIC_PARAMETERS: &[&str] = &["topic", "topics", "group", "groups", "meta.*", "history", "since"];
@@ -47,7 +55,11 @@ const MAX_TOPICS: usize = 256;
     (status = 400, description = "a parameter cannot be read", body = Problem),
     (status = 422, description = "a topic or group name is wrong", body = Problem),
 ))]
-pub(super) async fn connect(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+pub(super) async fn connect(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Identity,
+) -> Result<HttpResponse, Problem> {
     let connect = managed(&node, &request, identity, None)?;
     stream::open(&node, &request, connect).await
 }
@@ -79,7 +91,11 @@ pub(super) async fn connect_group(
     (status = 400, description = "a parameter cannot be read", body = Problem),
     (status = 422, description = "a topic or group name is wrong", body = Problem),
 ))]
-pub(super) async fn events(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+pub(super) async fn events(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Identity,
+) -> Result<HttpResponse, Problem> {
     let mut connect = managed(&node, &request, identity, None)?;
     if connect.topics.is_empty() && connect.groups.is_empty() {
         connect.topics.push(Pattern::any());
@@ -109,12 +125,13 @@ fn managed(node: &Node, request: &HttpRequest, identity: Identity, group: Option
     }
     connect.meta = meta(&query)?;
     if connect.start == Start::Live {
-        connect.start = match (query.get("history", "a number of events")?, query.get("since", "a time in Unix milliseconds")?) {
-            (Some(_), Some(_)) => return Err(Problem::malformed("`history` and `since` cannot go together")),
-            (Some(0) | None, None) => Start::Live,
-            (Some(count), None) => Start::History(count),
-            (None, Some(timestamp)) => Start::Since(timestamp),
-        };
+        connect.start =
+            match (query.get("history", "a number of events")?, query.get("since", "a time in Unix milliseconds")?) {
+                (Some(_), Some(_)) => return Err(Problem::malformed("`history` and `since` cannot go together")),
+                (Some(0) | None, None) => Start::Live,
+                (Some(count), None) => Start::History(count),
+                (None, Some(timestamp)) => Start::Since(timestamp),
+            };
     }
     Ok(connect)
 }
@@ -142,8 +159,7 @@ pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query) -> Resul
     if let Some(ms) = query.get::<u64>("retryMs", "a number of milliseconds")? {
         connect.retry_ms = ms.min(config.max_timeout_ms);
     }
-    let policy: Option<Overflow> =
-        word(query, "overflow", "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`")?;
+    let policy: Option<Overflow> = word(query, "overflow", "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`")?;
     connect.overflow = policy.unwrap_or(config.overflow);
     connect.envelope = query.get("envelope", "`true` or `false`")?.unwrap_or(false);
     Ok(connect)

@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{Problem, body::Json, query::Query};
+use super::{
+    Problem,
+    body::Json,
+    query::{NoQuery, Query},
+};
 use crate::{
     app::Node,
     event::Meta,
@@ -22,7 +26,7 @@ const MAX_PAGE: usize = 1000;
 /// Figures over all connections of the node.
 #[utoipa::path(get, path = "/api/sse/managed/status", tag = "connections",
     responses((status = 200, description = "totals, by user and by group")))]
-pub(super) async fn status(node: Data<Node>) -> HttpResponse {
+pub(super) async fn status(node: Data<Node>, _: NoQuery) -> HttpResponse {
     let mut totals = serde_json::to_value(node.hub.totals().await).unwrap_or_default();
     let jobs = node.jobs.stats();
     if let Some(fields) = totals.as_object_mut() {
@@ -37,7 +41,7 @@ pub(super) async fn status(node: Data<Node>) -> HttpResponse {
 /// A user's connections.
 #[utoipa::path(get, path = "/api/sse/managed/status/user/{user}", tag = "connections",
     params(("user" = String, Path)), responses((status = 200, description = "the user's connections")))]
-pub(super) async fn user_status(node: Data<Node>, user: Path<String>) -> HttpResponse {
+pub(super) async fn user_status(node: Data<Node>, user: Path<String>, _: NoQuery) -> HttpResponse {
     let user = user.into_inner();
     let emitters = node.hub.emitters(Selector::User(user.clone())).await;
     HttpResponse::Ok().json(json!({ "userId": user, "activeConnections": emitters.len(), "emitters": emitters }))
@@ -46,7 +50,7 @@ pub(super) async fn user_status(node: Data<Node>, user: Path<String>) -> HttpRes
 /// A group's connections.
 #[utoipa::path(get, path = "/api/sse/managed/status/group/{group}", tag = "connections",
     params(("group" = String, Path)), responses((status = 200, description = "the group's connections")))]
-pub(super) async fn group_status(node: Data<Node>, group: Path<String>) -> HttpResponse {
+pub(super) async fn group_status(node: Data<Node>, group: Path<String>, _: NoQuery) -> HttpResponse {
     let group = group.into_inner();
     let emitters = node.hub.emitters(Selector::Group(group.clone())).await;
     HttpResponse::Ok().json(json!({ "groupId": group, "activeConnections": emitters.len(), "emitters": emitters }))
@@ -110,12 +114,18 @@ pub(super) struct ChangeBody {
     request_body = ChangeBody, responses(
         (status = 200, description = "its new state"), (status = 400, body = Problem), (status = 404, body = Problem),
         (status = 415, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn change(node: Data<Node>, emitter: Path<String>, body: Json<ChangeBody>) -> Result<HttpResponse, Problem> {
+pub(super) async fn change(
+    node: Data<Node>,
+    emitter: Path<String>,
+    _: NoQuery,
+    body: Json<ChangeBody>,
+) -> Result<HttpResponse, Problem> {
     let ChangeBody { groups, topics, meta } = body.value;
     for group in groups.iter().flatten() {
         Topic::group(group)?;
     }
-    let topics = topics.map(|topics| topics.iter().map(|text| Pattern::new(text)).collect::<Result<Vec<_>, _>>()).transpose()?;
+    let topics =
+        topics.map(|topics| topics.iter().map(|text| Pattern::new(text)).collect::<Result<Vec<_>, _>>()).transpose()?;
     if topics.as_ref().map_or(0, Vec::len) + groups.as_ref().map_or(0, Vec::len) > 256 {
         return Err(Problem::wrong("one connection may name at most 256 topics and groups"));
     }
@@ -135,7 +145,7 @@ pub(super) async fn change(node: Data<Node>, emitter: Path<String>, body: Json<C
 /// End a connection; its client gets `disconnect` with the reason first.
 #[utoipa::path(delete, path = "/api/sse/managed/emitters/{emitter}", tag = "connections", params(("emitter" = String, Path)),
     responses((status = 200, description = "ended"), (status = 404, body = Problem)))]
-pub(super) async fn disconnect(node: Data<Node>, emitter: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn disconnect(node: Data<Node>, emitter: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
     let id = emitter.into_inner();
     match node.hub.disconnect(Selector::Id(id.clone()), Reason::Removed).await {
         0 => Err(gone(&id)),
@@ -146,7 +156,7 @@ pub(super) async fn disconnect(node: Data<Node>, emitter: Path<String>) -> Resul
 /// End a user's connections.
 #[utoipa::path(delete, path = "/api/sse/managed/disconnect/user/{user}", tag = "connections", params(("user" = String, Path)),
     responses((status = 200, description = "how many were ended")))]
-pub(super) async fn disconnect_user(node: Data<Node>, user: Path<String>) -> HttpResponse {
+pub(super) async fn disconnect_user(node: Data<Node>, user: Path<String>, _: NoQuery) -> HttpResponse {
     let disconnected = node.hub.disconnect(Selector::User(user.into_inner()), Reason::Removed).await;
     HttpResponse::Ok().json(json!({ "disconnected": disconnected }))
 }
@@ -154,7 +164,7 @@ pub(super) async fn disconnect_user(node: Data<Node>, user: Path<String>) -> Htt
 /// End a group's connections.
 #[utoipa::path(delete, path = "/api/sse/managed/disconnect/group/{group}", tag = "connections", params(("group" = String, Path)),
     responses((status = 200, description = "how many were ended")))]
-pub(super) async fn disconnect_group(node: Data<Node>, group: Path<String>) -> HttpResponse {
+pub(super) async fn disconnect_group(node: Data<Node>, group: Path<String>, _: NoQuery) -> HttpResponse {
     let disconnected = node.hub.disconnect(Selector::Group(group.into_inner()), Reason::Removed).await;
     HttpResponse::Ok().json(json!({ "disconnected": disconnected }))
 }

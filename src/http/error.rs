@@ -1,9 +1,16 @@
 //! Errors as people and programs get them: RFC 9457 `application/problem+json`.
 
-use actix_web::{HttpRequest, HttpResponse, ResponseError, http::StatusCode};
+use actix_web::{
+    HttpRequest, HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{self, HeaderValue},
+    },
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::openapi;
 use crate::{event, hub, journal, topic};
 
 /// A problem as RFC 9457 defines it.
@@ -161,9 +168,14 @@ pub(super) async fn not_found(request: HttpRequest) -> Problem {
     Problem::unknown(format!("there is nothing at `{}`; /docs lists all routes", request.path()))
 }
 
-pub(super) async fn method_not_allowed(request: HttpRequest) -> Problem {
-    let detail = format!("`{}` does not take {}; /docs lists all routes", request.path(), request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+pub(super) async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
+    let allowed = openapi::allowed(&request.match_pattern().unwrap_or_default());
+    let detail = format!("`{}` takes {allowed}, not {}; /docs lists all routes", request.path(), request.method());
+    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).response();
+    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
 }
 
 impl actix_web::Responder for Problem {

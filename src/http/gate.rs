@@ -28,6 +28,7 @@ use super::{Problem, stream, wants_stream};
 use crate::{
     app::Node,
     config::{Mode, Server},
+    hub::Reason,
     socket::{self, Socket},
 };
 
@@ -134,14 +135,18 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     {
         return Some(problem.response());
     }
-    if !is_readable(request.uri().path()) {
-        return Some(Problem::malformed("the path is not UTF-8 in percent-encoding").response());
+    if !is_readable(request.uri().path()) || !is_readable(request.query_string()) {
+        return Some(Problem::malformed("path and query must be UTF-8 in percent-encoding").response());
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if node.stopping.is_cancelled() && !reads {
         return Some(Problem::unavailable("the node is stopping and takes no new work", 5).response());
     }
-    let preflight = request.method() == Method::OPTIONS && request.headers().contains_key("Access-Control-Request-Method");
+    if node.stopping.is_cancelled() && is_event_source(request) {
+        return Some(stream::refused_for_now(node, Reason::Shutdown.as_str()));
+    }
+    let preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key("Access-Control-Request-Method");
     preflight.then(|| {
         HttpResponse::NoContent()
             .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE"))
@@ -155,8 +160,7 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
 }
 
 fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
-    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let mut response = if request.method() == Method::GET && wants_stream(accept) {
+    let mut response = if is_event_source(request) {
         stream::refused_for_now(node, "full")
     } else {
         Problem::unavailable("the node has as many connections as it takes (max_connections)", 5).response()
@@ -164,6 +168,12 @@ fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
     // The place is given back at once.
     response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     response
+}
+
+/// A GET that any status but 200 would end for good.
+fn is_event_source(request: &ServiceRequest) -> bool {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    request.method() == Method::GET && wants_stream(accept)
 }
 
 /// The rule of open mode.
@@ -179,7 +189,8 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
         ));
     }
     let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let own = origin.to_str().is_ok_and(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority == host));
+    let own =
+        origin.to_str().is_ok_and(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority == host));
     if own || is_listed(node, origin) {
         return Ok(());
     }
@@ -192,19 +203,20 @@ fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
     node.config.server.cors_origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
 }
 
-/// Says whether a path means one text. The framework puts replacement characters where it does not: the event for one
-/// user would go to another.
-fn is_readable(path: &str) -> bool {
-    let mut bytes = path.bytes();
-    let mut decoded = Vec::with_capacity(path.len());
-    let digit = |bytes: &mut std::str::Bytes<'_>| bytes.next().and_then(|byte| char::from(byte).to_digit(16));
+/// Says whether a path or query means one text. The decoders put replacement characters where it does not: the event
+/// for one user would go to another.
+fn is_readable(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    let digit = |bytes: &mut std::str::Bytes<'_>| char::from(bytes.next()?).to_digit(16)?.try_into().ok();
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
             decoded.push(byte);
             continue;
         }
-        let (Some(high), Some(low)) = (digit(&mut bytes), digit(&mut bytes)) else { return false };
-        decoded.push((high * 16 + low) as u8);
+        let digits: (Option<u8>, Option<u8>) = (digit(&mut bytes), digit(&mut bytes));
+        let (Some(high), Some(low)) = digits else { return false };
+        decoded.push(high * 16 + low);
     }
     std::str::from_utf8(&decoded).is_ok()
 }
@@ -240,10 +252,27 @@ mod tests {
 
     #[test]
     fn loopback_names_are_known_with_and_without_port() {
-        for host in ["localhost", "localhost:8090", "127.0.0.1:1", "127.1.2.3", "[::1]", "[::1]:80", "LocalHost:1", "a.localhost"] {
+        for host in [
+            "localhost",
+            "localhost:8090",
+            "127.0.0.1:1",
+            "127.1.2.3",
+            "[::1]",
+            "[::1]:80",
+            "LocalHost:1",
+            "a.localhost",
+        ] {
             assert!(is_loopback(host_name(host)), "{host}");
         }
-        for host in ["", "example.com", "127.0.0.1.nip.io", "10.0.0.1:80", "[::2]:80", "localhost.evil.com", "evil.com:127.0.0.1"] {
+        for host in [
+            "",
+            "example.com",
+            "127.0.0.1.nip.io",
+            "10.0.0.1:80",
+            "[::2]:80",
+            "localhost.evil.com",
+            "evil.com:127.0.0.1",
+        ] {
             assert!(!is_loopback(host_name(host)), "{host}");
         }
     }

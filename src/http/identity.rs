@@ -44,7 +44,8 @@ impl Identity {
             .or_else(|| request.cookie(COOKIE).map(|cookie| cookie.value().to_owned()))
             .or_else(|| Query::of(request).first("access_token").map(str::to_owned));
         let Some(user) = named.filter(|user| !user.is_empty()) else { return Ok(Self::default()) };
-        Topic::user(&user).map_err(|invalid| Problem::malformed(format!("the user or token cannot name a user: {invalid}")))?;
+        Topic::user(&user)
+            .map_err(|invalid| Problem::malformed(format!("the user or token cannot name a user: {invalid}")))?;
         Ok(Self { user: Some(user) })
     }
 }

@@ -13,14 +13,18 @@ use super::{
     connect::{STREAM_PARAMETERS, basics, last_event_id},
     emitters::page_size,
     error::Field,
-    query::Query,
+    query::{NoQuery, Query},
     stream, wants_stream,
 };
 use crate::{
     app::Node,
     event::Position,
     hub::{Connect, Reason, Start},
-    jobs::{self, Filter, Snapshot, Submission, SubmitError, Submitted, spec::{OnDisconnect, Spec}},
+    jobs::{
+        self, Filter, Snapshot, Submission, SubmitError, Submitted, Summary,
+        spec::{OnDisconnect, Spec},
+    },
+    journal,
     topic::{Pattern, Topic},
 };
 
@@ -59,6 +63,7 @@ pub(super) async fn submit(
     if wants_stream(accept) {
         return submit_spec(&node, &request, identity, body.value).await;
     }
+    Query::of(&request).only(&["access_token"])?;
     let submitted = accept_job(&node, &request, identity, body.value).await?;
     Ok(accepted(&submitted, None))
 }
@@ -92,7 +97,9 @@ async fn accept_job(node: &Node, request: &HttpRequest, identity: Identity, spec
     let key = match request.headers().get("Idempotency-Key").map(|value| value.to_str()) {
         None => None,
         Some(Ok(key)) if !key.is_empty() && key.len() <= 255 => Some(key.to_owned()),
-        Some(_) => return Err(Problem::malformed("the header `Idempotency-Key` must have 1 to 255 visible ASCII characters")),
+        Some(_) => {
+            return Err(Problem::malformed("the header `Idempotency-Key` must have 1 to 255 visible ASCII characters"));
+        }
     };
     let submission = Submission { spec, user: identity.user, key };
     node.jobs.submit(submission).await.map_err(Problem::from)
@@ -119,9 +126,17 @@ pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpR
     let limit = page_size(&query)?;
     let status = match query.first("status") {
         None => None,
-        Some(word) => Some(serde_json::from_value(json!(word)).map_err(|_| Problem::malformed(format!("`{word}` is no status of a job")))?),
+        Some(word) => Some(
+            serde_json::from_value(json!(word))
+                .map_err(|_| Problem::malformed(format!("`{word}` is no status of a job")))?,
+        ),
     };
-    let filter = Filter { status, user: query.first("user").map(str::to_owned), after: query.first("after").map(str::to_owned), limit };
+    let filter = Filter {
+        status,
+        user: query.first("user").map(str::to_owned),
+        after: query.first("after").map(str::to_owned),
+        limit,
+    };
     let page = node.jobs.list(filter).await?;
     Ok(HttpResponse::Ok().json(page))
 }
@@ -129,14 +144,14 @@ pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpR
 /// A job with its tasks, and the `lastEventId` to stream on from.
 #[utoipa::path(get, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path)),
     responses((status = 200, body = Snapshot), (status = 404, body = Problem)))]
-pub(super) async fn get(node: Data<Node>, job: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn get(node: Data<Node>, job: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(node.jobs.get(&job).await?))
 }
 
 /// Cancel a job; its `complete` says `cancelled`.
 #[utoipa::path(delete, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path)), responses(
     (status = 202, description = "it is being cancelled"), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn cancel(node: Data<Node>, job: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn cancel(node: Data<Node>, job: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
     node.jobs.cancel(&job).await?;
     let summary = node.jobs.summary(&job).await?;
     Ok(HttpResponse::Accepted()
@@ -146,7 +161,12 @@ pub(super) async fn cancel(node: Data<Node>, job: Path<String>) -> Result<HttpRe
 /// Run the failed tasks of an ended job again, as a new job.
 #[utoipa::path(post, path = "/api/jobs/{job}/retry", tag = "jobs", params(("job" = String, Path)), responses(
     (status = 202, description = "accepted"), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn retry(node: Data<Node>, identity: Identity, job: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn retry(
+    node: Data<Node>,
+    identity: Identity,
+    job: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
     let submitted = node.jobs.retry(&job, identity.user).await?;
     Ok(accepted(&submitted, Some(&job)))
 }
@@ -168,7 +188,10 @@ pub(super) async fn events(
     query.only(STREAM_PARAMETERS)?;
     let mut connect = basics(&node, &request, &query)?;
     let summary = node.jobs.summary(&job).await?;
-    if summary.status.ended() && seen_all(&request, &query, summary.last_event_id)? {
+    let seen = last_event_id(&request, &query)?.and_then(|id| id.parse::<Position>().ok());
+    if let Some(seen) = seen
+        && seen_all(&node, &job, &summary, seen).await?
+    {
         return Ok(HttpResponse::NoContent().finish());
     }
     if connect.start == Start::Live {
@@ -181,7 +204,11 @@ pub(super) async fn events(
 #[utoipa::path(get, path = "/api/jobs/{job}/tasks/{task}/result", tag = "jobs",
     params(("job" = String, Path), ("task" = String, Path)),
     responses((status = 200, description = "the result", content_type = "application/json"), (status = 404, body = Problem)))]
-pub(super) async fn result(node: Data<Node>, path: Path<(String, String)>) -> Result<HttpResponse, Problem> {
+pub(super) async fn result(
+    node: Data<Node>,
+    path: Path<(String, String)>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
     let (job, task) = path.into_inner();
     let result = node.jobs.result(&job, &task).await?;
     Ok(HttpResponse::Ok().content_type("application/json").body(result.json))
@@ -203,9 +230,19 @@ async fn watch(
     stream::open(node, request, connect).await
 }
 
-fn seen_all(request: &HttpRequest, query: &Query, last: Option<Position>) -> Result<bool, Problem> {
-    let seen = last_event_id(request, query)?.and_then(|id| id.parse::<Position>().ok());
-    Ok(matches!((seen, last), (Some(seen), Some(last)) if seen.epoch == last.epoch && seen.offset >= last.offset))
+/// True when nothing follows the position. The summary comes a moment after the journal, so an unfinished one is not
+/// believed when the position is that of the job's last event.
+async fn seen_all(node: &Node, job: &str, summary: &Summary, seen: Position) -> Result<bool, Problem> {
+    if seen.epoch != node.journal.epoch() {
+        return Ok(false);
+    }
+    if summary.status.ended() {
+        return Ok(summary.last_event_id.is_some_and(|last| seen.offset >= last.offset));
+    }
+    let patterns = vec![Pattern::Exact(Topic::job(job)?)].into();
+    let after = seen.offset.saturating_sub(1);
+    let page = node.journal.read(journal::Query { patterns, after, floor: after, limit: 1, max_bytes: 1 }).await?;
+    Ok(page.events.first().is_some_and(|event| event.position == seen && event.name() == LAST_EVENT))
 }
 
 impl From<SubmitError> for Problem {

@@ -64,7 +64,11 @@ impl Collector for Figures {
             ("tasks_failed", "Tasks that ended with an error.", jobs.tasks_failed),
             ("task_retries", "Attempts that followed a failed one.", jobs.task_retries),
             ("task_duration_milliseconds", "Sum of the durations of ended tasks.", jobs.task_duration_ms_sum),
-            ("journal_duplicates", "Events not appended because their publisher had sent them before.", journal.duplicates),
+            (
+                "journal_duplicates",
+                "Events not appended because their publisher had sent them before.",
+                journal.duplicates,
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

@@ -1,30 +1,106 @@
 //! The OpenAPI document, made from the handlers' own annotations, and the page that shows it.
 
+use std::sync::LazyLock;
+
 use actix_web::web;
-use utoipa::OpenApi;
+use utoipa::{
+    OpenApi as _,
+    openapi::{
+        OpenApi,
+        path::{Operation, PathItem},
+    },
+};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{connect, emitters, error, jobs, metrics, operate, publish, samples, topics};
+use super::{connect, emitters, error, jobs, metrics, operate, pages, publish, samples, topics};
 
 /// Every route of the contract.
-#[derive(OpenApi)]
+#[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "Millstream", description = "Parallel tasks, live events, merged streams."),
     paths(
-        connect::connect, connect::connect_group, connect::events,
-        emitters::status, emitters::user_status, emitters::group_status, emitters::list, emitters::change,
-        emitters::disconnect, emitters::disconnect_user, emitters::disconnect_group,
-        topics::list, topics::events, topics::purge,
-        publish::to_user, publish::to_emitter, publish::filtered, publish::to_group, publish::to_all, publish::events,
-        jobs::submit_and_stream, jobs::submit, jobs::list, jobs::get, jobs::cancel, jobs::events, jobs::retry, jobs::result,
-        samples::parallel, samples::flow, samples::progress, samples::orders, samples::quotes,
-        operate::healthz, operate::readyz, metrics::metrics,
+        connect::connect,
+        connect::connect_group,
+        connect::events,
+        emitters::status,
+        emitters::user_status,
+        emitters::group_status,
+        emitters::list,
+        emitters::change,
+        emitters::disconnect,
+        emitters::disconnect_user,
+        emitters::disconnect_group,
+        topics::list,
+        topics::events,
+        topics::purge,
+        publish::to_user,
+        publish::to_emitter,
+        publish::filtered,
+        publish::to_group,
+        publish::to_all,
+        publish::events,
+        jobs::submit_and_stream,
+        jobs::submit,
+        jobs::list,
+        jobs::get,
+        jobs::cancel,
+        jobs::events,
+        jobs::retry,
+        jobs::result,
+        samples::parallel,
+        samples::flow,
+        samples::progress,
+        samples::orders,
+        samples::quotes,
+        operate::healthz,
+        operate::readyz,
+        metrics::metrics,
+        pages::index,
     ),
-    components(schemas(error::Problem)),
+    components(schemas(error::Problem))
 )]
-pub(super) struct Document;
+struct Annotated;
+
+/// Routes whose handler is annotated with another path: the alias, then the path.
+const ALIASES: [(&str, &str); 3] = [
+    ("/api/sse/managed/broadcast/all", "/api/sse/managed/broadcast"),
+    ("/api/sse/parallel-tasks", "/api/sse/emitter/parallel-tasks"),
+    ("/api/sse/parallel-tasks-progress", "/api/sse/emitter/parallel-tasks"),
+];
+
+/// The whole document.
+static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(|| {
+    let mut document = Annotated::openapi();
+    let paths = &mut document.paths.paths;
+    for (alias, path) in ALIASES {
+        let original = paths.get(path).expect("it is annotated").clone();
+        let item = paths.entry(alias.to_owned()).or_default();
+        item.post = original.post;
+    }
+    for (path, item) in paths {
+        for (method, operation) in operations(item) {
+            // The names of the handlers repeat from file to file; an id must not.
+            let words = path.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+            let words: Vec<&str> = std::iter::once(method).chain(words).collect();
+            operation.operation_id = Some(words.join("_").to_lowercase());
+        }
+    }
+    document
+});
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    config.service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", Document::openapi()));
+    config.service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", DOCUMENT.clone()));
     config.service(web::redirect("/docs", "/docs/"));
+}
+
+/// The methods that a route takes, as an `Allow` field has them; only pages are not in the document.
+pub(super) fn allowed(pattern: &str) -> String {
+    let Some(mut item) = DOCUMENT.paths.paths.get(pattern).cloned() else { return "GET, HEAD".into() };
+    operations(&mut item).map(|(method, _)| method).collect::<Vec<_>>().join(", ")
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let PathItem { get, post, put, patch, delete, .. } = item;
+    let all = [("GET", get), ("POST", post), ("PUT", put), ("PATCH", patch), ("DELETE", delete)];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }

@@ -11,7 +11,8 @@ use super::{Problem, at};
 struct Assets;
 
 /// What a page may do: only what comes from the node itself; no inline script, no inline style.
-const POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+const POLICY: &str =
+    "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     for name in Assets::iter() {
@@ -23,6 +24,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     }
 }
 
+/// The dashboard.
+#[utoipa::path(get, path = "/", tag = "operating", responses((status = 200, description = "a page", content_type = "text/html")))]
 pub(super) async fn index() -> Result<HttpResponse, Problem> {
     asset("index.html")
 }

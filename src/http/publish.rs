@@ -12,7 +12,7 @@ use super::{
     Identity, Problem,
     body::Json,
     emitters::gone,
-    query::Query,
+    query::{NoQuery, Query},
 };
 use crate::{
     app::Node,
@@ -124,7 +124,12 @@ pub(super) async fn to_emitter(
 #[utoipa::path(post, path = "/api/sse/managed/send/filtered", tag = "publishing", request_body = FilteredBody, responses(
     (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
     (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn filtered(node: Data<Node>, identity: Identity, body: Json<FilteredBody>) -> Result<HttpResponse, Problem> {
+pub(super) async fn filtered(
+    node: Data<Node>,
+    identity: Identity,
+    _: NoQuery,
+    body: Json<FilteredBody>,
+) -> Result<HttpResponse, Problem> {
     let FilteredBody { filter, event, data, id } = body.value;
     let mut draft = Draft::new(Topic::all(), event.unwrap_or_default(), data.map(text).ok_or_else(no_data)?);
     draft.filter = Some(filter);
@@ -141,6 +146,7 @@ pub(super) async fn to_group(
     node: Data<Node>,
     identity: Identity,
     group: Path<String>,
+    _: NoQuery,
     body: Json<EventBody>,
 ) -> Result<HttpResponse, Problem> {
     one(&node, &identity, addressed(body.value, Topic::group(&group)?)?).await
@@ -150,7 +156,12 @@ pub(super) async fn to_group(
 #[utoipa::path(post, path = "/api/sse/managed/broadcast", tag = "publishing", request_body = EventBody, responses(
     (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
     (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn to_all(node: Data<Node>, identity: Identity, body: Json<EventBody>) -> Result<HttpResponse, Problem> {
+pub(super) async fn to_all(
+    node: Data<Node>,
+    identity: Identity,
+    _: NoQuery,
+    body: Json<EventBody>,
+) -> Result<HttpResponse, Problem> {
     one(&node, &identity, addressed(body.value, Topic::all())?).await
 }
 
@@ -159,7 +170,12 @@ pub(super) async fn to_all(node: Data<Node>, identity: Identity, body: Json<Even
     (status = 200, description = "one answer, or an array of answers in order", body = Published),
     (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
     (status = 422, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn events(node: Data<Node>, identity: Identity, body: Json<Events>) -> Result<HttpResponse, Problem> {
+pub(super) async fn events(
+    node: Data<Node>,
+    identity: Identity,
+    _: NoQuery,
+    body: Json<Events>,
+) -> Result<HttpResponse, Problem> {
     let Events(bodies, many) = body.value;
     let named = |(index, body): (usize, EventBody)| {
         draft(body).map_err(|problem| match many {
@@ -267,7 +283,10 @@ impl<'de> Deserialize<'de> for Events {
         use serde::de::Error;
         match Value::deserialize(deserializer)? {
             Value::Array(rows) => {
-                let parse = |(index, row)| EventBody::deserialize(row).map_err(|e: serde_json::Error| D::Error::custom(format!("event {index}: {e}")));
+                let parse = |(index, row)| {
+                    EventBody::deserialize(row)
+                        .map_err(|e: serde_json::Error| D::Error::custom(format!("event {index}: {e}")))
+                };
                 Ok(Self(rows.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?, true))
             }
             one => Ok(Self(vec![EventBody::deserialize(one).map_err(D::Error::custom)?], false)),

@@ -1,14 +1,23 @@
 //! Query parameters that may be repeated, with errors that name the parameter.
 
-use std::str::FromStr;
+use std::{
+    future::{Ready, ready},
+    str::FromStr,
+};
 
-use actix_web::HttpRequest;
+use actix_web::{FromRequest, HttpRequest, dev::Payload};
 
 use super::Problem;
 
 /// The parameters of a request, decoded, in order.
 #[derive(Debug)]
 pub(super) struct Query(Vec<(String, String)>);
+
+/// From this likeness (of 1000) on a parameter may have been meant by another one's name.
+const ALIKE: u32 = 700;
+
+/// For routes that read no parameters: one that is given would be ignored without a word.
+pub(super) struct NoQuery;
 
 // === impl Query ===
 
@@ -20,12 +29,14 @@ impl Query {
     /// Refuses parameters that nobody reads: a typing error must not be ignored silently.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
         let stranger = self.0.iter().map(|(name, _)| name.as_str()).find(|name| {
-            let reads = |known: &&str| known.strip_suffix('*').map_or(*known == *name, |prefix| name.starts_with(prefix));
+            let reads =
+                |known: &&str| known.strip_suffix('*').map_or(*known == *name, |prefix| name.starts_with(prefix));
             !known.iter().any(reads)
         });
         let Some(stranger) = stranger else { return Ok(()) };
         let likeness = |known: &&&str| (strsim::jaro_winkler(known, stranger) * 1000.0) as u32;
-        let nearest = known.iter().max_by_key(likeness).map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
+        let nearest = known.iter().max_by_key(likeness).filter(|known| likeness(known) >= ALIKE);
+        let nearest = nearest.map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
         Err(Problem::malformed(format!("unknown query parameter `{stranger}`{nearest}")))
     }
 
@@ -55,5 +66,16 @@ impl Query {
             Ok(value) => Ok(Some(value)),
             Err(_) => Err(Problem::malformed(format!("query parameter `{name}` = `{text}` must be {form}"))),
         }
+    }
+}
+
+// === impl NoQuery ===
+
+impl FromRequest for NoQuery {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Query::of(request).only(&["access_token"]).map(|()| Self))
     }
 }

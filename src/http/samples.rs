@@ -1,21 +1,23 @@
 //! Samples: jobs that do real work on the node itself, and the data that they fetch.
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::Data,
-};
+use actix_web::{HttpRequest, HttpResponse, web::Data};
 use serde_json::json;
 
-use super::{Identity, Problem, jobs::submit_spec, query::Query};
+use super::{Identity, Problem, jobs::submit_spec, query::Query, stream};
 use crate::{
     app::Node,
+    hub::Reason,
     jobs::{handlers, spec::Spec},
 };
 
 /// Four tasks of different kinds in parallel.
 #[utoipa::path(get, path = "/api/sse/sample-parallel", tag = "samples",
     responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]
-pub(super) async fn parallel(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+pub(super) async fn parallel(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Identity,
+) -> Result<HttpResponse, Problem> {
     sample(&node, &request, identity, json!({ "tasks": all_tasks() })).await
 }
 
@@ -29,7 +31,11 @@ pub(super) async fn flow(node: Data<Node>, request: HttpRequest, identity: Ident
 /// Two tasks that show their progress in many steps.
 #[utoipa::path(get, path = "/api/sse/parallel-tasks-progress", tag = "samples",
     responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]
-pub(super) async fn progress(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
+pub(super) async fn progress(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Identity,
+) -> Result<HttpResponse, Problem> {
     let tasks = json!([{ "run": "Process Image", "name": "Process Image" }, { "run": "Calculate Stats", "name": "Calculate Stats" }]);
     sample(&node, &request, identity, json!({ "tasks": tasks })).await
 }
@@ -46,6 +52,9 @@ async fn sample(
     spec: serde_json::Value,
 ) -> Result<HttpResponse, Problem> {
     let spec: Spec = serde_json::from_value(spec).expect("the samples are jobs");
+    if node.stopping.is_cancelled() {
+        return Ok(stream::refused_for_now(node, Reason::Shutdown.as_str()));
+    }
     submit_spec(node, request, identity, spec).await
 }
 
@@ -64,6 +73,7 @@ pub(super) async fn quotes(request: HttpRequest) -> Result<HttpResponse, Problem
     let query = Query::of(&request);
     query.only(&["page", "access_token"])?;
     let page = query.get("page", "a number from 1")?.unwrap_or(1);
-    let page = handlers::sample::quotes(page).ok_or_else(|| Problem::unknown(format!("there is no page {page} of the quotes")))?;
+    let page = handlers::sample::quotes(page)
+        .ok_or_else(|| Problem::unknown(format!("there is no page {page} of the quotes")))?;
     Ok(HttpResponse::Ok().json(page))
 }

@@ -25,7 +25,8 @@ use crate::{
 ///
 /// It also watches over the connection: bytes that a client sends behind its request make the framework poll the body
 /// over and over without end (it has more than 128 KiB of input and nowhere to put it). Many polls without a frame in
-/// a short time therefore end the connection.
+/// a short time therefore end the connection. A client that also reads nothing is not caught so, as the framework does
+/// not poll the body while it cannot write: for that one the hub asks how much has come ([`Connect::flooded`]).
 struct Body {
     frames: Subscription,
     idle_polls: u32,
@@ -36,6 +37,9 @@ struct Body {
 /// second.
 const STORM_POLLS: u32 = 2000;
 const STORM_TIME: Duration = Duration::from_secs(2);
+/// So many bytes behind the request are no accident: a client may send its next requests early, but a stream comes
+/// before them. Below what the framework takes in before it spins (128 KiB).
+const MOST_INPUT: u64 = 100 << 10;
 
 // === impl Body ===
 
@@ -74,6 +78,11 @@ impl MessageBody for Body {
 pub(super) async fn open(node: &Node, request: &HttpRequest, mut connect: Connect) -> Result<HttpResponse, Problem> {
     if let Some(socket) = request.conn_data::<Connection>().and_then(Connection::socket) {
         connect.cut = Some(Box::new(move || socket.cut()));
+        let before = socket.received();
+        connect.flooded = Some(Box::new(move || {
+            let since = socket.received().zip(before).map(|(now, before)| now.saturating_sub(before));
+            since.is_some_and(|bytes| bytes > MOST_INPUT)
+        }));
     }
     match node.hub.connect(connect).await {
         Ok(frames) => {
@@ -97,7 +106,10 @@ pub(super) fn refused_for_now(node: &Node, reason: &str) -> HttpResponse {
     let retry = rand::random_range(retry / 2..=retry + retry / 2);
     let data = serde_json::json!({ "reason": reason }).to_string();
     let frame = Frame { event: "disconnect", data: Some(&data), retry: Some(retry), ..Frame::default() };
-    headers().body(frame.encode())
+    let mut response = headers().body(frame.encode());
+    // Who is to come back later does not hold a place meanwhile.
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    response
 }
 
 fn headers() -> actix_web::HttpResponseBuilder {
@@ -105,7 +117,7 @@ fn headers() -> actix_web::HttpResponseBuilder {
     response
         .insert_header((header::CONTENT_TYPE, sse::MEDIA_TYPE))
         .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
-        .insert_header(("X-Accel-Buffering", "no"))
-        .insert_header((header::CONNECTION, "keep-alive"));
+        // The framework writes `Connection` itself; persistence is what HTTP/1.1 does unless told otherwise.
+        .insert_header(("X-Accel-Buffering", "no"));
     response
 }

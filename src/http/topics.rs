@@ -7,7 +7,11 @@ use actix_web::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Problem, emitters::page_size, query::Query};
+use super::{
+    Problem,
+    emitters::page_size,
+    query::{NoQuery, Query},
+};
 use crate::{
     app::Node,
     event::{Event, Position},
@@ -52,7 +56,11 @@ struct EventRow<'a> {
     ("topic" = String, Path), ("after" = Option<String>, Query, description = "an event id"),
     ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
 ), responses((status = 200, description = "a page of events"), (status = 400, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn events(node: Data<Node>, request: HttpRequest, topic: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn events(
+    node: Data<Node>,
+    request: HttpRequest,
+    topic: Path<String>,
+) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["after", "limit", "access_token"])?;
     let limit = page_size(&query)?;
@@ -86,7 +94,7 @@ pub(super) async fn events(node: Data<Node>, request: HttpRequest, topic: Path<S
 /// Purge a topic; who had not seen its events is told of a gap.
 #[utoipa::path(delete, path = "/api/topics/{topic}", tag = "topics", params(("topic" = String, Path)),
     responses((status = 200, description = "how many events it had"), (status = 409, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn purge(node: Data<Node>, topic: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn purge(node: Data<Node>, topic: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
     let topic = Topic::new(topic.into_inner())?;
     if topic.internal() {
         return Err(Problem::new(
