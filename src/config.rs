@@ -161,7 +161,8 @@ impl Server {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log: "info".into(), format: LogFormat::Text }
+        // What the framework says of requests that it cannot parse is every stranger's to write.
+        Self { log: "info,actix_http=off,actix_server=warn".into(), format: LogFormat::Text }
     }
 }
 

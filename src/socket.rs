@@ -32,19 +32,15 @@ impl Socket {
     #[cfg(target_os = "linux")]
     #[expect(unsafe_code, reason = "there is no safe way to ask the kernel for it")]
     pub fn received(self) -> Option<u64> {
-        use std::ffi::{c_int, c_void};
-        unsafe extern "C" {
-            fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut u32) -> c_int;
-        }
-        const IPPROTO_TCP: c_int = 6;
-        const TCP_INFO: c_int = 11;
         // The kernel's `struct tcp_info` only grows at its end, and `tcpi_bytes_received` stands at byte 128 of it.
         const BYTES: u32 = 128 + 8;
         let mut info = [0_u64; BYTES as usize / 8];
         let mut length = BYTES;
         // SAFETY: the kernel writes at most `length` bytes, which is the size of `info`, and any bytes are good there.
         // What holds for the descriptor is said in `cut`.
-        let status = unsafe { getsockopt(self.fd, IPPROTO_TCP, TCP_INFO, info.as_mut_ptr().cast(), &raw mut length) };
+        let status = unsafe {
+            libc::getsockopt(self.fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+        };
         (status == 0 && length == BYTES).then(|| info[info.len() - 1])
     }
 
@@ -56,7 +52,7 @@ impl Socket {
 
     /// Ends the connection in both directions at once. What the peer has not taken is lost.
     #[cfg(unix)]
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "a borrowed descriptor is the only way to reach a socket that the framework owns")]
     pub fn cut(self) {
         // SAFETY: whoever holds a `Socket` lives inside the connection (see the type's doc), so the descriptor is open
         // and is this connection's. Were that ever untrue, a shutdown could end another connection of this process,

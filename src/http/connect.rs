@@ -167,10 +167,8 @@ pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query) -> Resul
 
 /// The header wins: a URL that a browser keeps for reconnecting is stale. An empty id is none, as in the standard.
 pub(super) fn last_event_id(request: &HttpRequest, query: &Query) -> Result<Option<String>, Problem> {
-    let header = match request.headers().get(header::HeaderName::from_static("last-event-id")) {
-        Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).into_owned()),
-        None => None,
-    };
+    let header = request.headers().get(header::HeaderName::from_static("last-event-id"));
+    let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let id = header.or_else(|| query.first("lastEventId").map(str::to_owned)).filter(|id| !id.is_empty());
     match id {
         Some(id) if id.len() > 1024 => Err(Problem::malformed("the last event id has more than 1024 bytes")),

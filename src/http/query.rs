@@ -13,8 +13,8 @@ use super::Problem;
 #[derive(Debug)]
 pub(super) struct Query(Vec<(String, String)>);
 
-/// From this likeness (of 1000) on a parameter may have been meant by another one's name.
-const ALIKE: u32 = 700;
+/// From this likeness (of 1) on a parameter may have been meant by another one's name.
+const ALIKE: f64 = 0.7;
 
 /// For routes that read no parameters: one that is given would be ignored without a word.
 pub(super) struct NoQuery;
@@ -34,8 +34,9 @@ impl Query {
             !known.iter().any(reads)
         });
         let Some(stranger) = stranger else { return Ok(()) };
-        let likeness = |known: &&&str| (strsim::jaro_winkler(known, stranger) * 1000.0) as u32;
-        let nearest = known.iter().max_by_key(likeness).filter(|known| likeness(known) >= ALIKE);
+        let likeness = |known: &str| strsim::jaro_winkler(known, stranger);
+        let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let nearest = nearest.filter(|known| likeness(known) >= ALIKE);
         let nearest = nearest.map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
         Err(Problem::malformed(format!("unknown query parameter `{stranger}`{nearest}")))
     }

@@ -20,7 +20,7 @@ use crate::journal::BoxFuture;
 /// - It may be called again for the same task (at-least-once); [`Task::idempotency_key`] is the same each time.
 pub trait TaskHandler: Send + Sync + 'static {
     /// Runs one attempt.
-    fn run<'a>(&'a self, task: Task) -> BoxFuture<'a, Result<Output, TaskError>>;
+    fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>>;
 }
 
 /// One attempt at a task.

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::{FieldError, Kind, Notify, Plan, PlannedTask, Spec, TaskSpec};
-use crate::{jobs::handler::Handlers, topic::Topic};
+use crate::{
+    jobs::{handler::Handlers, handlers::HttpInput},
+    topic::Topic,
+};
 
 /// What the node allows and offers; what a spec is checked against.
 #[derive(Clone, Copy)]
@@ -224,6 +227,7 @@ impl At<'_> {
         if task.input.is_some() {
             self.error("input", "belongs to a task with `run`; an HTTP request has a `body`");
         }
+        let mistakes = self.errors.0.len();
         self.url(url);
         let method = task.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
         if !METHODS.contains(&method.as_str()) {
@@ -239,7 +243,16 @@ impl At<'_> {
                 );
             }
         }
-        json!({ "url": url, "method": method, "headers": task.headers, "body": task.body })
+        let input = json!({ "url": url, "method": method, "headers": task.headers, "body": task.body });
+        // What the handler would refuse at each attempt, such as a field that belongs to the connection.
+        if self.errors.0.len() == mistakes
+            && let Ok(parsed) = serde_json::from_value::<HttpInput>(input.clone())
+            && let Err(refusal) = parsed.check()
+        {
+            let field = if refusal.code == "bad_header" { "headers" } else { "url" };
+            self.error(field, refusal.message);
+        }
+        input
     }
 
     fn url(&mut self, url: &str) {

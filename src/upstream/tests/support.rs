@@ -140,6 +140,7 @@ pub fn client(allow: &[&str]) -> Client {
 }
 
 /// The same with other settings.
+#[expect(clippy::needless_pass_by_value, reason = "callers write the settings in place")]
 pub fn client_with(allow: &[&str], config: Config) -> Client {
     let allow = allow.iter().map(|entry| entry.parse().expect("a good entry")).collect();
     Client::new(Config { allow, ..config })
