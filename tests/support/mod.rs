@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: the real binary as a process, and plain blocking sockets against it.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![expect(dead_code, reason = "each test file uses its part")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -16,7 +16,10 @@ pub mod swarm;
 pub mod upstream;
 
 #[allow(unused_imports, reason = "each test file uses its part")]
-pub use self::sse::{Event, Stream};
+pub use self::{
+    raw::{assert_problem, assert_refused},
+    sse::{Event, Stream},
+};
 
 /// Longest wait for anything: far above what a loaded machine needs, far below what a hang takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +34,6 @@ pub struct Node {
 }
 
 /// An answer.
-#[derive(Debug)]
 pub struct Reply {
     pub status: u16,
     pub head: String,
@@ -50,7 +52,8 @@ impl Node {
         let config = merged(settings);
         let path = dir.path().join("config.toml");
         std::fs::write(&path, &config).expect("write the configuration");
-        let log = std::fs::File::options().create(true).append(true).open(dir.path().join("log")).expect("open the log");
+        let log =
+            std::fs::File::options().create(true).append(true).open(dir.path().join("log")).expect("open the log");
         let mut child = Command::new(env!("CARGO_BIN_EXE_millstream"))
             .args(["serve", "--listen", listen, "--config"])
             .arg(&path)
@@ -88,6 +91,11 @@ impl Node {
     /// SIGTERM; the exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
+        self.exited()
+    }
+
+    /// Waits for the end of the process; the exit code.
+    pub fn exited(&mut self) -> Option<i32> {
         let exited = eventually(|| self.child.try_wait().expect("it is our child"));
         exited.code()
     }
@@ -163,7 +171,8 @@ impl Node {
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text();
         let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
     }
 
     /// A connected socket with a bound on reads and writes.
@@ -197,6 +206,13 @@ impl Drop for Node {
 }
 
 // === impl Reply ===
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text: String = self.text().chars().take(2000).collect();
+        write!(f, "{}{text}", self.head)
+    }
+}
 
 impl Reply {
     pub fn read(mut socket: TcpStream) -> Self {
@@ -240,7 +256,10 @@ impl Reply {
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map(|(_, v)| v.trim())
 }
 
 /// Asks again until there is an answer; panics when patience ends.
@@ -251,6 +270,7 @@ pub fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(Instant::now() < deadline, "it did not happen within {PATIENCE:?}");
+        #[expect(clippy::disallowed_methods, reason = "this is the polling with a deadline that the ban asks for")]
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -288,6 +308,7 @@ mod toml_text {
                 None => base.push((header, lines)),
             }
         }
-        base.into_iter().map(|(header, lines)| format!("{header}\n{}\n", lines.join("\n"))).collect()
+        let sections = base.into_iter().map(|(header, lines)| [vec![header], lines].concat().join("\n"));
+        sections.collect::<Vec<String>>().join("\n")
     }
 }

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
+
 use super::{Node, PATIENCE, Reply, eventually};
 
 // === impl Node ===
@@ -43,6 +45,19 @@ impl Node {
         self.raw([head.as_bytes(), body].concat())
     }
 
+    /// A connected socket with a small receive buffer, and packets as small as on a real network: on the loopback's
+    /// large ones a small window stalls for reasons of its own.
+    pub fn tight_socket(&self) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(8192).expect("an option");
+        socket.set_tcp_mss(1400).expect("an option");
+        socket.connect(&self.addr.into()).expect("connect");
+        let socket = TcpStream::from(socket);
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        socket
+    }
+
     /// Fails unless the node is well: it answers, serves a stream, and takes an event to it.
     pub fn must_be_healthy(&self) {
         assert_eq!(self.get("/readyz").status, 200);
@@ -65,17 +80,37 @@ impl Node {
         begin.elapsed()
     }
 
+    /// A figure that is a whole number; its name without the prefix.
+    pub fn count(&self, name: &str) -> u64 {
+        let value = self.metric(&format!("millstream_{name}"));
+        format!("{value}").parse().unwrap_or_else(|_| panic!("{name} = {value} is no count"))
+    }
+
     /// Streams closed for this reason.
     pub fn closed(&self, reason: &str) -> u64 {
-        self.metric(&format!("millstream_streams_closed_total{{reason=\"{reason}\"}}")) as u64
+        self.count(&format!("streams_closed_total{{reason=\"{reason}\"}}"))
     }
 
     /// CPU time that the node uses in the time from now.
     pub fn cpu_over(&self, window: Duration) -> Duration {
         let (begin, before) = (Instant::now(), self.cpu());
         eventually(|| (begin.elapsed() >= window).then_some(()));
-        self.cpu() - before
+        self.cpu().saturating_sub(before)
     }
+}
+
+/// The refusal is a problem that says something.
+pub fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
+    assert!(statuses.contains(&reply.status), "{what}: {statuses:?} expected, {reply:?}");
+    assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{what}: {reply:?}");
+    let problem = reply.json();
+    assert_eq!(problem["status"], reply.status, "{what}: {reply:?}");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{what}: {reply:?}");
+}
+
+/// The framework's parser refuses what is no HTTP before there is a request: without a body, and the connection ends.
+pub fn assert_refused(what: &str, reply: &Reply, status: u16) {
+    assert_eq!(reply.status, status, "{what}: {reply:?}");
 }
 
 /// Reads one answer; interim ones are passed over.
@@ -105,7 +140,8 @@ fn answer(socket: &mut TcpStream) -> Reply {
         match socket.read(&mut buffer) {
             Ok(0) => return closed(&bytes),
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(_) => return closed(&bytes),
         }
     }

@@ -148,7 +148,8 @@ impl Stream {
         match self.socket.read(&mut buffer) {
             Ok(0) => self.closed = true,
             Ok(count) => self.raw.extend_from_slice(&buffer[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(_) => self.closed = true,
         }
         let chunked = self.head.to_ascii_lowercase().contains("transfer-encoding: chunked");

@@ -78,11 +78,11 @@ impl Reader {
         loop {
             let Some(line) = self.line().await? else { return Ok(None) };
             if let Some(id) = line.strip_prefix("id: ") {
-                self.id = id.to_owned();
+                id.clone_into(&mut self.id);
             } else if let Some(name) = line.strip_prefix("event: ") {
-                heard.event = name.to_owned();
+                name.clone_into(&mut heard.event);
             } else if let Some(data) = line.strip_prefix("data: ") {
-                heard.data = data.to_owned();
+                data.clone_into(&mut heard.data);
             } else if let Some(ms) = line.strip_prefix("retry: ") {
                 self.retry = ms.parse().ok();
             } else if line.is_empty() && !heard.data.is_empty() {

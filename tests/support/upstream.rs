@@ -64,7 +64,13 @@ impl Upstream {
 
     /// The requests for a path, so far.
     pub fn seen(&self, path: &str) -> Vec<Request> {
-        self.seen.lock().expect("nobody panics with it").iter().filter(|request| request.path == path).cloned().collect()
+        self.seen
+            .lock()
+            .expect("nobody panics with it")
+            .iter()
+            .filter(|request| request.path == path)
+            .cloned()
+            .collect()
     }
 }
 
@@ -103,7 +109,10 @@ impl Request {
 /// Answers whole.
 pub fn answer(socket: &mut TcpStream, status: &str, media: &str, body: impl AsRef<[u8]>) {
     let body = body.as_ref();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     // The client may have gone; that is its right.
     let _ = socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(body));
 }
