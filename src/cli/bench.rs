@@ -106,7 +106,7 @@ async fn measure(case: impl Case) -> Result<u8, Failure> {
     };
     let target = Target {
         addr: addr.or(started.as_ref().map(|node| node.addr)).expect("one of the two is there"),
-        pid: started.as_ref().map(|node| node.pid()).or(arguments.server_pid),
+        pid: started.as_ref().map(Node::pid).or(arguments.server_pid),
         token: arguments.token,
         readers: usize::from(arguments.readers),
     };
@@ -117,7 +117,8 @@ async fn measure(case: impl Case) -> Result<u8, Failure> {
         () = signal => leave(started, 130, "stopped"),
     };
     let Ok(done) = done else { leave(started, EXIT_NOT_RUN, &format!("not done after {limit:?}")) };
-    drop(started);
+    // Its end is waited for where that may block.
+    let _ = tokio::task::spawn_blocking(move || drop(started)).await;
     let report = done.map_err(|error| not_run(error.to_string()))?.map_err(not_run)?;
     eprint!("{}", report.table());
     say(&report.json())?;

@@ -1,7 +1,7 @@
 //! The node as its command line sees it: one address, one token, JSON answers, and problems in words.
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     time::{Duration, SystemTime},
 };
 
@@ -228,10 +228,10 @@ fn detail(body: &[u8], reason: &str) -> String {
     let mut text = problem.detail.or(problem.title).unwrap_or_else(|| reason.to_owned());
     if problem.errors.len() > 1 {
         for Field { field, detail } in problem.errors.iter().take(20) {
-            text.push_str(&format!("\n  `{field}`: {detail}"));
+            let _ = write!(text, "\n  `{field}`: {detail}");
         }
         if problem.errors.len() > 20 {
-            text.push_str(&format!("\n  and {} more", problem.errors.len() - 20));
+            let _ = write!(text, "\n  and {} more", problem.errors.len() - 20);
         }
     }
     text
@@ -245,7 +245,8 @@ mod tests {
     fn a_problem_is_told_in_its_words() {
         let one = br#"{"title":"T","status":422,"detail":"`tasks[0].run`: unknown","errors":[{"field":"tasks[0].run","detail":"unknown"}]}"#;
         assert_eq!(detail(one, "r"), "`tasks[0].run`: unknown");
-        let two = br#"{"detail":"2 fields are wrong","errors":[{"field":"a","detail":"x"},{"field":"b","detail":"y"}]}"#;
+        let two =
+            br#"{"detail":"2 fields are wrong","errors":[{"field":"a","detail":"x"},{"field":"b","detail":"y"}]}"#;
         assert_eq!(detail(two, "r"), "2 fields are wrong\n  `a`: x\n  `b`: y");
         assert_eq!(detail(b"<html>", "Bad Gateway"), "Bad Gateway");
         assert_eq!(detail(br#"{"title":"Gone"}"#, "r"), "Gone");
@@ -267,7 +268,10 @@ mod tests {
         };
         let api = Api::new(&arguments).unwrap();
         let own = api.request(Method::GET, &api.url("/events"));
-        assert_eq!((&own.headers["x-auth-token"], &own.headers["x-user-id"]), (&"secret".parse().unwrap(), &"42".parse().unwrap()));
+        assert_eq!(
+            (&own.headers["x-auth-token"], &own.headers["x-user-id"]),
+            (&"secret".parse().unwrap(), &"42".parse().unwrap())
+        );
         let foreign = api.request(Method::GET, &Url::parse("http://127.0.0.1:2/events").unwrap());
         assert!(foreign.headers.is_empty());
     }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, client::Api, log, progress::View, run::Job, serve::stop_signal, text::say};
 use crate::{
-    app::{App, Server},
+    app::{self, App, Server},
     config::Config,
 };
 
@@ -16,6 +16,9 @@ mod report;
 
 /// The port of the contract's examples.
 const PORT: u16 = 8090;
+
+/// How often another port is tried.
+const BIND_ATTEMPTS: u32 = 5;
 
 /// How a demo ends.
 #[derive(Args, Debug)]
@@ -33,7 +36,9 @@ pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
     let signal = stop_signal()?;
     tokio::pin!(signal);
     say(&format!("A node of Millstream is at http://{addr}, and its test page at http://{addr}/sse-client.html"))?;
-    say("Four handlers and one HTTP request run on it now, in parallel. The request goes to the node itself, which the\negress guard would refuse: this node has its own address in `egress.allow`.\n")?;
+    say(
+        "Four handlers and one HTTP request run on it now, in parallel. The request goes to the node itself, which the\negress guard would refuse: this node has its own address in `egress.allow`.\n",
+    )?;
 
     let api = Api::at(&format!("http://{addr}"))?;
     let mut view = View::new(false);
@@ -54,14 +59,20 @@ pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
 fn node() -> Result<(Server, SocketAddr), Failure> {
     let mut config = Config::load(None)?;
     config.telemetry.log = "warn".into();
-    let address = free_address()?;
-    config.server.listen = address;
-    config.egress.allow.push(address.to_string());
-    config.check()?;
     log(&config.telemetry)?;
-    let server = App::build(config)?.bind()?;
-    let addr = server.addr();
-    Ok((server, addr))
+    let mut attempts = 0..BIND_ATTEMPTS;
+    loop {
+        let address = free_address()?;
+        let mut config = config.clone();
+        config.server.listen = address;
+        config.egress.allow.push(address.to_string());
+        match App::build(config)?.bind() {
+            Ok(server) => return Ok((server, address)),
+            // Somebody took the port between the look and the bind.
+            Err(app::Error::Listen { .. }) if attempts.next().is_some() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The address must be known before the node is built, since the guard is told of it.
@@ -74,7 +85,9 @@ async fn show(api: &Api, addr: SocketAddr, view: &mut View) -> Result<u8, Failur
     let names = ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API"];
     let mut tasks: Vec<_> = names.iter().map(|name| json!({ "id": name, "name": name, "run": name })).collect();
     let url = format!("http://{addr}/api/sse/samples/quotes?page=1");
-    tasks.push(json!({ "id": "HTTP request", "name": "HTTP request", "url": url, "timeoutMs": 10_000, "retryCount": 2 }));
+    tasks.push(
+        json!({ "id": "HTTP request", "name": "HTTP request", "url": url, "timeoutMs": 10_000, "retryCount": 2 }),
+    );
     let job = Job::submit(api, json!({ "tasks": tasks, "timeoutMs": 60_000 }).to_string().into()).await?;
     let outcome = job.watch(view, false).await?;
     say(&format!("\n{}", report::results(&outcome)))?;

@@ -1,6 +1,6 @@
 //! A job's progress on stderr: bars for people at a terminal, lines for everything else.
 
-use std::{collections::HashMap, io::IsTerminal, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, io::IsTerminal, time::Duration};
 
 use super::text::{lasting, plain, short};
 use crate::jobs::event::{Complete, Fact, TaskComplete, TaskFailed};
@@ -95,10 +95,10 @@ impl Names {
 fn done_text(done: &TaskComplete) -> String {
     let mut text = format!("{}, {}", short(&done.task_name, 60), lasting(Duration::from_millis(done.duration_ms)));
     if let Some(status) = done.http_status {
-        text.push_str(&format!(", HTTP {status}"));
+        let _ = write!(text, ", HTTP {status}");
     }
     if done.attempts > 1 {
-        text.push_str(&format!(", attempt {}", done.attempts));
+        let _ = write!(text, ", attempt {}", done.attempts);
     }
     text
 }
@@ -135,10 +135,10 @@ mod tests {
         assert_eq!(line(&mut names, "task_retry", retry).unwrap(), "retry   Load\\u{1b}[1m: attempt 2 in 1.5 s: busy");
         let done = r#"{"taskId":"a","taskName":"Load","result":1,"attempts":2,"durationMs":20,"httpStatus":200}"#;
         assert_eq!(line(&mut names, "task_complete", done).unwrap(), "done    Load, 20 ms, HTTP 200, attempt 2");
-        let failed =
-            r#"{"taskId":"b","taskName":"B","error":"no","code":"timeout","retryable":true,"attempts":1,"durationMs":5}"#;
+        let failed = r#"{"taskId":"b","taskName":"B","error":"no","code":"timeout","retryable":true,"attempts":1,"durationMs":5}"#;
         assert_eq!(line(&mut names, "error", failed).unwrap(), "failed  B: no (timeout)");
-        let end = r#"{"status":"timed_out","totalTasks":2,"successCount":1,"errorCount":1,"errors":[],"durationMs":30}"#;
+        let end =
+            r#"{"status":"timed_out","totalTasks":2,"successCount":1,"errorCount":1,"errors":[],"durationMs":30}"#;
         assert_eq!(line(&mut names, "complete", end).unwrap(), "timed out: 1 of 2 tasks in 30 ms");
     }
 }

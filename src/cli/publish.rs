@@ -22,7 +22,7 @@ pub(super) struct PublishArguments {
     /// The topic, such as `order:17`, `user:42`, `group:team` or `all`.
     topic: String,
     /// The payload: JSON where it is JSON, else text; `-` reads stdin; nothing is an empty payload.
-    #[arg(value_name = "DATA|-", allow_hyphen_values = true)]
+    #[arg(value_name = "DATA|-", allow_negative_numbers = true)]
     data: Option<String>,
     /// The event's name, `message` unless given.
     #[arg(long, value_name = "NAME")]

@@ -204,11 +204,13 @@ fn pretty(results: &RawValue) -> String {
 
 /// Reads a job and checks that it is JSON; everything else is the node's to judge.
 async fn read_job(path: &Path) -> Result<Vec<u8>, Failure> {
-    let (name, from_stdin) = if path == Path::new("-") { ("stdin".into(), true) } else { (path.to_string_lossy(), false) };
+    let (name, from_stdin) =
+        if path == Path::new("-") { ("stdin".into(), true) } else { (path.to_string_lossy(), false) };
     let name = name.into_owned();
     let path = path.to_owned();
     let read = tokio::task::spawn_blocking(move || {
-        let source: Box<dyn Read> = if from_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(path)?) };
+        let source: Box<dyn Read> =
+            if from_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(path)?) };
         let mut body = Vec::new();
         source.take(JOB_MAX + 1).read_to_end(&mut body)?;
         Ok::<_, std::io::Error>(body)

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, NodeArguments, log};
+use super::{Failure, NodeArguments, log, text::say};
 use crate::app::App;
 
 /// Exit code after a second signal: 128 + SIGINT, as shells have it.
@@ -13,7 +13,7 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     let config = arguments.load()?;
     log(&config.telemetry)?;
     let server = App::build(config)?.bind()?;
-    println!("listening on http://{}", server.addr());
+    say(&format!("listening on http://{}", server.addr()))?;
     server.run(stop_signal()?).await?;
     Ok(())
 }
@@ -39,6 +39,5 @@ pub(super) fn check_config(arguments: &NodeArguments) -> Result<(), Failure> {
     tracing_subscriber::EnvFilter::try_new(&config.telemetry.log)
         .map_err(|error| crate::config::Error(format!("`telemetry.log` = `{}`: {error}", config.telemetry.log)))?;
     let json = serde_json::to_string_pretty(&config.to_json()).expect("settings are plain data");
-    println!("{json}");
-    Ok(())
+    say(&json)
 }

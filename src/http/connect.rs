@@ -169,7 +169,8 @@ pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query) -> Resul
 pub(super) fn last_event_id(request: &HttpRequest, query: &Query) -> Result<Option<String>, Problem> {
     let header = request.headers().get(header::HeaderName::from_static("last-event-id"));
     let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let id = header.or_else(|| query.first("lastEventId").map(str::to_owned)).filter(|id| !id.is_empty());
+    let query = query.first("lastEventId").map(str::to_owned);
+    let id = header.filter(|id| !id.is_empty()).or(query).filter(|id| !id.is_empty());
     match id {
         Some(id) if id.len() > 1024 => Err(Problem::malformed("the last event id has more than 1024 bytes")),
         id => Ok(id),

@@ -22,9 +22,15 @@ impl Clock {
     pub(super) fn sleep_until(self, at: u64) {
         let left = at.saturating_sub(self.now());
         if left > 0 {
-            std::thread::sleep(Duration::from_nanos(left));
+            pause(Duration::from_nanos(left));
         }
     }
+}
+
+/// Sleeps. Only for threads of a measurement, which serve nobody else; a runtime's timer is too coarse for a plan.
+#[expect(clippy::disallowed_methods, reason = "no stream lives on these threads")]
+pub(super) fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 pub(super) fn nanos(time: Duration) -> u64 {

@@ -5,22 +5,30 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Poll, ready},
     thread::JoinHandle,
     time::Duration,
 };
 
 use hdrhistogram::Histogram;
-use tokio::{net::TcpStream, sync::Semaphore, task::LocalSet};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+    sync::Semaphore,
+    task::LocalSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Target,
-    clock::Clock,
+    clock::{Clock, nanos, pause},
     process,
     report::{histogram, record},
     subscriber::{self, Ask, Subscriber},
@@ -96,7 +104,8 @@ impl Crew {
         let (stop, ask) = (CancellationToken::new(), Arc::new(ask));
         let mut crew = Self { threads: Vec::new(), shared: shared.clone(), stop: stop.clone(), count, clock };
         for thread in 0..target.readers {
-            let (addr, readers, shared, stop, ask) = (target.addr, target.readers, shared.clone(), stop.clone(), ask.clone());
+            let (addr, readers, shared, stop, ask) =
+                (target.addr, target.readers, shared.clone(), stop.clone(), ask.clone());
             let run = move || {
                 let numbers = (thread..count).step_by(readers);
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -129,7 +138,7 @@ impl Crew {
     /// # Errors
     /// When one could not connect, or it takes too long.
     pub(super) fn wait_established(&self) -> Result<u64, String> {
-        let until = self.clock.now() + super::clock::nanos(CONNECT_TIME);
+        let until = self.clock.now() + nanos(CONNECT_TIME);
         loop {
             self.check()?;
             let established = self.shared.established.load(Relaxed);
@@ -137,23 +146,26 @@ impl Crew {
                 return Ok(self.shared.established_at.load(Relaxed));
             }
             if self.clock.now() > until {
-                return Err(format!("only {established} of {} subscribers were connected in {CONNECT_TIME:?}", self.count));
+                return Err(format!(
+                    "only {established} of {} subscribers were connected in {CONNECT_TIME:?}",
+                    self.count
+                ));
             }
-            std::thread::sleep(Duration::from_millis(2));
+            pause(Duration::from_millis(2));
         }
     }
 
     /// Waits until so many events have come for the first time, until `limit` is over, or nothing comes for 5 s.
     pub(super) fn wait_delivered(&self, count: u64, limit: Duration) {
-        let until = self.clock.now() + super::clock::nanos(limit);
-        let silence = super::clock::nanos(Duration::from_secs(5));
+        let until = self.clock.now() + nanos(limit);
+        let silence = nanos(Duration::from_secs(5));
         let begun = self.clock.now();
         while self.delivered() < count && self.clock.now() < until && self.check().is_ok() {
             let last = self.shared.delivered_at.load(Relaxed).max(begun);
             if self.clock.now() > last + silence {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(2));
+            pause(Duration::from_millis(2));
         }
     }
 
@@ -205,19 +217,32 @@ impl Desk {
         Self { share, buffer: vec![0; 64 << 10].into() }
     }
 
-    /// Reads what a socket has; true when it has ended.
-    fn read(&mut self, socket: &TcpStream, slot: usize, shared: &Shared, clock: Clock) -> Result<bool, String> {
+    /// Reads what a socket has; true when it has ended. A poll, so that all sockets of the thread share one buffer; and
+    /// not `try_read`, which would ask the kernel once more after each event whether there is another.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &mut TcpStream,
+        slot: usize,
+        shared: &Shared,
+        clock: Clock,
+    ) -> Poll<Result<bool, String>> {
+        let mut buffer = ReadBuf::new(&mut self.buffer);
+        if let Err(error) = ready!(Pin::new(socket).poll_read(cx, &mut buffer)) {
+            return Poll::Ready(Err(format!("a subscriber lost its connection: {error}")));
+        }
+        let read = buffer.filled().len();
+        Poll::Ready(self.take(read, slot, shared, clock))
+    }
+
+    /// Takes the bytes that are in the buffer now.
+    fn take(&mut self, read: usize, slot: usize, shared: &Shared, clock: Clock) -> Result<bool, String> {
         let Self { share, buffer } = self;
         let subscriber = &mut share.subscribers[slot].1;
-        let read = match socket.try_read(buffer) {
-            Ok(0) => {
-                subscriber.closed = true;
-                return Ok(true);
-            }
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(format!("a subscriber lost its connection: {error}")),
-        };
+        if read == 0 {
+            subscriber.closed = true;
+            return Ok(true);
+        }
         let was_established = subscriber.established;
         let (now, from) = (clock.now(), shared.measure_from.load(Relaxed));
         let mut count = 0;
@@ -257,11 +282,10 @@ async fn attend(
     let permit = connecting.acquire().await.map_err(|error| error.to_string())?;
     let opened = tokio::time::timeout(CONNECT_TIME, subscriber::open(addr, &ask)).await;
     let socket = opened.map_err(|_| "a connection takes too long".to_owned())?;
-    let socket = socket.map_err(|error| format!("a subscriber cannot connect: {error}"))?;
+    let mut socket = socket.map_err(|error| format!("a subscriber cannot connect: {error}"))?;
     let mut permit = Some(permit);
     loop {
-        socket.readable().await.map_err(|error| error.to_string())?;
-        if desk.borrow_mut().read(&socket, slot, shared, clock)? {
+        if poll_fn(|cx| desk.borrow_mut().poll_read(cx, &mut socket, slot, shared, clock)).await? {
             return Ok(());
         }
         if permit.is_some() && desk.borrow().share.subscribers[slot].1.established {

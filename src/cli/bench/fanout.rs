@@ -1,20 +1,16 @@
 //! `bench fanout`: events to many subscribers.
 
-use std::{
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use clap::Args;
 
 use super::{
     Case, Target, TargetArguments,
-    clock::{Clock, nanos},
+    clock::{Clock, nanos, pause},
     crew::{Crew, Share},
-    process::Usage,
+    process::{Machine, Usage},
     publisher::{Publisher, Sent, token_line},
-    report::{Report, float, histogram, rate},
+    report::{OTHERS, Report, float, histogram, rate},
     subscriber::Ask,
     tally::Losses,
 };
@@ -24,7 +20,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 /// A case of fan-out.
 #[derive(Args, Clone, Debug)]
-pub(super) struct FanoutArguments {
+pub(in crate::cli) struct FanoutArguments {
     #[command(flatten)]
     target: TargetArguments,
     /// Subscribers; each listens to one topic.
@@ -56,6 +52,8 @@ struct Used {
     begin: Option<Usage>,
     end: Option<Usage>,
     rss_peak: Option<u64>,
+    /// Cores that others used.
+    others: Option<f64>,
     /// From the beginning of the measurement to its last delivery.
     time: Duration,
 }
@@ -87,11 +85,12 @@ impl Case for FanoutArguments {
 
         clock.sleep_until(measure);
         let begin = usage();
+        let machine = Machine::now(target.pid);
         let mut rss_peak = begin.map(|usage| usage.rss);
         while publishers.iter().any(|thread| !thread.is_finished()) {
             crew.check()?;
             rss_peak = rss_peak.max(usage().map(|usage| usage.rss));
-            std::thread::sleep(Duration::from_millis(100));
+            pause(Duration::from_millis(100));
         }
         let sent: Vec<Sent> = publishers
             .into_iter()
@@ -100,10 +99,11 @@ impl Case for FanoutArguments {
         crew.wait_delivered(self.expected(&sent), DRAIN_TIME);
         crew.check()?;
         let finish = usage();
+        let others = machine.zip(Machine::now(target.pid)).map(|(before, after)| after.others_since(before));
         rss_peak = rss_peak.max(finish.map(|usage| usage.rss));
         let time = Duration::from_nanos(crew.delivered_at().saturating_sub(measure));
         let shares = crew.finish()?;
-        let used = Used { before, begin, end: finish, rss_peak, time };
+        let used = Used { before, begin, end: finish, rss_peak, others, time };
         Ok(self.report(&sent, &shares, &used))
     }
 }
@@ -124,7 +124,9 @@ impl FanoutArguments {
             let publisher = Publisher { index, of, topic, topics, every, payload, start, measure, end };
             let target = target.clone();
             let thread = std::thread::Builder::new().name(format!("publisher-{index}"));
-            thread.spawn(move || publisher.run(&target, clock)).map_err(|error| format!("no thread for a publisher: {error}"))
+            thread
+                .spawn(move || publisher.run(&target, clock))
+                .map_err(|error| format!("no thread for a publisher: {error}"))
         };
         (0..of).map(spawn).collect()
     }
@@ -165,9 +167,18 @@ impl FanoutArguments {
 
         let Self { subs, topics, publishers, rate: wanted, payload, .. } = self;
         let speed = if *wanted == 0 { "as fast as acknowledged".to_owned() } else { format!("{wanted} events/s") };
-        let title = format!("fan-out: {subs} subscribers, {topics} topics, {publishers} publishers, {speed}, {payload} bytes, {secs:?}");
+        let title = format!(
+            "fan-out: subscribers {subs}, topics {topics}, publishers {publishers}, {speed}, {payload} bytes, {secs:?}"
+        );
         let mut report = Report::new("fanout", title);
-        for (name, value) in [("subs", *subs), ("topics", *topics), ("publishers", (*publishers).into()), ("rate", *wanted), ("payload", *payload), ("secs", self.secs.into())] {
+        for (name, value) in [
+            ("subs", *subs),
+            ("topics", *topics),
+            ("publishers", (*publishers).into()),
+            ("rate", *wanted),
+            ("payload", *payload),
+            ("secs", self.secs.into()),
+        ] {
             report.put(name, value, "");
         }
         report.put("published", measured, "");
@@ -179,11 +190,14 @@ impl FanoutArguments {
         report.put("reordered", losses.reordered, "");
         report.put("gaps", gaps, "");
         report.put("closed", closed, "");
-        report.times(&[("latencyP50Ms", 0.5), ("latencyP99Ms", 0.99), ("latencyP999Ms", 0.999), ("latencyMaxMs", 1.0)], &latency);
+        report.times(
+            &[("latencyP50Ms", 0.5), ("latencyP99Ms", 0.99), ("latencyP999Ms", 0.999), ("latencyMaxMs", 1.0)],
+            &latency,
+        );
         report.times(&[("ackP50Ms", 0.5), ("ackP99Ms", 0.99)], &acks);
         used.put(&mut report, deliveries);
         let busy: f64 = shares.iter().map(|share| share.cpu.as_secs_f64()).fold(0.0, f64::max);
-        report.ratio("readerCpuS", Some(busy), "s, the busiest; near the whole time: the reader sets the pace");
+        report.ratio("readerCpuS", Some(busy), "s, of the busiest; near the whole time it sets the pace");
         if !losses.none() || gaps > 0 || closed > 0 || deliveries == 0 {
             report.unclean();
         }
@@ -201,6 +215,7 @@ impl Used {
         report.ratio("serverCores", cpu.map(|cpu| cpu / self.time.as_secs_f64()), "");
         report.ratio("serverRssBeforeMib", self.before.map(|usage| mib(usage.rss)), "MiB");
         report.ratio("serverRssPeakMib", self.rss_peak.map(mib), "MiB");
+        report.ratio("otherCores", self.others, OTHERS);
     }
 }
 

@@ -6,11 +6,11 @@ use clap::Args;
 
 use super::{
     Case, Target, TargetArguments,
-    clock::{Clock, nanos},
+    clock::{Clock, nanos, pause},
     crew::Crew,
-    process::Usage,
+    process::{Machine, Usage},
     publisher::token_line,
-    report::{Report, float, rate},
+    report::{OTHERS, Report, float, rate},
     subscriber::Ask,
 };
 
@@ -19,7 +19,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// A case of silence.
 #[derive(Args, Clone, Debug)]
-pub(super) struct IdleArguments {
+pub(in crate::cli) struct IdleArguments {
     #[command(flatten)]
     target: TargetArguments,
     /// Subscribers.
@@ -46,19 +46,22 @@ impl Case for IdleArguments {
         let before = usage();
         let clock = Clock::start();
         let (addr, token, topic) = (target.addr, token_line(target), ulid::Ulid::new());
-        let request =
-            format!("GET /events?topic=bench:{topic} HTTP/1.1\r\nhost: {addr}\r\n{token}accept: text/event-stream\r\n\r\n");
+        let request = format!(
+            "GET /events?topic=bench:{topic} HTTP/1.1\r\nhost: {addr}\r\n{token}accept: text/event-stream\r\n\r\n"
+        );
         let crew = Crew::start(target, self.subs as usize, clock, move |_| Ask { request: request.clone(), first: 0 })?;
         let connected = Duration::from_nanos(crew.wait_established()?);
         let after_connect = usage();
-        std::thread::sleep(SETTLE);
+        pause(SETTLE);
         let begin = usage();
+        let machine = Machine::now(target.pid);
         let until = clock.now() + nanos(Duration::from_secs(self.hold.into()));
         while clock.now() < until {
             crew.check()?;
             clock.sleep_until(until.min(clock.now() + nanos(Duration::from_millis(200))));
         }
         let end = usage();
+        let others = machine.zip(Machine::now(target.pid)).map(|(before, after)| after.others_since(before));
         let shares = crew.finish()?;
         let subscribers = || shares.iter().flat_map(|share| &share.subscribers);
         let signs: u64 = subscribers().map(|(_, subscriber)| subscriber.signs).sum();
@@ -69,7 +72,9 @@ impl Case for IdleArguments {
         report.put("subs", *subs, "");
         report.put("holdS", *hold, "s");
         report.ratio("connectsPerS", rate(u64::from(*subs), connected), "");
-        let cpu = |from: Option<Usage>, to: Option<Usage>| from.zip(to).map(|(from, to)| to.cpu.saturating_sub(from.cpu).as_secs_f64());
+        let cpu = |from: Option<Usage>, to: Option<Usage>| {
+            from.zip(to).map(|(from, to)| to.cpu.saturating_sub(from.cpu).as_secs_f64())
+        };
         report.ratio("serverCpuUsPerConnect", cpu(before, after_connect).map(|cpu| cpu * 1e6 / f64::from(*subs)), "µs");
         let mib = |usage: Usage| float(usage.rss) / f64::from(1 << 20);
         report.ratio("serverRssBeforeMib", before.map(mib), "MiB");
@@ -77,6 +82,7 @@ impl Case for IdleArguments {
         let each = before.zip(begin).map(|(before, begin)| begin.rss.saturating_sub(before.rss) / u64::from(*subs));
         report.put("serverRssBytesPerConnection", each, "B");
         report.ratio("idleCores", cpu(begin, end).map(|cpu| cpu / f64::from(*hold)), "");
+        report.ratio("otherCores", others, OTHERS);
         report.put("heartbeats", signs, "");
         report.put("closed", closed, "");
         if closed > 0 {

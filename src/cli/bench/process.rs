@@ -11,6 +11,8 @@ use std::{
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
+use super::clock::pause;
+
 /// How long a node may take to begin and to end.
 const START_TIME: Duration = Duration::from_secs(10);
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -32,6 +34,14 @@ pub(super) struct Usage {
     pub(super) cpu: Duration,
     /// Memory in bytes.
     pub(super) rss: u64,
+}
+
+/// What the whole machine has done by a moment, and what of it was this program and its node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine {
+    busy: Duration,
+    ours: Duration,
+    at: Instant,
 }
 
 // === impl Node ===
@@ -59,7 +69,8 @@ impl Node {
             let _ = BufReader::new(stdout).read_line(&mut line);
             let _ = tell.send(line);
         });
-        let line = told.recv_timeout(START_TIME).map_err(|_| format!("the node did not come up within {START_TIME:?}"))?;
+        let line =
+            told.recv_timeout(START_TIME).map_err(|_| format!("the node did not come up within {START_TIME:?}"))?;
         let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
         node.addr = addr.ok_or_else(|| "the node ended before it listened".to_owned())?;
         Ok(node)
@@ -81,7 +92,7 @@ impl Drop for Node {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            pause(Duration::from_millis(20));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -97,6 +108,26 @@ impl Usage {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         // The kernel's exact figure forgets threads that have ended, the other one counts in hundredths of a second.
         Some(Self { cpu: scheduled(pid).max(ticks(&stat)?), rss: resident(&status)? })
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    /// As it is now, the node being the process `pid`; `None` where nobody tells.
+    pub(super) fn now(pid: Option<u32>) -> Option<Self> {
+        let stat = fs::read_to_string("/proc/stat").ok()?;
+        let node = pid.and_then(Usage::of).map_or(Duration::ZERO, |usage| usage.cpu);
+        let ours = Usage::of(std::process::id())?.cpu + node;
+        Some(Self { busy: busy(&stat)?, ours, at: Instant::now() })
+    }
+
+    /// How many cores others have used since then, the hypervisor included. Figures of a machine that had other things
+    /// to do are not worth much, so they must show it.
+    pub(super) fn others_since(self, before: Self) -> f64 {
+        let busy = self.busy.saturating_sub(before.busy);
+        let others = busy.saturating_sub(self.ours.saturating_sub(before.ours));
+        others.as_secs_f64() / (self.at - before.at).as_secs_f64()
     }
 }
 
@@ -123,6 +154,14 @@ fn ticks(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / TICKS))
 }
 
+/// All but idling and waiting for disks: user, nice, system, interrupts, and what the hypervisor took.
+fn busy(stat: &str) -> Option<Duration> {
+    let fields: Vec<u64> =
+        stat.lines().next()?.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
+    let ticks: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|index| fields.get(*index)).sum();
+    Some(Duration::from_millis(ticks * 1000 / TICKS))
+}
+
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
@@ -143,6 +182,7 @@ mod tests {
         let stat = "7 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 3 0 1";
         assert_eq!(ticks(stat), Some(Duration::from_secs(3)));
         assert_eq!(resident("Name:\tx\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
+        assert_eq!(busy("cpu  100 10 50 900 40 5 5 30 0 0\ncpu0 1\n"), Some(Duration::from_secs(2)));
         assert_eq!(on_cpu("1500 20 3\n"), Some(Duration::from_nanos(1500)));
     }
 

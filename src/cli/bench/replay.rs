@@ -22,7 +22,7 @@ const REPLAY_TIME: Duration = Duration::from_secs(30);
 
 /// A case of coming back.
 #[derive(Args, Clone, Debug)]
-pub(super) struct ReplayArguments {
+pub(in crate::cli) struct ReplayArguments {
     #[command(flatten)]
     target: TargetArguments,
     /// Subscribers.
@@ -53,7 +53,10 @@ impl Case for ReplayArguments {
 
     fn run(&self, target: &Target) -> Result<Report, String> {
         if self.missed >= self.events {
-            return Err(format!("--missed {} must be below --events {}: they resume after one", self.missed, self.events));
+            return Err(format!(
+                "--missed {} must be below --events {}: they resume after one",
+                self.missed, self.events
+            ));
         }
         let topic = format!("bench:{}:", ulid::Ulid::new());
         let first = u64::from(self.events - self.missed);
@@ -95,7 +98,11 @@ impl Case for ReplayArguments {
         report.ratio("allDoneMs", Some(time.as_secs_f64() * 1000.0), "ms");
         report.times(&[("eventP50Ms", 0.5), ("eventP99Ms", 0.99)], &latency);
         let cpu = begin.zip(end).map(|(begin, end)| end.cpu.saturating_sub(begin.cpu).as_secs_f64());
-        report.ratio("serverCpuUsPerDelivery", cpu.map(|cpu| cpu * 1e6 / float(delivered.max(1))), "µs, connecting included");
+        report.ratio(
+            "serverCpuUsPerDelivery",
+            cpu.map(|cpu| cpu * 1e6 / float(delivered.max(1))),
+            "µs, connecting included",
+        );
         report.put("lost", losses.lost, "");
         report.put("duplicated", losses.duplicated, "");
         report.put("reordered", losses.reordered, "");
@@ -117,8 +124,9 @@ impl ReplayArguments {
             let payload = Stamp { publisher: 0, sequence, at: 0 }.payload(self.payload as usize);
             let answer = connection.publish(topic, 0, &payload)?;
             if sequence + 1 == first {
-                let answer: Value = serde_json::from_slice(answer).map_err(|error| format!("an answer is no JSON: {error}"))?;
-                position = answer.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let answer: Value =
+                    serde_json::from_slice(answer).map_err(|error| format!("an answer is no JSON: {error}"))?;
+                answer.get("id").and_then(Value::as_str).unwrap_or_default().clone_into(&mut position);
             }
         }
         Ok(position)

@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 /// Longest time that a histogram tells apart, in microseconds: two minutes. Longer ones count as that.
 const TIME_MAX: u64 = 120_000_000;
 
+/// Beside the cores that other processes used.
+pub(super) const OTHERS: &str = "used by others; far from 0 the figures are of a busy machine";
+
 /// Rows in the order in which they are shown.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -123,17 +126,24 @@ mod tests {
     fn a_report_is_a_table_and_a_line() {
         let mut report = Report::new("fanout", "fan-out".into());
         report.put("deliveries", 1_234_567_u64, "");
-        report.ratio("cpuUsPerDelivery", Some(2.71828), "µs");
+        report.ratio("cpuUsPerDelivery", Some(2.75), "µs");
         report.ratio("serverCores", None, "");
         let mut times = histogram();
         (1..=100).for_each(|ms| record(&mut times, ms * 1_000_000));
         report.times(&[("latencyP50Ms", 0.5), ("latencyMaxMs", 1.0)], &times);
         let table = report.table();
-        assert!(table.contains("1,234,567\n") && table.contains("2.718 µs") && table.contains("- \n") || table.contains("-\n"), "{table}");
+        assert!(
+            table.contains("1,234,567\n") && table.contains("2.750 µs") && table.contains("- \n")
+                || table.contains("-\n"),
+            "{table}"
+        );
         assert!(table.ends_with("clean\n"));
         report.unclean();
         let json: Value = serde_json::from_str(&report.json()).unwrap();
-        assert_eq!((&json["case"], &json["deliveries"], &json["clean"]), (&"fanout".into(), &1_234_567.into(), &false.into()));
+        assert_eq!(
+            (&json["case"], &json["deliveries"], &json["clean"]),
+            (&"fanout".into(), &1_234_567.into(), &false.into())
+        );
         assert!((json["latencyP50Ms"].as_f64().unwrap() - 50.0).abs() < 0.1, "{json}");
         assert_eq!(json["serverCores"], Value::Null);
     }

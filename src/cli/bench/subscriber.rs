@@ -72,7 +72,11 @@ impl Subscriber {
             let Some((parsed, start)) = wire::head(head)? else { return Ok(()) };
             let rest = head.split_off(start);
             if parsed.status != 200 {
-                return Err(format!("a subscription was refused with {}: {}", parsed.status, String::from_utf8_lossy(&rest)));
+                return Err(format!(
+                    "a subscription was refused with {}: {}",
+                    parsed.status,
+                    String::from_utf8_lossy(&rest)
+                ));
             }
             *parser = Parser::Body(Deframer::new(parsed.framing), Box::new(Decoder::new(Limits::default())));
             return self.take(&rest, each);
@@ -94,7 +98,9 @@ impl Subscriber {
                 },
                 Item::Event { event: "gap", .. } => *gaps += 1,
                 Item::Event { event: "connection", .. } => *established = true,
-                Item::Event { event: "disconnect", data, .. } => refused = Some(format!("the node ended a stream: {data}")),
+                Item::Event { event: "disconnect", data, .. } => {
+                    refused = Some(format!("the node ended a stream: {data}"));
+                }
                 Item::Event { .. } | Item::Comment(_) => *signs += 1,
                 Item::Retry(_) => {}
             };
@@ -133,7 +139,8 @@ mod tests {
 
     #[test]
     fn bytes_become_counts_wherever_they_are_cut() {
-        let wire = [HEAD, &chunk("event: connection\ndata: {}\n\n"), &event(0), &event(1), &event(1), &event(3)].concat();
+        let wire =
+            [HEAD, &chunk("event: connection\ndata: {}\n\n"), &event(0), &event(1), &event(1), &event(3)].concat();
         let wire = [&*wire, &chunk(": heartbeat\n\n"), &chunk("event: gap\ndata: {}\n\n")].concat();
         for size in [1, 7, 64, wire.len()] {
             let mut subscriber = Subscriber::new(0);

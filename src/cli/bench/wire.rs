@@ -177,7 +177,11 @@ mod tests {
             let mut deframer = Deframer::new(Framing::Chunked);
             let mut body = Vec::new();
             for part in [&wire[..cut], &wire[cut..]] {
-                deframer.push(part, |data| Ok(body.extend_from_slice(data))).unwrap();
+                let each = |data: &[u8]| {
+                    body.extend_from_slice(data);
+                    Ok(())
+                };
+                deframer.push(part, each).unwrap();
             }
             assert_eq!(body, b"helloabcdefghijklmnopqrstuvwxyz", "cut at {cut}");
             assert!(matches!(deframer, Deframer::Ended));

@@ -1,5 +1,7 @@
 //! Results as people read them: a heading per task, a line per field.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 use crate::cli::{
@@ -18,20 +20,22 @@ pub(super) fn results(outcome: &Outcome) -> String {
     };
     let mut text = String::from("Results\n");
     for (task, result) in results.as_object().into_iter().flatten() {
-        text.push_str(&format!("\n  {}\n", plain(task)));
+        let _ = writeln!(text, "\n  {}", plain(task));
         match result {
             Value::Object(fields) => {
                 let width = fields.keys().map(|name| name.chars().count()).max().unwrap_or(0);
                 for (name, value) in fields {
-                    text.push_str(&format!("    {:width$}  {}\n", plain(name), shown(value)));
+                    let _ = writeln!(text, "    {:width$}  {}", plain(name), shown(value));
                 }
             }
-            other => text.push_str(&format!("    {}\n", shown(other))),
+            other => {
+                let _ = writeln!(text, "    {}", shown(other));
+            }
         }
     }
     let told = |task: &str| results.get(task).is_some();
     for failed in outcome.complete.errors.iter().filter(|failed| !told(&failed.task_id)) {
-        text.push_str(&format!("\n  {} failed: {}\n", plain(&failed.task_id), plain(&failed.error)));
+        let _ = writeln!(text, "\n  {} failed: {}", plain(&failed.task_id), plain(&failed.error));
     }
     text
 }
@@ -40,7 +44,7 @@ pub(super) fn results(outcome: &Outcome) -> String {
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => short(text, VALUE_MAX),
-        Value::Array(list) if list.iter().any(|item| item.is_object()) => {
+        Value::Array(list) if list.iter().any(Value::is_object) => {
             let first = list.first().map(|first| short(&first.to_string(), VALUE_MAX)).unwrap_or_default();
             format!("{} × {first}", list.len())
         }

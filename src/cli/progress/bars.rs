@@ -23,15 +23,18 @@ pub(in crate::cli) struct Bars {
 
 impl Default for Bars {
     fn default() -> Self {
-        let screen = MultiProgress::new();
+        Self::on_screen(MultiProgress::new())
+    }
+}
+
+impl Bars {
+    fn on_screen(screen: MultiProgress) -> Self {
         let job = screen.add(ProgressBar::new(1));
         job.set_style(style("{prefix:.bold} [{bar:30.green}] {pos}/{len} tasks, {elapsed} {msg}"));
         job.set_prefix("job");
         Self { screen, job, tasks: HashMap::new(), kept: 0 }
     }
-}
 
-impl Bars {
     pub(super) fn begin(&mut self, job_id: &str) {
         self.job.set_message(short(job_id, 40));
         self.job.enable_steady_tick(Duration::from_millis(200));
@@ -47,7 +50,9 @@ impl Bars {
                 self.tasks.insert(start.task_id.clone(), bar);
             }
             Fact::TaskProgress(progress) => self.progress(progress),
-            Fact::TaskRetry(retry) => self.message(&retry.task_id, &format!("attempt {}: {}", retry.attempt, retry.error)),
+            Fact::TaskRetry(retry) => {
+                self.message(&retry.task_id, &format!("attempt {}: {}", retry.attempt, retry.error));
+            }
             Fact::TaskComplete(done) => self.end(&done.task_id, &format!("  ✔ {}", done_text(done)), true),
             Fact::TaskError(failed) => self.end(&failed.task_id, &format!("  ✘ {}", failed_text(failed)), false),
             Fact::Progress(progress) => {
@@ -106,7 +111,7 @@ mod tests {
 
     #[test]
     fn bars_come_and_go_with_their_tasks_and_are_few() {
-        let mut bars = Bars { screen: MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()), ..Bars::default() };
+        let mut bars = Bars::on_screen(MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()));
         let start = |n: usize| {
             let data = format!(r#"{{"jobId":"J","timestamp":1,"taskId":"{n}","taskName":"T","source":"local"}}"#);
             crate::jobs::event::JobEvent::decode("task_start", &data).unwrap().fact

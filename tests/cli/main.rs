@@ -1,0 +1,8 @@
+//! The program as people run it: the real binary, its exit codes, and what it says where.
+
+mod bench;
+mod demo;
+mod program;
+mod run;
+mod streams;
+mod usage;
