@@ -1,0 +1,322 @@
+//! What operators and tools rely on: refusals, limits, logs, metrics, documentation, pages.
+//! How a node stops is in `stopping.rs`.
+
+use std::{collections::BTreeSet, process::Command};
+
+use serde_json::{Value, json};
+
+mod support;
+
+use support::{Node, eventually};
+
+/// The route table of the program, from its source: method in lower case and path.
+fn route_table() -> BTreeSet<(String, String)> {
+    let source = include_str!("../src/http.rs");
+    let mut routes = BTreeSet::new();
+    for part in source.split("at(\"").skip(1) {
+        let (path, rest) = part.split_once('"').expect("the literal ends");
+        let rest = rest.split("at(\"").next().unwrap_or_default();
+        for (call, method) in [
+            ("web::get()", "get"),
+            ("read()", "get"),
+            ("web::post()", "post"),
+            ("web::put()", "put"),
+            ("web::patch()", "patch"),
+            ("web::delete()", "delete"),
+        ] {
+            if rest.contains(&format!("{call}.to(")) {
+                routes.insert((method.to_owned(), path.to_owned()));
+            }
+        }
+    }
+    assert!(routes.len() > 30, "the table has another form now: {routes:?}");
+    routes
+}
+
+#[test]
+fn every_route_is_documented_and_every_documented_route_exists() {
+    let node = Node::start("");
+    let document = node.get("/openapi.json").json();
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")));
+    let (mut documented, mut ids) = (BTreeSet::new(), BTreeSet::new());
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("operations") {
+            documented.insert((method.clone(), path.clone()));
+            assert!(ids.insert(operation["operationId"].to_string()), "twice: {}", operation["operationId"]);
+            assert!(operation["summary"].is_string(), "{method} {path} says what it does");
+            assert!(operation["responses"].as_object().is_some_and(|all| !all.is_empty()), "{method} {path}");
+            for name in path.split(['{', '}']).skip(1).step_by(2) {
+                let known = operation["parameters"]
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|one| one["name"] == *name && one["in"] == "path"));
+                assert!(known, "{method} {path}: `{name}` is not described");
+            }
+        }
+    }
+    assert_eq!(documented, route_table());
+    assert!(document["components"]["schemas"]["Problem"].is_object());
+    assert_eq!(node.get("/docs").status / 100, 3);
+    let docs = node.get("/docs/");
+    assert_eq!(docs.status, 200);
+    assert!(docs.text().contains("swagger"), "{docs:?}");
+}
+
+#[test]
+fn what_is_not_there_is_answered_with_a_problem() {
+    let node = Node::start("");
+    assert!(node.get("/api/nothing").problem(404).contains("/api/nothing"));
+    assert!(node.get("/api/jobs/nothing").problem(404).contains("nothing"));
+    for (method, path, allow) in [
+        ("DELETE", "/events", "GET, POST"),
+        ("POST", "/api/sse/managed/connect", "GET"),
+        ("PUT", "/api/jobs/1", "GET, DELETE"),
+        ("GET", "/api/sse/parallel-tasks", "POST"),
+        ("GET", "/api/sse/managed/emitters/x", "PATCH, DELETE"),
+    ] {
+        let reply = node.request(method, path, &[], "");
+        assert!(reply.problem(405).contains(method), "{reply:?}");
+        assert_eq!(reply.header("Allow"), Some(allow), "{method} {path}");
+    }
+    assert_eq!(node.metric("millstream_http_responses_total{class=\"5xx\"}"), 0.0);
+    assert!(node.metric("millstream_http_responses_total{class=\"4xx\"}") >= 7.0);
+}
+
+#[test]
+fn health_and_readiness_are_told() {
+    let node = Node::start("");
+    let health = node.get("/healthz");
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
+    assert_eq!(node.get("/readyz").json()["status"], "ready");
+    assert_eq!(health.header("X-Content-Type-Options"), Some("nosniff"));
+}
+
+fn get_as(node: &Node, host: &str, headers: &str) -> support::Reply {
+    node.raw(format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n"))
+}
+
+/// A web page must not be able to run handlers on a developer's machine.
+#[test]
+fn in_open_mode_only_this_machine_is_answered() {
+    let node = Node::start("[server]\nhosts = [\"box.internal\"]\ncors_origins = [\"https://app.example\"]\n");
+    let port = node.addr.port();
+    for host in ["localhost", "127.0.0.1", "[::1]", "box.internal", "BOX.internal", "app.localhost"] {
+        assert_eq!(get_as(&node, host, "").status, 200, "{host}");
+        assert_eq!(get_as(&node, &format!("{host}:{port}"), "").status, 200, "{host}");
+    }
+    for host in [
+        "evil.example",
+        "evil.example:80",
+        "127.0.0.1.nip.io",
+        "10.0.0.1",
+        "localhost.evil.example",
+        "box.internal.evil.example",
+    ] {
+        assert!(get_as(&node, host, "").problem(403).contains("server.hosts"), "{host}");
+    }
+    let own = format!("localhost:{port}");
+    assert_eq!(get_as(&node, &own, &format!("Origin: http://{own}\r\n")).status, 200);
+    for origin in
+        ["https://evil.example", "null", "http://localhost:1", "https://app.example.evil.example", "http://app.example"]
+    {
+        let refused = get_as(&node, &own, &format!("Origin: {origin}\r\n"));
+        assert!(refused.problem(403).contains("cors_origins"), "{origin}");
+        assert_eq!(refused.header("Access-Control-Allow-Origin"), None);
+    }
+}
+
+#[test]
+fn a_listed_origin_may_call_and_ask_first() {
+    let node = Node::start("[server]\ncors_origins = [\"https://app.example\"]\n");
+    let origin = ("Origin", "https://app.example");
+    let reply = node.request("GET", "/healthz", &[origin], "");
+    assert_eq!(
+        (reply.status, reply.header("Access-Control-Allow-Origin"), reply.header("Vary")),
+        (200, Some("https://app.example"), Some("Origin"))
+    );
+    let stream = node.stream("/events", &[origin]);
+    assert_eq!(stream.header("Access-Control-Allow-Origin"), Some("https://app.example"));
+    let problem = node.request("GET", "/nothing", &[origin], "");
+    assert_eq!(
+        (problem.status, problem.header("Access-Control-Allow-Origin")),
+        (404, Some("https://app.example")),
+        "pages may read refusals"
+    );
+    let asked = node.request(
+        "OPTIONS",
+        "/events",
+        &[origin, ("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "content-type")],
+        "",
+    );
+    assert_eq!(asked.status, 204);
+    assert!(
+        asked
+            .header("Access-Control-Allow-Methods")
+            .is_some_and(|methods| methods.contains("POST") && methods.contains("PATCH"))
+    );
+    let allowed = asked.header("Access-Control-Allow-Headers").expect("they are told").to_lowercase();
+    for header in ["content-type", "last-event-id", "x-auth-token", "authorization", "idempotency-key"] {
+        assert!(allowed.contains(header), "{allowed}");
+    }
+    node.request(
+        "OPTIONS",
+        "/events",
+        &[("Origin", "https://evil.example"), ("Access-Control-Request-Method", "POST")],
+        "",
+    )
+    .problem(403);
+}
+
+#[test]
+fn headers_of_the_configuration_are_on_every_response() {
+    let node = Node::start("[server]\nheaders = { \"X-Frame-Options\" = \"DENY\", \"X-Node\" = \"a\" }\n");
+    for path in ["/healthz", "/nothing", "/", "/openapi.json", "/metrics", "/docs/"] {
+        let reply = node.get(path);
+        assert_eq!((reply.header("X-Frame-Options"), reply.header("X-Node")), (Some("DENY"), Some("a")), "{path}");
+        assert_eq!(reply.header("X-Content-Type-Options"), Some("nosniff"), "{path}");
+    }
+    assert_eq!(node.stream("/events", &[]).header("X-Node"), Some("a"));
+}
+
+#[test]
+fn one_connection_too_many_is_answered_and_a_place_that_is_left_is_free_again() {
+    let node = Node::start("[server]\nmax_connections = 3\n");
+    let mut streams: Vec<_> = (0..3).map(|_| node.stream("/events", &[])).collect();
+    for stream in &mut streams {
+        stream.until("connection");
+    }
+    let mut refused = node.stream("/events", &[]);
+    assert_eq!((refused.status, refused.header("Content-Type")), (200, Some("text/event-stream")));
+    let frame = refused.next();
+    assert_eq!(
+        (frame.event.as_str(), frame.json(), frame.id.as_str()),
+        ("disconnect", json!({ "reason": "full" }), "")
+    );
+    assert!(refused.retry.is_some_and(|ms| (1500..=4500).contains(&ms)), "{:?}", refused.retry);
+    assert_eq!(refused.rest(), []);
+    let other = node.get("/healthz");
+    assert!(other.problem(503).contains("max_connections"));
+    assert!(other.header("Retry-After").is_some_and(|seconds| seconds.parse::<u64>().is_ok()));
+    let event = json!({ "topic": "t", "data": 1 });
+    node.json("POST", "/events", &event).problem(503);
+
+    streams.pop();
+    let published = eventually(|| Some(node.json("POST", "/events", &event)).filter(|reply| reply.status == 200));
+    assert_eq!(published.json()["delivered"], 2, "the other streams were left alone");
+    assert_eq!(streams[0].next_own().data, "1");
+}
+
+#[test]
+fn the_log_tells_what_became_of_streams_events_and_jobs() {
+    let node = Node::start("[telemetry]\nformat = \"json\"\n");
+    let mut stream = node.stream("/events?topic=t", &[("X-User-ID", "7")]);
+    let emitter = stream.until("connection").json()["emitterId"].clone();
+    node.publish("t", "e", &json!(1));
+    stream.next_own();
+    drop(stream);
+    let job = node.post("/api/jobs", &json!({ "tasks": [{ "id": "a", "run": "Calculate Stats" }] }))["jobId"].clone();
+    let line = |message: &str, field: &str, value: &Value| {
+        eventually(|| {
+            let log = node.log();
+            let mut lines = log
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).expect("each line is JSON")["fields"].take());
+            lines.find(|fields| fields["message"] == message && fields[field] == *value)
+        })
+    };
+    assert_eq!(line("stream opened", "emitter", &emitter)["user"], "7");
+    let closed = line("stream closed", "emitter", &emitter);
+    assert_eq!(
+        (&closed["reason"], &closed["delivered"], &closed["dropped"], &closed["user"]),
+        (&json!("client_gone"), &json!(1), &json!(0), &json!("7"))
+    );
+    assert_eq!(line("event published", "topic", &json!("t"))["delivered"], 1);
+    line("job accepted", "job_id", &job);
+    assert_eq!(line("task ended", "job_id", &job)["status"], "completed");
+    let ended = line("job ended", "job_id", &job);
+    assert_eq!((&ended["status"], &ended["succeeded"], &ended["failed"]), (&json!("completed"), &json!(1), &json!(0)));
+    assert_eq!(line("listening", "addr", &json!(node.addr.to_string()))["message"], "listening");
+}
+
+#[test]
+fn metrics_count_what_happens() {
+    let node = Node::start("");
+    let mut stream = node.stream("/events", &[]);
+    stream.until("connection");
+    node.publish("t", "e", &json!(1));
+    stream.next_own();
+    node.post_stream("/api/sse/parallel-tasks", &json!({ "tasks": [{ "run": "Calculate Stats" }] })).until("complete");
+    let reply = node.get("/metrics");
+    assert!(reply.header("Content-Type").is_some_and(|media| media.starts_with("application/openmetrics-text")));
+    assert!(reply.text().ends_with("# EOF\n"));
+    for (name, least) in [
+        ("streams_opened_total", 2.0),
+        ("streams_open", 1.0),
+        ("events_delivered_total", 2.0),
+        ("events_dropped_total", 0.0),
+        ("emitters_lagged_total", 0.0),
+        ("gaps_total", 0.0),
+        ("heartbeats_total", 0.0),
+        ("journal_events", 2.0),
+        ("journal_bytes", 1.0),
+        ("journal_topics", 2.0),
+        ("journal_events_appended_total", 5.0),
+        ("journal_events_trimmed_total", 0.0),
+        ("jobs_accepted_total", 1.0),
+        ("jobs_running", 0.0),
+        ("jobs_ended_total{status=\"completed\"}", 1.0),
+        ("tasks_succeeded_total", 1.0),
+        ("tasks_failed_total", 0.0),
+        ("tasks_running", 0.0),
+        ("connections", 1.0),
+        ("connections_limit", 100.0),
+        ("ready", 1.0),
+        ("http_responses_total{class=\"2xx\"}", 3.0),
+        ("streams_closed_total{reason=\"shutdown\"}", 0.0),
+    ] {
+        let value = node.metric(&format!("millstream_{name}"));
+        assert!(value >= least, "{name} = {value}");
+    }
+    for name in
+        reply.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
+    {
+        assert!(name.starts_with("millstream_"), "{name}");
+    }
+}
+
+#[test]
+fn pages_come_from_the_binary_and_may_load_nothing_else() {
+    let node = Node::start("");
+    for (path, media) in [
+        ("/", "text/html"),
+        ("/sse-client.html", "text/html"),
+        ("/sse-client.js", "text/javascript"),
+        ("/style.css", "text/css"),
+        ("/icon.svg", "image/svg+xml"),
+    ] {
+        let reply = node.get(path);
+        assert_eq!(reply.status, 200, "{path}");
+        assert!(reply.header("Content-Type").is_some_and(|own| own.starts_with(media)), "{path}: {reply:?}");
+        let policy = reply.header("Content-Security-Policy").expect("pages have a policy");
+        assert!(policy.contains("default-src 'self'") && !policy.contains("unsafe"), "{policy}");
+        let text = reply.text();
+        for outside in ["src=\"http", "href=\"http", "@import", "//cdn"] {
+            assert!(!text.contains(outside), "{path} loads {outside}");
+        }
+        assert!(
+            media != "text/html" || !text.contains("<script>") && !text.contains(" style=\""),
+            "{path} would be stopped by its policy"
+        );
+    }
+    node.request("POST", "/sse-client.html", &[], "").problem(405);
+}
+
+#[test]
+fn the_shipped_configurations_are_good() {
+    for name in ["config/orchestrator.toml", "config/reactive.toml"] {
+        let done = Command::new(env!("CARGO_BIN_EXE_millstream"))
+            .args(["check-config", "--config", name])
+            .output()
+            .expect("it runs");
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+    }
+}

@@ -1,0 +1,147 @@
+//! Topics as JSON: what there is, a page of the past to begin with, the stream from there on, and purging.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use serde_json::{Value, json};
+
+mod support;
+
+use support::Node;
+
+fn names(page: &Value) -> Vec<&str> {
+    page["topics"].as_array().expect("a list").iter().map(|topic| topic["topic"].as_str().expect("a name")).collect()
+}
+
+#[test]
+fn topics_are_listed_with_counts_and_positions() {
+    let node = Node::start("");
+    let ids: Vec<String> = (0..3).map(|n| node.publish("order:1", "e", &json!(n))).collect();
+    node.post("/events", &json!({ "topics": ["order:2", "news"], "data": 1 }));
+    let page = node.get("/api/topics").json();
+    assert_eq!(names(&page), ["news", "order:1", "order:2"]);
+    let order = &page["topics"][1];
+    assert_eq!((&order["events"], &order["first"], &order["last"]), (&json!(3), &json!(ids[0]), &json!(ids[2])));
+    assert!(order["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{order}");
+    assert_eq!(page["next"], Value::Null);
+    assert_eq!(names(&node.get("/api/topics?pattern=order:*").json()), ["order:1", "order:2"]);
+    assert_eq!(names(&node.get("/api/topics?pattern=news").json()), ["news"]);
+
+    let first = node.get("/api/topics?limit=2").json();
+    assert_eq!((names(&first), &first["next"]), (vec!["news", "order:1"], &json!("order:1")));
+    let rest = node.get("/api/topics?limit=2&after=order:1").json();
+    assert_eq!((names(&rest), &rest["next"]), (vec!["order:2"], &Value::Null));
+
+    for wrong in ["limit=0", "limit=1001", "limit=some", "patern=a"] {
+        node.get(&format!("/api/topics?{wrong}")).problem(400);
+    }
+    node.get("/api/topics?pattern=a*b").problem(422);
+}
+
+#[test]
+fn a_topic_is_read_page_by_page() {
+    let node = Node::start("");
+    for n in 0..5 {
+        node.publish("t", "e", &json!({ "n": n }));
+        node.publish("other", "e", &json!("not this"));
+    }
+    node.post("/events", &json!({ "topics": ["t", "u"], "data": "text" }));
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = node.get(&format!("/api/topics/t/events?limit=2{after}")).json();
+        assert_eq!(page["gap"], false, "{page}");
+        let events = page["events"].as_array().expect("a list");
+        assert!(events.len() <= 2);
+        seen.extend(events.iter().cloned());
+        after = format!("&after={}", page["lastEventId"].as_str().expect("an id"));
+        if events.is_empty() {
+            break;
+        }
+    }
+    let data: Vec<&Value> = seen.iter().map(|event| &event["data"]).collect();
+    assert_eq!(
+        data,
+        [
+            &json!({ "n": 0 }),
+            &json!({ "n": 1 }),
+            &json!({ "n": 2 }),
+            &json!({ "n": 3 }),
+            &json!({ "n": 4 }),
+            &json!("text")
+        ]
+    );
+    assert_eq!(
+        (&seen[0]["event"], &seen[5]["event"], &seen[5]["topics"]),
+        (&json!("e"), &json!("message"), &json!(["t", "u"]))
+    );
+    assert!(seen[0]["timestamp"].as_u64().is_some_and(|ms| ms > 1_700_000_000_000));
+
+    let empty = node.get("/api/topics/nothing/events").json();
+    assert_eq!((&empty["events"], &empty["gap"]), (&json!([]), &json!(false)));
+    assert!(empty["lastEventId"].is_string(), "also from an empty page one can stream on");
+    assert_eq!(node.get("/api/topics/t/events?after=abc-3").json()["gap"], true, "a position of another life");
+    node.get("/api/topics/t/events?after=nonsense").problem(400);
+    node.get("/api/topics/a%20b/events").problem(422);
+}
+
+/// What a page does: render what was, then stream from there, while others go on publishing.
+#[test]
+fn render_first_then_stream_loses_nothing_and_doubles_nothing() {
+    const EVENTS: u64 = 400;
+    let node = Node::start("");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..EVENTS {
+                node.publish("t", "e", &json!(n));
+            }
+            done.store(true, Relaxed);
+        });
+        let mut readers = 0;
+        while readers < 3 || !done.load(Relaxed) {
+            readers += 1;
+            let page = node.get("/api/topics/t/events?limit=1000").json();
+            let rendered = page["events"].as_array().expect("a list");
+            let last = page["lastEventId"].as_str().expect("an id");
+            let mut stream = node.stream(&format!("/events?topic=t&lastEventId={last}"), &[]);
+            assert_eq!(stream.until("connection").json()["resume"]["status"], "resumed");
+            let mut seen: Vec<u64> = rendered.iter().map(|event| event["data"].as_u64().expect("a number")).collect();
+            let goal = (seen.len() as u64 + 30).min(EVENTS);
+            while (seen.len() as u64) < goal {
+                seen.push(stream.next_own().data.parse().expect("a number"));
+            }
+            assert_eq!(seen, (0..goal).collect::<Vec<u64>>());
+        }
+    });
+}
+
+#[test]
+fn a_purged_topic_is_empty_and_who_missed_it_is_told() {
+    let node = Node::start("");
+    let first = node.publish("t", "e", &json!(1));
+    node.publish("t", "e", &json!(2));
+    node.publish("kept", "e", &json!(3));
+    assert_eq!(node.request("DELETE", "/api/topics/t", &[], "").json(), json!({ "purged": 2 }));
+    assert_eq!(node.get("/api/topics/t/events").json()["events"], json!([]));
+    assert_eq!(node.get("/api/topics/kept/events").json()["events"].as_array().map(Vec::len), Some(1));
+    assert_eq!(node.get(&format!("/api/topics/t/events?after={first}")).json()["gap"], true);
+
+    let mut stream = node.stream("/events?topics=t,kept", &[("Last-Event-ID", &first)]);
+    assert_eq!(stream.until("connection").json()["resume"]["status"], "gap");
+    let gap = stream.next();
+    assert_eq!((gap.event.as_str(), &gap.json()["reason"]), ("gap", &json!("trimmed")));
+    assert_eq!(stream.next_own().data, "3");
+    let again = node.publish("t", "e", &json!(4));
+    assert_eq!(stream.next_own().id, again);
+    assert_eq!(node.request("DELETE", "/api/topics/nothing", &[], "").json(), json!({ "purged": 0 }));
+}
+
+#[test]
+fn the_history_of_a_job_is_not_purged() {
+    let node = Node::start("");
+    let job = node.post("/api/jobs", &json!({ "tasks": [{ "run": "Calculate Stats" }] }));
+    let id = job["jobId"].as_str().expect("an id");
+    let refused = node.request("DELETE", &format!("/api/topics/job:{id}"), &[], "").problem(409);
+    assert!(refused.contains(id), "{refused}");
+    let mut stream = node.stream(job["eventsUrl"].as_str().expect("a path"), &[]);
+    stream.until("complete");
+}
