@@ -1,0 +1,285 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is done: form, lints, walls, licences, tests, documents, browser, clients.
+#
+#   scripts/test.sh            all of it
+#   scripts/test.sh NAME...    only the steps whose name contains one of these words
+#   CI=true scripts/test.sh    nothing may be skipped: what is skipped counts as failed
+#
+# On a Debian machine it installs what is missing, as root or by sudo; needed from the start are the Rust toolchain,
+# Python 3 and Node.js (20 or later). It says what it skipped and why, and ends with one line:
+# `N passed, N failed, N skipped`. The exit status is 0 when nothing failed.
+
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly CI="${CI:-false}"
+readonly TARGET="${CARGO_TARGET_DIR:-target}"
+readonly VENV="$TARGET/test-venv"
+readonly STEP_LIMIT="${STEP_LIMIT:-30m}" # a step that hangs must not hang everything
+readonly WANTED=("$@")
+
+export MILLSTREAM_BIN="$PWD/$TARGET/debug/millstream"
+[[ "$TARGET" = /* ]] && MILLSTREAM_BIN="$TARGET/debug/millstream"
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+
+passed=0
+failed=0
+skipped=0
+notes=()    # what was skipped or failed, said again at the end
+timings=()
+built=false # the program is there and is the one of this tree
+
+work="$(mktemp -d)"
+readonly log="$work/log"
+trap 'rm -rf "$work"' EXIT
+trap 'stop 130' INT
+trap 'stop 143' TERM
+
+# === Steps ===
+
+# True when this step was asked for.
+wanted() {
+    local word
+    [[ ${#WANTED[@]} -eq 0 ]] && return 0
+    for word in "${WANTED[@]}"; do
+        [[ "$1" == *"$word"* ]] && return 0
+    done
+    return 1
+}
+
+skip() {
+    local name=$1 reason=$2
+    wanted "$name" || return 0
+    skipped=$((skipped + 1))
+    notes+=("SKIPPED $name: $reason")
+    printf '\n*** SKIPPED %s: %s ***\n' "$name" "$reason"
+}
+
+fail() {
+    failed=$((failed + 1))
+    notes+=("FAILED  $1: $2")
+    printf '\n*** FAILED %s: %s ***\n' "$1" "$2"
+}
+
+# run COMMAND...: runs it within the limit of a step, shows and keeps what it says; answers with its exit status.
+# All of it stands in the background, so that a signal to this script is heard at once: see `stop`.
+run() {
+    {
+        timeout --kill-after=10s "$STEP_LIMIT" "$@" 2>&1 &
+        echo $! >"$work/pid"
+        local status=0
+        wait $! || status=$?
+        echo "$status" >"$work/status"
+    } | tee "$log" &
+    wait $!
+    rm -f "$work/pid"
+    return "$(<"$work/status")"
+}
+
+# Ends the running step with all its children, and then this script.
+stop() {
+    [[ -f "$work/pid" ]] && kill "$(<"$work/pid")" 2>/dev/null
+    printf '\nstopped\n' >&2
+    exit "$1"
+}
+
+# step NAME COMMAND...: runs it, shows what it says, counts the tests that it reports (one where it reports none).
+# Exit status 77 means that it skipped itself.
+step() {
+    local name=$1 status=0 began seconds counts
+    shift
+    wanted "$name" || return 0
+    printf '\n=== %s: %s\n' "$name" "$*"
+    began=$SECONDS
+    run "$@" || status=$?
+    seconds=$((SECONDS - began))
+    timings+=("$(printf '%5d s  %s' "$seconds" "$name")")
+    if [[ $status -eq 77 ]]; then
+        skip "$name" "$(grep -F -m 1 SKIPPED "$log" | tr -d '*' || echo 'it said no reason')"
+        return 0
+    fi
+    counts="$(count <"$log")"
+    read -r ran broke left <<<"$counts"
+    if [[ $((ran + broke)) -eq 0 ]]; then
+        if [[ $status -eq 0 ]]; then ran=1; else broke=1; fi
+    fi
+    if [[ $status -ne 0 && $broke -eq 0 ]]; then broke=1; fi
+    passed=$((passed + ran))
+    failed=$((failed + broke))
+    if [[ $left -gt 0 ]]; then
+        skipped=$((skipped + left))
+        notes+=("SKIPPED $name: $left ignored tests")
+    fi
+    [[ $status -eq 124 ]] && printf '*** %s did not end within %s ***\n' "$name" "$STEP_LIMIT"
+    if [[ $broke -gt 0 ]]; then
+        notes+=("FAILED  $name: exit status $status")
+        printf -- '--- %s FAILED after %d s\n' "$name" "$seconds"
+        return 0
+    fi
+    printf -- '--- %s ok, %d s\n' "$name" "$seconds"
+}
+
+# Passed, failed and ignored tests in the output of `cargo test`, or in lines `N passed, N failed`.
+count() {
+    awk '
+        /^test result: / { for (i = 1; i < NF; i++) {
+            if ($(i + 1) ~ /^passed/) ran += $i; if ($(i + 1) ~ /^failed/) broke += $i; if ($(i + 1) ~ /^ignored/) left += $i } }
+        /^([a-z-]+: .*)?[0-9]+ passed, [0-9]+ failed/ { for (i = 1; i < NF; i++) {
+            if ($(i + 1) ~ /^passed/) ran += $i; if ($(i + 1) ~ /^failed/) broke += $i } }
+        END { print ran + 0, broke + 0, left + 0 }
+    '
+}
+
+# Steps that need the program.
+with_program() {
+    if [[ $built == true ]]; then
+        step "$@"
+    else
+        skip "$1" "the program was not built"
+    fi
+}
+
+# === What the machine lacks ===
+
+# install COMMAND PACKAGE...: installs Debian packages where the command is missing; false when that is not possible.
+install() {
+    local command=$1
+    shift
+    command -v "$command" >/dev/null && return 0
+    command -v apt-get >/dev/null || return 1
+    local root=()
+    if [[ $(id -u) -ne 0 ]]; then
+        sudo -n true 2>/dev/null || return 1
+        root=(sudo)
+    fi
+    printf '%s is missing, installing %s\n' "$command" "$*"
+    if [[ -z "${apt_updated:-}" ]]; then
+        "${root[@]}" apt-get update -qq || true
+        apt_updated=yes
+    fi
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null || return 1
+    hash -r
+    command -v "$command" >/dev/null
+}
+
+# up_to_date STAMP FILE: true when STAMP was made from FILE as it is now.
+up_to_date() {
+    [[ -f "$1" ]] && cmp -s "$1" "$2"
+}
+
+# The packages of a folder with a package-lock.json.
+npm_packages() {
+    up_to_date "$1/node_modules/.installed" "$1/package-lock.json" && return 0
+    (cd "$1" && npm ci --no-audit --no-fund --loglevel=error) && cp "$1/package-lock.json" "$1/node_modules/.installed"
+}
+
+# The packages of tests/clients/requirements.txt, in an environment of their own.
+python_packages() {
+    local requirements=tests/clients/requirements.txt
+    up_to_date "$VENV/installed" "$requirements" && return 0
+    if ! python3 -c 'import ensurepip' 2>/dev/null; then
+        # There is no command to look for; the module comes with this package.
+        install no-such-command python3-venv || python3 -c 'import ensurepip' || return 1
+    fi
+    python3 -m venv --clear "$VENV" \
+        && "$VENV/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" \
+        && cp "$requirements" "$VENV/installed"
+}
+
+# Node.js 20 or later and npm.
+node_is_new_enough() {
+    install node nodejs && install npm npm && [[ "$(node -p 'Number(process.versions.node.split(".")[0]) >= 20')" == true ]]
+}
+
+for tool in cargo python3; do
+    if ! command -v "$tool" >/dev/null; then
+        echo "test.sh: \`$tool\` is missing; install the Rust toolchain (rustup) and Python 3 first" >&2
+        exit 64
+    fi
+done
+install cc gcc libc6-dev || echo "there is no C compiler; some crates will not build"
+install curl curl ca-certificates || echo "there is no curl; the README's commands cannot be tried"
+
+# === Form, lints, walls, licences ===
+
+step "form" cargo fmt --check
+step "layers: self-test" scripts/layers --self-test
+step "layers" scripts/layers
+step "licences: self-test" scripts/licences --self-test
+step "licences" scripts/licences
+# `--all-targets` compiles the benchmarks and examples too.
+step "lints" cargo clippy --locked --all-targets -- -D warnings
+
+# === Build and tests ===
+
+before=$failed
+if wanted "build"; then
+    step "build" cargo build --locked
+    [[ $failed -eq $before && -x "$MILLSTREAM_BIN" ]] && built=true
+elif [[ -x "$MILLSTREAM_BIN" ]]; then
+    built=true
+fi
+step "tests" cargo test --locked --no-fail-fast
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+step "example: embed" cargo run --locked --quiet --example embed -- --once
+with_program "demo" "$MILLSTREAM_BIN" demo --once
+
+# === Documents ===
+
+with_program "config reference" scripts/config-reference
+if command -v curl >/dev/null; then
+    with_program "readme" scripts/readme-check
+else
+    skip "readme" "curl is missing and cannot be installed here"
+fi
+
+# === Browser and clients ===
+
+if ! node_is_new_enough; then
+    skip "browser" "Node.js 20 or later is missing and cannot be installed here"
+    skip "clients: eventsource" "Node.js 20 or later is missing and cannot be installed here"
+else
+    if ! wanted "browser"; then
+        :
+    elif ! install chromium chromium fonts-dejavu-core; then
+        skip "browser" "chromium is missing and cannot be installed here (no apt-get, or neither root nor sudo)"
+    elif ! npm_packages tests/browser; then
+        skip "browser" "\`npm ci\` failed in tests/browser"
+    else
+        with_program "browser" env CHROMIUM="$(command -v chromium)" node tests/browser/run.mjs
+    fi
+    if ! wanted "clients: eventsource"; then
+        :
+    elif ! npm_packages tests/clients; then
+        skip "clients: eventsource" "\`npm ci\` failed in tests/clients"
+    else
+        with_program "clients: eventsource" node tests/clients/eventsource.mjs
+    fi
+fi
+if ! wanted "clients: httpx-sse"; then
+    :
+elif ! python_packages; then
+    skip "clients: httpx-sse" "its Python packages cannot be installed here"
+else
+    with_program "clients: httpx-sse" "$VENV/bin/python" tests/clients/httpx_sse_client.py
+fi
+
+# === What came of it ===
+
+printf '\n=== Time\n'
+printf '%s\n' "${timings[@]-}"
+printf '%5d s  in all\n' "$SECONDS"
+if [[ ${#notes[@]} -gt 0 ]]; then
+    printf '\n=== Not well\n'
+    printf '%s\n' "${notes[@]}"
+fi
+if [[ $CI == true && $skipped -gt 0 ]]; then
+    printf '\nCI=true: %d skipped count as failed\n' "$skipped"
+    failed=$((failed + skipped))
+fi
+if [[ $((passed + failed + skipped)) -eq 0 ]]; then
+    fail "everything" "no step is called like \`${WANTED[*]}\`"
+fi
+printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+[[ $failed -eq 0 ]]
