@@ -40,8 +40,9 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
             .app_data(web::Data::new(node.clone()))
             .app_data(web::PayloadConfig::new(node.config.server.body_limit_bytes))
             .wrap(from_fn(gate::pass))
-            .configure(connections)
+            // The routes are tried in this order, and this one is asked most.
             .configure(publishing)
+            .configure(connections)
             .configure(job_routes)
             .configure(operating)
             .default_service(web::to(error::not_found));

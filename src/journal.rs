@@ -359,13 +359,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The events of a job, errors and names included, must fit.
+    const MIN_EVENT_BYTES: usize = 4096;
+
     /// Checks what the types do not.
     ///
     /// # Errors
     /// Names the key and the accepted form.
     pub fn check(&self) -> Result<(), String> {
-        if self.max_event_bytes == 0 || self.max_event_bytes as u64 > self.max_bytes {
-            return Err("`journal.max_event_bytes` must be from 1 to `journal.max_bytes`".into());
+        if self.max_event_bytes < Self::MIN_EVENT_BYTES || self.max_event_bytes as u64 > self.max_bytes {
+            let least = Self::MIN_EVENT_BYTES;
+            return Err(format!("`journal.max_event_bytes` must be from {least} to `journal.max_bytes`"));
         }
         if self.max_topics == 0 {
             return Err("`journal.max_topics` must be at least 1".into());

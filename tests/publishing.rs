@@ -263,19 +263,32 @@ fn where_nobody_may_publish_is_refused_and_the_rest_of_the_names_are_open() {
 
 #[test]
 fn sizes_have_bounds_and_the_bound_is_named() {
-    let node = Node::start("[journal]\nmax_event_bytes = 1000\n[server]\nbody_limit_bytes = 5000\n");
-    node.publish("t", "e", &json!("x".repeat(990)));
-    let large = json!({ "topic": "t", "event": "e", "data": "x".repeat(1001) });
+    let node = Node::start("[journal]\nmax_event_bytes = 5000\n[server]\nbody_limit_bytes = 9000\n");
+    node.publish("t", "e", &json!("x".repeat(4990)));
+    let large = json!({ "topic": "t", "event": "e", "data": "x".repeat(5001) });
     assert!(node.json("POST", "/events", &large).problem(413).contains("max_event_bytes"));
     assert!(
         node.json("POST", "/events", &json!([{ "topic": "t", "data": 1 }, large])).problem(413).contains("event 1")
     );
     for path in ["/api/sse/managed/send/user/1", "/api/sse/managed/send/emitter/x"] {
-        node.json("POST", path, &json!("x".repeat(1001))).problem(413);
+        node.json("POST", path, &json!("x".repeat(5001))).problem(413);
     }
-    let huge = node.json("POST", "/events", &json!({ "topic": "t", "data": "x".repeat(5000) }));
+    let huge = node.json("POST", "/events", &json!({ "topic": "t", "data": "x".repeat(9000) }));
     assert!(huge.problem(413).contains("body_limit_bytes"));
     assert_eq!(kept(&node, "t").len(), 1);
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_named_by_its_place() {
+    let node = Node::start("");
+    let job = json!({ "tasks": [{ "run": "task1" }, { "run": "task1", "timeoutMs": "soon" }] });
+    let problem = node.json("POST", "/api/jobs", &job);
+    assert_eq!(
+        (problem.status, &problem.json()["errors"][0]["field"]),
+        (422, &json!("tasks[1].timeoutMs")),
+        "{problem:?}"
+    );
+    assert!(node.raw_post("/events", br#"{"topic":"t","data":1} x"#).problem(400).contains("no JSON"));
 }
 
 #[test]

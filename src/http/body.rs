@@ -33,19 +33,26 @@ impl<T: DeserializeOwned> FromRequest for Json<T> {
         Box::pin(async move {
             media?;
             let raw = reading.await?;
-            let value = serde_json::from_slice(&raw).map_err(|error| explain(&error))?;
-            Ok(Self { value })
+            Ok(Self { value: parse(&raw)? })
         })
     }
 }
 
-/// 400 where the text is no JSON, 422 where the JSON is not what was asked for.
-fn explain(error: &serde_json::Error) -> Problem {
+/// 400 where the text is no JSON, 422 where the JSON is not what was asked for; the error then names the field.
+fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
     use serde_json::error::Category;
-    match error.classify() {
-        Category::Data => Problem::wrong(error.to_string()),
-        _ => Problem::malformed(format!("the body is no JSON: {error}")),
-    }
+    let mut json = serde_json::Deserializer::from_slice(raw);
+    let malformed = |error: &serde_json::Error| Problem::malformed(format!("the body is no JSON: {error}"));
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        match error.inner() {
+            inner if inner.classify() != Category::Data => malformed(inner),
+            inner if field == "." => Problem::wrong(inner.to_string()),
+            inner => Problem::field(field, inner.to_string()),
+        }
+    })?;
+    json.end().map_err(|error| malformed(&error))?;
+    Ok(value)
 }
 
 fn media_type(request: &HttpRequest) -> Result<(), Problem> {
