@@ -73,6 +73,7 @@ pub struct Config {
     /// What happens when an outbox is full.
     pub overflow: Overflow,
     /// A reader that takes nothing for so many milliseconds is disconnected.
+    /// The kernel's bound on unacknowledged bytes is a quarter, at most half a second, below.
     pub write_deadline_ms: u64,
 }
 

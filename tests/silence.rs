@@ -69,8 +69,8 @@ fn a_client_that_falls_silent_is_gone_within_heartbeat_and_write_deadline() {
     node.until_streams(1);
     let took = begin.elapsed();
     println!("silent: gone after {took:?}");
-    // Half a second is the shard's tick, the rest the kernel's retransmission timer.
-    assert!(took < Duration::from_millis(1000 + 2000 + 1500), "gone only after {took:?}");
+    // It takes 2.9 s where nothing else runs; half a second is for a machine that is busy.
+    assert!(took < Duration::from_millis(1000 + 2000 + 500), "gone only after {took:?}");
     assert_eq!(node.closed("client_gone") + node.closed("write_deadline"), 1);
     assert_eq!(node.get("/api/sse/managed/status/user/42").json()["activeConnections"], 0);
     drop(others);

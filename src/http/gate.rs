@@ -59,7 +59,10 @@ impl Door {
             open: Arc::default(),
             limit: server.connection_limit(),
             send_buffer: server.send_buffer_bytes,
-            unacknowledged: write_deadline,
+            // A heartbeat may come half a tick late, and the kernel's timers are coarse: a peer that fell silent is to be
+            // gone within heartbeat and deadline all the same.
+            unacknowledged: write_deadline
+                .saturating_sub((write_deadline / 4).min(std::time::Duration::from_millis(500))),
         }
     }
 
