@@ -8,7 +8,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use futures_util::FutureExt;
 use millstream::{
     event::Draft,
-    journal::{self, Batch, BoxFuture, Config, Query, Shared},
+    journal::{Batch, BoxFuture, Config, Memory, Query, Shared},
     sse::{Decoder, Frame, Item, Limits},
     topic::{Pattern, Topic},
 };
@@ -79,7 +79,8 @@ fn batch(topics: &[Topic], first: usize, size: usize) -> Batch {
 
 /// A journal whose topics are as full as their retention lets them be, which is how a node spends its life.
 fn full_journal(topics: &[Topic], retention_events: usize) -> Shared {
-    let journal = journal::open(&Config { retention_events: retention_events as u64, ..Config::default() });
+    let config = Config { retention_events: retention_events as u64, ..Config::default() };
+    let journal: Shared = Arc::new(Memory::new(&config));
     for round in 0..retention_events {
         now(journal.append(batch(topics, round * topics.len(), topics.len()))).expect("a good batch");
     }

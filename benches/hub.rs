@@ -27,7 +27,7 @@ impl Node {
     /// Opens one stream per list of patterns.
     fn with(streams: impl IntoIterator<Item = Vec<String>>) -> Self {
         let system = System::new();
-        let journal = journal::open(&journal::Config::default());
+        let journal: Shared = std::sync::Arc::new(journal::Memory::new(&journal::Config::default()));
         let hub = Handle::new(Config::default(), journal.clone());
         let mut node = Self { system, hub, journal, streams: Vec::new() };
         for patterns in streams {

@@ -25,7 +25,7 @@ use millstream::{
     config::Config,
     http::Identity,
     jobs::handler::{Output, Registered, Task, TaskError, TaskHandler},
-    journal::BoxFuture,
+    journal::{BoxFuture, Kind},
     sse::{Decoder, Item, Limits},
     upstream::{Body, Client, HeaderValue, Method, Request, Trust},
 };
@@ -67,7 +67,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The node: settings as in a file, and the program's own handlers.
     let handlers = [("count words".to_owned(), Registered::new(CountWords))];
-    let millstream = Arc::new(App::with_handlers(Config::default(), handlers)?);
+    let mut config = Config::default();
+    // An example leaves nothing behind; without this line events and jobs are kept in `server.data_dir`.
+    config.journal.kind = Kind::Memory;
+    let millstream = Arc::new(App::with_handlers(config, handlers)?);
     let node = millstream.node().clone();
 
     // The server is the program's. Three of its settings matter to streams.

@@ -77,6 +77,9 @@ pub enum Error {
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] journal::OpenError),
     /// The port cannot be had.
     #[error("cannot listen on {addr}: {error}")]
     Listen {
@@ -113,7 +116,7 @@ impl App {
         let own_url = Arc::<OnceLock<String>>::default();
         let upstream =
             upstream::Client::new(upstream::Config { allow: config.egress()?, ..upstream::Config::default() });
-        let journal = journal::open(&config.journal);
+        let journal = journal::open(&config.journal, &config.server.data_dir)?;
         let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
         let deps = handlers::Deps {
             client: upstream.clone(),
@@ -228,6 +231,7 @@ impl Node {
         tracing::info!(streams = self.hub.counters().open(), drain_ms = self.config.server.drain_ms, "stopping");
         self.hub.stop(drain).await;
         self.jobs.stop(JOBS_GRACE).await;
+        self.journal.close().await;
         tracing::info!("stopped");
     }
 }

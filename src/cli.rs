@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     app,
     config::{self, Config, LogFormat, Telemetry},
+    journal::OpenError,
 };
 
 mod bench;
@@ -21,6 +22,9 @@ mod watch;
 
 /// Exit code for bad usage and bad configuration (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: u8 = 64;
+
+/// Exit code for a damaged journal (`EX_DATAERR`).
+pub const EXIT_DAMAGED: u8 = 65;
 
 /// Parallel tasks, live events, merged streams: one binary between your services and the people who wait for them.
 #[derive(Debug, Parser)]
@@ -58,6 +62,9 @@ struct NodeArguments {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Directory that the journal is kept in; made if need be.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// Log lines that are written, such as `info` or `warn,millstream::hub=debug`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -100,6 +107,9 @@ impl NodeArguments {
         if let Some(listen) = self.listen {
             config.server.listen = listen;
         }
+        if let Some(dir) = &self.data_dir {
+            config.server.data_dir.clone_from(dir);
+        }
         if let Some(log) = &self.log {
             config.telemetry.log.clone_from(log);
         }
@@ -127,10 +137,22 @@ impl From<config::Error> for Failure {
     }
 }
 
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let code = match error {
+            OpenError::Damaged { .. } => EXIT_DAMAGED,
+            OpenError::NotADirectory(_) => EXIT_USAGE,
+            OpenError::InUse { .. } | OpenError::Io { .. } => 1,
+        };
+        Self { message: error.to_string(), code }
+    }
+}
+
 impl From<app::Error> for Failure {
     fn from(error: app::Error) -> Self {
         match error {
             app::Error::Config(error) => error.into(),
+            app::Error::Journal(error) => error.into(),
             other => Self::new(other.to_string()),
         }
     }

@@ -3,7 +3,11 @@
 //! A section is defined where its component is. Every key has a documented default; an unknown key is an error that
 //! names the nearest known one. Nothing here acts: [`crate::app`] builds the node from it.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use figment::{
     Figment,
@@ -46,6 +50,8 @@ pub struct Config {
 pub struct Server {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where the journal is kept; made if need be. One directory is one node's.
+    pub data_dir: PathBuf,
     /// Names beside loopback that the `Host` header may have in open mode.
     pub hosts: Vec<String>,
     /// Headers added to every response.
@@ -133,6 +139,7 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            data_dir: "data".into(),
             hosts: Vec::new(),
             headers: BTreeMap::new(),
             workers: 0,

@@ -11,17 +11,21 @@
 //! every adapter. Beside events it keeps *records*: keyed values that are written in the same commit as the events they
 //! belong to (job specs, large results, idempotency keys) and are never served as events.
 
-use std::{pin::Pin, sync::Arc};
+use std::{path::Path, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
-    event::{self, Draft, Position, SharedEvent},
+    event::{Draft, Position, SharedEvent},
     topic::{Pattern, Topic},
 };
 
+mod config;
+mod embedded;
+mod error;
+mod log;
 mod memory;
 mod tail;
 
@@ -29,6 +33,9 @@ mod tail;
 mod contract;
 
 pub use self::{
+    config::{Config, Kind, Retention, SyncMode},
+    embedded::Embedded,
+    error::{AppendError, OpenError, Unavailable},
     memory::Memory,
     tail::{Pulled, Tail},
 };
@@ -67,6 +74,10 @@ pub trait Journal: Send + Sync + 'static {
     /// The epoch of all positions that this journal gives.
     fn epoch(&self) -> u64;
 
+    /// True when what was acknowledged outlives the process: jobs are then left standing at a stop and taken up again
+    /// at the next start.
+    fn durable(&self) -> bool;
+
     /// The offset to read after in order to get the last `count` events of the topics.
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>>;
 
@@ -99,6 +110,10 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Lets go of what retention says; called about once a second by the node.
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>>;
+
+    /// Ends in order: what was accepted is on the disk, and the next opening knows that nothing is missing. Afterwards
+    /// everything answers [`Unavailable::Closed`].
+    fn close(&self) -> BoxFuture<'_, ()>;
 
     /// Figures for metrics and status.
     fn stats(&self) -> Stats;
@@ -235,93 +250,12 @@ pub struct Stats {
     pub trimmed: u64,
     /// Events not appended because their publisher had sent them before.
     pub duplicates: u64,
-}
-
-/// Why a batch was not written. Nothing of it was.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// Fix the event.
-    #[error("event {index}: {reason}")]
-    Invalid {
-        /// Which event of the batch.
-        index: usize,
-        /// What is wrong with it.
-        reason: event::Invalid,
-    },
-    /// The key was used for another event; take a new one.
-    #[error("event {index}: id `{key}` was used for another event by this publisher")]
-    KeyReused {
-        /// Which event of the batch.
-        index: usize,
-        /// The key.
-        key: String,
-    },
-    /// A record is not as expected; read it again.
-    #[error("record `{0}` has changed")]
-    Conflict(String),
-    /// Try again later.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-}
-
-/// The journal cannot do it now; try again later.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Unavailable {
-    /// Nothing can be kept beside what must be kept.
-    #[error("the journal is full: {0}")]
-    Full(String),
-    /// The node is stopping.
-    #[error("the journal is closed")]
-    Closed,
-    /// The adapter failed.
-    #[error("the journal failed: {0}")]
-    Failed(String),
-}
-
-/// Settings of section `[journal]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Which adapter keeps the events. Now: `memory`.
-    pub kind: Kind,
-    /// An event is let go after so many milliseconds; 0: never.
-    pub retention_ms: u64,
-    /// Most events that a topic keeps; 0: no bound.
-    pub retention_events: u64,
-    /// Most bytes that a topic keeps; 0: no bound. Its newest event stays, however large it is.
-    pub retention_bytes: u64,
-    /// Most bytes that the node keeps in all topics; the oldest go first, job histories only when they are purged.
-    pub max_bytes: u64,
-    /// Most topics that the node keeps; the ones that were silent longest go first. Job histories do not count.
-    pub max_topics: u64,
-    /// Largest event in bytes.
-    pub max_event_bytes: usize,
-    /// How long a publisher's own id is remembered, in milliseconds, at most as long as its event.
-    pub dedupe_ms: u64,
-    /// Overrides for topics that match a pattern; the first that matches counts.
-    pub retention: Vec<Retention>,
-}
-
-/// The adapters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// In memory: gone with the process.
-    Memory,
-}
-
-/// One `[[journal.retention]]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Retention {
-    /// A topic or a prefix with a trailing `*`.
-    pub topic: String,
-    /// As in [`Config::retention_ms`].
-    pub retention_ms: Option<u64>,
-    /// As in [`Config::retention_events`].
-    pub retention_events: Option<u64>,
-    /// As in [`Config::retention_bytes`].
-    pub retention_bytes: Option<u64>,
+    /// Commits to the disk since the start; each holds all that waited.
+    pub commits: u64,
+    /// Bytes on the disk, what is deleted and not yet cleared away included.
+    pub disk_bytes: u64,
+    /// Bytes that wait to be written.
+    pub queued_bytes: u64,
 }
 
 // === impl Page ===
@@ -340,50 +274,19 @@ impl Batch {
     }
 }
 
-// === impl Config ===
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            kind: Kind::Memory,
-            retention_ms: 24 * 60 * 60 * 1000,
-            retention_events: 10_000,
-            retention_bytes: 16 << 20,
-            max_bytes: 256 << 20,
-            max_topics: 100_000,
-            max_event_bytes: 1 << 20,
-            dedupe_ms: 10 * 60 * 1000,
-            retention: Vec::new(),
-        }
-    }
+/// A fresh epoch: random, so that no two lives of a journal share one.
+fn new_epoch() -> u64 {
+    // The high bit keeps all epochs the same length; 0 is never one.
+    rand::random::<u64>() >> 16 | 1 << 47
 }
 
-impl Config {
-    /// The events of a job, errors and names included, must fit.
-    const MIN_EVENT_BYTES: usize = 4096;
-
-    /// Checks what the types do not.
-    ///
-    /// # Errors
-    /// Names the key and the accepted form.
-    pub fn check(&self) -> Result<(), String> {
-        if self.max_event_bytes < Self::MIN_EVENT_BYTES || self.max_event_bytes as u64 > self.max_bytes {
-            let least = Self::MIN_EVENT_BYTES;
-            return Err(format!("`journal.max_event_bytes` must be from {least} to `journal.max_bytes`"));
-        }
-        if self.max_topics == 0 {
-            return Err("`journal.max_topics` must be at least 1".into());
-        }
-        for rule in &self.retention {
-            Pattern::new(&rule.topic).map_err(|e| format!("`journal.retention.topic`: {e}"))?;
-        }
-        Ok(())
-    }
-}
-
-/// Opens the journal that the settings name.
-pub fn open(config: &Config) -> Shared {
-    match config.kind {
+/// Opens the journal that the settings name; what is kept on disk is kept in `data_dir`.
+///
+/// # Errors
+/// When the directory cannot be had or what is in it is damaged.
+pub fn open(config: &Config, data_dir: &Path) -> Result<Shared, OpenError> {
+    Ok(match config.kind {
+        Kind::Embedded => Arc::new(Embedded::open(config, data_dir)?),
         Kind::Memory => Arc::new(Memory::new(config)),
-    }
+    })
 }

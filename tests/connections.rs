@@ -162,7 +162,7 @@ fn the_header_wins_over_the_query_when_a_stream_resumes() {
 
 #[test]
 fn a_position_that_cannot_be_resumed_is_answered_with_a_gap() {
-    let mut node = Node::start("[journal]\nretention_events = 3\n");
+    let mut node = Node::start("[journal]\nkind = \"memory\"\nretention_events = 3\n");
     let ids: Vec<String> = (0..6).map(|n| node.publish("t", "e", &json!(n))).collect();
     let epoch = ids[0].split('-').next().expect("an epoch");
     let future = format!("{epoch}-1000000");

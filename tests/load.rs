@@ -141,7 +141,7 @@ fn a_thousand_resume_at_once_and_miss_nothing() {
 /// A journal in memory is gone with its process: all are told of the gap, and hear what comes from then on.
 #[test]
 fn a_thousand_come_back_after_a_restart_and_are_told_of_the_gap() {
-    let mut node = quiet("");
+    let mut node = quiet("[journal]\nkind = \"memory\"\n");
     let ids: Vec<String> = swarm::run(LIMIT, async {
         let readers = connect(&node, SUBSCRIBERS, "/events?topic=load", &[]).await;
         publish(&node, 0..3);

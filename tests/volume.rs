@@ -63,6 +63,7 @@ impl Running {
         let mut config = Config::read(settings, "test").expect("good settings");
         config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.server.drain_ms = 0;
+        config.journal.kind = millstream::journal::Kind::Memory;
         let (ready, started) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {

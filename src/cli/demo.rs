@@ -10,6 +10,7 @@ use super::{Failure, client::Api, log, progress::View, run::Job, serve::stop_sig
 use crate::{
     app::{self, App, Server},
     config::Config,
+    journal,
 };
 
 mod report;
@@ -59,6 +60,8 @@ pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
 fn node() -> Result<(Server, SocketAddr), Failure> {
     let mut config = Config::load(None)?;
     config.telemetry.log = "warn".into();
+    // Nothing of a demo is worth keeping.
+    config.journal.kind = journal::Kind::Memory;
     log(&config.telemetry)?;
     let mut attempts = 0..BIND_ATTEMPTS;
     loop {

@@ -232,4 +232,5 @@ macro_rules! models {
     };
 }
 
-contract!(memory, |config| crate::journal::open(&config));
+contract!(memory, |config| std::sync::Arc::new(crate::journal::Memory::new(&config)));
+contract!(embedded, |config| crate::journal::embedded::tests::fresh(&config));

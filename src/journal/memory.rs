@@ -1,37 +1,38 @@
 //! The journal in memory: the reference adapter, gone with the process.
 //!
-//! A thin shell around [`log::Log`], the pure core: one lock, held for the time of one batch or one page; nothing in
-//! here waits. The epoch is random, so that a client of an earlier process is told of the gap.
+//! A thin shell around [`Log`], the pure core: one lock, held for the time of one batch or one page; nothing in here
+//! waits. The epoch is random, so that a client of an earlier process is told of the gap.
 
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
     AppendError, Batch, BoxFuture, Config, Journal, Page, Query, Receipt, Record, Since, Stats, TopicInfo, Unavailable,
+    log::{Found, Log, Write},
+    new_epoch,
 };
 use crate::{
-    event::now_ms,
+    event::{SharedEvent, now_ms},
     topic::{Pattern, Topic},
 };
 
-mod dedupe;
-mod log;
-mod read;
-mod records;
-mod retention;
-mod topics;
-
-#[cfg(test)]
-mod tests;
-
-use self::log::Log;
-
 /// The adapter `kind = "memory"`.
 pub struct Memory {
-    log: RwLock<Log>,
+    kept: RwLock<Kept>,
     head: watch::Sender<u64>,
     epoch: u64,
+}
+
+/// The index and what it speaks of.
+struct Kept {
+    log: Log,
+    events: BTreeMap<u64, SharedEvent>,
+    records: HashMap<String, Bytes>,
 }
 
 // === impl Memory ===
@@ -39,26 +40,26 @@ pub struct Memory {
 impl Memory {
     /// An empty journal with a fresh epoch.
     pub fn new(config: &Config) -> Self {
-        // The high bit keeps all epochs the same length; 0 is never one.
-        let epoch = rand::random::<u64>() >> 16 | 1 << 47;
-        Self { log: RwLock::new(Log::new(config, epoch)), head: watch::Sender::new(0), epoch }
+        let epoch = new_epoch();
+        let kept = Kept { log: Log::new(config, epoch), events: BTreeMap::new(), records: HashMap::new() };
+        Self { kept: RwLock::new(kept), head: watch::Sender::new(0), epoch }
     }
 
-    fn read_lock(&self) -> RwLockReadGuard<'_, Log> {
-        self.log.read().expect("no code that holds the lock panics")
+    fn read_lock(&self) -> RwLockReadGuard<'_, Kept> {
+        self.kept.read().expect("no code that holds the lock panics")
     }
 
-    fn write_lock(&self) -> RwLockWriteGuard<'_, Log> {
-        self.log.write().expect("no code that holds the lock panics")
+    fn write_lock(&self) -> RwLockWriteGuard<'_, Kept> {
+        self.kept.write().expect("no code that holds the lock panics")
     }
 }
 
 impl Journal for Memory {
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
         Box::pin(async move {
-            let mut log = self.write_lock();
-            let receipts = log.append(batch, now_ms())?;
-            let head = log.head();
+            let mut kept = self.write_lock();
+            let receipts = kept.append(batch, now_ms())?;
+            let head = kept.log.head();
             // Under the lock: the head never goes back.
             self.head.send_if_modified(|seen| std::mem::replace(seen, head) != head);
             Ok(receipts)
@@ -66,7 +67,7 @@ impl Journal for Memory {
     }
 
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().read(&query, now_ms())) })
+        Box::pin(async move { Ok(self.read_lock().page(&query, now_ms())) })
     }
 
     fn since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Since, Unavailable>> {
@@ -81,12 +82,16 @@ impl Journal for Memory {
         self.epoch
     }
 
+    fn durable(&self) -> bool {
+        false
+    }
+
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().before_last(&patterns, count, now_ms())) })
+        Box::pin(async move { Ok(self.read_lock().log.before_last(&patterns, count, now_ms())) })
     }
 
     fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().before_time(timestamp)) })
+        Box::pin(async move { Ok(self.read_lock().log.before_time(timestamp)) })
     }
 
     fn topics(
@@ -95,7 +100,7 @@ impl Journal for Memory {
         after: Option<Topic>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().topic_infos(&pattern, after.as_ref(), limit)) })
+        Box::pin(async move { Ok(self.read_lock().log.topic_infos(&pattern, after.as_ref(), limit)) })
     }
 
     fn purge(&self, topic: Topic) -> BoxFuture<'_, Result<u64, Unavailable>> {
@@ -103,7 +108,7 @@ impl Journal for Memory {
     }
 
     fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().records.get(&key)) })
+        Box::pin(async move { Ok(self.read_lock().record(&key)) })
     }
 
     fn scan(
@@ -112,7 +117,7 @@ impl Journal for Memory {
         after: Option<String>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().records.scan(&prefix, after.as_deref(), limit)) })
+        Box::pin(async move { Ok(self.read_lock().records(&prefix, after.as_deref(), limit)) })
     }
 
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {
@@ -125,7 +130,79 @@ impl Journal for Memory {
         })
     }
 
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     fn stats(&self) -> Stats {
-        self.read_lock().stats()
+        self.read_lock().log.stats()
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn append(&mut self, batch: Batch, now: u64) -> Result<Vec<Receipt>, AppendError> {
+        let mut group = self.log.begin(now);
+        let receipts = group.add(&self.log, batch)?;
+        self.events.extend(group.events.iter().map(|planned| (planned.event.position.offset, planned.event.clone())));
+        self.log.apply(&group);
+        for Write { key, value, .. } in group.records {
+            match value {
+                Some(value) => drop(self.records.insert(key, value)),
+                None => drop(self.records.remove(&key)),
+            }
+        }
+        self.let_go();
+        Ok(receipts)
+    }
+
+    fn page(&self, query: &Query, now: u64) -> Page {
+        let Found { chosen, through, trimmed, .. } = self.log.read(query, now);
+        let mut page = Page { events: Vec::with_capacity(chosen.len()), through, trimmed };
+        let mut bytes = 0;
+        for event in chosen.iter().filter_map(|chosen| self.events.get(&chosen.offset)) {
+            bytes += event.data.len();
+            page.events.push(event.clone());
+            if bytes >= query.max_bytes {
+                page.through = event.position.offset;
+                break;
+            }
+        }
+        page
+    }
+
+    fn since(&self, after: u64, limit: usize, now: u64) -> Since {
+        let Found { chosen, through, missed, .. } = self.log.since(after, limit, now);
+        let events = chosen.iter().filter_map(|chosen| self.events.get(&chosen.offset)).cloned().collect();
+        Since { events, through, missed }
+    }
+
+    fn record(&self, key: &str) -> Option<Record> {
+        let revision = self.log.record(key)?;
+        self.records.get(key).map(|value| Record { value: value.clone(), revision })
+    }
+
+    fn records(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(String, Record)> {
+        let found = self.log.record_keys(prefix, after, limit).into_iter();
+        found.filter_map(|(key, _)| Some((key.clone(), self.record(&key)?))).collect()
+    }
+
+    fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
+        let count = self.log.purge(topic, now);
+        self.let_go();
+        count
+    }
+
+    fn sweep(&mut self, now: u64) -> bool {
+        let more = self.log.sweep(now);
+        self.let_go();
+        more
+    }
+
+    fn let_go(&mut self) {
+        for (_, offset) in self.log.take_changes().dropped {
+            self.events.remove(&offset);
+        }
     }
 }

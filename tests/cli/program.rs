@@ -173,7 +173,8 @@ impl Node {
 
     pub fn start_with(listen: &str, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         let arguments = [&["serve", "--log", "warn", "--listen", listen], arguments].concat();
-        let program = Program::start_with(&arguments, None, env);
+        let env = [&[("MILLSTREAM__JOURNAL__KIND", "memory")], env].concat();
+        let program = Program::start_with(&arguments, None, &env);
         program.wait_until("it comes up", |program| program.stdout().contains('\n'));
         let line = program.stdout();
         let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());

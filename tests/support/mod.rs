@@ -57,6 +57,8 @@ impl Node {
         let mut child = Command::new(env!("CARGO_BIN_EXE_millstream"))
             .args(["serve", "--listen", listen, "--config"])
             .arg(&path)
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -105,9 +107,14 @@ impl Node {
         rustix::process::kill_process(pid, signal).expect("the process is ours");
     }
 
-    /// Kills the node and starts it again on the same port.
+    /// Kills the node and starts it again on the same port with the same data.
     pub fn restart(&mut self) {
         self.kill();
+        self.start_again();
+    }
+
+    /// Starts a node that has ended again, on the same port with the same data.
+    pub fn start_again(&mut self) {
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a temp directory"));
         *self = Self::launch(&self.config, &self.addr.to_string(), dir);
     }

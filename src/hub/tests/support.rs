@@ -302,6 +302,14 @@ impl Journal for Held {
         self.memory.epoch()
     }
 
+    fn durable(&self) -> bool {
+        self.memory.durable()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.memory.close()
+    }
+
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
         self.memory.before_last(patterns, count)
     }

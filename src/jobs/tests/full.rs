@@ -54,6 +54,14 @@ impl Journal for Faulty {
         self.inner.epoch()
     }
 
+    fn durable(&self) -> bool {
+        self.inner.durable()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
         self.inner.before_last(patterns, count)
     }

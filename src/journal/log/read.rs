@@ -1,19 +1,36 @@
 //! Reading: pages of some topics, the tail of all, and where to begin.
 
-use std::{
-    collections::{BTreeSet, btree_map},
-    ops::Bound,
-};
+use std::collections::BTreeSet;
 
 use super::{
-    log::{Entry, Log},
-    topics::TopicLog,
+    Log,
+    entries::Entry,
+    topics::{TopicId, TopicLog},
 };
 use crate::{
-    event::{Event, SharedEvent},
-    journal::{Page, Query, Since, TopicInfo, Trimmed},
+    journal::{Page, Query, TopicInfo, Trimmed},
     topic::{Pattern, Topic},
 };
+
+/// An event to be fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen {
+    pub offset: u64,
+    pub home: TopicId,
+}
+
+/// What a reader gets, as far as the index knows.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// In journal order.
+    pub chosen: Vec<Chosen>,
+    /// Complete up to here.
+    pub through: u64,
+    /// As in [`Page::trimmed`].
+    pub trimmed: Vec<Trimmed>,
+    /// As in [`crate::journal::Since::missed`].
+    pub missed: bool,
+}
 
 /// Up to so many topics a page is merged from their indexes; above, the log itself is scanned.
 const MERGE_TOPICS: usize = 64;
@@ -23,42 +40,40 @@ const SCAN_BUDGET: usize = 8192;
 // === impl Log ===
 
 impl Log {
-    pub(super) fn read(&self, query: &Query, now: u64) -> Page {
+    /// The next events of a query; how many of them a page takes, their payloads tell.
+    pub fn read(&self, query: &Query, now: u64) -> Found {
         let now = self.time(now);
         let trimmed = self.trimmed(&query.patterns, query.after.max(query.floor), now);
-        let (offsets, complete_to) = match self.few_topics(&query.patterns) {
+        let (offsets, through) = match self.few_topics(&query.patterns) {
             Some(logs) => self.merge(&logs, query),
             None => self.scan(query),
         };
-        let mut page = Page { events: Vec::with_capacity(offsets.len()), through: complete_to, trimmed };
-        let mut bytes = 0;
-        for event in offsets.iter().filter_map(|offset| self.alive(*offset, now)) {
-            bytes += event.data.len();
-            page.events.push(event.clone());
-            if bytes >= query.max_bytes {
-                page.through = event.position.offset;
-                break;
-            }
-        }
-        page
+        let chosen = offsets.into_iter().filter_map(|offset| Some(choose(offset, self.alive(offset, now)?))).collect();
+        Found { chosen, through, trimmed, missed: false }
     }
 
-    pub(super) fn since(&self, after: u64, limit: usize, now: u64) -> Since {
+    /// The next events of all topics.
+    pub fn since(&self, after: u64, limit: usize, now: u64) -> Found {
         let now = self.time(now);
-        let mut events: Vec<SharedEvent> =
-            self.entries_after(after).take(limit).map(|(_, e)| e.event.clone()).collect();
+        let entries: Vec<(u64, &Entry)> = self.entries.after(after).take(limit).collect();
         let through =
-            if events.len() < limit { self.head() } else { events.last().map_or(after, |e| e.position.offset) };
-        events.retain(|event| !event.expired(now));
-        Since { events, through: through.max(after), missed: self.gone.through > after }
+            if entries.len() < limit { self.head } else { entries.last().map_or(after, |(offset, _)| *offset) };
+        let alive = entries.into_iter().filter(|(_, entry)| !entry.expired(now));
+        let chosen = alive.map(|(offset, entry)| choose(offset, entry)).collect();
+        Found { chosen, through: through.max(after), trimmed: Vec::new(), missed: self.gone.through > after }
     }
 
-    pub(super) fn before_last(&self, patterns: &[Pattern], count: usize, now: u64) -> u64 {
+    /// True while some topic keeps this event.
+    pub fn contains(&self, offset: u64) -> bool {
+        self.entries.contains(offset)
+    }
+
+    pub fn before_last(&self, patterns: &[Pattern], count: usize, now: u64) -> u64 {
         let now = self.time(now);
         // The last ones of all topics so far: no more are held than are asked for, and of each topic no more are
         // looked at than belong to them.
         let mut last = BTreeSet::new();
-        for (_, log) in patterns.iter().flat_map(|pattern| self.topics.matching(pattern, None)) {
+        for log in patterns.iter().flat_map(|pattern| self.topics.matching(pattern, None)) {
             for offset in log.after(0).rev().filter(|offset| self.alive(*offset, now).is_some()).take(count) {
                 if last.len() >= count && last.first().is_some_and(|first| offset <= *first) {
                     break;
@@ -69,56 +84,51 @@ impl Log {
                 }
             }
         }
-        last.first().map_or(self.head(), |offset| offset - 1)
+        last.first().map_or(self.head, |offset| offset - 1)
     }
 
-    pub(super) fn before_time(&self, timestamp: u64) -> u64 {
+    pub fn before_time(&self, timestamp: u64) -> u64 {
         // Timestamps grow with offsets, so the boundary is found by halving. What is gone and was older does not count.
-        let (mut low, mut high) = (if self.gone.timestamp < timestamp { self.gone.through } else { 0 }, self.head());
+        let (mut low, mut high) = (if self.gone.timestamp < timestamp { self.gone.through } else { 0 }, self.head);
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.entries_after(middle).next() {
-                Some((_, entry)) if entry.event.timestamp < timestamp => low = entry.event.position.offset,
+            match self.entries.after(middle).next() {
+                Some((offset, entry)) if entry.timestamp < timestamp => low = offset,
                 _ => high = middle,
             }
         }
         low
     }
 
-    pub(super) fn topic_infos(&self, pattern: &Pattern, after: Option<&Topic>, limit: usize) -> Vec<TopicInfo> {
-        let alive = |offset: u64| self.entries.contains_key(&offset).then(|| self.position(offset));
-        let info = |(topic, log): (&Topic, &TopicLog)| TopicInfo {
-            topic: topic.clone(),
+    pub fn topic_infos(&self, pattern: &Pattern, after: Option<&Topic>, limit: usize) -> Vec<TopicInfo> {
+        let alive = |offset: u64| self.entries.contains(offset).then(|| self.position(offset));
+        let info = |log: &TopicLog| TopicInfo {
+            topic: log.name.clone(),
             events: log.live,
             bytes: log.bytes,
             first: log.after(0).find_map(alive),
             last: log.after(0).rev().find_map(alive),
         };
-        self.topics.matching(pattern, after).filter(|(_, log)| log.live > 0).take(limit).map(info).collect()
+        self.topics.matching(pattern, after).filter(|log| log.live > 0).take(limit).map(info).collect()
     }
 
-    /// Entries with a greater offset, whatever a client made up for one.
-    fn entries_after(&self, after: u64) -> btree_map::Range<'_, u64, Entry> {
-        self.entries.range((Bound::Excluded(after), Bound::Unbounded))
-    }
-
-    fn alive(&self, offset: u64, now: u64) -> Option<&SharedEvent> {
-        self.entries.get(&offset).map(|entry| &entry.event).filter(|event| !event.expired(now))
+    fn alive(&self, offset: u64, now: u64) -> Option<&Entry> {
+        self.entries.get(offset).filter(|entry| !entry.expired(now))
     }
 
     /// The indexes of the topics that match, unless they are too many to merge.
     fn few_topics<'a>(&'a self, patterns: &'a [Pattern]) -> Option<Vec<&'a TopicLog>> {
-        let mut found: Vec<(&Topic, &TopicLog)> = Vec::new();
+        let mut found: Vec<&TopicLog> = Vec::new();
         for pattern in patterns {
             match pattern {
-                Pattern::Exact(topic) => found.extend(self.topics.get(topic).map(|log| (topic, log))),
+                Pattern::Exact(topic) => found.extend(self.topics.named(topic)),
                 Pattern::Prefix(_) => found.extend(self.topics.matching(pattern, None).take(MERGE_TOPICS + 1)),
             }
             if found.len() > MERGE_TOPICS {
                 return None;
             }
         }
-        Some(found.into_iter().map(|(_, log)| log).collect())
+        Some(found)
     }
 
     fn merge(&self, logs: &[&TopicLog], query: &Query) -> (Vec<u64>, u64) {
@@ -127,7 +137,7 @@ impl Log {
         offsets.sort_unstable();
         offsets.dedup();
         if offsets.len() <= query.limit {
-            return (offsets, self.head().max(query.after));
+            return (offsets, self.head.max(query.after));
         }
         offsets.truncate(query.limit);
         let through = offsets.last().copied().unwrap_or(query.after);
@@ -137,16 +147,16 @@ impl Log {
     fn scan(&self, query: &Query) -> (Vec<u64>, u64) {
         let mut offsets = Vec::new();
         let mut looked_at = query.after;
-        for (index, (offset, entry)) in self.entries_after(query.after).enumerate() {
+        for (index, (offset, entry)) in self.entries.after(query.after).enumerate() {
             if offsets.len() == query.limit || index == SCAN_BUDGET {
                 return (offsets, looked_at);
             }
-            looked_at = *offset;
-            if self.concerns(&query.patterns, &entry.event) {
-                offsets.push(*offset);
+            looked_at = offset;
+            if self.concerns(&query.patterns, offset, entry) {
+                offsets.push(offset);
             }
         }
-        (offsets, self.head().max(query.after))
+        (offsets, self.head.max(query.after))
     }
 
     /// Which topics of these lost events that a reader after `known` has not seen.
@@ -158,9 +168,9 @@ impl Log {
         for pattern in patterns {
             let forgotten = (self.topics.forgotten_through(pattern) > known)
                 .then(|| Trimmed { topic: pattern.to_string(), earliest: None });
-            let lost = self.topics.matching(pattern, None).filter(|(_, log)| log.trimmed_through > known);
-            let lost = lost.map(|(topic, log)| Trimmed {
-                topic: topic.to_string(),
+            let lost = self.topics.matching(pattern, None).filter(|log| log.trimmed_through > known);
+            let lost = lost.map(|log| Trimmed {
+                topic: log.name.to_string(),
                 earliest: log.after(0).find(|o| self.alive(*o, now).is_some()).map(|offset| self.position(offset)),
             });
             for trimmed in forgotten.into_iter().chain(lost) {
@@ -176,9 +186,12 @@ impl Log {
     }
 
     /// True when one of the topics that still keep the event is asked for; its other topics may have been trimmed.
-    fn concerns(&self, patterns: &[Pattern], event: &Event) -> bool {
-        let asked_for = |topic: &&Topic| patterns.iter().any(|pattern| pattern.matches(topic));
-        let keeps = |topic: &Topic| self.topics.get(topic).is_some_and(|log| log.keeps(event.position.offset));
-        event.topics.iter().filter(asked_for).any(keeps)
+    fn concerns(&self, patterns: &[Pattern], offset: u64, entry: &Entry) -> bool {
+        let logs = entry.topics.ids().iter().filter_map(|id| self.topics.get(*id));
+        logs.filter(|log| log.keeps(offset)).any(|log| patterns.iter().any(|pattern| pattern.matches(&log.name)))
     }
+}
+
+fn choose(offset: u64, entry: &Entry) -> Chosen {
+    Chosen { offset, home: entry.topics.home() }
 }

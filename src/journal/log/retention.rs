@@ -1,23 +1,23 @@
 //! Letting go: by count and bytes at each append, by age and time to live in the sweep, node-wide by the oldest first.
 
 use super::{
-    log::{Gone, Log},
-    topics::{TopicLimits, TopicLog},
+    Gone, Log,
+    entries::TopicSet,
+    topics::{TopicId, TopicLimits, TopicLog},
 };
 use crate::{
-    event::Event,
     journal::{Config, Retention},
     topic::{Pattern, Topic},
 };
 
 /// What the settings say, ready for use.
-pub(super) struct Rules {
+pub struct Rules {
     default: TopicLimits,
     overrides: Vec<(Pattern, TopicLimits)>,
-    pub(super) max_bytes: u64,
-    pub(super) max_topics: usize,
-    pub(super) max_event_bytes: usize,
-    pub(super) dedupe_ms: u64,
+    pub max_bytes: u64,
+    pub max_topics: usize,
+    pub max_event_bytes: usize,
+    pub dedupe_ms: u64,
 }
 
 /// Topics looked at in one slice of the sweep: about 0.1 ms under the lock.
@@ -26,7 +26,7 @@ const SWEEP_SLICE: usize = 512;
 // === impl Rules ===
 
 impl Rules {
-    pub(super) fn new(config: &Config) -> Self {
+    pub fn new(config: &Config) -> Self {
         let default = TopicLimits {
             age_ms: bound(config.retention_ms),
             events: bound(config.retention_events),
@@ -51,7 +51,7 @@ impl Rules {
         }
     }
 
-    pub(super) fn limits(&self, topic: &Topic) -> TopicLimits {
+    pub fn limits(&self, topic: &Topic) -> TopicLimits {
         let own = || self.overrides.iter().find(|(pattern, _)| pattern.matches(topic)).map(|(_, limits)| *limits);
         TopicLimits::pinned(topic).or_else(own).unwrap_or(self.default)
     }
@@ -66,10 +66,10 @@ fn bound(setting: u64) -> u64 {
 impl Log {
     /// Brings one topic back within its bounds of count and bytes. Its newest event stays: it was acknowledged and
     /// has not been delivered yet.
-    pub(super) fn trim_topic(&mut self, topic: &Topic, now: u64) {
+    pub(super) fn trim_topic(&mut self, id: TopicId, now: u64) {
         let too_much = |log: &TopicLog| log.live > log.limits.events || log.bytes > log.limits.bytes;
-        while self.topics.get(topic).is_some_and(|log| log.live > 1 && too_much(log)) {
-            self.trim_front(topic, now);
+        while self.topics.get(id).is_some_and(|log| log.live > 1 && too_much(log)) {
+            self.trim_front(id, now);
         }
     }
 
@@ -77,50 +77,48 @@ impl Log {
     /// their topic.
     pub(super) fn trim_node(&mut self, now: u64) {
         while self.topics.bounded() > self.rules.max_topics {
-            let Some(topic) = self.topics.take_most_silent() else { break };
-            self.clear(&topic, now);
-            self.topics.forget(&topic);
+            let Some(id) = self.topics.take_most_silent() else { break };
+            self.clear(id, now);
+            self.forget(id);
         }
         while self.bytes > self.rules.max_bytes {
-            let Some(offset) = self.evictable.pop_front() else { break };
-            let Some(entry) = self.entries.get(&offset) else { continue };
-            let event = entry.event.clone();
-            for topic in &event.topics {
-                self.trim_through(topic, offset, now);
+            let Some((offset, topics)) = self.oldest_evictable() else { break };
+            self.evicted_through = offset;
+            for id in topics.ids() {
+                self.trim_through(*id, offset, now);
             }
-        }
-        if self.evictable.len() > 2 * self.entries.len() + 1024 {
-            self.evictable.retain(|offset| self.entries.contains_key(offset));
         }
     }
 
     /// Lets go of everything in a topic; a mark stays, for those who had not seen it.
-    pub(super) fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
-        let Some(log) = self.topics.get(topic) else { return 0 };
-        let (live, pinned) = (log.live, log.limits.pinned);
-        self.clear(topic, self.time(now));
+    pub fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
+        let Some(id) = self.topics.id(topic) else { return 0 };
+        let (live, pinned) = self.topics.get(id).map_or((0, false), |log| (log.live, log.limits.pinned));
+        self.clear(id, self.time(now));
         if pinned {
-            self.topics.forget(topic);
+            self.forget(id);
         }
         live
     }
 
     /// One slice of the periodic work; true while there is more to do.
-    pub(super) fn sweep(&mut self, now: u64) -> bool {
+    pub fn sweep(&mut self, now: u64) -> bool {
+        self.swept = self.swept.max(now);
         let expired = self.expire(now);
-        let slice: Vec<Topic> = self.topics.names_after(self.sweep_after.as_ref()).take(SWEEP_SLICE).cloned().collect();
-        for topic in &slice {
-            while let Some(log) = self.topics.get(topic) {
+        let slice = self.topics.after(self.sweep_after.as_ref()).take(SWEEP_SLICE);
+        let slice: Vec<(Topic, TopicId)> = slice.map(|(topic, id)| (topic.clone(), id)).collect();
+        for (_, id) in &slice {
+            while let Some(log) = self.topics.get(*id) {
                 let age = log.limits.age_ms;
                 let Some(front) = log.offsets.front() else { break };
-                let old = self.entries.get(front).is_none_or(|entry| entry.event.timestamp.saturating_add(age) <= now);
+                let old = self.entries.get(*front).is_none_or(|entry| entry.timestamp.saturating_add(age) <= now);
                 if !old || log.limits.pinned {
                     break;
                 }
-                self.trim_front(topic, now);
+                self.trim_front(*id, now);
             }
         }
-        self.sweep_after = if slice.len() < SWEEP_SLICE { None } else { slice.last().cloned() };
+        self.sweep_after = if slice.len() < SWEEP_SLICE { None } else { slice.last().map(|(topic, _)| topic.clone()) };
         self.dedupe.expire(now);
         expired || self.sweep_after.is_some()
     }
@@ -132,56 +130,68 @@ impl Log {
                 return false;
             }
             let (_, offset) = self.expiring.pop_first().expect("it has a first");
-            let Some(entry) = self.entries.get(&offset) else { continue };
-            let event = entry.event.clone();
+            let Some(entry) = self.entries.get(offset) else { continue };
+            let (size, topics) = (entry.size, entry.topics.clone());
             self.drop_entry(offset);
-            for topic in &event.topics {
-                let Some(log) = self.topics.get_mut(topic).filter(|log| log.keeps(offset)) else { continue };
-                release(log, &event);
+            for id in topics.ids() {
+                let Some(log) = self.topics.get_mut(*id).filter(|log| log.keeps(offset)) else { continue };
+                release(log, size);
                 // Its offset stays as a husk until it comes to the front or there are too many of them.
-                while log.offsets.front().is_some_and(|front| !self.entries.contains_key(front)) {
+                while log.offsets.front().is_some_and(|front| !self.entries.contains(*front)) {
                     log.offsets.pop_front();
                 }
                 if log.offsets.len() as u64 > 2 * log.live + 64 {
-                    log.offsets.retain(|kept| self.entries.contains_key(kept));
+                    log.offsets.retain(|kept| self.entries.contains(*kept));
                 }
             }
         }
         true
     }
 
-    fn clear(&mut self, topic: &Topic, now: u64) {
-        while self.topics.get(topic).is_some_and(|log| !log.offsets.is_empty()) {
-            self.trim_front(topic, now);
+    fn oldest_evictable(&self) -> Option<(u64, TopicSet)> {
+        let mut oldest = self.entries.after(self.evicted_through);
+        let found = oldest.find(|(_, entry)| entry.pinned_by < entry.kept_by);
+        found.map(|(offset, entry)| (offset, entry.topics.clone()))
+    }
+
+    fn forget(&mut self, id: TopicId) {
+        self.topics.forget(id);
+        self.changes.topics.insert(id);
+    }
+
+    fn clear(&mut self, id: TopicId, now: u64) {
+        while self.topics.get(id).is_some_and(|log| !log.offsets.is_empty()) {
+            self.trim_front(id, now);
         }
     }
 
-    fn trim_through(&mut self, topic: &Topic, offset: u64, now: u64) {
+    fn trim_through(&mut self, id: TopicId, offset: u64, now: u64) {
         while self
             .topics
-            .get(topic)
+            .get(id)
             .is_some_and(|log| !log.limits.pinned && log.offsets.front().is_some_and(|front| *front <= offset))
         {
-            self.trim_front(topic, now);
+            self.trim_front(id, now);
         }
     }
 
     /// Takes a topic's oldest event from it; the event goes when no other topic keeps it.
-    fn trim_front(&mut self, topic: &Topic, now: u64) {
-        let Some(log) = self.topics.get_mut(topic) else { return };
+    fn trim_front(&mut self, id: TopicId, now: u64) {
+        let Some(log) = self.topics.get_mut(id) else { return };
         let Some(offset) = log.offsets.pop_front() else { return };
-        let Some(entry) = self.entries.get_mut(&offset) else { return };
-        release(log, &entry.event);
+        let Some(entry) = self.entries.get_mut(offset) else { return };
+        release(log, entry.size);
         // Once it has expired by its own time to live, its absence is no gap; the sweep may just not have come by.
-        let missed = !entry.event.expired(now);
+        let missed = !entry.expired(now);
         if missed {
             log.trimmed_through = offset;
             self.trimmed_through = self.trimmed_through.max(offset);
+            self.changes.topics.insert(id);
         }
         if log.limits.pinned {
             entry.pinned_by -= 1;
             if entry.pinned_by == 0 {
-                self.stats.pinned_bytes -= entry.event.footprint() as u64;
+                self.stats.pinned_bytes -= u64::from(entry.size);
             }
         }
         entry.kept_by -= 1;
@@ -189,7 +199,7 @@ impl Log {
             if missed {
                 self.stats.trimmed += 1;
                 if offset > self.gone.through {
-                    self.gone = Gone { through: offset, timestamp: entry.event.timestamp };
+                    self.gone = Gone { through: offset, timestamp: entry.timestamp };
                 }
             }
             self.drop_entry(offset);
@@ -197,20 +207,22 @@ impl Log {
     }
 
     fn drop_entry(&mut self, offset: u64) {
-        if let Some(entry) = self.entries.remove(&offset) {
-            self.bytes -= entry.event.footprint() as u64;
-            if entry.pinned_by > 0 {
-                self.stats.pinned_bytes -= entry.event.footprint() as u64;
-            }
-            self.dedupe.forget(&entry.event);
-            if let Some(expires) = entry.event.expires {
-                self.expiring.remove(&(expires, offset));
-            }
+        let Some(entry) = self.entries.remove(offset) else { return };
+        self.bytes -= u64::from(entry.size);
+        if entry.pinned_by > 0 {
+            self.stats.pinned_bytes -= u64::from(entry.size);
         }
+        if let Some((key, _)) = entry.key() {
+            self.dedupe.forget(key, offset);
+        }
+        if let Some(expires) = entry.expires() {
+            self.expiring.remove(&(expires, offset));
+        }
+        self.changes.dropped.push((entry.topics.home(), offset));
     }
 }
 
-fn release(log: &mut TopicLog, event: &Event) {
+fn release(log: &mut TopicLog, size: u32) {
     log.live -= 1;
-    log.bytes -= event.footprint() as u64;
+    log.bytes -= u64::from(size);
 }

@@ -1,0 +1,207 @@
+//! The data directory: whose it is, and the high-water mark beside the store.
+//!
+//! ```text
+//!  DIR/LOCK           held by the process that uses the directory
+//!  DIR/journal/MARK   the last commit, written after each; of the store's own recovery it is known that it may cut off
+//!                     what it cannot read: a store that stands before its mark has lost something
+//!  DIR/journal/store  the store
+//! ```
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::OpenError;
+
+/// A data directory that is this process's alone.
+pub struct Place {
+    dir: PathBuf,
+    /// Given up when it is closed.
+    _lock: File,
+}
+
+/// The high-water mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The last commit that was acknowledged.
+    pub commit: u64,
+    /// True after a stop in order.
+    pub clean: bool,
+    /// True while every commit is on the disk before it is acknowledged.
+    pub synced: bool,
+    /// The boot of the machine in which it was written.
+    pub boot: u128,
+}
+
+/// The file of the mark.
+pub struct MarkFile(File);
+
+const MAGIC: &[u8; 8] = b"msmark01";
+const MARK_BYTES: usize = 8 + 8 + 1 + 1 + 16 + 4;
+
+// === impl Place ===
+
+impl Place {
+    /// Makes the directory if need be, and takes it.
+    pub fn take(dir: &Path) -> Result<Self, OpenError> {
+        let failed = |error: io::Error| OpenError::io(dir, &error);
+        if dir.exists() && !dir.is_dir() {
+            return Err(OpenError::NotADirectory(dir.to_owned()));
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(dir.join("journal")).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => OpenError::NotADirectory(dir.to_owned()),
+                _ => failed(error),
+            }
+        })?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = options.open(dir.join("LOCK")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                // It only makes the message better.
+                let owner = fs::read_to_string(dir.join("LOCK")).unwrap_or_default();
+                return Err(OpenError::InUse { dir: dir.to_owned(), owner: owner.trim().to_owned() });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed)?;
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.journal().join("store")
+    }
+
+    pub fn mark(&self) -> PathBuf {
+        self.journal().join("MARK")
+    }
+
+    /// Bytes that the disk has left for us.
+    pub fn free(&self) -> u64 {
+        rustix::fs::statvfs(&self.dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+}
+
+// === impl MarkFile ===
+
+impl MarkFile {
+    /// Opens the file, or begins it with `first`.
+    pub fn open(path: &Path, first: Mark) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = Self(file);
+        if file.0.metadata()?.len() == 0 {
+            file.write(first)?;
+            file.sync()?;
+        }
+        Ok(file)
+    }
+
+    pub fn write(&self, mark: Mark) -> io::Result<()> {
+        self.0.write_all_at(&mark.encode(), 0)
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+// === impl Mark ===
+
+impl Mark {
+    /// `None` when there is no such file.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn read(path: &Path) -> Result<Option<Self>, String> {
+        match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+            Ok(bytes) => Self::decode(&bytes).map(Some).ok_or_else(|| "it is not as it was written".to_owned()),
+        }
+    }
+
+    fn encode(self) -> [u8; MARK_BYTES] {
+        let mut bytes = [0; MARK_BYTES];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..16].copy_from_slice(&self.commit.to_le_bytes());
+        bytes[16] = u8::from(self.clean);
+        bytes[17] = u8::from(self.synced);
+        bytes[18..34].copy_from_slice(&self.boot.to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[..34]);
+        bytes[34..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; MARK_BYTES] = bytes.as_array()?;
+        let (body, checksum) = bytes.split_last_chunk::<4>()?;
+        let sound = body.starts_with(MAGIC) && crc32fast::hash(body) == u32::from_le_bytes(*checksum);
+        let mark = || -> Option<Self> {
+            Some(Self {
+                commit: u64::from_le_bytes(*body[8..16].as_array()?),
+                clean: body[16] == 1,
+                synced: body[17] == 1,
+                boot: u128::from_le_bytes(*body[18..34].as_array()?),
+            })
+        };
+        mark().filter(|_| sound)
+    }
+}
+
+/// Names this boot of the machine; 0 where the system does not tell, which is taken for another boot each time.
+pub fn boot() -> u128 {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("MARK");
+        assert_eq!(Mark::read(&path), Ok(None));
+        let mark = Mark { commit: 7, clean: true, synced: false, boot: boot() };
+        let file = MarkFile::open(&path, mark).unwrap();
+        assert_eq!(Mark::read(&path), Ok(Some(mark)));
+        file.write(Mark { commit: 8, ..mark }).unwrap();
+        assert_eq!(Mark::read(&path).unwrap().unwrap().commit, 8);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[9] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert!(Mark::read(&path).is_err());
+        fs::write(&path, "").unwrap();
+        assert!(Mark::read(&path).is_err());
+    }
+
+    #[test]
+    fn a_directory_is_had_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = Place::take(dir.path()).unwrap();
+        assert!(
+            matches!(Place::take(dir.path()), Err(OpenError::InUse { owner, .. }) if owner == std::process::id().to_string())
+        );
+        drop(taken);
+        Place::take(dir.path()).unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(Place::take(&file), Err(OpenError::NotADirectory(_))));
+        assert!(matches!(Place::take(&file.join("below")), Err(OpenError::NotADirectory(_))));
+    }
+}

@@ -1,0 +1,193 @@
+//! Reading: the index says which events, the cache has most of them, the store has all.
+//!
+//! Whatever is in the cache is answered at once; for the rest the reader goes to a thread that may wait for the disk.
+
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::{
+    Embedded, Shared,
+    restore::{damaged, row_name},
+    rows,
+    store::StoreError,
+    writer::unavailable,
+};
+use crate::{
+    event::{Position, SharedEvent, now_ms},
+    journal::{
+        Page, Query, Record, Since, Unavailable,
+        log::{Chosen, Found},
+    },
+};
+
+/// What was fetched of what was chosen.
+struct Fetched {
+    events: Vec<SharedEvent>,
+    /// The byte bound was reached with the last of them.
+    full: bool,
+    /// The first that was not there.
+    missing: Option<u64>,
+}
+
+/// Values of records in one answer.
+const MAX_RECORDS_AT_ONCE: usize = 1024;
+
+// === impl Embedded ===
+
+impl Embedded {
+    pub(super) async fn page(&self, query: Query) -> Result<Page, Unavailable> {
+        loop {
+            let Found { chosen, through, trimmed, .. } = self.shared.log().read(&query, now_ms());
+            let Fetched { events, full, missing } = self.fetch(chosen, query.max_bytes).await?;
+            let last = events.last().map(|event| event.position.offset);
+            let through = match (missing, last) {
+                // It was let go in the meantime: whoever asks again hears of it.
+                (Some(_), None) => continue,
+                (Some(missing), Some(_)) => missing - 1,
+                (None, Some(last)) if full => last,
+                (None, _) => through,
+            };
+            return Ok(Page { events, through, trimmed });
+        }
+    }
+
+    pub(super) async fn tail(&self, after: u64, limit: usize) -> Result<Since, Unavailable> {
+        loop {
+            let Found { chosen, through, missed, .. } = self.shared.log().since(after, limit, now_ms());
+            let Fetched { events, missing, .. } = self.fetch(chosen, usize::MAX).await?;
+            let through = match missing {
+                Some(_) if events.is_empty() => continue,
+                Some(missing) => missing - 1,
+                None => through,
+            };
+            return Ok(Since { events, through, missed });
+        }
+    }
+
+    pub(super) async fn record(&self, key: String) -> Result<Option<Record>, Unavailable> {
+        if self.shared.log().record(&key).is_none() {
+            return Ok(None);
+        }
+        self.off_thread(move |shared| shared.record(&key)).await
+    }
+
+    pub(super) async fn records(
+        &self,
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<(String, Record)>, Unavailable> {
+        self.off_thread(move |shared| {
+            let mut found = Vec::new();
+            let mut after = after;
+            while found.len() < limit {
+                let ask = (limit - found.len()).min(MAX_RECORDS_AT_ONCE);
+                let keys = shared.log().record_keys(&prefix, after.as_deref(), ask);
+                let last = keys.len() < ask;
+                after = keys.last().map(|(key, _)| key.clone());
+                for (key, _) in keys {
+                    // One that was deleted meanwhile is none.
+                    if let Some(record) = shared.record(&key)? {
+                        found.push((key, record));
+                    }
+                }
+                if last {
+                    break;
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn fetch(&self, chosen: Vec<Chosen>, max_bytes: usize) -> Result<Fetched, Unavailable> {
+        let mut events = Vec::with_capacity(chosen.len());
+        let mut bytes = 0;
+        for (index, Chosen { offset, .. }) in chosen.iter().enumerate() {
+            let Some(event) = self.shared.events.get(offset) else {
+                let rest = chosen[index..].to_vec();
+                return self.off_thread(move |shared| shared.fetch(&rest, events, bytes, max_bytes)).await;
+            };
+            bytes += event.data.len();
+            events.push(event);
+            if bytes >= max_bytes {
+                return Ok(Fetched { events, full: true, missing: None });
+            }
+        }
+        Ok(Fetched { events, full: false, missing: None })
+    }
+
+    /// On a thread that may wait for the disk.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let turn = self.readers.clone().acquire_owned().await.map_err(|_| Unavailable::Closed)?;
+        let shared: Arc<Shared> = self.shared.clone();
+        let work = spawn_blocking(move || {
+            let _turn = turn;
+            work(&shared)
+        });
+        work.await.map_err(|_| Unavailable::Closed)?.map_err(|error| unavailable(&error))
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn fetch(
+        &self,
+        chosen: &[Chosen],
+        mut events: Vec<SharedEvent>,
+        mut bytes: usize,
+        max_bytes: usize,
+    ) -> Result<Fetched, StoreError> {
+        for Chosen { offset, home } in chosen {
+            let event = match self.events.get(offset) {
+                Some(event) => event,
+                None => match self.load(*home, *offset)? {
+                    Some(event) => event,
+                    None if self.log().contains(*offset) => {
+                        let what = format!("event {offset} has no data; `millstream journal verify` tells more");
+                        return Err(StoreError::Damaged(what));
+                    }
+                    None => return Ok(Fetched { events, full: false, missing: Some(*offset) }),
+                },
+            };
+            bytes += event.data.len();
+            events.push(event);
+            if bytes >= max_bytes {
+                return Ok(Fetched { events, full: true, missing: None });
+            }
+        }
+        Ok(Fetched { events, full: false, missing: None })
+    }
+
+    fn load(&self, home: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
+        let key = rows::event_key(home, offset);
+        let Some(row) = self.with_store(|store| store.get(key))? else { return Ok(None) };
+        let position = Position { epoch: self.epoch, offset };
+        let event = rows::decode_event(&row, position).map_err(|bad| damaged(&row_name(&key), &bad))?;
+        let event = Arc::new(event);
+        self.events.insert(offset, event.clone());
+        Ok(Some(event))
+    }
+
+    fn record(&self, key: &str) -> Result<Option<Record>, StoreError> {
+        // Value and revision are read apart, so they are read until they belong together.
+        loop {
+            let Some(revision) = self.log().record(key) else { return Ok(None) };
+            let row_key = rows::record_key(key);
+            let row = self.with_store(|store| store.get(&row_key))?;
+            if self.log().record(key) != Some(revision) {
+                continue;
+            }
+            let Some(row) = row else {
+                return Err(StoreError::Damaged(format!("{} has no value", row_name(&row_key))));
+            };
+            let value = rows::unseal(&row).map_err(|bad| damaged(&row_name(&row_key), &bad))?;
+            return Ok(Some(Record { value: value.to_vec().into(), revision }));
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What stands on disk, row by row. Every row says its format and carries a checksum of its own: a damaged row is found
+//! by whoever reads it, whatever the layers below let pass.
+//!
+//! ```text
+//!  e <home> <offset>   an event; home is its first topic, so that a topic's history lies together
+//!  i <offset>          what the index keeps of this event and those that follow it, within 256 offsets
+//!  k <key>             revision and size of a record
+//!  r <key>             value of a record
+//!  s                   the journal as a whole
+//!  t <topic>           name and mark of a topic
+//!
+//!  row = format version, body, CRC-32 of both (little endian)
+//! ```
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    event::{Draft, Event, Filter, Position},
+    journal::log::{Gone, Marks, Meta, TopicId},
+    topic::Topic,
+};
+
+/// The format of all rows; a journal with a later one is refused.
+pub const VERSION: u8 = 1;
+
+/// Offsets that one index row may cover: rows begin and end within multiples of it.
+pub const SPAN: u64 = 256;
+
+/// The row of the journal as a whole.
+pub const STATE: &[u8] = b"s";
+
+/// A row cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BadRow {
+    /// Other bytes than were written.
+    #[error("its checksum is wrong")]
+    Checksum,
+    /// Written by a later version.
+    #[error("its format is {0}, this program reads {VERSION}")]
+    Version(u8),
+    /// The bytes are as written, and no row.
+    #[error("it cannot be decoded: {0}")]
+    Body(postcard::Error),
+}
+
+/// The journal as a whole.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    pub epoch: u64,
+    /// Commits so far: how it is known that none is missing.
+    pub commit: u64,
+    head: u64,
+    last_timestamp: u64,
+    swept: u64,
+    last_topic: u64,
+    revision: u64,
+    trimmed_through: u64,
+    gone: (u64, u64),
+    forgotten_through: u64,
+    pinned_forgotten_through: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EventRow {
+    topics: Vec<Topic>,
+    event: String,
+    data: String,
+    timestamp: u64,
+    retry: Option<u64>,
+    comment: Option<String>,
+    expires: Option<u64>,
+    /// JSON: metadata are of any type.
+    filter: Option<String>,
+    origin: Option<String>,
+    publisher: String,
+    key: Option<String>,
+}
+
+/// Offsets and times count from those of the row, which makes them short.
+#[derive(Serialize, Deserialize)]
+struct MetaRow {
+    offset: u64,
+    timestamp: u64,
+    size: u32,
+    topics: Vec<TopicId>,
+    expires: Option<u64>,
+    key: Option<(u128, u128)>,
+}
+
+/// A topic's name and mark.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TopicRow {
+    pub name: Topic,
+    pub trimmed_through: u64,
+}
+
+/// What the index keeps of a record.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct RecordRow {
+    pub revision: u64,
+    pub size: u64,
+}
+
+// === keys ===
+
+pub fn event_key(home: TopicId, offset: u64) -> [u8; 17] {
+    let mut key = [b'e'; 17];
+    key[1..9].copy_from_slice(&home.to_be_bytes());
+    key[9..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+pub fn index_key(offset: u64) -> [u8; 9] {
+    numbered(b'i', offset)
+}
+
+pub fn topic_key(id: TopicId) -> [u8; 9] {
+    numbered(b't', id)
+}
+
+pub fn record_key(key: &str) -> Vec<u8> {
+    named(b'r', key)
+}
+
+pub fn record_index_key(key: &str) -> Vec<u8> {
+    named(b'k', key)
+}
+
+/// The number in a key of an index row or a topic.
+pub fn number_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*key.get(1..)?.as_array()?))
+}
+
+/// Home and offset in the key of an event.
+pub fn place_of(key: &[u8]) -> Option<(TopicId, u64)> {
+    let (home, offset) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*home), u64::from_be_bytes(*offset.as_array()?)))
+}
+
+/// The record's own key in that of a row.
+pub fn name_of(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(1..)?).ok()
+}
+
+fn numbered(kind: u8, number: u64) -> [u8; 9] {
+    let mut key = [kind; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn named(kind: u8, name: &str) -> Vec<u8> {
+    [&[kind], name.as_bytes()].concat()
+}
+
+// === rows ===
+
+/// A row around a body that is bytes already.
+pub fn seal(body: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(body.len() + 5);
+    row.push(VERSION);
+    row.extend_from_slice(body);
+    close(row)
+}
+
+/// The body of a row.
+pub fn unseal(row: &[u8]) -> Result<&[u8], BadRow> {
+    let (sealed, checksum) = row.split_last_chunk::<4>().ok_or(BadRow::Checksum)?;
+    if crc32fast::hash(sealed) != u32::from_le_bytes(*checksum) {
+        return Err(BadRow::Checksum);
+    }
+    match sealed.split_first() {
+        Some((&VERSION, body)) => Ok(body),
+        Some((later, _)) => Err(BadRow::Version(*later)),
+        None => Err(BadRow::Checksum),
+    }
+}
+
+/// A row of plain data.
+pub fn encode(value: &impl Serialize) -> Vec<u8> {
+    close(postcard::to_extend(value, vec![VERSION]).expect("plain data in memory serialise"))
+}
+
+/// What [`encode`] made.
+pub fn decode<T: DeserializeOwned>(row: &[u8]) -> Result<T, BadRow> {
+    postcard::from_bytes(unseal(row)?).map_err(BadRow::Body)
+}
+
+fn close(mut row: Vec<u8>) -> Vec<u8> {
+    let checksum = crc32fast::hash(&row);
+    row.extend_from_slice(&checksum.to_le_bytes());
+    row
+}
+
+pub fn encode_event(event: &Event) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        topics: &'a [Topic],
+        event: &'a str,
+        data: &'a str,
+        timestamp: u64,
+        retry: Option<u64>,
+        comment: Option<&'a str>,
+        expires: Option<u64>,
+        filter: Option<String>,
+        origin: Option<&'a str>,
+        publisher: &'a str,
+        key: Option<&'a str>,
+    }
+    encode(&Row {
+        topics: &event.topics,
+        event: &event.event,
+        data: &event.data,
+        timestamp: event.timestamp,
+        retry: event.retry,
+        comment: event.comment.as_deref(),
+        expires: event.expires,
+        filter: event.filter.as_ref().and_then(|filter| serde_json::to_string(filter).ok()),
+        origin: event.origin.as_deref(),
+        publisher: &event.publisher,
+        key: event.key.as_deref(),
+    })
+}
+
+pub fn decode_event(row: &[u8], position: Position) -> Result<Event, BadRow> {
+    let row: EventRow = decode(row)?;
+    let draft = Draft {
+        topics: row.topics,
+        event: row.event,
+        data: row.data,
+        retry: row.retry,
+        comment: row.comment,
+        key: row.key,
+        publisher: row.publisher,
+        ttl_ms: row.expires.map(|expires| expires.saturating_sub(row.timestamp)),
+        filter: row.filter.and_then(|json| serde_json::from_str::<Filter>(&json).ok()),
+        origin: row.origin,
+    };
+    Ok(draft.into_event(position, row.timestamp))
+}
+
+/// Index rows for these events, in order: key and row each.
+pub fn encode_metas(metas: impl Iterator<Item = Meta>) -> Vec<(u64, Vec<u8>)> {
+    let mut rows: Vec<(u64, u64, Vec<MetaRow>)> = Vec::new();
+    for meta in metas {
+        if rows.last().is_none_or(|(first, ..)| first / SPAN != meta.offset / SPAN) {
+            rows.push((meta.offset, meta.timestamp, Vec::new()));
+        }
+        let Some((first, began, row)) = rows.last_mut() else { continue };
+        row.push(MetaRow {
+            offset: meta.offset - *first,
+            timestamp: meta.timestamp - *began,
+            size: meta.size,
+            topics: meta.topics,
+            expires: meta.expires,
+            key: meta.key,
+        });
+    }
+    rows.into_iter().map(|(first, began, row)| (first, encode(&(began, row)))).collect()
+}
+
+pub fn decode_metas(first: u64, row: &[u8]) -> Result<impl Iterator<Item = Meta>, BadRow> {
+    let (began, row): (u64, Vec<MetaRow>) = decode(row)?;
+    Ok(row.into_iter().map(move |meta| Meta {
+        offset: first + meta.offset,
+        timestamp: began + meta.timestamp,
+        size: meta.size,
+        topics: meta.topics,
+        expires: meta.expires,
+        key: meta.key,
+    }))
+}
+
+// === impl State ===
+
+impl State {
+    pub fn new(epoch: u64, commit: u64, marks: &Marks) -> Self {
+        Self {
+            epoch,
+            commit,
+            head: marks.head,
+            last_timestamp: marks.last_timestamp,
+            swept: marks.swept,
+            last_topic: marks.last_topic,
+            revision: marks.revision,
+            trimmed_through: marks.trimmed_through,
+            gone: (marks.gone.through, marks.gone.timestamp),
+            forgotten_through: marks.forgotten_through,
+            pinned_forgotten_through: marks.pinned_forgotten_through,
+        }
+    }
+
+    pub fn marks(&self) -> Marks {
+        Marks {
+            head: self.head,
+            last_timestamp: self.last_timestamp,
+            swept: self.swept,
+            last_topic: self.last_topic,
+            revision: self.revision,
+            trimmed_through: self.trimmed_through,
+            gone: Gone { through: self.gone.0, timestamp: self.gone.1 },
+            forgotten_through: self.forgotten_through,
+            pinned_forgotten_through: self.pinned_forgotten_through,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What is known of each event without its payload, by offset.
+//!
+//! Offsets are dense at the head and full of holes at the tail, and there may be millions: so they are kept in small
+//! blocks, which cost as little as an array where it is dense and go one by one where it is not.
+
+use std::{array, collections::BTreeMap, ops::Bound};
+
+use super::topics::TopicId;
+
+/// An event and who still keeps it.
+pub struct Entry {
+    pub timestamp: u64,
+    /// What it counts against bounds in bytes.
+    pub size: u32,
+    /// So many of its topics keep it.
+    pub kept_by: u8,
+    /// So many of them are pinned.
+    pub pinned_by: u8,
+    pub topics: TopicSet,
+    /// What few events have.
+    pub extra: Option<Box<Extra>>,
+}
+
+/// What few events have.
+#[derive(Clone, Debug)]
+pub struct Extra {
+    /// Unix milliseconds.
+    pub expires: Option<u64>,
+    /// Hash of publisher and key, and of all that must be the same in a repeat.
+    pub key: Option<(u128, u128)>,
+}
+
+/// The topics that an event was published into, the first one being its home.
+#[derive(Clone, Debug)]
+pub enum TopicSet {
+    One(TopicId),
+    Many(Box<[TopicId]>),
+}
+
+const BLOCK: usize = 16;
+
+struct Block {
+    live: usize,
+    entries: [Option<Entry>; BLOCK],
+}
+
+/// Entries by offset.
+#[derive(Default)]
+pub struct Entries {
+    blocks: BTreeMap<u64, Box<Block>>,
+    live: usize,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub fn expires(&self) -> Option<u64> {
+        self.extra.as_ref()?.expires
+    }
+
+    pub fn key(&self) -> Option<(u128, u128)> {
+        self.extra.as_ref()?.key
+    }
+
+    pub fn expired(&self, now: u64) -> bool {
+        self.expires().is_some_and(|at| at <= now)
+    }
+}
+
+// === impl TopicSet ===
+
+impl TopicSet {
+    /// `None` for no topic at all.
+    pub fn new(ids: Vec<TopicId>) -> Option<Self> {
+        match ids.as_slice() {
+            [] => None,
+            [one] => Some(Self::One(*one)),
+            _ => Some(Self::Many(ids.into_boxed_slice())),
+        }
+    }
+
+    pub fn ids(&self) -> &[TopicId] {
+        match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Many(ids) => ids,
+        }
+    }
+
+    /// Where the payload stands; the same as long as the event is kept by any topic.
+    pub fn home(&self) -> TopicId {
+        self.ids()[0]
+    }
+}
+
+// === impl Entries ===
+
+impl Entries {
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    pub fn insert(&mut self, offset: u64, entry: Entry) {
+        let empty = || Box::new(Block { live: 0, entries: array::from_fn(|_| None) });
+        let block = self.blocks.entry(block_of(offset)).or_insert_with(empty);
+        if block.entries[place(offset)].replace(entry).is_none() {
+            block.live += 1;
+            self.live += 1;
+        }
+    }
+
+    pub fn get(&self, offset: u64) -> Option<&Entry> {
+        self.blocks.get(&(block_of(offset)))?.entries[place(offset)].as_ref()
+    }
+
+    pub fn get_mut(&mut self, offset: u64) -> Option<&mut Entry> {
+        self.blocks.get_mut(&(block_of(offset)))?.entries[place(offset)].as_mut()
+    }
+
+    pub fn contains(&self, offset: u64) -> bool {
+        self.get(offset).is_some()
+    }
+
+    pub fn remove(&mut self, offset: u64) -> Option<Entry> {
+        let block = self.blocks.get_mut(&(block_of(offset)))?;
+        let entry = block.entries[place(offset)].take()?;
+        block.live -= 1;
+        self.live -= 1;
+        if block.live == 0 {
+            self.blocks.remove(&(block_of(offset)));
+        }
+        Some(entry)
+    }
+
+    /// Entries with a greater offset, in order, whatever a client made up for one.
+    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let blocks = self.blocks.range((Bound::Included(block_of(after)), Bound::Unbounded));
+        let entries = blocks.flat_map(|(number, block)| {
+            let entries = (number * BLOCK as u64..).zip(&block.entries);
+            entries.filter_map(|(offset, entry)| Some((offset, entry.as_ref()?)))
+        });
+        entries.skip_while(move |(offset, _)| *offset <= after)
+    }
+}
+
+fn block_of(offset: u64) -> u64 {
+    offset / BLOCK as u64
+}
+
+fn place(offset: u64) -> usize {
+    usize::try_from(offset % BLOCK as u64).expect("less than a block")
+}

@@ -1,0 +1,153 @@
+//! The way back: an index that was read from disk, event by event, and what has to be kept beside the events for it.
+
+use super::{
+    Gone, Log,
+    entries::{Entry, Extra, TopicSet},
+    records::Known,
+    topics::{TopicId, pinned},
+};
+use crate::{journal::Stats, topic::Topic};
+
+/// What an adapter keeps of the log as a whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Marks {
+    pub head: u64,
+    pub last_timestamp: u64,
+    /// The latest time by which events were let go.
+    pub swept: u64,
+    pub last_topic: TopicId,
+    pub revision: u64,
+    pub trimmed_through: u64,
+    pub gone: Gone,
+    pub forgotten_through: u64,
+    pub pinned_forgotten_through: u64,
+}
+
+/// What an adapter keeps of an event beside its payload.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    pub offset: u64,
+    pub timestamp: u64,
+    pub size: u32,
+    pub topics: Vec<TopicId>,
+    pub expires: Option<u64>,
+    pub key: Option<(u128, u128)>,
+}
+
+// === impl Marks ===
+
+impl Marks {
+    /// Where the known past of a topic begins that is not in the index yet.
+    pub fn topic_begins_after(&self, topic: &Topic) -> u64 {
+        // Names of pinned topics are never used again: a new one has no past.
+        if pinned(topic) { 0 } else { self.forgotten_through }
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    pub fn marks(&self) -> Marks {
+        Marks {
+            head: self.head,
+            last_timestamp: self.last_timestamp,
+            swept: self.swept,
+            last_topic: self.topics.next_id() - 1,
+            revision: self.records.revision,
+            trimmed_through: self.trimmed_through,
+            gone: self.gone,
+            forgotten_through: self.topics.forgotten_through,
+            pinned_forgotten_through: self.topics.pinned_forgotten_through,
+        }
+    }
+
+    /// A topic's name and mark; `None` when it was forgotten.
+    pub fn topic(&self, id: TopicId) -> Option<(&Topic, u64)> {
+        self.topics.get(id).map(|log| (&log.name, log.trimmed_through))
+    }
+
+    /// What is kept of the events after `after` and up to `through`.
+    pub fn metas(&self, after: u64, through: u64) -> impl Iterator<Item = Meta> {
+        let entries = self.entries.after(after).take_while(move |(offset, _)| *offset <= through);
+        entries.map(|(offset, entry)| Meta {
+            offset,
+            timestamp: entry.timestamp,
+            size: entry.size,
+            topics: entry.topics.ids().to_vec(),
+            expires: entry.expires(),
+            key: entry.key(),
+        })
+    }
+
+    /// First step: the marks, and the time to judge by.
+    pub fn restore_marks(&mut self, marks: &Marks, now: u64) {
+        self.head = marks.head;
+        self.last_timestamp = now.max(marks.last_timestamp);
+        self.swept = marks.swept;
+        self.topics.used(marks.last_topic);
+        self.records.revision = marks.revision;
+        self.trimmed_through = marks.trimmed_through;
+        self.gone = marks.gone;
+        self.topics.forgotten_through = marks.forgotten_through;
+        self.topics.pinned_forgotten_through = marks.pinned_forgotten_through;
+    }
+
+    /// Second step: each topic.
+    pub fn restore_topic(&mut self, id: TopicId, name: &Topic, trimmed_through: u64) {
+        let limits = self.rules.limits(name);
+        self.topics.restore(name, id, trimmed_through, limits);
+    }
+
+    /// Third step: each event, in order. What has expired meanwhile, or has no topic left, is dropped.
+    pub fn restore_event(&mut self, meta: Meta) {
+        let Meta { offset, timestamp, size, topics, expires, key } = meta;
+        let extra = (expires.is_some() || key.is_some()).then(|| Box::new(Extra { expires, key }));
+        let Some(topics) = TopicSet::new(topics) else { return };
+        let entry = Entry { timestamp, size, kept_by: 0, pinned_by: 0, topics, extra };
+        let home = entry.topics.home();
+        // A clock that was set back brings nothing back to life.
+        if !entry.expired(self.last_timestamp.max(self.swept)) {
+            self.keep(offset, entry);
+        }
+        if !self.entries.contains(offset) {
+            self.changes.dropped.push((home, offset));
+        }
+    }
+
+    /// And each record, at any time after the marks.
+    pub fn restore_record(&mut self, key: String, revision: u64, size: u64) {
+        self.records.write(key, Some(Known { revision, size }));
+    }
+
+    /// Last step: the settings may ask for less than they did before.
+    pub fn restored(&mut self) {
+        let now = self.last_timestamp;
+        self.dedupe.expire(now);
+        let ids: Vec<TopicId> = self.topics.after(None).map(|(_, id)| id).collect();
+        for id in ids {
+            self.trim_topic(id, now);
+        }
+        self.trim_node(now);
+    }
+
+    /// The epoch of an index that was read may have ended.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
+    /// Goes on counting where an earlier index stopped.
+    pub fn inherit(&mut self, earlier: &Self) {
+        let Stats { appended, trimmed, duplicates, .. } = earlier.stats;
+        self.stats = Stats { appended, trimmed, duplicates, ..self.stats };
+    }
+
+    /// What the log knows of a record.
+    pub fn record(&self, key: &str) -> Option<u64> {
+        self.records.get(key).map(|known| known.revision)
+    }
+
+    /// Keys that begin with `prefix`, with their revisions.
+    pub fn record_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(String, u64)> {
+        self.records.scan(prefix, after, limit)
+    }
+}
