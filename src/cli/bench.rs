@@ -24,10 +24,12 @@ mod clock;
 mod crew;
 mod fanout;
 mod idle;
+mod journal;
 mod process;
 mod publisher;
 mod replay;
 mod report;
+mod scratch;
 mod subscriber;
 mod tally;
 mod wire;
@@ -49,6 +51,8 @@ pub(super) enum BenchCommand {
     Idle(idle::IdleArguments),
     /// Many subscribers who come back at once and missed something.
     Replay(replay::ReplayArguments),
+    /// The journal on disk, without HTTP: appending, coming up again, resuming, disk and memory.
+    Journal(journal::JournalArguments),
 }
 
 /// Which node is measured.
@@ -90,6 +94,7 @@ pub(super) async fn bench(command: BenchCommand) -> Result<u8, Failure> {
         BenchCommand::Fanout(case) => measure(case).await,
         BenchCommand::Idle(case) => measure(case).await,
         BenchCommand::Replay(case) => measure(case).await,
+        BenchCommand::Journal(arguments) => journal::bench(arguments).await,
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
         Arc, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -52,7 +53,9 @@ use self::{
 /// The adapter `kind = "embedded"`.
 pub struct Embedded {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
+    /// `None` while it is dropped.
+    commands: Option<mpsc::Sender<Command>>,
+    writer: Option<JoinHandle<()>>,
     /// KiB that may wait for the writer.
     queue: Arc<Semaphore>,
     queue_kib: u32,
@@ -91,11 +94,12 @@ impl Embedded {
     /// When another process uses it, when it cannot be had, or when it is damaged.
     pub fn open(config: &Config, dir: &Path) -> Result<Self, OpenError> {
         let (commands, waiting) = mpsc::channel(QUEUE);
-        let shared = open::open(config, dir, waiting)?;
+        let (shared, writer) = open::open(config, dir, waiting)?;
         let queue_kib = u32::try_from(config.queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
         Ok(Self {
             shared,
-            commands,
+            commands: Some(commands),
+            writer: Some(writer),
             queue: Arc::new(Semaphore::new(queue_kib as usize)),
             queue_kib,
             queue_wait: Duration::from_millis(config.queue_wait_ms),
@@ -105,7 +109,8 @@ impl Embedded {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Unavailable> {
         let (answer, answered) = oneshot::channel();
-        self.commands.send(command(answer)).await.map_err(|_| Unavailable::Closed)?;
+        let commands = self.commands.as_ref().ok_or(Unavailable::Closed)?;
+        commands.send(command(answer)).await.map_err(|_| Unavailable::Closed)?;
         answered.await.map_err(|_| Unavailable::Closed)
     }
 
@@ -193,6 +198,19 @@ impl Journal for Embedded {
             disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
             queued_bytes: (u64::from(self.queue_kib) - self.queue.available_permits() as u64) * 1024,
             ..self.shared.log().stats()
+        }
+    }
+}
+
+impl Drop for Embedded {
+    /// Waits for the commit that is being written: the directory is free afterwards. What [`Journal::close`] does besides
+    /// is left undone, as in a crash.
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the journal's writer panicked");
         }
     }
 }

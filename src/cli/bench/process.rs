@@ -1,9 +1,11 @@
 //! The node under load as a process: started for the measurement, measured from `/proc`, ended with it.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -53,10 +55,23 @@ impl Node {
     /// # Errors
     /// When it does not come up.
     pub(super) fn start() -> Result<Self, String> {
+        Self::launch(&[], &[("MILLSTREAM__JOURNAL__KIND", "memory".to_owned())])
+    }
+
+    /// The same with its data in a directory, and some settings.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub(super) fn start_on(dir: &Path, settings: &[(&str, String)]) -> Result<Self, String> {
+        Self::launch(&[OsStr::new("--data-dir"), dir.as_os_str()], settings)
+    }
+
+    fn launch(arguments: &[&OsStr], settings: &[(&str, String)]) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| format!("this program is not found: {error}"))?;
         let child = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn"])
-            .env("MILLSTREAM__JOURNAL__KIND", "memory")
+            .args(arguments)
+            .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     path::Path,
     sync::{Arc, RwLock, atomic::AtomicU64},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use quick_cache::sync::Cache;
@@ -27,7 +27,11 @@ use crate::{
 const CACHED_EVENTS: usize = 1 << 14;
 
 /// Opens the journal and starts its writer.
-pub fn open(config: &Config, dir: &Path, commands: mpsc::Receiver<Command>) -> Result<Arc<Shared>, OpenError> {
+pub fn open(
+    config: &Config,
+    dir: &Path,
+    commands: mpsc::Receiver<Command>,
+) -> Result<(Arc<Shared>, JoinHandle<()>), OpenError> {
     let place = Place::take(dir)?;
     let boot = place::boot();
     let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what };
@@ -63,8 +67,8 @@ pub fn open(config: &Config, dir: &Path, commands: mpsc::Receiver<Command>) -> R
     });
     let writer = Writer::new(shared.clone(), place, file, config.clone(), boot, after);
     let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(commands));
-    thread.map_err(|error| OpenError::io(dir, &error))?;
-    Ok(shared)
+    let thread = thread.map_err(|error| OpenError::io(dir, &error))?;
+    Ok((shared, thread))
 }
 
 /// Mark and store come and go together.

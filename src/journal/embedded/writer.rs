@@ -103,7 +103,7 @@ impl Writer {
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let clock = clock.expect("a runtime without I/O needs nothing that could be missing");
         let mut taken = Vec::new();
-        loop {
+        let asker = loop {
             let due = self.sync_due.map(tokio::time::Instant::from_std);
             let next = async {
                 let take = commands.recv_many(&mut taken, COMMANDS_AT_ONCE);
@@ -113,19 +113,25 @@ impl Writer {
                 }
             };
             if clock.block_on(next) == Some(0) {
-                return;
+                break None;
             }
             if self.sync_due.is_some_and(|due| due <= Instant::now()) {
                 self.sync();
             }
-            if self.serve(taken.drain(..)) {
-                return;
+            if let Some(asker) = self.serve(taken.drain(..)) {
+                break Some(asker);
             }
+        };
+        // First the store, then the lock: whoever is told may open the directory again.
+        self.shared.set_store(None);
+        drop(self);
+        if let Some(asker) = asker {
+            answer(asker, ());
         }
     }
 
-    /// True when it was closed.
-    fn serve(&mut self, commands: impl Iterator<Item = Command>) -> bool {
+    /// Answers whom to tell when it was closed.
+    fn serve(&mut self, commands: impl Iterator<Item = Command>) -> Option<oneshot::Sender<()>> {
         let mut appends = Vec::new();
         for command in commands {
             if let Command::Append(append) = command {
@@ -140,13 +146,12 @@ impl Writer {
                 Command::Compact(asker) => answer(asker, self.compact()),
                 Command::Close(asker) => {
                     self.close();
-                    answer(asker, ());
-                    return true;
+                    return Some(asker);
                 }
             }
         }
         self.append_all(&mut appends);
-        false
+        None
     }
 
     fn append_all(&mut self, appends: &mut Vec<Append>) {
@@ -319,7 +324,6 @@ impl Writer {
                 tracing::error!(%error, "the journal was not closed in order");
             }
         }
-        self.shared.set_store(None);
     }
 }
 
