@@ -14,6 +14,9 @@
 //! [`Handle`] is the only door. `engine` decides and does no I/O, `queue` says who is next, `state` folds the history;
 //! `actor` is the shell that carries out what the engine decided.
 //!
+//! With a journal that outlives the process so do jobs: at the start `recovery` reads them back, folded like any other
+//! history, and unfinished ones go on.
+//!
 //! Promises: an accepted job reaches `complete`; a task has one end; a task that fails, panics or hangs harms no other;
 //! whatever waits (reports, events, tasks) waits in a bounded place, and the bound is felt by the tasks.
 
@@ -24,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::journal;
 
 mod actor;
+mod door;
 mod engine;
 mod error;
 pub mod event;
@@ -33,6 +37,7 @@ pub mod handlers;
 mod pump;
 mod queue;
 mod record;
+mod recovery;
 mod retry;
 pub mod spec;
 pub mod state;
@@ -66,6 +71,14 @@ pub mod code {
     pub const NO_ROOM: &str = "no_room";
     /// The node stopped.
     pub const SHUTDOWN: &str = "shutdown";
+    /// In `task_retry`: the node ended without a word while the task ran. Spends no retry.
+    pub const NODE_RESTARTED: &str = "node_restarted";
+    /// In `task_retry`: the node stopped while the task ran. Spends no retry.
+    pub const NODE_STOPPED: &str = "node_stopped";
+    /// The node ended without a word each time the task ran.
+    pub const CRASHED: &str = "crashed";
+    /// The handler that the task names is no longer there.
+    pub const UNKNOWN_HANDLER: &str = "unknown_handler";
 }
 
 /// Settings of section `[jobs]`.

@@ -100,13 +100,14 @@ pub trait Journal: Send + Sync + 'static {
     /// One record.
     fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>>;
 
-    /// Records whose key begins with `prefix`, in key order, after the key `after`, at most `limit`.
-    fn scan(
+    /// Keys of records that begin with `prefix`, in order, after the key `after`, at most `limit`. Values may be large, so
+    /// each is asked for with [`get`](Self::get).
+    fn keys(
         &self,
         prefix: String,
         after: Option<String>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>>;
+    ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>>;
 
     /// Lets go of what retention says; called about once a second by the node.
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>>;

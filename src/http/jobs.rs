@@ -253,7 +253,9 @@ impl From<SubmitError> for Problem {
                 Self::fields(errors.into_iter().map(field).collect())
             }
             SubmitError::KeyReused => Self::wrong(error.to_string()),
-            SubmitError::Full | SubmitError::Stopping => Self::unavailable(error.to_string(), 5),
+            SubmitError::Full | SubmitError::Starting | SubmitError::Stopping => {
+                Self::unavailable(error.to_string(), 5)
+            }
             SubmitError::Journal(error) => error.into(),
         }
     }
@@ -265,7 +267,7 @@ impl From<jobs::Error> for Problem {
         match error {
             E::UnknownJob(_) | E::UnknownTask { .. } | E::NoResult(_) => Self::unknown(error.to_string()),
             E::Ended(_) | E::NotEnded(_) | E::NothingFailed => Self::new(StatusCode::CONFLICT, error.to_string()),
-            E::Stopping => Self::unavailable(error.to_string(), 5),
+            E::Starting | E::Stopping => Self::unavailable(error.to_string(), 5),
             E::Journal(error) => error.into(),
             E::Submit(error) => error.into(),
         }

@@ -6,7 +6,7 @@
 //! last [`Handle`] is dropped the actor ends, and with it the jobs.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -15,30 +15,27 @@ use actix::{
     WrapFuture, fut,
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
-    time::{Instant, timeout},
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 
 use super::{
     Config, Deps, Error, Handle, SubmitError,
+    door::{Door, MAX_REQUESTS, lock},
     engine::{Accepted, Engine, Next, REPORTS_PER_TURN, Report},
     pump::{self, Call},
     record::{self, Key, SpecRecord, Written},
+    recovery::{self, Found},
     spec::{Plan, Spec},
-    state::Origin,
     stats::Stats,
 };
 use crate::{
     event::now_ms,
-    journal::{AppendError, Batch, Receipt, Shared},
+    journal::{AppendError, Batch, Receipt, Shared, Unavailable},
 };
 
-/// Requests that the actor may have in hand; more wait for a permit. An actix mailbox is no bound of its own.
-const MAX_REQUESTS: usize = 256;
 /// How long to wait before an append is tried again.
 const APPEND_RETRY: Duration = Duration::from_millis(250);
-/// How long a stop may take beyond its grace: tasks have two seconds, the rest is the journal's.
-const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// Ended jobs that leave in one go.
 const LEAVE_AT_ONCE: usize = 64;
 
@@ -61,27 +58,27 @@ type Make = Box<dyn FnOnce(bool) -> Shell + Send>;
 
 fn launch(config: Config, deps: Deps, start: impl FnOnce(Make) -> Addr<Shell>) -> Handle {
     let figures = Arc::new(Mutex::new(Stats::default()));
+    let (ready, read) = watch::channel(false);
     let (handlers, journal) = (deps.handlers.clone(), deps.journal.clone());
     let make = {
         let (config, figures) = (config.clone(), figures.clone());
-        Box::new(move |own_thread| Shell::new(config, &deps, figures, own_thread))
+        Box::new(move |own_thread| Shell::new(config, deps, ready, figures, own_thread))
     };
-    let door = Door { addr: start(make), permits: Arc::new(Semaphore::new(MAX_REQUESTS)), figures };
+    let door = Door::new(start(make), read, figures);
     Handle::new(door, config, handlers, journal)
 }
 
 /// The way to the actor.
-#[derive(Clone)]
-pub struct Door {
-    addr: Addr<Shell>,
-    permits: Arc<Semaphore>,
-    figures: Arc<Mutex<Stats>>,
-}
+pub type Address = Addr<Shell>;
 
 /// The actor.
-struct Shell {
+pub struct Shell {
     engine: Engine,
     journal: Shared,
+    /// What the recovery needs, until it takes it.
+    past: Option<(Config, Deps)>,
+    /// True once the recovery is done.
+    ready: watch::Sender<bool>,
     reports: mpsc::Sender<Report>,
     /// Where reports arrive, until the pump takes it.
     arriving: Option<mpsc::Receiver<Report>>,
@@ -90,6 +87,10 @@ struct Shell {
     /// What the pump waits for.
     gate: Option<oneshot::Sender<()>>,
     sweeping: bool,
+    /// An append is in flight: readers may see its events already.
+    appending: bool,
+    /// Questions that came meanwhile. Whoever has read an event must not be answered from before it.
+    questions: Vec<Look>,
     stop_waiters: Vec<oneshot::Sender<()>>,
     figures: Arc<Mutex<Stats>>,
     own_thread: bool,
@@ -106,85 +107,49 @@ pub struct Submit {
     pub retry_of: Option<String>,
 }
 
-/// Cancel a job.
+/// Cancel a job, and keep that.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
-struct Cancel(String);
+pub struct Cancel(pub String);
 
 /// Answer a question.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Look(Box<dyn FnOnce(&Engine) + Send>);
+pub struct Look(pub Box<dyn FnOnce(&Engine) + Send>);
 
 /// End all jobs and tell when it is done.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Stop(Duration, oneshot::Sender<()>);
+pub struct Stop(pub Duration, pub oneshot::Sender<()>);
 
-/// Take reports, do what is due, open the gate when there is room.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Wake(Vec<Report>, oneshot::Sender<()>);
-
-/// Let go of jobs whose time is over.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Sweep;
-
-// === impl Door ===
-
-impl Door {
-    /// Answers the job's id and whether the key was known.
-    pub async fn submit(&self, submit: Submit) -> Result<(String, bool), SubmitError> {
-        let _permit = self.permits.acquire().await;
-        self.addr.send(submit).await.unwrap_or(Err(SubmitError::Stopping))
-    }
-
-    pub async fn cancel(&self, id: String) -> Result<(), Error> {
-        let _permit = self.permits.acquire().await;
-        self.addr.send(Cancel(id)).await.unwrap_or(Err(Error::Stopping))
-    }
-
-    pub async fn look<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Engine) -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        let _permit = self.permits.acquire().await;
-        let (answer, answered) = oneshot::channel();
-        // Whoever asked may have gone meanwhile.
-        let look = Look(Box::new(move |engine| drop(answer.send(question(engine)))));
-        self.addr.send(look).await.map_err(|_| Error::Stopping)?;
-        answered.await.map_err(|_| Error::Stopping)
-    }
-
-    pub async fn stop(&self, grace: Duration) {
-        let (done, stopped) = oneshot::channel();
-        if self.addr.send(Stop(grace, done)).await.is_ok() {
-            // An error means that the actor is gone: stopped all the same.
-            if timeout(grace + STOP_MARGIN, stopped).await.is_err() {
-                tracing::error!("jobs did not come to their end in time");
-            }
-        }
-    }
-
-    pub fn stats(&self) -> Stats {
-        *lock(&self.figures)
-    }
+/// Answered with false when there is no use in further calls.
+impl Message for Call {
+    type Result = bool;
 }
 
 // === impl Shell ===
 
 impl Shell {
-    fn new(config: Config, deps: &Deps, figures: Arc<Mutex<Stats>>, own_thread: bool) -> Self {
+    fn new(
+        config: Config,
+        deps: Deps,
+        ready: watch::Sender<bool>,
+        figures: Arc<Mutex<Stats>>,
+        own_thread: bool,
+    ) -> Self {
         let (reports, arriving) = mpsc::channel(REPORTS_PER_TURN);
         Self {
-            engine: Engine::new(config, deps),
+            engine: Engine::new(config.clone(), &deps),
             journal: deps.journal.clone(),
+            past: Some((config, deps)),
+            ready,
             reports,
             arriving: Some(arriving),
             alarm: watch::Sender::new(None),
             gate: None,
             sweeping: false,
+            appending: false,
+            questions: Vec::new(),
             stop_waiters: Vec::new(),
             figures,
             own_thread,
@@ -218,7 +183,8 @@ impl Shell {
         }
     }
 
-    fn append(&self, batch: Batch, ctx: &mut Context<Self>) {
+    fn append(&mut self, batch: Batch, ctx: &mut Context<Self>) {
+        self.appending = true;
         let journal = self.journal.clone();
         let append = async move { journal.append(batch).await };
         ctx.spawn(append.into_actor(self).map(|result, shell, ctx| shell.appended(result, ctx)));
@@ -226,13 +192,23 @@ impl Shell {
 
     fn appended(&mut self, result: Result<Vec<Receipt>, AppendError>, ctx: &mut Context<Self>) {
         let next = self.engine.answered(result, Instant::now());
+        self.appending = false;
+        for Look(question) in self.questions.drain(..) {
+            question(&self.engine);
+        }
         self.weigh();
         match next {
             Next::Settle => self.settle(ctx),
-            Next::Again => self.append(self.engine.batch_again(), ctx),
+            Next::Again => {
+                let batch = self.engine.batch_again();
+                self.append(batch, ctx);
+            }
             Next::Later => {
                 self.sweep(ctx);
-                ctx.run_later(APPEND_RETRY, |shell, ctx| shell.append(shell.engine.batch_again(), ctx));
+                ctx.run_later(APPEND_RETRY, |shell, ctx| {
+                    let batch = shell.engine.batch_again();
+                    shell.append(batch, ctx);
+                });
             }
         }
     }
@@ -244,7 +220,7 @@ impl Shell {
 
     /// Lets go of jobs whose time is over; goes on as long as there are any.
     fn sweep(&mut self, ctx: &mut Context<Self>) {
-        if self.sweeping {
+        if self.sweeping || !*self.ready.borrow() {
             return;
         }
         let mut leaving = self.engine.expired(Instant::now(), LEAVE_AT_ONCE);
@@ -278,6 +254,13 @@ impl Actor for Shell {
         ctx.set_mailbox_capacity(MAX_REQUESTS);
         let arriving = self.arriving.take().expect("an actor starts once");
         let shell = ctx.address().downgrade();
+        let (config, deps) = self.past.take().expect("an actor starts once");
+        let found = {
+            let shell = shell.clone();
+            async move |found| deliver(&shell, Call::Found(found)).await
+        };
+        let recovery = async move { recovery::run(&config, &deps, found).await };
+        ctx.spawn(recovery.into_actor(self));
         let deliver = async move |call| deliver(&shell, call).await;
         actix::spawn(pump::run(deliver, arriving, self.alarm.subscribe()));
     }
@@ -307,9 +290,7 @@ impl Handler<Submit> for Shell {
             let id = record.job_id.to_string();
             let answer = match written {
                 Ok(Written::New) => {
-                    let tasks = plan.tasks.iter().map(|task| (task.id.clone(), task.name.clone())).collect();
-                    let SpecRecord { job_id, user, created_at, retry_of, key_record, .. } = record;
-                    let origin = Origin { job_id, user, created_at, retry_of, tasks };
+                    let (origin, key_record) = (record.origin(&plan), record.key_record);
                     shell.engine.accept(Accepted { origin, plan, key_record }, Instant::now());
                     Ok((id, false))
                 }
@@ -329,20 +310,33 @@ impl Handler<Submit> for Shell {
 }
 
 impl Handler<Cancel> for Shell {
-    type Result = Result<(), Error>;
+    type Result = ResponseActFuture<Self, Result<(), Error>>;
 
-    fn handle(&mut self, Cancel(id): Cancel, ctx: &mut Context<Self>) -> Self::Result {
-        let answer = self.engine.cancel(&id);
-        self.settle(ctx);
-        answer
+    fn handle(&mut self, Cancel(id): Cancel, _: &mut Context<Self>) -> Self::Result {
+        let (journal, keep) = (self.journal.clone(), self.engine.keeps_cancel(&id));
+        let write = async move {
+            let kept = if keep { record::write_cancelled(&journal, &id).await } else { Ok(()) };
+            (id, kept)
+        };
+        Box::pin(write.into_actor(self).map(|(id, kept), shell, ctx| {
+            // In any case: a journal that is full needs jobs to end.
+            let answer = shell.engine.cancel(&id);
+            shell.settle(ctx);
+            answer.and_then(|()| kept.map_err(|error| Unavailable::Failed(error.to_string()).into()))
+        }))
     }
 }
 
 impl Handler<Look> for Shell {
     type Result = ();
 
-    fn handle(&mut self, Look(question): Look, _: &mut Context<Self>) {
-        question(&self.engine);
+    fn handle(&mut self, look: Look, _: &mut Context<Self>) {
+        if self.appending {
+            // No more of them than there are permits.
+            self.questions.push(look);
+        } else {
+            look.0(&self.engine);
+        }
     }
 }
 
@@ -356,36 +350,36 @@ impl Handler<Stop> for Shell {
     }
 }
 
-impl Handler<Wake> for Shell {
-    type Result = ();
+impl Handler<Call> for Shell {
+    type Result = bool;
 
-    fn handle(&mut self, Wake(reports, gate): Wake, ctx: &mut Context<Self>) {
+    fn handle(&mut self, call: Call, ctx: &mut Context<Self>) -> bool {
         let now = Instant::now();
-        reports.into_iter().for_each(|report| self.engine.report(report, now));
-        self.gate = Some(gate);
+        match call {
+            Call::Wake(reports, gate) => {
+                reports.into_iter().for_each(|report| self.engine.report(report, now));
+                self.gate = Some(gate);
+            }
+            Call::Sweep => self.sweep(ctx),
+            // A node that stops already leaves the rest for the next start.
+            Call::Found(_) if self.engine.stopping() => return false,
+            Call::Found(Found::Jobs(jobs)) => jobs.into_iter().for_each(|past| self.engine.restore(past, now)),
+            Call::Found(Found::Unreadable) => self.engine.unreadable(),
+            Call::Found(Found::Done) => {
+                self.engine.restored();
+                self.weigh();
+                self.ready.send_replace(true);
+            }
+        }
         self.settle(ctx);
-    }
-}
-
-impl Handler<Sweep> for Shell {
-    type Result = ();
-
-    fn handle(&mut self, _: Sweep, ctx: &mut Context<Self>) {
-        self.sweep(ctx);
-        self.settle(ctx);
+        true
     }
 }
 
 /// Hands a call of the pump to the actor; false when there is no actor any more.
 async fn deliver(shell: &WeakAddr<Shell>, call: Call) -> bool {
-    let Some(shell) = shell.upgrade() else { return false };
-    let sent = match call {
-        Call::Wake(reports, gate) => shell.send(Wake(reports, gate)).await,
-        Call::Sweep => shell.send(Sweep).await,
-    };
-    sent.is_ok()
-}
-
-fn lock(figures: &Mutex<Stats>) -> MutexGuard<'_, Stats> {
-    figures.lock().expect("no code that holds the lock panics")
+    match shell.upgrade() {
+        Some(shell) => shell.send(call).await.unwrap_or(false),
+        None => false,
+    }
 }

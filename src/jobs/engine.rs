@@ -14,7 +14,6 @@ use std::{
 use rand::{SeedableRng, rngs::StdRng};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Deps,
@@ -33,8 +32,11 @@ mod attempt;
 mod books;
 mod live;
 mod outbox;
+mod restore;
 mod room;
 mod sink;
+mod starts;
+mod suspend;
 mod tasks;
 mod timers;
 
@@ -42,12 +44,15 @@ pub use self::{
     append::Next,
     attempt::Attempt,
     books::{Filter, Listing, ResultPlace},
+    live::Bounds,
+    restore::Past,
 };
 use self::{
     attempt::Done,
-    live::{Ending, Live, Phase, Run},
+    live::{Ending, Live, Phase},
     outbox::Outbox,
     room::Room,
+    starts::Starts,
     timers::Timers,
 };
 
@@ -101,13 +106,19 @@ pub struct Engine {
     queue: Queue<Id>,
     /// Jobs with doomed tasks.
     doomed: VecDeque<Id>,
+    /// Jobs with interrupted tasks, or without a `complete` that they should have.
+    interrupted: VecDeque<Id>,
     outbox: Outbox,
     timers: Timers<Timer>,
-    attempts: Vec<Attempt>,
+    starts: Starts,
     ids: ulid::Generator,
     rng: StdRng,
     stats: Stats,
     stopping: bool,
+    /// The journal outlives the process, and so do unfinished jobs.
+    durable: bool,
+    /// Unfinished jobs are left standing: nothing is begun any more.
+    suspended: bool,
     /// How often in a row the journal did not take the same events.
     failures: u32,
 }
@@ -153,13 +164,16 @@ impl Engine {
             ended: VecDeque::new(),
             queue: Queue::new(config.concurrency, &slots),
             doomed: VecDeque::new(),
+            interrupted: VecDeque::new(),
             outbox: Outbox::default(),
             timers: Timers::new(),
-            attempts: Vec::new(),
+            starts: Starts::new(deps.journal.durable()),
             ids: ulid::Generator::new(),
             rng: StdRng::seed_from_u64(rand::random()),
             stats: Stats::default(),
             stopping: false,
+            durable: deps.journal.durable(),
+            suspended: false,
             failures: 0,
             config,
         }
@@ -190,36 +204,21 @@ impl Engine {
         self.stats.jobs_accepted += 1;
         let Accepted { origin, plan, key_record } = accepted;
         let id = origin.job_id.clone();
-        let lane = |kind: &Kind| match kind {
-            Kind::Http => 0,
-            Kind::Run(name) => self.lanes.get(name).copied().unwrap_or(0),
-        };
-        let run = |lane| Run { phase: Phase::Waiting, lane, attempts: 0, began: None, outcome: None };
-        let runs: Vec<_> = plan.tasks.iter().map(|task| run(lane(&task.kind))).collect();
-        self.queue.add(id.clone(), plan.concurrency);
-        for (task, run) in (0..).zip(&runs) {
-            self.queue.push(&id, task, run.lane);
+        let mut live = Live::new(plan, Topic::job(&id).expect("a ULID is a topic name"), now);
+        self.queue.add(id.clone(), live.plan.concurrency);
+        for (index, (run, task)) in (0..).zip(live.runs.iter_mut().zip(&live.plan.tasks)) {
+            run.lane = lane(&self.lanes, &task.kind);
+            self.queue.push(&id, index, run.lane);
         }
-        let deadline = plan.timeout.map(|timeout| self.timers.set(now + timeout, Timer::Deadline(id.clone())));
-        let live = Live {
-            plan,
-            runs,
-            topic: Topic::job(&id).expect("a ULID is a topic name"),
-            accepted: now,
-            deadline,
-            cancel: CancellationToken::new(),
-            ending: None,
-            doomed: VecDeque::new(),
-            succeeded: 0,
-            failed: 0,
-            errors: Vec::new(),
-            kept_bytes: 0,
-        };
+        live.deadline = live.plan.timeout.map(|timeout| self.timers.set(now + timeout, Timer::Deadline(id.clone())));
         let state = JobState::new(origin);
         tracing::info!(job_id = %id, user = state.user.as_deref(), tasks = live.runs.len(), "job accepted");
         self.book.insert(id.clone(), Job { state, key_record, live: Some(Box::new(live)) });
-        if self.stopping {
-            // It slipped in while its record was written: its watchers must see an end.
+        // It may have slipped in while its record was written.
+        if self.suspended {
+            self.queue.clear(&id);
+        } else if self.stopping && !self.durable {
+            // Its watchers must see an end.
             self.end(&id, Ending::Shutdown);
         }
     }
@@ -239,15 +238,27 @@ impl Engine {
         }
     }
 
-    /// Takes no more jobs, and ends those that have not ended after `grace`.
+    /// True when a cancel of this job is to be kept before it is acknowledged.
+    pub fn keeps_cancel(&self, id: &str) -> bool {
+        self.durable && self.book.get(id).is_some_and(|job| job.live.as_deref().is_some_and(|live| !live.closed()))
+    }
+
+    /// Takes no more jobs. Those that have not ended after `grace` are left standing where the journal outlives the
+    /// process, and are ended elsewhere.
     pub fn stop(&mut self, grace: Duration, now: Instant) {
         self.stopping = true;
         self.timers.set(now + grace, Timer::StopGrace);
     }
 
+    /// True when the engine was told to stop.
+    pub fn stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// True when the engine was told to stop and all is done and kept.
     pub fn stopped(&self) -> bool {
-        self.stopping && self.unfinished() == 0 && self.outbox.len() == 0
+        let idle = if self.suspended { self.at_rest() } else { self.unfinished() == 0 };
+        self.stopping && idle && self.outbox.len() == 0
     }
 
     /// One turn: what is due is done, and as much is begun as there is room for.
@@ -256,6 +267,7 @@ impl Engine {
             match timer {
                 Timer::Retry(id, task) => self.retry_now(&id, task),
                 Timer::Deadline(id) => self.end(&id, Ending::TimedOut),
+                Timer::StopGrace if self.durable => self.suspend(),
                 Timer::StopGrace => {
                     let unfinished = self.book.iter().filter(|(_, job)| job.live.is_some());
                     for id in unfinished.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
@@ -264,7 +276,7 @@ impl Engine {
                 }
             }
         }
-        while self.outbox.has_room() && self.bury_one(now) {}
+        while self.outbox.has_room() && (self.bury_one(now) || self.resume_one(now)) {}
         while self.outbox.has_room() {
             let Some((id, task)) = self.queue.next() else { break };
             self.begin(&id, task, now);
@@ -278,7 +290,7 @@ impl Engine {
 
     /// Attempts to start.
     pub fn take_attempts(&mut self) -> Vec<Attempt> {
-        std::mem::take(&mut self.attempts)
+        self.starts.take(self.outbox.len() == 0)
     }
 
     /// When the next turn is due of itself.
@@ -322,6 +334,14 @@ fn shorten(mut text: String, max: usize) -> String {
         text.push('…');
     }
     text
+}
+
+/// The lane in which tasks of a handler wait.
+fn lane(lanes: &HashMap<String, usize>, kind: &Kind) -> usize {
+    match kind {
+        Kind::Http => 0,
+        Kind::Run(name) => lanes.get(name).copied().unwrap_or(0),
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -17,6 +17,9 @@ pub enum SubmitError {
         "the node has as much unfinished work as it takes (`jobs.max_running`, `journal.max_bytes`); try again later"
     )]
     Full,
+    /// Try again soon.
+    #[error("the node has just started and still reads the jobs that it kept; try again soon")]
+    Starting,
     /// Try another node, or this one after its restart.
     #[error("the node is stopping")]
     Stopping,
@@ -51,6 +54,9 @@ pub enum Error {
     /// The task has no result, or has none yet.
     #[error("task `{0}` has no result")]
     NoResult(String),
+    /// The node has not yet read all that it kept.
+    #[error("the node has just started and still reads the jobs that it kept; try again soon")]
+    Starting,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

@@ -6,6 +6,9 @@
 //!                                 aggregated_result ─> complete             at the end, appended as one
 //! ```
 //!
+//! An end of the node is a `task_retry`, too (`node_restarted`, `node_stopped`); the attempt after it begins with a
+//! `task_progress` of 0, since nothing else would show that it has begun.
+//!
 //! A task has at most one `task_start`, before its first attempt; one that is cancelled while it still waits has none
 //! and only gets its `error`. Numbers without a fraction are written without one.
 
@@ -35,7 +38,7 @@ pub enum Fact {
     TaskStart(TaskStart),
     /// `task_progress`.
     TaskProgress(TaskProgress),
-    /// `task_retry`: an attempt failed and another will follow.
+    /// `task_retry`: an attempt failed, or fell to an end of the node, and another will follow.
     TaskRetry(TaskRetry),
     /// `task_complete`.
     TaskComplete(TaskComplete),

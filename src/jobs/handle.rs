@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{
     Config, Filter, Listing,
-    actor::{Door, Submit},
+    actor::Submit,
+    door::Door,
     engine::ResultPlace,
     error::{Error, SubmitError},
     event::{Fact, JobEvent},
@@ -125,7 +126,8 @@ impl Handle {
     /// Cancelling twice is once.
     ///
     /// # Errors
-    /// [`Error::Ended`] when it ended otherwise before.
+    /// [`Error::Ended`] when it ended otherwise before; [`Error::Journal`] when it is cancelled and the journal could not
+    /// keep that: should the node end before the job does, the job may go on.
     pub async fn cancel(&self, id: &str) -> Result<(), Error> {
         self.door.cancel(id.to_owned()).await
     }
@@ -160,8 +162,9 @@ impl Handle {
         }
     }
 
-    /// Takes no more jobs, waits up to `grace` for the running ones and cancels the rest; their watchers see a
-    /// `complete`. Returns when all is in the journal. Afterwards this handle answers [`Error::Stopping`].
+    /// Takes no more jobs and waits up to `grace` for the running ones. What remains goes on at the next start where the
+    /// journal outlives the process, and is cancelled elsewhere: its watchers see a `complete`. Returns when all is in
+    /// the journal. Afterwards this handle answers [`Error::Stopping`].
     pub async fn stop(&self, grace: Duration) {
         self.door.stop(grace).await;
     }

@@ -11,7 +11,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::engine::{REPORTS_PER_TURN, Report};
+use super::{
+    engine::{REPORTS_PER_TURN, Report},
+    recovery::Found,
+};
 
 /// What the engine is called for.
 pub enum Call {
@@ -19,6 +22,8 @@ pub enum Call {
     Wake(Vec<Report>, oneshot::Sender<()>),
     /// Let go of what need not be kept.
     Sweep,
+    /// Take what the journal kept; does not come from the pump.
+    Found(Found),
 }
 
 /// Runs until `deliver` says that there is nobody left to call.

@@ -1,7 +1,11 @@
 //! What is kept of a job beside its events: the spec with its secrets, large results, idempotency keys.
 //!
+//! A job exists exactly as long as its spec record: that is written before the client hears of the job, and it is the
+//! first to go when the job leaves. What is found without one is what a purge has left behind.
+//!
 //! ```text
 //! job/{id}/spec             the spec as accepted, with every id filled in
+//! job/{id}/ending           a client has cancelled the job; where jobs outlive the process
 //! job/{id}/result/{taskId}  a result that was too large for an event
 //! job-key/{user}/{key}      which job a client's key stands for; `-` without a user
 //! ```
@@ -12,7 +16,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Error, SubmitError, spec::Spec, urls};
+use super::{
+    Error, SubmitError,
+    spec::{Plan, Spec},
+    state::Origin,
+    urls,
+};
 use crate::{
     journal::{AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
     topic::Topic,
@@ -56,10 +65,36 @@ pub enum Written {
     Existing(String),
 }
 
+/// What the keys of all records of jobs begin with.
+pub const RECORDS: &str = "job/";
 /// The form of [`SpecRecord`].
 pub const VERSION: u32 = 1;
+/// What stands in the record of an ending: the only one that is not known from the history, the spec or the clock.
+const CANCELLED: &[u8] = br#"{"version":1,"ending":"cancelled"}"#;
+/// Records that are deleted in one go.
+const PAGE: usize = 16;
 /// How often a key may change hands under our feet before that counts as a fault of the journal.
 const MAX_TRIES: usize = 5;
+
+// === impl SpecRecord ===
+
+impl SpecRecord {
+    /// Reads a record back.
+    pub fn decode(value: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(value)
+    }
+
+    /// What is known of the job before its first event.
+    pub fn origin(&self, plan: &Plan) -> Origin {
+        Origin {
+            job_id: self.job_id.clone(),
+            user: self.user.clone(),
+            created_at: self.created_at,
+            retry_of: self.retry_of.clone(),
+            tasks: plan.tasks.iter().map(|task| (task.id.clone(), task.name.clone())).collect(),
+        }
+    }
+}
 
 // === impl Key ===
 
@@ -108,35 +143,70 @@ pub async fn write(journal: &Shared, spec: &SpecRecord, key: Option<&Key>) -> Re
 /// Reads a spec back, with its secrets.
 pub async fn read(journal: &Shared, job_id: &str) -> Result<SpecRecord, Error> {
     let record = journal.get(spec_key(job_id)).await?.ok_or_else(|| Error::UnknownJob(job_id.to_owned()))?;
-    serde_json::from_slice(&record.value)
+    SpecRecord::decode(&record.value)
         .map_err(|e| Unavailable::Failed(format!("the record of job `{job_id}` cannot be read: {e}")).into())
 }
 
-/// Lets go of all that is kept of a job.
+/// Keeps that a client has cancelled a job.
+pub async fn write_cancelled(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
+    let record = RecordWrite { key: ending_key(job_id), value: Some(Bytes::from_static(CANCELLED)) };
+    journal.append(Batch { records: vec![record], ..Batch::default() }).await.map(drop)
+}
+
+/// Lets go of all that is kept of a job. The spec and the key go first and at once: wherever the rest is cut short, no
+/// start takes the job for a new one, and each finishes what was begun ([`tidy`]).
 pub async fn purge(journal: &Shared, job_id: &str, key_record: Option<String>) -> Result<(), AppendError> {
-    const PAGE: usize = 1024;
-    journal.purge(Topic::job(job_id).expect("it was a topic before")).await?;
-    let delete = |key: String| RecordWrite { key, value: None };
-    let mut records: Vec<_> = key_record.into_iter().map(delete).collect();
+    let keys = [spec_key(job_id), ending_key(job_id)].into_iter().chain(key_record);
+    let records = keys.map(|key| RecordWrite { key, value: None }).collect();
+    journal.append(Batch { records, ..Batch::default() }).await?;
+    tidy(journal, job_id).await
+}
+
+/// Lets go of what is left of a job without a spec.
+pub async fn tidy(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
+    if let Ok(topic) = Topic::job(job_id) {
+        journal.purge(topic).await?;
+    }
     loop {
-        let page = journal.scan(format!("job/{job_id}/"), None, PAGE).await?;
+        let page = journal.keys(prefix(job_id), None, PAGE).await?;
         let last = page.len() < PAGE;
-        records.extend(page.into_iter().map(|(key, _)| delete(key)));
-        journal.append(Batch { records: std::mem::take(&mut records), ..Batch::default() }).await?;
+        let records: Vec<_> = page.into_iter().map(|key| RecordWrite { key, value: None }).collect();
+        if !records.is_empty() {
+            journal.append(Batch { records, ..Batch::default() }).await?;
+        }
         if last {
             return Ok(());
         }
     }
 }
 
+/// The job that a record belongs to.
+pub fn owner(key: &str) -> Option<&str> {
+    key.strip_prefix(RECORDS)?.split_once('/').map(|(job_id, _)| job_id)
+}
+
+/// Sorts behind all records of a job and before those of the next.
+pub fn past(job_id: &str) -> String {
+    format!("{RECORDS}{job_id}0")
+}
+
+/// The key that says that a client has cancelled a job.
+pub fn ending_key(job_id: &str) -> String {
+    format!("{}ending", prefix(job_id))
+}
+
 /// The key of a spec record.
 pub fn spec_key(job_id: &str) -> String {
-    format!("job/{job_id}/spec")
+    format!("{}spec", prefix(job_id))
 }
 
 /// The key of a large result.
 pub fn result_key(job_id: &str, task_id: &str) -> String {
-    format!("job/{job_id}/result/{task_id}")
+    format!("{}result/{task_id}", prefix(job_id))
+}
+
+fn prefix(job_id: &str) -> String {
+    format!("{RECORDS}{job_id}/")
 }
 
 async fn find(journal: &Shared, key: &Key) -> Result<Option<String>, SubmitError> {

@@ -84,7 +84,8 @@ pub struct TaskSpec {
     pub remote: Option<Value>,
 }
 
-/// What becomes of a job when the client that streams it goes away.
+/// What becomes of a job when the client that streams it goes away. An end of the node is none of the client's: the job
+/// goes on at the next start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDisconnect {

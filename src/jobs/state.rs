@@ -65,6 +65,14 @@ pub(super) struct TaskState {
     pub(super) encoding: Option<Box<str>>,
     /// Where its `task_complete` stands.
     pub(super) result_at: Option<Position>,
+    /// When its first attempt began.
+    pub(super) began_at: Option<u64>,
+    /// How often the node ended without a word while it ran.
+    pub(super) restarts: u32,
+    /// How often the node stopped while it ran.
+    pub(super) stops: u32,
+    /// Its attempt fell to an end of the node, and the next one has not begun.
+    pub(super) interrupted: bool,
 }
 
 /// Why a task failed.
@@ -108,6 +116,7 @@ impl JobState {
             Fact::TaskStart(start) => {
                 let Some(task) = self.open(&start.task_id) else { return };
                 task.begin(1);
+                task.began_at = task.began_at.or(Some(event.timestamp));
                 if self.status == Status::Queued {
                     self.status = Status::Running;
                     self.started_at = Some(event.timestamp);
@@ -117,6 +126,7 @@ impl JobState {
                 if let Some(task) = self.open(&progress.task_id) {
                     // The report itself shows that a repeated attempt has begun.
                     task.status = TaskStatus::Running;
+                    task.interrupted = false;
                     // `max` also turns NaN, which `clamp` lets through, into a number.
                     task.progress = progress.progress.clamp(0.0, 100.0).max(0.0);
                 }
@@ -125,6 +135,10 @@ impl JobState {
                 if let Some(task) = self.open(&retry.task_id) {
                     task.begin(retry.attempt);
                     task.status = TaskStatus::Retrying;
+                    let (restarted, stopped) = (retry.code == code::NODE_RESTARTED, retry.code == code::NODE_STOPPED);
+                    task.restarts += u32::from(restarted);
+                    task.stops += u32::from(stopped);
+                    task.interrupted = restarted || stopped;
                 }
             }
             Fact::TaskComplete(done) => {
@@ -173,7 +187,12 @@ impl JobState {
     }
 
     pub(super) fn task(&self, id: &str) -> Option<&TaskState> {
-        self.by_id.get(id).map(|index| &self.tasks[*index])
+        self.index(id).map(|index| &self.tasks[index])
+    }
+
+    /// Which task of the spec has this id.
+    pub(super) fn index(&self, id: &str) -> Option<usize> {
+        self.by_id.get(id).copied()
     }
 
     /// A task that has not finished.
@@ -198,6 +217,10 @@ impl TaskState {
             result_bytes: None,
             encoding: None,
             result_at: None,
+            began_at: None,
+            restarts: 0,
+            stops: 0,
+            interrupted: false,
         }
     }
 
@@ -205,6 +228,7 @@ impl TaskState {
         self.status = TaskStatus::Running;
         self.attempts = attempt;
         self.progress = 0.0;
+        self.interrupted = false;
     }
 }
 

@@ -32,6 +32,10 @@ pub struct Stats {
     pub task_duration_count: u64,
     /// Events that wait for the journal.
     pub events_pending: u64,
+    /// Unfinished jobs of the time before that were taken up at the start.
+    pub jobs_taken_up: u64,
+    /// Records of jobs that could not be read at the start; they are left alone.
+    pub records_unreadable: u64,
 }
 
 /// Jobs that ended, by status.

@@ -4,6 +4,7 @@ mod door;
 mod ends;
 mod full;
 mod life;
+mod recovery;
 mod results;
 mod rig;
 mod scale;

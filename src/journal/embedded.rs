@@ -172,13 +172,13 @@ impl Journal for Embedded {
         Box::pin(self.record(key))
     }
 
-    fn scan(
+    fn keys(
         &self,
         prefix: String,
         after: Option<String>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>> {
-        Box::pin(self.records(prefix, after, limit))
+    ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>> {
+        Box::pin(async move { Ok(self.shared.log().record_keys(&prefix, after.as_deref(), limit)) })
     }
 
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {

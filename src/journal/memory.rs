@@ -111,13 +111,13 @@ impl Journal for Memory {
         Box::pin(async move { Ok(self.read_lock().record(&key)) })
     }
 
-    fn scan(
+    fn keys(
         &self,
         prefix: String,
         after: Option<String>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().records(&prefix, after.as_deref(), limit)) })
+    ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>> {
+        Box::pin(async move { Ok(self.read_lock().log.record_keys(&prefix, after.as_deref(), limit)) })
     }
 
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {
@@ -181,11 +181,6 @@ impl Kept {
     fn record(&self, key: &str) -> Option<Record> {
         let revision = self.log.record(key)?;
         self.records.get(key).map(|value| Record { value: value.clone(), revision })
-    }
-
-    fn records(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(String, Record)> {
-        let found = self.log.record_keys(prefix, after, limit).into_iter();
-        found.filter_map(|(key, _)| Some((key.clone(), self.record(&key)?))).collect()
     }
 
     fn purge(&mut self, topic: &Topic, now: u64) -> u64 {

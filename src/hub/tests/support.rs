@@ -335,13 +335,13 @@ impl Journal for Held {
         self.memory.get(key)
     }
 
-    fn scan(
+    fn keys(
         &self,
         prefix: String,
         after: Option<String>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>> {
-        self.memory.scan(prefix, after, limit)
+    ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>> {
+        self.memory.keys(prefix, after, limit)
     }
 
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {

@@ -29,7 +29,9 @@ const MAX_FAILURES: u32 = 240;
 impl Engine {
     /// What to append, unless an append is in flight.
     pub fn take_batch(&mut self) -> Option<Batch> {
-        self.outbox.take()
+        let batch = self.outbox.take()?;
+        self.starts.sent();
+        Some(batch)
     }
 
     /// What to append after the journal could not take it.
@@ -67,6 +69,7 @@ impl Engine {
         for (index, entry) in self.outbox.arrived().into_iter().enumerate() {
             self.fold(&entry.event, receipts.get(index).map(|receipt| receipt.position), now);
         }
+        self.starts.arrived();
         Next::Settle
     }
 

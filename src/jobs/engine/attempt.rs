@@ -74,6 +74,10 @@ impl Attempt {
             progress: Progress::new(sink.clone()),
             cancel: token,
         };
+        if self.cancel.is_cancelled() {
+            // While it waited for its start to be written.
+            return Err(TaskError::fatal(code::CANCELLED, "the task was stopped before the attempt had begun"));
+        }
         let work = self.handler.run(task);
         pin!(work);
         select! {

@@ -2,12 +2,18 @@
 
 use std::collections::VecDeque;
 
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{aggregate::Outcome, timers};
+use super::{EVENT_OVERHEAD, aggregate::Outcome, shorten, timers};
 use crate::{
-    jobs::{code, event::ErrorEntry, spec::Plan, state::Status},
+    jobs::{
+        Config, code,
+        event::{Complete, ErrorEntry},
+        spec::Plan,
+        state::Status,
+    },
     topic::Topic,
 };
 
@@ -25,6 +31,12 @@ pub struct Live {
     pub ending: Option<Ending>,
     /// Tasks that the ending found waiting and that still need their `error`.
     pub doomed: VecDeque<u32>,
+    /// Tasks of which an end of the node is still to be told.
+    pub interrupted: VecDeque<u32>,
+    /// True once `aggregated_result` was made.
+    pub aggregated: bool,
+    /// True once `complete` was made.
+    pub told: bool,
     pub succeeded: usize,
     pub failed: usize,
     /// The first errors, for `complete`.
@@ -40,6 +52,12 @@ pub struct Run {
     pub lane: usize,
     /// Attempts that were begun.
     pub attempts: u32,
+    /// Those of them that fell to an end of the node and spend no retry.
+    pub spared: u32,
+    /// How often the node ended without a word while the task ran.
+    pub restarts: u32,
+    /// The next attempt is to be told: nothing else shows that it has begun, should the node end again.
+    pub resumes: bool,
     /// When the first attempt began.
     pub began: Option<Instant>,
     pub outcome: Option<Outcome>,
@@ -54,6 +72,8 @@ pub enum Phase {
     Running,
     /// Between two attempts.
     Delayed,
+    /// The node ended, or is about to end, before the task did: that is still to be told.
+    Interrupted,
     /// It will not run any more and waits for its `error`.
     Doomed,
     /// It had its end.
@@ -73,14 +93,106 @@ pub enum Ending {
     Shutdown,
 }
 
+/// How much of the results a job keeps for `aggregated_result`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Larger results stand in records of their own.
+    pub inline: usize,
+    /// More cannot go into one event.
+    pub total: usize,
+}
+
+/// Longest text of an error in `complete` and `aggregated_result`, of which there may be thousands.
+const MAX_BRIEF_BYTES: usize = 256;
+
+// === impl Bounds ===
+
+impl Bounds {
+    pub fn new(config: &Config, max_event_bytes: usize) -> Self {
+        let inline = config.max_result_bytes.min(max_event_bytes.saturating_sub(EVENT_OVERHEAD));
+        Self { inline, total: max_event_bytes }
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    /// A task that has not begun.
+    pub fn new(lane: usize) -> Self {
+        Self {
+            phase: Phase::Waiting,
+            lane,
+            attempts: 0,
+            spared: 0,
+            restarts: 0,
+            resumes: false,
+            began: None,
+            outcome: None,
+        }
+    }
+
+    /// Attempts that count against the task's retries.
+    pub fn spent(&self) -> u32 {
+        self.attempts.saturating_sub(self.spared)
+    }
+}
+
 // === impl Live ===
 
 impl Live {
+    /// A job of which nothing has happened yet.
+    pub fn new(plan: Plan, topic: Topic, accepted: Instant) -> Self {
+        let runs = plan.tasks.iter().map(|_| Run::new(0)).collect();
+        Self {
+            plan,
+            runs,
+            topic,
+            accepted,
+            deadline: None,
+            cancel: CancellationToken::new(),
+            ending: None,
+            doomed: VecDeque::new(),
+            interrupted: VecDeque::new(),
+            aggregated: false,
+            told: false,
+            succeeded: 0,
+            failed: 0,
+            errors: Vec::new(),
+            kept_bytes: 0,
+        }
+    }
+
+    /// A task has a result: counts it, and keeps it as far as the bounds allow.
+    pub fn keep_result(&mut self, task: usize, result: &RawValue, bounds: Bounds) {
+        let bytes = result.get().len();
+        let keep = bytes <= bounds.inline && self.kept_bytes + bytes <= bounds.total;
+        let kept = keep.then(|| result.to_owned());
+        self.kept_bytes += kept.as_ref().map_or(0, |kept| kept.get().len());
+        self.runs[task].outcome = Some(Outcome::Result { bytes, kept });
+        self.succeeded += 1;
+    }
+
+    /// A task has a result that stands in a record of its own.
+    pub fn count_result(&mut self, task: usize, bytes: usize) {
+        self.runs[task].outcome = Some(Outcome::Result { bytes, kept: None });
+        self.succeeded += 1;
+    }
+
+    /// A task has failed: counts it, and keeps the beginning of its error.
+    pub fn keep_error(&mut self, task: usize, error: &str) {
+        let brief = shorten(error.to_owned(), MAX_BRIEF_BYTES);
+        self.runs[task].outcome = Some(Outcome::Error(brief.as_str().into()));
+        if self.errors.len() < Complete::MAX_ERRORS {
+            self.errors.push(ErrorEntry { task_id: self.plan.tasks[task].id.clone(), error: brief });
+        }
+        self.failed += 1;
+    }
+
     pub fn finished(&self) -> usize {
         self.succeeded + self.failed
     }
 
-    /// True once `complete` was made.
+    /// True once all tasks have ended.
     pub fn closed(&self) -> bool {
         self.finished() == self.runs.len()
     }

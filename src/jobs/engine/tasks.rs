@@ -5,12 +5,8 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{
-    Done, EVENT_OVERHEAD, Ending, Engine, Id, Phase, Report, Said, Timer,
-    aggregate::{Outcome, aggregate},
-    attempt::Attempt,
-    millis,
-    outbox::Entry,
-    shorten, timestamp,
+    Done, EVENT_OVERHEAD, Ending, Engine, Id, Phase, Report, Said, Timer, aggregate::aggregate, attempt::Attempt,
+    live::Bounds, millis, outbox::Entry, shorten, timestamp,
 };
 use crate::{
     jobs::{
@@ -30,10 +26,8 @@ use crate::{
 
 /// Longest text of an error in bytes: it stands in events, in snapshots and in memory.
 const MAX_ERROR_BYTES: usize = 2048;
-/// Longest text of an error in `complete` and `aggregated_result`, of which there may be thousands.
-const MAX_BRIEF_BYTES: usize = 256;
 /// Rough bytes of an event beside what varies much.
-const PLAIN_EVENT_BYTES: usize = 512;
+pub(super) const PLAIN_EVENT_BYTES: usize = 512;
 
 // === impl Engine ===
 
@@ -48,13 +42,13 @@ impl Engine {
         let (handler, own_timeout) = match &task.kind {
             Kind::Http => (self.http.clone(), None),
             Kind::Run(name) => {
-                let registered = self.handlers.get(name).expect("the plan was checked against the same handlers");
+                let registered = self.handlers.get(name).expect("tasks without a handler have ended before");
                 (registered.handler.clone(), registered.timeout)
             }
         };
         run.phase = Phase::Running;
         run.attempts += 1;
-        self.attempts.push(Attempt {
+        self.starts.push(Attempt {
             id: id.clone(),
             task: index,
             number: run.attempts,
@@ -66,10 +60,15 @@ impl Engine {
             cancel: live.cancel.clone(),
             max_data_bytes,
         });
+        let (task_id, task_name) = (task.id.clone(), task.name.clone());
+        let resumes = std::mem::take(&mut run.resumes);
         if run.began.is_none() {
             run.began = Some(now);
-            let (task_id, task_name) = (task.id.clone(), task.name.clone());
             self.push(id, Fact::TaskStart(TaskStart { task_id, task_name, source: "local".into() }), PLAIN_EVENT_BYTES);
+        } else if resumes {
+            let message = Some(format!("attempt {} has begun", run.attempts));
+            let fact = TaskProgress { task_id, progress: 0.0, message, data: None };
+            self.push(id, Fact::TaskProgress(fact), PLAIN_EVENT_BYTES);
         }
     }
 
@@ -119,7 +118,7 @@ impl Engine {
         live.ending = Some(ending);
         live.cancel.cancel();
         for (index, run) in (0..).zip(&mut live.runs) {
-            if matches!(run.phase, Phase::Waiting | Phase::Delayed) {
+            if matches!(run.phase, Phase::Waiting | Phase::Delayed | Phase::Interrupted) {
                 run.phase = Phase::Doomed;
                 live.doomed.push_back(index);
             }
@@ -143,15 +142,10 @@ impl Engine {
 
     fn succeed(&mut self, id: &Id, index: u32, done: Done, now: Instant) {
         let bytes = done.result.get().len();
-        let inline_max = self.config.max_result_bytes.min(self.max_event_bytes.saturating_sub(EVENT_OVERHEAD));
-        let keep_max = self.max_event_bytes;
+        let bounds = Bounds::new(&self.config, self.max_event_bytes);
         let live = self.live(id).expect("the caller has found it");
-        let task = &live.plan.tasks[index as usize];
-        let keep = bytes <= inline_max && live.kept_bytes + bytes <= keep_max;
-        let kept = keep.then(|| done.result.clone());
-        live.kept_bytes += kept.as_ref().map_or(0, |kept| kept.get().len());
-        let run = &mut live.runs[index as usize];
-        run.outcome = Some(Outcome::Result { bytes, kept });
+        live.keep_result(index as usize, &done.result, bounds);
+        let (task, run) = (&live.plan.tasks[index as usize], &live.runs[index as usize]);
         let duration_ms = run.began.map_or(0, |began| millis(now - began));
         let mut fact = TaskComplete {
             task_id: task.id.clone(),
@@ -165,7 +159,7 @@ impl Engine {
             duration_ms,
         };
         let mut records = Vec::new();
-        if bytes > inline_max {
+        if bytes > bounds.inline {
             fact.result_bytes = Some(bytes as u64);
             fact.result_url = Some(urls::result(id, &task.id));
             let result: Box<str> = std::mem::replace(&mut fact.result, RawValue::NULL.to_owned()).into();
@@ -176,7 +170,6 @@ impl Engine {
             job_id = %id, task_id = task.id, task_name = task.name, attempts = run.attempts, duration_ms,
             result_bytes = bytes, status = "completed", "task ended"
         );
-        live.succeeded += 1;
         self.stats.tasks_succeeded += 1;
         self.push_with(id, Fact::TaskComplete(fact), records, PLAIN_EVENT_BYTES + bytes);
         self.finished(id, index, Some(duration_ms), now);
@@ -192,11 +185,15 @@ impl Engine {
                 TaskError { http_status: error.http_status, ..TaskError::fatal(ending.code(), ending.message()) };
             return self.fail(id, index, error, now);
         }
+        if self.suspended {
+            // Whatever the handler says now, the stop is why.
+            return self.interrupt(id, index);
+        }
         let (task, run) = (&live.plan.tasks[index as usize], &mut live.runs[index as usize]);
-        if !error.retryable || run.attempts > task.retries {
+        if !error.retryable || run.spent() > task.retries {
             return self.fail(id, index, error, now);
         }
-        let delay = retry_delay(run.attempts, error.retry_after, &mut self.rng);
+        let delay = retry_delay(run.spent(), error.retry_after, &mut self.rng);
         run.phase = Phase::Delayed;
         let fact = TaskRetry {
             task_id: task.id.clone(),
@@ -210,15 +207,11 @@ impl Engine {
         self.push(id, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
     }
 
-    fn fail(&mut self, id: &Id, index: u32, error: TaskError, now: Instant) {
+    pub(super) fn fail(&mut self, id: &Id, index: u32, error: TaskError, now: Instant) {
         let live = self.live(id).expect("the caller has found it");
-        let (task, run) = (&live.plan.tasks[index as usize], &mut live.runs[index as usize]);
+        live.keep_error(index as usize, &error.message);
+        let (task, run) = (&live.plan.tasks[index as usize], &live.runs[index as usize]);
         let duration = run.began.map(|began| millis(now - began));
-        let brief = shorten(error.message.clone(), MAX_BRIEF_BYTES);
-        run.outcome = Some(Outcome::Error(brief.as_str().into()));
-        if live.errors.len() < Complete::MAX_ERRORS {
-            live.errors.push(ErrorEntry { task_id: task.id.clone(), error: brief });
-        }
         tracing::info!(
             job_id = %id, task_id = task.id, task_name = task.name, attempts = run.attempts, duration_ms = duration,
             code = error.code, error = error.message, status = "failed", "task ended"
@@ -234,7 +227,6 @@ impl Engine {
             duration_ms: duration.unwrap_or(0),
         };
         let fail_fast = live.plan.fail_fast;
-        live.failed += 1;
         self.stats.tasks_failed += 1;
         self.push(id, Fact::TaskError(fact), PLAIN_EVENT_BYTES);
         self.finished(id, index, duration, now);
@@ -263,9 +255,11 @@ impl Engine {
     }
 
     /// Makes the last two events. They are pushed in one turn, hence appended at once.
-    fn close(&mut self, id: &Id, now: Instant) {
+    pub(super) fn close(&mut self, id: &Id, now: Instant) {
         let budget = self.room.for_all_results(self.max_event_bytes.saturating_sub(EVENT_OVERHEAD));
         let live = self.live(id).expect("the caller has found it");
+        live.told = true;
+        let aggregated = live.aggregated;
         let tasks = live.plan.tasks.iter().zip(&live.runs);
         let tasks = tasks.filter_map(|(task, run)| Some((task.id.as_str(), run.outcome.as_ref()?)));
         let results = aggregate(id, tasks, budget);
@@ -286,11 +280,13 @@ impl Engine {
             succeeded = complete.success_count, failed = complete.error_count, duration_ms = complete.duration_ms, "job ended"
         );
         let bytes = results.results.get().len();
-        self.push(id, Fact::AggregatedResult(results), PLAIN_EVENT_BYTES + bytes);
+        if !aggregated {
+            self.push(id, Fact::AggregatedResult(results), PLAIN_EVENT_BYTES + bytes);
+        }
         self.push(id, Fact::Complete(complete), PLAIN_EVENT_BYTES);
     }
 
-    fn push(&mut self, id: &Id, fact: Fact, bytes: usize) {
+    pub(super) fn push(&mut self, id: &Id, fact: Fact, bytes: usize) {
         self.push_with(id, fact, Vec::new(), bytes);
     }
 

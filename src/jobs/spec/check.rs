@@ -54,6 +54,17 @@ impl Plan {
             let detail = format!("a job has 1 to {} tasks (`jobs.max_tasks`), this one has {count}", limits.max_tasks);
             return Err(vec![FieldError::new("tasks", detail)]);
         }
+        let plan = Self::lay_out(spec, limits.handlers, &mut errors);
+        if errors.0.is_empty() { Ok(plan) } else { Err(errors.0) }
+    }
+
+    /// A plan for a spec that was checked when its job was accepted. What has changed since (a handler is gone, a limit
+    /// is lower) is no reason to drop the job.
+    pub fn restore(spec: &Spec, handlers: &Handlers) -> Self {
+        Self::lay_out(spec, handlers, &mut Errors(Vec::new()))
+    }
+
+    fn lay_out(spec: &Spec, handlers: &Handlers, errors: &mut Errors) -> Self {
         if spec.callback_url.is_some() {
             errors.add("callbackUrl", "not supported yet; watch the job's events or use `notify`");
         }
@@ -62,17 +73,16 @@ impl Plan {
         }
         let timeout = errors.timeout("timeoutMs", spec.timeout_ms);
         let notify = spec.notify.as_ref().map_or_else(Vec::new, |notify| errors.notify(notify));
-        let ids = assign_ids(&spec.tasks, &mut errors);
+        let ids = assign_ids(&spec.tasks, errors);
         let tasks = spec.tasks.iter().zip(ids).enumerate();
-        let tasks = tasks.map(|(index, (task, id))| At { index, errors: &mut errors }.task(task, id, limits.handlers));
-        let plan = Self {
+        let tasks = tasks.map(|(index, (task, id))| At { index, errors: &mut *errors }.task(task, id, handlers));
+        Self {
             tasks: tasks.collect(),
             concurrency: spec.concurrency.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             timeout,
             fail_fast: spec.fail_fast,
             notify,
-        };
-        if errors.0.is_empty() { Ok(plan) } else { Err(errors.0) }
+        }
     }
 }
 
@@ -123,7 +133,7 @@ impl Errors {
         if !(1..=MAX_TIMEOUT_MS).contains(&ms) {
             self.add(field, format!("must be 1 to {MAX_TIMEOUT_MS} milliseconds, not {ms}"));
         }
-        Some(Duration::from_millis(ms))
+        Some(Duration::from_millis(ms.min(MAX_TIMEOUT_MS)))
     }
 
     fn notify(&mut self, notify: &Notify) -> Vec<Topic> {

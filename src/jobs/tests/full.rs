@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -27,10 +30,30 @@ use crate::{
 pub struct Faulty {
     pub inner: Arc<Memory>,
     pub errors: Mutex<VecDeque<AppendError>>,
+    /// What it says of itself.
+    pub durable: bool,
+    /// So many more writes, then it is closed.
+    pub writes: AtomicUsize,
+    /// So many scans fail at first.
+    pub failing_keys: AtomicUsize,
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<Memory>) -> Self {
+        let (errors, writes) = (Mutex::default(), AtomicUsize::new(usize::MAX));
+        Self { inner, errors, durable: false, writes, failing_keys: AtomicUsize::default() }
+    }
+
+    fn spent(&self) -> bool {
+        self.writes.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err()
+    }
 }
 
 impl Journal for Faulty {
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
+        if self.spent() {
+            return Box::pin(async { Err(Unavailable::Closed.into()) });
+        }
         let error = if batch.events.is_empty() { None } else { self.errors.lock().unwrap().pop_front() };
         match error {
             Some(error) => Box::pin(async { Err(error) }),
@@ -55,7 +78,7 @@ impl Journal for Faulty {
     }
 
     fn durable(&self) -> bool {
-        self.inner.durable()
+        self.durable
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -80,6 +103,9 @@ impl Journal for Faulty {
     }
 
     fn purge(&self, topic: Topic) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        if self.spent() {
+            return Box::pin(async { Err(Unavailable::Closed) });
+        }
         self.inner.purge(topic)
     }
 
@@ -87,13 +113,17 @@ impl Journal for Faulty {
         self.inner.get(key)
     }
 
-    fn scan(
+    fn keys(
         &self,
         prefix: String,
         after: Option<String>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, Unavailable>> {
-        self.inner.scan(prefix, after, limit)
+    ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>> {
+        let failing = self.failing_keys.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        if failing {
+            return Box::pin(async { Err(Unavailable::Failed("disk".into())) });
+        }
+        self.inner.keys(prefix, after, limit)
     }
 
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {

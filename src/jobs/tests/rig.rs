@@ -2,12 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::full::Faulty;
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
 pub struct Rig {
     pub jobs: Handle,
     pub journal: Arc<Memory>,
+    /// What the parts of the node share.
+    alive: Weak<Faulty>,
 }
 
 /// Settings of a rig.
@@ -37,6 +39,10 @@ pub struct Setup {
     pub handlers: Handlers,
     /// What the journal answers to the first appends of events.
     pub errors: VecDeque<AppendError>,
+    /// The journal outlives this node: the one that an earlier one left behind, or a new one.
+    pub durable: Option<Arc<Memory>>,
+    /// So many scans of the journal fail at first.
+    pub failing_keys: usize,
 }
 
 /// Some tests hold the clock and let minutes pass.
@@ -86,12 +92,29 @@ impl Setup {
         self
     }
 
+    /// Lets the journal not be read at first.
+    pub fn unreadable(self, failing_keys: usize) -> Self {
+        Self { failing_keys, ..self }
+    }
+
+    /// On a journal that outlives the node.
+    pub fn on(self, journal: &Arc<Memory>) -> Self {
+        Self { durable: Some(journal.clone()), ..self }
+    }
+
     pub fn start(self) -> Rig {
-        let journal = Arc::new(Memory::new(&self.journal));
-        let faulty = Arc::new(Faulty { inner: journal.clone(), errors: Mutex::new(self.errors) });
+        let durable = self.durable.is_some();
+        let journal = self.durable.unwrap_or_else(|| Arc::new(Memory::new(&self.journal)));
+        let faulty = Arc::new(Faulty {
+            errors: Mutex::new(self.errors),
+            durable,
+            failing_keys: self.failing_keys.into(),
+            ..Faulty::new(journal.clone())
+        });
+        let alive = Arc::downgrade(&faulty);
         let http = Arc::new(Closure(|task: Task| async move { good(json!({ "asked": task.input })) }));
         let deps = Deps::new(faulty, &self.journal, self.handlers, http);
-        Rig { jobs: start_here(self.config, deps), journal }
+        Rig { jobs: start_here(self.config, deps), journal, alive }
     }
 }
 
@@ -108,6 +131,18 @@ where
 // === impl Rig ===
 
 impl Rig {
+    /// The node ends without a word; what it did not write is lost.
+    pub async fn crash(self) {
+        let Self { jobs, alive, .. } = self;
+        drop(jobs);
+        let gone = async {
+            while alive.strong_count() > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("the node ends");
+    }
+
     /// Submits and answers the id.
     pub async fn submit(&self, spec: Value) -> String {
         self.jobs.submit(submission(spec)).await.expect("the job is accepted").job_id

@@ -30,9 +30,6 @@ struct Fetched {
     missing: Option<u64>,
 }
 
-/// Values of records in one answer.
-const MAX_RECORDS_AT_ONCE: usize = 1024;
-
 // === impl Embedded ===
 
 impl Embedded {
@@ -70,35 +67,6 @@ impl Embedded {
             return Ok(None);
         }
         self.off_thread(move |shared| shared.record(&key)).await
-    }
-
-    pub(super) async fn records(
-        &self,
-        prefix: String,
-        after: Option<String>,
-        limit: usize,
-    ) -> Result<Vec<(String, Record)>, Unavailable> {
-        self.off_thread(move |shared| {
-            let mut found = Vec::new();
-            let mut after = after;
-            while found.len() < limit {
-                let ask = (limit - found.len()).min(MAX_RECORDS_AT_ONCE);
-                let keys = shared.log().record_keys(&prefix, after.as_deref(), ask);
-                let last = keys.len() < ask;
-                after = keys.last().map(|(key, _)| key.clone());
-                for (key, _) in keys {
-                    // One that was deleted meanwhile is none.
-                    if let Some(record) = shared.record(&key)? {
-                        found.push((key, record));
-                    }
-                }
-                if last {
-                    break;
-                }
-            }
-            Ok(found)
-        })
-        .await
     }
 
     async fn fetch(&self, chosen: Vec<Chosen>, max_bytes: usize) -> Result<Fetched, Unavailable> {

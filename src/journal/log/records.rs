@@ -44,7 +44,7 @@ impl Records {
         }
     }
 
-    pub fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(String, u64)> {
+    pub fn keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
@@ -53,7 +53,7 @@ impl Records {
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
             .take(limit)
-            .map(|(key, known)| (key.clone(), known.revision))
+            .map(|(key, _)| key.clone())
             .collect()
     }
 }

@@ -146,8 +146,8 @@ impl Log {
         self.records.get(key).map(|known| known.revision)
     }
 
-    /// Keys that begin with `prefix`, with their revisions.
-    pub fn record_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(String, u64)> {
-        self.records.scan(prefix, after, limit)
+    /// Keys that begin with `prefix`, in order.
+    pub fn record_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+        self.records.keys(prefix, after, limit)
     }
 }

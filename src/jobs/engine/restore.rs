@@ -1,0 +1,231 @@
+//! Jobs of the time before: what record and history say becomes a job in the book again.
+//!
+//! The fold ([`JobState`]) is the one truth: where each task stands is read from it, and what it does not hold of an
+//! unfinished job (results and errors for the last two events) is gathered from the same facts on the way.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, timestamp};
+use crate::{
+    event::Position,
+    jobs::{
+        code,
+        event::{Fact, JobEvent},
+        handler::{Handlers, TaskError},
+        record::SpecRecord,
+        spec::{Kind, Plan},
+        state::{JobState, TaskStatus},
+    },
+    topic::{Invalid, Topic},
+};
+
+/// A task that was interrupted so often is not run again: it may be what ends the node.
+const MAX_RESTARTS: u32 = 3;
+
+/// A job as it is read back: its record first, then its events one by one.
+#[derive(Debug)]
+pub struct Past {
+    state: JobState,
+    live: Box<Live>,
+    key_record: Option<String>,
+    bounds: Bounds,
+    /// A client has cancelled it.
+    pub cancelled: bool,
+}
+
+// === impl Past ===
+
+impl Past {
+    /// Begins with what the record says.
+    pub fn new(record: SpecRecord, handlers: &Handlers, bounds: Bounds) -> Result<Self, Invalid> {
+        let topic = Topic::job(&record.job_id)?;
+        let plan = Plan::restore(&record.spec, handlers);
+        let state = JobState::new(record.origin(&plan));
+        let live = Box::new(Live::new(plan, topic, Instant::now()));
+        Ok(Self { state, live, key_record: record.key_record, bounds, cancelled: false })
+    }
+
+    pub fn id(&self) -> &Id {
+        &self.state.job_id
+    }
+
+    pub fn topic(&self) -> &Topic {
+        &self.live.topic
+    }
+
+    pub fn ended(&self) -> bool {
+        self.state.status().ended()
+    }
+
+    /// Takes the next event of the topic.
+    pub fn take(&mut self, event: &JobEvent, position: Position) {
+        let finished = (self.state.success_count, self.state.error_count);
+        self.state.apply(event, Some(position));
+        self.live.aggregated |= matches!(event.fact, Fact::AggregatedResult(_));
+        if finished == (self.state.success_count, self.state.error_count) {
+            return;
+        }
+        match &event.fact {
+            Fact::TaskComplete(done) => {
+                let Some(index) = self.state.index(&done.task_id) else { return };
+                match done.result_bytes {
+                    Some(bytes) => self.live.count_result(index, usize::try_from(bytes).unwrap_or(usize::MAX)),
+                    None => self.live.keep_result(index, &done.result, self.bounds),
+                }
+            }
+            Fact::TaskError(failed) => {
+                let Some(index) = self.state.index(&failed.task_id) else { return };
+                self.live.keep_error(index, &failed.error);
+            }
+            _ => {}
+        }
+    }
+
+    /// What had begun to end the job when the node ended, as far as it can be known.
+    fn ending(&self) -> Option<Ending> {
+        let codes = || self.state.tasks.iter().filter_map(|task| Some(task.failure.as_deref()?.code.as_str()));
+        let of_task = |code: &str| ![code::CANCELLED, code::SHUTDOWN].contains(&code);
+        if codes().any(|code| code == code::JOB_TIMEOUT) {
+            Some(Ending::TimedOut)
+        } else if self.cancelled {
+            Some(Ending::Cancelled)
+        } else if self.live.plan.fail_fast && codes().any(of_task) {
+            Some(Ending::FailedFast)
+        } else if codes().any(|code| code == code::SHUTDOWN) {
+            Some(Ending::Shutdown)
+        } else if codes().any(|code| code == code::CANCELLED) {
+            Some(Ending::Cancelled)
+        } else {
+            None
+        }
+    }
+
+    /// What is left until the deadline, by the wall clock; never more than the whole, should the clock have been set back.
+    fn left(&self, wall: u64) -> Option<Duration> {
+        let timeout = self.live.plan.timeout?;
+        let gone = Duration::from_millis(wall.saturating_sub(self.state.created_at));
+        Some(timeout.saturating_sub(gone))
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Puts a job of the time before into the book; an unfinished one goes on.
+    pub fn restore(&mut self, past: Past, now: Instant) {
+        let wall = timestamp();
+        let ago = |at: u64| now.checked_sub(Duration::from_millis(wall.saturating_sub(at))).unwrap_or(now);
+        let (ending, left, id) = (past.ending(), past.left(wall), past.id().clone());
+        let Past { state, mut live, key_record, .. } = past;
+        if state.status().ended() {
+            self.ended.push_back((ago(state.ended_at.unwrap_or(wall)), id.clone()));
+            self.book.insert(id, Job { state, key_record, live: None });
+            return;
+        }
+        live.accepted = ago(state.created_at);
+        self.queue.add(id.clone(), live.plan.concurrency);
+        for (index, task) in live.plan.tasks.iter_mut().enumerate() {
+            let (run, known) = (&mut live.runs[index], &state.tasks[index]);
+            let number = u32::try_from(index).unwrap_or(u32::MAX);
+            run.lane = lane(&self.lanes, &task.kind);
+            (run.attempts, run.restarts, run.spared) = (known.attempts, known.restarts, known.restarts + known.stops);
+            run.began = known.began_at.map(ago);
+            run.phase = match known.status {
+                _ if known.status.finished() => Phase::Finished,
+                // Its end will say so.
+                _ if missing(&task.kind, &self.handlers).is_some() => Phase::Interrupted,
+                TaskStatus::Queued => Phase::Waiting,
+                // Its next attempt was announced, and has not begun.
+                _ if known.interrupted => {
+                    run.attempts = run.attempts.saturating_sub(1);
+                    run.resumes = true;
+                    Phase::Waiting
+                }
+                _ => Phase::Interrupted,
+            };
+            match run.phase {
+                Phase::Waiting => self.queue.push(&id, number, run.lane),
+                Phase::Interrupted => live.interrupted.push_back(number),
+                _ => task.input = serde_json::Value::Null,
+            }
+        }
+        tracing::info!(job_id = %id, tasks = live.runs.len(), finished = live.finished(), "job taken up");
+        self.stats.jobs_taken_up += 1;
+        if live.closed() {
+            live.ending = ending;
+        }
+        self.book.insert(id.clone(), Job { state, key_record, live: Some(live) });
+        self.interrupted.push_back(id.clone());
+        match (ending, left) {
+            (Some(ending), _) => self.end(&id, ending),
+            (None, Some(Duration::ZERO)) => self.end(&id, Ending::TimedOut),
+            (None, Some(left)) => {
+                let deadline = self.timers.set(now + left, Timer::Deadline(id.clone()));
+                if let Some(live) = self.live(&id) {
+                    live.deadline = Some(deadline);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// All jobs of the time before are in the book.
+    pub fn restored(&mut self) {
+        self.ended.make_contiguous().sort_by_key(|(at, _)| *at);
+    }
+
+    /// Counts a record that could not be read.
+    pub fn unreadable(&mut self) {
+        self.stats.records_unreadable += 1;
+    }
+
+    /// Tells of one task that it was interrupted, or closes a job that was not; false when there is nothing to tell. One
+    /// by one, since there may be thousands.
+    pub(super) fn resume_one(&mut self, now: Instant) -> bool {
+        let Some(id) = self.interrupted.front().cloned() else { return false };
+        let next = self.live(&id).and_then(|live| live.interrupted.pop_front());
+        match next {
+            Some(task) => self.resume(&id, task, now),
+            None => {
+                self.interrupted.pop_front();
+                if self.live(&id).is_some_and(|live| live.closed() && !live.told) {
+                    self.close(&id, now);
+                }
+            }
+        }
+        true
+    }
+
+    fn resume(&mut self, id: &Id, index: u32, now: Instant) {
+        let Some(job) = self.book.get(id).and_then(|job| job.live.as_deref()) else { return };
+        let (task, run) = (&job.plan.tasks[index as usize], &job.runs[index as usize]);
+        if run.phase != Phase::Interrupted {
+            // An ending came first.
+            return;
+        }
+        if self.suspended {
+            return self.interrupt(id, index);
+        }
+        if let Some(name) = missing(&task.kind, &self.handlers) {
+            let message = format!("no handler is called `{name}`, though there was one when the job was accepted");
+            return self.fail(id, index, TaskError::fatal(code::UNKNOWN_HANDLER, message), now);
+        }
+        if run.restarts + 1 >= MAX_RESTARTS {
+            let message = format!("the node ended {MAX_RESTARTS} times while this task ran; it is not run again");
+            return self.fail(id, index, TaskError::fatal(code::CRASHED, message), now);
+        }
+        let lane = run.lane;
+        self.interrupt(id, index);
+        self.queue.push(id, index, lane);
+    }
+}
+
+/// The name of the handler that a task needs and the node does not have.
+fn missing<'k>(kind: &'k Kind, handlers: &Handlers) -> Option<&'k str> {
+    match kind {
+        Kind::Run(name) if handlers.get(name).is_none() => Some(name),
+        _ => None,
+    }
+}

@@ -1,0 +1,220 @@
+//! Reads back what the journal kept of jobs, at the start and before anybody is answered.
+//!
+//! Page by page: the records say which jobs there are, their topics what became of them. Jobs go to the engine in small
+//! batches, and unfinished ones go on at once. What belongs to no job is what a purge has left behind, and leaves now. A
+//! record that cannot be read is left alone, and so is the topic of its job: a later version may know better.
+//!
+//! A journal that fails is asked again until it answers; until then the jobs are not ready.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::{task::yield_now, time::sleep};
+
+use super::{
+    Config, Deps,
+    engine::{Bounds, Past},
+    event::JobEvent,
+    handler::Handlers,
+    record::{self, SpecRecord},
+};
+use crate::{
+    journal::{Query, Record, Shared, Unavailable},
+    topic::{Pattern, Topic},
+};
+
+/// What was found.
+pub enum Found {
+    /// Jobs.
+    Jobs(Vec<Past>),
+    /// A record that cannot be read.
+    Unreadable,
+    /// All is read.
+    Done,
+}
+
+/// Reads back the jobs of a journal.
+pub struct Recovery {
+    journal: Shared,
+    handlers: Handlers,
+    bounds: Bounds,
+    /// The last event of the time before.
+    head: u64,
+    /// Jobs that have a record.
+    known: HashSet<String>,
+}
+
+/// Nobody is left who could care: the journal is closed, or the jobs have ended.
+struct Gone;
+
+/// Records in one page: as many histories are read at once.
+const RECORDS: usize = 16;
+/// Events in one page of a history.
+const EVENTS: usize = 512;
+/// Bytes of such a page.
+const PAGE_BYTES: usize = 1 << 20;
+/// Topics in one page.
+const TOPICS: usize = 1024;
+/// How long to wait before a journal that failed is asked again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Reads all and hands it over; `deliver` answers false when there is nobody left to take it.
+pub async fn run(config: &Config, deps: &Deps, deliver: impl AsyncFn(Found) -> bool) {
+    if deps.journal.durable() {
+        let head = *deps.journal.watch_head().borrow();
+        let bounds = Bounds::new(config, deps.max_event_bytes);
+        let (journal, handlers) = (deps.journal.clone(), deps.handlers.clone());
+        let mut recovery = Recovery { journal, handlers, bounds, head, known: HashSet::new() };
+        if recovery.jobs(&deliver).await.is_err() || recovery.leftovers().await.is_err() {
+            return;
+        }
+    }
+    deliver(Found::Done).await;
+}
+
+// === impl Recovery ===
+
+impl Recovery {
+    /// Reads the records and what belongs to them.
+    async fn jobs(&mut self, deliver: &impl AsyncFn(Found) -> bool) -> Result<(), Gone> {
+        let mut after = None;
+        loop {
+            let (records, next) = self.records(after).await?;
+            let mut jobs = Vec::new();
+            for (id, record) in records {
+                self.known.insert(id.clone());
+                match self.decode(&id, &record) {
+                    Ok(past) => jobs.push(past),
+                    Err(reason) => {
+                        tracing::error!(
+                            job_id = id,
+                            reason,
+                            "the record of a job cannot be read; the job is left alone"
+                        );
+                        take(deliver(Found::Unreadable).await)?;
+                    }
+                }
+            }
+            let jobs = join_all(jobs.into_iter().map(|past| self.history(past))).await;
+            let jobs: Vec<_> = jobs.into_iter().collect::<Result<_, _>>()?;
+            take(jobs.is_empty() || deliver(Found::Jobs(jobs)).await)?;
+            match next {
+                Some(key) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The specs of the next few jobs, and the key to go on after. Records of jobs without a spec leave.
+    async fn records(&self, after: Option<String>) -> Result<(Vec<(String, Record)>, Option<String>), Gone> {
+        let page = insist(async || self.journal.keys(record::RECORDS.into(), after.clone(), RECORDS).await).await?;
+        let mut next = None;
+        let mut specs = Vec::new();
+        for key in page {
+            let Some(id) = record::owner(&key).map(str::to_owned) else {
+                next = Some(key);
+                continue;
+            };
+            let spec = insist(async || self.journal.get(record::spec_key(&id)).await).await?;
+            // The others of this job need not be looked at.
+            let passed_over = key != record::spec_key(&id);
+            next = Some(if passed_over { record::past(&id) } else { key });
+            match spec {
+                Some(spec) => specs.push((id, spec)),
+                None => self.tidy(&id).await,
+            }
+            if passed_over {
+                break;
+            }
+        }
+        Ok((specs, next))
+    }
+
+    fn decode(&self, id: &str, record: &Record) -> Result<Past, String> {
+        let spec = SpecRecord::decode(&record.value).map_err(|error| error.to_string())?;
+        if spec.version != record::VERSION {
+            return Err(format!("it has version {}, this node knows {}", spec.version, record::VERSION));
+        }
+        if *spec.job_id != *id || spec.spec.tasks.is_empty() {
+            return Err("it is not the record of a job".into());
+        }
+        Past::new(spec, &self.handlers, self.bounds).map_err(|error| error.to_string())
+    }
+
+    /// Folds the history of a job.
+    async fn history(&self, mut past: Past) -> Result<Past, Gone> {
+        let mut after = 0;
+        while after < self.head && !past.ended() {
+            let query = Query {
+                patterns: [past.topic().clone().into()].into(),
+                after,
+                floor: after,
+                limit: EVENTS,
+                max_bytes: PAGE_BYTES,
+            };
+            let page = insist(async || self.journal.read(query.clone()).await).await?;
+            for event in &page.events {
+                match JobEvent::decode(event.name(), &event.data) {
+                    Ok(fact) => past.take(&fact, event.position),
+                    Err(error) => {
+                        tracing::warn!(job_id = %past.id(), id = %event.position, %error, "an event of a job is passed over");
+                    }
+                }
+            }
+            if page.through <= after {
+                break;
+            }
+            after = page.through;
+            // Long histories share the thread with all that is live already.
+            yield_now().await;
+        }
+        if !past.ended() {
+            let cancelled = record::ending_key(past.id());
+            past.cancelled = insist(async || self.journal.get(cancelled.clone()).await).await?.is_some();
+        }
+        Ok(past)
+    }
+
+    /// Purges topics of jobs that have no record any more.
+    async fn leftovers(&self) -> Result<(), Gone> {
+        let Ok(pattern) = Pattern::new("job:*") else { return Ok(()) };
+        let mut after: Option<Topic> = None;
+        loop {
+            let page = insist(async || self.journal.topics(pattern.clone(), after.clone(), TOPICS).await).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.topic.clone());
+            for info in &page {
+                let id = info.topic.as_str().strip_prefix("job:").unwrap_or_default();
+                if !self.known.contains(id) {
+                    self.tidy(id).await;
+                }
+            }
+        }
+    }
+
+    /// What does not leave now does at the next start.
+    async fn tidy(&self, id: &str) {
+        match record::tidy(&self.journal, id).await {
+            Ok(()) => tracing::info!(job_id = id, "what a purge had left of a job has left"),
+            Err(error) => tracing::warn!(job_id = id, %error, "what a purge has left of a job could not be purged"),
+        }
+    }
+}
+
+fn take(taken: bool) -> Result<(), Gone> {
+    if taken { Ok(()) } else { Err(Gone) }
+}
+
+/// Asks until there is an answer, or never will be one.
+async fn insist<T>(ask: impl AsyncFn() -> Result<T, Unavailable>) -> Result<T, Gone> {
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(Unavailable::Closed) => return Err(Gone),
+            Err(error) => {
+                tracing::error!(%error, "jobs cannot be read from the journal; trying again");
+                sleep(PATIENCE).await;
+            }
+        }
+    }
+}
