@@ -25,7 +25,9 @@ mod crew;
 mod fanout;
 mod idle;
 mod journal;
+mod laggards;
 mod process;
+mod publish;
 mod publisher;
 mod replay;
 mod report;
@@ -51,6 +53,10 @@ pub(super) enum BenchCommand {
     Idle(idle::IdleArguments),
     /// Many subscribers who come back at once and missed something.
     Replay(replay::ReplayArguments),
+    /// Publishing over HTTP into the journal on disk: batches beside the journal's own rate, one publisher beside eight.
+    Publish(publish::PublishArguments),
+    /// Live delivery while many clients replay a long history and one reads nothing, beside live delivery alone.
+    Laggards(laggards::LaggardsArguments),
     /// The journal on disk, without HTTP: appending, coming up again, resuming, disk and memory.
     Journal(journal::JournalArguments),
 }
@@ -94,8 +100,21 @@ pub(super) async fn bench(command: BenchCommand) -> Result<u8, Failure> {
         BenchCommand::Fanout(case) => measure(case).await,
         BenchCommand::Idle(case) => measure(case).await,
         BenchCommand::Replay(case) => measure(case).await,
-        BenchCommand::Journal(arguments) => journal::bench(arguments).await,
+        BenchCommand::Publish(arguments) => run(move || arguments.run()).await,
+        BenchCommand::Laggards(arguments) => run(move || arguments.run()).await,
+        BenchCommand::Journal(arguments) => run(move || arguments.run()).await,
     }
+}
+
+/// A case that starts its own nodes; its limits are its own.
+async fn run(case: impl FnOnce() -> Result<Report, String> + Send + 'static) -> Result<u8, Failure> {
+    process::raise_open_files();
+    let measured = tokio::task::spawn_blocking(case).await;
+    let measured = measured.map_err(|error| error.to_string()).flatten();
+    let report = measured.map_err(|message| Failure { message, code: EXIT_NOT_RUN })?;
+    eprint!("{}", report.table());
+    say(&report.json())?;
+    Ok(u8::from(!report.clean()))
 }
 
 async fn measure(case: impl Case) -> Result<u8, Failure> {

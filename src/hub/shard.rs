@@ -10,7 +10,7 @@ use std::{
 };
 
 use slab::Slab;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,8 +32,13 @@ pub(super) mod tick;
 
 /// Events delivered before the connections of the thread get a turn to write them.
 const SLICE: usize = 32;
-/// Events in one page of the journal for an emitter that is behind.
-const PAGE_EVENTS: usize = 256;
+/// Events in one page of the journal for an emitter that is behind, and bytes of their data: about what a connection
+/// writes in one turn. More would hold up those who are live.
+const PAGE_EVENTS: usize = 128;
+const PAGE_BYTES: usize = 24 << 10;
+/// Emitters of the thread that catch up at once; the others wait for their turn. However many are behind, live events
+/// wait for so many pages at most.
+const TURNS: usize = 2;
 
 /// The emitters of one thread.
 pub(super) struct Shard {
@@ -44,6 +49,8 @@ pub(super) struct Shard {
     /// Cancelled when the node stops or nobody holds the hub any more.
     stopping: CancellationToken,
     serial: Cell<u64>,
+    /// Who may read a page next, first come first served.
+    turns: Semaphore,
     pub(super) state: RefCell<State>,
 }
 
@@ -70,6 +77,7 @@ impl Shard {
             audience: hub.audience.clone(),
             stopping: hub.stopping.clone(),
             serial: Cell::new(0),
+            turns: Semaphore::new(TURNS),
             state: RefCell::new(State { emitters, registry, cursor, targets: Vec::new() }),
         }
     }
@@ -235,8 +243,11 @@ impl Shard {
         let shard = self.clone();
         tokio::task::spawn_local(async move {
             let asked = query.patterns.clone();
+            let _turn = shard.turns.acquire().await;
             let page = shard.journal.read(query).await;
             shard.page_came(key, serial, &asked, page);
+            // The connection writes the page before the next emitter reads one.
+            tokio::task::yield_now().await;
         });
     }
 
@@ -311,7 +322,7 @@ impl Shard {
             // What was told already is sorted out by the emitter, topic by topic.
             floor: emitter.cursor,
             limit: PAGE_EVENTS.min(self.config.outbox_events),
-            max_bytes: self.config.outbox_bytes / 2,
+            max_bytes: PAGE_BYTES.min(self.config.outbox_bytes / 2),
         }
     }
 

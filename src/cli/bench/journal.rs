@@ -11,10 +11,8 @@ use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 
 use super::{
-    EXIT_NOT_RUN, Failure,
     process::{Node, Usage},
     report::{Report, float, histogram, rate},
-    say,
     scratch::Scratch,
 };
 use crate::{
@@ -54,24 +52,15 @@ const RESUMED: usize = 1000;
 /// Topics that are resumed.
 const RESUMES: usize = 1000;
 
-fn mode(text: &str) -> Result<SyncMode, String> {
+/// Reads a mode of syncing.
+pub(super) fn mode(text: &str) -> Result<SyncMode, String> {
     serde_json::from_value(text.into()).map_err(|_| "it is `always`, `interval` or `os`".to_owned())
-}
-
-/// Measures and prints.
-pub(in crate::cli) async fn bench(arguments: JournalArguments) -> Result<u8, Failure> {
-    let measured = tokio::task::spawn_blocking(move || arguments.run()).await;
-    let measured = measured.map_err(|error| error.to_string()).flatten();
-    let report = measured.map_err(|message| Failure { message, code: EXIT_NOT_RUN })?;
-    eprint!("{}", report.table());
-    say(&report.json())?;
-    Ok(u8::from(!report.clean()))
 }
 
 // === impl JournalArguments ===
 
 impl JournalArguments {
-    fn run(&self) -> Result<Report, String> {
+    pub(super) fn run(&self) -> Result<Report, String> {
         let scratch = Scratch::new(self.dir.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;

@@ -118,7 +118,14 @@ impl Connection {
     /// # Errors
     /// When there is none.
     pub(super) fn publish(&mut self, topic: &str, number: usize, payload: &str) -> Result<&[u8], String> {
-        let body = format!(r#"{{"topic":"{topic}{number}","data":{payload}}}"#);
+        self.post(&format!(r#"{{"topic":"{topic}{number}","data":{payload}}}"#))
+    }
+
+    /// Publishes what a body says and waits for the acknowledgement, which it gives back.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn post(&mut self, body: &str) -> Result<&[u8], String> {
         let request = format!(
             "POST /events HTTP/1.1\r\nhost: {}\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             self.addr,

@@ -41,6 +41,7 @@ impl Shard {
         let (beginning, mut page) = match beginning {
             Some(beginning) => {
                 emitter.cursor = beginning.after;
+                let _turn = self.turns.acquire().await;
                 let page = self.journal.read(self.query(&emitter)).await?;
                 (beginning, Some(page))
             }
