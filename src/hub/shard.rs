@@ -36,9 +36,9 @@ const SLICE: usize = 32;
 /// writes in one turn. More would hold up those who are live.
 const PAGE_EVENTS: usize = 128;
 const PAGE_BYTES: usize = 24 << 10;
-/// Emitters of the thread that catch up at once; the others wait for their turn. However many are behind, live events
-/// wait for so many pages at most.
-const TURNS: usize = 2;
+/// Emitters of the thread that read a page at once; the others wait for their turn. However many are behind, live events
+/// wait for so many pages at most. Two made the slowest deliveries slower and nobody faster (`bench laggards`).
+const TURNS: usize = 1;
 
 /// The emitters of one thread.
 pub(super) struct Shard {

@@ -6,7 +6,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Shard, State};
-use crate::hub::{HeartbeatKind, Reason, emitter::Emitter, frames};
+use crate::hub::{
+    HeartbeatKind, Reason,
+    emitter::{Emitter, Feed},
+    frames,
+};
 
 /// How often a shard looks at its emitters; the precision of heartbeats and deadlines.
 pub(in crate::hub) const EVERY: Duration = Duration::from_millis(500);
@@ -94,5 +98,7 @@ impl Shard {
 fn unpolled(emitter: &Emitter, now: Instant) -> bool {
     let stuck = emitter.outbox.stuck_since().is_some_and(|since| now - since >= EVERY);
     let idle = now - emitter.active;
-    stuck || (idle >= LOOK_EVERY && idle.as_millis() % LOOK_EVERY.as_millis() < EVERY.as_millis())
+    // It is behind, and does not ask for what it could have.
+    let left_behind = emitter.feed != Feed::Live && idle >= EVERY;
+    stuck || left_behind || (idle >= LOOK_EVERY && idle.as_millis() % LOOK_EVERY.as_millis() < EVERY.as_millis())
 }
