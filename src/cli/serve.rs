@@ -13,8 +13,10 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     let config = arguments.load()?;
     log(&config.telemetry)?;
     let server = App::build(config)?.bind()?;
+    // First the ears, then the word: whoever reads it may send a signal at once.
+    let stop = stop_signal()?;
     say(&format!("listening on http://{}", server.addr()))?;
-    server.run(stop_signal()?).await?;
+    server.run(stop).await?;
     Ok(())
 }
 
