@@ -13,6 +13,7 @@ use crate::{
 mod bench;
 mod client;
 mod demo;
+mod journal;
 mod progress;
 mod publish;
 mod run;
@@ -49,6 +50,9 @@ enum Command {
     /// Put a node of this machine under load and measure it.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Look at a journal, check it, repair it.
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// Read the configuration, say what is wrong with it, print what is in force.
     CheckConfig(NodeArguments),
 }
@@ -86,6 +90,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Watch(arguments) => watch::watch(&arguments).await,
         Command::Publish(arguments) => publish::publish(&arguments).await,
         Command::Bench(command) => bench::bench(command).await,
+        Command::Journal(command) => journal::journal(&command).await,
         Command::CheckConfig(node) => serve::check_config(&node).map(|()| 0),
     };
     match done {
@@ -141,7 +146,7 @@ impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let code = match error {
             OpenError::Damaged { .. } => EXIT_DAMAGED,
-            OpenError::NotADirectory(_) => EXIT_USAGE,
+            OpenError::NotADirectory(_) | OpenError::Missing(_) => EXIT_USAGE,
             OpenError::InUse { .. } | OpenError::Io { .. } => 1,
         };
         Self { message: error.to_string(), code }

@@ -13,6 +13,7 @@ mod error;
 mod gate;
 mod identity;
 mod jobs;
+mod journal;
 mod metrics;
 mod openapi;
 mod operate;
@@ -105,6 +106,10 @@ fn operating(config: &mut web::ServiceConfig) {
     config
         .service(at("/healthz").route(read().to(operate::healthz)))
         .service(at("/readyz").route(read().to(operate::readyz)))
+        .service(at("/api/admin/journal").route(web::get().to(journal::inspect)))
+        .service(at("/api/admin/journal/export").route(web::get().to(journal::export)))
+        .service(at("/api/admin/journal/compact").route(web::post().to(journal::compact)))
+        .service(at("/api/admin/journal/verify").route(web::post().to(journal::verify)))
         .service(at("/metrics").route(read().to(metrics::metrics)))
         .service(at("/").route(read().to(pages::index)))
         .configure(openapi::routes)

@@ -28,16 +28,18 @@ mod error;
 mod log;
 mod memory;
 mod tail;
+mod upkeep;
 
 #[cfg(test)]
 mod contract;
 
 pub use self::{
     config::{Config, Kind, Retention, SyncMode},
-    embedded::Embedded,
+    embedded::{Embedded, Repaired, Stopped, compact},
     error::{AppendError, OpenError, Unavailable},
     memory::Memory,
     tail::{Pulled, Tail},
+    upkeep::{Compacted, Export, Finding, Inspection, Maintenance, Report, Verified},
 };
 
 /// A boxed future, so that the port can be used as `Arc<dyn Journal>`.
@@ -115,6 +117,19 @@ pub trait Journal: Send + Sync + 'static {
     /// Ends in order: what was accepted is on the disk, and the next opening knows that nothing is missing. Afterwards
     /// everything answers [`Unavailable::Closed`].
     fn close(&self) -> BoxFuture<'_, ()>;
+
+    /// Works on the journal as a whole, one work at a time; who comes second gets [`Unavailable::Working`].
+    ///
+    /// What is provided is for adapters that have nothing on a disk.
+    fn maintain(&self, work: Maintenance) -> BoxFuture<'_, Result<Report, Unavailable>> {
+        let Stats { events, topics, records, .. } = self.stats();
+        Box::pin(async move {
+            Ok(match work {
+                Maintenance::Compact => Report::Compacted(Compacted { bytes_before: 0, bytes_after: 0 }),
+                Maintenance::Verify => Report::Verified(Verified { events, topics, records, ..Verified::default() }),
+            })
+        })
+    }
 
     /// Figures for metrics and status.
     fn stats(&self) -> Stats;
@@ -257,6 +272,8 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// Bytes that wait to be written.
     pub queued_bytes: u64,
+    /// True when the last attempt to write was refused by the disk; reading goes on.
+    pub refusing: bool,
 }
 
 // === impl Page ===

@@ -62,6 +62,7 @@ fn node() -> Result<(Server, SocketAddr), Failure> {
     config.telemetry.log = "warn".into();
     // Nothing of a demo is worth keeping.
     config.journal.kind = journal::Kind::Memory;
+    config.journal.max_bytes = 64 << 20;
     log(&config.telemetry)?;
     let mut attempts = 0..BIND_ATTEMPTS;
     loop {

@@ -138,7 +138,10 @@ impl From<event::Invalid> for Problem {
 
 impl From<journal::Unavailable> for Problem {
     fn from(error: journal::Unavailable) -> Self {
-        Self::unavailable(error.to_string(), 5)
+        match error {
+            journal::Unavailable::Working => Self::new(StatusCode::CONFLICT, error.to_string()),
+            _ => Self::unavailable(error.to_string(), 5),
+        }
     }
 }
 

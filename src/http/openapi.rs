@@ -12,7 +12,7 @@ use utoipa::{
 };
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{connect, emitters, error, jobs, metrics, operate, pages, publish, samples, topics};
+use super::{connect, emitters, error, jobs, journal, metrics, operate, pages, publish, samples, topics};
 
 /// Every route of the contract.
 #[derive(utoipa::OpenApi)]
@@ -54,6 +54,10 @@ use super::{connect, emitters, error, jobs, metrics, operate, pages, publish, sa
         samples::quotes,
         operate::healthz,
         operate::readyz,
+        journal::inspect,
+        journal::export,
+        journal::compact,
+        journal::verify,
         metrics::metrics,
         pages::index,
     ),

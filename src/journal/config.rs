@@ -86,7 +86,7 @@ impl Default for Config {
             retention_ms: 24 * 60 * 60 * 1000,
             retention_events: 10_000,
             retention_bytes: 16 << 20,
-            max_bytes: 256 << 20,
+            max_bytes: 1 << 30,
             max_topics: 100_000,
             max_event_bytes: 1 << 20,
             queue_bytes: 16 << 20,
@@ -102,6 +102,7 @@ impl Default for Config {
 impl Config {
     /// The events of a job, errors and names included, must fit.
     const MIN_EVENT_BYTES: usize = 4096;
+    const MIN_QUEUE_BYTES: u64 = 64 << 10;
 
     /// Checks what the types do not.
     ///
@@ -111,6 +112,9 @@ impl Config {
         if self.max_event_bytes < Self::MIN_EVENT_BYTES || self.max_event_bytes as u64 > self.max_bytes {
             let least = Self::MIN_EVENT_BYTES;
             return Err(format!("`journal.max_event_bytes` must be from {least} to `journal.max_bytes`"));
+        }
+        if self.queue_bytes < Self::MIN_QUEUE_BYTES {
+            return Err(format!("`journal.queue_bytes` must be at least {}", Self::MIN_QUEUE_BYTES));
         }
         if self.max_topics == 0 {
             return Err("`journal.max_topics` must be at least 1".into());

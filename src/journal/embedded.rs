@@ -14,7 +14,7 @@ use std::{
     path::Path,
     sync::{
         Arc, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -25,26 +25,37 @@ use quick_cache::{Weighter, sync::Cache};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
-    AppendError, Batch, BoxFuture, Config, Journal, OpenError, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
-    Unavailable, log::Log,
+    AppendError, Batch, BoxFuture, Compacted, Config, Journal, Maintenance, OpenError, Page, Query, Receipt, Record,
+    Report, Since, Stats, TopicInfo, Unavailable, log::Log,
 };
 use crate::{
     event::{SharedEvent, now_ms},
     topic::{Pattern, Topic},
 };
 
+mod check;
+mod look;
 mod open;
 mod place;
 mod read;
+mod repair;
 mod restore;
 mod rows;
+mod salvage;
+mod stopped;
 mod store;
+mod survey;
+mod verify;
 mod writer;
 
 #[cfg(test)]
 pub(super) mod tests;
 
 pub(super) use self::store::StoreError;
+pub use self::{
+    repair::Repaired,
+    stopped::{Stopped, compact},
+};
 use self::{
     store::Store,
     writer::{Append, Command},
@@ -62,6 +73,8 @@ pub struct Embedded {
     queue_wait: Duration,
     /// How many may read from the disk at once.
     readers: Arc<Semaphore>,
+    /// Work on the whole of it goes on one at a time.
+    upkeep: Semaphore,
 }
 
 /// What writer and readers share.
@@ -74,6 +87,9 @@ struct Shared {
     epoch: u64,
     commits: AtomicU64,
     disk_bytes: AtomicU64,
+    refusing: AtomicBool,
+    /// Tells whether the store is gone for good: who hears of an end does not come back.
+    closed: AtomicBool,
 }
 
 /// Weighs events for the cache.
@@ -104,6 +120,7 @@ impl Embedded {
             queue_kib,
             queue_wait: Duration::from_millis(config.queue_wait_ms),
             readers: Arc::new(Semaphore::new(READERS)),
+            upkeep: Semaphore::new(1),
         })
     }
 
@@ -112,6 +129,11 @@ impl Embedded {
         let commands = self.commands.as_ref().ok_or(Unavailable::Closed)?;
         commands.send(command(answer)).await.map_err(|_| Unavailable::Closed)?;
         answered.await.map_err(|_| Unavailable::Closed)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.shared.weigh();
+        self.shared.disk_bytes.load(Ordering::Relaxed)
     }
 
     async fn write(&self, batch: Batch) -> Result<Vec<Receipt>, AppendError> {
@@ -192,9 +214,24 @@ impl Journal for Embedded {
         })
     }
 
+    fn maintain(&self, work: Maintenance) -> BoxFuture<'_, Result<Report, Unavailable>> {
+        Box::pin(async move {
+            let _turn = self.upkeep.try_acquire().map_err(|_| Unavailable::Working)?;
+            match work {
+                Maintenance::Compact => {
+                    let bytes_before = self.disk_bytes();
+                    self.ask(Command::Compact).await??;
+                    Ok(Report::Compacted(Compacted { bytes_before, bytes_after: self.disk_bytes() }))
+                }
+                Maintenance::Verify => self.off_thread(Shared::verify).await.map(Report::Verified),
+            }
+        })
+    }
+
     fn stats(&self) -> Stats {
         Stats {
             commits: self.shared.commits.load(Ordering::Relaxed),
+            refusing: self.shared.refusing.load(Ordering::Relaxed),
             disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
             queued_bytes: (u64::from(self.queue_kib) - self.queue.available_permits() as u64) * 1024,
             ..self.shared.log().stats()
@@ -243,7 +280,11 @@ impl Shared {
 
     fn with_store<T>(&self, work: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let slot = self.store.read().expect("no code that holds the lock panics");
-        work(slot.as_ref().ok_or(StoreError::Closed)?)
+        let absent = || match self.closed.load(Ordering::Relaxed) {
+            true => StoreError::Closed,
+            false => StoreError::Io("the store is being opened again".into()),
+        };
+        work(slot.as_ref().ok_or_else(absent)?)
     }
 
     /// Wakes the tails.

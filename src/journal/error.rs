@@ -41,6 +41,9 @@ pub enum Unavailable {
     /// More is published than can be written.
     #[error("too much waits to be written to the journal")]
     Busy,
+    /// One verification or compaction at a time.
+    #[error("the journal is being verified or compacted; try again when that has ended")]
+    Working,
     /// The node is stopping.
     #[error("the journal is closed")]
     Closed,
@@ -63,6 +66,9 @@ pub enum OpenError {
         /// What the other process wrote into its lock.
         owner: String,
     },
+    /// Nothing is there, and nothing was made.
+    #[error("there is no journal in `{}`", .0.display())]
+    Missing(PathBuf),
     /// Something else is there.
     #[error("the data directory `{}` is not a directory; name another one with `--data-dir`", .0.display())]
     NotADirectory(PathBuf),

@@ -29,6 +29,7 @@ mod tests;
 
 pub use self::{
     changes::Changes,
+    dedupe::hashes,
     group::{Group, Planned, Write},
     read::{Chosen, Found},
     restore::{Marks, Meta},
@@ -197,6 +198,6 @@ impl Log {
 }
 
 /// What an event counts against bounds.
-fn size(event: &Event) -> u32 {
+pub fn size(event: &Event) -> u32 {
     u32::try_from(event.footprint()).unwrap_or(u32::MAX)
 }

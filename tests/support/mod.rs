@@ -4,7 +4,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    process::Child,
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 mod raw;
 mod sse;
+pub mod steady;
 pub mod swarm;
 pub mod upstream;
 
@@ -49,26 +50,14 @@ impl Node {
     }
 
     fn launch(settings: &str, listen: &str, dir: tempfile::TempDir) -> Self {
-        let config = merged(settings);
-        let path = dir.path().join("config.toml");
-        std::fs::write(&path, &config).expect("write the configuration");
-        let log =
-            std::fs::File::options().create(true).append(true).open(dir.path().join("log")).expect("open the log");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_millstream"))
-            .args(["serve", "--listen", listen, "--config"])
-            .arg(&path)
-            .arg("--data-dir")
-            .arg(dir.path().join("data"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the binary starts");
+        std::fs::write(dir.path().join("config.toml"), merged(settings)).expect("write the configuration");
+        let mut child = steady::serve(dir.path(), &dir.path().join("data"), listen);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line on stdout");
         let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
         let Some(addr) = addr else {
+            let _ = child.kill();
             let log = std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
             panic!("the node did not start: {line:?}\n{log}")
         };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -46,8 +46,19 @@ impl Event {
 // === impl Stream ===
 
 impl Stream {
-    pub fn open(mut socket: TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Self {
-        let host = socket.peer_addr().expect("connected");
+    pub fn open(socket: TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Self {
+        Self::try_open(socket, method, path, headers, body).expect("a response head")
+    }
+
+    /// The same against a node that may go away meanwhile.
+    pub fn try_open(
+        mut socket: TcpStream,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<Self> {
+        let host = socket.peer_addr()?;
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -55,20 +66,22 @@ impl Stream {
         if method != "GET" {
             head.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
-        socket.write_all(format!("{head}\r\n{body}").as_bytes()).expect("send the request");
+        socket.write_all(format!("{head}\r\n{body}").as_bytes())?;
         Self::read_head(socket)
     }
 
-    fn read_head(mut socket: TcpStream) -> Self {
+    fn read_head(mut socket: TcpStream) -> io::Result<Self> {
         let mut raw = Vec::new();
         let mut byte = [0];
         while !raw.ends_with(b"\r\n\r\n") {
-            assert_eq!(socket.read(&mut byte).expect("a response head"), 1, "closed before the head: {raw:?}");
+            if socket.read(&mut byte)? == 0 {
+                return Err(io::Error::other(format!("closed before the head: {raw:?}")));
+            }
             raw.push(byte[0]);
         }
         let head = String::from_utf8_lossy(&raw).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Self {
+        Ok(Self {
             socket,
             head,
             status,
@@ -79,7 +92,7 @@ impl Stream {
             closed: false,
             retry: None,
             comments: 0,
-        }
+        })
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    sync::{Arc, RwLock, atomic::AtomicU64},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -11,7 +14,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Footprint, OpenError, Shared,
+    Footprint, OpenError, Shared, check,
     place::{self, Mark, MarkFile, Place},
     restore::{self, Restored},
     rows::{self, STATE, State},
@@ -37,6 +40,10 @@ pub fn open(
     let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what };
     let known = Mark::read(&place.mark()).map_err(|why| damaged(format!("its file `journal/MARK`: {why}")))?;
     check_files(&place, known).map_err(&damaged)?;
+    if let Some(mark) = known.filter(|mark| mark.commit > 0) {
+        let complete = mark.synced || !crashed(mark, boot);
+        check::check(&place.store(), complete.then_some(mark.commit)).map_err(|error| OpenError::store(dir, &error))?;
+    }
     let store = Store::open(&place.store()).map_err(|error| OpenError::store(dir, &error))?;
     let failed = |error: StoreError| OpenError::store(dir, &error);
     let restored = match restore::restore(&store, config, now_ms()).map_err(failed)? {
@@ -64,6 +71,8 @@ pub fn open(
         store: RwLock::new(Some(store)),
         epoch,
         commits: AtomicU64::new(0),
+        refusing: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
     });
     let writer = Writer::new(shared.clone(), place, file, config.clone(), boot, after);
     let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(commands));
@@ -99,8 +108,7 @@ fn begin(store: &Store, config: &Config) -> Result<Restored, StoreError> {
 fn going_on(store: &Store, mark: Option<Mark>, restored: &Restored, boot: u128, dir: &Path) -> Result<u64, OpenError> {
     let epoch = restored.state.epoch;
     let Some(mark) = mark else { return Ok(epoch) };
-    let crashed = !mark.clean && (mark.boot != boot || boot == 0);
-    if crashed && !mark.synced {
+    if crashed(mark, boot) && !mark.synced {
         let lost = mark.commit.saturating_sub(restored.state.commit);
         tracing::warn!(
             commits = lost,
@@ -115,6 +123,11 @@ fn going_on(store: &Store, mark: Option<Mark>, restored: &Restored, boot: u128, 
     }
     store.sync().map_err(|error| OpenError::store(dir, &error))?;
     Ok(epoch)
+}
+
+/// True when the whole machine went down, and not only the process.
+fn crashed(mark: Mark, boot: u128) -> bool {
+    !mark.clean && (mark.boot != boot || boot == 0)
 }
 
 fn renew(store: &Store, epoch: u64, commit: u64, log: &Log) -> Result<(), StoreError> {

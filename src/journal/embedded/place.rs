@@ -70,7 +70,20 @@ impl Place {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed)?;
-        Ok(Self { dir: dir.to_owned(), _lock: lock })
+        let place = Self { dir: dir.to_owned(), _lock: lock };
+        // Of a look that was killed.
+        let _ = fs::remove_dir_all(place.look());
+        Ok(place)
+    }
+
+    /// Takes a directory in which there is a journal, or was one.
+    pub fn take_existing(dir: &Path) -> Result<Self, OpenError> {
+        let journal = dir.join("journal");
+        let is_there = |name: &str| journal.join(name).exists();
+        if !is_there("MARK") && !is_there("store") && !is_there("store.new") {
+            return Err(OpenError::Missing(dir.to_owned()));
+        }
+        Self::take(dir)
     }
 
     pub fn dir(&self) -> &Path {
@@ -83,6 +96,11 @@ impl Place {
 
     pub fn store(&self) -> PathBuf {
         self.journal().join("store")
+    }
+
+    /// Where a stopped journal is copied to, to be looked at.
+    pub fn look(&self) -> PathBuf {
+        self.journal().join("look")
     }
 
     pub fn mark(&self) -> PathBuf {

@@ -87,7 +87,7 @@ impl Embedded {
     }
 
     /// On a thread that may wait for the disk.
-    async fn off_thread<T: Send + 'static>(
+    pub(super) async fn off_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Unavailable> {

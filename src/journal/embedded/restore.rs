@@ -47,8 +47,13 @@ pub fn restore(store: &Store, config: &Config, now: u64) -> Result<Option<Restor
         span = first / SPAN;
         let metas = rows::decode_metas(first, &row).map_err(|bad| damaged(&row_name(&key), &bad))?;
         let mut whole = true;
-        for meta in metas {
+        for mut meta in metas {
             let offset = meta.offset;
+            // A clock that was set back brings nothing back to life, nor does it end what came after.
+            let swept = meta.expires.is_some_and(|at| now < at && at <= marks.swept);
+            if swept && store.get(rows::event_key(meta.topics[0], offset))?.is_none() {
+                meta.expires = Some(0);
+            }
             log.restore_event(meta);
             whole &= log.contains(offset);
         }

@@ -222,6 +222,12 @@ pub fn encode_event(event: &Event) -> Vec<u8> {
 }
 
 pub fn decode_event(row: &[u8], position: Position) -> Result<Event, BadRow> {
+    let (draft, timestamp) = decode_draft(row)?;
+    Ok(draft.into_event(position, timestamp))
+}
+
+/// The event as it was published, and when.
+pub fn decode_draft(row: &[u8]) -> Result<(Draft, u64), BadRow> {
     let row: EventRow = decode(row)?;
     let draft = Draft {
         topics: row.topics,
@@ -235,7 +241,7 @@ pub fn decode_event(row: &[u8], position: Position) -> Result<Event, BadRow> {
         filter: row.filter.and_then(|json| serde_json::from_str::<Filter>(&json).ok()),
         origin: row.origin,
     };
-    Ok(draft.into_event(position, row.timestamp))
+    Ok((draft, row.timestamp))
 }
 
 /// Index rows for these events, in order: key and row each.

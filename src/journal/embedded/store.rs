@@ -5,6 +5,7 @@
 
 use std::{
     any::Any,
+    io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -12,11 +13,15 @@ use std::{
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
-/// A store that is open.
+/// A store that is open. Clones are the same one, which is closed with the last of them.
+#[derive(Clone)]
 pub struct Store {
     db: Database,
     rows: Keyspace,
 }
+
+/// Rows of a range, as they are read.
+pub struct Rows(fjall::Iter);
 
 /// What a commit writes.
 pub struct Commit {
@@ -91,8 +96,13 @@ impl Store {
     /// Rows whose key begins with `prefix`, in order, from the key `from` on where that is later.
     pub fn scan(&self, prefix: u8, from: &[u8]) -> impl Iterator<Item = Result<(Slice, Slice), StoreError>> + use<> {
         let start = if from.first() == Some(&prefix) { from.to_vec() } else { vec![prefix] };
-        let rows = self.rows.range((Bound::Included(start), Bound::Excluded(vec![prefix + 1])));
-        rows.map(|row| guarded(|| row.into_inner()))
+        let mut rows = self.range(Bound::Included(start), vec![prefix + 1]);
+        std::iter::from_fn(move || rows.next())
+    }
+
+    /// Rows from a key on and before another, from both ends. What follows an error from the same end is not complete.
+    pub fn range(&self, from: Bound<Vec<u8>>, before: Vec<u8>) -> Rows {
+        Rows(self.rows.range((from, Bound::Excluded(before))))
     }
 
     /// Merges all tables, so that what was deleted leaves the disk.
@@ -106,6 +116,22 @@ impl Store {
     /// Bytes on the disk.
     pub fn disk_bytes(&self) -> u64 {
         self.db.disk_space().unwrap_or(0)
+    }
+}
+
+// === impl Rows ===
+
+impl Rows {
+    pub fn next_back(&mut self) -> Option<Result<(Slice, Slice), StoreError>> {
+        guarded(|| self.0.next_back().map(fjall::Guard::into_inner).transpose()).transpose()
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<(Slice, Slice), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        guarded(|| self.0.next().map(fjall::Guard::into_inner).transpose()).transpose()
     }
 }
 
@@ -133,8 +159,9 @@ impl From<fjall::Error> for StoreError {
     fn from(error: fjall::Error) -> Self {
         match &error {
             fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io)) => match io.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full(io.to_string()),
-                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(io.to_string()),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
+                io::ErrorKind::NotFound => Self::Damaged(format!("a file of the store is missing: {io}")),
                 _ => Self::Io(io.to_string()),
             },
             fjall::Error::Poisoned => Self::Io("an earlier write failed".to_owned()),

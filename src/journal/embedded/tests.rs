@@ -1,16 +1,130 @@
 //! What the contract cannot see: what stands on the disk, and what an opening makes of it.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use super::*;
-use crate::journal::{Shared as Journal_, SyncMode};
+use crate::{
+    event::Draft,
+    journal::{Retention, Shared as Journal_, SyncMode},
+};
+
+mod damage;
+mod disk;
+mod epoch;
+mod model;
+mod reopen;
 
 /// A fresh journal in a directory that goes with the test process.
 pub fn fresh(config: &Config) -> Journal_ {
+    let config = Config { sync: SyncMode::Os, min_free_bytes: 0, ..config.clone() };
+    Arc::new(Embedded::open(&config, &directory()).unwrap())
+}
+
+/// A directory that goes with the test process.
+fn directory() -> PathBuf {
     static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let root = ROOT.get_or_init(|| tempfile::tempdir().unwrap());
-    let dir = root.path().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
-    let config = Config { sync: SyncMode::Os, min_free_bytes: 0, ..config.clone() };
-    Arc::new(Embedded::open(&config, &dir).unwrap())
+    root.path().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string())
+}
+
+/// A journal that is opened again and again.
+struct Again {
+    dir: PathBuf,
+    config: Config,
+    journal: Option<Embedded>,
+}
+
+// === impl Again ===
+
+impl Again {
+    fn new(config: Config) -> Self {
+        let config = Config { min_free_bytes: 0, sync: SyncMode::Os, ..config };
+        let dir = directory();
+        let journal = Some(Embedded::open(&config, &dir).unwrap());
+        Self { dir, config, journal }
+    }
+
+    /// In order.
+    async fn close(&mut self) {
+        let journal = self.journal.take().unwrap();
+        journal.close().await;
+    }
+
+    /// As when the process dies, but for what the drop does.
+    fn drop(&mut self) {
+        self.journal = None;
+    }
+
+    /// Waits until the writer of the one before has gone.
+    fn open(&mut self) -> Result<(), OpenError> {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            match Embedded::open(&self.config, &self.dir) {
+                Err(OpenError::InUse { .. }) if Instant::now() < until => std::thread::yield_now(),
+                opened => {
+                    self.journal = Some(opened?);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn reopen(&mut self, clean: bool) {
+        if clean {
+            self.close().await;
+        } else {
+            self.drop();
+        }
+        self.open().unwrap();
+    }
+
+    async fn put(&self, topics: &[&str], data: &str) -> u64 {
+        self.append(vec![draft(topics, data)]).await[0].position.offset
+    }
+
+    async fn append(&self, events: Vec<Draft>) -> Vec<Receipt> {
+        Journal::append(&**self, Batch::events(events)).await.unwrap()
+    }
+
+    async fn all(&self) -> Page {
+        self.after(0).await
+    }
+
+    async fn after(&self, after: u64) -> Page {
+        let patterns = vec![Pattern::any()].into();
+        self.read(Query { patterns, after, floor: 0, limit: usize::MAX, max_bytes: usize::MAX }).await.unwrap()
+    }
+
+    async fn data(&self) -> Vec<String> {
+        self.all().await.events.iter().map(|event| event.data.to_string()).collect()
+    }
+
+    fn count_rows(&self, kind: u8) -> usize {
+        self.shared.with_store(|store| Ok(store.scan(kind, &[]).count())).unwrap()
+    }
+}
+
+impl std::ops::Deref for Again {
+    type Target = Embedded;
+
+    fn deref(&self) -> &Embedded {
+        self.journal.as_ref().expect("it is open")
+    }
+}
+
+fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+fn draft(topics: &[&str], data: &str) -> Draft {
+    Draft { topics: topics.iter().map(|name| topic(name)).collect(), data: data.into(), ..Draft::default() }
+}
+
+fn keep(pattern: &str, events: u64) -> Retention {
+    Retention { topic: pattern.into(), retention_ms: None, retention_events: Some(events), retention_bytes: None }
 }

@@ -95,7 +95,7 @@ impl Log {
     /// Second step: each topic.
     pub fn restore_topic(&mut self, id: TopicId, name: &Topic, trimmed_through: u64) {
         let limits = self.rules.limits(name);
-        self.topics.restore(name, id, trimmed_through, limits);
+        self.changes.topics.extend(self.topics.restore(name, id, trimmed_through, limits));
     }
 
     /// Third step: each event, in order. What has expired meanwhile, or has no topic left, is dropped.
@@ -105,8 +105,7 @@ impl Log {
         let Some(topics) = TopicSet::new(topics) else { return };
         let entry = Entry { timestamp, size, kept_by: 0, pinned_by: 0, topics, extra };
         let home = entry.topics.home();
-        // A clock that was set back brings nothing back to life.
-        if !entry.expired(self.last_timestamp.max(self.swept)) {
+        if !entry.expired(self.last_timestamp) {
             self.keep(offset, entry);
         }
         if !self.entries.contains(offset) {

@@ -129,12 +129,19 @@ impl Topics {
             let limits = limits();
             // Names of pinned topics are never used again: a new one has no past.
             let trimmed_through = if limits.pinned { 0 } else { self.forgotten_through };
-            self.restore(topic, id, trimmed_through, limits);
+            let _ = self.restore(topic, id, trimmed_through, limits);
         }
     }
 
-    /// Puts a topic into the index as it was.
-    pub fn restore(&mut self, topic: &Topic, id: TopicId, trimmed_through: u64, limits: TopicLimits) {
+    /// Puts a topic into the index as it was. Answers the id which it had before it was forgotten, if the node died before
+    /// that was noted: two ids of one name would each hide the events of the other.
+    pub fn restore(
+        &mut self,
+        topic: &Topic,
+        id: TopicId,
+        trimmed_through: u64,
+        limits: TopicLimits,
+    ) -> Option<TopicId> {
         self.used(id);
         if !limits.pinned {
             self.silence.push(Reverse((0, id)));
@@ -149,8 +156,9 @@ impl Topics {
             trimmed_through,
             limits,
         };
-        self.ids.insert(topic.clone(), id);
         self.logs.insert(id, log);
+        let earlier = self.ids.insert(topic.clone(), id).filter(|earlier| *earlier != id);
+        earlier.filter(|earlier| self.logs.remove(earlier).is_some())
     }
 
     /// Topics that count against the node's bound: pinned ones do not.

@@ -1,7 +1,10 @@
 //! When the disk does not take any more: publishers are told, reading goes on, and the store is opened again as soon as
 //! there is room.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use super::{Writer, unavailable};
 use crate::{
@@ -17,17 +20,30 @@ use crate::{
 
 /// How often a store that failed is opened again.
 const HEAL_EVERY: Duration = Duration::from_millis(500);
+/// Free bytes below which that is not tried: the old store is still good to read from.
+const HEAL_BYTES: u64 = 4 << 20;
+/// The store's own threads do not say why they failed to write a table; with less than some tables' room it was that.
+const LITTLE_ROOM: u64 = 32 << 20;
 
 // === impl Writer ===
 
 impl Writer {
     /// Refuses when nothing can be written now; `more` means that it will take room.
     pub(super) fn ready(&mut self, more: bool) -> Result<(), Unavailable> {
+        let ready = self.prepare(more);
+        self.shared.refusing.store(ready.is_err(), Ordering::Relaxed);
+        ready
+    }
+
+    fn prepare(&mut self, more: bool) -> Result<(), Unavailable> {
         if more {
             self.check_disk()?;
         }
         let Some((error, tried)) = &self.broken else { return Ok(()) };
         if tried.elapsed() < HEAL_EVERY {
+            return Err(unavailable(error));
+        }
+        if self.place.free() < HEAL_BYTES {
             return Err(unavailable(error));
         }
         match self.reopen() {
@@ -56,6 +72,10 @@ impl Writer {
     }
 
     pub(super) fn failed(&mut self, error: StoreError) -> Unavailable {
+        let error = match error {
+            StoreError::Io(what) if self.place.free() < LITTLE_ROOM => StoreError::Full(what),
+            error => error,
+        };
         tracing::error!(%error, "the journal's store failed; it will be opened again");
         let unavailable = unavailable(&error);
         self.broken = Some((error, Instant::now()));

@@ -1,0 +1,74 @@
+//! The journal for its operator: what is in it, all of it as lines of JSON, clearing away, checking.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Bytes, Data},
+};
+use futures_util::stream;
+
+use super::{
+    Problem,
+    query::{NoQuery, Query},
+};
+use crate::{
+    app::Node,
+    event::Position,
+    journal::{Export, Inspection, Maintenance},
+    topic::Pattern,
+};
+
+/// Media type of lines of JSON.
+const LINES: &str = "application/x-ndjson";
+
+/// What there is in the journal.
+#[utoipa::path(get, path = "/api/admin/journal", tag = "operating",
+    responses((status = 200, description = "figures, and the largest topics"), (status = 503, body = Problem)))]
+pub(super) async fn inspect(node: Data<Node>, _: NoQuery) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(Inspection::of(&*node.journal).await?))
+}
+
+/// All events as lines of JSON, in journal order; records are not among them.
+#[utoipa::path(get, path = "/api/admin/journal/export", tag = "operating", params(
+    ("topic" = Option<Vec<String>>, Query, description = "a topic, or a prefix with a trailing `*`; may be repeated"),
+    ("after" = Option<String>, Query, description = "an event id"),
+    ("limit" = Option<u64>, Query, description = "most events"),
+), responses((status = 200, description = "lines of `{id, topic, alsoIn?, event, data, timestamp, origin?}`", content_type = LINES),
+    (status = 400, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn export(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request);
+    query.only(&["topic", "topics", "after", "limit", "access_token"])?;
+    let patterns = query.list("topic", "topics").map(Pattern::new).collect::<Result<Vec<_>, _>>()?;
+    let limit = query.get("limit", "a number")?;
+    let after = match query.get::<Position>("after", "an event id")? {
+        Some(position) if position.epoch != node.journal.epoch() => {
+            return Err(Problem::wrong(format!(
+                "`after` = {position} is no position of this journal: it has another epoch"
+            )));
+        }
+        position => position.map_or(0, |position| position.offset),
+    };
+    let export = Export::new(node.journal.clone(), patterns, after, limit);
+    let lines = stream::unfold(Some(export), |export| async {
+        let mut export = export?;
+        match export.next().await {
+            Ok(part) => part.map(|part| (Ok(Bytes::from(part)), Some(export))),
+            // The answer is cut, which its reader sees.
+            Err(error) => Some((Err(std::io::Error::other(error)), None)),
+        }
+    });
+    Ok(HttpResponse::Ok().content_type(LINES).streaming(lines))
+}
+
+/// Clear away what was deleted; one verification or compaction at a time.
+#[utoipa::path(post, path = "/api/admin/journal/compact", tag = "operating",
+    responses((status = 200, description = "bytes on the disk, before and after"), (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn compact(node: Data<Node>, _: NoQuery) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(node.journal.maintain(Maintenance::Compact).await?))
+}
+
+/// Read everything and say what is wrong; one verification or compaction at a time.
+#[utoipa::path(post, path = "/api/admin/journal/verify", tag = "operating",
+    responses((status = 200, description = "what was read, and what is wrong with it"), (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn verify(node: Data<Node>, _: NoQuery) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(node.journal.maintain(Maintenance::Verify).await?))
+}

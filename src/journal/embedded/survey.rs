@@ -1,0 +1,196 @@
+//! Reading a store that may be damaged, row by row, past whatever cannot be read.
+//!
+//! A block that cannot be read hides its rows from whoever walks by: so each kind of rows is walked from both ends, events
+//! also topic by topic, and rows that others tell of are asked for one by one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
+
+use super::{
+    restore::row_name,
+    rows::{self, BadRow, RecordRow, STATE, State, TopicRow},
+    store::Store,
+};
+use crate::{
+    event::Position,
+    journal::{
+        Config, Verified,
+        log::{Log, Meta, TopicId},
+    },
+};
+
+/// What can be read of a store.
+#[derive(Default)]
+pub struct Survey {
+    pub state: Option<State>,
+    pub topics: BTreeMap<TopicId, TopicRow>,
+    pub metas: BTreeMap<u64, Meta>,
+    /// Homes of the events whose rows are sound.
+    pub events: BTreeMap<u64, TopicId>,
+    pub bad_events: BTreeSet<u64>,
+    pub records: BTreeMap<String, RecordRow>,
+    /// Sizes of the values that are sound.
+    pub values: BTreeMap<String, u64>,
+    /// Rows of the index, or of topics, may be missing.
+    pub index_hurt: bool,
+    pub findings: Verified,
+}
+
+/// Keeps everything: for those who only look.
+pub fn unbounded() -> Config {
+    Config {
+        retention_ms: 0,
+        retention_events: 0,
+        retention_bytes: 0,
+        max_bytes: u64::MAX,
+        max_topics: u64::MAX,
+        min_free_bytes: 0,
+        retention: Vec::new(),
+        ..Config::default()
+    }
+}
+
+// === impl Survey ===
+
+impl Survey {
+    /// Reads everything.
+    pub fn of(store: &Store) -> Self {
+        let mut survey = Self::default();
+        match store.get(STATE) {
+            Ok(Some(row)) => match rows::decode(&row) {
+                Ok(state) => survey.state = Some(state),
+                Err(bad) => survey.findings.damage("damaged-row", format!("the state row is damaged: {bad}")),
+            },
+            Ok(None) => survey.findings.damage("damaged-row", "the state row is missing"),
+            Err(error) => survey.findings.damage("unreadable", format!("the state row cannot be read: {error}")),
+        }
+        survey.index_hurt = survey.state.is_none();
+        for kind in [b't', b'i'] {
+            survey.index_hurt |= survey.walk(store, vec![kind], vec![kind + 1]);
+        }
+        if survey.walk(store, vec![b'e'], vec![b'f']) {
+            survey.events_one_by_one(store);
+        }
+        let broken = [b'k', b'r'].map(|kind| survey.walk(store, vec![kind], vec![kind + 1]));
+        if broken.contains(&true) {
+            survey.records_one_by_one(store);
+        }
+        survey.findings.events = survey.events.len() as u64;
+        survey.findings.topics = survey.topics.len() as u64;
+        survey.findings.records = survey.records.len() as u64;
+        survey
+    }
+
+    /// The index that an opening would make of it.
+    pub fn log(&self, now: u64) -> Log {
+        let mut log = Log::new(&unbounded(), self.state.map_or(0, |state| state.epoch));
+        log.restore_marks(&self.state.map(|state| state.marks()).unwrap_or_default(), now);
+        self.topics.iter().for_each(|(id, topic)| log.restore_topic(*id, &topic.name, topic.trimmed_through));
+        self.metas.values().for_each(|meta| log.restore_event(meta.clone()));
+        log
+    }
+
+    /// Reads a range of keys; true when something in it cannot be read.
+    fn walk(&mut self, store: &Store, from: Vec<u8>, before: Vec<u8>) -> bool {
+        let mut last = Bound::Included(from);
+        let mut rows = store.range(last.clone(), before.clone());
+        let error = loop {
+            match rows.next() {
+                None => return false,
+                Some(Err(error)) => break error,
+                Some(Ok((key, row))) => {
+                    self.row(&key, &row);
+                    last = Bound::Excluded(key.to_vec());
+                }
+            }
+        };
+        let behind = match &last {
+            Bound::Excluded(key) => format!("rows behind {}", row_name(key)),
+            Bound::Included(key) => format!("rows from {}", row_name(key)),
+            Bound::Unbounded => "rows".to_owned(),
+        };
+        self.findings.damage("unreadable", format!("{behind} cannot be read: {error}"));
+        let mut rows = store.range(last, before);
+        while let Some(Ok((key, row))) = rows.next_back() {
+            self.row(&key, &row);
+        }
+        true
+    }
+
+    fn events_one_by_one(&mut self, store: &Store) {
+        let homes: Vec<TopicId> = self.topics.keys().copied().collect();
+        for home in homes {
+            self.walk(store, rows::event_key(home, 0).to_vec(), rows::event_key(home.saturating_add(1), 0).to_vec());
+        }
+        let unseen = self.metas.values().filter(|meta| !self.events.contains_key(&meta.offset));
+        let unseen: Vec<_> = unseen.map(|meta| rows::event_key(meta.topics[0], meta.offset)).collect();
+        self.one_by_one(store, unseen.iter().map(<[u8; 17]>::as_slice));
+    }
+
+    fn records_one_by_one(&mut self, store: &Store) {
+        let keys: BTreeSet<&String> = self.records.keys().chain(self.values.keys()).collect();
+        let keys: Vec<_> =
+            keys.into_iter().flat_map(|key| [rows::record_key(key), rows::record_index_key(key)]).collect();
+        self.one_by_one(store, keys.iter().map(Vec::as_slice));
+    }
+
+    fn one_by_one<'a>(&mut self, store: &Store, keys: impl Iterator<Item = &'a [u8]>) {
+        for key in keys {
+            if let Ok(Some(row)) = store.get(key) {
+                self.row(key, &row);
+            }
+        }
+    }
+
+    fn row(&mut self, key: &[u8], row: &[u8]) {
+        let read = match key.first() {
+            Some(b'e') => self.event(key, row),
+            Some(b'i') => self.index(key, row),
+            Some(b't') => self.topic(key, row),
+            Some(b'k' | b'r') => self.record(key, row),
+            _ => Ok(()),
+        };
+        if let Err(bad) = read {
+            self.index_hurt |= matches!(key.first(), Some(b'i' | b't'));
+            self.findings.damage("damaged-row", format!("{} is damaged: {bad}", row_name(key)));
+        }
+    }
+
+    fn event(&mut self, key: &[u8], row: &[u8]) -> Result<(), BadRow> {
+        let Some((home, offset)) = rows::place_of(key) else { return Ok(()) };
+        match rows::decode_event(row, Position { epoch: 0, offset }) {
+            Ok(_) => drop(self.events.insert(offset, home)),
+            // It may be met again.
+            Err(bad) if self.bad_events.insert(offset) => return Err(bad),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn index(&mut self, key: &[u8], row: &[u8]) -> Result<(), BadRow> {
+        let Some(first) = rows::number_of(key) else { return Ok(()) };
+        let metas = rows::decode_metas(first, row)?.filter(|meta| !meta.topics.is_empty());
+        self.metas.extend(metas.map(|meta| (meta.offset, meta)));
+        Ok(())
+    }
+
+    fn topic(&mut self, key: &[u8], row: &[u8]) -> Result<(), BadRow> {
+        let topic = rows::decode(row)?;
+        if let Some(id) = rows::number_of(key) {
+            self.topics.insert(id, topic);
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, key: &[u8], row: &[u8]) -> Result<(), BadRow> {
+        let Some(name) = rows::name_of(key) else { return Ok(()) };
+        if key.first() == Some(&b'k') {
+            self.records.insert(name.to_owned(), rows::decode(row)?);
+        } else {
+            self.values.insert(name.to_owned(), rows::unseal(row)?.len() as u64);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! Stores to damage: made once, as a killed node leaves them, and copied for each case.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use millstream::{
+    event::Draft,
+    journal::{self, Batch, Config, Query, RecordWrite, SyncMode, Unavailable},
+    topic::{Pattern, Topic},
+};
+
+use crate::support::{eventually, steady::noise};
+
+/// A directory and what was acknowledged when it was made.
+pub struct Sound {
+    dir: tempfile::TempDir,
+    pub epoch: u64,
+    /// Offset and data of each event, by topic.
+    pub events: BTreeMap<&'static str, Vec<(u64, String)>>,
+    pub records: BTreeMap<String, Vec<u8>>,
+}
+
+/// What a look at a store that could be opened gives.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// All is there.
+    Intact,
+    /// These topics (or `records`) answer with an error; all others are whole.
+    Loud(Vec<String>),
+    /// Something is missing or wrong, and nobody says so.
+    Silent(String),
+}
+
+pub const TOPICS: [&str; 3] = ["a", "b", "c"];
+
+pub fn config() -> Config {
+    // No page is answered from memory only because it is small.
+    Config { sync: SyncMode::Os, min_free_bytes: 0, retention_bytes: 0, cache_bytes: 1 << 20, ..Config::default() }
+}
+
+/// Runs what is asynchronous, bounded in time.
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), future).await.expect("no hang") })
+}
+
+// === impl Sound ===
+
+impl Sound {
+    /// Some hundred small events, all in the store's write-ahead log.
+    pub fn small() -> Self {
+        let mut sound = Self::empty();
+        let journal = journal::open(&config(), sound.dir.path()).expect("an empty directory");
+        sound.fill(&journal, 100, 40);
+        sound.killed(&journal)
+    }
+
+    /// Large events that have gone to a table file, and small ones that are in the log alone.
+    pub fn with_tables() -> Self {
+        let mut sound = Self::empty();
+        let journal = journal::open(&config(), sound.dir.path()).expect("an empty directory");
+        sound.fill(&journal, 5, 40);
+        sound.fill(&journal, 12, 900_000);
+        let tables = sound.dir.path().join("journal/store/keyspaces/1/tables");
+        eventually(|| fs::read_dir(&tables).ok()?.next().map(drop));
+        // The table is named by a later version of the list of tables; then nothing moves any more.
+        wait(journal.close());
+        drop(journal);
+        let journal = eventually(|| journal::open(&config(), sound.dir.path()).ok());
+        sound.fill(&journal, 20, 40);
+        sound.killed(&journal)
+    }
+
+    fn empty() -> Self {
+        let events = TOPICS.iter().map(|topic| (*topic, Vec::new())).collect();
+        Self { dir: tempfile::tempdir().expect("a temp directory"), epoch: 0, events, records: BTreeMap::new() }
+    }
+
+    fn fill(&mut self, journal: &journal::Shared, batches: usize, bytes: usize) {
+        for number in 0..batches {
+            let topic = TOPICS[number % TOPICS.len()];
+            let data = noise(bytes);
+            let draft = Draft::new(Topic::new(topic).expect("a name"), "e", &data);
+            let (key, value) = (format!("record/{}", number % 7), format!("value {number}").into_bytes());
+            let records = vec![RecordWrite { key: key.clone(), value: Some(value.clone().into()) }];
+            let receipts = wait(journal.append(Batch { events: vec![draft], records, ..Batch::default() }));
+            let position = receipts.expect("it is written")[0].position;
+            self.epoch = position.epoch;
+            self.events.entry(topic).or_default().push((position.offset, data));
+            self.records.insert(key, value);
+        }
+    }
+
+    /// Leaves the directory as SIGKILL would: what was written is with the system, nothing was closed.
+    fn killed(self, journal: &journal::Shared) -> Self {
+        let killed = Self { dir: tempfile::tempdir().expect("a temp directory"), ..Self::empty() };
+        copy(self.dir.path(), killed.dir.path());
+        wait(journal.close());
+        // An opening cuts the unused rest of the log off, which is some 64 MiB of zeros.
+        let opened = journal::open(&config(), killed.dir.path()).expect("SIGKILL is no damage");
+        let image = Self { dir: tempfile::tempdir().expect("a temp directory"), ..self };
+        copy(killed.dir.path(), image.dir.path());
+        wait(opened.close());
+        image
+    }
+
+    /// A copy with one event more, which nobody counts as acknowledged.
+    pub fn with_one_more(&self, bytes: usize) -> tempfile::TempDir {
+        let dir = self.copy();
+        let journal = journal::open(&config(), dir.path()).expect("it is sound");
+        Self { dir: tempfile::tempdir().expect("a temp directory"), ..Self::empty() }.fill(&journal, 1, bytes);
+        let image = tempfile::tempdir().expect("a temp directory");
+        copy(dir.path(), image.path());
+        wait(journal.close());
+        image
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A copy to damage.
+    pub fn copy(&self) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temp directory");
+        copy(self.dir.path(), dir.path());
+        dir
+    }
+
+    /// All files, as paths within the directory.
+    pub fn files(&self) -> Vec<PathBuf> {
+        files(self.dir.path())
+    }
+
+    /// Reads everything back.
+    pub fn look(&self, journal: &journal::Shared) -> Found {
+        if journal.epoch() != self.epoch {
+            return Found::Silent("another epoch".into());
+        }
+        let mut loud = Vec::new();
+        for (topic, expected) in &self.events {
+            match read(journal, topic) {
+                Err(_) => loud.push((*topic).to_owned()),
+                Ok(events) if events == *expected => {}
+                Ok(events) => {
+                    let (found, were) = (events.len(), expected.len());
+                    return Found::Silent(format!("`{topic}` has {found} events of {were}, or other ones"));
+                }
+            }
+        }
+        match wait(records(journal)) {
+            Err(_) => loud.push("records".into()),
+            Ok(found) => {
+                let found: BTreeMap<String, Vec<u8>> = found.into_iter().collect();
+                if found != self.records {
+                    return Found::Silent("the records are other ones".into());
+                }
+            }
+        }
+        if loud.is_empty() { Found::Intact } else { Found::Loud(loud) }
+    }
+}
+
+fn read(journal: &journal::Shared, topic: &str) -> Result<Vec<(u64, String)>, Unavailable> {
+    let patterns: Arc<[Pattern]> = vec![Pattern::new(topic).expect("a name")].into();
+    let (mut events, mut after) = (Vec::new(), 0);
+    loop {
+        let query = Query { patterns: patterns.clone(), after, floor: 0, limit: 64, max_bytes: 4 << 20 };
+        let page = wait(journal.read(query))?;
+        if page.through == after {
+            return Ok(events);
+        }
+        after = page.through;
+        events.extend(page.events.iter().map(|event| (event.position.offset, event.data.to_string())));
+    }
+}
+
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(dir).expect("below").to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What stands in the files below a directory, but for who had it open last.
+pub fn contents(dir: &Path) -> BTreeMap<PathBuf, (u64, u32)> {
+    let names = files(dir).into_iter().filter(|name| !name.ends_with("LOCK"));
+    names
+        .map(|name| {
+            let bytes = fs::read(dir.join(&name)).expect("a file");
+            (name, (bytes.len() as u64, crc32fast::hash(&bytes)))
+        })
+        .collect()
+}
+
+/// Copies a directory; zeros stay holes.
+fn copy(from: &Path, to: &Path) {
+    for name in files(from) {
+        let target = to.join(&name);
+        fs::create_dir_all(target.parent().expect("below")).expect("a folder");
+        let bytes = fs::read(from.join(&name)).expect("a file");
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        fs::write(&target, &bytes[..used]).expect("a file");
+        fs::File::options()
+            .write(true)
+            .open(&target)
+            .and_then(|file| file.set_len(bytes.len() as u64))
+            .expect("a length");
+    }
+}
+
+/// All records: key and value each.
+async fn records(journal: &journal::Shared) -> Result<Vec<(String, Vec<u8>)>, Unavailable> {
+    let mut found = Vec::new();
+    for key in journal.keys("record/".into(), None, 100).await? {
+        if let Some(record) = journal.get(key.clone()).await? {
+            found.push((key, record.value.to_vec()));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,218 @@
+//! A full disk: publishers are refused with a reason, everything else goes on, and as soon as there is room so does
+//! publishing. Nothing that was acknowledged is lost.
+//!
+//! Needs a small file system of its own, which only root may mount.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+mod support;
+
+use support::{Event, Node, eventually};
+
+/// A file system in memory; gone with the value.
+struct Disk(tempfile::TempDir);
+
+const DISK_MIB: u64 = 96;
+/// How long a disk stays full.
+const FULL_FOR: Duration = Duration::from_secs(2);
+
+// === impl Disk ===
+
+impl Disk {
+    /// `None`, loudly, where it cannot be had.
+    fn mount(test: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a temp directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={DISK_MIB}m"), "tmpfs"]).arg(dir.path());
+        if mount.stdin(Stdio::null()).output().is_ok_and(|done| done.status.success()) {
+            return Some(Self(dir));
+        }
+        support::steady::skipped(test, "a tmpfs cannot be mounted here (that takes root)");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(self.path()).expect("it is mounted");
+        disk.f_bavail * disk.f_frsize
+    }
+
+    /// Takes all room but so much.
+    fn fill_up_to(&self, left: u64) {
+        let ballast = fs::File::create(self.path().join("ballast")).expect("a file");
+        let bytes = self.free().saturating_sub(left);
+        rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, bytes).expect("there is room");
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.path().join("ballast")).expect("it was there");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+/// What was acknowledged: id and data.
+type Acked = Vec<(String, String)>;
+
+/// Publishes one event of about so many bytes; the reason if it was refused.
+fn publish(node: &Node, acked: &mut Acked, number: usize, bytes: usize) -> Result<(), String> {
+    let data = format!("{number} {}", support::steady::noise(bytes));
+    let reply = node.json("POST", "/events", &json!({ "topic": "t", "event": "e", "data": data }));
+    if reply.status == 200 {
+        acked.push((reply.json()["id"].as_str().expect("an id").to_owned(), data));
+        return Ok(());
+    }
+    assert!(reply.header("Retry-After").is_some(), "{reply:?}");
+    Err(reply.problem(503))
+}
+
+/// All events of the topic, page by page.
+fn kept(node: &Node) -> Acked {
+    let (mut events, mut after) = (Acked::new(), String::new());
+    loop {
+        let reply = node.get(&format!("/api/topics/t/events?limit=100{after}"));
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let page: Value = reply.json();
+        let rows = page["events"].as_array().expect("a list");
+        if rows.is_empty() {
+            return events;
+        }
+        let text = |row: &Value, key: &str| row[key].as_str().expect("a text").to_owned();
+        events.extend(rows.iter().map(|row| (text(row, "id"), text(row, "data"))));
+        after = format!("&after={}", text(&page, "lastEventId"));
+    }
+}
+
+/// Nothing that was acknowledged is missing; what was refused may be there, once, and nothing else.
+fn check(found: &Acked, acked: &Acked) {
+    let mut rest = found.iter();
+    for event in acked {
+        assert!(rest.any(|own| own == event), "{} is missing, or stands elsewhere", event.0);
+    }
+    let mut numbers: Vec<&str> = found.iter().filter_map(|(_, data)| data.split(' ').next()).collect();
+    let all = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), all, "an event is there twice");
+}
+
+fn heard(stream: &mut support::Stream, last: &str) -> Acked {
+    let mut events = Acked::new();
+    while events.last().is_none_or(|(id, _)| id != last) {
+        let Event { id, event, data } = stream.next();
+        assert!(event == "e" || id.is_empty() && event != "gap" && event != "disconnect", "{event}: {data}");
+        if event == "e" {
+            events.push((id, data));
+        }
+    }
+    events
+}
+
+/// A node on a disk that fills up to `left` bytes, events of so many bytes, and words that the refusal must have.
+fn fills_up_and_recovers(test: &str, settings: &str, left: u64, bytes: usize, words: &[&str]) {
+    let Some(disk) = Disk::mount(test) else { return };
+    let mut node = Node::start_on(disk.path(), settings);
+    let mut stream = node.stream("/events?topic=t", &[]);
+    stream.until("connection");
+    let mut acked = Acked::new();
+    let mut number = 0..;
+    let mut publish = |node: &Node, acked: &mut Acked| publish(node, acked, number.next().expect("endless"), bytes);
+    for _ in 0..30 {
+        publish(&node, &mut acked).expect("there is room");
+    }
+    disk.fill_up_to(left);
+    let refused = eventually(|| publish(&node, &mut acked).err());
+    for word in words {
+        assert!(refused.contains(word), "`{word}` is not in: {refused}");
+    }
+    // Long enough for the journal to try again and again.
+    let (begin, mut reasons) = (Instant::now(), BTreeSet::new());
+    eventually(|| {
+        reasons.extend(publish(&node, &mut acked).err());
+        (begin.elapsed() > FULL_FOR && !reasons.is_empty()).then_some(())
+    });
+    println!("{test}: first `{refused}`, then {reasons:?}");
+    // Reading and streaming go on.
+    check(&kept(&node), &acked);
+    let last = acked.last().expect("some").0.clone();
+    check(&heard(&mut stream, &last), &acked);
+    let mut late = node.stream("/events?topic=t&history=1000", &[]);
+    check(&heard(&mut late, &last), &acked);
+    assert_eq!(node.get("/healthz").status, 200);
+    println!("{test}: readyz {:?}", node.get("/readyz"));
+
+    disk.make_room();
+    eventually(|| publish(&node, &mut acked).ok());
+    for _ in 0..30 {
+        publish(&node, &mut acked).expect("there is room");
+    }
+    let found = kept(&node);
+    check(&found, &acked);
+    println!("{test}: {} acknowledged, {} kept", acked.len(), found.len());
+    let last = acked.last().expect("some").0.clone();
+    let live = heard(&mut stream, &last);
+    assert!(live.len() >= 31, "{} of the 31 that came last", live.len());
+    check(&live, &acked[acked.len() - live.len()..].to_vec());
+    node.restart();
+    assert_eq!(kept(&node), found);
+    assert_eq!(node.terminate(), Some(0));
+    node.start_again();
+    assert_eq!(kept(&node), found);
+}
+
+#[test]
+fn publishing_pauses_while_less_is_free_than_must_be() {
+    let settings = "[journal]\nmin_free_bytes = 8388608\n";
+    fills_up_and_recovers("publishing_pauses", settings, 4 << 20, 1000, &["journal.min_free_bytes", "8388608", "full"]);
+}
+
+#[test]
+fn a_disk_that_runs_full_in_the_middle_of_a_write_heals_without_a_restart() {
+    for sync in ["always", "interval", "os"] {
+        fills_up_and_recovers(&format!("runs_full, {sync}"), &reckless(sync), 300_000, 20_000, &["full"]);
+    }
+}
+
+/// The store writes tables in the background, and what fails there shows with the next write.
+#[test]
+fn a_disk_that_runs_full_while_a_table_is_written_heals_without_a_restart() {
+    fills_up_and_recovers("no room for a table", &reckless("os"), 10 << 20, 60_000, &["full"]);
+}
+
+#[test]
+fn a_node_does_not_begin_on_a_full_disk_and_says_so() {
+    let Some(disk) = Disk::mount("does_not_begin") else { return };
+    disk.fill_up_to(0);
+    let done = Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(disk.path().join("data"))
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot be used") && said.contains("No space left"), "{said}");
+    // With room it begins, whatever the attempt has left there.
+    disk.make_room();
+    let node = Node::start_on(&disk.path().join("data"), "[journal]\nmin_free_bytes = 0\n");
+    node.must_be_healthy();
+}
+
+/// Settings that let the disk run full.
+fn reckless(sync: &str) -> String {
+    format!("[journal]\nmin_free_bytes = 0\nretention_bytes = 0\nsync = \"{sync}\"\n")
+}

@@ -1,0 +1,115 @@
+//! For tests in which nodes die: clients that take a missing answer for what it is, and starts that are cut short.
+
+use std::{
+    fs::File,
+    io::Write,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Socket, Type};
+
+use super::{Node, PATIENCE, Reply, Stream};
+
+// === impl Node ===
+
+impl Node {
+    /// Starts a node whose data directory is somewhere else.
+    pub fn start_on(data: &Path, settings: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temp directory");
+        std::os::unix::fs::symlink(data, dir.path().join("data")).expect("a link");
+        Self::launch(settings, "127.0.0.1:0", dir)
+    }
+
+    /// Where its journal is.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Starts a node that has ended again, and kills it after this time, most likely before it listens.
+    pub fn die_starting(&self, after: Duration) {
+        let mut child = serve(self.dir.path(), &self.data_dir(), &self.addr.to_string());
+        let begin = Instant::now();
+        while begin.elapsed() < after {
+            std::hint::spin_loop();
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Text of so many bytes that cannot be packed: it repeats itself farther back than packers look.
+pub fn noise(bytes: usize) -> String {
+    let piece = bytes.min(100_000);
+    let piece: String = std::iter::repeat_with(|| char::from(rand::random_range(b'0'..=b'z'))).take(piece).collect();
+    let mut text = piece.repeat(bytes / piece.len().max(1) + 1);
+    text.truncate(bytes);
+    text
+}
+
+/// Says aloud, past what the test harness captures, that a test shows nothing here.
+pub fn skipped(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why} ***");
+}
+
+/// Starts the program with the configuration and the log in `dir`.
+pub fn serve(dir: &Path, data: &Path, listen: &str) -> Child {
+    let log = File::options().create(true).append(true).open(dir.join("log")).expect("open the log");
+    Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .args(["serve", "--listen", listen, "--config"])
+        .arg(dir.join("config.toml"))
+        .arg("--data-dir")
+        .arg(data)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("the binary starts")
+}
+
+/// What may come of a request to a node that may be gone.
+pub enum Asked {
+    /// It has answered, whole.
+    Answered(Reply),
+    /// Nobody was there: it was not sent.
+    Unsent,
+    /// It was sent, and what became of it nobody knows.
+    Lost,
+}
+
+/// One request to a node that may be gone.
+pub fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Asked {
+    let Some(mut socket) = socket(addr) else { return Asked::Unsent };
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    if socket.write_all(request.as_bytes()).is_err() {
+        return Asked::Lost;
+    }
+    let reply = Reply::read(socket);
+    let length = reply.header("Content-Length").and_then(|length| length.parse::<usize>().ok());
+    if reply.status > 0 && length == Some(reply.body.len()) { Asked::Answered(reply) } else { Asked::Lost }
+}
+
+/// A stream of a node that may be gone; only one that is a stream.
+pub fn listen(addr: SocketAddr, path: &str, last_event_id: Option<&str>) -> Option<Stream> {
+    let resume: Vec<_> = last_event_id.map(|id| ("Last-Event-ID", id)).into_iter().collect();
+    let stream = Stream::try_open(socket(addr)?, "GET", path, &resume, "").ok()?;
+    (stream.status == 200).then_some(stream)
+}
+
+/// From an address of its own: who tries a port of this machine again and again while nobody listens on it is in the end
+/// given that port for its own side, and has it then instead of the node.
+fn socket(addr: SocketAddr) -> Option<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).ok()?;
+    socket.connect(&addr.into()).ok()?;
+    let socket = TcpStream::from(socket);
+    socket.set_read_timeout(Some(PATIENCE)).ok()?;
+    socket.set_write_timeout(Some(PATIENCE)).ok()?;
+    Some(socket)
+}
