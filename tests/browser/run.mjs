@@ -6,7 +6,7 @@
  * MILLSTREAM_BIN  the program (default ../../target/debug/millstream)
  * CHROMIUM        the browser (default /usr/bin/chromium)
  * SCREENSHOTS     a folder for pictures (default: none are taken)
- * JOURNALS        journals to crash, comma separated (default memory; `memory,embedded` also crashes the durable one)
+ * JOURNALS        journals to crash, comma separated (default `memory,embedded`)
  *
  * Ends with one line, `N passed, N failed`; the exit status is 1 when one failed, 77 when there is no browser.
  */

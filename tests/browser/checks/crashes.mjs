@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { badge, connect, logged, shoot, until } from "../browser.mjs";
 
 const BACK_MS = 30_000;
-const journals = (process.env.JOURNALS ?? "memory").split(",");
+const journals = (process.env.JOURNALS ?? "memory,embedded").split(",");
 
 /** Crashes a node under a connected page; the events before and after must be there once each. */
 async function crash({ node, open }, journal, before) {
