@@ -39,7 +39,8 @@ pub enum Command {
     Append(Append),
     Purge(Topic, oneshot::Sender<Result<u64, Unavailable>>),
     Sweep(u64, oneshot::Sender<Result<(), Unavailable>>),
-    Compact(oneshot::Sender<Result<(), Unavailable>>),
+    /// Do on disk what was decided in memory.
+    Flush(oneshot::Sender<Result<(), Unavailable>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -165,7 +166,7 @@ impl Writer {
                 Command::Append(_) => {}
                 Command::Purge(topic, asker) => answer(asker, self.purge(&topic)),
                 Command::Sweep(now, asker) => answer(asker, self.sweep(now)),
-                Command::Compact(asker) => answer(asker, self.compact()),
+                Command::Flush(asker) => answer(asker, self.flush_now()),
                 Command::Close(asker) => {
                     self.close();
                     return Some(asker);
@@ -330,11 +331,9 @@ impl Writer {
         }
     }
 
-    fn compact(&mut self) -> Result<(), Unavailable> {
+    fn flush_now(&mut self) -> Result<(), Unavailable> {
         self.ready(false)?;
-        let compacted = self.flush().and_then(|()| self.shared.with_store(Store::compact));
-        self.shared.weigh();
-        compacted.map_err(|error| self.failed(error))
+        self.flush().map_err(|error| self.failed(error))
     }
 
     fn close(&mut self) {
