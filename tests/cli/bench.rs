@@ -75,3 +75,28 @@ fn a_measurement_that_is_stopped_takes_its_node_along() {
     program.end().expect(130);
     assert!(!std::path::Path::new(&format!("/proc/{node}")).exists());
 }
+
+#[test]
+fn the_journal_is_measured_alone_behind_http_and_beside_laggards() {
+    let row = |arguments: &[&str]| -> Value {
+        let ended = Program::start(arguments, None).end();
+        // What is not clean was measured all the same: it says that this machine was too slow for its bound.
+        assert!(matches!(ended.code(), Some(0 | 1)), "{}", ended.stderr);
+        serde_json::from_str(ended.stdout.trim()).unwrap()
+    };
+    let is_positive = |row: &Value, key: &str| assert!(row[key].as_f64().is_some_and(|value| value > 0.0), "{row}");
+    let alone = row(&["bench", "journal", "--events", "5000", "--topics", "5"]);
+    assert_eq!(
+        (&alone["events"], &alone["resumedEvents"], &alone["clean"]),
+        (&5000.into(), &1000.into(), &true.into())
+    );
+    for key in ["appendedPerS", "openedAfterCrashMs", "nodeReadyMs", "nodeRssMib", "diskBytesPerEvent", "resumeP99Ms"] {
+        is_positive(&alone, key);
+    }
+    let behind = row(&["bench", "publish", "--secs", "1", "--sync", "os"]);
+    ["batchedPerS", "journalPerS", "journalToHttp", "eightToOne"].iter().for_each(|key| is_positive(&behind, key));
+    let small = ["--rounds", "1", "--secs", "1", "--subs", "5", "--replays", "5", "--events", "500"];
+    let beside = row(&[&["bench", "laggards"], &small[..]].concat());
+    assert_eq!(beside["lost"], 0, "{beside}");
+    ["aloneP99Ms", "besideP99Ms", "replayedPerS"].iter().for_each(|key| is_positive(&beside, key));
+}

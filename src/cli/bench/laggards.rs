@@ -50,6 +50,9 @@ pub(in crate::cli) struct LaggardsArguments {
     /// Rounds of each kind.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
+    /// Seconds of a round without laggards; one with them takes as long as the replays.
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
+    secs: u16,
     /// Which journal the node has: embedded or memory.
     #[arg(long, value_name = "KIND", default_value = "embedded")]
     journal: String,
@@ -58,8 +61,6 @@ pub(in crate::cli) struct LaggardsArguments {
     dir: Option<PathBuf>,
 }
 
-/// How long a round without laggards takes.
-const ALONE: Duration = Duration::from_secs(5);
 /// How long the replays may take.
 const REPLAY_TIME: Duration = Duration::from_secs(120);
 
@@ -169,7 +170,7 @@ impl LaggardsArguments {
         crew.measure_from(clock.now());
         let time = match replay {
             None => {
-                pause(ALONE);
+                pause(Duration::from_secs(self.secs.into()));
                 None
             }
             Some((history, before)) => Some(self.replay(target, history, before)?),
