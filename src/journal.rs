@@ -290,6 +290,11 @@ impl Batch {
     pub fn events(events: Vec<Draft>) -> Self {
         Self { events, ..Self::default() }
     }
+
+    /// True when it brings anything; one that only deletes does not.
+    fn grows(&self) -> bool {
+        !self.events.is_empty() || self.records.iter().any(|record| record.value.is_some())
+    }
 }
 
 /// A fresh epoch: random, so that no two lives of a journal share one.

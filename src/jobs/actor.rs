@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     Config, Deps, Error, Handle, SubmitError,
     door::{Door, MAX_REQUESTS, lock},
-    engine::{Accepted, Engine, Next, REPORTS_PER_TURN, Report},
+    engine::{Accepted, Engine, Leaving, Next, REPORTS_PER_TURN, Report},
     pump::{self, Call},
     record::{self, Key, SpecRecord, Written},
     recovery::{self, Found},
@@ -87,6 +87,8 @@ pub struct Shell {
     /// What the pump waits for.
     gate: Option<oneshot::Sender<()>>,
     sweeping: bool,
+    /// Jobs that have left, and of which something is still kept.
+    unpurged: Vec<Leaving>,
     /// An append is in flight: readers may see its events already.
     appending: bool,
     /// Questions that came meanwhile. Whoever has read an event must not be answered from before it.
@@ -148,6 +150,7 @@ impl Shell {
             alarm: watch::Sender::new(None),
             gate: None,
             sweeping: false,
+            unpurged: Vec::new(),
             appending: false,
             questions: Vec::new(),
             stop_waiters: Vec::new(),
@@ -223,7 +226,11 @@ impl Shell {
         if self.sweeping || !*self.ready.borrow() {
             return;
         }
-        let mut leaving = self.engine.expired(Instant::now(), LEAVE_AT_ONCE);
+        // Those that could not leave come first, and while they cannot no others follow.
+        let mut leaving = std::mem::take(&mut self.unpurged);
+        if leaving.is_empty() {
+            leaving = self.engine.expired(Instant::now(), LEAVE_AT_ONCE);
+        }
         if leaving.is_empty() {
             self.weigh();
             leaving.extend(self.engine.squeezed());
@@ -234,15 +241,21 @@ impl Shell {
         self.sweeping = true;
         let journal = self.journal.clone();
         let purge = async move {
+            let mut kept = Vec::new();
             for (id, key_record) in leaving {
-                if let Err(error) = record::purge(&journal, &id, key_record).await {
-                    tracing::warn!(job_id = %id, %error, "what is kept of an ended job could not be purged");
+                if let Err(error) = record::purge(&journal, &id, key_record.clone()).await {
+                    tracing::warn!(job_id = %id, %error, "what is kept of an ended job could not be purged; trying again");
+                    kept.push((id, key_record));
                 }
             }
+            kept
         };
-        ctx.spawn(purge.into_actor(self).map(|(), shell, ctx| {
+        ctx.spawn(purge.into_actor(self).map(|kept, shell, ctx| {
             shell.sweeping = false;
-            shell.sweep(ctx);
+            shell.unpurged = kept;
+            if shell.unpurged.is_empty() {
+                shell.sweep(ctx);
+            }
         }));
     }
 }

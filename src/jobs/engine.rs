@@ -43,7 +43,7 @@ mod timers;
 pub use self::{
     append::Next,
     attempt::Attempt,
-    books::{Filter, Listing, ResultPlace},
+    books::{Filter, Leaving, Listing, ResultPlace},
     live::Bounds,
     restore::Past,
 };

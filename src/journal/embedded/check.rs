@@ -68,6 +68,21 @@ pub fn check(store: &Path, commit: Option<u64>) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Takes out of the newest log what comes after a commit: it was refused, and stands there all the same.
+pub fn cut(store: &Path, commit: u64) -> Result<(), StoreError> {
+    let Some(active) = logs(store).map_err(io)?.pop() else { return Err(missing(store, "its write-ahead log")) };
+    let bytes = salvage::written(&active).map_err(io)?;
+    let mut end = 0;
+    while let Some(Commit { length, number, .. }) = salvage::commit(&bytes[end..]) {
+        if number.is_some_and(|number| number > commit) {
+            let file = File::options().write(true).open(&active).map_err(io)?;
+            return file.set_len(end as u64).and_then(|()| file.sync_all()).map_err(io);
+        }
+        end += length;
+    }
+    Ok(())
+}
+
 /// The logs, oldest first.
 fn logs(store: &Path) -> io::Result<Vec<PathBuf>> {
     let mut logs = Vec::new();

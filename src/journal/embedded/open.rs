@@ -97,7 +97,7 @@ fn check_files(place: &Place, mark: Option<Mark>) -> Result<(), String> {
 fn begin(store: &Store, config: &Config) -> Result<Restored, StoreError> {
     let log = Log::new(config, new_epoch());
     let state = State::new(log.epoch(), 0, &log.marks());
-    let mut commit = store.commit();
+    let mut commit = store.commit()?;
     commit.put(STATE, rows::encode(&state));
     commit.write(true)?;
     Ok(Restored { log, state, ragged: BTreeSet::new() })
@@ -131,7 +131,7 @@ fn crashed(mark: Mark, boot: u128) -> bool {
 }
 
 fn renew(store: &Store, epoch: u64, commit: u64, log: &Log) -> Result<(), StoreError> {
-    let mut batch = store.commit();
+    let mut batch = store.commit()?;
     batch.put(STATE, rows::encode(&State::new(epoch, commit, &log.marks())));
     batch.write(true)
 }

@@ -2,7 +2,10 @@
 //!
 //! Whatever is in the cache is answered at once; for the rest the reader goes to a thread that may wait for the disk.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::task::spawn_blocking;
 
@@ -20,6 +23,10 @@ use crate::{
         log::{Chosen, Found},
     },
 };
+
+/// How long the index may know a record that the store has deleted already.
+const PATIENCE: Duration = Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What was fetched of what was chosen.
 struct Fetched {
@@ -142,8 +149,11 @@ impl Shared {
         Ok(Some(event))
     }
 
-    fn record(&self, key: &str) -> Result<Option<Record>, StoreError> {
-        // Value and revision are read apart, so they are read until they belong together.
+    #[expect(clippy::disallowed_methods, reason = "a thread that may wait for the disk")]
+    pub(super) fn record(&self, key: &str) -> Result<Option<Record>, StoreError> {
+        // Value and revision are read apart, so they are read until they belong together. One that is being deleted has no
+        // value for a moment.
+        let patience = Instant::now() + PATIENCE;
         loop {
             let Some(revision) = self.log().record(key) else { return Ok(None) };
             let row_key = rows::record_key(key);
@@ -152,6 +162,10 @@ impl Shared {
                 continue;
             }
             let Some(row) = row else {
+                if Instant::now() < patience {
+                    std::thread::sleep(LOOK_AGAIN);
+                    continue;
+                }
                 return Err(StoreError::Damaged(format!("{} has no value", row_name(&row_key))));
             };
             let value = rows::unseal(&row).map_err(|bad| damaged(&row_name(&row_key), &bad))?;

@@ -200,7 +200,7 @@ impl Plan {
             commit.put(rows::record_index_key(name), rows::encode(row));
             copy(commit, &rows::record_key(name))
         })?;
-        let mut last = to.commit();
+        let mut last = to.commit()?;
         last.put(STATE, rows::encode(&self.state));
         last.write(true)?;
         to.compact()?;
@@ -216,7 +216,7 @@ fn in_parts<T>(
     mut put: impl FnMut(&mut Commit, &T) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     for part in rows.chunks(PART) {
-        let mut commit = store.commit();
+        let mut commit = store.commit()?;
         part.iter().try_for_each(|row| put(&mut commit, row))?;
         commit.write(false)?;
     }

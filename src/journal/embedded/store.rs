@@ -9,6 +9,8 @@ use std::{
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Arc,
+    time::Duration,
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
@@ -18,6 +20,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 pub struct Store {
     db: Database,
     rows: Keyspace,
+    handles: Arc<()>,
 }
 
 /// Rows of a range, as they are read.
@@ -55,6 +58,11 @@ const MEMTABLE_BYTES: u64 = 8 << 20;
 const LOG_BYTES: u64 = 64 << 20;
 /// Threads that write and merge tables.
 const THREADS: usize = 2;
+/// Below the numbers at which fjall stops for good: memtables that wait to be tables, and tables that wait to be merged.
+const MAX_SEALED: usize = 3;
+const MAX_UNMERGED: usize = 28;
+/// How often it is looked whether they have caught up.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 // === impl Store ===
 
@@ -75,13 +83,20 @@ impl Store {
                     .expect_point_read_hits(true)
             };
             let rows = db.keyspace(KEYSPACE, options)?;
-            Ok(Self { db, rows })
+            Ok(Self { db, rows, handles: Arc::default() })
         };
         guarded(open)
     }
 
-    pub fn commit(&self) -> Commit {
-        Commit { batch: self.db.batch(), rows: self.rows.clone() }
+    /// True when there is no clone: with this one it would be closed.
+    pub fn alone(&self) -> bool {
+        Arc::strong_count(&self.handles) == 1
+    }
+
+    /// Begins a commit; waits while the tables are behind.
+    pub fn commit(&self) -> Result<Commit, StoreError> {
+        self.wait_for_room()?;
+        Ok(Commit { batch: self.db.batch(), rows: self.rows.clone() })
     }
 
     /// Makes sure that what was written is on the disk.
@@ -107,10 +122,25 @@ impl Store {
 
     /// Merges all tables, so that what was deleted leaves the disk.
     pub fn compact(&self) -> Result<(), StoreError> {
-        guarded(|| {
-            self.rows.rotate_memtable_and_wait()?;
-            self.rows.major_compact()
-        })
+        guarded(|| self.rows.rotate_memtable())?;
+        self.wait_while(|rows| rows.sealed_memtable_count() > 0)?;
+        guarded(|| self.rows.major_compact())
+    }
+
+    /// Waits until a commit will not be held up: behind a disk that is slow, or one that has failed. fjall itself waits
+    /// without asking whether the threads that it waits for are still there.
+    fn wait_for_room(&self) -> Result<(), StoreError> {
+        self.wait_while(|rows| rows.sealed_memtable_count() >= MAX_SEALED || rows.l0_table_count() >= MAX_UNMERGED)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the writer's thread, and those of readers, may wait for the disk")]
+    fn wait_while(&self, busy: impl Fn(&Keyspace) -> bool) -> Result<(), StoreError> {
+        while busy(&self.rows) {
+            // Says so when a thread has failed.
+            guarded(|| self.db.persist(PersistMode::Buffer))?;
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
     }
 
     /// Bytes on the disk.

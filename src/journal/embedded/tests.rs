@@ -16,6 +16,7 @@ mod damage;
 mod disk;
 mod epoch;
 mod model;
+mod refused;
 mod reopen;
 
 /// A fresh journal in a directory that goes with the test process.

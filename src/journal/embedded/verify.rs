@@ -131,7 +131,8 @@ impl Shared {
             after = Some(last.clone());
             for name in part {
                 let key = rows::record_key(&name);
-                if !matches!(store.get(&key), Ok(Some(_))) && self.log().record(&name).is_some() {
+                // It may be about to leave; what cannot be read was found before.
+                if matches!(store.get(&key), Ok(None)) && self.record(&name).is_err() {
                     findings.damage("missing-data", format!("{} has no value", row_name(&key)));
                 }
             }

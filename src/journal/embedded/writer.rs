@@ -122,7 +122,8 @@ impl Writer {
                 break None;
             }
             if self.sync_due.is_some_and(|due| due <= Instant::now()) {
-                self.sync();
+                // Failed or not, the next commit finds out.
+                let _ = self.sync();
             }
             self.gather(&mut commands, &mut taken);
             if let Some(asker) = self.serve(taken.drain(..)) {
@@ -182,15 +183,22 @@ impl Writer {
             return;
         }
         self.expected = appends.len();
-        if let Err(unavailable) = self.ready(true) {
+        if let Err(unavailable) = self.ready() {
             appends.drain(..).for_each(|append| answer(append.answer, Err(unavailable.clone().into())));
             return;
         }
+        let full = self.check_disk().err();
+        self.shared.refusing.store(full.is_some(), Ordering::Relaxed);
         let mut group = self.shared.log_mut().begin(now_ms());
         let mut accepted = Vec::with_capacity(appends.len());
         {
             let log = self.shared.log();
             for Append { batch, answer: asker, room } in appends.drain(..) {
+                // What only deletes makes room.
+                if let Some(full) = full.as_ref().filter(|_| batch.grows()) {
+                    answer(asker, Err(full.clone().into()));
+                    continue;
+                }
                 match group.add(&log, batch) {
                     Ok(receipts) => accepted.push((receipts, asker, room)),
                     Err(refused) => answer(asker, Err(refused)),
@@ -259,14 +267,17 @@ impl Writer {
     fn write(&mut self, marks: &Marks, sync: bool, fill: impl FnOnce(&mut Commit)) -> Result<(), StoreError> {
         let number = self.commit + 1;
         self.shared.with_store(|store| {
-            let mut commit = store.commit();
+            let mut commit = store.commit()?;
             commit.put(STATE, rows::encode(&State::new(self.shared.epoch, number, marks)));
             fill(&mut commit);
             commit.write(sync)
         })?;
         self.commit = number;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        self.write_mark(false);
+        if sync || self.config.sync != SyncMode::Always {
+            // Where the mark stands for what is on the disk, it waits for the sync.
+            self.write_mark(false);
+        }
         if !sync && self.config.sync != SyncMode::Os {
             self.sync_due.get_or_insert_with(|| Instant::now() + SYNC_EVERY);
         }
@@ -293,7 +304,7 @@ impl Writer {
     }
 
     fn purge(&mut self, topic: &Topic) -> Result<u64, Unavailable> {
-        self.ready(false)?;
+        self.ready()?;
         let count = {
             let mut log = self.shared.log_mut();
             let count = log.purge(topic, now_ms());
@@ -302,13 +313,13 @@ impl Writer {
         };
         self.flush().map_err(|error| self.failed(error))?;
         if self.config.sync == SyncMode::Always {
-            self.sync();
+            self.sync()?;
         }
         Ok(count)
     }
 
     fn sweep(&mut self, now: u64) -> Result<(), Unavailable> {
-        self.ready(false)?;
+        self.ready()?;
         loop {
             // In slices, so that readers get their turns between them.
             let mut log = self.shared.log_mut();
@@ -321,18 +332,21 @@ impl Writer {
         }
         self.flush().map_err(|error| self.failed(error))?;
         self.shared.weigh();
+        self.shared.refusing.store(self.check_disk().is_err(), Ordering::Relaxed);
         Ok(())
     }
 
-    fn sync(&mut self) {
+    fn sync(&mut self) -> Result<(), Unavailable> {
         self.sync_due = None;
-        if let Err(error) = self.shared.with_store(Store::sync) {
-            self.failed(error);
+        if self.broken.is_none() {
+            self.shared.with_store(Store::sync).map_err(|error| self.failed(error))?;
+            self.write_mark(false);
         }
+        Ok(())
     }
 
     fn flush_now(&mut self) -> Result<(), Unavailable> {
-        self.ready(false)?;
+        self.ready()?;
         self.flush().map_err(|error| self.failed(error))
     }
 

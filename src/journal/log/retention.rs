@@ -93,6 +93,7 @@ impl Log {
     /// Lets go of everything in a topic; a mark stays, for those who had not seen it.
     pub fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
         let Some(id) = self.topics.id(topic) else { return 0 };
+        self.swept = self.swept.max(now);
         let (live, pinned) = self.topics.get(id).map_or((0, false), |log| (log.live, log.limits.pinned));
         self.clear(id, self.time(now));
         if pinned {

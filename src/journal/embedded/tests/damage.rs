@@ -36,7 +36,7 @@ fn stopped(again: &Again) -> Stopped {
 fn tamper(again: &Again, change: impl FnOnce(&mut Commit)) {
     drop(stopped(again));
     let store = Store::open(&again.dir.join("journal/store")).unwrap();
-    let mut commit = store.commit();
+    let mut commit = store.commit().unwrap();
     change(&mut commit);
     commit.write(true).unwrap();
 }
@@ -235,7 +235,7 @@ async fn a_journal_in_use_is_verified_and_compacted_one_at_a_time() {
     let keys = again.shared.with_store(|store| store.scan(b'e', &[]).map(|row| row.map(|(key, _)| key)).collect());
     let keys: Vec<_> = keys.unwrap();
     let spoil = |store: &Store| {
-        let mut commit = store.commit();
+        let mut commit = store.commit().unwrap();
         commit.put(&keys[0], vec![0; 9]);
         commit.delete(&keys[1]);
         commit.write(false)

@@ -12,6 +12,7 @@ use crate::{
     journal::{
         Unavailable,
         embedded::{
+            check,
             restore::{self, Restored},
             store::{Store, StoreError},
         },
@@ -28,17 +29,8 @@ const LITTLE_ROOM: u64 = 32 << 20;
 // === impl Writer ===
 
 impl Writer {
-    /// Refuses when nothing can be written now; `more` means that it will take room.
-    pub(super) fn ready(&mut self, more: bool) -> Result<(), Unavailable> {
-        let ready = self.prepare(more);
-        self.shared.refusing.store(ready.is_err(), Ordering::Relaxed);
-        ready
-    }
-
-    fn prepare(&mut self, more: bool) -> Result<(), Unavailable> {
-        if more {
-            self.check_disk()?;
-        }
+    /// Refuses when nothing can be written now.
+    pub(super) fn ready(&mut self) -> Result<(), Unavailable> {
         let Some((error, tried)) = &self.broken else { return Ok(()) };
         if tried.elapsed() < HEAL_EVERY {
             return Err(unavailable(error));
@@ -60,7 +52,7 @@ impl Writer {
     }
 
     /// A store that has no room to merge its tables fails in worse ways than a refusal.
-    fn check_disk(&self) -> Result<(), Unavailable> {
+    pub(super) fn check_disk(&self) -> Result<(), Unavailable> {
         let (free, least) = (self.place.free(), self.config.min_free_bytes);
         if free < least {
             return Err(Unavailable::Full(format!(
@@ -79,6 +71,7 @@ impl Writer {
         tracing::error!(%error, "the journal's store failed; it will be opened again");
         let unavailable = unavailable(&error);
         self.broken = Some((error, Instant::now()));
+        self.shared.refusing.store(true, Ordering::Relaxed);
         unavailable
     }
 
@@ -86,14 +79,24 @@ impl Writer {
     fn reopen(&mut self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
         let mut slot = shared.store_slot();
+        if slot.as_ref().is_some_and(|store| !store.alone()) {
+            return Err(StoreError::Io("it is being verified, and cannot be opened again before that is done".into()));
+        }
         // One at a time: the old one must be gone first.
         *slot = None;
+        // A commit that was refused may stand in the log all the same. Whoever was refused comes again.
+        check::cut(&self.place.store(), self.commit)?;
         let store = Store::open(&self.place.store())?;
-        let restored = restore::restore(&store, &self.config, now_ms())?;
-        let Some(Restored { mut log, state, ragged }) =
-            restored.filter(|restored| restored.state.commit >= self.commit)
-        else {
-            return Err(StoreError::Damaged(format!("it does not reach commit {}", self.commit)));
+        let restored = restore::restore(&store, &self.config, now_ms());
+        let restored = restored.map(|restored| restored.filter(|restored| restored.state.commit >= self.commit));
+        let Restored { mut log, state, ragged } = match restored {
+            Ok(Some(restored)) => restored,
+            other => {
+                // The index in memory is as good as before: reading goes on.
+                *slot = Some(store);
+                let lost = || StoreError::Damaged(format!("it does not reach commit {}", self.commit));
+                return Err(other.err().unwrap_or_else(lost));
+            }
         };
         self.commit = state.commit;
         self.pending = log.take_changes();
