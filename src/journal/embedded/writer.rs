@@ -56,8 +56,6 @@ pub struct Append {
 const COMMANDS_AT_ONCE: usize = 4096;
 /// Dropped events are deleted from the store when there are so many, else with the next sweep.
 const CHANGES_AT_ONCE: usize = 4096;
-/// How long a group waits for those who shared the last one.
-const GATHER: Duration = Duration::from_micros(100);
 /// With `sync = "interval"`.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
@@ -78,8 +76,6 @@ pub struct Writer {
     filling: (u64, u32),
     /// When what was written must be synced.
     sync_due: Option<Instant>,
-    /// Batches of the last group: so many publishers were waiting for it.
-    expected: usize,
     /// Why the store does not take anything, and when that was tried last.
     broken: Option<(StoreError, Instant)>,
 }
@@ -99,7 +95,6 @@ impl Writer {
             ragged: restored.ragged,
             filling: (0, 0),
             sync_due: None,
-            expected: 0,
             broken: None,
         }
     }
@@ -125,7 +120,6 @@ impl Writer {
                 // Failed or not, the next commit finds out.
                 let _ = self.sync();
             }
-            self.gather(&mut commands, &mut taken);
             if let Some(asker) = self.serve(taken.drain(..)) {
                 break Some(asker);
             }
@@ -136,21 +130,6 @@ impl Writer {
         drop(self);
         if let Some(asker) = asker {
             answer(asker, ());
-        }
-    }
-
-    /// Publishers who wait for each answer come back a moment after it, one by one. A sync costs more than that moment: so
-    /// those who shared the last one are given the time to share the next.
-    fn gather(&self, commands: &mut mpsc::Receiver<Command>, taken: &mut Vec<Command>) {
-        if self.config.sync != SyncMode::Always {
-            return;
-        }
-        let until = Instant::now() + GATHER;
-        while taken.len() < self.expected && Instant::now() < until {
-            match commands.try_recv() {
-                Ok(command) => taken.push(command),
-                Err(_) => std::thread::yield_now(),
-            }
         }
     }
 
@@ -182,7 +161,6 @@ impl Writer {
         if appends.is_empty() {
             return;
         }
-        self.expected = appends.len();
         if let Err(unavailable) = self.ready() {
             appends.drain(..).for_each(|append| answer(append.answer, Err(unavailable.clone().into())));
             return;
