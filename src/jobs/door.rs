@@ -23,6 +23,7 @@ pub const MAX_REQUESTS: usize = 256;
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// How long a request waits for the recovery: longer than most take, shorter than the patience of most clients.
 const START_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The way to the actor.
 #[derive(Clone)]
 pub struct Door {

@@ -33,6 +33,7 @@ struct Walk {
 
 /// The trees of every store: the names of the others, and all our rows.
 const TREES: [&str; 2] = ["0", "1"];
+
 /// Checks a store that should have this commit; `None` when the last ones may be gone, as after a crash of the machine.
 pub fn check(store: &Path, commit: Option<u64>) -> Result<(), StoreError> {
     check_lists(store)?;

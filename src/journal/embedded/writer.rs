@@ -188,9 +188,11 @@ impl Writer {
         for (receipts, asker, _) in accepted {
             answer(asker, unavailable.clone().map_or(Ok(receipts), |error| Err(error.into())));
         }
-        if self.pending.len() > CHANGES_AT_ONCE {
-            // What fails here is found again by the next group.
-            let _ = self.flush();
+        if self.pending.len() > CHANGES_AT_ONCE
+            && let Err(error) = self.flush()
+        {
+            // What could not be done is decided again when the store is opened again.
+            self.failed(error);
         }
     }
 
