@@ -12,7 +12,9 @@
 //!  row = format version, body, CRC-32 of both (little endian)
 //! ```
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{Draft, Event, Filter, Position},
@@ -61,19 +63,19 @@ pub struct State {
 }
 
 #[derive(Serialize, Deserialize)]
-struct EventRow {
-    topics: Vec<Topic>,
-    event: String,
-    data: String,
+struct EventRow<'a> {
+    topics: Cow<'a, [Topic]>,
+    event: &'a str,
+    data: &'a str,
     timestamp: u64,
     retry: Option<u64>,
-    comment: Option<String>,
+    comment: Option<&'a str>,
     expires: Option<u64>,
     /// JSON: metadata are of any type.
     filter: Option<String>,
-    origin: Option<String>,
-    publisher: String,
-    key: Option<String>,
+    origin: Option<&'a str>,
+    publisher: &'a str,
+    key: Option<&'a str>,
 }
 
 /// Offsets and times count from those of the row, which makes them short.
@@ -181,7 +183,7 @@ pub fn encode(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// What [`encode`] made.
-pub fn decode<T: DeserializeOwned>(row: &[u8]) -> Result<T, BadRow> {
+pub fn decode<'a, T: Deserialize<'a>>(row: &'a [u8]) -> Result<T, BadRow> {
     postcard::from_bytes(unseal(row)?).map_err(BadRow::Body)
 }
 
@@ -192,22 +194,8 @@ fn close(mut row: Vec<u8>) -> Vec<u8> {
 }
 
 pub fn encode_event(event: &Event) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Row<'a> {
-        topics: &'a [Topic],
-        event: &'a str,
-        data: &'a str,
-        timestamp: u64,
-        retry: Option<u64>,
-        comment: Option<&'a str>,
-        expires: Option<u64>,
-        filter: Option<String>,
-        origin: Option<&'a str>,
-        publisher: &'a str,
-        key: Option<&'a str>,
-    }
-    encode(&Row {
-        topics: &event.topics,
+    encode(&EventRow {
+        topics: Cow::Borrowed(&event.topics),
         event: &event.event,
         data: &event.data,
         timestamp: event.timestamp,
@@ -228,18 +216,18 @@ pub fn decode_event(row: &[u8], position: Position) -> Result<Event, BadRow> {
 
 /// The event as it was published, and when.
 pub fn decode_draft(row: &[u8]) -> Result<(Draft, u64), BadRow> {
-    let row: EventRow = decode(row)?;
+    let row: EventRow<'_> = decode(row)?;
     let draft = Draft {
-        topics: row.topics,
-        event: row.event,
-        data: row.data,
+        topics: row.topics.into_owned(),
+        event: row.event.to_owned(),
+        data: row.data.to_owned(),
         retry: row.retry,
-        comment: row.comment,
-        key: row.key,
-        publisher: row.publisher,
+        comment: row.comment.map(str::to_owned),
+        key: row.key.map(str::to_owned),
+        publisher: row.publisher.to_owned(),
         ttl_ms: row.expires.map(|expires| expires.saturating_sub(row.timestamp)),
         filter: row.filter.and_then(|json| serde_json::from_str::<Filter>(&json).ok()),
-        origin: row.origin,
+        origin: row.origin.map(str::to_owned),
     };
     Ok((draft, row.timestamp))
 }
