@@ -46,6 +46,10 @@ pub struct Node {
     pub jobs: jobs::Handle,
     /// Outgoing requests.
     pub upstream: upstream::Client,
+    /// The servers that the settings name.
+    pub remotes: upstream::Remotes,
+    /// The streams that are read from them.
+    pub connections: upstream::Connections,
     /// Connections of the listener.
     pub door: Door,
     /// Fires at the beginning of a stop.
@@ -114,8 +118,9 @@ impl App {
     pub fn with_handlers(config: Config, own: impl IntoIterator<Item = (String, Registered)>) -> Result<Self, Error> {
         config.check()?;
         let own_url = Arc::<OnceLock<String>>::default();
-        let upstream =
-            upstream::Client::new(upstream::Config { allow: config.egress()?, ..upstream::Config::default() });
+        let upstream = upstream::Client::new(config.upstream()?);
+        let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
+        let connections = upstream::Connections::new(config.relay.max_upstreams);
         let journal = journal::open(&config.journal, &config.server.data_dir)?;
         let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
         let deps = handlers::Deps {
@@ -136,6 +141,8 @@ impl App {
             hub,
             jobs,
             upstream,
+            remotes,
+            connections,
             door,
             stopping: CancellationToken::new(),
             started: Instant::now(),

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     hub,
     jobs::{self, handlers},
-    journal, upstream,
+    journal, relay, upstream,
 };
 
 /// Everything that can be set.
@@ -38,6 +38,10 @@ pub struct Config {
     pub emitter: hub::Config,
     /// `[jobs]`: parallel work.
     pub jobs: jobs::Config,
+    /// `[relay]`: what is read from other servers.
+    pub relay: relay::Config,
+    /// `[remotes.NAME]`: the servers that are read from.
+    pub remotes: BTreeMap<String, upstream::RemoteConfig>,
     /// `[handlers.NAME]`: what a task may `run`.
     pub handlers: BTreeMap<String, handlers::HandlerConfig>,
     /// `[telemetry]`: logs.
@@ -99,6 +103,9 @@ pub enum Mode {
 pub struct Egress {
     /// Private, loopback and link-local targets that clients may name: `127.0.0.1:9000`, `10.1.0.0/16`, `api.internal`.
     pub allow: Vec<String>,
+    /// A file with certificates (PEM) of authorities that outgoing requests trust beside the public ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[telemetry]`.
@@ -215,6 +222,15 @@ impl Config {
         self.emitter.check().map_err(Error)?;
         self.jobs.check().map_err(Error)?;
         self.egress()?;
+        self.relay.check().map_err(Error)?;
+        upstream::Remotes::build(&self.remotes, &upstream::Client::new(self.upstream()?)).map_err(Error)?;
+        if let Some(name) = &self.relay.default_remote
+            && !self.remotes.contains_key(name)
+        {
+            return Err(Error(format!(
+                "`relay.default_remote` = `{name}` names no remote: there is no `[remotes.{name}]`"
+            )));
+        }
         if self.server.body_limit_bytes < 1024 {
             return Err(Error("`server.body_limit_bytes` must be at least 1024".into()));
         }
@@ -253,6 +269,22 @@ impl Config {
     pub fn egress(&self) -> Result<Vec<upstream::Allow>, Error> {
         let parse = |text: &String| text.parse().map_err(|error| Error(format!("`egress.allow`: `{text}`: {error}")));
         self.egress.allow.iter().map(parse).collect()
+    }
+
+    /// What outgoing requests are made with.
+    ///
+    /// # Errors
+    /// Names the key that is wrong.
+    pub fn upstream(&self) -> Result<upstream::Config, Error> {
+        let wrong = |path: &Path, reason: &str| Error(format!("`egress.ca_file` = `{}`: {reason}", path.display()));
+        let roots = match &self.egress.ca_file {
+            None => Vec::new(),
+            Some(path) => {
+                let text = std::fs::read(path).map_err(|error| wrong(path, &error.to_string()))?;
+                upstream::read_roots(&text).map_err(|reason| wrong(path, &reason))?
+            }
+        };
+        Ok(upstream::Config { allow: self.egress()?, roots, ..upstream::Config::default() })
     }
 
     /// The settings in force as TOML-like JSON, without what is secret.

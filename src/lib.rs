@@ -26,6 +26,7 @@ pub mod http;
 pub mod hub;
 pub mod jobs;
 pub mod journal;
+pub mod relay;
 pub mod socket;
 pub mod sse;
 pub mod topic;

@@ -82,6 +82,14 @@ impl Topic {
         Self::new(format!("job:{id}"))
     }
 
+    /// The history of a relay.
+    ///
+    /// # Errors
+    /// When the id has characters that a topic must not have.
+    pub fn relay(id: &str) -> Result<Self, Invalid> {
+        Self::new(format!("relay:{id}"))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -89,7 +97,7 @@ impl Topic {
 
     /// True for topics into which only the node itself publishes.
     pub fn internal(&self) -> bool {
-        self.0.starts_with("job:") || self.0.starts_with("emitter:")
+        ["job:", "relay:", "emitter:"].iter().any(|prefix| self.0.starts_with(prefix))
     }
 }
 

@@ -32,21 +32,28 @@ use tokio::time::timeout;
 mod backoff;
 mod body;
 mod connect;
+mod connections;
 mod error;
+pub mod events;
 mod guard;
 mod redirect;
+mod remote;
 #[cfg(test)]
 mod tests;
 
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+pub use rustls::pki_types::CertificateDer;
 pub use url::Url;
 
 pub use self::{
     backoff::{Backoff, retry_after},
     body::Body,
+    connect::read_roots,
+    connections::{Busy, Connections, Figures, Lease, Open, Purpose},
     error::Error,
     guard::{Allow, BadAllow, Net},
     redirect::parse_url,
+    remote::{BadPath, Remote, RemoteConfig, Remotes, UnknownRemote},
 };
 use self::{connect::Connector, guard::Guard, redirect::Hop};
 
@@ -64,6 +71,8 @@ pub struct Config {
     pub allow: Vec<Allow>,
     /// Limit for name lookup, TCP and TLS of one connection; 5 s.
     pub connect_timeout: Duration,
+    /// Certificates of authorities that are trusted beside the public ones, DER.
+    pub roots: Vec<CertificateDer<'static>>,
     /// Idle connections kept per host and pool; 32. What is beyond is closed.
     pub idle_connections: usize,
     /// How long an idle connection is kept; 15 s, below the keep-alive times that servers commonly have.
@@ -73,6 +82,7 @@ pub struct Config {
 /// The handle through which requests go out. Cheap to clone; clones share pools and guard.
 #[derive(Clone)]
 pub struct Client {
+    config: Arc<Config>,
     guard: Arc<Guard>,
     guarded: Pool<Connector, Full<Bytes>>,
     operator: Pool<Connector, Full<Bytes>>,
@@ -126,6 +136,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             allow: Vec::new(),
+            roots: Vec::new(),
             connect_timeout: Duration::from_secs(5),
             idle_connections: 32,
             idle_timeout: Duration::from_secs(15),
@@ -138,16 +149,27 @@ impl Default for Config {
 impl Client {
     /// A client with empty pools. Needs no runtime before the first request.
     pub fn new(config: Config) -> Self {
-        let guard = Arc::new(Guard::new(config.allow));
+        let guard = Arc::new(Guard::new(config.allow.clone()));
+        Self::with(Arc::new(config), guard)
+    }
+
+    /// A client with pools of its own and the same guard, whose connections must be made within `limit`.
+    #[must_use]
+    pub fn with_connect_timeout(&self, limit: Duration) -> Self {
+        let config = Config { connect_timeout: limit, ..Config::clone(&self.config) };
+        Self::with(Arc::new(config), self.guard.clone())
+    }
+
+    fn with(config: Arc<Config>, guard: Arc<Guard>) -> Self {
         let pool = |guard| {
             Pool::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(config.idle_timeout)
                 .pool_max_idle_per_host(config.idle_connections)
                 .http1_max_buf_size(HEAD_MAX)
-                .build(Connector::new(guard, config.connect_timeout))
+                .build(Connector::new(guard, config.connect_timeout, &config.roots))
         };
-        Self { guarded: pool(Some(guard.clone())), operator: pool(None), guard }
+        Self { guarded: pool(Some(guard.clone())), operator: pool(None), guard, config }
     }
 
     /// Tells the guard where this node itself listens; replaces what was told before. An unspecified address such as

@@ -21,6 +21,8 @@ pub enum Item<'a> {
         /// True when this event's own block had an `id` field.
         own_id: bool,
     },
+    /// The last event id that a block without data has set; no event is dispatched for it.
+    Id(&'a str),
     /// A comment line, without the colon and one leading space.
     Comment(&'a str),
     /// The server's wish for the reconnection time, in milliseconds.
@@ -208,6 +210,8 @@ impl Decoder {
                 id: &self.last_id,
                 own_id: self.own_id,
             });
+        } else if self.own_id {
+            each(Item::Id(&self.last_id));
         }
         self.data.clear();
         if self.data.capacity() > KEEP_CAPACITY {

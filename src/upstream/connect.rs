@@ -16,7 +16,11 @@ use futures_util::future::BoxFuture;
 use http::{Uri, uri::Scheme};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tower_service::Service;
 
@@ -28,6 +32,23 @@ const LOOKUPS: usize = 64;
 
 /// Most addresses of one name that are tried; more would only shorten the time for each.
 const ADDRESSES: usize = 8;
+
+/// Reads certificates in PEM form, of which each must be one that can be trusted.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn read_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let roots: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    if roots.is_empty() {
+        return Err("it holds no certificate in PEM form".into());
+    }
+    let mut store = RootCertStore::empty();
+    for root in &roots {
+        store.add(root.clone()).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
 
 /// Makes connections within the connect timeout.
 #[derive(Clone)]
@@ -48,15 +69,21 @@ struct Tcp {
 
 impl Connector {
     /// A connector that gives each connection `limit`; with a guard, it connects only where the guard permits.
-    pub fn new(guard: Option<Arc<Guard>>, limit: Duration) -> Self {
+    ///
+    /// Certificates are judged by the public authorities and by `roots`; one of these that cannot be read was refused
+    /// with the settings and is passed over here.
+    pub fn new(guard: Option<Arc<Guard>>, limit: Duration, roots: &[CertificateDer<'static>]) -> Self {
         let tcp = Tcp { guard, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
+        let mut trusted = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        trusted.add_parsable_certificates(roots.iter().cloned());
         // The provider is passed in: a process-wide default might be missing, or another library's choice.
-        let https = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(aws_lc_rs::default_provider())
+        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
             .expect("this provider supports the default protocol versions")
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        let https =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         Self { https, limit }
     }
 }

@@ -1,5 +1,6 @@
 //! The client against raw sockets: what servers do well, badly and maliciously.
 
+mod events;
 mod framing;
 mod limits;
 mod pool;

@@ -175,6 +175,7 @@ impl Stream {
                 data: data.to_owned(),
             }),
             Item::Retry(ms) => *retry = Some(ms),
+            Item::Id(_) => {}
             Item::Comment(_) => *comments += 1,
         };
         self.decoder.push(&body, each).expect("within the limits");

@@ -102,7 +102,7 @@ impl Subscriber {
                     refused = Some(format!("the node ended a stream: {data}"));
                 }
                 Item::Event { .. } | Item::Comment(_) => *signs += 1,
-                Item::Retry(_) => {}
+                Item::Id(_) | Item::Retry(_) => {}
             };
             decoder.push(data, item).map_err(|error| error.to_string())
         });

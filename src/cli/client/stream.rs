@@ -194,7 +194,7 @@ impl Stream {
                 ready.push_back(message);
             }
             Item::Retry(ms) => *retry = Some(Duration::from_millis(ms).min(HINT_MAX)),
-            Item::Comment(_) => {}
+            Item::Id(_) | Item::Comment(_) => {}
         });
         taken.map_err(|error| Failure::new(format!("`{}`: {error}", self.url)))
     }

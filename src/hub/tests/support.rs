@@ -211,6 +211,7 @@ impl Got {
                 got.id = own_id.then(|| id.to_owned());
                 items += 1;
             }
+            Item::Id(_) => {}
             Item::Comment(text) => {
                 (got.name, got.data) = (":".to_owned(), text.to_owned());
                 items += 1;

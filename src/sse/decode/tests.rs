@@ -9,6 +9,7 @@ use crate::sse::Frame;
 enum Seen {
     Event(String, String, String),
     Comment(String),
+    Id(String),
     Retry(u64),
 }
 
@@ -24,6 +25,7 @@ fn decode(chunks: &[&[u8]]) -> Vec<Seen> {
             .push(chunk, |item| {
                 seen.push(match item {
                     Item::Event { event, data, id, .. } => self::event(event, data, id),
+                    Item::Id(id) => Seen::Id(id.into()),
                     Item::Comment(text) => Seen::Comment(text.into()),
                     Item::Retry(ms) => Seen::Retry(ms),
                 });
@@ -145,7 +147,7 @@ fn oracle(chunks: &[&[u8]]) -> Vec<Seen> {
 fn comparable(mut seen: Vec<Seen>) -> Vec<Seen> {
     seen.retain(|item| match item {
         Seen::Event(..) => true,
-        Seen::Comment(_) => false,
+        Seen::Id(_) | Seen::Comment(_) => false,
         Seen::Retry(ms) => *ms <= u32::MAX.into(),
     });
     seen

@@ -91,7 +91,7 @@ impl Upstream {
 
     /// The requests so far, head and body, with names of fields in lowercase.
     pub fn requests(&self) -> Vec<String> {
-        self.seen.requests.lock().expect("no test panics with it").clone()
+        self.seen.requests()
     }
 
     /// Lets a script that waits for its cue go on.
@@ -106,6 +106,11 @@ impl Upstream {
 }
 
 impl Seen {
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().expect("no test panics with it").clone()
+    }
+
     /// Reads a request with its body and notes it; false if the client has left.
     pub async fn request(&self, stream: &mut TcpStream) -> bool {
         let mut read = Vec::new();

@@ -1,0 +1,73 @@
+//! Relays: remote event streams that live on this node, merged, resumable and independent of who watches them.
+//!
+//! Settings come first; see [`Config`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::upstream::events::Pace;
+
+/// Settings of section `[relay]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The remote that is meant where a request names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_remote: Option<String>,
+    /// Most upstream streams of the node at once: proxied, merged, relayed and those of remote jobs.
+    pub max_upstreams: usize,
+    /// Most relays that have not ended; more are refused.
+    pub max_relays: usize,
+    /// Most sources of one relay or one merged stream.
+    pub max_sources: usize,
+    /// What is known of a relay leaves so many milliseconds after its end.
+    pub retention_ms: u64,
+    /// The first delay before a lost stream is opened again, in milliseconds, until the upstream names one with `retry:`.
+    pub initial_retry_ms: u64,
+    /// The longest delay to which that grows, in milliseconds; what the upstream asks for may be longer.
+    pub max_retry_ms: u64,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            default_remote: None,
+            max_upstreams: 2000,
+            max_relays: 1000,
+            max_sources: 256,
+            retention_ms: 24 * 60 * 60 * 1000,
+            initial_retry_ms: 1000,
+            max_retry_ms: 30_000,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// Names the key and the accepted form.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("max_upstreams", self.max_upstreams as u64),
+            ("max_sources", self.max_sources as u64),
+            ("initial_retry_ms", self.initial_retry_ms),
+            ("max_retry_ms", self.max_retry_ms),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(format!("`relay.{key}` must be at least 1")),
+            None => Ok(()),
+        }
+    }
+
+    /// How fast lost streams are opened again.
+    pub fn pace(&self) -> Pace {
+        Pace {
+            initial: Duration::from_millis(self.initial_retry_ms),
+            max: Duration::from_millis(self.max_retry_ms.max(self.initial_retry_ms)),
+        }
+    }
+}

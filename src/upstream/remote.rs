@@ -1,0 +1,353 @@
+//! Remotes: the servers that the operator names, and how they are spoken to.
+//!
+//! Owns section `[remotes.NAME]` and what it becomes: a [`Remote`] with its base URL, credentials, limits and places for
+//! connections. What a client names is only a path, and only one that the remote's allow-list has; credentials are the
+//! remote's own, never those that a client has sent to this node, and a redirect to another origin leaves them behind.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use super::{Client, HeaderMap, Method, Request, Trust, Url, parse_url};
+
+mod paths;
+
+pub use self::paths::BadPath;
+use self::paths::Paths;
+
+/// Settings of one section `[remotes.NAME]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoteConfig {
+    /// Where the remote is: `https://host[:port][/path]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// An environment variable that holds the base URL; if it is set, it wins over `base_url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url_env: Option<String>,
+    /// Which paths clients may name: exact, or a prefix with a trailing `*`.
+    pub paths: Vec<String>,
+    /// Header fields of every request to this remote.
+    pub headers: BTreeMap<String, String>,
+    /// An environment variable that holds a token; it is sent as `Authorization: Bearer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_env: Option<String>,
+    /// Bounds name lookup, TCP and TLS of one connection, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// A connection that brings nothing for so many milliseconds is broken off; also bounds the wait for its answer.
+    pub read_timeout_ms: u64,
+    /// Most streams from this remote at once, whoever asks for them.
+    pub max_connections: usize,
+    /// How often in a row a broken stream is opened again without a new event before it is given up.
+    pub max_retries: u32,
+    /// Longest line of a stream and most data of one event, in bytes.
+    pub max_event_bytes: usize,
+    /// Requests other than GET may be sent again: the remote takes a repeat for what it is.
+    pub repeat_post: bool,
+}
+
+/// A remote that is ready to be asked.
+pub struct Remote {
+    name: String,
+    base: Url,
+    paths: Paths,
+    headers: HeaderMap,
+    client: Client,
+    pub(super) places: Arc<Semaphore>,
+    read_timeout: Duration,
+    max_retries: u32,
+    max_event_bytes: usize,
+    repeat_post: bool,
+}
+
+/// The remotes of a node, by name. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Remotes(Arc<BTreeMap<String, Arc<Remote>>>);
+
+/// No remote has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no remote is called `{name}`; {known}")]
+pub struct UnknownRemote {
+    name: String,
+    known: String,
+}
+
+/// Names that routes use.
+const RESERVED: [&str; 2] = ["merge-streams", "connections"];
+
+/// Longest answer, connecting included, that is waited for before an event stream is given up.
+const HEAD_TIMEOUT_MAX: Duration = Duration::from_mins(5);
+
+// === impl RemoteConfig ===
+
+impl Default for RemoteConfig {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            base_url_env: None,
+            paths: vec!["/api/sse/*".into()],
+            headers: BTreeMap::new(),
+            token_env: None,
+            connect_timeout_ms: 5000,
+            read_timeout_ms: 300_000,
+            max_connections: 256,
+            max_retries: 5,
+            max_event_bytes: 1 << 20,
+            repeat_post: false,
+        }
+    }
+}
+
+impl RemoteConfig {
+    /// Makes the remote of this name; its connections are made by a client like `client`.
+    ///
+    /// # Errors
+    /// Names the key and what is wrong with it.
+    pub fn build(&self, name: &str, client: &Client) -> Result<Remote, String> {
+        let key = |key: &str| format!("`remotes.{name}.{key}`");
+        let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+            return Err(format!("`remotes.{name}`: a name has 1 to 64 letters, digits, `-`, `_` or `.`"));
+        }
+        if RESERVED.contains(&name) || name == "local" {
+            return Err(format!("`remotes.{name}`: this name is taken, choose another one"));
+        }
+        let positive = [
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("read_timeout_ms", self.read_timeout_ms),
+            ("max_connections", self.max_connections as u64),
+            ("max_event_bytes", self.max_event_bytes as u64),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{} must be at least 1", key(name)));
+        }
+        let base = self.base(name)?;
+        Ok(Remote {
+            paths: Paths::new(&self.paths).map_err(|error| format!("{}: {error}", key("paths")))?,
+            headers: self.fields(name)?,
+            client: client.with_connect_timeout(Duration::from_millis(self.connect_timeout_ms)),
+            places: Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS))),
+            read_timeout: Duration::from_millis(self.read_timeout_ms),
+            max_retries: self.max_retries,
+            max_event_bytes: self.max_event_bytes,
+            repeat_post: self.repeat_post,
+            name: name.to_owned(),
+            base,
+        })
+    }
+
+    fn base(&self, name: &str) -> Result<Url, String> {
+        let from_env = self.base_url_env.as_ref().and_then(|variable| std::env::var(variable).ok());
+        let Some(text) = from_env.filter(|url| !url.is_empty()).or_else(|| self.base_url.clone()) else {
+            let hint = match &self.base_url_env {
+                Some(variable) => format!("the environment variable `{variable}` is not set"),
+                None => "it is missing".into(),
+            };
+            return Err(format!("`remotes.{name}.base_url`: {hint}; write it as `http://host:port`"));
+        };
+        let bad = |reason: String| format!("`remotes.{name}.base_url`: {reason}");
+        let mut url = parse_url(&text).map_err(|error| bad(error.to_string()))?;
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad("it must not have a query or a fragment".into()));
+        }
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
+        Ok(url)
+    }
+
+    fn fields(&self, name: &str) -> Result<HeaderMap, String> {
+        let mut fields = HeaderMap::new();
+        for (field, value) in &self.headers {
+            let parsed = field.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
+            let (field, mut value) =
+                parsed.ok_or_else(|| format!("`remotes.{name}.headers`: `{field}` is no header that can be sent"))?;
+            value.set_sensitive(true);
+            fields.append(field, value);
+        }
+        if let Some(variable) = &self.token_env {
+            let token = std::env::var(variable)
+                .map_err(|_| format!("`remotes.{name}.token_env`: the environment variable `{variable}` is not set"))?;
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+                .map_err(|_| format!("`remotes.{name}.token_env`: `{variable}` holds what cannot be sent"))?;
+            value.set_sensitive(true);
+            fields.insert(AUTHORIZATION, value);
+        }
+        Ok(fields)
+    }
+}
+
+// === impl Remote ===
+
+impl Remote {
+    /// Its name, as the settings have it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How long a connection may bring nothing.
+    pub fn read_timeout(&self) -> Duration {
+        self.read_timeout
+    }
+
+    /// How often in a row a broken stream is opened again without a new event.
+    pub fn max_retries(&self) -> u32 {
+        self.max_retries
+    }
+
+    /// Longest line of a stream and most data of one event, in bytes.
+    pub fn max_event_bytes(&self) -> usize {
+        self.max_event_bytes
+    }
+
+    /// True where a request with this method may be sent a second time.
+    pub fn may_repeat(&self, method: &Method) -> bool {
+        method.is_safe() || self.repeat_post
+    }
+
+    /// The URL of a path (with query) that a client names, if the allow-list has it.
+    ///
+    /// # Errors
+    /// Says what is wrong with the path, or which paths there are.
+    pub fn client_url(&self, path: &str) -> Result<Url, BadPath> {
+        let url = self.url(path)?;
+        let own = url.path().strip_prefix(self.base.path().trim_end_matches('/')).unwrap_or_default();
+        if self.paths.permit(own) { Ok(url) } else { Err(BadPath::refused(&self.name, own, &self.paths)) }
+    }
+
+    /// The URL of a path (with query) that this program names.
+    ///
+    /// # Errors
+    /// When the text is no path.
+    pub fn url(&self, path: &str) -> Result<Url, BadPath> {
+        paths::join(&self.base, path)
+    }
+
+    /// A request to this remote with its credentials. Fields of `headers` that the remote's settings have are theirs.
+    pub fn request(&self, method: Method, url: &Url, headers: HeaderMap, body: Bytes) -> Request {
+        let mut all = headers;
+        for name in self.headers.keys() {
+            all.remove(name);
+        }
+        all.extend(self.headers.clone());
+        Request {
+            headers: all,
+            body,
+            head_timeout: self.read_timeout.min(HEAD_TIMEOUT_MAX),
+            ..Request::new(method, url.as_str(), Trust::Operator)
+        }
+    }
+
+    /// Through which requests to it go.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// Without credentials.
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("name", &self.name).field("base", &self.base.as_str()).finish_non_exhaustive()
+    }
+}
+
+// === impl Remotes ===
+
+impl Remotes {
+    /// Makes all remotes of the settings.
+    ///
+    /// # Errors
+    /// As [`RemoteConfig::build`].
+    pub fn build(configs: &BTreeMap<String, RemoteConfig>, client: &Client) -> Result<Self, String> {
+        let build = |(name, config): (&String, &RemoteConfig)| {
+            Ok::<_, String>((name.clone(), Arc::new(config.build(name, client)?)))
+        };
+        Ok(Self(Arc::new(configs.iter().map(build).collect::<Result<_, _>>()?)))
+    }
+
+    /// Finds a remote.
+    ///
+    /// # Errors
+    /// When there is none of this name; the text lists those that there are.
+    pub fn get(&self, name: &str) -> Result<&Arc<Remote>, UnknownRemote> {
+        self.0.get(name).ok_or_else(|| {
+            let names: Vec<String> = self.names().map(|name| format!("`{name}`")).collect();
+            let known = match names.is_empty() {
+                true => "none is configured (`[remotes.NAME]`)".into(),
+                false => format!("there are {}", names.join(", ")),
+            };
+            UnknownRemote { name: name.chars().take(64).collect(), known }
+        })
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Config;
+
+    fn build(config: RemoteConfig) -> Result<Remote, String> {
+        config.build("up", &Client::new(Config::default()))
+    }
+
+    fn at(base: &str) -> RemoteConfig {
+        RemoteConfig { base_url: Some(base.into()), ..RemoteConfig::default() }
+    }
+
+    #[test]
+    fn a_client_names_only_paths_of_the_allow_list() {
+        let remote = build(at("http://h:1/base/")).unwrap();
+        assert_eq!(remote.client_url("/api/sse/x?a=1").unwrap().as_str(), "http://h:1/base/api/sse/x?a=1");
+        for path in
+            ["/api/jobs", "/api/sse/../jobs", "/api/sse/%2e%2e/jobs", "/api/sse/..%2fjobs", "//evil/api/sse/x", "x"]
+        {
+            assert!(remote.client_url(path).is_err(), "{path}");
+        }
+        let refused = remote.client_url("/api/jobs").unwrap_err().to_string();
+        assert!(refused.contains("`/api/sse/*`") && refused.contains("remotes.up.paths"), "{refused}");
+        assert_eq!(remote.url("/api/jobs").unwrap().as_str(), "http://h:1/base/api/jobs");
+    }
+
+    #[test]
+    fn the_settings_fields_win_over_those_of_a_client() {
+        let headers = BTreeMap::from([("X-Key".to_owned(), "secret".to_owned())]);
+        let remote = build(RemoteConfig { headers, ..at("http://h") }).unwrap();
+        let mut own = HeaderMap::new();
+        own.insert("x-key", HeaderValue::from_static("forged"));
+        own.insert("accept", HeaderValue::from_static("a/b"));
+        let request = remote.request(Method::GET, &remote.url("/x").unwrap(), own, Bytes::new());
+        assert_eq!(request.headers["x-key"], "secret");
+        assert_eq!(request.headers.get_all("x-key").iter().count(), 1);
+        assert_eq!(request.headers["accept"], "a/b");
+        assert!(!format!("{remote:?}").contains("secret"));
+    }
+
+    #[test]
+    fn wrong_settings_name_their_key() {
+        let error = |config: RemoteConfig| build(config).unwrap_err();
+        assert!(error(RemoteConfig::default()).contains("`remotes.up.base_url`"));
+        assert!(error(at("ftp://h")).contains("ftp"));
+        assert!(error(at("http://h/?q")).contains("query"));
+        let no_token = RemoteConfig { token_env: Some("MILLSTREAM_TEST_NO_SUCH_VARIABLE".into()), ..at("http://h") };
+        assert!(error(no_token).contains("MILLSTREAM_TEST_NO_SUCH_VARIABLE"));
+        assert!(error(RemoteConfig { max_connections: 0, ..at("http://h") }).contains("max_connections"));
+        assert!(error(RemoteConfig { paths: vec!["api".into()], ..at("http://h") }).contains("paths"));
+        let reserved = at("http://h").build("connections", &Client::new(Config::default())).unwrap_err();
+        assert!(reserved.contains("taken"), "{reserved}");
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let configs = BTreeMap::from([("a".to_owned(), at("http://h")), ("b".to_owned(), at("http://h"))]);
+        let remotes = Remotes::build(&configs, &Client::new(Config::default())).unwrap();
+        assert_eq!(remotes.get("c").unwrap_err().to_string(), "no remote is called `c`; there are `a`, `b`");
+        assert!(Remotes::default().get("c").unwrap_err().to_string().contains("[remotes.NAME]"));
+    }
+}
