@@ -104,7 +104,6 @@ pub struct Egress {
     /// Private, loopback and link-local targets that clients may name: `127.0.0.1:9000`, `10.1.0.0/16`, `api.internal`.
     pub allow: Vec<String>,
     /// A file with certificates (PEM) of authorities that outgoing requests trust beside the public ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -223,7 +222,9 @@ impl Config {
         self.jobs.check().map_err(Error)?;
         self.egress()?;
         self.relay.check().map_err(Error)?;
-        upstream::Remotes::build(&self.remotes, &upstream::Client::new(self.upstream()?)).map_err(Error)?;
+        for (name, remote) in &self.remotes {
+            remote.check(name).map_err(Error)?;
+        }
         if let Some(name) = &self.relay.default_remote
             && !self.remotes.contains_key(name)
         {

@@ -13,7 +13,6 @@ use crate::upstream::events::Pace;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The remote that is meant where a request names none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub default_remote: Option<String>,
     /// Most upstream streams of the node at once: proxied, merged, relayed and those of remote jobs.
     pub max_upstreams: usize,

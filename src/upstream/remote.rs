@@ -102,11 +102,11 @@ impl Default for RemoteConfig {
 }
 
 impl RemoteConfig {
-    /// Makes the remote of this name; its connections are made by a client like `client`.
+    /// Checks all that can be checked without the environment.
     ///
     /// # Errors
     /// Names the key and what is wrong with it.
-    pub fn build(&self, name: &str, client: &Client) -> Result<Remote, String> {
+    pub fn check(&self, name: &str) -> Result<(), String> {
         let key = |key: &str| format!("`remotes.{name}.{key}`");
         let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
@@ -124,10 +124,35 @@ impl RemoteConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{} must be at least 1", key(name)));
         }
-        let base = self.base(name)?;
+        if self.base_url.is_none() && self.base_url_env.is_none() {
+            return Err(format!("{} is missing; write it as `http://host:port`", key("base_url")));
+        }
+        self.base_url
+            .as_ref()
+            .map_or(Ok(()), |url| base_url(url).map(drop))
+            .map_err(|error| format!("{}: {error}", key("base_url")))?;
+        Paths::new(&self.paths).map_err(|error| format!("{}: {error}", key("paths")))?;
+        self.fields().map_err(|error| format!("{}: {error}", key("headers")))?;
+        Ok(())
+    }
+
+    /// Makes the remote of this name; its connections are made by a client like `client`.
+    ///
+    /// # Errors
+    /// Names the key and what is wrong with it, or with the environment variable that it names.
+    pub fn build(&self, name: &str, client: &Client) -> Result<Remote, String> {
+        self.check(name)?;
+        let mut headers = self.fields()?;
+        if let Some(variable) = &self.token_env {
+            headers.insert(
+                AUTHORIZATION,
+                bearer(variable).map_err(|error| format!("`remotes.{name}.token_env`: {error}"))?,
+            );
+        }
         Ok(Remote {
-            paths: Paths::new(&self.paths).map_err(|error| format!("{}: {error}", key("paths")))?,
-            headers: self.fields(name)?,
+            base: self.base().map_err(|error| format!("`remotes.{name}.base_url_env`: {error}"))?,
+            paths: Paths::new(&self.paths)?,
+            headers,
             client: client.with_connect_timeout(Duration::from_millis(self.connect_timeout_ms)),
             places: Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS))),
             read_timeout: Duration::from_millis(self.read_timeout_ms),
@@ -135,48 +160,49 @@ impl RemoteConfig {
             max_event_bytes: self.max_event_bytes,
             repeat_post: self.repeat_post,
             name: name.to_owned(),
-            base,
         })
     }
 
-    fn base(&self, name: &str) -> Result<Url, String> {
+    /// The environment wins, as it does over all settings.
+    fn base(&self) -> Result<Url, String> {
         let from_env = self.base_url_env.as_ref().and_then(|variable| std::env::var(variable).ok());
-        let Some(text) = from_env.filter(|url| !url.is_empty()).or_else(|| self.base_url.clone()) else {
-            let hint = match &self.base_url_env {
-                Some(variable) => format!("the environment variable `{variable}` is not set"),
-                None => "it is missing".into(),
-            };
-            return Err(format!("`remotes.{name}.base_url`: {hint}; write it as `http://host:port`"));
-        };
-        let bad = |reason: String| format!("`remotes.{name}.base_url`: {reason}");
-        let mut url = parse_url(&text).map_err(|error| bad(error.to_string()))?;
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(bad("it must not have a query or a fragment".into()));
+        match from_env.filter(|url| !url.is_empty()).as_ref().or(self.base_url.as_ref()) {
+            Some(url) => base_url(url),
+            None => {
+                let variable = self.base_url_env.as_deref().unwrap_or_default();
+                Err(format!("the environment variable `{variable}` is not set, and there is no `base_url`"))
+            }
         }
-        let path = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&path);
-        Ok(url)
     }
 
-    fn fields(&self, name: &str) -> Result<HeaderMap, String> {
+    fn fields(&self) -> Result<HeaderMap, String> {
         let mut fields = HeaderMap::new();
         for (field, value) in &self.headers {
             let parsed = field.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
-            let (field, mut value) =
-                parsed.ok_or_else(|| format!("`remotes.{name}.headers`: `{field}` is no header that can be sent"))?;
+            let (field, mut value) = parsed.ok_or_else(|| format!("`{field}` is no header that can be sent"))?;
             value.set_sensitive(true);
             fields.append(field, value);
         }
-        if let Some(variable) = &self.token_env {
-            let token = std::env::var(variable)
-                .map_err(|_| format!("`remotes.{name}.token_env`: the environment variable `{variable}` is not set"))?;
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
-                .map_err(|_| format!("`remotes.{name}.token_env`: `{variable}` holds what cannot be sent"))?;
-            value.set_sensitive(true);
-            fields.insert(AUTHORIZATION, value);
-        }
         Ok(fields)
     }
+}
+
+fn base_url(text: &str) -> Result<Url, String> {
+    let mut url = parse_url(text).map_err(|error| error.to_string())?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it must not have a query or a fragment".into());
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+fn bearer(variable: &str) -> Result<HeaderValue, String> {
+    let token = std::env::var(variable).map_err(|_| format!("the environment variable `{variable}` is not set"))?;
+    let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
+    let mut value = value.map_err(|_| format!("the environment variable `{variable}` holds what cannot be sent"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 // === impl Remote ===
