@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, Config},
     event::now_ms,
-    http::{self, Door},
+    http::{self, Door, Pulls},
     hub,
     jobs::{
         self,
@@ -52,6 +52,8 @@ pub struct Node {
     pub connections: upstream::Connections,
     /// Connections of the listener.
     pub door: Door,
+    /// Streams that are passed on from remotes.
+    pub pulls: Pulls,
     /// Fires at the beginning of a stop.
     pub stopping: CancellationToken,
     /// When the node began.
@@ -144,6 +146,7 @@ impl App {
             remotes,
             connections,
             door,
+            pulls: Pulls::default(),
             stopping: CancellationToken::new(),
             started: Instant::now(),
             own_url,
@@ -236,7 +239,7 @@ impl Node {
         self.stopping.cancel();
         let drain = Duration::from_millis(self.config.server.drain_ms);
         tracing::info!(streams = self.hub.counters().open(), drain_ms = self.config.server.drain_ms, "stopping");
-        self.hub.stop(drain).await;
+        tokio::join!(self.hub.stop(drain), self.pulls.ended(drain));
         self.jobs.stop(JOBS_GRACE).await;
         self.journal.close().await;
         tracing::info!("stopped");

@@ -136,6 +136,9 @@ pub struct Error(pub String);
 /// The configuration of the guide's orchestrator, used where no file is named.
 pub const BUILT_IN: &str = include_str!("../config/orchestrator.toml");
 
+/// The configuration of the guide's reactive server; `demo` runs it beside the other one.
+pub const REACTIVE: &str = include_str!("../config/reactive.toml");
+
 /// Prefix of environment variables: `MILLSTREAM__SERVER__LISTEN`.
 const ENV_PREFIX: &str = "MILLSTREAM__";
 

@@ -14,11 +14,14 @@ mod gate;
 mod identity;
 mod jobs;
 mod journal;
+mod merge;
 mod metrics;
 mod openapi;
 mod operate;
 mod pages;
+mod proxy;
 mod publish;
+mod pull;
 mod query;
 mod samples;
 mod stream;
@@ -29,6 +32,7 @@ pub use self::{
     gate::{Connection, Door},
     identity::Identity,
     metrics::Requests,
+    pull::Pulls,
 };
 
 /// Puts all routes of a node into an actix-web application or scope.
@@ -45,6 +49,7 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
             .configure(publishing)
             .configure(connections)
             .configure(job_routes)
+            .configure(remote_streams)
             .configure(operating)
             .default_service(web::to(error::not_found));
         config.service(scope);
@@ -100,6 +105,18 @@ fn job_routes(config: &mut web::ServiceConfig) {
         )
         .service(at("/api/sse/samples/orders.csv").route(web::get().to(samples::orders)))
         .service(at("/api/sse/samples/quotes").route(web::get().to(samples::quotes)));
+}
+
+fn remote_streams(config: &mut web::ServiceConfig) {
+    config
+        .service(at("/api/sse-proxy/connections").route(web::get().to(proxy::connections)))
+        .service(at("/api/sse-proxy/connections/{id}").route(web::delete().to(proxy::end)))
+        .service(at("/api/sse-proxy/merge-streams/sse-emitter").route(web::post().to(merge::merge)))
+        // Beside the fixed names any other one is a remote.
+        .service(at("/api/sse-proxy/{remote}/sample-parallel/sse-emitter").route(web::get().to(proxy::sample)))
+        .service(
+            at("/api/sse-proxy/{remote}/{path:.*}").route(web::get().to(proxy::get)).route(web::post().to(proxy::post)),
+        );
 }
 
 fn operating(config: &mut web::ServiceConfig) {

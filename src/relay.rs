@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::upstream::events::Pace;
 
+pub mod merge;
+pub mod passthrough;
+
 /// Settings of section `[relay]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -6,6 +6,7 @@
  */
 
 import { byId, clock, copyText, el, pretty, setText } from "./dom.js";
+import { sourceChip } from "./sources.js";
 
 /** Rows kept; older ones are dropped and counted. */
 const ROWS_MAX = 2000;
@@ -14,7 +15,7 @@ const NEAR_END = 24;
 /** The one-line form of data is cut here; the whole is one click away. */
 const PREVIEW_CHARS = 300;
 
-/** Wires the log's controls. Answers with `{add(row)}`; a row is `{time, event, id, topic, data}` and may name its `job`. */
+/** Wires the log's controls. Answers with `{add(row)}`; a row is `{time, event, id, topic, data}` and may name its `job` and `source`. */
 export function eventLog() {
   const body = byId("log-body");
   const view = byId("log-view");
@@ -132,7 +133,7 @@ function matches(row, filter) {
   if (row.job !== undefined && !filter.jobs) return false;
   if (filter.name !== "" && row.event !== filter.name) return false;
   if (filter.text === "") return true;
-  return `${row.event}\n${row.id}\n${row.topic}\n${row.data}`.toLowerCase().includes(filter.text);
+  return `${row.event}\n${row.id}\n${row.topic}\n${row.source ?? ""}\n${row.data}`.toLowerCase().includes(filter.text);
 }
 
 function drawRow(row) {
@@ -147,7 +148,7 @@ function drawRow(row) {
     { role: "row", "data-event": row.event, "data-id": row.id },
     cell("time", clock(row.time)),
     cell("name", row.event),
-    cell("topic", row.topic || "–", row.topic),
+    cell("topic", row.source ? sourceChip(row.source) : row.topic || "–", row.source ?? row.topic),
     cell("id", row.id || "–", row.id),
     cell("data", details),
   );
@@ -163,12 +164,12 @@ function longForm(row) {
   return el("div", {}, el("p", { class: "facts" }, facts || "no id"), el("pre", { tabindex: "0" }, pretty(row.data)));
 }
 
-function exported({ time, event, id, topic, data }) {
+function exported({ time, event, id, topic, source, data }) {
   let value = data;
   try {
     value = JSON.parse(data);
   } catch {
     // Text stays text.
   }
-  return { time: new Date(time).toISOString(), event, id: id || undefined, topic: topic || undefined, data: value };
+  return { time: new Date(time).toISOString(), event, id: id || undefined, topic: topic || undefined, source, data: value };
 }

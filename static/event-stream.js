@@ -132,6 +132,8 @@ export function reconnectDelay(attempt, retryMs, random = Math.random()) {
  * with the names `connecting`, `live`, `offline` (will reconnect), `ended` (the server said 204), `refused` (a status that
  * repeating cannot help) and `closed`. `onEvent` hears `{event, data, id, lastEventId}`; events whose own id was already
  * seen are dropped and counted in `doubles`.
+ *
+ * With `json` the stream is asked for by a POST; such a stream is read `once`: its end is the end.
  */
 export class EventStream {
   #options;
@@ -148,8 +150,8 @@ export class EventStream {
   /** Events that came twice and were dropped. A server that keeps its promises leaves this at 0. */
   doubles = 0;
 
-  constructor(url, { headers = {}, lastEventId = "", silenceMs = SILENCE_MS, onEvent, onState = () => {} }) {
-    this.#options = { url, silenceMs, onEvent, onState };
+  constructor(url, { headers = {}, json, lastEventId = "", silenceMs = SILENCE_MS, onEvent, onState = () => {} }) {
+    this.#options = { url, json, once: json !== undefined, silenceMs, onEvent, onState };
     this.#headers = Object.entries(headers).map(([name, value]) => [name, headerValue(value)]);
     this.lastEventId = lastEventId;
   }
@@ -193,9 +195,9 @@ export class EventStream {
       this.#setState({ name: "connecting", attempt: this.#attempt });
       const end = await this.#connectOnce();
       if (!this.#open) return;
-      if (end.name !== "offline") {
+      if (end.name !== "offline" || this.#options.once) {
         this.#open = false;
-        this.#setState(end);
+        this.#setState(end.name === "offline" ? { ...end, name: "refused" } : end);
         return;
       }
       this.#attempt += 1;
@@ -230,7 +232,7 @@ export class EventStream {
       watchdog.watch(this.#options.silenceMs, "the server fell silent");
       this.#setState({ name: "live", attempt: this.#attempt });
       await this.#read(response.body, watchdog);
-      return { name: "offline", reason: "the server ended the stream" };
+      return { name: this.#options.once ? "ended" : "offline", reason: "the server ended the stream" };
     } catch (error) {
       const lost = liveSince === null ? "the server cannot be reached" : "the connection broke off";
       if (error instanceof RangeError) return { name: "refused", reason: error.message };
@@ -250,7 +252,10 @@ export class EventStream {
   #request(signal) {
     const headers = new Headers([["Accept", "text/event-stream"], ...this.#headers]);
     if (this.lastEventId !== "") headers.set("Last-Event-ID", headerValue(this.lastEventId));
-    return { headers, signal, cache: "no-store", credentials: "same-origin" };
+    const { json } = this.#options;
+    if (json !== undefined) headers.set("Content-Type", "application/json");
+    const [method, body] = json === undefined ? ["GET"] : ["POST", JSON.stringify(json)];
+    return { method, body, headers, signal, cache: "no-store", credentials: "same-origin" };
   }
 
   async #read(body, watchdog) {

@@ -37,7 +37,8 @@ export function foldSnapshot(job, snapshot) {
   for (const task of tasks) {
     const taskId = task.taskId ?? task.id;
     // What the stream already told is newer than the snapshot.
-    if (taskId !== undefined && !job.tasks.has(String(taskId))) taskOf(job, taskId, task.taskName ?? task.name);
+    if (taskId === undefined || job.tasks.has(String(taskId))) continue;
+    taskOf(job, taskId, task.taskName ?? task.name).source = task.source ?? null;
   }
 }
 
@@ -49,12 +50,12 @@ export function foldEvent(job, name, data) {
   if (TASK_EVENTS.has(name) && data.taskId === undefined) return;
   job.startedAt ??= typeof data.timestamp === "number" ? data.timestamp : Date.now();
   FOLDS[name](job, data);
+  if (TASK_EVENTS.has(name) && data.source) taskOf(job, data.taskId).source = String(data.source);
 }
 
 const FOLDS = {
   task_start(job, data) {
     const task = taskOf(job, data.taskId, data.taskName);
-    task.source = data.source ?? null;
     if (task.state === "queued") task.state = "running";
     running(job);
   },

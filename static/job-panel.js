@@ -8,13 +8,18 @@ import { clearJob, drawElapsed, drawJob } from "./job-view.js";
 
 const CLOCK_MS = 200;
 
-/** Jobs to start from. The second one is refused where the node may not call itself, which teaches what the egress guard is. */
+/** Jobs to start from. The third one is refused where the node may not call itself, which teaches what the egress guard is. */
 const EXAMPLES = {
   sample: {
     tasks: ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API"].map((name) => ({
       name,
       run: name,
     })),
+  },
+  hybrid: {
+    tasks: ["Process Image", "Calculate Stats"]
+      .map((name) => ({ name, run: name }))
+      .concat(["Fetch External Data", "Call Third-party API"].map((name) => ({ name, run: name, remote: "reactive" }))),
   },
   http: {
     tasks: [
@@ -105,6 +110,7 @@ export function jobPanel(connection, log) {
   }
 
   function take(watched, event) {
+    const { value } = parseJson(event.data);
     log.add({
       time: Date.now(),
       event: event.event,
@@ -112,9 +118,9 @@ export function jobPanel(connection, log) {
       topic: `job:${watched.jobId}`,
       data: event.data,
       job: watched.jobId,
+      source: typeof value?.source === "string" ? value.source : undefined,
     });
     if (watched !== job) return;
-    const { value } = parseJson(event.data);
     foldEvent(watched, event.event, value);
     // The server's clock counts; its distance from ours is seen at each connection.
     if (event.event === "connection" && typeof value?.timestamp === "number")

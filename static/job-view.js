@@ -2,6 +2,7 @@
 
 import { byId, duration, el, setText } from "./dom.js";
 import { hasEnded, overall, words } from "./job-model.js";
+import { paintSource, sourceChip } from "./sources.js";
 
 /** Each state has a sign and a word; colour only repeats them. */
 const STATES = {
@@ -71,7 +72,7 @@ function drawTask(task) {
   row.node.dataset.state = task.state;
   setText(row.name, task.name);
   setText(row.state, STATES[task.state]);
-  setText(row.source, task.source && task.source !== "local" ? `on ${task.source}` : "");
+  paintSource(row.source, task.source ?? "");
   row.bar.value = task.progress;
   setText(row.percent, `${Math.round(task.progress)} %`);
   setText(row.message, task.message);
@@ -93,7 +94,7 @@ function addRow(task) {
   const labelId = `task-${rows.size}-name`;
   const row = {
     name: el("span", { class: "task-name", id: labelId }),
-    source: el("span", { class: "task-source" }),
+    source: sourceChip(),
     state: el("span", { class: "task-state" }),
     bar: el("progress", { max: "100", value: "0", "aria-labelledby": labelId }),
     percent: el("span", { class: "task-percent" }),

@@ -29,6 +29,7 @@ mod laggards;
 mod process;
 mod publish;
 mod publisher;
+mod relay;
 mod replay;
 mod report;
 mod scratch;
@@ -57,6 +58,8 @@ pub(super) enum BenchCommand {
     Publish(publish::PublishArguments),
     /// Live delivery while many clients replay a long history and one reads nothing, beside live delivery alone.
     Laggards(laggards::LaggardsArguments),
+    /// Reading a stream through the node instead of from its source, beside nginx where that is installed.
+    Relay(relay::RelayArguments),
     /// The journal on disk, without HTTP: appending, coming up again, resuming, disk and memory.
     Journal(journal::JournalArguments),
 }
@@ -102,6 +105,7 @@ pub(super) async fn bench(command: BenchCommand) -> Result<u8, Failure> {
         BenchCommand::Replay(case) => measure(case).await,
         BenchCommand::Publish(arguments) => run(move || arguments.run()).await,
         BenchCommand::Laggards(arguments) => run(move || arguments.run()).await,
+        BenchCommand::Relay(arguments) => run(move || arguments.run()).await,
         BenchCommand::Journal(arguments) => run(move || arguments.run()).await,
     }
 }

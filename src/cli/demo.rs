@@ -1,4 +1,4 @@
-//! `demo`: a node in this process and a job on it, to see what there is to see.
+//! `demo`: the guide's two servers in this process and a job on both, to see what there is to see.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -9,14 +9,19 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, client::Api, log, progress::View, run::Job, serve::stop_signal, text::say};
 use crate::{
     app::{self, App, Server},
-    config::Config,
+    config::{self, Config, Telemetry},
     journal,
+    upstream::RemoteConfig,
 };
 
 mod report;
 
-/// The port of the contract's examples.
-const PORT: u16 = 8090;
+/// The ports of the guide's examples.
+const ORCHESTRATOR_PORT: u16 = 8090;
+const REACTIVE_PORT: u16 = 8080;
+
+/// What the orchestrator calls the other node.
+const REMOTE: &str = "reactive";
 
 /// How often another port is tried.
 const BIND_ATTEMPTS: u32 = 5;
@@ -29,16 +34,29 @@ pub(super) struct DemoArguments {
     once: bool,
 }
 
-/// Runs a node and a job of local and HTTP tasks on it; exit code 1 if a task failed.
+/// Runs two nodes and a job of local, remote and HTTP tasks on them; exit code 1 if a task failed.
 pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
-    let (server, addr) = node()?;
+    log(&Telemetry { log: "warn".into(), ..Telemetry::default() })?;
+    let (reactive, remote) =
+        node(Config::read(config::REACTIVE, "the built-in reactive configuration")?, REACTIVE_PORT)?;
+    let mut config = Config::load(None)?;
+    let base_url = Some(format!("http://{remote}"));
+    // The port may be another than the built-in one, and nobody's environment is to send the demo elsewhere.
+    let settings = config.remotes.remove(REMOTE).unwrap_or_default();
+    config.remotes.insert(REMOTE.into(), RemoteConfig { base_url, base_url_env: None, ..settings });
+    let (orchestrator, addr) = node(config, ORCHESTRATOR_PORT)?;
     let stopping = CancellationToken::new();
-    let serving = actix_rt::spawn(server.run(stopping.clone().cancelled_owned()));
+    let serving =
+        [orchestrator, reactive].map(|server| actix_rt::spawn(server.run(stopping.clone().cancelled_owned())));
     let signal = stop_signal()?;
     tokio::pin!(signal);
-    say(&format!("A node of Millstream is at http://{addr}, and its test page at http://{addr}/sse-client.html"))?;
+    say(&format!(
+        "A node of Millstream is at http://{addr}, and its test page at http://{addr}/sse-client.html\n\
+         Another one is at http://{remote}; the first one calls it `{REMOTE}`."
+    ))?;
     say(
-        "Four handlers and one HTTP request run on it now, in parallel. The request goes to the node itself, which the\negress guard would refuse: this node has its own address in `egress.allow`.\n",
+        "One job runs on both now: two tasks and an HTTP request here, two tasks there, in parallel. The request goes to the\n\
+         node itself, which the egress guard would refuse: this node has its own address in `egress.allow`.\n",
     )?;
 
     let api = Api::at(&format!("http://{addr}"))?;
@@ -52,21 +70,20 @@ pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
         signal.await;
     }
     stopping.cancel();
-    serving.await.map_err(|error| Failure::new(error.to_string()))??;
+    for server in serving {
+        server.await.map_err(|error| Failure::new(error.to_string()))??;
+    }
     code
 }
 
-/// A node on the usual port, or on a free one where that is taken.
-fn node() -> Result<(Server, SocketAddr), Failure> {
-    let mut config = Config::load(None)?;
-    config.telemetry.log = "warn".into();
+/// A node on this port, or on a free one where that is taken.
+fn node(mut config: Config, port: u16) -> Result<(Server, SocketAddr), Failure> {
     // Nothing of a demo is worth keeping.
     config.journal.kind = journal::Kind::Memory;
     config.journal.max_bytes = 64 << 20;
-    log(&config.telemetry)?;
     let mut attempts = 0..BIND_ATTEMPTS;
     loop {
-        let address = free_address()?;
+        let address = free_address(port)?;
         let mut config = config.clone();
         config.server.listen = address;
         config.egress.allow.push(address.to_string());
@@ -80,14 +97,18 @@ fn node() -> Result<(Server, SocketAddr), Failure> {
 }
 
 /// The address must be known before the node is built, since the guard is told of it.
-fn free_address() -> Result<SocketAddr, Failure> {
+fn free_address(port: u16) -> Result<SocketAddr, Failure> {
     let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr());
-    bind(PORT).or_else(|_| bind(0)).map_err(|error| Failure::new(format!("no port is free on 127.0.0.1: {error}")))
+    bind(port).or_else(|_| bind(0)).map_err(|error| Failure::new(format!("no port is free on 127.0.0.1: {error}")))
 }
 
 async fn show(api: &Api, addr: SocketAddr, view: &mut View) -> Result<u8, Failure> {
-    let names = ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API"];
-    let mut tasks: Vec<_> = names.iter().map(|name| json!({ "id": name, "name": name, "run": name })).collect();
+    let mut tasks: Vec<_> = ["Process Image", "Calculate Stats"]
+        .iter()
+        .map(|name| json!({ "id": name, "name": name, "run": name }))
+        .collect();
+    let remote = ["Fetch External Data", "Call Third-party API"];
+    tasks.extend(remote.iter().map(|name| json!({ "id": name, "name": name, "run": name, "remote": REMOTE })));
     let url = format!("http://{addr}/api/sse/samples/quotes?page=1");
     tasks.push(
         json!({ "id": "HTTP request", "name": "HTTP request", "url": url, "timeoutMs": 10_000, "retryCount": 2 }),
@@ -100,10 +121,12 @@ async fn show(api: &Api, addr: SocketAddr, view: &mut View) -> Result<u8, Failur
 
 fn invite(addr: SocketAddr) -> Result<(), Failure> {
     say(&format!(
-        "The node goes on until Ctrl-C. Open http://{addr}/sse-client.html, or try these:\n\
+        "The nodes go on until Ctrl-C. Open http://{addr}/sse-client.html, or try these:\n\
          \n  curl -N 'http://{addr}/api/sse/managed/connect' -H 'X-Auth-Token: 123'\
          \n  curl 'http://{addr}/api/sse/managed/send/user/123' -H 'Content-Type: application/json' -d '{{\"hello\":\"there\"}}'\
-         \n  curl -N 'http://{addr}/api/sse/emitter/parallel-tasks' -H 'Content-Type: application/json' \\\
-         \n    -d '{{\"tasks\":[{{\"run\":\"Process Image\"}},{{\"run\":\"Calculate Stats\"}}]}}'\n"
+         \n  curl -N 'http://{addr}/api/sse-integration/hybrid-execution/sse-emitter' -H 'Content-Type: application/json' \\\
+         \n    -d '{{\"localTasks\":[\"Process Image\"],\"remoteTasks\":[\"Fetch External Data\"]}}'\
+         \n  curl -N 'http://{addr}/api/sse-proxy/merge-streams/sse-emitter' -H 'Content-Type: application/json' \\\
+         \n    -d '[\"/api/sse/sample-parallel\",\"/api/sse/flow-example\"]'\n"
     ))
 }

@@ -55,21 +55,30 @@ fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
+/// 415 for a body that is compressed.
+pub(super) fn uncoded(request: &HttpRequest) -> Result<(), Problem> {
+    let coding = request.headers().get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity");
+    let Some(coding) = coding else { return Ok(()) };
+    let detail = format!("the body is declared to be coded as {coding:?}; send it as it is");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+}
+
 fn media_type(request: &HttpRequest) -> Result<(), Problem> {
-    let refuse = |detail: String| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    if let Some(coding) = request.headers().get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity") {
-        return refuse(format!("the body is declared to be coded as {coding:?}; send it as it is"));
-    }
+    uncoded(request)?;
     let media = request.content_type().to_ascii_lowercase();
     let missing = media.is_empty() && !request.headers().contains_key(header::CONTENT_TYPE);
     if missing || media == "application/json" || media.ends_with("+json") {
         return Ok(());
     }
-    refuse(format!("the body is declared as `{media}`; send JSON with `Content-Type: application/json`"))
+    let detail = format!("the body is declared as `{media}`; send JSON with `Content-Type: application/json`");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
 /// Reads the whole body within the node's bounds.
-fn read(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Result<Bytes, Problem>> + use<> {
+pub(super) fn read(
+    request: &HttpRequest,
+    payload: &mut Payload,
+) -> impl Future<Output = Result<Bytes, Problem>> + use<> {
     let server = &request.app_data::<Data<Node>>().expect("the routes are mounted with their node").config.server;
     let (limit, time) = (server.body_limit_bytes, Duration::from_millis(server.body_timeout_ms));
     let declared: Option<u64> = header_number(request, &header::CONTENT_LENGTH);

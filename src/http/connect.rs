@@ -143,13 +143,7 @@ pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query) -> Resul
     if let Some(id) = last_event_id(request, query)? {
         connect.start = Start::After(id);
     }
-    connect.heartbeat.kind = word(query, "heartbeat", "`event`, `comment` or `none`")?.unwrap_or_default();
-    if let Some(ms) = query.get::<u64>("heartbeatMs", "a number of milliseconds")? {
-        if ms < Heartbeat::MIN_MS {
-            return Err(Problem::malformed(format!("`heartbeatMs` = {ms} must be at least {}", Heartbeat::MIN_MS)));
-        }
-        connect.heartbeat.every = Duration::from_millis(ms);
-    }
+    connect.heartbeat = heartbeat(node, query)?;
     if let Some(ms) = query.get::<u64>("timeoutMs", "a number of milliseconds")? {
         if ms > config.max_timeout_ms {
             return Err(Problem::malformed(format!("`timeoutMs` = {ms} must be at most {}", config.max_timeout_ms)));
@@ -163,6 +157,18 @@ pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query) -> Resul
     connect.overflow = policy.unwrap_or(config.overflow);
     connect.envelope = query.get("envelope", "`true` or `false`")?.unwrap_or(false);
     Ok(connect)
+}
+
+/// How silence is filled.
+pub(super) fn heartbeat(node: &Node, query: &Query) -> Result<Heartbeat, Problem> {
+    let kind = word(query, "heartbeat", "`event`, `comment` or `none`")?.unwrap_or_default();
+    let every = query.get::<u64>("heartbeatMs", "a number of milliseconds")?;
+    match every.unwrap_or(node.config.emitter.heartbeat_ms) {
+        ms if ms < Heartbeat::MIN_MS => {
+            Err(Problem::malformed(format!("`heartbeatMs` = {ms} must be at least {}", Heartbeat::MIN_MS)))
+        }
+        ms => Ok(Heartbeat { kind, every: Duration::from_millis(ms) }),
+    }
 }
 
 /// The header wins: a URL that a browser keeps for reconnecting is stale. An empty id is none, as in the standard.

@@ -12,7 +12,7 @@ use utoipa::{
 };
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{connect, emitters, error, jobs, journal, metrics, operate, pages, publish, samples, topics};
+use super::{connect, emitters, error, jobs, journal, merge, metrics, operate, pages, proxy, publish, samples, topics};
 
 /// Every route of the contract.
 #[derive(utoipa::OpenApi)]
@@ -47,6 +47,12 @@ use super::{connect, emitters, error, jobs, journal, metrics, operate, pages, pu
         jobs::events,
         jobs::retry,
         jobs::result,
+        proxy::connections,
+        proxy::end,
+        merge::merge,
+        proxy::sample,
+        proxy::get,
+        proxy::post,
         samples::parallel,
         samples::flow,
         samples::progress,
@@ -99,7 +105,9 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 
 /// The methods that a route takes, as an `Allow` field has them; only pages are not in the document.
 pub(super) fn allowed(pattern: &str) -> String {
-    let Some(mut item) = DOCUMENT.paths.paths.get(pattern).cloned() else { return "GET, HEAD".into() };
+    // The document has no expressions behind the names of a path's parts.
+    let pattern = pattern.replace(":.*}", "}");
+    let Some(mut item) = DOCUMENT.paths.paths.get(&pattern).cloned() else { return "GET, HEAD".into() };
     operations(&mut item).map(|(method, _)| method).collect::<Vec<_>>().join(", ")
 }
 

@@ -18,6 +18,7 @@ use super::{Problem, gate::Connection};
 use crate::{
     app::Node,
     hub::{Connect, ConnectError, Reason, Subscription},
+    socket::Socket,
     sse::{self, Frame},
 };
 
@@ -29,8 +30,20 @@ use crate::{
 /// not poll the body while it cannot write: for that one the hub asks how much has come ([`Connect::flooded`]).
 struct Body {
     frames: Subscription,
+    storm: Storm,
+}
+
+/// Notices that a body is polled over and over without a frame.
+pub(super) struct Storm {
     idle_polls: u32,
     counting_since: Instant,
+}
+
+/// What a client sends behind its request.
+#[derive(Clone, Copy)]
+pub(super) struct Input {
+    socket: Socket,
+    before: Option<u64>,
 }
 
 /// So many polls without a frame within [`STORM_TIME`] are no accident: timers and the shard wake a body a few times a
@@ -40,6 +53,8 @@ const STORM_TIME: Duration = Duration::from_secs(2);
 /// So many bytes behind the request are no accident: a client may send its next requests early, but a stream comes
 /// before them. Below what the framework takes in before it spins (128 KiB).
 const MOST_INPUT: u64 = 100 << 10;
+/// What an upstream asks clients to wait is passed on up to here: an hour.
+const LONGEST_RETRY_MS: u64 = 60 * 60 * 1000;
 
 // === impl Body ===
 
@@ -53,24 +68,63 @@ impl MessageBody for Body {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         match self.frames.poll_frame(cx) {
             Poll::Ready(frame) => {
-                self.idle_polls = 0;
+                self.storm.calm();
                 Poll::Ready(frame.map(Ok))
             }
-            Poll::Pending => {
-                if self.idle_polls == 0 {
-                    self.counting_since = Instant::now();
-                }
-                self.idle_polls += 1;
-                if self.idle_polls > STORM_POLLS {
-                    self.idle_polls = 0;
-                    if self.counting_since.elapsed() < STORM_TIME {
-                        self.frames.set_end(Reason::InputFlood);
-                        return Poll::Ready(Some(Err(io::Error::other("input flood behind an event stream"))));
-                    }
-                }
-                Poll::Pending
+            Poll::Pending if self.storm.rages() => {
+                self.frames.set_end(Reason::InputFlood);
+                Poll::Ready(Some(Err(flood())))
             }
+            Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+// === impl Storm ===
+
+impl Storm {
+    pub(super) fn new() -> Self {
+        Self { idle_polls: 0, counting_since: Instant::now() }
+    }
+
+    /// There was a frame.
+    pub(super) fn calm(&mut self) {
+        self.idle_polls = 0;
+    }
+
+    /// There was none; true when that has become too much.
+    pub(super) fn rages(&mut self) -> bool {
+        if self.idle_polls == 0 {
+            self.counting_since = Instant::now();
+        }
+        self.idle_polls += 1;
+        if self.idle_polls <= STORM_POLLS {
+            return false;
+        }
+        self.idle_polls = 0;
+        self.counting_since.elapsed() < STORM_TIME
+    }
+}
+
+pub(super) fn flood() -> io::Error {
+    io::Error::other("input flood behind an event stream")
+}
+
+// === impl Input ===
+
+impl Input {
+    /// Counts from now on.
+    pub(super) fn of(socket: Socket) -> Self {
+        Self { socket, before: socket.received() }
+    }
+
+    /// Whether it is more than any client of a stream has to say; `None` where the system does not tell.
+    pub(super) fn flooded(&self) -> Option<bool> {
+        self.socket.received().zip(self.before).map(|(now, before)| now.saturating_sub(before) > MOST_INPUT)
+    }
+
+    pub(super) fn cut(&self) {
+        self.socket.cut();
     }
 }
 
@@ -78,35 +132,54 @@ impl MessageBody for Body {
 pub(super) async fn open(node: &Node, request: &HttpRequest, mut connect: Connect) -> Result<HttpResponse, Problem> {
     if let Some(socket) = request.conn_data::<Connection>().and_then(Connection::socket) {
         connect.cut = Some(Box::new(move || socket.cut()));
-        let before = socket.received();
-        connect.flooded = Some(Box::new(move || {
-            let since = socket.received().zip(before).map(|(now, before)| now.saturating_sub(before));
-            since.is_some_and(|bytes| bytes > MOST_INPUT)
-        }));
+        let input = Input::of(socket);
+        connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
     }
     match node.hub.connect(connect).await {
-        Ok(frames) => {
-            let mut response = headers().body(Body { frames, idle_polls: 0, counting_since: Instant::now() });
-            if request.version() < Version::HTTP_11 {
-                // It knows no chunks: the stream ends with the connection.
-                response.head_mut().no_chunking(true);
-                response.head_mut().set_connection_type(ConnectionType::Close);
-            }
-            Ok(response)
-        }
+        Ok(frames) => Ok(respond(request, Body { frames, storm: Storm::new() })),
         Err(ConnectError::Stopping) => Ok(refused_for_now(node, Reason::Shutdown.as_str())),
         Err(error) => Err(error.into()),
     }
 }
 
+/// The response whose body is a stream.
+pub(super) fn respond(request: &HttpRequest, body: impl MessageBody + 'static) -> HttpResponse {
+    let mut response = headers().body(body);
+    if request.version() < Version::HTTP_11 {
+        // It knows no chunks: the stream ends with the connection.
+        response.head_mut().no_chunking(true);
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    response
+}
+
 /// Any status but 200 ends a browser's EventSource for good, so who is refused only for now gets a stream that says
 /// when to come back.
 pub(super) fn refused_for_now(node: &Node, reason: &str) -> HttpResponse {
-    let retry = node.config.emitter.reconnect_time_ms;
-    let retry = rand::random_range(retry / 2..=retry + retry / 2);
-    let data = serde_json::json!({ "reason": reason }).to_string();
-    let frame = Frame { event: "disconnect", data: Some(&data), retry: Some(retry), ..Frame::default() };
-    let mut response = headers().body(frame.encode());
+    refused(disconnect(node, reason, None, Duration::ZERO))
+}
+
+/// The same for what failed behind this node: with the reason in words, and not before the time that was asked for.
+pub(super) fn unavailable_for_now(node: &Node, reason: &str, detail: &str, not_before: Duration) -> HttpResponse {
+    refused(disconnect(node, reason, Some(detail), not_before))
+}
+
+/// The last frame of a stream that does not end by itself; the reconnection time in it is randomised.
+pub(super) fn disconnect(node: &Node, reason: &str, detail: Option<&str>, not_before: Duration) -> Bytes {
+    let usual = node.config.emitter.reconnect_time_ms;
+    let asked = u64::try_from(not_before.as_millis()).unwrap_or(u64::MAX).min(LONGEST_RETRY_MS);
+    let least = asked.max(usual / 2);
+    let retry = rand::random_range(least..=least.saturating_add(usual));
+    let data = match detail {
+        Some(detail) => serde_json::json!({ "reason": reason, "detail": detail }),
+        None => serde_json::json!({ "reason": reason }),
+    };
+    let data = data.to_string();
+    Frame { event: "disconnect", data: Some(&data), retry: Some(retry), ..Frame::default() }.encode()
+}
+
+fn refused(frame: Bytes) -> HttpResponse {
+    let mut response = headers().body(frame);
     // Who is to come back later does not hold a place meanwhile.
     response.head_mut().set_connection_type(ConnectionType::Close);
     response

@@ -32,13 +32,15 @@ mod failure;
 mod open;
 mod policy;
 
-use self::{
+pub(crate) use self::{
     chunks::Chunks,
-    cursor::Taken,
-    open::{Answer, Opened},
-    policy::{Decision, Policy},
+    open::{Answer, Opened, open},
 };
 pub use self::{cursor::Cursor, failure::Failure, policy::Pace};
+use self::{
+    cursor::Taken,
+    policy::{Decision, Policy},
+};
 
 /// What to read, and how to go on when it breaks.
 #[derive(Clone)]
@@ -292,7 +294,7 @@ impl EventSource {
         let mut request = remote.request(method.clone(), url, headers, body.clone());
         let idle = read_timeout.unwrap_or(remote.read_timeout());
         request.head_timeout = request.head_timeout.min(idle);
-        Box::pin(open::open(remote.client().clone(), request, idle, place))
+        Box::pin(open(remote.client().clone(), request, idle, place))
     }
 
     fn answered(&mut self, answer: Result<Answer, Failure>) -> Option<Said> {

@@ -22,15 +22,15 @@ export class Node {
     this.#binary = binary;
   }
 
-  /** Starts the node, after a crash on the same port and the same data. */
-  async start({ journal = this.#journal } = {}) {
+  /** Starts the node, after a crash on the same port and the same data. `remote` is the node that it calls `reactive`. */
+  async start({ journal = this.#journal, remote } = {}) {
     assert.equal(this.#child, null, "the node is already running");
     this.#journal = journal;
     this.#dir ??= await mkdtemp(path.join(os.tmpdir(), "millstream-browser-"));
     const listen = this.origin === null ? "127.0.0.1:0" : new URL(this.origin).host;
     const child = spawn(this.#binary, ["serve", "--listen", listen], {
       cwd: this.#dir,
-      env: { ...process.env, MILLSTREAM__JOURNAL__KIND: journal },
+      env: { ...process.env, MILLSTREAM__JOURNAL__KIND: journal, REACTIVE_SERVER_URL: remote?.origin ?? "" },
       stdio: ["ignore", "pipe", "pipe"],
     });
     this.#child = child;

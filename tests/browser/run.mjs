@@ -23,6 +23,7 @@ import { jobs } from "./checks/jobs.mjs";
 import { keyboard } from "./checks/keyboard.mjs";
 import { looks } from "./checks/looks.mjs";
 import { models } from "./checks/models.mjs";
+import { remotes } from "./checks/remotes.mjs";
 import { streams } from "./checks/streams.mjs";
 
 const CHECK_MS = 120_000;
@@ -45,7 +46,7 @@ const playwright = await import("playwright-core").catch(() =>
   skip("playwright-core is not installed, run `npm ci` here"),
 );
 
-const checks = { ...streams, ...models, ...connecting, ...jobs, ...keyboard, ...dashboard, ...looks, ...crashes };
+const checks = { ...streams, ...models, ...connecting, ...jobs, ...remotes, ...keyboard, ...dashboard, ...looks, ...crashes };
 const browser = await Browser.launch(playwright, chromium);
 let passed = 0;
 let failed = 0;
@@ -66,12 +67,13 @@ await browser.close();
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed === 0 ? 0 : 1);
 
-/** Each check gets a node and a browser context of its own, so that none can lean on another. */
+/** Each check gets a node, a second one for its remote, and a browser context of its own, so that none can lean on another. */
 async function run(check) {
   const node = new Node(binary);
+  const other = new Node(binary);
   const session = browser.session(node);
   try {
-    await check({ node, open: session.open, browser });
+    await check({ node, other, open: session.open, browser });
     await session.assertQuiet();
   } catch (error) {
     await session.capture("failed");
@@ -81,6 +83,7 @@ async function run(check) {
   } finally {
     await session.close();
     await node.stop();
+    await other.stop();
   }
 }
 

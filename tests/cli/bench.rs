@@ -100,3 +100,15 @@ fn the_journal_is_measured_alone_behind_http_and_beside_laggards() {
     assert_eq!(beside["lost"], 0, "{beside}");
     ["aloneP99Ms", "besideP99Ms", "replayedPerS"].iter().for_each(|key| is_positive(&beside, key));
 }
+
+/// Beside nginx where that is installed; the figures are there either way.
+#[test]
+fn reading_through_the_node_is_measured_beside_the_source() {
+    let small =
+        ["bench", "relay", "--events", "3000", "--streams", "2", "--rounds", "1", "--secs", "1", "--rate", "50"];
+    let row = measured(Program::start(&small, None).end());
+    assert_eq!(row["lost"], 0, "{row}");
+    for key in ["directPerS", "proxyPerS", "proxyToDirect", "directP99Ms", "proxyP50Ms"] {
+        assert!(row[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {row}");
+    }
+}

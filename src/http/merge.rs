@@ -1,0 +1,83 @@
+//! Merged streams over HTTP: the sources are the body of a POST, the answer is one event stream.
+
+use std::{convert::Infallible, time::Duration};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{Bytes, Data},
+};
+use futures_util::stream;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::{
+    Problem,
+    body::Json,
+    connect::heartbeat,
+    error::Field,
+    pull::{self, Farewell},
+    query::Query,
+    stream::disconnect,
+};
+use crate::{
+    app::Node,
+    hub::{HeartbeatKind, Reason},
+    relay::merge::{Beat, FieldError, Form, Merged, Plan, SourceSpec},
+};
+
+/// A source of a merged stream: a path of `relay.default_remote`, or an object.
+#[derive(ToSchema)]
+#[schema(as = MergeSource)]
+#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[serde(untagged)]
+pub(super) enum SourceDocument {
+    Path(String),
+    Object(SourceSpec),
+}
+
+/// Read several remote streams as one.
+///
+/// All sources are read at the same time. The first frame is `merge_start {totalStreams, endpoints:[{source, remote,
+/// path}]}`; the events follow as they come, untouched but without `id:`, in order for each source. A source that breaks
+/// is connected again and resumed; one that is given up is told with `merge_error {source, error, code}`, and the others go
+/// on. When all have ended, `merge_complete {totalStreams, completed, failed, events}` does, too. The stream is pulled:
+/// who reads slowly slows the sources down. It cannot be resumed; a relay can.
+#[utoipa::path(post, path = "/api/sse-proxy/merge-streams/sse-emitter", tag = "proxy", request_body = Vec<SourceDocument>,
+    params(
+        ("envelope" = Option<bool>, Query, description = "wrap data in `{source, event, id, data}`"),
+        ("heartbeat" = Option<String>, Query, description = "`event`, `comment` or `none`"),
+        ("heartbeatMs" = Option<u64>, Query, description = "silence before a heartbeat, from 1000"),
+    ), responses(
+        (status = 200, description = "the merged stream", content_type = "text/event-stream"),
+        (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
+        (status = 422, description = "a source is wrong; nothing was asked for", body = Problem),
+        (status = 503, body = Problem),
+    ))]
+pub(super) async fn merge(
+    node: Data<Node>,
+    request: HttpRequest,
+    body: Json<Vec<Value>>,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request);
+    query.only(&["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"])?;
+    let heartbeat = heartbeat(&node, &query)?;
+    let comment = heartbeat.kind == HeartbeatKind::Comment;
+    let beat = Beat { every: heartbeat.every, comment };
+    let form = Form {
+        envelope: query.get("envelope", "`true` or `false`")?.unwrap_or(false),
+        heartbeat: (heartbeat.kind != HeartbeatKind::None).then_some(beat),
+    };
+    let plan = Plan { config: &node.config.relay, remotes: &node.remotes };
+    let sources = plan.sources(body.value).map_err(wrong)?;
+    let merged = Merged::new(sources, &node.connections, form);
+    let frames = Box::pin(stream::unfold(merged, async |mut merged| {
+        let frame = merged.next().await?;
+        Some((Ok::<Bytes, Infallible>(frame), merged))
+    }));
+    let farewell = disconnect(&node, Reason::Shutdown.as_str(), None, Duration::ZERO);
+    Ok(pull::open(&node, &request, pull::input(&request), frames, Farewell::Say(farewell)))
+}
+
+fn wrong(errors: Vec<FieldError>) -> Problem {
+    Problem::fields(errors.into_iter().map(|FieldError { field, detail }| Field { field, detail }).collect())
+}

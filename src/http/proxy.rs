@@ -1,0 +1,267 @@
+//! The transparent proxy: any stream of a configured remote, byte for byte, and the list of what is open upstream.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header},
+    web::{Bytes, Data, Path, Payload},
+};
+use futures_util::stream;
+use serde_json::json;
+
+use super::{
+    Problem, body,
+    pull::{self, Farewell},
+    query::{NoQuery, Query},
+    stream::{refused_for_now, unavailable_for_now},
+    wants_stream,
+};
+use crate::{
+    app::Node,
+    hub::Reason,
+    relay::passthrough::{Ask, Passthrough},
+    sse,
+    upstream::{
+        BadPath, Error, HeaderMap, HeaderName, HeaderValue, Method, Remote, UnknownRemote, Url, events::Failure,
+    },
+};
+
+/// Fields of a client that go up, beside `Last-Event-ID` and `Accept`. Credentials never do.
+const PASSED: [&str; 2] = ["accept-language", "content-type"];
+/// Query parameters that are meant for this node.
+const OWN: [&str; 3] = ["access_token", "ticket", "lastEventId"];
+/// When to try again where there is no place, in seconds.
+const BUSY_RETRY: u64 = 5;
+/// Where the routes of this file begin.
+const PREFIX: &str = "/api/sse-proxy/";
+
+/// Read a stream of a remote as it is: event, data, id, retry and comments untouched.
+///
+/// `Last-Event-ID` goes up (the header, else the query's `lastEventId`), and so do `Accept`, `Accept-Language` and the
+/// query but for `access_token` and `ticket`. The caller's credentials do not: the remote gets those of its section
+/// `[remotes.NAME]`. There is one upstream connection per client and no reconnect: when the upstream breaks off, so
+/// does this response, and when the client leaves, the upstream connection is closed. Comment lines fill silence.
+///
+/// Where the remote answers with a status of 400 or more, so does the proxy, with a problem that says what it was told;
+/// 5xx and failed connections become 502, timeouts 504, and 503 says that there is no place for another stream. Any
+/// status but 200 ends a browser's EventSource for good. So a caller whose `Accept` names `text/event-stream` gets,
+/// where the failure may pass, 200 with a randomised `retry:` (not below the upstream's `Retry-After`), the frame
+/// `disconnect {"reason":"upstream_unavailable","detail"}` and the end.
+#[utoipa::path(get, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
+    ("remote" = String, Path, description = "a remote of the settings"),
+    ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits"),
+    ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
+), responses(
+    (status = 200, description = "the remote's stream", content_type = "text/event-stream"),
+    (status = 204, description = "the remote says that nothing follows: EventSource stops"),
+    (status = 400, description = "this is no path", body = Problem),
+    (status = 403, description = "the path is not permitted", body = Problem),
+    (status = 404, description = "there is no such remote", body = Problem),
+    (status = 502, description = "the remote failed, or has no stream there", body = Problem),
+    (status = 503, description = "no place for another stream", body = Problem),
+    (status = 504, description = "the remote did not answer in time", body = Problem),
+))]
+pub(super) async fn get(
+    node: Data<Node>,
+    request: HttpRequest,
+    path: Path<(String, String)>,
+) -> Result<HttpResponse, Problem> {
+    let (remote, url) = target(&node, &request, &path.0, &path.1)?;
+    pass(&node, &request, remote, url, Method::GET, Bytes::new()).await
+}
+
+/// The same for streams that begin with a POST; its body and content type go up.
+#[utoipa::path(post, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
+    ("remote" = String, Path, description = "a remote of the settings"),
+    ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits"),
+), request_body(content = String, description = "whatever the remote takes", content_type = "*/*"), responses(
+    (status = 200, description = "the remote's stream", content_type = "text/event-stream"),
+    (status = 204, description = "the remote says that nothing follows"),
+    (status = 400, description = "this is no path", body = Problem),
+    (status = 403, description = "the path is not permitted", body = Problem),
+    (status = 404, description = "there is no such remote", body = Problem),
+    (status = 413, description = "the body is too large", body = Problem),
+    (status = 415, description = "the body is compressed", body = Problem),
+    (status = 502, description = "the remote failed, or has no stream there", body = Problem),
+    (status = 503, description = "no place for another stream", body = Problem),
+    (status = 504, description = "the remote did not answer in time", body = Problem),
+))]
+pub(super) async fn post(
+    node: Data<Node>,
+    request: HttpRequest,
+    path: Path<(String, String)>,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let (remote, url) = target(&node, &request, &path.0, &path.1)?;
+    body::uncoded(&request)?;
+    let body = body::read(&request, &mut payload.into_inner()).await?;
+    pass(&node, &request, remote, url, Method::POST, body).await
+}
+
+/// The remote's sample, `/api/sse/sample-parallel`, through the transparent proxy.
+#[utoipa::path(get, path = "/api/sse-proxy/{remote}/sample-parallel/sse-emitter", tag = "proxy",
+    params(("remote" = String, Path, description = "a remote of the settings")), responses(
+        (status = 200, description = "the remote's stream", content_type = "text/event-stream"),
+        (status = 403, description = "`remotes.NAME.paths` does not permit it", body = Problem),
+        (status = 404, description = "there is no such remote", body = Problem),
+        (status = 502, body = Problem), (status = 503, body = Problem), (status = 504, body = Problem),
+    ))]
+pub(super) async fn sample(
+    node: Data<Node>,
+    request: HttpRequest,
+    remote: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let (remote, url) = ask_for(&node, &request, &remote, "/api/sse/sample-parallel")?;
+    pass(&node, &request, remote, url, Method::GET, Bytes::new()).await
+}
+
+/// The streams that this node reads from remotes, oldest first.
+#[utoipa::path(get, path = "/api/sse-proxy/connections", tag = "proxy",
+    responses((status = 200, description = "`{connections: [{id, remote, method, path, purpose, openedAt, events, bytes, idleMs}], total}`")))]
+pub(super) async fn connections(node: Data<Node>, _: NoQuery) -> HttpResponse {
+    let open = node.connections.list();
+    let total = open.len();
+    HttpResponse::Ok().json(json!({ "connections": open, "total": total }))
+}
+
+/// End an upstream connection. A proxied stream then breaks off; a merged one and a relay connect again.
+#[utoipa::path(delete, path = "/api/sse-proxy/connections/{id}", tag = "proxy", params(("id" = String, Path)),
+    responses((status = 204, description = "it ends"), (status = 404, body = Problem)))]
+pub(super) async fn end(node: Data<Node>, id: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+    if node.connections.end(&id) {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    Err(Problem::unknown(format!("there is no upstream connection `{}`; it may have ended", id.escape_debug())))
+}
+
+/// What the path of the request names. It is read as the client wrote it: what is decoded once too often may name
+/// something else.
+fn target(node: &Node, request: &HttpRequest, remote: &str, decoded: &str) -> Result<(Arc<Remote>, Url), Problem> {
+    let raw = request.uri().path();
+    let written = raw.find(PREFIX).and_then(|at| raw[at + PREFIX.len()..].split_once('/'));
+    let path = written.map_or(decoded, |(_, path)| path);
+    ask_for(node, request, remote, &format!("/{path}"))
+}
+
+fn ask_for(node: &Node, request: &HttpRequest, remote: &str, path: &str) -> Result<(Arc<Remote>, Url), Problem> {
+    let remote = node.remotes.get(remote)?;
+    let own = |pair: &&str| {
+        let name = url::form_urlencoded::parse(pair.as_bytes()).next().map(|(name, _)| name).unwrap_or_default();
+        !OWN.contains(&name.as_ref())
+    };
+    let query: Vec<&str> = request.query_string().split('&').filter(|pair| !pair.is_empty()).filter(own).collect();
+    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+    Ok((remote.clone(), remote.client_url(&format!("{path}{query}"))?))
+}
+
+async fn pass(
+    node: &Node,
+    request: &HttpRequest,
+    remote: Arc<Remote>,
+    url: Url,
+    method: Method,
+    body: Bytes,
+) -> Result<HttpResponse, Problem> {
+    let (name, path) = (remote.name().to_owned(), url.path().to_owned());
+    let patient = method == Method::GET && wants_stream(text(request, &header::ACCEPT));
+    let ask = Ask { remote, method, url, headers: fields(request), body };
+    let heartbeat = Duration::from_millis(node.config.emitter.heartbeat_ms);
+    let input = pull::input(request);
+    let answer = tokio::select! {
+        answer = ask.open(&node.connections, heartbeat) => answer,
+        () = pull::flooded(input) => return Err(Problem::malformed("nothing may follow the request for a stream")),
+        () = node.stopping.cancelled() => {
+            return match patient {
+                true => Ok(refused_for_now(node, Reason::Shutdown.as_str())),
+                false => Err(Problem::unavailable("the node is stopping", BUSY_RETRY)),
+            };
+        }
+    };
+    match answer {
+        Ok(Some(bytes)) => Ok(pull::open(node, request, input, chunks(bytes, name, path), Farewell::Break)),
+        Ok(None) => Ok(HttpResponse::NoContent().finish()),
+        Err(failure) => {
+            tracing::info!(remote = name, path, code = failure.code(), error = %failure, "no stream to pass on");
+            let detail = format!("remote `{name}`: {failure}");
+            if patient && passing(&failure) {
+                let not_before = failure.retry_after().unwrap_or_default();
+                return Ok(unavailable_for_now(node, "upstream_unavailable", &detail, not_before));
+            }
+            Err(problem(&failure, detail))
+        }
+    }
+}
+
+fn chunks(
+    bytes: Passthrough,
+    remote: String,
+    path: String,
+) -> impl stream::Stream<Item = Result<Bytes, Failure>> + Unpin {
+    Box::pin(stream::unfold(Some(bytes), move |bytes| {
+        let (remote, path) = (remote.clone(), path.clone());
+        async move {
+            let mut bytes = bytes?;
+            match bytes.next().await? {
+                Ok(chunk) => Some((Ok(chunk), Some(bytes))),
+                Err(failure) => {
+                    tracing::info!(remote, path, code = failure.code(), error = %failure, "a proxied stream broke off");
+                    Some((Err(failure), None))
+                }
+            }
+        }
+    }))
+}
+
+/// The fields that go up.
+fn fields(request: &HttpRequest) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok();
+    let passed = PASSED.iter().chain(&["accept"]);
+    for (name, sent) in passed.filter_map(|name| Some((*name, request.headers().get(*name)?))) {
+        fields.extend(value(sent.as_bytes()).map(|sent| (HeaderName::from_static(name), sent)));
+    }
+    fields.entry("accept").or_insert(HeaderValue::from_static(sse::MEDIA_TYPE));
+    let id = request.headers().get("last-event-id").map(|id| id.as_bytes().to_vec()).filter(|id| !id.is_empty());
+    let id = id.or_else(|| Query::of(request).first("lastEventId").map(|id| id.as_bytes().to_vec()));
+    // An empty id is none, as in the standard, and neither is one that no header can hold.
+    let id = id.filter(|id| !id.is_empty()).and_then(|id| value(&id));
+    fields.extend(id.map(|id| (HeaderName::from_static("last-event-id"), id)));
+    fields
+}
+
+fn text<'a>(request: &'a HttpRequest, name: &header::HeaderName) -> Option<&'a str> {
+    request.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// True where the same request may well succeed later.
+fn passing(failure: &Failure) -> bool {
+    failure.passing() || failure.status().is_some_and(|status| status.is_server_error())
+}
+
+fn problem(failure: &Failure, detail: String) -> Problem {
+    let asked = failure.retry_after().map(|asked| asked.as_secs().max(1));
+    let status = match failure {
+        Failure::Busy(_) | Failure::Ended => return Problem::unavailable(detail, BUSY_RETRY),
+        Failure::Status { status, .. } if status.is_client_error() => status.as_u16(),
+        Failure::Transport(Error::HeadTimeout { .. } | Error::ConnectTimeout { .. } | Error::IdleTimeout { .. }) => 504,
+        _ => 502,
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    Problem { retry_after: asked, ..Problem::new(status, detail) }
+}
+
+impl From<UnknownRemote> for Problem {
+    fn from(unknown: UnknownRemote) -> Self {
+        Self::unknown(unknown.to_string())
+    }
+}
+
+impl From<BadPath> for Problem {
+    fn from(bad: BadPath) -> Self {
+        match bad {
+            BadPath::Malformed { .. } => Self::malformed(bad.to_string()),
+            BadPath::Refused { .. } => Self::new(StatusCode::FORBIDDEN, bad.to_string()),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Merged streams: several remote streams as one, live.
+//!
+//! All sources are read at the same time, each by an [`EventSource`] that connects again when it breaks. It is pulled:
+//! there is no queue and no task, so a reader who does not ask slows down all sources. Sources take turns, one chunk of
+//! the network each, so a firehose does not drown the others. A source that is given up is told in band, and the rest
+//! go on. A merged stream cannot be resumed; a relay can.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{
+    Stream, StreamExt,
+    stream::{SelectAll, unfold},
+};
+use serde::Serialize;
+use serde_json::{json, value::RawValue};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    sse::Frame,
+    upstream::{
+        Connections,
+        events::{Cursor, EventSource, RemoteEvent, Said, Source},
+    },
+};
+
+mod spec;
+
+pub use self::spec::{FieldError, Plan, SourceSpec};
+
+/// How a merged stream looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// Data becomes `{source, event, id, data}`.
+    pub envelope: bool,
+    /// How silence is filled, and after how much of it.
+    pub heartbeat: Option<Beat>,
+}
+
+/// A sign of life.
+#[derive(Clone, Copy, Debug)]
+pub struct Beat {
+    /// After so long a silence.
+    pub every: Duration,
+    /// A comment, which no client's code sees, instead of an event.
+    pub comment: bool,
+}
+
+/// One source, ready to be read.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// What it is called in the frames; no two sources of a stream have the same name.
+    pub label: Arc<str>,
+    /// The path, as it was named.
+    pub path: String,
+    /// What is read.
+    pub source: Source,
+}
+
+/// A merged stream: the frames in the order in which they are sent.
+pub struct Merged {
+    sources: SelectAll<Reading>,
+    endpoints: Vec<Endpoint>,
+    form: Form,
+    phase: Phase,
+    completed: usize,
+    failed: usize,
+    events: u64,
+}
+
+type Reading = Pin<Box<dyn Stream<Item = (usize, Said)> + Send>>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Begin,
+    Live,
+    Over,
+}
+
+#[derive(Serialize)]
+struct Endpoint {
+    source: Arc<str>,
+    remote: String,
+    path: String,
+}
+
+/// An event with where it comes from.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    source: &'a str,
+    event: &'a str,
+    id: Option<&'a str>,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Data<'a> {
+    Json(&'a RawValue),
+    Text(&'a str),
+}
+
+// === impl Merged ===
+
+impl Merged {
+    /// A stream of these sources; nothing is asked before it is read.
+    pub fn new(plan: Vec<Planned>, connections: &Connections, form: Form) -> Self {
+        let (mut sources, mut endpoints) = (SelectAll::new(), Vec::with_capacity(plan.len()));
+        for (index, Planned { label, path, source }) in plan.into_iter().enumerate() {
+            endpoints.push(Endpoint { source: label, remote: source.remote.name().to_owned(), path });
+            let reader = EventSource::new(source, Cursor::default(), connections.clone());
+            let reading: Reading = Box::pin(unfold(reader, move |mut reader| async move {
+                let said = reader.next().await?;
+                Some(((index, said), reader))
+            }));
+            sources.push(reading);
+        }
+        Self { sources, endpoints, form, phase: Phase::Begin, completed: 0, failed: 0, events: 0 }
+    }
+
+    /// The next frames, never empty; `None` when all sources have ended and that was said.
+    ///
+    /// May be cancelled and called again: nothing is lost.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        match self.phase {
+            Phase::Begin => {
+                self.phase = Phase::Live;
+                let data = json!({ "totalStreams": self.endpoints.len(), "endpoints": self.endpoints });
+                return Some(frame("merge_start", &data));
+            }
+            Phase::Live => {}
+            Phase::Over => return None,
+        }
+        let silent_since = Instant::now();
+        loop {
+            let said = match self.form.heartbeat {
+                None => self.sources.next().await,
+                Some(beat) => tokio::select! {
+                    biased;
+                    said = self.sources.next() => said,
+                    () = sleep_until(silent_since + beat.every) => return Some(heartbeat(beat)),
+                },
+            };
+            match said {
+                Some((index, said)) => {
+                    if let Some(frames) = self.frames(index, said) {
+                        return Some(frames);
+                    }
+                }
+                None => {
+                    self.phase = Phase::Over;
+                    let data = json!({
+                        "totalStreams": self.endpoints.len(),
+                        "completed": self.completed,
+                        "failed": self.failed,
+                        "events": self.events,
+                    });
+                    return Some(frame("merge_complete", &data));
+                }
+            }
+        }
+    }
+
+    /// What is passed on of what a source says.
+    fn frames(&mut self, index: usize, said: Said) -> Option<Bytes> {
+        let source = &self.endpoints[index].source;
+        match said {
+            // A break that heals is no business of the reader.
+            Said::Open { .. } | Said::Retry { .. } => None,
+            Said::Events(events) => {
+                let mut out = BytesMut::new();
+                // Of another Millstream's words about its stream only the one about missing events concerns the reader.
+                for event in events.iter().filter(|event| !event.control || event.event == "gap") {
+                    self.events += u64::from(!event.control);
+                    out.extend_from_slice(&passed_on(source, event, self.form.envelope));
+                }
+                (!out.is_empty()).then(|| out.freeze())
+            }
+            Said::End(_) => {
+                self.completed += 1;
+                None
+            }
+            Said::GaveUp(failure) => {
+                self.failed += 1;
+                let data = json!({ "source": source, "error": failure.to_string(), "code": failure.code() });
+                Some(frame("merge_error", &data))
+            }
+        }
+    }
+}
+
+/// Without an id: positions of several streams are none of this one.
+fn passed_on(source: &str, event: &RemoteEvent, envelope: bool) -> Bytes {
+    let RemoteEvent { event, data, id, .. } = event;
+    if !envelope {
+        return Frame { event, data: Some(data), ..Frame::default() }.encode();
+    }
+    let payload = serde_json::from_str(data).map_or(Data::Text(data), Data::Json);
+    let id = Some(id.as_str()).filter(|id| !id.is_empty());
+    let whole = serde_json::to_string(&Envelope { source, event, id, data: payload }).expect("it is plain data");
+    Frame { event, data: Some(&whole), ..Frame::default() }.encode()
+}
+
+fn frame(event: &str, data: &serde_json::Value) -> Bytes {
+    Frame { event, data: Some(&data.to_string()), ..Frame::default() }.encode()
+}
+
+fn heartbeat(beat: Beat) -> Bytes {
+    if beat.comment {
+        return crate::sse::comment("heartbeat");
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    frame("heartbeat", &json!({ "timestamp": u64::try_from(now.as_millis()).unwrap_or(u64::MAX) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(event: &str, data: &str, id: &str) -> RemoteEvent {
+        RemoteEvent { event: event.into(), data: data.into(), id: id.into(), control: false }
+    }
+
+    #[test]
+    fn an_event_is_passed_on_without_its_id() {
+        assert_eq!(passed_on("s", &event("x", "a\nb", "7"), false), "event: x\ndata: a\ndata: b\n\n");
+        assert_eq!(passed_on("s", &event("message", "", ""), false), "data: \n\n");
+    }
+
+    #[test]
+    fn an_envelope_has_json_as_it_was_written_and_anything_else_as_text() {
+        let json = passed_on("s", &event("x", "{\"n\": 1.10, \"big\": 123456789012345678901}", "7"), true);
+        let whole =
+            "{\"source\":\"s\",\"event\":\"x\",\"id\":\"7\",\"data\":{\"n\": 1.10, \"big\": 123456789012345678901}}";
+        assert_eq!(json, format!("event: x\ndata: {whole}\n\n"));
+        let text = passed_on("s", &event("message", "[DONE", ""), true);
+        assert_eq!(text, "data: {\"source\":\"s\",\"event\":\"message\",\"id\":null,\"data\":\"[DONE\"}\n\n");
+    }
+}

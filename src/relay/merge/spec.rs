@@ -1,0 +1,321 @@
+//! What a client writes to name the sources of a merged stream, and what becomes of it; pure.
+//!
+//! A source is a path of the default remote, or an object. All of them are checked before anything is asked for, and
+//! each mistake is named with its place.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::Planned;
+use crate::{
+    relay::Config,
+    upstream::{HeaderMap, HeaderName, HeaderValue, Method, Purpose, Remotes, events::Source},
+};
+
+/// A source that is more than a path.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// A remote of the settings; `relay.default_remote` where none is named.
+    remote: Option<String>,
+    /// A path that the remote's `paths` permit, with query.
+    path: String,
+    /// `GET` or `POST`; `GET` where none is named.
+    method: Option<String>,
+    /// Header fields of the request.
+    headers: Option<BTreeMap<String, String>>,
+    /// The body of a POST: a string as it is, anything else as JSON.
+    #[schema(value_type = Option<Object>)]
+    body: Option<Value>,
+    /// What the source is called in the frames; its path where nothing is named.
+    label: Option<String>,
+}
+
+/// A mistake and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// Where it stands, such as `[2].path`.
+    pub field: String,
+    /// What is wrong.
+    pub detail: String,
+}
+
+/// The settings against which sources are checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// Section `[relay]`.
+    pub config: &'a Config,
+    /// The servers there are.
+    pub remotes: &'a Remotes,
+}
+
+/// Fields that belong to the connection, and those that reading an event stream sets itself. They are refused rather than
+/// dropped, so that nobody believes that they were sent.
+const REFUSED: [&str; 16] = [
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "last-event-id",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+];
+/// Most header fields of one source; below what common servers take.
+const MAX_HEADERS: usize = 64;
+/// Longest label in bytes.
+const MAX_LABEL: usize = 256;
+
+// === impl Plan ===
+
+impl Plan<'_> {
+    /// Checks all sources.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn sources(self, written: Vec<Value>) -> Result<Vec<Planned>, Vec<FieldError>> {
+        let (mut planned, mut errors) = (Vec::with_capacity(written.len()), Vec::new());
+        let max = self.config.max_sources;
+        if written.is_empty() || written.len() > max {
+            let detail = format!("names {} sources; it takes 1 to {max} (`relay.max_sources`)", written.len());
+            return Err(vec![FieldError { field: "body".into(), detail }]);
+        }
+        let (mut labels, mut paths) = (BTreeSet::new(), Vec::new());
+        for (index, value) in written.into_iter().enumerate() {
+            let mut at = At { index, errors: &mut errors };
+            let Some(spec) = at.read(value) else { continue };
+            if let Some(label) = &spec.label
+                && !labels.insert(label.clone())
+            {
+                at.error("label", format!("`{}` is the label of two sources", label.escape_debug()));
+            }
+            paths.push((spec.path.clone(), spec.label.clone()));
+            planned.extend(at.source(spec, self));
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let named = planned.into_iter().zip(paths).map(|(source, (path, label))| {
+            let label = label.unwrap_or_else(|| unused(&mut labels, &path)).into();
+            Planned { label, path, source }
+        });
+        Ok(named.collect())
+    }
+}
+
+/// The path, or the path with a number when it is taken.
+fn unused(labels: &mut BTreeSet<String>, path: &str) -> String {
+    let numbered = (2_u32..).map(|number| format!("{path}#{number}"));
+    let mut candidates = std::iter::once(path.to_owned()).chain(numbered);
+    let label = candidates.find(|label| !labels.contains(label)).expect("there are more numbers than sources");
+    labels.insert(label.clone());
+    label
+}
+
+/// A source whose mistakes are looked for.
+struct At<'a> {
+    index: usize,
+    errors: &'a mut Vec<FieldError>,
+}
+
+// === impl At ===
+
+impl At<'_> {
+    fn error(&mut self, field: &str, detail: impl Into<String>) {
+        let dot = if field.is_empty() { "" } else { "." };
+        self.errors.push(FieldError { field: format!("[{}]{dot}{field}", self.index), detail: detail.into() });
+    }
+
+    fn read(&mut self, value: Value) -> Option<SourceSpec> {
+        match value {
+            Value::String(path) => Some(SourceSpec { path, ..SourceSpec::default() }),
+            Value::Object(_) => match serde_path_to_error::deserialize(value) {
+                Ok(spec) => Some(spec),
+                Err(error) => {
+                    let path = error.path().to_string();
+                    self.error(if path == "." { "" } else { &path }, error.inner().to_string());
+                    None
+                }
+            },
+            _ => {
+                self.error("", "a source is a path (a string) or an object with `path`");
+                None
+            }
+        }
+    }
+
+    fn source(&mut self, spec: SourceSpec, plan: Plan<'_>) -> Option<Source> {
+        let SourceSpec { remote, path, method, headers, body, label } = spec;
+        let before = self.errors.len();
+        if label.is_some_and(|label| label.is_empty() || label.len() > MAX_LABEL || label.contains(char::is_control)) {
+            self.error("label", format!("a label has 1 to {MAX_LABEL} bytes and no control characters"));
+        }
+        let method = self.method(method.as_deref());
+        let mut headers = self.headers(headers.unwrap_or_default());
+        let body = body.filter(|body| !body.is_null());
+        if body.is_some() && method == Method::GET {
+            self.error("body", "a GET has no body; name `method` `POST`");
+        }
+        let (body, media) = match body {
+            None => (Bytes::new(), None),
+            Some(Value::String(text)) => (Bytes::from(text), Some("text/plain; charset=utf-8")),
+            Some(json) => (Bytes::from(json.to_string()), Some("application/json")),
+        };
+        if let Some(media) = media {
+            headers.entry("content-type").or_insert(HeaderValue::from_static(media));
+        }
+        let name = remote.as_deref().or(plan.config.default_remote.as_deref());
+        let Some(name) = name else {
+            self.error("remote", "is missing, and there is no `relay.default_remote`");
+            return None;
+        };
+        let remote = match plan.remotes.get(name) {
+            Ok(remote) => remote.clone(),
+            Err(unknown) => {
+                self.error("remote", unknown.to_string());
+                return None;
+            }
+        };
+        let url = remote.client_url(&path).map_err(|bad| self.error("path", bad.to_string())).ok()?;
+        let source = Source::get(remote, url, Purpose::Merge);
+        (self.errors.len() == before).then(|| Source { method, headers, body, pace: plan.config.pace(), ..source })
+    }
+
+    fn method(&mut self, method: Option<&str>) -> Method {
+        let Some(name) = method else { return Method::GET };
+        [Method::GET, Method::POST]
+            .into_iter()
+            .find(|method| method.as_str().eq_ignore_ascii_case(name))
+            .unwrap_or_else(|| {
+                self.error("method", format!("`{}` is none of GET, POST", name.escape_debug()));
+                Method::GET
+            })
+    }
+
+    /// No message quotes a value: it may be a secret.
+    fn headers(&mut self, written: BTreeMap<String, String>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if written.len() > MAX_HEADERS {
+            self.error("headers", format!("has {} fields, at most {MAX_HEADERS}", written.len()));
+            return headers;
+        }
+        for (name, value) in written {
+            let shown = name.escape_debug();
+            let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(&value).ok());
+            match parsed {
+                None => {
+                    let detail = format!("`{shown}` is no header field: names are tokens, values have no line break");
+                    self.error("headers", detail);
+                }
+                Some((name, _)) if REFUSED.contains(&name.as_str()) => {
+                    self.error("headers", format!("`{shown}` is set by the node itself; leave it out"));
+                }
+                Some((name, value)) => {
+                    if headers.insert(name, value).is_some() {
+                        self.error("headers", format!("`{shown}` is given twice; names have no case"));
+                    }
+                }
+            }
+        }
+        headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::upstream::{self, Client, RemoteConfig};
+
+    fn plan(written: Value) -> Result<Vec<Planned>, Vec<FieldError>> {
+        let at = |base: &str| RemoteConfig { base_url: Some(base.into()), ..RemoteConfig::default() };
+        let remotes = BTreeMap::from([("a".to_owned(), at("http://a")), ("b".to_owned(), at("http://b"))]);
+        let remotes = Remotes::build(&remotes, &Client::new(upstream::Config::default())).unwrap();
+        let config = Config { default_remote: Some("a".into()), max_sources: 6, ..Config::default() };
+        let Value::Array(written) = written else { panic!("sources are an array") };
+        Plan { config: &config, remotes: &remotes }.sources(written)
+    }
+
+    fn errors(written: Value) -> Vec<String> {
+        plan(written).unwrap_err().into_iter().map(|error| format!("{}: {}", error.field, error.detail)).collect()
+    }
+
+    #[test]
+    fn paths_and_objects_can_be_mixed() {
+        let sources = plan(json!([
+            "/api/sse/x",
+            { "remote": "b", "path": "/api/sse/y?z=1", "method": "post", "body": { "n": 1 }, "headers": { "X-A": "1" } },
+            { "path": "/api/sse/z", "label": "zed", "method": "POST", "body": "text" },
+        ]))
+        .unwrap();
+        assert_eq!(&*sources[0].label, "/api/sse/x");
+        assert_eq!((sources[0].source.remote.name(), sources[0].source.url.as_str()), ("a", "http://a/api/sse/x"));
+        let source = &sources[1].source;
+        assert_eq!((source.method.as_str(), source.url.as_str()), ("POST", "http://b/api/sse/y?z=1"));
+        assert_eq!((source.headers["x-a"].as_bytes(), &source.body[..]), (&b"1"[..], &b"{\"n\":1}"[..]));
+        assert_eq!(source.headers["content-type"], "application/json");
+        assert_eq!((&*sources[2].label, &sources[2].source.body[..]), ("zed", &b"text"[..]));
+        assert_eq!(sources[2].source.headers["content-type"], "text/plain; charset=utf-8");
+    }
+
+    #[test]
+    fn a_path_that_comes_twice_gets_a_label_of_its_own() {
+        let x = "/api/sse/x";
+        let sources = plan(json!([x, x, { "path": "/api/sse/y", "label": "/api/sse/x#3" }, x, x])).unwrap();
+        let labels: Vec<&str> = sources.iter().map(|source| &*source.label).collect();
+        assert_eq!(labels, [x, "/api/sse/x#2", "/api/sse/x#3", "/api/sse/x#4", "/api/sse/x#5"]);
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_place() {
+        let found = errors(json!([
+            "/api/jobs",
+            7,
+            { "path": "/api/sse/x", "remote": "c", "method": "PUT", "label": "" },
+            { "path": "/api/sse/x", "lable": "x" },
+            { "path": "/api/sse/x", "body": 1, "headers": { "Host": "h", "a b": "c", "X": "1", "x": "2" } },
+            { "path": 1 },
+        ]));
+        let begins = [
+            "[0].path: `/api/jobs` may not be asked of remote `a`",
+            "[1]: a source is",
+            "[2].label: ",
+            "[2].method: `PUT` is none of GET, POST",
+            "[2].remote: no remote is called `c`; there are `a`, `b`",
+            "[3].lable: unknown field `lable`",
+            "[4].headers: `Host` is set by the node itself",
+            "[4].headers: `a b` is no header field",
+            "[4].headers: `x` is given twice",
+            "[4].body: a GET has no body",
+            "[5].path: invalid type",
+        ];
+        assert_eq!(found.len(), begins.len(), "{found:#?}");
+        for (found, begin) in found.iter().zip(begins) {
+            assert!(found.starts_with(begin), "{found} / {begin}");
+        }
+        for field in ["Last-Event-ID", "Accept", "accept-encoding", "Transfer-Encoding", "Connection"] {
+            assert_eq!(errors(json!([{ "path": "/api/sse/x", "headers": { field: "x" } }])).len(), 1, "{field}");
+        }
+        let twice = errors(json!([{ "path": "/api/sse/x", "label": "l" }, { "path": "/api/sse/y", "label": "l" }]));
+        assert!(twice[0].starts_with("[1].label: `l`"), "{twice:?}");
+    }
+
+    #[test]
+    fn the_number_of_sources_is_bounded() {
+        assert!(errors(json!([]))[0].contains("1 to 6"));
+        assert!(errors(json!(["/a", "/a", "/a", "/a", "/a", "/a", "/a"]))[0].contains("7 sources"));
+    }
+}
