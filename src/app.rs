@@ -9,7 +9,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A stop goes in order: not ready and refusing new work, streams told and ended, jobs, journal, listener.
+//! A stop goes in order: not ready and refusing new work, streams told and ended, relays, jobs, journal, listener.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -30,7 +30,7 @@ use crate::{
         handler::{Handlers, Registered},
         handlers,
     },
-    journal, upstream,
+    journal, relay, upstream,
 };
 
 /// The parts of a node, as the routes hold them. Cheap to clone.
@@ -44,6 +44,8 @@ pub struct Node {
     pub hub: hub::Handle,
     /// Parallel work.
     pub jobs: jobs::Handle,
+    /// Remote streams that live here.
+    pub relays: relay::Handle,
     /// Outgoing requests.
     pub upstream: upstream::Client,
     /// The servers that the settings name.
@@ -136,12 +138,22 @@ impl App {
         }
         let http = Arc::new(handlers::HttpTask::new(&deps));
         let jobs = jobs::start(config.jobs.clone(), jobs::Deps::new(journal.clone(), &config.journal, handlers, http));
+        let relays = relay::start(
+            config.relay.clone(),
+            relay::Deps {
+                journal: journal.clone(),
+                max_event_bytes: config.journal.max_event_bytes,
+                remotes: remotes.clone(),
+                connections: connections.clone(),
+            },
+        );
         let door = Door::new(&config.server, Duration::from_millis(config.emitter.write_deadline_ms));
         let node = Node {
             config: Arc::new(config),
             journal,
             hub,
             jobs,
+            relays,
             upstream,
             remotes,
             connections,
@@ -240,6 +252,7 @@ impl Node {
         let drain = Duration::from_millis(self.config.server.drain_ms);
         tracing::info!(streams = self.hub.counters().open(), drain_ms = self.config.server.drain_ms, "stopping");
         tokio::join!(self.hub.stop(drain), self.pulls.ended(drain));
+        self.relays.stop().await;
         self.jobs.stop(JOBS_GRACE).await;
         self.journal.close().await;
         tracing::info!("stopped");

@@ -222,9 +222,19 @@ struct Envelope<'a> {
     timestamp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
 }
 
 impl Event {
+    /// The source of a relay that it came from, by its label; `None` for what no relay has brought.
+    pub fn source(&self) -> Option<&str> {
+        // Into such a topic only the node itself publishes: no user can be named so as to be taken for a source.
+        let relayed = self.topics.iter().any(|topic| topic.as_str().starts_with("relay:"));
+        let (_, label) = self.publisher.strip_prefix("relay:").filter(|_| relayed)?.split_once('/')?;
+        Some(label)
+    }
+
     /// The name that subscribers see: `message` where none was given.
     pub fn name(&self) -> &str {
         if self.event.is_empty() { "message" } else { &self.event }
@@ -253,6 +263,7 @@ impl Event {
                     data: self.data_value(),
                     timestamp: self.timestamp,
                     origin: self.origin.as_deref(),
+                    source: self.source(),
                 };
                 let data = serde_json::to_string(&envelope).expect("plain data serialises");
                 self.encode(&self.event, &data)
@@ -328,6 +339,19 @@ mod tests {
         assert_eq!(draft.check(1), Err(Invalid::TooLarge { size: 2, limit: 1 }));
         draft.topics.clear();
         assert_eq!(draft.check(10), Err(Invalid::NoTopic));
+    }
+
+    #[test]
+    fn only_what_a_relay_has_brought_has_a_source() {
+        let source = |topic: &str, publisher: &str| {
+            let mut draft = Draft::new(Topic::new(topic).unwrap(), "", "x");
+            draft.publisher = publisher.into();
+            draft.into_event(Position::start(1), 0).source().map(str::to_owned)
+        };
+        assert_eq!(source("relay:1", "relay:1/a/b"), Some("a/b".into()));
+        assert_eq!(source("relay:1", "relay:1"), None);
+        assert_eq!(source("order:1", "relay:1/a"), None);
+        assert_eq!(source("job:1", "jobs"), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod proxy;
 mod publish;
 mod pull;
 mod query;
+mod relays;
 mod samples;
 mod stream;
 mod topics;
@@ -50,6 +51,7 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
             .configure(connections)
             .configure(job_routes)
             .configure(remote_streams)
+            .configure(relay_routes)
             .configure(operating)
             .default_service(web::to(error::not_found));
         config.service(scope);
@@ -117,6 +119,14 @@ fn remote_streams(config: &mut web::ServiceConfig) {
         .service(
             at("/api/sse-proxy/{remote}/{path:.*}").route(web::get().to(proxy::get)).route(web::post().to(proxy::post)),
         );
+}
+
+fn relay_routes(config: &mut web::ServiceConfig) {
+    config
+        .service(at("/api/relays").route(web::get().to(relays::list)).route(web::post().to(relays::create)))
+        .service(at("/api/relays/{relay}").route(web::get().to(relays::get)).route(web::delete().to(relays::delete)))
+        .service(at("/api/relays/{relay}/events").route(web::get().to(relays::events)))
+        .service(at("/api/relays/{relay}/restart").route(web::post().to(relays::restart)));
 }
 
 fn operating(config: &mut web::ServiceConfig) {

@@ -1,12 +1,74 @@
 //! Relays: remote event streams that live on this node, merged, resumable and independent of who watches them.
 //!
-//! Settings come first; see [`Config`].
+//! ```text
+//!  http ──create──> Handle ──> journal: spec, cursors           accepted: only now the client hears of it
+//!                                │
+//!                                v
+//!   Group: equal sources, one    Runner ──next()──> EventSource ──> remote
+//!   upstream connection            │
+//!                                  └──append(events + the cursors that cover them)──> journal ──> hub ──> watchers
+//! ```
+//!
+//! [`Handle`] is the only door. `spec` checks, `state` and `books` say what is known, `group` says who shares an upstream;
+//! `runner` reads one upstream and writes what it brings, `lifecycle` begins and ends relays, `actor` is the thread that
+//! all of it runs on. With a journal that outlives the process so do relays: at the start `recovery` takes them up where
+//! their cursors stand.
+//!
+//! Promises: an event of a source is in the relay's topics once, in order, whatever happens to this node; what cannot be
+//! kept or cannot be known is told in band; a source that fails harms no other one; while the journal takes nothing the
+//! upstream is held, and nothing is dropped.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::upstream::events::Pace;
+use crate::{
+    journal,
+    upstream::{Connections, Remotes, events::Pace},
+};
+
+mod actor;
+mod append;
+mod books;
+mod copy;
+mod error;
+mod group;
+mod handle;
+mod lifecycle;
+mod record;
+mod recovery;
+mod runner;
+mod shared;
+pub mod spec;
+pub mod state;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod told;
+
+pub use self::{
+    actor::start,
+    books::{Filter, Listing},
+    error::Error,
+    handle::{Created, Handle},
+    spec::{FieldError, Spec},
+    state::{Status, Summary, View},
+    stats::Stats,
+    told::LAST_EVENT,
+};
+
+/// What the relays of a node work with.
+#[derive(Clone)]
+pub struct Deps {
+    /// Where events and cursors go.
+    pub journal: journal::Shared,
+    /// The journal's `max_event_bytes`: what is larger is told of, not kept.
+    pub max_event_bytes: usize,
+    /// Who can be asked.
+    pub remotes: Remotes,
+    /// The places for upstream streams.
+    pub connections: Connections,
+}
 
 pub mod merge;
 pub mod passthrough;
@@ -55,6 +117,7 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         let positive = [
             ("max_upstreams", self.max_upstreams as u64),
+            ("max_relays", self.max_relays as u64),
             ("max_sources", self.max_sources as u64),
             ("initial_retry_ms", self.initial_retry_ms),
             ("max_retry_ms", self.max_retry_ms),

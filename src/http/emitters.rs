@@ -32,6 +32,7 @@ pub(super) async fn status(node: Data<Node>, _: NoQuery) -> HttpResponse {
     if let Some(fields) = totals.as_object_mut() {
         fields.insert("journal".into(), json!(node.journal.stats()));
         fields.insert("jobs".into(), json!(jobs));
+        fields.insert("relays".into(), json!(node.relays.stats()));
         fields.insert("uptimeMs".into(), json!(u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX)));
         fields.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
     }

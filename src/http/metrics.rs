@@ -50,6 +50,7 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let node = &self.0;
         let (hub, journal, jobs) = (node.hub.counters(), node.journal.stats(), node.jobs.stats());
+        let (relays, upstream) = (node.relays.stats(), node.connections.figures());
         let counters = [
             ("streams_opened", "Streams opened.", hub.opened.load(Relaxed)),
             ("events_delivered", "Events put into outboxes of emitters.", hub.delivered.load(Relaxed)),
@@ -67,6 +68,16 @@ impl Collector for Figures {
             ("tasks_failed", "Tasks that ended with an error.", jobs.tasks_failed),
             ("task_retries", "Attempts that followed a failed one.", jobs.task_retries),
             ("task_duration_milliseconds", "Sum of the durations of ended tasks.", jobs.task_duration_ms_sum),
+            ("relay_events", "Events that relays have appended.", relays.events),
+            ("relay_events_skipped", "Events of sources that were told of and not kept.", relays.skipped),
+            ("relay_reconnects", "Connections of relays after the first one of a source.", relays.reconnects),
+            ("relay_doubles_dropped", "Events that came again after a reconnect.", relays.doubles_dropped),
+            ("relay_sources_failed", "Sources of relays that were given up.", relays.sources_failed),
+            ("relay_records_unreadable", "Records of relays that could not be read.", relays.records_unreadable),
+            ("upstream_streams_opened", "Upstream streams opened.", upstream.opened),
+            ("upstream_streams_refused", "Times that there was no place for an upstream stream.", upstream.refused),
+            ("upstream_bytes", "Bytes read from upstream streams.", upstream.bytes),
+            ("upstream_events", "Events read from upstream streams.", upstream.events),
             (
                 "journal_duplicates",
                 "Events not appended because their publisher had sent them before.",
@@ -95,6 +106,10 @@ impl Collector for Figures {
             ("tasks_running", "Attempts that run.", jobs.tasks_running),
             ("tasks_queued", "Tasks that wait for a slot.", jobs.tasks_queued),
             ("job_events_pending", "Events of jobs that wait for the journal.", jobs.events_pending),
+            ("relays_running", "Relays that have not ended.", relays.relays_running),
+            ("relays_kept", "Relays that have ended and are kept.", relays.relays_kept),
+            ("upstream_streams_open", "Upstream streams that are open.", upstream.open),
+            ("upstream_streams_limit", "Most upstream streams at once (max_upstreams).", upstream.limit),
             ("ready", "1 while the node takes work.", u64::from(!node.stopping.is_cancelled())),
         ];
         for (name, help, value) in gauges {

@@ -12,7 +12,9 @@ use utoipa::{
 };
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{connect, emitters, error, jobs, journal, merge, metrics, operate, pages, proxy, publish, samples, topics};
+use super::{
+    connect, emitters, error, jobs, journal, merge, metrics, operate, pages, proxy, publish, relays, samples, topics,
+};
 
 /// Every route of the contract.
 #[derive(utoipa::OpenApi)]
@@ -53,6 +55,12 @@ use super::{connect, emitters, error, jobs, journal, merge, metrics, operate, pa
         proxy::sample,
         proxy::get,
         proxy::post,
+        relays::create,
+        relays::list,
+        relays::get,
+        relays::delete,
+        relays::restart,
+        relays::events,
         samples::parallel,
         samples::flow,
         samples::progress,

@@ -49,6 +49,8 @@ struct EventRow<'a> {
     timestamp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
 }
 
 /// A page of a topic's events, with the `lastEventId` to stream on from: render first, then stream.
@@ -82,6 +84,7 @@ pub(super) async fn events(
             data: event.data_value(),
             timestamp: event.timestamp,
             origin: event.origin.as_deref(),
+            source: event.source(),
         })
         .unwrap_or_default()
     };
@@ -99,7 +102,9 @@ pub(super) async fn purge(node: Data<Node>, topic: Path<String>, _: NoQuery) -> 
     if topic.internal() {
         return Err(Problem::new(
             actix_web::http::StatusCode::CONFLICT,
-            format!("`{topic}` belongs to a job; it leaves with the job (jobs.retention_ms)"),
+            format!(
+                "`{topic}` belongs to a job or a relay; it leaves with it (`retention_ms` of `[jobs]` and `[relay]`)"
+            ),
         ));
     }
     let purged = node.journal.purge(topic).await?;

@@ -123,6 +123,11 @@ impl Emitter {
         disjoint(own.chain(groups).chain(self.topics.iter().cloned()).collect())
     }
 
+    /// True for the event with which this stream ends; one that a relay has brought from elsewhere has only the name.
+    pub(super) fn is_last(&self, event: &crate::event::Event) -> bool {
+        self.until.is_some_and(|until| until == event.name()) && event.source().is_none()
+    }
+
     /// True when its client sends what nobody asked for. To ask costs a system call.
     pub(super) fn flooded(&self) -> bool {
         self.flooded.as_ref().is_some_and(|flooded| flooded())

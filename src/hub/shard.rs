@@ -225,7 +225,7 @@ impl Shard {
             }
             Offered::TooSlow => 0,
         };
-        if emitter.until.is_some_and(|until| until == event.name()) && emitter.feed == Feed::Live {
+        if emitter.is_last(event) && emitter.feed == Feed::Live {
             emitter.close(Reason::Ended, now);
         }
         emitter.wake();
@@ -296,7 +296,7 @@ impl Shard {
             emitter.outbox.push(bytes_for(&event, emitter.envelope), now);
             emitter.delivered += 1;
             self.counters.delivered.fetch_add(1, Relaxed);
-            if emitter.until.is_some_and(|until| until == event.name()) {
+            if emitter.is_last(&event) {
                 emitter.close(Reason::Ended, now);
                 break;
             }

@@ -113,6 +113,8 @@ struct Row<'a> {
     timestamp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
 }
 
 // === impl Verified ===
@@ -225,6 +227,7 @@ fn line(event: &Event) -> String {
         data: event.data_value(),
         timestamp: event.timestamp,
         origin: event.origin.as_deref(),
+        source: event.source(),
     };
     serde_json::to_string(&row).expect("plain data serialises") + "\n"
 }

@@ -151,6 +151,7 @@ pub struct EventSource {
     reconnects: u64,
     /// A connection was open, and what it brought had no ids to resume with.
     blind: bool,
+    doubles: u64,
 }
 
 enum State {
@@ -220,6 +221,7 @@ impl EventSource {
             // What was read in an earlier life without ids is as lost as what is read in this one.
             blind: cursor.events > 0 && cursor.last_id.is_empty(),
             reconnects: 0,
+            doubles: 0,
             source,
             connections,
             cursor,
@@ -238,6 +240,11 @@ impl EventSource {
     /// go on from there in another life without a loss and without doubles.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
+    }
+
+    /// Events that came again after a reconnect, and were left out.
+    pub fn doubles(&self) -> u64 {
+        self.doubles
     }
 
     /// Waits for what comes next; `None` after the end.
@@ -326,7 +333,7 @@ impl EventSource {
         let State::Open(stream) = &mut self.state else { return None };
         let (mut events, mut ended) = (Vec::new(), false);
         let (cursor, policy, end_event) = (&mut self.cursor, &mut self.policy, self.source.end_event.as_deref());
-        let Stream { decoder, leaving, dialect, first, .. } = &mut **stream;
+        let (doubles, Stream { decoder, leaving, dialect, first, .. }) = (&mut self.doubles, &mut **stream);
         let taken = decoder.push(chunk, |item| match item {
             sse::Item::Retry(ms) => policy.hint(ms),
             sse::Item::Id(id) => cursor.set(id),
@@ -345,7 +352,9 @@ impl EventSource {
                 let control = *dialect && !own_id && CONTROL.contains(&event);
                 *leaving |= control && event == "disconnect";
                 let taken = if control { Taken::New } else { cursor.take(event, data, own_id.then_some(id)) };
-                if taken == Taken::New {
+                if taken == Taken::Double {
+                    *doubles += 1;
+                } else {
                     ended = end_event == Some(event);
                     let id = if control { String::new() } else { cursor.last_id.clone() };
                     events.push(RemoteEvent { event: event.to_owned(), data: data.to_owned(), id, control });

@@ -31,7 +31,11 @@ pub struct Request {
 impl Upstream {
     /// Each request is answered by `answer` on a thread of its own; the connection ends with it.
     pub fn start(answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_on(TcpListener::bind("127.0.0.1:0").expect("a free port"), answer)
+    }
+
+    /// The same on a port of the test's choice.
+    pub fn start_on(listener: TcpListener, answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let addr = listener.local_addr().expect("it is bound");
         let (seen, over) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::<AtomicBool>::default());
         let (log, ended, answer) = (seen.clone(), over.clone(), Arc::new(answer));

@@ -54,6 +54,11 @@ impl Cursor {
         HeaderValue::from_bytes(self.last_id.as_bytes()).ok()
     }
 
+    /// Takes an event that another reader of the same stream had; `id` is the one in force.
+    pub fn note(&mut self, event: &str, data: &str, id: &str) {
+        self.take(event, data, Some(id));
+    }
+
     /// A connection has begun.
     pub(super) fn reopened(&mut self) {
         self.seeking = !self.recent.is_empty() && self.resume_id().is_some();

@@ -1,0 +1,151 @@
+//! Relays: make, list, inspect, watch, restart, end.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header,
+    web::{Data, Path},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Identity, Problem,
+    body::Json,
+    connect::{STREAM_PARAMETERS, basics, last_event_id},
+    emitters::page_size,
+    error::Field,
+    query::{NoQuery, Query},
+    stream,
+};
+use crate::{
+    app::Node,
+    event::Position,
+    hub::Start,
+    journal,
+    relay::{self, Created, Filter, LAST_EVENT, Listing, Spec, View},
+    topic::{Pattern, Topic},
+};
+
+/// Make a relay: it lives on its own, whoever watches it.
+#[utoipa::path(post, path = "/api/relays", tag = "relays", request_body = Spec, responses(
+    (status = 201, description = "it is kept and being connected; `Location` says where it is", body = Created),
+    (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
+    (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn create(node: Data<Node>, request: HttpRequest, body: Json<Spec>) -> Result<HttpResponse, Problem> {
+    Query::of(&request).only(&["access_token"])?;
+    let created = node.relays.create(body.value).await?;
+    let location = (header::LOCATION, format!("/api/relays/{}", created.id));
+    Ok(HttpResponse::Created().insert_header(location).json(created))
+}
+
+/// A page of relays, newest first.
+#[utoipa::path(get, path = "/api/relays", tag = "relays", params(
+    ("status" = Option<String>, Query, description = "`running`, `completed`, `partial`, `failed`"),
+    ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
+    ("after" = Option<String>, Query, description = "the `next` of the page before"),
+), responses((status = 200, body = Listing), (status = 400, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request);
+    query.only(&["status", "limit", "after", "access_token"])?;
+    let limit = page_size(&query)?;
+    let status = match query.first("status") {
+        None => None,
+        Some(word) => Some(
+            serde_json::from_value(json!(word))
+                .map_err(|_| Problem::malformed(format!("`{word}` is no status of a relay")))?,
+        ),
+    };
+    let filter = Filter { status, after: query.first("after").map(str::to_owned), limit };
+    Ok(HttpResponse::Ok().json(node.relays.list(filter).await?))
+}
+
+/// A relay with its sources.
+#[utoipa::path(get, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path)),
+    responses((status = 200, body = View), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn get(node: Data<Node>, relay: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(node.relays.get(&relay).await?))
+}
+
+/// End a relay and forget it; its upstreams are closed at once, its events stay.
+#[utoipa::path(delete, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path)), responses(
+    (status = 204, description = "it is gone"), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn delete(node: Data<Node>, relay: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+    node.relays.delete(&relay).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Make all connections of a relay anew, each where it stands; what has ended is taken up again.
+#[utoipa::path(post, path = "/api/relays/{relay}/restart", tag = "relays", params(("relay" = String, Path)), responses(
+    (status = 202, description = "the sources are being connected"), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn restart(node: Data<Node>, relay: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+    node.relays.restart(&relay).await?;
+    Ok(HttpResponse::Accepted().json(node.relays.summary(&relay).await?))
+}
+
+/// A relay's history as far as it is kept, then what comes, until `relay_end`. 204 for one who has seen it all.
+#[utoipa::path(get, path = "/api/relays/{relay}/events", tag = "relays", params(
+    ("relay" = String, Path), ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
+), responses(
+    (status = 200, description = "the relay's events", content_type = "text/event-stream"),
+    (status = 204, description = "the relay has ended and nothing follows: EventSource stops"),
+    (status = 400, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn events(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Identity,
+    relay: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request);
+    query.only(STREAM_PARAMETERS)?;
+    let mut connect = basics(&node, &request, &query)?;
+    let summary = node.relays.summary(&relay).await?;
+    let topic = Topic::relay(&summary.id)?;
+    let seen = last_event_id(&request, &query)?.and_then(|id| id.parse::<Position>().ok());
+    if let Some(seen) = seen
+        && summary.status.ended()
+        && seen_all(&node, &topic, seen).await?
+    {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    if connect.start == Start::Live {
+        connect.start = Start::Beginning;
+    }
+    connect.user = identity.user;
+    connect.topics = vec![Pattern::Exact(topic)];
+    connect.until = Some(LAST_EVENT);
+    connect.greeting.fields = Map::from_iter([
+        ("relayId".to_owned(), Value::from(summary.id)),
+        ("eventsUrl".to_owned(), Value::from(summary.events_url)),
+    ]);
+    stream::open(&node, &request, connect).await
+}
+
+/// True when nothing of an ended relay follows the position. A relay counts as ended a moment before its last event is
+/// in the journal, so that event is looked for.
+async fn seen_all(node: &Node, topic: &Topic, seen: Position) -> Result<bool, Problem> {
+    if seen.epoch != node.journal.epoch() {
+        return Ok(false);
+    }
+    let info = node.journal.topics(Pattern::Exact(topic.clone()), None, 1).await?.pop();
+    let Some(last) = info.and_then(|info| info.last).filter(|last| seen.offset >= last.offset) else {
+        return Ok(false);
+    };
+    let (patterns, after) = (vec![Pattern::Exact(topic.clone())].into(), last.offset.saturating_sub(1));
+    let page = node.journal.read(journal::Query { patterns, after, floor: after, limit: 1, max_bytes: 1 }).await?;
+    // One that is gone by now was not written a moment ago.
+    Ok(page.events.first().is_none_or(|event| event.name() == LAST_EVENT && event.source().is_none()))
+}
+
+impl From<relay::Error> for Problem {
+    fn from(error: relay::Error) -> Self {
+        use relay::Error as E;
+        match error {
+            E::Invalid(errors) => {
+                let field = |error: relay::FieldError| Field { field: error.field, detail: error.detail };
+                Self::fields(errors.into_iter().map(field).collect())
+            }
+            E::Unknown(_) => Self::unknown(error.to_string()),
+            E::Full(_) | E::Starting | E::Stopping => Self::unavailable(error.to_string(), 5),
+            E::Journal(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Which relays there are; pure.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use serde::Serialize;
+use tokio::sync::Mutex as Gate;
+use utoipa::ToSchema;
+
+use super::{
+    Spec, Status,
+    state::{SourceState, SourceView, Summary, View},
+};
+use crate::topic::Topic;
+
+/// What is known of all relays.
+#[derive(Default)]
+pub struct Books {
+    relays: BTreeMap<String, Relay>,
+    /// Relays that are being made.
+    promised: usize,
+}
+
+/// A relay.
+pub struct Relay {
+    pub id: String,
+    pub spec: Arc<Spec>,
+    pub target: Option<Topic>,
+    pub created_at: u64,
+    pub status: Status,
+    pub ended_at: Option<u64>,
+    pub sources: Vec<SourceState>,
+    /// Held by whoever begins, ends or changes this relay.
+    pub gate: Arc<Gate<()>>,
+}
+
+/// Which relays to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only those with this status.
+    pub status: Option<Status>,
+    /// The `next` of the page before.
+    pub after: Option<String>,
+    /// Most relays in the page; 0 means 50, and more than 1000 are never answered.
+    pub limit: usize,
+}
+
+/// A page of relays, newest first.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = RelayListing)]
+pub struct Listing {
+    /// The relays.
+    pub relays: Vec<Summary>,
+    /// Pass it as `after` for the next page; `None` when this is the last.
+    pub next: Option<String>,
+}
+
+// === impl Relay ===
+
+impl Relay {
+    /// Where the API says that it is.
+    fn summary(&self) -> Summary {
+        Summary {
+            id: self.id.clone(),
+            topic: self.target.as_ref().map_or_else(|| format!("relay:{}", self.id), ToString::to_string),
+            status: self.status,
+            events_url: events_url(&self.id),
+            created_at: self.created_at,
+            ended_at: self.ended_at,
+            events: self.events(),
+        }
+    }
+
+    /// Events of all its sources.
+    pub fn events(&self) -> u64 {
+        self.sources.iter().map(|source| source.events).sum()
+    }
+
+    fn view(&self) -> View {
+        let spec = self.spec.redacted();
+        let rows = self.sources.iter().zip(&spec.sources).map(|(state, source)| SourceView {
+            label: source.label.clone().unwrap_or_default(),
+            remote: source.remote.clone().unwrap_or_default(),
+            path: source.path.clone(),
+            state: state.state,
+            events: state.events,
+            last_event_id: Some(state.last_event_id.clone()).filter(|id| !id.is_empty()),
+            reconnects: state.reconnects,
+            last_error: state.last_error.clone(),
+            since: state.since,
+        });
+        View { summary: self.summary(), sources: rows.collect(), spec }
+    }
+}
+
+// === impl Books ===
+
+impl Books {
+    /// Holds a place for a relay; false when there is none.
+    pub fn promise(&mut self, max: usize) -> bool {
+        let free = self.running() + self.promised < max;
+        self.promised += usize::from(free);
+        free
+    }
+
+    /// Gives the place back.
+    pub fn break_promise(&mut self) {
+        self.promised -= 1;
+    }
+
+    pub fn insert(&mut self, relay: Relay) {
+        self.relays.insert(relay.id.clone(), relay);
+    }
+
+    pub fn remove(&mut self, id: &str) -> Option<Relay> {
+        self.relays.remove(id)
+    }
+
+    pub fn get(&self, id: &str) -> Option<&Relay> {
+        self.relays.get(id)
+    }
+
+    pub fn get_mut(&mut self, id: &str) -> Option<&mut Relay> {
+        self.relays.get_mut(id)
+    }
+
+    /// A source, if its relay is still there.
+    pub fn source_mut(&mut self, id: &str, index: usize) -> Option<&mut SourceState> {
+        self.relays.get_mut(id)?.sources.get_mut(index)
+    }
+
+    pub fn view(&self, id: &str) -> Option<View> {
+        self.relays.get(id).map(Relay::view)
+    }
+
+    pub fn summary(&self, id: &str) -> Option<Summary> {
+        self.relays.get(id).map(Relay::summary)
+    }
+
+    pub fn list(&self, filter: &Filter) -> Listing {
+        let limit = if filter.limit == 0 { 50 } else { filter.limit.min(1000) };
+        let end = filter.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let newest_first = self.relays.range::<str, _>((Bound::Unbounded, end)).rev().map(|(_, relay)| relay);
+        let wanted = newest_first.filter(|relay| filter.status.is_none_or(|status| relay.status == status));
+        let mut relays: Vec<_> = wanted.take(limit + 1).map(Relay::summary).collect();
+        let more = relays.len() > limit;
+        relays.truncate(limit);
+        let next = relays.last().filter(|_| more).map(|relay| relay.id.clone());
+        Listing { relays, next }
+    }
+
+    pub fn running(&self) -> usize {
+        self.relays.values().filter(|relay| !relay.status.ended()).count()
+    }
+
+    pub fn kept(&self) -> usize {
+        self.relays.len() - self.running()
+    }
+
+    /// Relays whose time is over, and the oldest of those that are beyond `most`.
+    pub fn leaving(&self, now: u64, retention_ms: u64, most: usize) -> Vec<String> {
+        let mut ended: Vec<_> =
+            self.relays.values().filter_map(|relay| Some((relay.ended_at?, relay.id.as_str()))).collect();
+        ended.sort_unstable();
+        let beyond: HashSet<_> = ended.iter().take(ended.len().saturating_sub(most)).map(|(_, id)| *id).collect();
+        let over = |(at, id): &&(u64, &str)| at.saturating_add(retention_ms) <= now || beyond.contains(id);
+        ended.iter().filter(over).map(|(_, id)| (*id).to_owned()).collect()
+    }
+}
+
+/// Where the events of a relay are to be had.
+pub fn events_url(id: &str) -> String {
+    format!("/api/relays/{id}/events")
+}

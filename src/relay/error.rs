@@ -1,0 +1,33 @@
+//! What can go wrong, by what the caller can do about it.
+
+use super::spec::FieldError;
+use crate::journal::Unavailable;
+
+/// Why a relay was not made, found or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Fix the spec.
+    #[error("the relay has {} mistakes, the first: {}", .0.len(), first(.0))]
+    Invalid(Vec<FieldError>),
+    /// There is no such relay, or it has left.
+    #[error("no relay `{0}`; it may have been deleted, or has left after its end (`relay.retention_ms`)")]
+    Unknown(String),
+    /// Try again later.
+    #[error(
+        "as many relays are running as this node permits ({0}, `relay.max_relays`); delete one, or try again later"
+    )]
+    Full(usize),
+    /// Try again soon.
+    #[error("the node has just started and still reads the relays that it kept; try again soon")]
+    Starting,
+    /// Try another node, or this one after its restart.
+    #[error("the node is stopping")]
+    Stopping,
+    /// Try again later.
+    #[error(transparent)]
+    Journal(#[from] Unavailable),
+}
+
+fn first(errors: &[FieldError]) -> String {
+    errors.first().map_or_else(String::new, |error| format!("`{}`: {}", error.field, error.detail))
+}

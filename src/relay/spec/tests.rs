@@ -1,0 +1,66 @@
+//! What a spec becomes; what is refused is tested where a client sees it, in `tests/relays/api.rs`.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    relay::Config,
+    upstream::{Client, RemoteConfig, Remotes},
+};
+
+fn plan(spec: &Value) -> Plan {
+    let config = RemoteConfig { base_url: Some("http://h".into()), ..RemoteConfig::default() };
+    let remotes = BTreeMap::from([("up".to_owned(), config)]);
+    let remotes = Remotes::build(&remotes, &Client::new(crate::upstream::Config::default())).unwrap();
+    let config = Config { default_remote: Some("up".into()), ..Config::default() };
+    let mut spec = Spec::deserialize(spec).unwrap();
+    Plan::check(&mut spec, Limits { config: &config, remotes: &remotes }).unwrap()
+}
+
+fn source(source: &Value) -> PlannedSource {
+    plan(&json!({ "sources": [source] })).sources.remove(0)
+}
+
+#[test]
+fn labels_are_given_and_stay_unique() {
+    let plan = plan(&json!({ "sources": [
+        { "path": "/api/sse/a" }, { "path": "/api/sse/a" }, { "path": "/api/sse/a", "label": "up" },
+    ] }));
+    let labels: Vec<_> = plan.sources.iter().map(|source| source.label.as_str()).collect();
+    assert_eq!(labels, ["up-2", "up-3", "up"]);
+}
+
+#[test]
+fn a_body_goes_as_text_or_as_json() {
+    let text = source(&json!({ "path": "/api/sse/a", "method": "POST", "body": "plain" })).source;
+    assert_eq!((text.body.as_ref(), text.headers.get("content-type")), (b"plain".as_slice(), None));
+    let json = source(&json!({ "path": "/api/sse/a", "method": "POST", "body": ["a"] })).source;
+    assert_eq!(json.body.as_ref(), br#"["a"]"#);
+    assert_eq!(json.headers["content-type"], "application/json");
+}
+
+#[test]
+fn what_makes_requests_equal_is_all_but_the_label() {
+    let key = |with: &Value| {
+        let mut spec = json!({ "path": "/api/sse/a", "headers": { "X-A": "1", "x-b": "2" } });
+        spec.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
+        source(&spec).key
+    };
+    let plain = key(&json!({}));
+    assert_eq!(key(&json!({ "label": "other" })), plain);
+    assert_eq!(key(&json!({ "headers": { "X-B": "2", "x-a": "1" } })), plain);
+    assert_eq!(key(&json!({ "method": "get" })), plain);
+    let others = [
+        json!({ "path": "/api/sse/a?" }),
+        json!({ "headers": { "X-A": "1", "x-b": "3" } }),
+        json!({ "method": "POST" }),
+        json!({ "lastEventId": "1" }),
+        json!({ "readTimeoutMs": 1 }),
+        json!({ "initialRetryMs": 100 }),
+    ];
+    for other in others {
+        assert_ne!(key(&other), plain, "{other}");
+    }
+}

@@ -1,0 +1,5 @@
+//! Relays against a journal that fails as a test wants it to; what needs no such journal is in `tests/relays`.
+
+mod faults;
+mod rig;
+mod starts;
