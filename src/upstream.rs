@@ -185,18 +185,27 @@ impl Client {
     /// # Errors
     /// See [`Error`]; an HTTP status is none.
     pub async fn send(&self, request: Request) -> Result<Response, Error> {
-        let after = request.head_timeout;
-        timeout(after, self.follow(request)).await.unwrap_or(Err(Error::HeadTimeout { after }))
+        self.send_noting(request, &mut false).await
     }
 
-    async fn follow(&self, request: Request) -> Result<Response, Error> {
+    /// The same; `redirected` becomes true with the first redirect. A connection that fails after it does not mean that
+    /// nobody has got the request.
+    async fn send_noting(&self, request: Request, redirected: &mut bool) -> Result<Response, Error> {
+        let after = request.head_timeout;
+        timeout(after, self.follow(request, redirected)).await.unwrap_or(Err(Error::HeadTimeout { after }))
+    }
+
+    async fn follow(&self, request: Request, redirected: &mut bool) -> Result<Response, Error> {
         let Request { method, url, headers, body, trust, redirects: limit, .. } = request;
         let mut hop = Hop::first(method, &url, headers, body, trust)?;
         for left in (0..=limit).rev() {
             let response = self.exchange(&hop).await?;
             hop = match redirect::location(response.status(), response.headers()) {
                 Some(_) if left == 0 && limit > 0 => break,
-                Some(location) if limit > 0 => hop.follow(response.status(), location)?,
+                Some(location) if limit > 0 => {
+                    *redirected = true;
+                    hop.follow(response.status(), location)?
+                }
                 _ => {
                     let (head, body) = response.into_parts();
                     let body = Body::new(body);

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::upstream::{
-    Connections, Error, HeaderMap, Lease, Method, Purpose, Remote, Url,
+    Connections, HeaderMap, Lease, Method, Purpose, Remote, Url,
     events::{Answer, Chunks, Failure, Opened, open},
 };
 
@@ -41,10 +41,6 @@ pub struct Passthrough {
     weaver: Weaver,
     /// A sign of life is sent after so long a silence.
     heartbeat: Duration,
-    /// The connection is given up after so long a silence.
-    idle: Duration,
-    /// How long nothing has come, as far as it was waited for: a reader that does not ask makes no silence.
-    silent: Duration,
 }
 
 // === impl Ask ===
@@ -61,13 +57,12 @@ impl Ask {
         let place = connections.enter(&remote, &method, url.path(), Purpose::Proxy);
         let request = remote.request(method, &url, headers, body);
         let idle = remote.read_timeout();
-        match open(remote.client().clone(), request, idle, place).await? {
+        match open(remote.client().clone(), request, idle, place).await.map_err(|refused| refused.failure)? {
             Answer::NoContent => Ok(None),
             Answer::Stream(opened) => {
                 let Opened { chunks, lease, .. } = *opened;
                 let ended = Box::pin(lease.ended().cancelled_owned());
-                let (weaver, silent) = (Weaver::default(), Duration::ZERO);
-                Ok(Some(Passthrough { chunks, lease, ended, weaver, heartbeat, idle, silent }))
+                Ok(Some(Passthrough { chunks, lease, ended, weaver: Weaver::default(), heartbeat }))
             }
         }
     }
@@ -81,29 +76,24 @@ impl Passthrough {
     /// # Errors
     /// The stream broke off; nothing follows.
     pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
-        let mut begin = Instant::now();
-        let mut beat = begin + self.heartbeat;
+        let mut beat = Instant::now() + self.heartbeat;
         loop {
-            let gone = begin + self.idle.saturating_sub(self.silent);
             let chunk = tokio::select! {
                 biased;
                 () = &mut self.ended => return Some(Err(Failure::Ended)),
                 chunk = self.chunks.next() => chunk,
-                () = sleep_until(beat.min(gone)) => {
-                    if Instant::now() >= gone {
-                        return Some(Err(Failure::Transport(Error::IdleTimeout { after: self.idle })));
-                    }
+                () = sleep_until(beat) => {
                     beat += self.heartbeat;
-                    let Some(comment) = self.weaver.heartbeat() else { continue };
-                    self.silent += begin.elapsed();
-                    return Some(Ok(comment));
+                    match self.weaver.heartbeat() {
+                        Some(comment) => return Some(Ok(comment)),
+                        None => continue,
+                    }
                 }
             };
             match chunk {
                 Some(Ok(bytes)) => {
                     self.lease.read(bytes.len(), 0);
-                    self.silent = Duration::ZERO;
-                    begin = Instant::now();
+                    beat = Instant::now() + self.heartbeat;
                     let woven = self.weaver.weave(bytes);
                     if !woven.is_empty() {
                         return Some(Ok(woven));

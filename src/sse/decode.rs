@@ -220,6 +220,9 @@ impl Decoder {
         self.has_data = false;
         self.own_id = false;
         self.event.clear();
+        if self.event.capacity() > KEEP_CAPACITY {
+            self.event = String::new();
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Error;
 
@@ -20,13 +20,16 @@ pub struct Body {
     /// Gone when the body has ended, well or badly; with it goes the connection.
     incoming: Option<Incoming>,
     idle: Duration,
+    /// Since when the next bytes are waited for. A wait that is cancelled and begun anew is one pause, else whoever
+    /// looks at something else now and then would never see the limit.
+    since: Option<Instant>,
 }
 
 // === impl Body ===
 
 impl Body {
     pub(super) fn new(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), idle: IDLE_TIMEOUT }
+        Self { incoming: Some(incoming), idle: IDLE_TIMEOUT, since: None }
     }
 
     /// How long the body may pause between two chunks; 60 s unless set.
@@ -44,14 +47,18 @@ impl Body {
 
     /// The next bytes, never empty; `None` at the end. After an error there is nothing more.
     ///
-    /// May be cancelled and called again: no byte is lost.
+    /// May be cancelled and called again: no byte is lost, and the pause counts on.
     ///
     /// # Errors
     /// [`Error::IdleTimeout`], [`Error::Truncated`], or [`Error::Protocol`] for a broken framing.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, Error>> {
         loop {
             let incoming = self.incoming.as_mut()?;
-            let error = match timeout(self.idle, incoming.frame()).await {
+            // Bytes that came in the meantime are there at the first look, however late it is.
+            let waited = self.since.get_or_insert_with(Instant::now).elapsed();
+            let frame = timeout(self.idle.saturating_sub(waited), incoming.frame()).await;
+            self.since = None;
+            let error = match frame {
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if !data.is_empty() => return Some(Ok(data)),
                     // Trailers say nothing that anybody here asks for.

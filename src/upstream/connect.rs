@@ -74,7 +74,7 @@ impl Connector {
     /// with the settings and is passed over here.
     pub fn new(guard: Option<Arc<Guard>>, limit: Duration, roots: &[CertificateDer<'static>]) -> Self {
         let tcp = Tcp { guard, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
-        let mut trusted = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        let mut trusted: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
         trusted.add_parsable_certificates(roots.iter().cloned());
         // The provider is passed in: a process-wide default might be missing, or another library's choice.
         let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

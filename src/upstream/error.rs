@@ -175,6 +175,11 @@ impl Error {
             return own.clone();
         }
         match find::<rustls::Error>(error) {
+            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+                let reason = "its certificate is from an authority that is not trusted here; if it should be, name the \
+                              authority's certificate in `[egress] ca_file`";
+                Self::Tls { host, reason: reason.into() }
+            }
             Some(e) => Self::Tls { host, reason: e.to_string() },
             None => Self::Connect { host, reason: error.to_string() },
         }

@@ -198,7 +198,8 @@ fn base_url(text: &str) -> Result<Url, String> {
 }
 
 fn bearer(variable: &str) -> Result<HeaderValue, String> {
-    let token = std::env::var(variable).map_err(|_| format!("the environment variable `{variable}` is not set"))?;
+    let token = std::env::var(variable).ok().filter(|token| !token.trim().is_empty());
+    let token = token.ok_or_else(|| format!("the environment variable `{variable}` is not set"))?;
     let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
     let mut value = value.map_err(|_| format!("the environment variable `{variable}` holds what cannot be sent"))?;
     value.set_sensitive(true);
@@ -319,6 +320,7 @@ mod tests {
     use super::*;
     use crate::upstream::Config;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the cases write the settings in place")]
     fn build(config: RemoteConfig) -> Result<Remote, String> {
         config.build("up", &Client::new(Config::default()))
     }

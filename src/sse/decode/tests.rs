@@ -1,9 +1,12 @@
-//! The rules of the standard as a table, each row at every cut; `sse-core` as the oracle for the rest.
+//! The bounds, and any bytes: every cut gives the same, another decoder sees the same, what was encoded is decoded.
+//! The rules of the standard are the table in `rules`.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::sse::Frame;
+
+mod rules;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
@@ -15,6 +18,11 @@ enum Seen {
 
 fn event(name: &str, data: &str, id: &str) -> Seen {
     Seen::Event(name.into(), data.into(), id.into())
+}
+
+/// An event without a name of its own.
+fn message(data: &str, id: &str) -> Seen {
+    event("message", data, id)
 }
 
 fn decode(chunks: &[&[u8]]) -> Vec<Seen> {
@@ -35,42 +43,6 @@ fn decode(chunks: &[&[u8]]) -> Vec<Seen> {
     seen
 }
 
-#[test]
-fn the_rules_of_the_standard_hold_at_every_cut() {
-    let rules: &[(&[u8], Vec<Seen>)] = &[
-        (b"data: a\n\n", vec![event("message", "a", "")]),
-        (b"data: a\r\n\r\n", vec![event("message", "a", "")]),
-        (b"data: a\r\rdata: b\r\r", vec![event("message", "a", ""), event("message", "b", "")]),
-        (b"data: a\r\n\ndata: b\n\r\n", vec![event("message", "a", ""), event("message", "b", "")]),
-        (b"data:a\ndata: b\ndata:  c\n\n", vec![event("message", "a\nb\n c", "")]),
-        (b"data\n\ndata\ndata\n\ndata:", vec![event("message", "", ""), event("message", "\n", "")]),
-        (b"\xEF\xBB\xBFdata: a\n\n\xEF\xBB\xBFdata: b\n\n", vec![event("message", "a", "")]),
-        (
-            b"id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\n",
-            vec![event("message", "a", "1"), event("message", "b", "1"), event("message", "c", "")],
-        ),
-        (b"id: 1\n\ndata: a\n\n", vec![event("message", "a", "1")]),
-        (b"id: a\0b\ndata: a\n\n", vec![event("message", "a", "")]),
-        (b"event: x\n\ndata: a\n\n", vec![event("message", "a", "")]),
-        (b"event: x\ndata: a\n\ndata: b\n\n", vec![event("x", "a", ""), event("message", "b", "")]),
-        (b"retry: 10\nretry: 1x\nretry:\nretry: -1\nretry: 99999999999999999999999\n\n", vec![Seen::Retry(10)]),
-        (b": c\n:d\n:\n\n", vec![Seen::Comment("c".into()), Seen::Comment("d".into()), Seen::Comment(String::new())]),
-        (b"foo: bar\nDATA: x\n data: y\ndata : z\n\n", vec![]),
-        (b"data: a\n", vec![]),
-        (b"data: \xff\xc3\xa9\xf0\x9f\n\n", vec![event("message", "\u{fffd}é\u{fffd}", "")]),
-        ("data: é€😀\n\n".as_bytes(), vec![event("message", "é€😀", "")]),
-        (b"data: a\0b\n\n", vec![event("message", "a\0b", "")]),
-    ];
-    for (input, want) in rules {
-        for cut in 0..=input.len() {
-            let (left, right) = input.split_at(cut);
-            assert_eq!(&decode(&[left, right]), want, "{:?} cut at {cut}", String::from_utf8_lossy(input));
-        }
-        let bytewise: Vec<&[u8]> = input.chunks(1).collect();
-        assert_eq!(&decode(&bytewise), want, "{:?} byte by byte", String::from_utf8_lossy(input));
-    }
-}
-
 /// A client must not wait for the byte after CR to learn that the event is complete.
 #[test]
 fn an_event_is_dispatched_as_soon_as_its_blank_line_is_certain() {
@@ -86,6 +58,68 @@ fn lines_and_events_are_bounded() {
     assert_eq!(push(b"data: 12345\n"), Err(Error::LineTooLong(10)));
     assert_eq!(push(b"data: 12345"), Err(Error::LineTooLong(10)));
     assert_eq!(push(b"data: 123\ndata: 123\n"), Err(Error::EventTooLarge(6)));
+    assert_eq!(push(b":123456789\nid: 123456\nevent: 123\n"), Ok(()));
+    assert_eq!(push(b":1234567890\n"), Err(Error::LineTooLong(10)));
+    // The break between lines counts, the one behind the last line does not.
+    assert_eq!(push(b"data: 123\ndata: 12\n\n"), Ok(()));
+    assert_eq!(push(&b"data\n".repeat(7)), Ok(()));
+    assert_eq!(push(&b"data\n".repeat(8)), Err(Error::EventTooLarge(6)));
+    // Bytes that are no text take more room as text.
+    assert_eq!(push(b"data:\xff\xff\n"), Ok(()));
+    assert_eq!(push(b"data:\xff\xff\xff\n"), Err(Error::EventTooLarge(6)));
+    // Each event has the whole bound to itself.
+    assert_eq!(push(&b"data:12345\n\n".repeat(100)), Ok(()));
+}
+
+#[test]
+fn what_came_before_a_limit_was_passed_is_given() {
+    let mut seen = 0;
+    let mut decoder = Decoder::new(Limits { line: 10, event: 6 });
+    let pushed = decoder.push(b"data: 1\n\ndata: 2\n\ndata: 345678\n\n", |_| seen += 1);
+    assert_eq!((pushed, seen), (Err(Error::LineTooLong(10)), 2));
+}
+
+/// One large event must not hold its memory for the rest of a stream's life.
+#[test]
+fn buffers_that_grew_for_one_event_are_given_back() {
+    let mut decoder = Decoder::new(Limits { line: 1 << 20, event: 1 << 20 });
+    for field in ["data", "event", "nonsense"] {
+        let line = format!("{field}: {}\n", "x".repeat(1 << 19));
+        for half in line.as_bytes().chunks(1 << 18) {
+            decoder.push(half, |_| {}).unwrap();
+        }
+        decoder.push(b"\n", |_| {}).unwrap();
+    }
+    let kept = decoder.line.capacity() + decoder.data.capacity() + decoder.event.capacity();
+    assert!(kept <= 3 * KEEP_CAPACITY, "{kept} bytes");
+}
+
+#[test]
+fn the_last_event_id_is_known_with_the_blank_line() {
+    let mut decoder = Decoder::new(Limits::default());
+    let mut after = |bytes: &[u8]| {
+        decoder.push(bytes, |_| {}).unwrap();
+        decoder.last_event_id().to_owned()
+    };
+    assert_eq!(after(b"id: 1\ndata: a\n"), "");
+    assert_eq!(after(b"\n"), "1");
+    assert_eq!(after(b"data: b\n\nid: 2"), "1");
+    assert_eq!(after(b"\n\r"), "2");
+    assert_eq!(after(b"\nid\n\n"), "");
+}
+
+#[test]
+fn whether_an_id_is_the_events_own_is_told() {
+    let mut own = Vec::new();
+    let mut decoder = Decoder::new(Limits::default());
+    let text = b"id: 1\ndata: a\n\ndata: b\n\nid: \0\ndata: c\n\nid\ndata: d\n\nid: 2\n\ndata: e\n\n";
+    let each = |item: Item<'_>| {
+        if let Item::Event { own_id, .. } = item {
+            own.push(own_id);
+        }
+    };
+    decoder.push(text, each).unwrap();
+    assert_eq!(own, [true, false, false, true, false]);
 }
 
 /// Fields, breaks and rubbish, so that most inputs mean something.
@@ -207,11 +241,17 @@ proptest! {
         let frame = Frame { id: id.as_deref(), event: &name, data: data.as_deref(), retry, comment: comment.as_deref() };
         // A second frame shows that the first one leaves nothing behind but its id.
         let bytes = [frame.encode(), Frame { data: Some("next"), ..Frame::default() }.encode()].concat();
+        let has_id = id.is_some();
         let id = id.unwrap_or_default();
         let mut want = Vec::new();
         want.extend(comment.iter().flat_map(|text| with_lf(text).split('\n').map(|line| Seen::Comment(line.into())).collect::<Vec<_>>()));
         want.extend(retry.map(Seen::Retry));
-        want.extend(data.map(|data| event(if name.is_empty() { "message" } else { &name }, &with_lf(&data), &id)));
+        let named = if name.is_empty() { "message" } else { &name };
+        match data {
+            Some(data) => want.push(event(named, &with_lf(&data), &id)),
+            None if has_id => want.push(Seen::Id(id.clone())),
+            None => {}
+        }
         want.push(event("message", "next", &id));
         prop_assert_eq!(decode(&cut(&bytes, &cuts)), want);
     }

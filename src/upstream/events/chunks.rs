@@ -7,7 +7,10 @@ use std::{io, pin::Pin};
 
 use async_compression::tokio::bufread::GzipDecoder;
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, Stream};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, Stream},
+};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::StreamReader;
 
@@ -40,15 +43,7 @@ impl Chunks {
 
     /// Decompressed.
     pub fn gzip(body: Body) -> Self {
-        let chunks = stream::unfold(body, async |mut body| {
-            let chunk = body.chunk().await?;
-            Some((chunk.map_err(io::Error::other), body))
-        });
-        let compressed: Compressed = Box::pin(chunks);
-        let mut decoder = GzipDecoder::new(StreamReader::new(compressed));
-        // A server that flushes may also begin a new member each time (RFC 1952, section 2.2).
-        decoder.multiple_members(true);
-        Self::Gzip(Box::new(Inflating { decoder, buffer: BytesMut::new() }))
+        Self::Gzip(Box::new(Inflating::new(stream::unfold(body, async |mut body| Some((body.chunk().await?, body))))))
     }
 
     /// The next bytes, never empty; `None` at the end.
@@ -65,7 +60,23 @@ impl Chunks {
 // === impl Inflating ===
 
 impl Inflating {
+    fn new(chunks: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static) -> Self {
+        let compressed: Compressed = Box::pin(chunks.then(async |chunk| {
+            if chunk.is_err() {
+                // An error that follows bytes at once would take with it what the decoder has made of them.
+                tokio::task::yield_now().await;
+            }
+            chunk.map_err(io::Error::other)
+        }));
+        let mut decoder = GzipDecoder::new(StreamReader::new(compressed));
+        // A server that flushes may also begin a new member each time (RFC 1952, section 2.2).
+        decoder.multiple_members(true);
+        Self { decoder, buffer: BytesMut::new() }
+    }
+
     async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        // A small chunk can hold megabytes, and none of them is waited for.
+        tokio::task::consume_budget().await;
         self.buffer.reserve(PIECE);
         match self.decoder.read_buf(&mut self.buffer).await {
             Ok(0) => None,
@@ -83,5 +94,29 @@ fn translate(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::Truncated,
         _ => Error::Protocol(format!("the gzip encoding of the body is broken: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_before_an_error_is_given_before_it() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(b"data: a").unwrap();
+        encoder.flush().unwrap();
+        let begun = Bytes::from(encoder.get_ref().clone());
+        let mut inflating = Inflating::new(stream::iter([Ok(begun), Err(Error::Truncated)]));
+        assert_eq!(inflating.next().await, Some(Ok("data: a".into())));
+        assert_eq!(inflating.next().await, Some(Err(Error::Truncated)));
+    }
+
+    #[tokio::test]
+    async fn a_body_without_bytes_is_no_gzip() {
+        let mut inflating = Inflating::new(stream::empty());
+        assert_eq!(inflating.next().await, Some(Err(Error::Truncated)));
     }
 }

@@ -24,6 +24,9 @@ pub struct Cursor {
     /// The connection is a resumed one, and all that it brought so far was known.
     #[serde(skip)]
     seeking: bool,
+    /// The id of the last event that came again: events behind it that have none of their own share it.
+    #[serde(skip)]
+    again: Option<String>,
 }
 
 /// Whether an event is new.
@@ -35,7 +38,8 @@ pub enum Taken {
 
 /// So many events back a double is known as one.
 const WINDOW: usize = 32;
-/// Longest id that can be sent back, in bytes; servers bound the fields that they take.
+/// Longest id that can be sent back, in bytes; servers bound the fields that they take. A longer one counts as none:
+/// it would be of no use, and each event that shares it would cost its length.
 const ID_MAX: usize = 4096;
 
 // === impl Cursor ===
@@ -62,29 +66,38 @@ impl Cursor {
     /// A connection has begun.
     pub(super) fn reopened(&mut self) {
         self.seeking = !self.recent.is_empty() && self.resume_id().is_some();
+        self.again = None;
     }
 
     /// The stream began at this position.
     pub(super) fn begin(&mut self, id: Option<String>) {
         if let Some(id) = id.filter(|_| self.last_id.is_empty() && self.events == 0) {
-            self.last_id = id;
+            self.set(&id);
         }
     }
 
     /// A block without data had this id.
     pub(super) fn set(&mut self, id: &str) {
-        id.clone_into(&mut self.last_id);
+        self.again = None;
+        self.last_id.clear();
+        if id.len() <= ID_MAX {
+            self.last_id.push_str(id);
+        }
     }
 
     /// An event has come; `id` where it had one of its own.
     pub(super) fn take(&mut self, event: &str, data: &str, id: Option<&str>) -> Taken {
-        let mark = mark(id.unwrap_or(&self.last_id), event, data);
+        let mark = mark(id.or(self.again.as_deref()).unwrap_or(&self.last_id), event, data);
         if self.seeking && self.recent.contains(&mark) {
+            if let Some(id) = id {
+                self.again = Some(id.to_owned());
+            }
             return Taken::Double;
         }
         self.seeking = false;
-        if let Some(id) = id {
-            id.clone_into(&mut self.last_id);
+        let again = self.again.take();
+        if let Some(id) = id.or(again.as_deref()) {
+            self.set(id);
         }
         self.events += 1;
         if self.recent.len() == WINDOW {
@@ -122,6 +135,30 @@ mod tests {
         cursor.reopened();
         assert_eq!(read(&mut cursor, &[("b", Some("2")), ("c", None), ("d", Some("3")), ("b", Some("2"))]), ["d", "b"]);
         assert_eq!((cursor.last_id.as_str(), cursor.events), ("2", 5));
+    }
+
+    #[test]
+    fn events_without_ids_of_their_own_are_known_again_further_back() {
+        let mut cursor = Cursor::default();
+        read(&mut cursor, &[("a", Some("1")), ("x", None), ("b", Some("2"))]);
+        cursor.reopened();
+        assert!(read(&mut cursor, &[("a", Some("1")), ("x", None)]).is_empty());
+        // A break in the middle of what is known leaves the cursor where it was.
+        assert_eq!((cursor.last_id.as_str(), cursor.events), ("2", 3));
+        cursor.reopened();
+        assert_eq!(read(&mut cursor, &[("a", Some("1")), ("x", None), ("b", Some("2")), ("y", None)]), ["y"]);
+        assert_eq!((cursor.last_id.as_str(), cursor.events), ("2", 4));
+    }
+
+    #[test]
+    fn an_id_that_no_server_would_take_back_is_none_and_costs_nothing() {
+        let long = "x".repeat(ID_MAX + 1);
+        let mut cursor = Cursor::default();
+        read(&mut cursor, &[("a", Some("1")), ("b", Some(&long))]);
+        assert_eq!((cursor.last_id.as_str(), cursor.resume_id()), ("", None));
+        cursor.set("7");
+        cursor.set(&long);
+        assert_eq!(cursor.last_id, "");
     }
 
     #[test]

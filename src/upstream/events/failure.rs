@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use crate::{
     sse::DecodeError,
@@ -26,7 +26,7 @@ pub enum Failure {
         excerpt: String,
     },
     /// The answer is no event stream.
-    #[error("the remote answered with `{0}`, not with `text/event-stream`")]
+    #[error("the remote answered with {}, not with `text/event-stream`", media(.0))]
     ContentType(String),
     /// The answer is encoded in a way that nobody asked for.
     #[error("the remote's answer is encoded as `{0}`; `identity` and `gzip` are taken")]
@@ -43,6 +43,15 @@ pub enum Failure {
     /// Somebody ended this connection by its id.
     #[error("the connection was ended by an operator")]
     Ended,
+    /// The remote may have got a request that must not be sent twice.
+    #[error("{failure}; a {method} is not sent again, unless `repeat_post` of the remote permits it")]
+    NotRepeated {
+        /// The method.
+        method: Method,
+        /// What has happened.
+        #[source]
+        failure: Box<Self>,
+    },
 }
 
 /// What can be done about a failure.
@@ -70,6 +79,7 @@ impl Failure {
             Self::Busy(_) => "busy",
             Self::ClosedEarly => "closed",
             Self::Ended => "ended",
+            Self::NotRepeated { failure, .. } => failure.code(),
         }
     }
 
@@ -77,6 +87,7 @@ impl Failure {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
+            Self::NotRepeated { failure, .. } => failure.retry_after(),
             _ => None,
         }
     }
@@ -85,6 +96,7 @@ impl Failure {
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Status { status, .. } => Some(*status),
+            Self::NotRepeated { failure, .. } => failure.status(),
             _ => None,
         }
     }
@@ -94,7 +106,7 @@ impl Failure {
         self.nature() == Nature::Passing
     }
 
-    /// True when the remote cannot have got the request.
+    /// True when no server has got the request, if no server has answered it with a redirect before.
     pub(super) fn unsent(&self) -> bool {
         match self {
             Self::Busy(_) => true,
@@ -114,10 +126,17 @@ impl Failure {
             Self::Status { status, .. } if matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504) => {
                 Nature::Passing
             }
-            Self::Status { .. } | Self::ContentType(_) => Nature::Refusal,
-            Self::Transport(_) | Self::Encoding(_) | Self::Unreadable(_) => Nature::Final,
+            // The same event would come again, and a bad URL stays one.
+            Self::Unreadable(_) | Self::Transport(Error::BadUrl { .. } | Error::BadMethod(_)) => Nature::Final,
+            // A certificate that has run out, a page of a proxy, a redirect into nowhere: somebody may repair it.
+            Self::Status { .. } | Self::ContentType(_) | Self::Encoding(_) | Self::Transport(_) => Nature::Refusal,
+            Self::NotRepeated { failure, .. } => failure.nature(),
         }
     }
+}
+
+fn media(named: &str) -> String {
+    if named.is_empty() { "no content type".into() } else { format!("`{named}`") }
 }
 
 fn said(excerpt: &str) -> String {

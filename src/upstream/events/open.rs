@@ -26,6 +26,13 @@ pub struct Opened {
     pub lease: Lease,
 }
 
+/// Why there is no stream.
+pub struct Refused {
+    pub failure: Failure,
+    /// The remote may have got the request and acted on it.
+    pub sent: bool,
+}
+
 /// Longest beginning of a refusal that is shown, in characters.
 const EXCERPT: usize = 200;
 /// How long the beginning of a refusal is waited for.
@@ -37,14 +44,24 @@ pub async fn open(
     request: Request,
     idle: Duration,
     place: Result<Lease, Busy>,
-) -> Result<Answer, Failure> {
-    let lease = place.map_err(Failure::Busy)?;
+) -> Result<Answer, Refused> {
+    let lease = place.map_err(|busy| Refused { failure: Failure::Busy(busy), sent: false })?;
     let ended = lease.ended();
+    let mut redirected = false;
     let response = tokio::select! {
         biased;
-        () = ended.cancelled() => return Err(Failure::Ended),
-        response = client.send(request) => response.map_err(Failure::Transport)?,
+        () = ended.cancelled() => return Err(Refused { failure: Failure::Ended, sent: true }),
+        response = client.send_noting(request, &mut redirected) => response.map_err(Failure::Transport),
     };
+    let answer = match response {
+        Ok(response) => judge(response, idle, lease).await,
+        Err(failure) => Err(failure),
+    };
+    // A redirect to a server that is gone is no request that was not sent: it was answered, and perhaps acted on.
+    answer.map_err(|failure| Refused { sent: redirected || !failure.unsent(), failure })
+}
+
+async fn judge(response: Response, idle: Duration, lease: Lease) -> Result<Answer, Failure> {
     match response.status {
         StatusCode::OK => {}
         StatusCode::NO_CONTENT => return Ok(Answer::NoContent),
@@ -55,7 +72,7 @@ pub async fn open(
     if !essence.eq_ignore_ascii_case(sse::MEDIA_TYPE) {
         return Err(Failure::ContentType(shorten(&media, 80)));
     }
-    let framed = is_framed(&response.headers);
+    let framed = is_framed(&response.headers)?;
     let encoding = text(&response.headers, &header::CONTENT_ENCODING);
     let body = response.body.idle_timeout(idle);
     let chunks = match encoding.trim().to_ascii_lowercase().as_str() {
@@ -67,8 +84,14 @@ pub async fn open(
 }
 
 /// True when the end of the body is marked: what just stops may have been cut (RFC 9112, section 8).
-fn is_framed(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
+fn is_framed(headers: &HeaderMap) -> Result<bool, Failure> {
+    let transfer = text(headers, &header::TRANSFER_ENCODING);
+    match transfer.trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(headers.contains_key(header::CONTENT_LENGTH)),
+        "chunked" => Ok(true),
+        // Compressed on the way, though nobody said that this would be understood (RFC 9110, section 10.1.4).
+        _ => Err(Failure::Encoding(shorten(&transfer, 40))),
+    }
 }
 
 async fn refusal(response: Response) -> Failure {
@@ -87,7 +110,7 @@ async fn refusal(response: Response) -> Failure {
     let excerpt = if headers.contains_key(header::CONTENT_ENCODING) {
         String::new()
     } else {
-        let said = String::from_utf8_lossy(&bytes);
+        let said = words_of(&bytes);
         let words: Vec<&str> =
             said.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
         shorten(&words.join(" "), EXCERPT)
@@ -95,8 +118,20 @@ async fn refusal(response: Response) -> Failure {
     Failure::Status { status, retry_after: retry_after(&headers, SystemTime::now()), excerpt }
 }
 
+/// What a refusal says to people: the detail of a problem (RFC 9457), else all of it.
+fn words_of(bytes: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Problem {
+        detail: String,
+    }
+    let problem = serde_json::from_slice::<Problem>(bytes);
+    problem.map_or_else(|_| String::from_utf8_lossy(bytes).into_owned(), |problem| problem.detail)
+}
+
+/// A field's value; of several lines of a list, all of it (RFC 9110, section 5.3).
 fn text(headers: &HeaderMap, name: &header::HeaderName) -> String {
-    headers.get(name).map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    values.join(", ")
 }
 
 fn shorten(text: &str, max: usize) -> String {

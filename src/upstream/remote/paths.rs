@@ -107,6 +107,11 @@ pub fn join(base: &Url, path: &str) -> Result<Url, BadPath> {
         // What one server takes for a part of a name another takes for a separator.
         return malformed("encoded slashes and NUL are not allowed in it");
     }
+    let dots = |part: &str| matches!(part.replace("%2e", ".").split_once(';'), Some(("." | "..", _)));
+    if lower.replace("%3b", ";").split('/').any(dots) {
+        // Servers that take parameters out of a path before they resolve its dots see `..` in it.
+        return malformed("`..;` is not allowed in it");
+    }
     let root = base.path().trim_end_matches('/');
     let mut url = base.clone();
     url.set_path(&format!("{root}{before}"));
@@ -135,10 +140,18 @@ mod tests {
     #[test]
     fn dots_do_not_lead_out_of_the_base() {
         let base = Url::parse("http://h/base").unwrap();
-        for path in ["/../x", "/%2e%2e/x", "/a/../../x", "/a/%2E./../x"] {
+        for path in
+            ["/../x", "/%2e%2e/x", "/a/../../x", "/a/%2E./../x", "/a/..;/x", "/a/%2e.;p=1/x", "/a/..%3B/x", "/a/.;"]
+        {
             assert!(join(&base, path).is_err(), "{path}");
         }
         assert_eq!(join(&base, "/a/../b?q=../c").unwrap().as_str(), "http://h/base/b?q=../c");
+    }
+
+    #[test]
+    fn parameters_of_a_path_are_taken() {
+        let base = Url::parse("http://h").unwrap();
+        assert_eq!(join(&base, "/a;v=1/b;..").unwrap().as_str(), "http://h/a;v=1/b;..");
     }
 
     #[test]

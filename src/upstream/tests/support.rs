@@ -38,7 +38,93 @@ pub struct Seen {
     pub cue: Notify,
 }
 
+/// What a server does with one request.
+#[derive(Clone)]
+pub struct Step {
+    bytes: Vec<u8>,
+    then: Then,
+}
+
+/// How it goes on when its bytes are sent.
+#[derive(Clone, Copy)]
+enum Then {
+    /// With the next request on this connection.
+    Serve,
+    Close,
+    /// With a reset, when the test says so.
+    ResetOnCue,
+    /// Not at all, until the client has left.
+    Hold,
+}
+
+// === impl Step ===
+
+impl Step {
+    fn new(bytes: impl Into<Vec<u8>>, then: Then) -> Self {
+        Self { bytes: bytes.into(), then }
+    }
+
+    /// Answers, and reads the next request.
+    pub fn serve(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(bytes, Then::Serve)
+    }
+
+    /// Answers and closes.
+    pub fn close(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(bytes, Then::Close)
+    }
+
+    /// Answers, waits for the cue, and resets the connection.
+    pub fn reset_on_cue(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(bytes, Then::ResetOnCue)
+    }
+
+    /// Answers and says no more.
+    pub fn hold(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(bytes, Then::Hold)
+    }
+}
+
 impl Upstream {
+    /// Takes a step with each request, whatever connection it comes on; the last one again and again.
+    pub async fn steps<const N: usize>(steps: [Step; N]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::steps_on(listener, steps)
+    }
+
+    /// The same on a port that the test has chosen.
+    pub fn steps_on<const N: usize>(listener: TcpListener, steps: [Step; N]) -> Self {
+        let addr = listener.local_addr().expect("it is bound");
+        let seen = Arc::new(Seen::default());
+        let (noted, taken) = (seen.clone(), Arc::new(AtomicUsize::new(0)));
+        let steps = Arc::new(steps);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                noted.accepted.fetch_add(1, Ordering::SeqCst);
+                let (steps, taken, seen) = (steps.clone(), taken.clone(), noted.clone());
+                tokio::spawn(async move {
+                    while seen.request(&mut stream).await {
+                        let Step { bytes, then } = &steps[taken.fetch_add(1, Ordering::SeqCst).min(N - 1)];
+                        if stream.write_all(bytes).await.is_err() {
+                            return;
+                        }
+                        match then {
+                            Then::Serve => {}
+                            Then::Close => return,
+                            Then::ResetOnCue => {
+                                seen.cue.notified().await;
+                                let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                                return;
+                            }
+                            Then::Hold => return seen.watch(&mut stream).await,
+                        }
+                    }
+                });
+            }
+        });
+        Self { addr, seen }
+    }
+
     /// Runs `script` for each connection.
     pub async fn run<F>(script: fn(TcpStream, Arc<Seen>) -> F) -> Self
     where
@@ -145,7 +231,6 @@ pub fn client(allow: &[&str]) -> Client {
 }
 
 /// The same with other settings.
-#[expect(clippy::needless_pass_by_value, reason = "callers write the settings in place")]
 pub fn client_with(allow: &[&str], config: Config) -> Client {
     let allow = allow.iter().map(|entry| entry.parse().expect("a good entry")).collect();
     Client::new(Config { allow, ..config })

@@ -8,6 +8,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::jobs::handlers::double::{Answer, Recorder, Upstream, deps, response, task};
 
+mod tokens;
+
 async fn run(input: Value) -> (Result<Output, TaskError>, Arc<Recorder>) {
     let (task, recorder) = task(input);
     let done = timeout(Duration::from_secs(30), HttpTask::new(&deps()).run(task)).await.expect("it ends");

@@ -1,0 +1,69 @@
+//! Streams of tokens, which end with `[DONE]`, and what an endless stream may cost.
+
+use super::*;
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+
+fn stream(text: &str) -> Vec<u8> {
+    format!("{HEAD}{text}").into_bytes()
+}
+
+fn token(text: &str) -> Value {
+    json!({"event": "message", "data": format!("{{\"token\":\"{text}\"}}"), "id": ""})
+}
+
+#[tokio::test]
+async fn done_is_the_end_and_no_event() {
+    let text = "data: {\"token\":\"a\"}\n\ndata: {\"token\":\"b\"}\n\ndata: [DONE]\n\n";
+    let (done, recorder) = ask(stream(text)).await;
+    assert_eq!(done.expect("it is well").result, json!({"events": 2, "lastEvent": token("b")}));
+    assert_eq!(recorder.forwarded(), [token("a"), token("b")]);
+}
+
+/// Not all servers close behind it, and a task must not hang on one that does not.
+#[tokio::test]
+async fn nothing_behind_done_is_read_or_waited_for() {
+    for behind in ["", "data: {\"token\":\"late\"}\n\n", &"x".repeat(2 << 20)] {
+        let bytes = stream(&format!("data: {{\"token\":\"a\"}}\n\ndata: [DONE]\r\n\r{behind}"));
+        let mut upstream = Upstream::start(move |_| Answer::Stall(bytes.clone())).await;
+        let (done, recorder) = run(json!({"url": upstream.url})).await;
+        assert_eq!(done.expect("it is well").result, json!({"events": 1, "lastEvent": token("a")}));
+        assert_eq!(recorder.forwarded(), [token("a")]);
+        assert!(timeout(Duration::from_secs(10), upstream.left.recv()).await.is_ok(), "the connection stays open");
+    }
+}
+
+#[tokio::test]
+async fn done_alone_is_a_stream_without_events() {
+    let (done, recorder) = ask(stream("data: [DONE]\n\n")).await;
+    assert_eq!(done.expect("it is well").result, json!({"events": 0, "lastEvent": null}));
+    assert!(recorder.reports().is_empty());
+}
+
+#[tokio::test]
+async fn only_an_event_of_exactly_these_data_is_done() {
+    let texts = ["[done]", "[DONE] ", "\"[DONE]\"", "[DONE]\ndata: x", "{\"token\":\"[DONE]\"}"];
+    let text = format!(": [DONE]\n\ndata: {}\n\nid: [DONE]\n\ndata: [DONE]", texts.join("\n\ndata: "));
+    let (done, recorder) = ask(stream(&text)).await;
+    assert_eq!(done.expect("it is well").result["events"], texts.len());
+    assert_eq!(recorder.forwarded().len(), texts.len());
+}
+
+/// A small event carries the id in force: one long id must not make gigabytes of a few kilobytes.
+#[tokio::test]
+async fn an_id_is_bounded() {
+    let text = format!("data: a\n\nid: {}\n\n{}", "x".repeat(200_000), "data\n\n".repeat(10_000));
+    let (done, recorder) = ask(stream(&text)).await;
+    let error = done.expect_err("the id is too long");
+    assert_eq!((error.code.as_str(), error.retryable), ("response_too_large", false));
+    assert_eq!(recorder.forwarded().len(), 1);
+    let (done, _) = ask(stream(&format!("id: {}\ndata: a\n\n", "x".repeat(4096)))).await;
+    assert_eq!(done.expect("it is well").result["events"], 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_before_done_is_worth_another_try() {
+    let bytes = response("200 OK\r\nContent-Type: text/event-stream", b"data: a\n\ndata: b");
+    let error = failure(bytes[..bytes.len() - 3].to_vec()).await;
+    assert_eq!((error.code.as_str(), error.retryable), ("truncated", true));
+}

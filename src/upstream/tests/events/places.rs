@@ -1,0 +1,172 @@
+//! Places for streams: how many there may be, and who gives one back.
+
+use std::time::Duration;
+
+use tokio::{net::TcpListener, time::Instant};
+
+use super::rig::{at, begun, next, of, open, skip, source, stream, tell, tell_next};
+use crate::upstream::{
+    Connections, RemoteConfig,
+    events::{Cursor, EventSource, Repeat, Said, Source},
+    tests::support::{PATIENCE, Step, Upstream, client},
+};
+
+#[tokio::test]
+async fn who_finds_no_place_waits_and_nothing_is_sent() {
+    let upstream = Upstream::steps([Step::hold(begun("data: a\n\n")), Step::serve(stream("data: b\n\n"))]).await;
+    let source = source(&upstream, RemoteConfig { max_connections: 1, ..RemoteConfig::default() });
+    let connections = Connections::new(9);
+    let mut first = EventSource::new(source.clone(), Cursor::default(), connections.clone());
+    assert_eq!(tell_next(&mut first).await, "open");
+    let mut second = EventSource::new(source.clone(), Cursor::default(), connections.clone());
+    let Said::Retry { attempt: 1, delay, failure } = next(&mut second).await else { panic!("there is no place") };
+    assert_eq!(failure.code(), "busy");
+    assert!(failure.to_string().contains("`remotes.up.max_connections`"), "{failure}");
+    assert_eq!(upstream.accepted(), 1);
+    drop(first);
+    skip(delay).await;
+    assert_eq!(tell_next(&mut second).await, "open");
+    assert_eq!((connections.figures().open, connections.figures().refused), (1, 1));
+    let mut narrow = EventSource::new(source, Cursor::default(), Connections::new(0));
+    let said = next(&mut narrow).await;
+    assert!(
+        matches!(&said, Said::Retry { failure, .. } if failure.to_string().contains("relay.max_upstreams")),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn places_come_back_whatever_ends_a_stream() {
+    let connections = Connections::new(1);
+    for (answer, end) in [
+        (stream("data: a\n\n"), "end closed"),
+        ("HTTP/1.1 204 No Content\r\n\r\n".into(), "end 204"),
+        ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into(), "gave up http_status"),
+        (begun("event: done\ndata: a\n\n"), "end end_event"),
+        (begun(&format!("data: {}", "x".repeat(2 << 20))), "gave up event_too_large"),
+        ("HTTP/1.1 200 OK\r\nContent-Type: a/b\r\n\r\n".into(), "gave up content_type"),
+    ] {
+        let upstream = Upstream::steps([Step::close(answer)]).await;
+        let mut source = source(&upstream, RemoteConfig::default());
+        source.end_event = end.contains("end_event").then(|| "done".into());
+        let mut reader = EventSource::new(source, Cursor::default(), connections.clone());
+        loop {
+            let said = next(&mut reader).await;
+            if matches!(said, Said::End(_) | Said::GaveUp(_)) {
+                assert_eq!(tell(&said), end);
+                break;
+            }
+        }
+        assert_eq!(connections.figures().open, 0, "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_stream_holds_no_place_while_it_waits() {
+    let upstream = Upstream::steps([Step::close(begun("data: a\n\n"))]).await;
+    let connections = Connections::new(1);
+    let mut reader =
+        EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
+    loop {
+        if let Said::Retry { .. } = next(&mut reader).await {
+            break;
+        }
+    }
+    assert_eq!(connections.figures().open, 0);
+}
+
+#[tokio::test]
+async fn an_operator_ends_a_stream_and_it_comes_back() {
+    let upstream =
+        Upstream::steps([Step::hold(begun("id: 1\ndata: a\n\n")), Step::serve(stream("id: 2\ndata: b\n\n"))]).await;
+    let connections = Connections::new(9);
+    let mut reader =
+        EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
+    assert_eq!(tell_next(&mut reader).await, "open");
+    assert_eq!(tell_next(&mut reader).await, "1=a");
+    let id = connections.list()[0].id.clone();
+    assert_eq!((connections.list()[0].events, connections.list()[0].bytes), (1, 15));
+    assert!(connections.end(&id));
+    assert_eq!(tell_next(&mut reader).await, "retry 1 ended");
+    upstream.closed().await;
+    assert_eq!(tell_next(&mut reader).await, "open after 1");
+    assert!(!connections.end(&id), "the new connection has an id of its own");
+}
+
+#[tokio::test]
+async fn an_operator_ends_an_attempt_too() {
+    let upstream = Upstream::steps([Step::hold("")]).await;
+    let connections = Connections::new(9);
+    let mut reader =
+        EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
+    let (said, ()) = tokio::join!(next(&mut reader), async {
+        while connections.list().is_empty() || upstream.requests().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(connections.end(&connections.list()[0].id));
+    });
+    assert_eq!(tell(&said), "retry 1 ended");
+    upstream.closed().await;
+}
+
+#[tokio::test]
+async fn dropping_a_reader_closes_its_connection_at_once() {
+    for answer in [String::new(), begun(""), begun("data: a\n\n")] {
+        let opens = !answer.is_empty();
+        let upstream = Upstream::steps([Step::hold(answer)]).await;
+        let connections = Connections::new(9);
+        let mut reader =
+            EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
+        if opens {
+            assert_eq!(tell_next(&mut reader).await, "open");
+        } else {
+            let asked = async {
+                while upstream.requests().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! { said = reader.next() => panic!("{said:?}"), () = asked => {} }
+        }
+        let began = Instant::now();
+        drop(reader);
+        assert_eq!(connections.figures().open, 0);
+        upstream.closed().await;
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_yet_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    drop(listener);
+    let remote = at(&format!("http://{addr}"), RemoteConfig::default(), &client(&[]));
+    let source = Source { repeat: Repeat::Forever, ..of(remote) };
+    let mut reader = open(source);
+    let began = Instant::now();
+    for attempt in 1..=9 {
+        let Said::Retry { attempt: told, delay, failure } = next(&mut reader).await else { panic!("nobody is there") };
+        assert_eq!((told, failure.code()), (attempt, "connect_failed"));
+        skip(delay).await;
+    }
+    let listener = TcpListener::bind(addr).await.expect("the port is free again");
+    let _upstream = Upstream::steps_on(listener, [Step::serve(stream("data: a\n\n"))]);
+    loop {
+        assert!(began.elapsed() < PATIENCE * 3, "it does not come back");
+        if let Said::Open { reconnects, .. } = next(&mut reader).await {
+            assert_eq!(reconnects, 0, "none was lost: none was there");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn figures_count_what_came() {
+    let upstream = Upstream::steps([Step::serve(stream("data: a\n\ndata: b\n\n"))]).await;
+    let connections = Connections::new(9);
+    let mut reader =
+        EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
+    while reader.next().await.is_some() {}
+    let figures = connections.figures();
+    assert_eq!((figures.opened, figures.events, figures.bytes, figures.open), (1, 2, 18, 0));
+}

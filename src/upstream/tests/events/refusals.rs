@@ -1,0 +1,172 @@
+//! Answers that are no stream.
+
+use std::time::Duration;
+
+use super::rig::{begun, delays, read, reason, source, status, stream, tell, told};
+use crate::upstream::{
+    RemoteConfig,
+    events::{Repeat, Source},
+    tests::support::{Step, Upstream},
+};
+
+#[tokio::test]
+async fn an_overloaded_server_is_left_alone_for_as_long_as_it_asks() {
+    let busy = |asked: &str| Step::serve(status(&format!("503 Service Unavailable\r\nRetry-After: {asked}")));
+    let upstream =
+        Upstream::steps([busy("120"), busy("7"), busy("0"), busy("soon"), Step::serve(stream("data: a\n\n"))]).await;
+    let (said, _) = read(source(&upstream, RemoteConfig::default())).await;
+    assert_eq!(
+        said.iter().map(tell).collect::<Vec<_>>(),
+        [
+            "retry 1 http_status",
+            "retry 2 http_status",
+            "retry 3 http_status",
+            "retry 4 http_status",
+            "open",
+            "=a",
+            "end closed"
+        ]
+    );
+    let delays = delays(&said);
+    assert!(delays[0] >= Duration::from_mins(2) && delays[1] >= Duration::from_secs(7), "{delays:?}");
+    assert!(delays[2..].iter().all(|delay| *delay < Duration::from_secs(1)), "{delays:?}");
+}
+
+#[tokio::test]
+async fn passing_failures_in_a_row_are_bounded_for_a_stream_with_an_end() {
+    for line in ["408 Request Timeout", "425 Too Early", "429 Too Many Requests", "500 Oops", "502 Oops", "504 Oops"] {
+        let upstream = Upstream::steps([Step::serve(status(line))]).await;
+        let config = RemoteConfig { max_retries: 2, ..RemoteConfig::default() };
+        let said = told(source(&upstream, config)).await;
+        assert_eq!(said, ["retry 1 http_status", "retry 2 http_status", "gave up http_status"], "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_at_first_is_final_and_says_what_the_remote_said() {
+    for line in ["404 Not Found", "401 Unauthorized", "403 Forbidden", "400 Bad Request", "501 Oops", "201 Created"] {
+        let body = "{\"why\":\r\n  \"because\"}";
+        let length = body.len();
+        let upstream =
+            Upstream::steps([Step::serve(format!("HTTP/1.1 {line}\r\nContent-Length: {length}\r\n\r\n{body}"))]).await;
+        let source = Source { repeat: Repeat::Forever, ..source(&upstream, RemoteConfig::default()) };
+        let (said, _) = read(source).await;
+        assert_eq!(said.iter().map(tell).collect::<Vec<_>>(), ["gave up http_status"], "{line}");
+        assert!(reason(&said).starts_with(&format!("the remote answered {}", &line[..3])), "{}", reason(&said));
+        assert!(reason(&said).ends_with("{\"why\": \"because\"}"), "{}", reason(&said));
+        assert_eq!(upstream.requests().len(), 1, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_what_was_served_before_is_tried_again_for_a_while() {
+    let first = Step::close(begun("id: 1\ndata: a\n\n"));
+    let upstream = Upstream::steps([first.clone(), Step::serve(status("404 Not Found"))]).await;
+    let forever = Source { repeat: Repeat::Forever, ..source(&upstream, RemoteConfig::default()) };
+    let mut expected = vec!["open".to_owned(), "1=a".into(), "retry 1 truncated".into()];
+    expected.extend((2..=6).map(|attempt| format!("retry {attempt} http_status")));
+    expected.push("gave up http_status".into());
+    assert_eq!(told(forever).await, expected);
+
+    let upstream = Upstream::steps([
+        first.clone(),
+        Step::serve(status("404 Not Found")),
+        Step::serve("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\nwait"),
+        Step::serve(stream("id: 2\ndata: b\n\n")),
+    ])
+    .await;
+    assert_eq!(
+        told(source(&upstream, RemoteConfig::default())).await,
+        [
+            "open",
+            "1=a",
+            "retry 1 truncated",
+            "retry 2 http_status",
+            "retry 3 content_type",
+            "open after 1",
+            "2=b",
+            "end closed"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_event_stream_is_refused_by_name() {
+    for (head, named) in [
+        ("Content-Type: text/html; charset=utf-8\r\n", "`text/html; charset=utf-8`"),
+        ("Content-Type: application/json\r\n", "`application/json`"),
+        ("Content-Type: text/event-streams\r\n", "`text/event-streams`"),
+        ("Content-Type: text\r\n", "`text`"),
+        ("Content-Type:\r\n", "no content type"),
+        ("", "no content type"),
+    ] {
+        let upstream =
+            Upstream::steps([Step::serve(format!("HTTP/1.1 200 OK\r\n{head}Content-Length: 0\r\n\r\n"))]).await;
+        let (said, _) = read(source(&upstream, RemoteConfig::default())).await;
+        assert_eq!(said.iter().map(tell).collect::<Vec<_>>(), ["gave up content_type"], "{head}");
+        assert_eq!(reason(&said), format!("the remote answered with {named}, not with `text/event-stream`"));
+    }
+}
+
+#[tokio::test]
+async fn parameters_and_case_of_the_type_do_not_matter() {
+    for media in ["text/event-stream;charset=utf-8", "TEXT/EVENT-STREAM", "text/event-stream ; charset=\"latin1\"; x=y"]
+    {
+        let text = "data: é\n\n";
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n", text.len());
+        let upstream = Upstream::steps([Step::serve(format!("{head}{text}"))]).await;
+        assert_eq!(told(source(&upstream, RemoteConfig::default())).await, ["open", "=é", "end closed"], "{media}");
+    }
+}
+
+#[tokio::test]
+async fn encodings_that_nobody_asked_for_are_refused_by_name() {
+    for (fields, named) in [
+        ("Content-Encoding: br", "`br`"),
+        ("Content-Encoding: deflate", "`deflate`"),
+        ("Content-Encoding: gzip, br", "`gzip, br`"),
+        ("Content-Encoding: gzip\r\nContent-Encoding: gzip", "`gzip, gzip`"),
+        ("Transfer-Encoding: gzip, chunked", "`gzip, chunked`"),
+    ] {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{fields}\r\n\r\n0\r\n\r\n");
+        let upstream = Upstream::steps([Step::close(head)]).await;
+        let (said, _) = read(source(&upstream, RemoteConfig::default())).await;
+        assert_eq!(said.iter().map(tell).collect::<Vec<_>>(), ["gave up unsupported_encoding"], "{fields}");
+        assert!(reason(&said).contains(named), "{}", reason(&said));
+    }
+    let upstream =
+        Upstream::steps([Step::serve(stream("").replace("Transfer", "Content-Encoding: identity\r\nTransfer"))]).await;
+    assert_eq!(told(source(&upstream, RemoteConfig::default())).await, ["open", "end closed"]);
+}
+
+/// Who asked us may take more than is read here.
+#[tokio::test]
+async fn only_the_readers_own_fields_say_what_is_taken() {
+    let upstream = Upstream::steps([Step::serve(stream(""))]).await;
+    let mut source = source(&upstream, RemoteConfig::default());
+    for (name, value) in [("accept", "*/*"), ("accept-encoding", "br, zstd"), ("last-event-id", "forged")] {
+        source.headers.insert(name, value.parse().expect("a value"));
+    }
+    told(source).await;
+    let field = |name| super::rig::field(&upstream, 0, name);
+    assert_eq!(field("accept").as_deref(), Some("text/event-stream"));
+    assert_eq!(field("accept-encoding").as_deref(), Some("identity"));
+    assert_eq!(field("cache-control").as_deref(), Some("no-cache"));
+    assert_eq!(field("last-event-id"), None);
+}
+
+#[tokio::test]
+async fn rubbish_instead_of_http_is_final_at_first() {
+    let upstream = Upstream::steps([Step::close("SSH-2.0-OpenSSH_9.6\r\n")]).await;
+    assert_eq!(told(source(&upstream, RemoteConfig::default())).await, ["gave up protocol"]);
+}
+
+/// A refusal may be as long as it likes: its beginning is shown, and its connection is left.
+#[tokio::test]
+async fn of_a_long_refusal_the_beginning_is_shown() {
+    let head = "HTTP/1.1 403 Forbidden\r\nContent-Length: 9000000000\r\n\r\n";
+    let upstream = Upstream::steps([Step::hold(format!("{head}{}", "no \u{1b}[31m".repeat(5000)))]).await;
+    let (said, _) = read(source(&upstream, RemoteConfig::default())).await;
+    assert!(reason(&said).len() < 300 && !reason(&said).contains('\u{1b}'), "{}", reason(&said));
+    upstream.closed().await;
+}
