@@ -137,7 +137,9 @@ impl App {
             handlers.register(name, registered);
         }
         let http = Arc::new(handlers::HttpTask::new(&deps));
-        let jobs = jobs::start(config.jobs.clone(), jobs::Deps::new(journal.clone(), &config.journal, handlers, http));
+        let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
+        let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace());
+        let jobs = jobs::start(config.jobs.clone(), deps);
         let relays = relay::start(
             config.relay.clone(),
             relay::Deps {

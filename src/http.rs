@@ -11,6 +11,7 @@ mod connect;
 mod emitters;
 mod error;
 mod gate;
+mod hybrid;
 mod identity;
 mod jobs;
 mod journal;
@@ -105,6 +106,8 @@ fn job_routes(config: &mut web::ServiceConfig) {
                 .route(web::get().to(samples::progress))
                 .route(web::post().to(jobs::submit_and_stream)),
         )
+        .service(at("/api/sse-integration/hybrid-execution/sse-emitter").route(web::post().to(hybrid::execute)))
+        .service(at("/api/sse-proxy/{remote}/parallel-tasks/sse-emitter").route(web::post().to(hybrid::parallel_tasks)))
         .service(at("/api/sse/samples/orders.csv").route(web::get().to(samples::orders)))
         .service(at("/api/sse/samples/quotes").route(web::get().to(samples::quotes)));
 }

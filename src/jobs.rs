@@ -4,7 +4,7 @@
 //!  http ──submit──> Handle ──> actor ──append(spec record)──> journal        accepted: only now the client hears of it
 //!                                │ Queue: who is next
 //!                                v
-//!                            attempts (TaskHandler: http, command, sample, …)
+//!                            attempts (TaskHandler: http, command, sample, …) and groups (remote: the job's tasks there)
 //!                                │ reports, one bounded channel
 //!                                v
 //!                             Engine ──append(many events at once)──> journal ──> hub ──> watchers
@@ -24,7 +24,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal;
+use crate::{
+    journal,
+    upstream::{Connections, Remotes, events::Pace},
+};
 
 mod actor;
 mod door;
@@ -38,6 +41,7 @@ mod pump;
 mod queue;
 mod record;
 mod recovery;
+mod remote;
 mod retry;
 pub mod spec;
 pub mod state;
@@ -79,6 +83,14 @@ pub mod code {
     pub const CRASHED: &str = "crashed";
     /// The handler that the task names is no longer there.
     pub const UNKNOWN_HANDLER: &str = "unknown_handler";
+    /// The remote that ran the task cannot be reached any more, or has forgotten it.
+    pub const REMOTE_LOST: &str = "remote_lost";
+    /// The remote does not take the task.
+    pub const REMOTE_REFUSED: &str = "remote_refused";
+    /// The result has a form that cannot be passed on.
+    pub const BAD_RESULT: &str = "bad_result";
+    /// The result is larger than `jobs.max_response_bytes`.
+    pub const RESPONSE_TOO_LARGE: &str = "response_too_large";
 }
 
 /// Settings of section `[jobs]`.
@@ -117,6 +129,12 @@ pub struct Deps {
     pub handlers: Handlers,
     /// What runs tasks with `url`. Its input is `{url, method, headers, body}`.
     pub http: Arc<dyn TaskHandler>,
+    /// What `remote` can name.
+    pub remotes: Remotes,
+    /// Places for the streams by which tasks on remotes are followed.
+    pub connections: Connections,
+    /// How fast a remote is asked again that has failed.
+    pub pace: Pace,
 }
 
 // === impl Config ===
@@ -166,13 +184,28 @@ impl Config {
 // === impl Deps ===
 
 impl Deps {
-    /// Takes the limits from the journal's settings.
+    /// Takes the limits from the journal's settings. Without remotes.
     pub fn new(
         journal: journal::Shared,
         limits: &journal::Config,
         handlers: Handlers,
         http: Arc<dyn TaskHandler>,
     ) -> Self {
-        Self { journal, journal_max_bytes: limits.max_bytes, max_event_bytes: limits.max_event_bytes, handlers, http }
+        Self {
+            journal,
+            journal_max_bytes: limits.max_bytes,
+            max_event_bytes: limits.max_event_bytes,
+            handlers,
+            http,
+            remotes: Remotes::default(),
+            connections: Connections::new(0),
+            pace: Pace::default(),
+        }
+    }
+
+    /// The same with these remotes.
+    #[must_use]
+    pub fn with_remotes(self, remotes: Remotes, connections: Connections, pace: Pace) -> Self {
+        Self { remotes, connections, pace, ..self }
     }
 }

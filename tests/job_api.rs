@@ -276,7 +276,7 @@ fn a_wrong_job_is_refused_with_every_mistake_named() {
         (json!({ "tasks": [{ "url": "http://x/", "headers": { "a b": "c" } }] }), "a b"),
         (json!({ "tasks": [{ "url": "http://x/", "headers": { "X-A": "c\nd" } }] }), "X-A"),
         (json!({ "tasks": [{ "url": "http://x/", "headers": { "Host": "other" } }] }), "Host"),
-        (json!({ "tasks": [{ "run": TRIVIAL, "remote": "reactive" }] }), "remote"),
+        (json!({ "tasks": [{ "run": TRIVIAL, "remote": "nowhere" }] }), "remote"),
         (json!({ "tasks": [{ "run": TRIVIAL }], "callbackUrl": "http://x/" }), "callbackUrl"),
         (json!({ "tasks": "all" }), "sequence"),
         (json!({}), "tasks"),

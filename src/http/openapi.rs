@@ -13,7 +13,8 @@ use utoipa::{
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    connect, emitters, error, jobs, journal, merge, metrics, operate, pages, proxy, publish, relays, samples, topics,
+    connect, emitters, error, hybrid, jobs, journal, merge, metrics, operate, pages, proxy, publish, relays, samples,
+    topics,
 };
 
 /// Every route of the contract.
@@ -49,6 +50,8 @@ use super::{
         jobs::events,
         jobs::retry,
         jobs::result,
+        hybrid::execute,
+        hybrid::parallel_tasks,
         proxy::connections,
         proxy::end,
         merge::merge,

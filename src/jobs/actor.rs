@@ -26,6 +26,7 @@ use super::{
     pump::{self, Call},
     record::{self, Key, SpecRecord, Written},
     recovery::{self, Found},
+    remote::{Means, Session},
     spec::{Plan, Spec},
     stats::Stats,
 };
@@ -59,13 +60,13 @@ type Make = Box<dyn FnOnce(bool) -> Shell + Send>;
 fn launch(config: Config, deps: Deps, start: impl FnOnce(Make) -> Addr<Shell>) -> Handle {
     let figures = Arc::new(Mutex::new(Stats::default()));
     let (ready, read) = watch::channel(false);
-    let (handlers, journal) = (deps.handlers.clone(), deps.journal.clone());
+    let (handlers, remotes, journal) = (deps.handlers.clone(), deps.remotes.clone(), deps.journal.clone());
     let make = {
         let (config, figures) = (config.clone(), figures.clone());
         Box::new(move |own_thread| Shell::new(config, deps, ready, figures, own_thread))
     };
     let door = Door::new(start(make), read, figures);
-    Handle::new(door, config, handlers, journal)
+    Handle::new(door, config, handlers, remotes, journal)
 }
 
 /// The way to the actor.
@@ -75,6 +76,8 @@ pub type Address = Addr<Shell>;
 pub struct Shell {
     engine: Engine,
     journal: Shared,
+    /// What follows the tasks on remotes.
+    means: Arc<Means>,
     /// What the recovery needs, until it takes it.
     past: Option<(Config, Deps)>,
     /// True once the recovery is done.
@@ -143,6 +146,7 @@ impl Shell {
         Self {
             engine: Engine::new(config.clone(), &deps),
             journal: deps.journal.clone(),
+            means: Means::new(&config, &deps),
             past: Some((config, deps)),
             ready,
             reports,
@@ -164,6 +168,9 @@ impl Shell {
         self.engine.turn(Instant::now());
         for attempt in self.engine.take_attempts() {
             actix::spawn(attempt.run(self.reports.clone()));
+        }
+        for group in self.engine.take_groups() {
+            actix::spawn(Session::new(group, self.means.clone(), self.reports.clone()).run());
         }
         if let Some(batch) = self.engine.take_batch() {
             self.append(batch, ctx);
@@ -240,16 +247,7 @@ impl Shell {
         }
         self.sweeping = true;
         let journal = self.journal.clone();
-        let purge = async move {
-            let mut kept = Vec::new();
-            for (id, key_record) in leaving {
-                if let Err(error) = record::purge(&journal, &id, key_record.clone()).await {
-                    tracing::warn!(job_id = %id, %error, "what is kept of an ended job could not be purged; trying again");
-                    kept.push((id, key_record));
-                }
-            }
-            kept
-        };
+        let purge = async move { record::purge_all(&journal, leaving).await };
         ctx.spawn(purge.into_actor(self).map(|kept, shell, ctx| {
             shell.sweeping = false;
             shell.unpurged = kept;

@@ -14,6 +14,7 @@ use std::{
 use rand::{SeedableRng, rngs::StdRng};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Deps,
@@ -29,6 +30,7 @@ use crate::{event::now_ms, topic::Topic};
 mod aggregate;
 mod append;
 mod attempt;
+mod away;
 mod books;
 mod live;
 mod outbox;
@@ -42,13 +44,14 @@ mod timers;
 
 pub use self::{
     append::Next,
-    attempt::Attempt,
+    attempt::{Attempt, Done},
+    away::{Group, Told},
     books::{Filter, Leaving, Listing, ResultPlace},
     live::Bounds,
     restore::Past,
+    sink::fit,
 };
 use self::{
-    attempt::Done,
     live::{Ending, Live, Phase},
     outbox::Outbox,
     room::Room,
@@ -80,6 +83,10 @@ pub enum Said {
     Progress { progress: f64, message: Option<String>, data: Option<Box<RawValue>> },
     /// It has ended; the last report.
     Ended(Result<Done, TaskError>),
+    /// A remote tells this of a task that it runs.
+    Told(Told),
+    /// Nobody follows a group of the job any more.
+    Unfollowed,
 }
 
 /// A job that the journal has taken.
@@ -111,6 +118,12 @@ pub struct Engine {
     outbox: Outbox,
     timers: Timers<Timer>,
     starts: Starts,
+    /// Tasks of remotes that nobody follows yet.
+    groups: Vec<Group>,
+    /// Groups that are followed, or are to be.
+    followed: usize,
+    /// Tells those who follow them to leave the remotes alone.
+    leave: CancellationToken,
     ids: ulid::Generator,
     rng: StdRng,
     stats: Stats,
@@ -168,6 +181,9 @@ impl Engine {
             outbox: Outbox::default(),
             timers: Timers::new(),
             starts: Starts::new(deps.journal.durable()),
+            groups: Vec::new(),
+            followed: 0,
+            leave: CancellationToken::new(),
             ids: ulid::Generator::new(),
             rng: StdRng::seed_from_u64(rand::random()),
             stats: Stats::default(),
@@ -206,7 +222,8 @@ impl Engine {
         let id = origin.job_id.clone();
         let mut live = Live::new(plan, Topic::job(&id).expect("a ULID is a topic name"), now);
         self.queue.add(id.clone(), live.plan.concurrency);
-        for (index, (run, task)) in (0..).zip(live.runs.iter_mut().zip(&live.plan.tasks)) {
+        let local = (0..).zip(live.runs.iter_mut().zip(&live.plan.tasks)).filter(|(_, (run, _))| run.away.is_none());
+        for (index, (run, task)) in local {
             run.lane = lane(&self.lanes, &task.kind);
             self.queue.push(&id, index, run.lane);
         }
@@ -217,7 +234,10 @@ impl Engine {
         // It may have slipped in while its record was written.
         if self.suspended {
             self.queue.clear(&id);
-        } else if self.stopping && !self.durable {
+            return;
+        }
+        self.begin_away(&id);
+        if self.stopping && !self.durable {
             // Its watchers must see an end.
             self.end(&id, Ending::Shutdown);
         }
@@ -257,7 +277,7 @@ impl Engine {
 
     /// True when the engine was told to stop and all is done and kept.
     pub fn stopped(&self) -> bool {
-        let idle = if self.suspended { self.at_rest() } else { self.unfinished() == 0 };
+        let idle = if self.suspended { self.at_rest() } else { self.unfinished() == 0 && self.followed == 0 };
         self.stopping && idle && self.outbox.len() == 0
     }
 
@@ -306,6 +326,7 @@ impl Engine {
             tasks_running: self.queue.running() as u64,
             tasks_queued: self.queue.waiting() as u64,
             events_pending: self.outbox.len() as u64,
+            remote_jobs: self.followed as u64,
             ..self.stats
         }
     }
@@ -323,11 +344,21 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // Attempts run on tasks of their own: they must not outlive what they report to.
         self.book.values().filter_map(|job| job.live.as_ref()).for_each(|live| live.cancel.cancel());
+        if self.durable {
+            self.leave.cancel();
+        } else {
+            self.book.values().filter_map(|job| job.live.as_ref()).for_each(|live| live.far.cancel());
+        }
     }
 }
 
+/// Most bytes of data that one report can bring into an event.
+pub fn data_bytes(max_event_bytes: usize) -> usize {
+    max_event_bytes.saturating_sub(EVENT_OVERHEAD)
+}
+
 /// Shortens a text to about `max` bytes, at a character's end.
-fn shorten(mut text: String, max: usize) -> String {
+pub fn shorten(mut text: String, max: usize) -> String {
     if text.len() > max {
         let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         text.truncate(end);

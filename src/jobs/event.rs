@@ -10,25 +10,34 @@
 //! `task_progress` of 0, since nothing else would show that it has begun.
 //!
 //! A task has at most one `task_start`, before its first attempt; one that is cancelled while it still waits has none
-//! and only gets its `error`. Numbers without a fraction are written without one.
+//! and only gets its `error`. Each event says where it comes from (`source`): those of a task on a remote name the
+//! remote, all others say `local`. Numbers without a fraction are written without one.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::Status;
 
+#[cfg(test)]
+mod tests;
+
 /// One fact with what all facts carry.
 #[derive(Clone, Debug)]
 pub struct JobEvent {
     /// The job.
     pub job_id: Arc<str>,
+    /// Where: [`LOCAL`], or the name of the remote that runs the task.
+    pub source: Arc<str>,
     /// When it happened, in Unix milliseconds.
     pub timestamp: u64,
     /// What happened.
     pub fact: Fact,
 }
+
+/// The source of what happens on this node.
+pub static LOCAL: LazyLock<Arc<str>> = LazyLock::new(|| "local".into());
 
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
@@ -60,8 +69,6 @@ pub struct TaskStart {
     pub task_id: String,
     /// What people call it.
     pub task_name: String,
-    /// Where it runs: `local`, or the name of a remote.
-    pub source: String,
 }
 
 /// Data of `task_progress`.
@@ -136,7 +143,7 @@ pub struct TaskFailed {
     /// For people.
     pub error: String,
     /// For programs: `timeout`, `panic`, `cancelled`, `job_timeout`,
-    /// `shutdown`, `no_room`, or the handler's own.
+    /// `shutdown`, `no_room`, `remote_lost`, `remote_refused`, or the handler's own.
     pub code: String,
     /// True when the same task may succeed another time.
     pub retryable: bool,
@@ -222,6 +229,7 @@ struct Wire<'a> {
     job_id: &'a str,
     #[serde(flatten)]
     fact: &'a Fact,
+    source: &'a str,
     timestamp: u64,
 }
 
@@ -229,7 +237,14 @@ struct Wire<'a> {
 #[serde(rename_all = "camelCase")]
 struct Stamp {
     job_id: Arc<str>,
+    /// Once only `task_start` had it.
+    #[serde(default = "local")]
+    source: Arc<str>,
     timestamp: u64,
+}
+
+fn local() -> Arc<str> {
+    LOCAL.clone()
 }
 
 // === impl JobEvent ===
@@ -237,7 +252,8 @@ struct Stamp {
 impl JobEvent {
     /// The data as they go into the topic.
     pub fn encode(&self) -> String {
-        let wire = Wire { job_id: &self.job_id, fact: &self.fact, timestamp: self.timestamp };
+        let Self { job_id, source, timestamp, fact } = self;
+        let wire = Wire { job_id, fact, source, timestamp: *timestamp };
         serde_json::to_string(&wire).expect("plain data serialises")
     }
 
@@ -257,8 +273,8 @@ impl JobEvent {
             "complete" => Fact::Complete(serde_json::from_str(data)?),
             other => return Err(Unreadable::Name(other.to_owned())),
         };
-        let Stamp { job_id, timestamp } = serde_json::from_str(data)?;
-        Ok(Self { job_id, timestamp, fact })
+        let Stamp { job_id, source, timestamp } = serde_json::from_str(data)?;
+        Ok(Self { job_id, source, timestamp, fact })
     }
 }
 
@@ -300,80 +316,4 @@ fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> 
         return serializer.serialize_i64(*value as i64);
     }
     serializer.serialize_f64(*value)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn round_trip(fact: Fact) -> Value {
-        let name = fact.name();
-        let event = JobEvent { job_id: "J1".into(), timestamp: 17, fact };
-        let data = event.encode();
-        let back = JobEvent::decode(name, &data).unwrap();
-        assert_eq!(back.fact.name(), name);
-        assert_eq!(back.encode(), data, "both ways");
-        serde_json::from_str(&data).unwrap()
-    }
-
-    fn raw(value: &Value) -> Box<RawValue> {
-        serde_json::value::to_raw_value(value).unwrap()
-    }
-
-    #[test]
-    fn fields_are_those_of_the_contract() {
-        let (task_id, task_name) = ("a".to_owned(), "A".to_owned());
-        let start = TaskStart { task_id: task_id.clone(), task_name: task_name.clone(), source: "local".into() };
-        assert_eq!(
-            round_trip(Fact::TaskStart(start)),
-            json!({"jobId": "J1", "timestamp": 17, "taskId": "a", "taskName": "A", "source": "local"})
-        );
-        let progress =
-            TaskProgress { task_id: task_id.clone(), progress: 50.0, message: None, data: Some(raw(&json!([1]))) };
-        let data = round_trip(Fact::TaskProgress(progress));
-        assert_eq!(data, json!({"jobId": "J1", "timestamp": 17, "taskId": "a", "progress": 50, "data": [1]}));
-        let done = TaskComplete {
-            task_id: task_id.clone(),
-            task_name,
-            result: raw(&json!({"x": 1})),
-            result_bytes: None,
-            result_url: None,
-            encoding: None,
-            http_status: Some(200),
-            attempts: 3,
-            duration_ms: 5,
-        };
-        let data = round_trip(Fact::TaskComplete(done));
-        assert_eq!(
-            (&data["result"], &data["httpStatus"], &data["attempts"]),
-            (&json!({"x": 1}), &json!(200), &json!(3))
-        );
-        assert!(data.get("resultUrl").is_none());
-        let retry = TaskRetry { task_id, attempt: 2, delay_ms: 9, error: "e".into(), code: "c".into() };
-        assert_eq!(round_trip(Fact::TaskRetry(retry))["delayMs"], 9);
-        let results = AggregatedResult { results: raw(&json!({"a": {"x": 1}})), results_url: None };
-        assert_eq!(round_trip(Fact::AggregatedResult(results))["results"], json!({"a": {"x": 1}}));
-        let complete = Complete {
-            status: Status::TimedOut,
-            total_tasks: 3,
-            success_count: 1,
-            error_count: 2,
-            errors: vec![ErrorEntry { task_id: "b".into(), error: "e".into() }],
-            errors_omitted: Some(1),
-            duration_ms: 7,
-        };
-        let data = round_trip(Fact::Complete(complete));
-        assert_eq!((&data["status"], &data["errors"][0]["taskId"]), (&json!("timed_out"), &json!("b")));
-        let step = round_trip(Fact::Progress(Progress { step: 1, total_steps: 3, progress: 33.33 }));
-        assert_eq!(step, json!({"jobId": "J1", "timestamp": 17, "step": 1, "totalSteps": 3, "progress": 33.33}));
-    }
-
-    #[test]
-    fn foreign_events_are_refused() {
-        assert!(matches!(JobEvent::decode("message", "{}"), Err(Unreadable::Name(_))));
-        assert!(matches!(JobEvent::decode("complete", "{}"), Err(Unreadable::Data(_))));
-        assert!(matches!(JobEvent::decode("progress", "not json"), Err(Unreadable::Data(_))));
-    }
 }

@@ -22,6 +22,7 @@ use crate::{
     event::Position,
     journal::{Query, Shared},
     topic::Topic,
+    upstream::Remotes,
 };
 
 /// Submits, asks and ends jobs. Cheap to clone; when the last one is dropped the jobs end.
@@ -34,6 +35,7 @@ pub struct Handle {
 struct Resources {
     config: Config,
     handlers: Handlers,
+    remotes: Remotes,
     journal: Shared,
 }
 
@@ -75,8 +77,8 @@ pub struct TaskResult {
 // === impl Handle ===
 
 impl Handle {
-    pub(super) fn new(door: Door, config: Config, handlers: Handlers, journal: Shared) -> Self {
-        Self { door, shared: Arc::new(Resources { config, handlers, journal }) }
+    pub(super) fn new(door: Door, config: Config, handlers: Handlers, remotes: Remotes, journal: Shared) -> Self {
+        Self { door, shared: Arc::new(Resources { config, handlers, remotes, journal }) }
     }
 
     /// Submits a job. When this answers, the job is in the journal. Cancelling this future does not take it back.
@@ -181,7 +183,8 @@ impl Handle {
 
     async fn submit_as(&self, submission: Submission, retry_of: Option<String>) -> Result<Submitted, SubmitError> {
         let Submission { mut spec, user, key } = submission;
-        let limits = Limits { max_tasks: self.shared.config.max_tasks, handlers: &self.shared.handlers };
+        let Resources { config, handlers, remotes, .. } = &*self.shared;
+        let limits = Limits { max_tasks: config.max_tasks, handlers, remotes };
         let checked = Plan::check(&spec, limits);
         let mut errors = checked.as_ref().err().cloned().unwrap_or_default();
         if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255 || key.contains(char::is_control)) {

@@ -6,6 +6,7 @@
 //! ```text
 //! job/{id}/spec             the spec as accepted, with every id filled in
 //! job/{id}/ending           a client has cancelled the job; where jobs outlive the process
+//! job/{id}/remote/{name}    the job on this remote that runs the tasks that name it
 //! job/{id}/result/{taskId}  a result that was too large for an event
 //! job-key/{user}/{key}      which job a client's key stands for; `-` without a user
 //! ```
@@ -18,8 +19,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Error, SubmitError,
-    spec::{Plan, Spec},
-    state::Origin,
+    engine::Leaving,
+    event::LOCAL,
+    spec::{Plan, PlannedTask, Spec},
+    state::{Origin, TaskOrigin},
     urls,
 };
 use crate::{
@@ -91,7 +94,7 @@ impl SpecRecord {
             user: self.user.clone(),
             created_at: self.created_at,
             retry_of: self.retry_of.clone(),
-            tasks: plan.tasks.iter().map(|task| (task.id.clone(), task.name.clone())).collect(),
+            tasks: plan.tasks.iter().map(task_origin).collect(),
         }
     }
 }
@@ -110,6 +113,11 @@ impl Key {
         let hash = format!("{:x}", Sha256::digest(&body));
         Self { record: format!("job-key/{user}/{}", urls::segment(key)), hash }
     }
+}
+
+fn task_origin(task: &PlannedTask) -> TaskOrigin {
+    let source = task.remote.clone().unwrap_or_else(|| LOCAL.clone());
+    TaskOrigin { id: task.id.clone(), name: task.name.clone(), source }
 }
 
 /// Keeps a spec and its key, both or neither.
@@ -162,6 +170,18 @@ pub async fn purge(journal: &Shared, job_id: &str, key_record: Option<String>) -
     tidy(journal, job_id).await
 }
 
+/// Lets go of jobs; those that could not leave come back.
+pub async fn purge_all(journal: &Shared, leaving: Vec<Leaving>) -> Vec<Leaving> {
+    let mut kept = Vec::new();
+    for (id, key_record) in leaving {
+        if let Err(error) = purge(journal, &id, key_record.clone()).await {
+            tracing::warn!(job_id = %id, %error, "what is kept of an ended job could not be purged; trying again");
+            kept.push((id, key_record));
+        }
+    }
+    kept
+}
+
 /// Lets go of what is left of a job without a spec.
 pub async fn tidy(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
     if let Ok(topic) = Topic::job(job_id) {
@@ -203,6 +223,11 @@ pub fn spec_key(job_id: &str) -> String {
 /// The key of a large result.
 pub fn result_key(job_id: &str, task_id: &str) -> String {
     format!("{}result/{task_id}", prefix(job_id))
+}
+
+/// The key of what is known of the tasks that a remote runs.
+pub fn remote_key(job_id: &str, remote: &str) -> String {
+    format!("{}remote/{remote}", prefix(job_id))
 }
 
 fn prefix(job_id: &str) -> String {

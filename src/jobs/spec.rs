@@ -4,7 +4,7 @@
 //! same after [`Plan::check`]: ids are unique, every handler exists, every bound holds. A client hears of all its
 //! mistakes at once.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub use self::check::Limits;
 pub struct Spec {
     /// What to run, in parallel; at least one.
     pub tasks: Vec<TaskSpec>,
-    /// Most tasks of this job at once; without it only the node's bound counts.
+    /// Most tasks of this job at once, on each node that runs some of them; without it only the node's bound counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u64>,
     /// The whole job's deadline in milliseconds after it was accepted.
@@ -45,7 +45,8 @@ pub struct Spec {
     pub callback_url: Option<Value>,
 }
 
-/// One task of a job. Its kind is chosen by its key: `url` (an HTTP request) or `run` (a named handler).
+/// One task of a job. Its kind is chosen by its key: `url` (an HTTP request) or `run` (a named handler). With `remote` it
+/// runs there, and the handler is one of the remote's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskSpec {
@@ -79,9 +80,9 @@ pub struct TaskSpec {
     /// How often a failed attempt is repeated where a repeat can help; 0 where it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_count: Option<u64>,
-    /// Reserved; refused for now.
+    /// The remote that runs it, by its name in the settings; this node where it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remote: Option<Value>,
+    pub remote: Option<String>,
 }
 
 /// What becomes of a job when the client that streams it goes away. An end of the node is none of the client's: the job
@@ -142,6 +143,8 @@ pub struct PlannedTask {
     pub id: String,
     /// For people.
     pub name: String,
+    /// The remote that runs it, where it is not this node.
+    pub remote: Option<Arc<str>>,
     /// What runs it.
     pub kind: Kind,
     /// What the handler gets.

@@ -29,8 +29,19 @@ pub struct Origin {
     pub created_at: u64,
     /// The job whose failed tasks this one repeats.
     pub retry_of: Option<String>,
-    /// Ids and names, in the order of the spec.
-    pub tasks: Vec<(String, String)>,
+    /// Its tasks, in the order of the spec.
+    pub tasks: Vec<TaskOrigin>,
+}
+
+/// What is known of a task before its first event.
+#[derive(Clone, Debug)]
+pub struct TaskOrigin {
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Where it runs: `local`, or the name of a remote.
+    pub source: Arc<str>,
 }
 
 /// A job as its history tells it.
@@ -56,6 +67,7 @@ pub struct JobState {
 pub(super) struct TaskState {
     pub(super) id: Arc<str>,
     pub(super) name: Box<str>,
+    pub(super) source: Arc<str>,
     pub(super) status: TaskStatus,
     pub(super) attempts: u32,
     pub(super) progress: f64,
@@ -87,7 +99,7 @@ pub(super) struct Failure {
 impl JobState {
     /// A job of which nothing has happened yet.
     pub fn new(origin: Origin) -> Self {
-        let tasks: Vec<_> = origin.tasks.into_iter().map(|(id, name)| TaskState::new(id, name)).collect();
+        let tasks: Vec<_> = origin.tasks.into_iter().map(TaskState::new).collect();
         let by_id = tasks.iter().enumerate().map(|(index, task)| (task.id.clone(), index)).collect();
         Self {
             job_id: origin.job_id,
@@ -205,10 +217,11 @@ impl JobState {
 // === impl TaskState ===
 
 impl TaskState {
-    fn new(id: String, name: String) -> Self {
+    fn new(TaskOrigin { id, name, source }: TaskOrigin) -> Self {
         Self {
             id: id.into(),
             name: name.into(),
+            source,
             status: TaskStatus::Queued,
             attempts: 0,
             progress: 0.0,

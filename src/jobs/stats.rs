@@ -30,6 +30,8 @@ pub struct Stats {
     pub task_duration_ms_sum: u64,
     /// Number of those durations.
     pub task_duration_count: u64,
+    /// Jobs on remotes that run tasks of jobs here.
+    pub remote_jobs: u64,
     /// Events that wait for the journal.
     pub events_pending: u64,
     /// Unfinished jobs of the time before that were taken up at the start.

@@ -1,5 +1,6 @@
 //! The whole component, from the handle to the history in a memory journal.
 
+mod away;
 mod door;
 mod ends;
 mod full;

@@ -6,12 +6,13 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{EVENT_OVERHEAD, aggregate::Outcome, shorten, timers};
+use super::{EVENT_OVERHEAD, aggregate::Outcome, away::Away, shorten, timers};
 use crate::{
     jobs::{
         Config, code,
         event::{Complete, ErrorEntry},
-        spec::Plan,
+        handler::TaskError,
+        spec::{Plan, PlannedTask},
         state::Status,
     },
     topic::Topic,
@@ -27,6 +28,8 @@ pub struct Live {
     pub deadline: Option<timers::Key>,
     /// The parent of the tokens of all attempts.
     pub cancel: CancellationToken,
+    /// Tells remotes to stop: unlike attempts they go on while this node is away.
+    pub far: CancellationToken,
     /// Set once something ends the job before its tasks do.
     pub ending: Option<Ending>,
     /// Tasks that the ending found waiting and that still need their `error`.
@@ -61,6 +64,8 @@ pub struct Run {
     /// When the first attempt began.
     pub began: Option<Instant>,
     pub outcome: Option<Outcome>,
+    /// Of a task that a remote runs.
+    pub away: Option<Box<Away>>,
 }
 
 /// Where a task stands.
@@ -74,6 +79,8 @@ pub enum Phase {
     Delayed,
     /// The node ended, or is about to end, before the task did: that is still to be told.
     Interrupted,
+    /// A remote runs it, or is to.
+    Away,
     /// It will not run any more and waits for its `error`.
     Doomed,
     /// It had its end.
@@ -118,17 +125,10 @@ impl Bounds {
 
 impl Run {
     /// A task that has not begun.
-    pub fn new(lane: usize) -> Self {
-        Self {
-            phase: Phase::Waiting,
-            lane,
-            attempts: 0,
-            spared: 0,
-            restarts: 0,
-            resumes: false,
-            began: None,
-            outcome: None,
-        }
+    fn of(task: &PlannedTask) -> Self {
+        let away = task.remote.as_ref().map(|_| Box::new(Away::new()));
+        let phase = if away.is_some() { Phase::Away } else { Phase::Waiting };
+        Self { phase, lane: 0, attempts: 0, spared: 0, restarts: 0, resumes: false, began: None, outcome: None, away }
     }
 
     /// Attempts that count against the task's retries.
@@ -142,7 +142,7 @@ impl Run {
 impl Live {
     /// A job of which nothing has happened yet.
     pub fn new(plan: Plan, topic: Topic, accepted: Instant) -> Self {
-        let runs = plan.tasks.iter().map(|_| Run::new(0)).collect();
+        let runs = plan.tasks.iter().map(Run::of).collect();
         Self {
             plan,
             runs,
@@ -150,6 +150,7 @@ impl Live {
             accepted,
             deadline: None,
             cancel: CancellationToken::new(),
+            far: CancellationToken::new(),
             ending: None,
             doomed: VecDeque::new(),
             interrupted: VecDeque::new(),
@@ -213,8 +214,13 @@ impl Live {
 // === impl Ending ===
 
 impl Ending {
-    /// The code that unfinished tasks get.
-    pub fn code(self) -> &'static str {
+    /// The error that unfinished tasks get.
+    pub fn error(self, http_status: Option<u16>) -> TaskError {
+        TaskError { http_status, ..TaskError::fatal(self.code(), self.message()) }
+    }
+
+    /// The code of that.
+    fn code(self) -> &'static str {
         match self {
             Self::Cancelled | Self::FailedFast => code::CANCELLED,
             Self::TimedOut => code::JOB_TIMEOUT,
@@ -222,8 +228,7 @@ impl Ending {
         }
     }
 
-    /// The message that unfinished tasks get.
-    pub fn message(self) -> &'static str {
+    fn message(self) -> &'static str {
         match self {
             Self::Cancelled => "the job was cancelled before the task had ended",
             Self::FailedFast => "cancelled because another task of the job failed (`failFast`)",

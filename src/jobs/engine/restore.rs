@@ -12,7 +12,7 @@ use crate::{
     event::Position,
     jobs::{
         code,
-        event::{Fact, JobEvent},
+        event::{Fact, JobEvent, TaskProgress, TaskRetry},
         handler::{Handlers, TaskError},
         record::SpecRecord,
         spec::{Kind, Plan},
@@ -64,6 +64,7 @@ impl Past {
         let finished = (self.state.success_count, self.state.error_count);
         self.state.apply(event, Some(position));
         self.live.aggregated |= matches!(event.fact, Fact::AggregatedResult(_));
+        self.recall(&event.fact);
         if finished == (self.state.success_count, self.state.error_count) {
             return;
         }
@@ -83,15 +84,33 @@ impl Past {
         }
     }
 
+    fn recall(&mut self, fact: &Fact) {
+        let (Fact::TaskProgress(TaskProgress { task_id, .. }) | Fact::TaskRetry(TaskRetry { task_id, .. })) = fact
+        else {
+            return;
+        };
+        let index = self.state.index(task_id);
+        if let Some(away) = index.and_then(|index| self.live.runs[index].away.as_deref_mut()) {
+            away.recall(fact);
+        }
+    }
+
     /// What had begun to end the job when the node ended, as far as it can be known.
     fn ending(&self) -> Option<Ending> {
-        let codes = || self.state.tasks.iter().filter_map(|task| Some(task.failure.as_deref()?.code.as_str()));
+        let failed =
+            || {
+                self.state.tasks.iter().zip(&self.live.plan.tasks).filter_map(|(task, planned)| {
+                    Some((planned.remote.is_none(), task.failure.as_deref()?.code.as_str()))
+                })
+            };
+        // A remote ends tasks for reasons of its own.
+        let codes = || failed().filter_map(|(local, code)| local.then_some(code));
         let of_task = |code: &str| ![code::CANCELLED, code::SHUTDOWN].contains(&code);
         if codes().any(|code| code == code::JOB_TIMEOUT) {
             Some(Ending::TimedOut)
         } else if self.cancelled {
             Some(Ending::Cancelled)
-        } else if self.live.plan.fail_fast && codes().any(of_task) {
+        } else if self.live.plan.fail_fast && failed().any(|(_, code)| of_task(code)) {
             Some(Ending::FailedFast)
         } else if codes().any(|code| code == code::SHUTDOWN) {
             Some(Ending::Shutdown)
@@ -134,6 +153,7 @@ impl Engine {
             run.began = known.began_at.map(ago);
             run.phase = match known.status {
                 _ if known.status.finished() => Phase::Finished,
+                _ if task.remote.is_some() => Phase::Away,
                 // Its end will say so.
                 _ if missing(&task.kind, &self.handlers).is_some() => Phase::Interrupted,
                 TaskStatus::Queued => Phase::Waiting,
@@ -148,6 +168,7 @@ impl Engine {
             match run.phase {
                 Phase::Waiting => self.queue.push(&id, number, run.lane),
                 Phase::Interrupted => live.interrupted.push_back(number),
+                Phase::Away => {}
                 _ => task.input = serde_json::Value::Null,
             }
         }
@@ -169,6 +190,7 @@ impl Engine {
             }
             (None, None) => {}
         }
+        self.begin_away(&id);
     }
 
     /// All jobs of the time before are in the book.

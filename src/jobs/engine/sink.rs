@@ -42,6 +42,16 @@ pub struct Throttle {
     pending: Option<handler::Report>,
 }
 
+/// Data that an event can take: themselves, or a word in their place.
+pub fn fit(data: Box<RawValue>, max: usize) -> Box<RawValue> {
+    let bytes = data.get().len();
+    if bytes <= max {
+        return data;
+    }
+    let omitted = format!(r#"{{"omitted":true,"bytes":{bytes}}}"#);
+    RawValue::from_string(omitted).expect("the line above is JSON")
+}
+
 // === impl AttemptSink ===
 
 impl AttemptSink {
@@ -74,13 +84,7 @@ impl AttemptSink {
     }
 
     fn fit(&self, data: &serde_json::Value) -> Box<RawValue> {
-        let raw = to_raw_value(data).expect("a JSON value serialises");
-        let bytes = raw.get().len();
-        if bytes <= self.max_data_bytes {
-            return raw;
-        }
-        let omitted = format!(r#"{{"omitted":true,"bytes":{bytes}}}"#);
-        RawValue::from_string(omitted).expect("the line above is JSON")
+        fit(to_raw_value(data).expect("a JSON value serialises"), self.max_data_bytes)
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {

@@ -18,6 +18,8 @@ impl Engine {
     /// its last two seconds counts.
     pub(super) fn suspend(&mut self) {
         self.suspended = true;
+        // What remotes run they go on with, and nobody says a word.
+        self.leave.cancel();
         let mut standing = 0;
         for (id, job) in &mut self.book {
             let Some(live) = job.live.as_deref_mut().filter(|live| live.ending.is_none() && !live.closed()) else {
@@ -45,7 +47,11 @@ impl Engine {
 
     /// True when nothing runs and nothing is left to say.
     pub(super) fn at_rest(&self) -> bool {
-        self.admitted == 0 && self.queue.running() == 0 && self.doomed.is_empty() && self.interrupted.is_empty()
+        self.admitted == 0
+            && self.queue.running() == 0
+            && self.followed == 0
+            && self.doomed.is_empty()
+            && self.interrupted.is_empty()
     }
 
     /// Tells that an attempt fell to an end of the node and that another will follow. It waits for its turn, but for the
@@ -66,6 +72,6 @@ impl Engine {
             code: code.into(),
         };
         self.stats.task_retries += 1;
-        self.push(id, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
+        self.push(id, index, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
     }
 }

@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::{
     Done, EVENT_OVERHEAD, Ending, Engine, Id, Phase, Report, Said, Timer, aggregate::aggregate, attempt::Attempt,
-    live::Bounds, millis, outbox::Entry, shorten, timestamp,
+    data_bytes, live::Bounds, millis, outbox::Entry, shorten, timestamp,
 };
 use crate::{
     jobs::{
         event::{
-            Complete, ErrorEntry, Fact, JobEvent, Progress, TaskComplete, TaskFailed, TaskProgress, TaskRetry,
+            Complete, ErrorEntry, Fact, JobEvent, LOCAL, Progress, TaskComplete, TaskFailed, TaskProgress, TaskRetry,
             TaskStart,
         },
         handler::TaskError,
@@ -34,7 +34,7 @@ pub(super) const PLAIN_EVENT_BYTES: usize = 512;
 impl Engine {
     /// Begins an attempt at a task that has just got its slots.
     pub(super) fn begin(&mut self, id: &Id, index: u32, now: Instant) {
-        let max_data_bytes = self.max_event_bytes.saturating_sub(EVENT_OVERHEAD);
+        let max_data_bytes = data_bytes(self.max_event_bytes);
         let default_timeout = self.config.task_timeout();
         let live =
             self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()).expect("the queue holds live jobs only");
@@ -64,17 +64,22 @@ impl Engine {
         let resumes = std::mem::take(&mut run.resumes);
         if run.began.is_none() {
             run.began = Some(now);
-            self.push(id, Fact::TaskStart(TaskStart { task_id, task_name, source: "local".into() }), PLAIN_EVENT_BYTES);
+            self.push(id, index, Fact::TaskStart(TaskStart { task_id, task_name }), PLAIN_EVENT_BYTES);
         } else if resumes {
             let message = Some(format!("attempt {} has begun", run.attempts));
             let fact = TaskProgress { task_id, progress: 0.0, message, data: None };
-            self.push(id, Fact::TaskProgress(fact), PLAIN_EVENT_BYTES);
+            self.push(id, index, Fact::TaskProgress(fact), PLAIN_EVENT_BYTES);
         }
     }
 
     /// Takes what an attempt tells.
     pub fn report(&mut self, report: Report, now: Instant) {
         let Report { id, task, attempt, said } = report;
+        let said = match said {
+            Said::Told(told) => return self.told(&id, task, told, now),
+            Said::Unfollowed => return self.unfollowed(),
+            said => said,
+        };
         let tight = self.room.tight();
         let Some(live) = self.live(&id) else { return };
         let run = &mut live.runs[task as usize];
@@ -84,11 +89,12 @@ impl Engine {
         }
         match said {
             // The end of each task needs the room more.
+            Said::Told(_) | Said::Unfollowed => {}
             Said::Progress { .. } if tight => {}
             Said::Progress { progress, message, data } => {
                 let task_id = live.plan.tasks[task as usize].id.clone();
                 let bytes = PLAIN_EVENT_BYTES + data.as_ref().map_or(0, |data| data.get().len());
-                self.push(&id, Fact::TaskProgress(TaskProgress { task_id, progress, message, data }), bytes);
+                self.push(&id, task, Fact::TaskProgress(TaskProgress { task_id, progress, message, data }), bytes);
             }
             Said::Ended(result) => {
                 let lane = run.lane;
@@ -117,6 +123,7 @@ impl Engine {
         let Some(live) = self.live(id).filter(|live| live.ending.is_none() && !live.closed()) else { return };
         live.ending = Some(ending);
         live.cancel.cancel();
+        live.far.cancel();
         for (index, run) in (0..).zip(&mut live.runs) {
             if matches!(run.phase, Phase::Waiting | Phase::Delayed | Phase::Interrupted) {
                 run.phase = Phase::Doomed;
@@ -132,7 +139,7 @@ impl Engine {
         let Some(id) = self.doomed.front().cloned() else { return false };
         let next = self.live(&id).and_then(|live| Some((live.doomed.pop_front()?, live.ending?)));
         match next {
-            Some((task, ending)) => self.fail(&id, task, TaskError::fatal(ending.code(), ending.message()), now),
+            Some((task, ending)) => self.fail(&id, task, ending.error(None), now),
             None => {
                 self.doomed.pop_front();
             }
@@ -140,7 +147,7 @@ impl Engine {
         true
     }
 
-    fn succeed(&mut self, id: &Id, index: u32, done: Done, now: Instant) {
+    pub(super) fn succeed(&mut self, id: &Id, index: u32, done: Done, now: Instant) {
         let bytes = done.result.get().len();
         let bounds = Bounds::new(&self.config, self.max_event_bytes);
         let live = self.live(id).expect("the caller has found it");
@@ -171,19 +178,16 @@ impl Engine {
             result_bytes = bytes, status = "completed", "task ended"
         );
         self.stats.tasks_succeeded += 1;
-        self.push_with(id, Fact::TaskComplete(fact), records, PLAIN_EVENT_BYTES + bytes);
+        self.push_with(id, Some(index), Fact::TaskComplete(fact), records, PLAIN_EVENT_BYTES + bytes);
         self.finished(id, index, Some(duration_ms), now);
     }
 
     fn fail_or_retry(&mut self, id: &Id, index: u32, mut error: TaskError, now: Instant) {
-        error.message = shorten(error.message, MAX_ERROR_BYTES.min(self.max_event_bytes / 16));
-        error.code = shorten(error.code, 64);
+        self.trim(&mut error);
         let live = self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()).expect("the caller has found it");
         if let Some(ending) = live.ending {
             // Whatever the handler says now, the ending is why.
-            let error =
-                TaskError { http_status: error.http_status, ..TaskError::fatal(ending.code(), ending.message()) };
-            return self.fail(id, index, error, now);
+            return self.fail(id, index, ending.error(error.http_status), now);
         }
         if self.suspended {
             // Whatever the handler says now, the stop is why.
@@ -204,7 +208,7 @@ impl Engine {
         };
         self.stats.task_retries += 1;
         self.timers.set(now + delay, Timer::Retry(id.clone(), index));
-        self.push(id, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
+        self.push(id, index, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
     }
 
     pub(super) fn fail(&mut self, id: &Id, index: u32, error: TaskError, now: Instant) {
@@ -228,7 +232,7 @@ impl Engine {
         };
         let fail_fast = live.plan.fail_fast;
         self.stats.tasks_failed += 1;
-        self.push(id, Fact::TaskError(fact), PLAIN_EVENT_BYTES);
+        self.push(id, index, Fact::TaskError(fact), PLAIN_EVENT_BYTES);
         self.finished(id, index, duration, now);
         if fail_fast {
             self.end(id, Ending::FailedFast);
@@ -248,7 +252,7 @@ impl Engine {
         let (step, total_steps) = (live.finished(), live.runs.len());
         let progress = percent(step, total_steps);
         let closed = live.closed();
-        self.push(id, Fact::Progress(Progress { step, total_steps, progress }), PLAIN_EVENT_BYTES);
+        self.tell(id, Fact::Progress(Progress { step, total_steps, progress }), PLAIN_EVENT_BYTES);
         if closed {
             self.close(id, now);
         }
@@ -281,22 +285,36 @@ impl Engine {
         );
         let bytes = results.results.get().len();
         if !aggregated {
-            self.push(id, Fact::AggregatedResult(results), PLAIN_EVENT_BYTES + bytes);
+            self.tell(id, Fact::AggregatedResult(results), PLAIN_EVENT_BYTES + bytes);
         }
-        self.push(id, Fact::Complete(complete), PLAIN_EVENT_BYTES);
+        self.tell(id, Fact::Complete(complete), PLAIN_EVENT_BYTES);
     }
 
-    pub(super) fn push(&mut self, id: &Id, fact: Fact, bytes: usize) {
-        self.push_with(id, fact, Vec::new(), bytes);
+    /// Bounds what stands in events, in snapshots and in memory.
+    pub(super) fn trim(&self, error: &mut TaskError) {
+        error.message = shorten(std::mem::take(&mut error.message), MAX_ERROR_BYTES.min(self.max_event_bytes / 16));
+        error.code = shorten(std::mem::take(&mut error.code), 64);
     }
 
-    fn push_with(&mut self, id: &Id, fact: Fact, records: Vec<RecordWrite>, bytes: usize) {
+    /// A fact of a task.
+    pub(super) fn push(&mut self, id: &Id, index: u32, fact: Fact, bytes: usize) {
+        self.push_with(id, Some(index), fact, Vec::new(), bytes);
+    }
+
+    /// A fact of the job itself.
+    fn tell(&mut self, id: &Id, fact: Fact, bytes: usize) {
+        self.push_with(id, None, fact, Vec::new(), bytes);
+    }
+
+    fn push_with(&mut self, id: &Id, index: Option<u32>, fact: Fact, records: Vec<RecordWrite>, bytes: usize) {
         let live = self.live(id).expect("only live jobs make events");
+        let remote = index.and_then(|index| live.plan.tasks[index as usize].remote.clone());
+        let source = remote.unwrap_or_else(|| LOCAL.clone());
         let mut topics = vec![live.topic.clone()];
         if fact.notifies() {
             topics.extend(live.plan.notify.iter().cloned());
         }
-        let event = JobEvent { job_id: id.clone(), timestamp: timestamp(), fact };
+        let event = JobEvent { job_id: id.clone(), source, timestamp: timestamp(), fact };
         self.room.take(bytes);
         self.outbox.push(Entry { event, topics, records, bytes });
     }

@@ -1,6 +1,6 @@
 //! From what came to what can run: every rule of a spec, each with the message that a client gets.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use url::Url;
@@ -9,6 +9,7 @@ use super::{FieldError, Kind, Notify, Plan, PlannedTask, Spec, TaskSpec};
 use crate::{
     jobs::{handler::Handlers, handlers::HttpInput},
     topic::Topic,
+    upstream::Remotes,
 };
 
 /// What the node allows and offers; what a spec is checked against.
@@ -18,6 +19,8 @@ pub struct Limits<'a> {
     pub max_tasks: usize,
     /// The handlers that `run` can name.
     pub handlers: &'a Handlers,
+    /// The remotes that `remote` can name.
+    pub remotes: &'a Remotes,
 }
 
 /// Longest id or name of a task in bytes.
@@ -54,17 +57,18 @@ impl Plan {
             let detail = format!("a job has 1 to {} tasks (`jobs.max_tasks`), this one has {count}", limits.max_tasks);
             return Err(vec![FieldError::new("tasks", detail)]);
         }
-        let plan = Self::lay_out(spec, limits.handlers, &mut errors);
+        let plan = Self::lay_out(spec, limits, &mut errors);
         if errors.0.is_empty() { Ok(plan) } else { Err(errors.0) }
     }
 
     /// A plan for a spec that was checked when its job was accepted. What has changed since (a handler is gone, a limit
     /// is lower) is no reason to drop the job.
     pub fn restore(spec: &Spec, handlers: &Handlers) -> Self {
-        Self::lay_out(spec, handlers, &mut Errors(Vec::new()))
+        let limits = Limits { max_tasks: usize::MAX, handlers, remotes: &Remotes::default() };
+        Self::lay_out(spec, limits, &mut Errors(Vec::new()))
     }
 
-    fn lay_out(spec: &Spec, handlers: &Handlers, errors: &mut Errors) -> Self {
+    fn lay_out(spec: &Spec, limits: Limits<'_>, errors: &mut Errors) -> Self {
         if spec.callback_url.is_some() {
             errors.add("callbackUrl", "not supported yet; watch the job's events or use `notify`");
         }
@@ -75,7 +79,7 @@ impl Plan {
         let notify = spec.notify.as_ref().map_or_else(Vec::new, |notify| errors.notify(notify));
         let ids = assign_ids(&spec.tasks, errors);
         let tasks = spec.tasks.iter().zip(ids).enumerate();
-        let tasks = tasks.map(|(index, (task, id))| At { index, errors: &mut *errors }.task(task, id, handlers));
+        let tasks = tasks.map(|(index, (task, id))| At { index, errors: &mut *errors }.task(task, id, limits));
         Self {
             tasks: tasks.collect(),
             concurrency: spec.concurrency.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
@@ -174,7 +178,7 @@ impl At<'_> {
         false
     }
 
-    fn task(&mut self, task: &TaskSpec, id: String, handlers: &Handlers) -> PlannedTask {
+    fn task(&mut self, task: &TaskSpec, id: String, limits: Limits<'_>) -> PlannedTask {
         if let Some(name) = &task.name {
             self.text("name", name);
         }
@@ -186,18 +190,22 @@ impl At<'_> {
         if retries > MAX_RETRIES {
             self.error("retryCount", format!("must be 0 to {MAX_RETRIES}, not {retries}"));
         }
-        let (kind, input) = self.kind(task, handlers);
+        let (kind, input) = self.kind(task, limits);
         let name = task.name.clone().unwrap_or_else(|| match &kind {
             Kind::Http => id.clone(),
             Kind::Run(handler) => handler.clone(),
         });
         let retries = u32::try_from(retries.min(MAX_RETRIES)).expect("bounded in this line");
-        PlannedTask { id, name, kind, input, timeout, retries }
+        let remote = task.remote.as_deref().map(Arc::from);
+        // What it is to run with is asked of the record once, by whoever hands it to the remote.
+        let input = if remote.is_some() { Value::Null } else { input };
+        PlannedTask { id, name, remote, kind, input, timeout, retries }
     }
 
-    fn kind(&mut self, task: &TaskSpec, handlers: &Handlers) -> (Kind, Value) {
-        if task.remote.is_some() {
-            self.error("remote", "not supported yet");
+    fn kind(&mut self, task: &TaskSpec, limits: Limits<'_>) -> (Kind, Value) {
+        let handlers = limits.handlers;
+        if let Some(Err(unknown)) = task.remote.as_ref().map(|name| limits.remotes.get(name)) {
+            self.error("remote", unknown.to_string().escape_debug().to_string());
         }
         match (&task.url, &task.run) {
             (Some(url), None) => (Kind::Http, self.http(task, url)),
@@ -218,7 +226,8 @@ impl At<'_> {
     }
 
     fn run(&mut self, task: &TaskSpec, run: &str, handlers: &Handlers) -> Value {
-        if handlers.get(run).is_none() {
+        // What a remote can run only the remote knows.
+        if task.remote.is_none() && handlers.get(run).is_none() {
             let known = match handlers.names() {
                 names if names.is_empty() => "this node has none".to_owned(),
                 names => format!("known are {}", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")),

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     jobs::handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
     journal::BoxFuture,
+    upstream::{self, Client, RemoteConfig, Remotes},
 };
 
 struct Nothing;
@@ -24,7 +25,14 @@ fn check(body: &Value) -> Result<Plan, Vec<FieldError>> {
         handlers.register(name, Registered { handler: Arc::new(Nothing), timeout: None, concurrency: None });
     }
     let spec: Spec = serde_json::from_value(body.clone()).expect("the body has the right form");
-    Plan::check(&spec, Limits { max_tasks: 4, handlers: &handlers })
+    Plan::check(&spec, Limits { max_tasks: 4, handlers: &handlers, remotes: &remotes() })
+}
+
+fn remotes() -> Remotes {
+    let base_url = Some("http://h".into());
+    let config = RemoteConfig { base_url, ..RemoteConfig::default() };
+    let client = Client::new(upstream::Config::default());
+    Remotes::build(&[("far".into(), config)].into(), &client).expect("good settings")
 }
 
 fn fields(body: &Value) -> Vec<String> {
@@ -141,4 +149,16 @@ fn header_values_are_redacted() {
         shown["tasks"][0]["headers"],
         json!({"Authorization": "***", "ACCEPT": "text/plain", "Content-Type": "text/x"})
     );
+}
+
+#[test]
+fn a_task_of_a_remote_names_handlers_of_the_remote() {
+    let plan = check(&json!({"tasks": [{"run": "shrink", "remote": "far"}, {"run": "resize"}]})).unwrap();
+    assert_eq!((plan.tasks[0].remote.as_deref(), plan.tasks[0].name.as_str()), (Some("far"), "shrink"));
+    assert_eq!(plan.tasks[1].remote, None);
+    assert_eq!(fields(&json!({"tasks": [{"url": "relative", "remote": "far"}]})), ["tasks[0].url"], "the rest holds");
+    let unknown = detail(&json!({"tasks": [{"run": "shrink", "remote": "near"}]}));
+    assert_eq!(unknown, "no remote is called `near`; there are `far`");
+    let other = serde_json::from_value::<Spec>(json!({"tasks": [{"run": "resize", "remote": 1}]}));
+    assert!(other.unwrap_err().to_string().contains("string"));
 }

@@ -5,22 +5,23 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::jobs::event::{
-    AggregatedResult, Complete, Progress, TaskComplete, TaskFailed, TaskProgress, TaskRetry, TaskStart,
+    AggregatedResult, Complete, LOCAL, Progress, TaskComplete, TaskFailed, TaskProgress, TaskRetry, TaskStart,
 };
 
 const JOB: &str = "J";
 
 fn state(tasks: usize) -> JobState {
-    let tasks = (0..tasks).map(|n| (n.to_string(), format!("Task {n}"))).collect();
+    let tasks = (0..tasks).map(|n| TaskOrigin { id: n.to_string(), name: format!("Task {n}"), source: LOCAL.clone() });
+    let tasks = tasks.collect();
     JobState::new(Origin { job_id: JOB.into(), user: Some("42".into()), created_at: 10, retry_of: None, tasks })
 }
 
 fn event(timestamp: u64, fact: Fact) -> JobEvent {
-    JobEvent { job_id: JOB.into(), timestamp, fact }
+    JobEvent { job_id: JOB.into(), source: LOCAL.clone(), timestamp, fact }
 }
 
 fn start(task: usize) -> Fact {
-    Fact::TaskStart(TaskStart { task_id: task.to_string(), task_name: String::new(), source: "local".into() })
+    Fact::TaskStart(TaskStart { task_id: task.to_string(), task_name: String::new() })
 }
 
 fn progress(task: usize, progress: f64) -> Fact {
@@ -129,7 +130,7 @@ fn a_task_that_retries_starts_its_progress_again() {
 #[test]
 fn nothing_changes_after_the_end_or_by_another_job() {
     let mut state = state(2);
-    state.apply(&JobEvent { job_id: "other".into(), timestamp: 1, fact: done(0) }, None);
+    state.apply(&JobEvent { job_id: "other".into(), ..event(1, done(0)) }, None);
     assert_eq!(state.success_count, 0);
     state.apply(&event(1, done(0)), None);
     state.apply(&event(2, failed(0, "c")), None);

@@ -108,6 +108,9 @@ pub struct TaskView {
     /// What people call it.
     #[schema(value_type = String)]
     pub task_name: Box<str>,
+    /// Where it runs: `local`, or the name of a remote.
+    #[schema(value_type = String)]
+    pub source: Arc<str>,
     /// How far it is.
     pub status: TaskStatus,
     /// Attempts so far; while it retries, the one that will follow counts.
@@ -200,6 +203,7 @@ impl TaskState {
         TaskView {
             task_id: self.id.clone(),
             task_name: self.name.clone(),
+            source: self.source.clone(),
             status: self.status,
             attempts: self.attempts,
             progress: self.progress,

@@ -17,7 +17,7 @@ use crate::{
         actor::start_here,
         event::JobEvent,
         handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
-        state::Origin,
+        state::{Origin, TaskOrigin},
     },
     journal::{self, AppendError, BoxFuture, Journal, Memory, Query},
     topic::Topic,
@@ -208,7 +208,12 @@ impl Rig {
 
     /// Folds a history as a reader would, beginning with what the snapshot says of the spec.
     pub fn refold(snapshot: &Snapshot, history: &History) -> Snapshot {
-        let tasks = snapshot.tasks.iter().map(|task| (task.task_id.to_string(), task.task_name.to_string())).collect();
+        let tasks = snapshot.tasks.iter().map(|task| TaskOrigin {
+            id: task.task_id.to_string(),
+            name: task.task_name.to_string(),
+            source: task.source.clone(),
+        });
+        let tasks = tasks.collect();
         let of = &snapshot.summary;
         let origin = Origin {
             job_id: of.job_id.clone(),

@@ -1,0 +1,200 @@
+//! Tasks that remotes run. They take no slots here: the remote has its own queue, timeouts and retries. All tasks of a job
+//! on one remote are a [`Group`]; whoever follows it there reports what the remote tells of each, and here that becomes
+//! the job's own history.
+//!
+//! After a restart of this node the remote tells everything from the beginning. What the history has already is passed
+//! over: attempts and ends by what they are, progress by its count, since a remote tells the same in the same order.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::value::RawValue;
+use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Done, Engine, Id, Phase, tasks::PLAIN_EVENT_BYTES};
+use crate::jobs::{
+    event::{Fact, TaskProgress, TaskRetry, TaskStart},
+    handler::TaskError,
+};
+
+/// The tasks of a job that one remote is to run, or runs already.
+#[derive(Debug)]
+pub struct Group {
+    pub id: Id,
+    pub remote: Arc<str>,
+    /// Id and number of each that has not ended.
+    pub tasks: Vec<(String, u32)>,
+    /// When the job is to have ended.
+    pub deadline: Option<Instant>,
+    /// The job ends before its tasks do: the remote is to stop.
+    pub cancel: CancellationToken,
+    /// This node stops and the job outlives it: the remote is to go on.
+    pub leave: CancellationToken,
+}
+
+/// What a remote tells of a task. `Started` comes before anything else of it but an error.
+#[derive(Debug)]
+pub enum Told {
+    /// Its first attempt has begun.
+    Started,
+    /// How far it is.
+    Progress { progress: f64, message: Option<String>, data: Option<Box<RawValue>> },
+    /// An attempt failed there, and another will follow.
+    Retry { attempt: u32, delay_ms: u64, error: TaskError },
+    /// It has ended there, or nobody will ever know.
+    Ended { result: Result<Done, TaskError>, attempts: u32 },
+}
+
+/// What the engine keeps of a task while a remote runs it.
+#[derive(Debug)]
+pub struct Away {
+    /// The attempt that the remote tells of.
+    at: u32,
+    /// Progress of the last attempt that is in the history.
+    told: u32,
+    /// How much of it the remote tells once more.
+    known: u32,
+    progress: f64,
+    /// Bytes that came faster than they need to.
+    flood: usize,
+    last: Option<Instant>,
+}
+
+/// As many reports a second become events as local tasks have; what comes faster counts as a flood, and so do all data.
+const INTERVAL: Duration = Duration::from_millis(90);
+/// No task comes to so many attempts.
+const MAX_ATTEMPTS: u32 = 10_000;
+
+// === impl Away ===
+
+impl Away {
+    pub fn new() -> Self {
+        Self { at: 1, told: 0, known: 0, progress: 0.0, flood: 0, last: None }
+    }
+
+    /// Takes an event of the history.
+    pub fn recall(&mut self, fact: &Fact) {
+        match fact {
+            Fact::TaskProgress(progress) => self.note(progress.progress),
+            Fact::TaskRetry(_) => self.renew(),
+            _ => {}
+        }
+        self.known = self.told;
+    }
+
+    fn note(&mut self, progress: f64) {
+        self.told = self.told.saturating_add(1);
+        self.progress = self.progress.max(progress.clamp(0.0, 100.0));
+    }
+
+    fn renew(&mut self) {
+        (self.told, self.known, self.progress) = (0, 0, 0.0);
+    }
+
+    /// False once a task has told more than `most` bytes in too short a time.
+    fn permits(&mut self, bytes: usize, calm: bool, most: usize, now: Instant) -> bool {
+        let slow = self.last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL);
+        self.last = Some(now);
+        if !(slow && calm) {
+            self.flood = self.flood.saturating_add(bytes);
+        }
+        (slow && calm) || self.flood <= most
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Hands the remote tasks of a job over that have not ended, by remote.
+    pub(super) fn begin_away(&mut self, id: &Id) {
+        let leave = self.leave.clone();
+        let Some(live) = self.live(id) else { return };
+        let (deadline, cancel) = (live.deadline.map(|(at, _)| at), live.far.clone());
+        let mut groups: BTreeMap<&Arc<str>, Vec<(String, u32)>> = BTreeMap::new();
+        for (index, (run, task)) in (0..).zip(live.runs.iter().zip(&live.plan.tasks)) {
+            if let (Phase::Away, Some(remote)) = (run.phase, &task.remote) {
+                groups.entry(remote).or_default().push((task.id.clone(), index));
+            }
+        }
+        let group = |(remote, tasks): (&Arc<str>, _)| {
+            let (remote, cancel, leave) = (remote.clone(), cancel.clone(), leave.clone());
+            Group { id: id.clone(), remote, tasks, deadline, cancel, leave }
+        };
+        let groups: Vec<Group> = groups.into_iter().map(group).collect();
+        self.followed += groups.len();
+        self.groups.extend(groups);
+    }
+
+    /// Groups to follow from now on.
+    pub fn take_groups(&mut self) -> Vec<Group> {
+        std::mem::take(&mut self.groups)
+    }
+
+    /// Nobody follows a group any more.
+    pub(super) fn unfollowed(&mut self) {
+        self.followed -= 1;
+    }
+
+    /// Takes what a remote tells of a task, and what it has told before for what it is.
+    pub(super) fn told(&mut self, id: &Id, index: u32, mut told: Told, now: Instant) {
+        let (tight, most) = (self.room.tight(), self.config.max_response_bytes);
+        if let Told::Retry { error, .. } | Told::Ended { result: Err(error), .. } = &mut told {
+            self.trim(error);
+        }
+        let Some(live) = self.live(id) else { return };
+        let (task, run) = (&live.plan.tasks[index as usize], &mut live.runs[index as usize]);
+        let Some(away) = run.away.as_deref_mut().filter(|_| run.phase == Phase::Away) else { return };
+        let task_id = task.id.clone();
+        match told {
+            Told::Started if run.began.is_some() => {}
+            Told::Started => {
+                run.began = Some(now);
+                run.attempts = run.attempts.max(1);
+                let task_name = task.name.clone();
+                self.push(id, index, Fact::TaskStart(TaskStart { task_id, task_name }), PLAIN_EVENT_BYTES);
+            }
+            Told::Progress { .. } if away.at < run.attempts => {}
+            Told::Progress { .. } if away.known > 0 => away.known -= 1,
+            Told::Progress { progress, data: None, .. } if progress < away.progress => {}
+            Told::Progress { progress, message, data } => {
+                let bytes = PLAIN_EVENT_BYTES + data.as_ref().map_or(0, |data| data.get().len());
+                if tight || !away.permits(bytes, data.is_none(), most, now) {
+                    return;
+                }
+                away.note(progress);
+                let fact = TaskProgress { task_id, progress: away.progress, message, data };
+                self.push(id, index, Fact::TaskProgress(fact), bytes);
+            }
+            Told::Retry { attempt, delay_ms, error } => {
+                let attempt = attempt.min(MAX_ATTEMPTS);
+                away.at = away.at.max(attempt);
+                if attempt <= run.attempts || !away.permits(PLAIN_EVENT_BYTES, true, most, now) {
+                    return;
+                }
+                run.attempts = attempt;
+                away.renew();
+                let TaskError { message: error, code, .. } = error;
+                let fact = TaskRetry { task_id, attempt, delay_ms, error, code };
+                self.stats.task_retries += 1;
+                self.push(id, index, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
+            }
+            Told::Ended { result, attempts } => {
+                run.attempts = run.attempts.max(attempts.min(MAX_ATTEMPTS));
+                match self.room.for_result(result) {
+                    Ok(done) => self.succeed(id, index, done, now),
+                    Err(error) => self.fail_away(id, index, error, now),
+                }
+            }
+        }
+    }
+
+    fn fail_away(&mut self, id: &Id, index: u32, error: TaskError, now: Instant) {
+        let ending = self.live(id).and_then(|live| live.ending);
+        let error = match ending {
+            // Whatever the remote says now, the ending is why.
+            Some(ending) => ending.error(error.http_status),
+            None => error,
+        };
+        self.fail(id, index, error, now);
+    }
+}

@@ -1,0 +1,10 @@
+//! Jobs that run in part on another node, end to end: real nodes, real sockets, and remotes that die or lie.
+
+mod deaths;
+mod ends;
+mod malice;
+mod requests;
+mod rig;
+mod runs;
+#[path = "../support/mod.rs"]
+mod support;
