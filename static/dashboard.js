@@ -15,6 +15,7 @@ const COUNTS = {
   "total-users": "totalUsers",
   "total-groups": "totalGroups",
   "total-topics": "totalTopics",
+  "upstream-streams": "upstreamStreams",
   "dropped-events": "droppedEvents",
 };
 
@@ -27,15 +28,17 @@ async function poll() {
   round += 1;
   const mine = round;
   const options = { token: storedToken(), timeoutMs: ANSWER_MS };
-  const [status, jobs] = await Promise.all([
+  const [status, jobs, relays] = await Promise.all([
     request("GET", "/api/sse/managed/status", options),
     request("GET", "/api/jobs", options),
+    request("GET", "/api/relays", options),
   ]);
   // Asked again meanwhile (another token, the page came back): that answer counts, and only it keeps the clock going.
   if (mine !== round) return;
   if (status.ok) showStatus(status.body ?? {});
   if (jobs.ok) showJobs(listOf(jobs.body));
-  showHealth([status, jobs].find((answer) => !answer.ok));
+  if (relays.ok) showRelays(relays.body?.relays ?? []);
+  showHealth([status, jobs, relays].find((answer) => !answer.ok));
   // A hidden page asks nobody; it asks at once when it is seen again.
   if (!document.hidden) timer = setTimeout(poll, POLL_MS);
 }
@@ -110,6 +113,21 @@ function jobRow(job) {
     ),
     el("td", { class: "number" }, total === null ? "–" : `${finished} of ${total}`),
   );
+}
+
+function showRelays(relays) {
+  const rows = relays.slice(0, ROWS_MAX).map((relay) => {
+    const status = String(relay.status ?? "unknown");
+    return el(
+      "tr",
+      { "data-relay-id": String(relay.id) },
+      el("td", {}, el("a", { href: `/api/relays/${encodeURIComponent(relay.id)}` }, String(relay.id))),
+      el("td", { class: "optional" }, String(relay.topic ?? "")),
+      el("td", {}, el("span", { class: "tag", "data-state": status }, words(status))),
+      el("td", { class: "number" }, (relay.events ?? 0).toLocaleString()),
+    );
+  });
+  fill("relays", rows, relays.length, "No relay. `POST /api/relays` makes one.");
 }
 
 /** Draws a table's rows; where the reader's focus is on a link of it, the table waits until the focus has left. */

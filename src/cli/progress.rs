@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt::Write as _, io::IsTerminal, time::Duration};
 
 use super::text::{lasting, plain, short};
-use crate::jobs::event::{Complete, Fact, TaskComplete, TaskFailed};
+use crate::jobs::event::{Complete, Fact, JobEvent, LOCAL, TaskComplete, TaskFailed};
 
 mod bars;
 
@@ -46,12 +46,12 @@ impl View {
         }
     }
 
-    /// The next fact of the job.
-    pub(super) fn on(&mut self, fact: &Fact) {
+    /// The next event of the job.
+    pub(super) fn on(&mut self, event: &JobEvent) {
         match self {
-            Self::Bars(bars) => bars.on(fact),
+            Self::Bars(bars) => bars.on(event),
             Self::Lines(names) => {
-                if let Some(line) = names.line(fact) {
+                if let Some(line) = names.line(event) {
                     eprintln!("{line}");
                 }
             }
@@ -73,23 +73,28 @@ impl View {
 
 impl Names {
     /// One line for the start and the end of a task, and for what lies between only where it is a surprise.
-    fn line(&mut self, fact: &Fact) -> Option<String> {
-        Some(match fact {
+    fn line(&mut self, event: &JobEvent) -> Option<String> {
+        Some(match &event.fact {
             Fact::TaskStart(start) => {
                 self.0.insert(start.task_id.clone(), short(&start.task_name, 60));
-                format!("start   {}", short(&start.task_name, 60))
+                format!("start   {}{}", short(&start.task_name, 60), place(event))
             }
             Fact::TaskRetry(retry) => {
                 let delay = lasting(Duration::from_millis(retry.delay_ms));
                 let name = self.0.get(&retry.task_id).unwrap_or(&retry.task_id);
                 format!("retry   {name}: attempt {} in {delay}: {}", retry.attempt, short(&retry.error, 200))
             }
-            Fact::TaskComplete(done) => format!("done    {}", done_text(done)),
-            Fact::TaskError(failed) => format!("failed  {}", failed_text(failed)),
+            Fact::TaskComplete(done) => format!("done    {}{}", done_text(done), place(event)),
+            Fact::TaskError(failed) => format!("failed  {}{}", failed_text(failed), place(event)),
             Fact::Complete(complete) => complete_text(complete),
             Fact::TaskProgress(_) | Fact::Progress(_) | Fact::AggregatedResult(_) => return None,
         })
     }
+}
+
+/// Where it happens, unless that is the node itself.
+fn place(event: &JobEvent) -> String {
+    if event.source == *LOCAL { String::new() } else { format!(", on {}", short(&event.source, 40)) }
 }
 
 fn done_text(done: &TaskComplete) -> String {
@@ -122,7 +127,7 @@ mod tests {
 
     fn line(names: &mut Names, event: &str, data: &str) -> Option<String> {
         let data = format!(r#"{{"jobId":"J","timestamp":1,{}"#, &data[1..]);
-        names.line(&crate::jobs::event::JobEvent::decode(event, &data).unwrap().fact)
+        names.line(&JobEvent::decode(event, &data).unwrap())
     }
 
     #[test]
@@ -135,6 +140,8 @@ mod tests {
         assert_eq!(line(&mut names, "task_retry", retry).unwrap(), "retry   Load\\u{1b}[1m: attempt 2 in 1.5 s: busy");
         let done = r#"{"taskId":"a","taskName":"Load","result":1,"attempts":2,"durationMs":20,"httpStatus":200}"#;
         assert_eq!(line(&mut names, "task_complete", done).unwrap(), "done    Load, 20 ms, HTTP 200, attempt 2");
+        let away = r#"{"taskId":"c","taskName":"C","source":"reactive"}"#;
+        assert_eq!(line(&mut names, "task_start", away).unwrap(), "start   C, on reactive");
         let failed = r#"{"taskId":"b","taskName":"B","error":"no","code":"timeout","retryable":true,"attempts":1,"durationMs":5}"#;
         assert_eq!(line(&mut names, "error", failed).unwrap(), "failed  B: no (timeout)");
         let end =

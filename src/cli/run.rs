@@ -159,7 +159,7 @@ impl Job {
             }
             // A newer node may tell of more than this program knows.
             let Ok(event) = JobEvent::decode(&message.event, &message.data) else { continue };
-            view.on(&event.fact);
+            view.on(&event);
             match event.fact {
                 Fact::AggregatedResult(result) => results = Some(result),
                 Fact::Complete(complete) => return Ok(Outcome { complete, results }),

@@ -33,6 +33,7 @@ pub(super) async fn status(node: Data<Node>, _: NoQuery) -> HttpResponse {
         fields.insert("journal".into(), json!(node.journal.stats()));
         fields.insert("jobs".into(), json!(jobs));
         fields.insert("relays".into(), json!(node.relays.stats()));
+        fields.insert("upstreamStreams".into(), json!(node.connections.figures().open));
         fields.insert("uptimeMs".into(), json!(u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX)));
         fields.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
     }

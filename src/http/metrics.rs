@@ -105,6 +105,7 @@ impl Collector for Figures {
             ("jobs_kept", "Jobs that have ended and are kept.", jobs.jobs_kept),
             ("tasks_running", "Attempts that run.", jobs.tasks_running),
             ("tasks_queued", "Tasks that wait for a slot.", jobs.tasks_queued),
+            ("remote_jobs", "Jobs on remotes that run tasks of jobs here.", jobs.remote_jobs),
             ("job_events_pending", "Events of jobs that wait for the journal.", jobs.events_pending),
             ("relays_running", "Relays that have not ended.", relays.relays_running),
             ("relays_kept", "Relays that have ended and are kept.", relays.relays_kept),

@@ -4,8 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{complete_text, done_text, failed_text, short};
-use crate::jobs::event::{Fact, TaskProgress};
+use super::{complete_text, done_text, failed_text, place, short};
+use crate::jobs::event::{Fact, JobEvent, LOCAL, TaskProgress};
 
 /// Most bars at once; tasks beyond them only count in the job's bar. More would not fit a screen.
 const MOST: usize = 16;
@@ -40,12 +40,16 @@ impl Bars {
         self.job.enable_steady_tick(Duration::from_millis(200));
     }
 
-    pub(super) fn on(&mut self, fact: &Fact) {
-        match fact {
+    pub(super) fn on(&mut self, event: &JobEvent) {
+        match &event.fact {
             Fact::TaskStart(start) if self.tasks.len() + self.kept < MOST => {
                 let bar = self.screen.insert_before(&self.job, ProgressBar::new(1000));
-                bar.set_style(style("  {prefix:24!} [{bar:30.cyan}] {percent:>3} % {wide_msg}"));
+                // Bars of remote tasks have a colour of their own.
+                let colour = if event.source == *LOCAL { "cyan" } else { "magenta" };
+                let template = format!("  {{prefix:24!}} [{{bar:30.{colour}}}] {{percent:>3}} % {{wide_msg}}");
+                bar.set_style(style(&template));
                 bar.set_prefix(short(&start.task_name, 24));
+                bar.set_message(place(event).trim_start_matches(", ").to_owned());
                 bar.tick();
                 self.tasks.insert(start.task_id.clone(), bar);
             }
@@ -53,8 +57,12 @@ impl Bars {
             Fact::TaskRetry(retry) => {
                 self.message(&retry.task_id, &format!("attempt {}: {}", retry.attempt, retry.error));
             }
-            Fact::TaskComplete(done) => self.end(&done.task_id, &format!("  ✔ {}", done_text(done)), true),
-            Fact::TaskError(failed) => self.end(&failed.task_id, &format!("  ✘ {}", failed_text(failed)), false),
+            Fact::TaskComplete(done) => {
+                self.end(&done.task_id, &format!("  ✔ {}{}", done_text(done), place(event)), true);
+            }
+            Fact::TaskError(failed) => {
+                self.end(&failed.task_id, &format!("  ✘ {}{}", failed_text(failed), place(event)), false);
+            }
             Fact::Progress(progress) => {
                 self.job.set_length(progress.total_steps as u64);
                 self.job.set_position(progress.step as u64);
@@ -114,7 +122,7 @@ mod tests {
         let mut bars = Bars::on_screen(MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()));
         let start = |n: usize| {
             let data = format!(r#"{{"jobId":"J","timestamp":1,"taskId":"{n}","taskName":"T","source":"local"}}"#);
-            crate::jobs::event::JobEvent::decode("task_start", &data).unwrap().fact
+            JobEvent::decode("task_start", &data).unwrap()
         };
         for n in 0..100 {
             bars.on(&start(n));

@@ -64,6 +64,19 @@ export const remotes = {
     await shoot(page, "merged");
   },
 
+  "remotes: the dashboard shows relays and what they have brought": async ({ node, other, open }) => {
+    await both({ node, other });
+    const board = await open("/");
+    const sources = [{ remote: "reactive", path: "/events?topics=news" }];
+    const { id } = await node.post("/api/relays", { topic: "news", sources, repeat: "forever" });
+    await until("the stream", async () => (await board.textContent("#upstream-streams")) === "1");
+    await other.post("/events", { topic: "news", data: { n: 1 } });
+    const row = board.locator(`#relays tr[data-relay-id="${id}"]`);
+    await until("the event", async () => (await row.locator(".number").textContent()) === "1");
+    assert.match(await row.textContent(), /news\s*running/);
+    await shoot(board, "dashboard-relays");
+  },
+
   "remotes: a merge that cannot be is refused with the reason": async ({ node, open }) => {
     await node.start();
     const page = await open("/sse-client.html", { provokes: true });
