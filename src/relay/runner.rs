@@ -1,7 +1,12 @@
 //! Reads one upstream and writes what it brings, one batch after the other: while a batch is on its way to the journal
-//! nothing more is read, so that the upstream feels it when the journal is slow.
+//! the next one is gathered, up to a bound, so that commits are few and the upstream feels it when the journal is slow.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    future::pending,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use futures_util::future::BoxFuture;
 
 use super::{
     append::{self, Halt},
@@ -29,7 +34,37 @@ pub struct Runner {
     pub state: State,
     /// Doubles that are counted already.
     doubles: u64,
+    /// What is to be written next.
+    gathered: Gathered,
+    /// What is on its way to the journal.
+    writing: Option<BoxFuture<'static, Result<Written, Halt>>>,
+    /// What the source has said that is no event: it waits until all events before it are written.
+    said: Option<Said>,
 }
+
+/// A batch that is being gathered.
+#[derive(Default)]
+struct Gathered {
+    told: Vec<Told>,
+    /// Events among it.
+    events: u64,
+    /// Those of them that will be told of and not kept.
+    skipped: u64,
+    bytes: usize,
+}
+
+/// A batch that the journal has.
+struct Written {
+    members: Vec<Arc<Member>>,
+    progress: Progress,
+    events: u64,
+    skipped: u64,
+}
+
+/// A batch with so many bytes waits for the one before it; one more piece of the stream may come on top.
+const GATHERED_MAX: usize = 256 * 1024;
+/// What an event takes beside its text.
+const EVENT_BYTES: usize = 256;
 
 /// Code of a source that this program itself has failed.
 pub const INTERNAL: &str = "internal";
@@ -71,30 +106,63 @@ impl Runner {
     fn new(shared: Arc<Shared>, group: Arc<Group>, progress: Progress) -> Self {
         let planned = &group.planned;
         let source = EventSource::new(planned.source.clone(), progress.cursor.clone(), shared.deps.connections.clone());
-        Self { shared, group, source, progress, state: State::Connecting, doubles: 0 }
+        Self {
+            shared,
+            group,
+            source,
+            progress,
+            state: State::Connecting,
+            doubles: 0,
+            gathered: Gathered::default(),
+            writing: None,
+            said: None,
+        }
     }
 
     async fn run(mut self) -> Result<(), Halt> {
         loop {
-            self.admit().await?;
-            if self.group.members().is_empty() {
-                return Ok(());
+            if self.writing.is_none() {
+                self.admit().await?;
+                if self.group.members().is_empty() {
+                    return Ok(());
+                }
+                if self.group.take_restart() {
+                    self.reconnect();
+                }
+                if !self.gathered.told.is_empty() {
+                    self.writing = Some(self.write());
+                } else if let Some(said) = self.said.take() {
+                    self.take(said).await?;
+                    if self.progress.ended.is_some() {
+                        return Ok(());
+                    }
+                    continue;
+                }
             }
-            if self.group.take_restart() {
-                self.reconnect();
-            }
-            let (shared, group) = (self.shared.clone(), self.group.clone());
-            let said = tokio::select! {
-                biased;
-                () = shared.stop.cancelled() => return Ok(()),
-                () = group.over.cancelled() => return Ok(()),
-                () = group.wake.notified() => continue,
-                said = self.source.next() => said,
+            let full = self.said.is_some() || self.gathered.bytes >= GATHERED_MAX;
+            let idle = self.writing.is_none();
+            let (shared, group, writing) = (&self.shared, &self.group, &mut self.writing);
+            let written = async {
+                match writing {
+                    Some(writing) => writing.await,
+                    None => pending().await,
+                }
             };
-            let Some(said) = said else { return Ok(()) };
-            self.take(said).await?;
-            if self.progress.ended.is_some() {
-                return Ok(());
+            tokio::select! {
+                biased;
+                // A write that has begun comes to its end; it looks at the first two itself.
+                () = shared.stop.cancelled(), if idle => return Ok(()),
+                () = group.over.cancelled(), if idle => return Ok(()),
+                () = group.wake.notified(), if idle => {}
+                written = written => {
+                    self.writing = None;
+                    self.note(&written?, None);
+                }
+                said = self.source.next(), if !full => match said {
+                    Some(Said::Events(events)) => self.gather(events),
+                    Some(said) => self.said = Some(said),
+                    None => return Ok(()),
+                },
             }
         }
     }
@@ -120,7 +188,10 @@ impl Runner {
                 self.state = State::Open;
                 self.tell(vec![Told::State(Word::Open { reconnects, resumed_after, may_have_missed })], None).await
             }
-            Said::Events(events) => self.relay(events).await,
+            Said::Events(events) => {
+                self.gather(events);
+                Ok(())
+            }
             Said::Retry { attempt, delay, failure } => {
                 self.state = State::Waiting;
                 let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
@@ -142,52 +213,63 @@ impl Runner {
         }
     }
 
-    async fn relay(&mut self, events: Vec<RemoteEvent>) -> Result<(), Halt> {
+    /// Puts events to those that are to be written next.
+    fn gather(&mut self, events: Vec<RemoteEvent>) {
         let max = self.shared.deps.max_event_bytes;
-        let (mut told, mut skipped) = (Vec::with_capacity(events.len()), 0);
+        let gathered = &mut self.gathered;
         for event in events {
             if event.control {
                 // Of what another node says of its stream only this is news for those who read it here.
                 if event.event == "gap" {
                     self.progress.missed = true;
-                    told.push(Told::State(Word::gap(&event.data, max)));
+                    gathered.told.push(Told::State(Word::gap(&event.data, max)));
                 }
             } else {
-                skipped += u64::from(told::unfit(&event, max));
-                told.push(Told::Event(event));
+                gathered.events += 1;
+                gathered.skipped += u64::from(told::unfit(&event, max));
+                gathered.bytes += EVENT_BYTES + event.event.len() + event.data.len() + event.id.len();
+                gathered.told.push(Told::Event(event));
             }
         }
-        if told.is_empty() {
-            return Ok(());
-        }
-        let events = told.iter().filter(|told| matches!(told, Told::Event(_))).count() as u64;
-        self.tell(told, None).await?;
-        let counters = &self.shared.counters;
-        counters.events.fetch_add(events - skipped, Relaxed);
-        counters.skipped.fetch_add(skipped, Relaxed);
+    }
+
+    /// Writes a state of the source; all that came before it is written.
+    async fn tell(&mut self, told: Vec<Told>, error: Option<&str>) -> Result<(), Halt> {
+        self.progress.since = now_ms();
+        self.gathered.told = told;
+        let written = self.write().await?;
+        self.note(&written, error);
         Ok(())
     }
 
-    /// Writes what is told together with the cursor.
-    async fn tell(&mut self, told: Vec<Told>, error: Option<&str>) -> Result<(), Halt> {
+    /// Writes what is gathered together with the cursor, which covers just that and what was written before.
+    fn write(&mut self) -> BoxFuture<'static, Result<Written, Halt>> {
         self.progress.seq += 1;
         self.progress.cursor = self.source.cursor().clone();
-        if !matches!(told.as_slice(), [Told::Event(_), ..]) {
-            self.progress.since = now_ms();
-        }
-        let (shared, group, progress) = (&self.shared, &self.group, &self.progress);
-        let max = shared.deps.max_event_bytes;
-        let drafts = |members: &[Arc<Member>]| told::drafts(&told, members, max);
-        let held = |why: &str| {
-            tracing::warn!(remote = group.planned.source.remote.name(), why, "a relay waits for the journal");
-            shared.note(&group.members(), progress, None, Some(why));
-        };
-        let members = append::append(shared, group, || group.members(), progress, drafts, held).await?;
-        shared.note(&members, progress, Some(self.state), error);
+        let Gathered { told, events, skipped, .. } = std::mem::take(&mut self.gathered);
+        let (shared, group, progress) = (self.shared.clone(), self.group.clone(), self.progress.clone());
+        Box::pin(async move {
+            let max = shared.deps.max_event_bytes;
+            let drafts = |members: &[Arc<Member>]| told::drafts(&told, members, max);
+            let held = |why: &str| {
+                tracing::warn!(remote = group.planned.source.remote.name(), why, "a relay waits for the journal");
+                shared.note(&group.members(), &progress, None, Some(why));
+            };
+            let members = append::append(&shared, &group, || group.members(), &progress, drafts, held).await?;
+            Ok(Written { members, progress, events, skipped })
+        })
+    }
+
+    /// Makes known what the journal has.
+    fn note(&mut self, written: &Written, error: Option<&str>) {
+        let Written { members, progress, events, skipped } = written;
+        self.shared.note(members, progress, Some(self.state), error);
+        let counters = &self.shared.counters;
+        counters.events.fetch_add(events - skipped, Relaxed);
+        counters.skipped.fetch_add(*skipped, Relaxed);
         let doubles = self.source.doubles();
-        shared.counters.doubles.fetch_add(doubles - self.doubles, Relaxed);
+        counters.doubles.fetch_add(doubles - self.doubles, Relaxed);
         self.doubles = doubles;
-        Ok(())
     }
 
     /// Lets those in who want to share this upstream.
