@@ -65,6 +65,7 @@ export function mergePanel(connection, log) {
     if (hadFocus) byId(on).focus();
     if (state.name === "connecting") setText(byId("merge-line"), "Connecting…");
     if (state.name === "live") setText(byId("merge-line"), "Live");
+    if (state.name === "ended") setText(byId("merge-line"), "The node ended the stream before all sources had ended.");
     if (state.name === "closed") setText(byId("merge-line"), "Stopped.");
     if (state.name === "refused") {
       const fields = (state.problem?.errors ?? []).map(({ field, detail }) => `${field}: ${detail}`);

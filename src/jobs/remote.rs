@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
     select,
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
 
@@ -46,6 +46,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So often; then the remote's job is followed though its id is not kept: the key finds it again.
 const MAX_KEEPS: usize = 60;
+/// Results that may be fetched from remotes at once.
+const FETCHES: usize = 16;
 /// By how much a remote's deadline is later than this node's, which is the one that counts.
 const LATER: Duration = Duration::from_secs(1);
 /// The longest timeout that a job may have.
@@ -61,6 +63,8 @@ pub struct Means {
     pace: Pace,
     max_result_bytes: usize,
     max_data_bytes: usize,
+    /// Results that may be fetched at once: each may be large.
+    fetches: Semaphore,
 }
 
 /// Follows one group.
@@ -110,6 +114,7 @@ impl Means {
             pace: deps.pace,
             max_result_bytes: config.max_response_bytes,
             max_data_bytes: data_bytes(deps.max_event_bytes),
+            fetches: Semaphore::new(FETCHES),
         })
     }
 }
@@ -141,7 +146,16 @@ impl Session {
             biased;
             () = cancel.cancelled() => {}
             () = leave.cancelled() => return None,
-            reason = self.work() => return Some(reason),
+            reason = self.work() => {
+                // What nobody listens to any more is not to run on for nobody.
+                if !self.open.is_empty() && matches!(self.place, Place::At(_)) {
+                    select! {
+                        () = leave.cancelled() => return None,
+                        _ = timeout(GRACE, self.withdraw()) => {}
+                    }
+                }
+                return Some(reason);
+            }
         }
         if timeout(GRACE, self.withdraw()).await.is_err() {
             let (job_id, remote) = (&self.group.id, &self.group.remote);
@@ -170,6 +184,7 @@ impl Session {
     /// Reads what is kept, and keeps what is about to be sent: a repeat must be the same.
     async fn prepare(&mut self) -> Result<(), TaskError> {
         let kept = self.insist(|| Kept::load(&self.means.journal, &self.group.id, &self.group.remote)).await;
+        let kept = kept.map_err(|unreadable| self.lost(&unreadable))?;
         let mut kept = kept.ok_or_else(|| self.lost("the job is no longer kept"))?;
         if let Some(job_id) = kept.job_id() {
             self.place = Place::At(job_id.to_owned());
@@ -188,7 +203,7 @@ impl Session {
         let (key, connections) = (self.key(), self.means.connections.clone());
         let mut retries = Retries::new(remote, self.means.pace);
         while let Place::Asking { body, sent, kept } = &mut self.place {
-            *sent = true;
+            let before = std::mem::replace(sent, true);
             let failure = match ask::submit(remote, &connections, &key, body.clone()).await {
                 Ok(job_id) => {
                     kept.found(job_id.clone());
@@ -201,7 +216,11 @@ impl Session {
                     let message = format!("remote `{}` refused the job: {detail}", remote.name());
                     return Err(TaskError { http_status, ..TaskError::fatal(code::REMOTE_REFUSED, message) });
                 }
-                Err(Trouble::Failed(failure)) => failure,
+                Err(Trouble::Failed(failure)) => {
+                    // Without a place nothing went out.
+                    *sent = before || !matches!(failure, Failure::Busy(_));
+                    failure
+                }
             };
             let Some(delay) = retries.delay(&failure) else {
                 let message = format!("the job could not be handed to remote `{}`: {failure}", remote.name());
@@ -221,7 +240,7 @@ impl Session {
         let Ok(remote) = self.means.remotes.get(&self.group.remote).cloned() else { return };
         if matches!(self.place, Place::Unknown) {
             let kept = self.insist(|| Kept::load(&self.means.journal, &self.group.id, &self.group.remote)).await;
-            let Some(kept) = kept.filter(Kept::begun) else { return };
+            let Some(kept) = kept.ok().flatten().filter(Kept::begun) else { return };
             self.place = match kept.job_id() {
                 Some(job_id) => Place::At(job_id.to_owned()),
                 None => Place::Asking { body: kept.body(), kept: Box::new(kept), sent: true },

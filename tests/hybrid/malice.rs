@@ -246,3 +246,60 @@ fn a_remote_that_repeats_itself_is_heard_once() {
     assert_eq!(all(&events, "task_start", "a").len(), 1);
     assert_eq!(one(&events, "task_complete", "b")["result"], "b");
 }
+
+const HELLO: &str = "event: connection\ndata: {\"status\":\"connected\",\"emitterId\":\"e\",\"resume\":{\"from\":null,\"status\":\"resumed\"}}\n\n";
+
+fn write_as(socket: &mut TcpStream, id: &str, event: &str, data: &Value) {
+    let _ = socket.write_all(format!("id: {id}\nevent: {event}\ndata: {data}\n\n").as_bytes());
+}
+
+/// Its journal began anew: it says `gap`, and tells everything from the beginning.
+#[test]
+fn a_remote_that_has_lost_the_place_is_heard_once() {
+    let connections = std::sync::atomic::AtomicUsize::new(0);
+    let rewound = remote(move |_, socket| {
+        let later = connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0;
+        let mut ids = (1..).map(|n| format!("{}-{n}", if later { "bb" } else { "aa" }));
+        let mut tell = |socket: &mut TcpStream, event: &str, task: &str, fields: Value| {
+            write_as(socket, &ids.next().expect("without end"), event, &of(task, &fields));
+        };
+        let _ = socket.write_all(HELLO.as_bytes());
+        if later {
+            write(socket, "gap", &json!({ "requested": "aa-7", "reason": "foreign", "topics": [] }));
+        }
+        tell(socket, "task_start", "a", json!({}));
+        tell(socket, "task_progress", "a", json!({ "progress": 0, "data": "one" }));
+        tell(socket, "task_progress", "a", json!({ "progress": 0, "data": "two" }));
+        tell(socket, "task_start", "b", json!({}));
+        tell(socket, "task_progress", "b", json!({ "progress": 60 }));
+        tell(socket, "task_retry", "b", json!({ "attempt": 2, "delayMs": 1, "error": "e", "code": "c" }));
+        tell(socket, "task_progress", "b", json!({ "progress": 5 }));
+        if later {
+            tell(socket, "task_progress", "a", json!({ "progress": 0, "data": "three" }));
+            tell(socket, "task_complete", "a", json!({ "result": "a" }));
+            tell(socket, "task_progress", "b", json!({ "progress": 10 }));
+            tell(socket, "task_complete", "b", json!({ "result": "b", "attempts": 2 }));
+        }
+    });
+    let (_, events) = run(&rewound, &json!({}));
+    let shown = |task: &str, field: &str| -> Vec<Value> {
+        all(&events, "task_progress", task).into_iter().map(|data| data[field].clone()).collect()
+    };
+    assert_eq!(shown("a", "data"), ["one", "two", "three"]);
+    assert_eq!(shown("b", "progress"), [60, 5, 10]);
+    assert_eq!(all(&events, "task_retry", "b").len(), 1);
+}
+
+#[test]
+fn a_long_stream_of_tokens_comes_whole() {
+    const TOKENS: usize = 20_000;
+    let tokens = remote(move |_, socket| {
+        for n in 0..TOKENS {
+            write(socket, "task_progress", &of("a", &json!({ "progress": 0, "data": { "data": n } })));
+        }
+        write(socket, "task_complete", &of("a", &json!({ "result": "a" })));
+        write(socket, "task_complete", &of("b", &json!({ "result": "b" })));
+    });
+    let (_, events) = run(&tokens, &json!({}));
+    assert_eq!(all(&events, "task_progress", "a").len(), TOKENS);
+}

@@ -37,6 +37,8 @@ pub struct Group {
 pub enum Told {
     /// Its first attempt has begun.
     Started,
+    /// What follows is its story from the beginning once more.
+    Again,
     /// How far it is.
     Progress { progress: f64, message: Option<String>, data: Option<Box<RawValue>> },
     /// An attempt failed there, and another will follow.
@@ -54,14 +56,22 @@ pub struct Away {
     told: u32,
     /// How much of it the remote tells once more.
     known: u32,
+    /// How far that has come.
+    replayed: f64,
     progress: f64,
     /// Bytes that came faster than they need to.
     flood: usize,
+    /// It was told that the rest is left out.
+    muted: bool,
     last: Option<Instant>,
 }
 
 /// As many reports a second become events as local tasks have; what comes faster counts as a flood, and so do all data.
 const INTERVAL: Duration = Duration::from_millis(90);
+/// What data of a few bytes weigh: an event is never free.
+const LEAST_WEIGHT: usize = 64;
+/// What a watcher reads where the flood of a task has reached its bound.
+const MUTED: &str = "the task tells more than `jobs.max_response_bytes` on its way; the rest is left out";
 /// No task comes to so many attempts.
 const MAX_ATTEMPTS: u32 = 10_000;
 
@@ -69,7 +79,7 @@ const MAX_ATTEMPTS: u32 = 10_000;
 
 impl Away {
     pub fn new() -> Self {
-        Self { at: 1, told: 0, known: 0, progress: 0.0, flood: 0, last: None }
+        Self { at: 1, told: 0, known: 0, replayed: 0.0, progress: 0.0, flood: 0, muted: false, last: None }
     }
 
     /// Takes an event of the history.
@@ -79,7 +89,21 @@ impl Away {
             Fact::TaskRetry(_) => self.renew(),
             _ => {}
         }
-        self.known = self.told;
+        self.again();
+    }
+
+    fn again(&mut self) {
+        (self.at, self.known, self.replayed) = (1, self.told, 0.0);
+    }
+
+    /// True for progress that is in the history: what was passed over then does not count.
+    fn knows(&mut self, progress: f64, data: bool) -> bool {
+        if self.known > 0 && (data || progress >= self.replayed) {
+            self.known -= 1;
+            self.replayed = self.replayed.max(progress.clamp(0.0, 100.0));
+            return true;
+        }
+        self.known > 0
     }
 
     fn note(&mut self, progress: f64) {
@@ -88,7 +112,7 @@ impl Away {
     }
 
     fn renew(&mut self) {
-        (self.told, self.known, self.progress) = (0, 0, 0.0);
+        (self.told, self.known, self.replayed, self.progress) = (0, 0, 0.0, 0.0);
     }
 
     /// False once a task has told more than `most` bytes in too short a time.
@@ -154,11 +178,21 @@ impl Engine {
                 self.push(id, index, Fact::TaskStart(TaskStart { task_id, task_name }), PLAIN_EVENT_BYTES);
             }
             Told::Progress { .. } if away.at < run.attempts => {}
-            Told::Progress { .. } if away.known > 0 => away.known -= 1,
+            Told::Again => away.again(),
+            Told::Progress { progress, ref data, .. } if away.knows(progress, data.is_some()) => {}
             Told::Progress { progress, data: None, .. } if progress < away.progress => {}
             Told::Progress { progress, message, data } => {
                 let bytes = PLAIN_EVENT_BYTES + data.as_ref().map_or(0, |data| data.get().len());
-                if tight || !away.permits(bytes, data.is_none(), most, now) {
+                if tight {
+                    return;
+                }
+                let weight = data.as_ref().map_or(PLAIN_EVENT_BYTES, |data| data.get().len().max(LEAST_WEIGHT));
+                if !away.permits(weight, data.is_none(), most, now) {
+                    if !std::mem::replace(&mut away.muted, true) {
+                        let message = Some(MUTED.into());
+                        let fact = TaskProgress { task_id, progress: away.progress, message, data: None };
+                        self.push(id, index, Fact::TaskProgress(fact), PLAIN_EVENT_BYTES);
+                    }
                     return;
                 }
                 away.note(progress);

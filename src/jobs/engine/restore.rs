@@ -110,7 +110,7 @@ impl Past {
             Some(Ending::TimedOut)
         } else if self.cancelled {
             Some(Ending::Cancelled)
-        } else if self.live.plan.fail_fast && failed().any(|(_, code)| of_task(code)) {
+        } else if self.live.plan.fail_fast && failed().any(|(local, code)| !local || of_task(code)) {
             Some(Ending::FailedFast)
         } else if codes().any(|code| code == code::SHUTDOWN) {
             Some(Ending::Shutdown)

@@ -36,13 +36,17 @@ impl Session {
             Ok(url) => url,
             Err(bad) => return self.lost(&bad.to_string()),
         };
-        let (mut cursor, mut vain) = (Cursor::default(), Vain::default());
+        let (mut cursor, mut vain, mut begun) = (Cursor::default(), Vain::default(), false);
         loop {
             let mut source = self.source(remote, &url, cursor);
             let failure = loop {
                 match source.next().await {
                     Some(Said::Events(events)) => {
                         for event in &events {
+                            if event.control && event.event == "gap" {
+                                // The place is unknown there: all that is kept comes once more.
+                                self.again().await;
+                            }
                             let news = self.take(remote, job_id, event).await;
                             vain.heard(news, event);
                         }
@@ -51,7 +55,12 @@ impl Session {
                         }
                     }
                     Some(Said::Retry { failure, .. }) if forgotten(&failure) => break failure,
-                    Some(Said::Open { .. } | Said::Retry { failure: Failure::Busy(_), .. }) => {}
+                    Some(Said::Open { resumed_after, .. }) => {
+                        if std::mem::replace(&mut begun, true) && resumed_after.is_none() {
+                            self.again().await;
+                        }
+                    }
+                    Some(Said::Retry { failure: Failure::Busy(_), .. }) => {}
                     Some(Said::Retry { failure, .. }) if vain.retries(remote.max_retries()) => break failure,
                     Some(Said::Retry { failure, attempt, delay }) => {
                         tracing::debug!(job_id = %self.group.id, remote = remote.name(), %failure, attempt, ?delay, "the remote's events broke off");
@@ -136,6 +145,13 @@ impl Session {
         }
     }
 
+    /// What follows may be known already.
+    async fn again(&self) {
+        for open in self.open.values().filter(|open| open.started) {
+            self.tell(open.index, Told::Again).await;
+        }
+    }
+
     /// True when the task was never so far.
     fn further(&mut self, task_id: &str, progress: f64) -> bool {
         let open = self.open.get_mut(task_id).filter(|open| progress > open.progress);
@@ -170,7 +186,10 @@ impl Session {
     async fn fetch(&self, remote: &Remote, path: &str) -> Result<Box<serde_json::value::RawValue>, TaskError> {
         let mut retries = Retries::new(remote, self.means.pace);
         let why = loop {
-            match ask::result(remote, path, self.means.max_result_bytes).await {
+            let place = self.means.fetches.acquire().await;
+            let answer = ask::result(remote, path, self.means.max_result_bytes).await;
+            drop(place);
+            match answer {
                 Ok(result) => return Ok(result),
                 Err(Trouble::Failed(Failure::Transport(crate::upstream::Error::TooLarge { limit }))) => {
                     let message = format!("the result has more than {limit} bytes (`jobs.max_response_bytes`)");
@@ -193,8 +212,10 @@ impl Session {
 /// that begins anew each time, without ids, would be followed for ever.
 #[derive(Debug, Default)]
 struct Vain {
-    /// Since the last event with an id.
+    /// That brought events without an id, and none with one.
     nameless: u32,
+    /// This one does so far.
+    unnamed: bool,
     /// Since the last event that brought a task further.
     idle: u32,
 }
@@ -207,8 +228,11 @@ const IDLE_MAX: u32 = 1000;
 
 impl Vain {
     fn heard(&mut self, news: bool, event: &RemoteEvent) {
-        if !event.control && !event.id.is_empty() {
-            self.nameless = 0;
+        if !event.control {
+            self.unnamed = event.id.is_empty();
+            if !self.unnamed {
+                self.nameless = 0;
+            }
         }
         if news {
             self.idle = 0;
@@ -217,7 +241,9 @@ impl Vain {
 
     /// Takes one more that broke off; true when that is enough.
     fn retries(&mut self, max: u32) -> bool {
-        (self.nameless, self.idle) = (self.nameless + 1, self.idle + 1);
+        // Silence is the business of the source of events, which knows how long a connection held.
+        self.nameless += u32::from(std::mem::take(&mut self.unnamed));
+        self.idle += 1;
         self.nameless > max || self.idle > IDLE_MAX
     }
 }

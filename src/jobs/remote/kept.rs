@@ -13,7 +13,7 @@ use crate::{
         record::{self, SpecRecord},
         spec::{OnDisconnect, Spec},
     },
-    journal::{AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
+    journal::{self, AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
 };
 
 /// What is known of a job on a remote.
@@ -45,22 +45,32 @@ const VERSION: u32 = 1;
 // === impl Kept ===
 
 impl Kept {
-    /// Reads what there is; `None` when the job is no longer kept.
-    pub async fn load(journal: &Shared, job: &Arc<str>, remote: &Arc<str>) -> Result<Option<Self>, Unavailable> {
-        let unreadable = |error: serde_json::Error| {
-            Unavailable::Failed(format!("what is kept of job `{job}` on remote `{remote}` cannot be read: {error}"))
-        };
-        let Some(own) = journal.get(record::spec_key(job)).await? else { return Ok(None) };
-        let mut spec = SpecRecord::decode(&own.value).map_err(unreadable)?.spec;
+    /// Reads what there is; `None` when the job is no longer kept, and why where nobody can make sense of it.
+    pub async fn load(
+        journal: &Shared,
+        job: &Arc<str>,
+        remote: &Arc<str>,
+    ) -> Result<Result<Option<Self>, String>, Unavailable> {
+        let Some(own) = journal.get(record::spec_key(job)).await? else { return Ok(Ok(None)) };
         let record = journal.get(record::remote_key(job, remote)).await?;
-        let record: Option<Record> =
-            record.map(|record| serde_json::from_slice(&record.value)).transpose().map_err(unreadable)?;
+        let read = Self::read(&own, record.as_ref().map(|record| &record.value), job, remote);
+        Ok(read.map(Some).map_err(|error| format!("what is kept of it here cannot be read: {error}")))
+    }
+
+    fn read(
+        own: &journal::Record,
+        record: Option<&Bytes>,
+        job: &Arc<str>,
+        remote: &Arc<str>,
+    ) -> Result<Self, serde_json::Error> {
+        let mut spec = SpecRecord::decode(&own.value)?.spec;
+        let record: Option<Record> = record.map(|record| serde_json::from_slice(record)).transpose()?;
         spec.tasks.retain(|task| task.remote.as_deref() == Some(&**remote));
         spec.tasks.iter_mut().for_each(|task| task.remote = None);
         // These are this node's business.
         (spec.on_disconnect, spec.notify, spec.callback_url) = (OnDisconnect::Continue, None, None);
         spec.timeout_ms = record.as_ref().and_then(|record| record.timeout_ms);
-        Ok(Some(Self { job: job.clone(), remote: remote.clone(), spec, revision: own.revision, record }))
+        Ok(Self { job: job.clone(), remote: remote.clone(), spec, revision: own.revision, record })
     }
 
     /// The job on the remote.

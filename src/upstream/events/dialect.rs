@@ -37,6 +37,13 @@ struct Greeting {
     resume: Resume,
 }
 
+/// What a Millstream sends in place of a stream that it refuses only for now (it stops, or is full): it is all that comes.
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(rename = "reason")]
+    _reason: String,
+}
+
 #[derive(Default, Deserialize)]
 struct Resume {
     #[serde(default)]
@@ -63,6 +70,10 @@ impl Dialect {
             self.spoken = true;
             // A break before the first event then loses nothing.
             return Frame::Greeting(greeting.resume.from.filter(|_| greeting.resume.status == "live"));
+        }
+        if first && event == "disconnect" && serde_json::from_str::<Refusal>(data).is_ok() {
+            (self.spoken, self.leaving) = (true, true);
+            return Frame::Control;
         }
         if !self.spoken || !CONTROL.contains(&event) {
             return Frame::Event;
