@@ -97,21 +97,24 @@ pub(super) async fn events(
     let query = Query::of(&request);
     query.only(STREAM_PARAMETERS)?;
     let mut connect = basics(&node, &request, &query)?;
+    // Before it is asked how the relay is: an end that comes after this one stands behind it.
+    let head = *node.journal.watch_head().borrow();
     let summary = node.relays.summary(&relay).await?;
     let topic = Topic::relay(&summary.id)?;
     let seen = last_event_id(&request, &query)?.and_then(|id| id.parse::<Position>().ok());
-    if let Some(seen) = seen
-        && summary.status.ended()
-        && seen_all(&node, &topic, seen).await?
-    {
+    if summary.status.ended() && seen_all(&node, &topic, seen).await? {
         return Ok(HttpResponse::NoContent().finish());
     }
     if connect.start == Start::Live {
-        connect.start = Start::Beginning;
+        // Not `Beginning`: retention may have taken the first events, and then that is a gap.
+        connect.start = Start::After(Position::start(node.journal.epoch()).to_string());
     }
     connect.user = identity.user;
     connect.topics = vec![Pattern::Exact(topic)];
     connect.until = Some(LAST_EVENT);
+    if !summary.status.ended() {
+        connect.until_after = head;
+    }
     connect.greeting.fields = Map::from_iter([
         ("relayId".to_owned(), Value::from(summary.id)),
         ("eventsUrl".to_owned(), Value::from(summary.events_url)),
@@ -121,14 +124,15 @@ pub(super) async fn events(
 
 /// True when nothing of an ended relay follows the position. A relay counts as ended a moment before its last event is
 /// in the journal, so that event is looked for.
-async fn seen_all(node: &Node, topic: &Topic, seen: Position) -> Result<bool, Problem> {
-    if seen.epoch != node.journal.epoch() {
+async fn seen_all(node: &Node, topic: &Topic, seen: Option<Position>) -> Result<bool, Problem> {
+    let info = node.journal.topics(Pattern::Exact(topic.clone()), None, 1).await?.pop();
+    let Some(last) = info.and_then(|info| info.last) else {
+        // Retention has taken all of it, its last event, too: whoever waited for that would wait for ever.
+        return Ok(true);
+    };
+    if seen.is_none_or(|seen| seen.epoch != last.epoch || seen.offset < last.offset) {
         return Ok(false);
     }
-    let info = node.journal.topics(Pattern::Exact(topic.clone()), None, 1).await?.pop();
-    let Some(last) = info.and_then(|info| info.last).filter(|last| seen.offset >= last.offset) else {
-        return Ok(false);
-    };
     let (patterns, after) = (vec![Pattern::Exact(topic.clone())].into(), last.offset.saturating_sub(1));
     let page = node.journal.read(journal::Query { patterns, after, floor: after, limit: 1, max_bytes: 1 }).await?;
     // One that is gone by now was not written a moment ago.

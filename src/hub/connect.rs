@@ -37,6 +37,8 @@ pub struct Connect {
     pub envelope: bool,
     /// The stream ends after an event of this name.
     pub until: Option<&'static str>,
+    /// Only behind this offset; what stands before it was the end of an earlier life.
+    pub until_after: u64,
     /// The first frame.
     pub greeting: Greeting,
     /// Cuts the connection when its body is no longer polled.
@@ -135,6 +137,7 @@ impl Connect {
             retry_ms: config.reconnect_time_ms,
             envelope: false,
             until: None,
+            until_after: 0,
             greeting: Greeting::default(),
             cut: None,
             flooded: None,

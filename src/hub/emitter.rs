@@ -27,6 +27,7 @@ pub(super) struct Emitter {
     pub(super) envelope: bool,
     pub(super) retry_ms: u64,
     pub(super) until: Option<&'static str>,
+    until_after: u64,
     overflow: Overflow,
     pub(super) heartbeat: Heartbeat,
     pub(super) outbox: Outbox,
@@ -94,6 +95,7 @@ impl Emitter {
             envelope: connect.envelope,
             retry_ms: connect.retry_ms,
             until: connect.until,
+            until_after: connect.until_after,
             overflow: connect.overflow,
             heartbeat: connect.heartbeat,
             outbox: Outbox::new(config.outbox_events, config.outbox_bytes),
@@ -125,7 +127,9 @@ impl Emitter {
 
     /// True for the event with which this stream ends; one that a relay has brought from elsewhere has only the name.
     pub(super) fn is_last(&self, event: &crate::event::Event) -> bool {
-        self.until.is_some_and(|until| until == event.name()) && event.source().is_none()
+        self.until.is_some_and(|until| until == event.name())
+            && event.source().is_none()
+            && event.position.offset > self.until_after
     }
 
     /// True when its client sends what nobody asked for. To ask costs a system call.

@@ -20,14 +20,17 @@ use crate::topic::Topic;
 #[derive(Default)]
 pub struct Books {
     relays: BTreeMap<String, Relay>,
-    /// Relays that are being made.
+    /// Relays that are being made, and bytes of their specs.
     promised: usize,
+    promised_bytes: usize,
 }
 
 /// A relay.
 pub struct Relay {
     pub id: String,
     pub spec: Arc<Spec>,
+    /// Of its spec.
+    pub bytes: usize,
     pub target: Option<Topic>,
     pub created_at: u64,
     pub status: Status,
@@ -36,6 +39,9 @@ pub struct Relay {
     /// Held by whoever begins, ends or changes this relay.
     pub gate: Arc<Gate<()>>,
 }
+
+/// Most bytes of all specs: they are in memory and in the journal. Above the half ended relays leave, the oldest first.
+const MAX_SPEC_BYTES: usize = 64 << 20;
 
 /// Which relays to list.
 #[derive(Clone, Debug, Default)]
@@ -101,15 +107,24 @@ impl Relay {
 
 impl Books {
     /// Holds a place for a relay; false when there is none.
-    pub fn promise(&mut self, max: usize) -> bool {
-        let free = self.running() + self.promised < max;
-        self.promised += usize::from(free);
+    pub fn promise(&mut self, max: usize, bytes: usize) -> bool {
+        let room = MAX_SPEC_BYTES.saturating_sub(self.bytes() + self.promised_bytes);
+        let free = self.running() + self.promised < max && bytes <= room;
+        if free {
+            self.promised += 1;
+            self.promised_bytes += bytes;
+        }
         free
     }
 
     /// Gives the place back.
-    pub fn break_promise(&mut self) {
+    pub fn break_promise(&mut self, bytes: usize) {
         self.promised -= 1;
+        self.promised_bytes -= bytes;
+    }
+
+    fn bytes(&self) -> usize {
+        self.relays.values().map(|relay| relay.bytes).sum()
     }
 
     pub fn insert(&mut self, relay: Relay) {
@@ -166,7 +181,15 @@ impl Books {
         let mut ended: Vec<_> =
             self.relays.values().filter_map(|relay| Some((relay.ended_at?, relay.id.as_str()))).collect();
         ended.sort_unstable();
-        let beyond: HashSet<_> = ended.iter().take(ended.len().saturating_sub(most)).map(|(_, id)| *id).collect();
+        let mut beyond: HashSet<_> = ended.iter().take(ended.len().saturating_sub(most)).map(|(_, id)| *id).collect();
+        let mut too_much = self.bytes().saturating_sub(MAX_SPEC_BYTES / 2);
+        for (_, id) in &ended {
+            if too_much == 0 {
+                break;
+            }
+            too_much = too_much.saturating_sub(self.relays.get(*id).map_or(0, |relay| relay.bytes));
+            beyond.insert(id);
+        }
         let over = |(at, id): &&(u64, &str)| at.saturating_add(retention_ms) <= now || beyond.contains(id);
         ended.iter().filter(over).map(|(_, id)| (*id).to_owned()).collect()
     }

@@ -114,7 +114,9 @@ fn again(event: &Event, joiner: &Member) -> Draft {
         id: event.origin.as_deref().unwrap_or_default().to_owned(),
         control: false,
     };
-    told::relayed(&remote, joiner.topics.clone(), told::publisher(joiner))
+    // Where an elder has the same target the event is there already.
+    let topics = joiner.topics.iter().filter(|topic| !event.topics.contains(topic)).cloned().collect();
+    told::relayed(&remote, topics, told::publisher(joiner))
 }
 
 async fn append_for(

@@ -61,7 +61,9 @@ impl Handle {
         let plan = Plan::check(&mut spec, self.shared.limits()).map_err(Error::Invalid)?;
         let shared = self.shared.clone();
         let id = self.ask(lifecycle::create(shared, spec, plan)).await?;
-        let Summary { id, topic, status, events_url, .. } = self.summary(&id).await?;
+        // Not by way of `summary`: it is kept, whatever has begun meanwhile.
+        let summary = self.shared.books().summary(&id).ok_or(Error::Unknown(id))?;
+        let Summary { id, topic, status, events_url, .. } = summary;
         Ok(Created { id, topic, status, events_url })
     }
 

@@ -28,7 +28,8 @@ const MAX_KEPT: usize = 10_000;
 
 /// Keeps a relay that was checked, and begins it. Answers its id.
 pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan) -> Result<String, Error> {
-    if !shared.books().promise(shared.config.max_relays) {
+    let bytes = spec.bytes();
+    if !shared.books().promise(shared.config.max_relays, bytes) {
         return Err(Error::Full(shared.config.max_relays));
     }
     let (id, created_at) = (shared.new_id(), now_ms());
@@ -44,10 +45,11 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan) -> Result<Strin
     let _turn = gate.clone().lock_owned().await;
     {
         let mut books = shared.books();
-        books.break_promise();
+        books.break_promise(bytes);
         if kept.is_ok() {
             books.insert(Relay {
                 id: id.clone(),
+                bytes,
                 spec: Arc::new(spec),
                 target: plan.target.clone(),
                 created_at,
@@ -123,13 +125,13 @@ pub async fn restart(shared: Arc<Shared>, id: String) -> Result<(), Error> {
     if again.is_empty() {
         return Ok(());
     }
-    if ended && !shared.books().promise(shared.config.max_relays) {
+    if ended && !shared.books().promise(shared.config.max_relays, 0) {
         return Err(Error::Full(shared.config.max_relays));
     }
     let kept = reopen(&shared, &id, &again).await;
     let mut books = shared.books();
     if ended {
-        books.break_promise();
+        books.break_promise(0);
     }
     let progress = kept?;
     if let Some(relay) = books.get_mut(&id) {
@@ -150,6 +152,8 @@ async fn reopen(shared: &Shared, id: &str, sources: &[usize]) -> Result<Vec<(usi
     for (_, progress) in &mut progress {
         progress.seq += 1;
         progress.ended = None;
+        // Whoever asks for it wants it sent again.
+        progress.asked = false;
         progress.since = now_ms();
     }
     let cursor = |(index, progress): &(usize, Progress)| record::put(record::cursor_key(id, *index), progress);
@@ -228,6 +232,29 @@ pub async fn fail(shared: &Shared, member: &Arc<Member>, error: &str, code: &str
             tracing::warn!(relay_id = member.relay, failure, "the end of a source waits for the journal");
         }
         pause(shared).await;
+    }
+}
+
+/// Reads a source by itself that waited for a group which is over, from where its record says: a part of the past may
+/// have been copied.
+pub async fn apart(shared: Arc<Shared>, planned: PlannedSource, member: Arc<Member>) {
+    while !shared.stop.is_cancelled() {
+        {
+            let Ok(_turn) = enter(&shared, &member.relay).await else { return };
+            if shared.groups_of(&member.relay).iter().any(|(index, _)| *index == member.index) {
+                // A restart was faster.
+                return;
+            }
+            let key = record::cursor_key(&member.relay, member.index);
+            match record::read::<Progress>(&shared.deps.journal, key).await {
+                Ok(Some((progress, _))) if progress.ended.is_none() => {
+                    return shared.begin(planned, vec![member], progress);
+                }
+                Ok(_) | Err(ReadError::Journal(Unavailable::Closed)) => return,
+                Err(_) => {}
+            }
+        }
+        pause(&shared).await;
     }
 }
 

@@ -42,6 +42,9 @@ pub struct Progress {
     /// Events may be missing among those that were read.
     #[serde(default)]
     pub missed: bool,
+    /// A request that must not be sent twice may have been sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
     /// Unix milliseconds of the last change of its state.
     pub since: u64,
     /// How it ended, if it did.

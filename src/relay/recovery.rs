@@ -120,6 +120,7 @@ async fn relay(shared: &Shared, id: &str) -> Result<Option<(Relay, Vec<Progress>
         status: end.as_ref().map_or(Status::Running, |end| end.status),
         ended_at: end.map(|end| end.ended_at),
         sources: progress.iter().map(SourceState::new).collect(),
+        bytes: kept.spec.bytes(),
         spec: Arc::new(kept.spec),
         gate: Arc::new(Gate::new(())),
     };

@@ -4,6 +4,7 @@
 use std::{
     future::pending,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -66,6 +67,8 @@ const GATHERED_MAX: usize = 256 * 1024;
 /// What an event takes beside its text.
 const EVENT_BYTES: usize = 256;
 
+/// Failures in a row that are told in band; of those behind them the 16th, 32nd and so on.
+const TOLD_RETRIES: u32 = 8;
 /// Code of a source that this program itself has failed.
 pub const INTERNAL: &str = "internal";
 
@@ -83,14 +86,14 @@ pub async fn watch_over(shared: Arc<Shared>, group: Arc<Group>, progress: Progre
     let elsewhere = group.close();
     shared.forget(&group);
     if !shared.stop.is_cancelled() {
+        for member in elsewhere {
+            shared.tasks.spawn(lifecycle::apart(shared.clone(), labelled(&group, &member), member));
+        }
         for member in group.members() {
             if let Some(error) = &ended {
                 lifecycle::fail(&shared, &member, error, INTERNAL).await;
             }
             lifecycle::settle(&shared, member.relay.clone());
-        }
-        for member in elsewhere {
-            shared.begin(labelled(&group, &member), vec![member], Progress::initial(&group.planned.start));
         }
     }
 }
@@ -105,7 +108,13 @@ fn labelled(group: &Group, member: &Member) -> PlannedSource {
 impl Runner {
     fn new(shared: Arc<Shared>, group: Arc<Group>, progress: Progress) -> Self {
         let planned = &group.planned;
-        let source = EventSource::new(planned.source.clone(), progress.cursor.clone(), shared.deps.connections.clone());
+        let mut source =
+            EventSource::new(planned.source.clone(), progress.cursor.clone(), shared.deps.connections.clone());
+        if progress.opens > 0 {
+            // It goes on where an earlier life ended, as all others do at a start.
+            let most = planned.source.pace.initial;
+            source = source.delayed(rand::random_range(Duration::ZERO..=most));
+        }
         Self {
             shared,
             group,
@@ -120,6 +129,15 @@ impl Runner {
     }
 
     async fn run(mut self) -> Result<(), Halt> {
+        if !self.source.source().may_repeat() {
+            if self.progress.asked {
+                let method = self.source.source().method.clone();
+                let failure = Failure::NotRepeated { method, failure: Box::new(Failure::ClosedEarly) };
+                return self.take(Said::GaveUp(failure)).await;
+            }
+            self.progress.asked = true;
+            self.tell(Vec::new(), None).await?;
+        }
         loop {
             if self.writing.is_none() {
                 self.admit().await?;
@@ -130,6 +148,15 @@ impl Runner {
                     self.reconnect();
                 }
                 if !self.gathered.told.is_empty() {
+                    if let Some(Said::End(end)) = self.said {
+                        // In the commit of the last events: a life that ends between the two would wait for an end that
+                        // has been.
+                        self.said = None;
+                        self.progress.since = now_ms();
+                        self.progress.ended = Some(Ended::Complete(end));
+                        let events = self.source.cursor().events;
+                        self.gathered.told.push(Told::State(Word::Complete { events, end }));
+                    }
                     self.writing = Some(self.write());
                 } else if let Some(said) = self.said.take() {
                     self.take(said).await?;
@@ -139,7 +166,7 @@ impl Runner {
                     continue;
                 }
             }
-            let full = self.said.is_some() || self.gathered.bytes >= GATHERED_MAX;
+            let full = self.said.is_some() || self.progress.ended.is_some() || self.gathered.bytes >= GATHERED_MAX;
             let idle = self.writing.is_none();
             let (shared, group, writing) = (&self.shared, &self.group, &mut self.writing);
             let written = async {
@@ -157,6 +184,9 @@ impl Runner {
                 written = written => {
                     self.writing = None;
                     self.note(&written?, None);
+                    if self.progress.ended.is_some() {
+                        return Ok(());
+                    }
                 }
                 said = self.source.next(), if !full => match said {
                     Some(Said::Events(events)) => self.gather(events),
@@ -173,6 +203,8 @@ impl Runner {
         let cursor = self.source.cursor().clone();
         self.source = EventSource::new(source, cursor, self.shared.deps.connections.clone());
         self.doubles = 0;
+        // An end that was read has been; what the old connection failed of does not concern the new one.
+        self.said = self.said.take().filter(|said| matches!(said, Said::End(_)));
         self.state = State::Connecting;
         self.shared.note(&self.group.members(), &self.progress, Some(State::Connecting), None);
     }
@@ -186,6 +218,7 @@ impl Runner {
                 self.progress.missed |= may_have_missed;
                 self.shared.counters.reconnects.fetch_add(u64::from(reconnects > 0), Relaxed);
                 self.state = State::Open;
+                let resumed_after = resumed_after.filter(|id| id.len() <= told::MAX_ORIGIN);
                 self.tell(vec![Told::State(Word::Open { reconnects, resumed_after, may_have_missed })], None).await
             }
             Said::Events(events) => {
@@ -196,6 +229,11 @@ impl Runner {
                 self.state = State::Waiting;
                 let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 let (error, code) = words(&failure);
+                if attempt > TOLD_RETRIES && !attempt.is_power_of_two() {
+                    // A remote that is gone for days must not push the events of the others out of the topics.
+                    self.shared.note(&self.group.members(), &self.progress, Some(self.state), Some(&error));
+                    return Ok(());
+                }
                 let word = Word::Retry { attempt, retry_in_ms, error: error.clone(), code };
                 self.tell(vec![Told::State(word)], Some(&error)).await
             }
@@ -222,6 +260,8 @@ impl Runner {
                 // Of what another node says of its stream only this is news for those who read it here.
                 if event.event == "gap" {
                     self.progress.missed = true;
+                    // Twice and more: it is kept as a JSON value.
+                    gathered.bytes += EVENT_BYTES + 4 * event.data.len();
                     gathered.told.push(Told::State(Word::gap(&event.data, max)));
                 }
             } else {
@@ -230,6 +270,9 @@ impl Runner {
                 gathered.bytes += EVENT_BYTES + event.event.len() + event.data.len() + event.id.len();
                 gathered.told.push(Told::Event(event));
             }
+        }
+        if let Some(end) = self.source.take_end() {
+            self.said = Some(Said::End(end));
         }
     }
 

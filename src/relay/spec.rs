@@ -122,6 +122,11 @@ const REDACTED: &str = "***";
 // === impl Spec ===
 
 impl Spec {
+    /// What it weighs as JSON.
+    pub(super) fn bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(usize::MAX, |json| json.len())
+    }
+
     /// The same without secrets: the values of header fields are not shown, `Content-Type` aside.
     #[must_use]
     pub fn redacted(&self) -> Self {

@@ -14,8 +14,8 @@ use crate::{
 
 /// The name of a relay's last event.
 pub const LAST_EVENT: &str = "relay_end";
-/// Longest upstream id that is kept with an event, in bytes.
-const MAX_ORIGIN: usize = 1024;
+/// Longest upstream id that is kept with an event or told, in bytes.
+pub const MAX_ORIGIN: usize = 1024;
 /// What a state takes beside what a remote has said: names, ids, label, twice over for escapes.
 const STATE_BYTES: usize = 2048;
 
@@ -95,9 +95,10 @@ impl State {
 
     /// What a remote said of its own gap; left out where it is longer than an event of this node may be.
     pub fn gap(data: &str, max_event_bytes: usize) -> Self {
-        let fits = data.len() + STATE_BYTES <= max_event_bytes;
-        let gap = if fits { serde_json::from_str(data).unwrap_or_else(|_| Value::from(data)) } else { Value::Null };
-        Self::Gap { gap }
+        let gap: Value = serde_json::from_str(data).unwrap_or_else(|_| Value::from(data));
+        // As it is written: escapes and numbers may have grown.
+        let bytes = serde_json::to_string(&gap).map_or(usize::MAX, |text| text.len());
+        Self::Gap { gap: if bytes.saturating_add(STATE_BYTES) <= max_event_bytes { gap } else { Value::Null } }
     }
 }
 

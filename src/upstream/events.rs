@@ -11,6 +11,8 @@
 //!  connect ─> Said::Open ─> Said::Events* ────┴─> Said::End | Said::GaveUp
 //! ```
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, HeaderName, HeaderValue};
@@ -116,6 +118,13 @@ impl EventSource {
         }
     }
 
+    /// The same, connecting not before this delay is over: many who begin together must not ask together.
+    #[must_use]
+    pub fn delayed(mut self, delay: Duration) -> Self {
+        self.state = State::Waiting(Instant::now() + delay);
+        self
+    }
+
     /// What is read.
     pub fn source(&self) -> &Source {
         &self.source
@@ -130,6 +139,17 @@ impl EventSource {
     /// Events that came again after a reconnect, and were left out.
     pub fn doubles(&self) -> u64 {
         self.doubles
+    }
+
+    /// The end that follows at once on what [`next`](Self::next) has just given, if it does: to be stored with it.
+    pub fn take_end(&mut self) -> Option<End> {
+        match self.queued.take() {
+            Some(Said::End(end)) => Some(end),
+            other => {
+                self.queued = other;
+                None
+            }
+        }
     }
 
     /// Waits for what comes next; `None` after the end.

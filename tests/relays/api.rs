@@ -272,3 +272,48 @@ fn a_stop_leaves_relays_standing_and_the_next_start_takes_them_up() {
     assert_eq!(relayed(&rows).len(), 6);
     assert_eq!(states(&rows, "relay_open")[1]["resumedAfter"], "3");
 }
+
+#[test]
+fn rev_an_ended_relay_whose_history_is_gone_keeps_nobody_waiting() {
+    let upstream = Upstream::start(|_, socket| stream(socket, "data: a\n\n"));
+    let retention = "[[journal.retention]]\ntopic = \"relay:*\"\nretention_ms = 1\n";
+    let node = Node::start(&format!("{}{retention}", settings(upstream.addr)));
+    let id = relay_of(&node, "/x");
+    assert_eq!(ended(&node, &id), "completed");
+    eventually(|| rows(&node, &format!("relay:{id}")).is_empty().then_some(()));
+    assert_eq!(node.get(&format!("/api/relays/{id}/events")).status, 204);
+}
+
+#[test]
+fn rev_a_history_that_lost_its_beginning_says_so() {
+    let faucet = Faucet::start();
+    let node = Node::start(&format!("{}[journal]\nretention_events = 5\n", settings(faucet.upstream.addr)));
+    let id = relay_of(&node, "/x");
+    faucet.pour(50);
+    events(&node, &id, 50);
+    let mut watcher = node.stream(&format!("/api/relays/{id}/events"), &[]);
+    watcher.until("gap");
+}
+
+#[test]
+fn rev_the_end_of_an_earlier_life_is_not_the_end() {
+    let asked = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |_, socket| {
+        let number = asked.fetch_add(1, SeqCst);
+        if number == 0 {
+            stream(socket, "id: 0\ndata: a\n\n");
+        } else {
+            let _ = std::io::Write::write_all(socket, crate::rig::HEAD.as_bytes());
+            crate::rig::chunk(socket, "id: 1\nevent: second\ndata: b\n\n");
+            crate::rig::gone(socket, std::time::Duration::from_secs(5));
+        }
+    });
+    let node = node(&upstream);
+    let id = relay_of(&node, "/x");
+    assert_eq!(ended(&node, &id), "completed");
+    history(&node, &id);
+    assert_eq!(node.request("POST", &format!("/api/relays/{id}/restart"), &[], "").status, 202);
+    events(&node, &id, 2);
+    let mut watcher = node.stream(&format!("/api/relays/{id}/events"), &[]);
+    watcher.until("second");
+}

@@ -21,9 +21,10 @@ pub struct Cursor {
     /// Marks of the last events, by which one is known that comes again.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     recent: VecDeque<u64>,
-    /// The connection is a resumed one, and all that it brought so far was known.
+    /// The connection is a resumed one, and all that it brought so far was known: what else may come again stands in
+    /// `recent` from here on. What comes again does so in order and once, so each mark stands for one double.
     #[serde(skip)]
-    seeking: bool,
+    seeking: Option<usize>,
     /// The id of the last event that came again: events behind it that have none of their own share it.
     #[serde(skip)]
     again: Option<String>,
@@ -65,7 +66,7 @@ impl Cursor {
 
     /// A connection has begun.
     pub(super) fn reopened(&mut self) {
-        self.seeking = !self.recent.is_empty() && self.resume_id().is_some();
+        self.seeking = (!self.recent.is_empty() && self.resume_id().is_some()).then_some(0);
         self.again = None;
     }
 
@@ -88,13 +89,17 @@ impl Cursor {
     /// An event has come; `id` where it had one of its own.
     pub(super) fn take(&mut self, event: &str, data: &str, id: Option<&str>) -> Taken {
         let mark = mark(id.or(self.again.as_deref()).unwrap_or(&self.last_id), event, data);
-        if self.seeking && self.recent.contains(&mark) {
+        let known = self
+            .seeking
+            .and_then(|from| self.recent.iter().skip(from).position(|known| *known == mark).map(|at| from + at));
+        if let Some(at) = known {
+            self.seeking = Some(at + 1).filter(|next| *next < self.recent.len());
             if let Some(id) = id {
                 self.again = Some(id.to_owned());
             }
             return Taken::Double;
         }
-        self.seeking = false;
+        self.seeking = None;
         let again = self.again.take();
         if let Some(id) = id.or(again.as_deref()) {
             self.set(id);
@@ -167,6 +172,14 @@ mod tests {
         read(&mut cursor, &[("a", Some("1"))]);
         cursor.reopened();
         assert_eq!(read(&mut cursor, &[("b", None), ("c", Some("1"))]), ["b", "c"]);
+    }
+
+    #[test]
+    fn each_event_of_before_stands_for_one_double() {
+        let mut cursor = Cursor::default();
+        read(&mut cursor, &[("a", Some("1")), ("tick", None), ("tick", None)]);
+        cursor.reopened();
+        assert_eq!(read(&mut cursor, &[("tick", None); 1000]).len(), 998);
     }
 
     #[test]

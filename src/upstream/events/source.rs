@@ -65,6 +65,13 @@ impl Source {
     }
 }
 
+impl Source {
+    /// True where the request may be sent a second time.
+    pub fn may_repeat(&self) -> bool {
+        self.remote.may_repeat(&self.method)
+    }
+}
+
 /// Without header values, query and body: they may hold secrets.
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
