@@ -1,15 +1,16 @@
 //! Millstream: one binary between your services and the people who wait for them.
 //!
-//! It starts many slow tasks in parallel, shows their progress live over Server-Sent Events, and loses nothing when a
-//! connection breaks.
+//! It starts many slow tasks in parallel, shows their progress live over Server-Sent Events, merges remote streams with
+//! local ones, and loses nothing when a connection breaks.
 //!
 //! ```text
 //!              main.rs ── cli ── app (the composition root: Config -> App -> Server::run(shutdown))
 //!                                 │
 //!   http   one resource per file; parse, call a Handle, render; the only place that knows status codes
 //!    │        │           │
-//!   hub     jobs       upstream       components: Config, Handle, Error; pure core beside, thin actor shell
-//!    │        │
+//!   hub     jobs       relay          components: Config, Handle, Error; pure core beside, thin actor shell
+//!    │        │           │
+//!    │        ├───────────┴─ upstream  every outgoing request; remotes, and the client for their event streams
 //!    └────────┴─ journal              the one ordered record of all events; publishing is appending
 //!                   │
 //!          event · topic · sse        the words we speak; pure, no I/O
