@@ -87,6 +87,25 @@ fn a_silent_upstream_is_left_and_read_on() {
     is_survived(cut, "idle_timeout");
 }
 
+/// The whole takes longer than the limit of a silence, each pause is far below it.
+#[test]
+fn an_upstream_that_sends_byte_by_byte_is_slow_and_not_silent() {
+    let upstream = Upstream::start(|_, socket| {
+        let _ = socket.write_all(HEAD.as_bytes());
+        for byte in (1..=4).flat_map(|number| numbered(number, 4).into_bytes()) {
+            chunk(socket, [byte]);
+            #[expect(clippy::disallowed_methods, reason = "the slowness is what is tested")]
+            std::thread::sleep(Duration::from_millis(12));
+        }
+        finish(socket);
+    });
+    let node = node(&upstream);
+    let id = relay(&node, &json!({ "sources": [{ "path": "/n", "readTimeoutMs": 400 }] }));
+    let rows = history(&node, &id);
+    assert_eq!(relayed(&rows), all_numbers(4));
+    assert_eq!(states(&rows, "relay_retry"), Vec::<Value>::new());
+}
+
 #[test]
 fn a_reset_connection_is_made_anew() {
     // What was sent and not yet read is lost with a reset, so connections may bring less than they had.
