@@ -103,6 +103,23 @@ const checks = {
     await late.until("the end", () => late.named("complete").length === 1);
     assert.deepEqual(late.events.map((event) => event.data), stream.events.map((event) => event.data));
   },
+
+  async "a stream through the proxy goes on over a crash of the remote"({ start, connect }) {
+    const remote = await start({ durable: true });
+    const proxy = await start({ remote: remote.origin });
+    const stream = await connect(proxy.origin, "/api/sse-proxy/reactive/events?topics=news");
+    const before = await remote.post("/events", { topic: "news", data: "before" });
+    await stream.until("the first event", () => stream.events.length === 1);
+    await remote.crash();
+    // While the remote is away the proxy says when to come back, and the client does not give up.
+    await stream.until("a refusal for now", () => stream.controls("disconnect").length > 0);
+    assert.equal(JSON.parse(stream.controls("disconnect")[0].data).reason, "upstream_unavailable");
+    await remote.start();
+    const after = await remote.post("/events", { topic: "news", data: "after" });
+    await stream.until("the event after the crash", () => stream.events.length === 2);
+    assert.deepEqual(stream.events.map((event) => event.lastEventId), [before.id, after.id]);
+    assert.equal(JSON.parse(stream.controls("connection").at(-1).data).resume.status, "resumed");
+  },
 };
 
 /** A client that remembers what it was told. */
@@ -143,6 +160,11 @@ class Stream {
 async function run(check) {
   const node = await new Node(binary).start();
   const wire = await new Wire().start(node);
+  const others = [];
+  const start = async (settings) => {
+    others.push(await new Node(binary, settings).start());
+    return others.at(-1);
+  };
   const streams = [];
   const connect = async (origin, where, { user = null, names = [] } = {}) => {
     const url = new URL(where, origin);
@@ -153,14 +175,14 @@ async function run(check) {
     return stream;
   };
   try {
-    await check({ node, wire, connect });
+    await check({ node, wire, start, connect });
   } catch (error) {
     error.message += `\nthe node's last words:\n${node.log()}`;
     throw error;
   } finally {
     for (const { source } of streams) source.close();
     await wire.stop();
-    await node.stop();
+    for (const other of [...others, node]) await other.stop();
   }
 }
 

@@ -1,7 +1,10 @@
 /** One real node as a child process, and a wire to it that can be cut. Ends only the process that it started. */
 
 import { spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
 import net from "node:net";
+import os from "node:os";
+import path from "node:path";
 
 const START_MS = 20_000;
 
@@ -9,17 +12,22 @@ export class Node {
   #binary;
   #child = null;
   #log = "";
+  #data = null;
+  #settings;
   /** `http://127.0.0.1:PORT`; the port stays the same over restarts. */
   origin = null;
 
-  constructor(binary) {
+  /** `durable` keeps its journal over a crash; `remote` is the address of the node that it calls `reactive`. */
+  constructor(binary, { durable = false, remote = "" } = {}) {
     this.#binary = binary;
+    this.#settings = { MILLSTREAM__JOURNAL__KIND: durable ? "embedded" : "memory", REACTIVE_SERVER_URL: remote };
   }
 
   async start() {
     const listen = this.origin === null ? "127.0.0.1:0" : new URL(this.origin).host;
-    const child = spawn(this.#binary, ["serve", "--listen", listen], {
-      env: { ...process.env, MILLSTREAM__JOURNAL__KIND: "memory" },
+    this.#data ??= await mkdtemp(path.join(os.tmpdir(), "millstream-clients-"));
+    const child = spawn(this.#binary, ["serve", "--listen", listen, "--data-dir", this.#data], {
+      env: { ...process.env, ...this.#settings },
       stdio: ["ignore", "pipe", "pipe"],
     });
     this.#child = child;
@@ -35,8 +43,9 @@ export class Node {
     return this.#end("SIGKILL");
   }
 
-  stop() {
-    return this.#end("SIGTERM");
+  async stop() {
+    await this.#end("SIGTERM");
+    if (this.#data !== null) await rm(this.#data, { recursive: true, force: true });
   }
 
   /** The end of what the node wrote to its log. */
