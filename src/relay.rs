@@ -29,6 +29,7 @@ use crate::{
 
 mod actor;
 mod append;
+mod ask;
 mod books;
 mod copy;
 mod error;
@@ -48,6 +49,7 @@ mod told;
 
 pub use self::{
     actor::start,
+    ask::Limits,
     books::{Filter, Listing},
     error::Error,
     handle::{Created, Handle},

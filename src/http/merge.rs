@@ -22,7 +22,10 @@ use super::{
 use crate::{
     app::Node,
     hub::{HeartbeatKind, Reason},
-    relay::merge::{Beat, FieldError, Form, Merged, Plan, SourceSpec},
+    relay::{
+        FieldError, Limits,
+        merge::{self, Beat, Form, Merged, SourceSpec},
+    },
 };
 
 /// A source of a merged stream: a path of `relay.default_remote`, or an object.
@@ -67,8 +70,8 @@ pub(super) async fn merge(
         envelope: query.get("envelope", "`true` or `false`")?.unwrap_or(false),
         heartbeat: (heartbeat.kind != HeartbeatKind::None).then_some(beat),
     };
-    let plan = Plan { config: &node.config.relay, remotes: &node.remotes };
-    let sources = plan.sources(body.value).map_err(wrong)?;
+    let limits = Limits { config: &node.config.relay, remotes: &node.remotes };
+    let sources = merge::sources(limits, body.value).map_err(wrong)?;
     let merged = Merged::new(sources, &node.connections, form);
     let frames = Box::pin(stream::unfold(merged, async |mut merged| {
         let frame = merged.next().await?;

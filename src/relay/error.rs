@@ -14,7 +14,8 @@ pub enum Error {
     Unknown(String),
     /// Try again later.
     #[error(
-        "as many relays are running as this node permits ({0}, `relay.max_relays`); delete one, or try again later"
+        "as many relays are running as this node permits ({0}, `relay.max_relays`), or their specs fill the room for them; delete \
+         some, or try again later"
     )]
     Full(usize),
     /// Try again soon.

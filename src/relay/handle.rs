@@ -94,7 +94,7 @@ impl Handle {
         Ok(self.shared.books().list(&filter))
     }
 
-    /// Ends a relay: its upstreams are closed, its watchers hear of it, and it is forgotten.
+    /// Ends a relay: its upstreams are closed, its watchers hear of it unless the journal is full, and it is forgotten.
     ///
     /// # Errors
     /// When there is no such relay, or the journal cannot note it: then it goes on.

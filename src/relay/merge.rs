@@ -30,7 +30,7 @@ use crate::{
 
 mod spec;
 
-pub use self::spec::{FieldError, Plan, SourceSpec};
+pub use self::spec::{SourceSpec, sources};
 
 /// How a merged stream looks.
 #[derive(Clone, Copy, Debug)]

@@ -9,12 +9,12 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Config, Deps, Status,
+    Config, Deps, Limits, Status,
     books::{Books, Relay},
     group::{Group, Member},
     record::{Ended, Progress},
     runner,
-    spec::{Key, Limits, PlannedSource},
+    spec::{Key, PlannedSource},
     state::State,
     stats::{Counters, Stats},
 };

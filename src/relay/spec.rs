@@ -19,8 +19,6 @@ mod check;
 #[cfg(test)]
 mod tests;
 
-pub use self::check::Limits;
-
 /// The request body of a relay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

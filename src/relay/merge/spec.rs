@@ -5,15 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Planned;
 use crate::{
-    relay::Config,
-    upstream::{HeaderMap, HeaderName, HeaderValue, Method, Purpose, Remotes, events::Source},
+    relay::{
+        FieldError,
+        ask::{Limits, Written},
+    },
+    upstream::{Purpose, events::Source},
 };
 
 /// A source that is more than a path.
@@ -24,95 +26,51 @@ pub struct SourceSpec {
     remote: Option<String>,
     /// A path that the remote's `paths` permit, with query.
     path: String,
-    /// `GET` or `POST`; `GET` where none is named.
+    /// `GET` where none is named; `POST`, `PUT` or `PATCH`.
     method: Option<String>,
     /// Header fields of the request.
     headers: Option<BTreeMap<String, String>>,
-    /// The body of a POST: a string as it is, anything else as JSON.
+    /// The body of the request: a string as it is, anything else as JSON.
     #[schema(value_type = Option<Object>)]
     body: Option<Value>,
     /// What the source is called in the frames; its path where nothing is named.
     label: Option<String>,
 }
 
-/// A mistake and its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldError {
-    /// Where it stands, such as `[2].path`.
-    pub field: String,
-    /// What is wrong.
-    pub detail: String,
-}
-
-/// The settings against which sources are checked.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
-    /// Section `[relay]`.
-    pub config: &'a Config,
-    /// The servers there are.
-    pub remotes: &'a Remotes,
-}
-
-/// Fields that belong to the connection, and those that reading an event stream sets itself. They are refused rather than
-/// dropped, so that nobody believes that they were sent.
-const REFUSED: [&str; 16] = [
-    "accept",
-    "accept-encoding",
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "last-event-id",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "trailers",
-    "transfer-encoding",
-    "upgrade",
-];
-/// Most header fields of one source; below what common servers take.
-const MAX_HEADERS: usize = 64;
 /// Longest label in bytes.
 const MAX_LABEL: usize = 256;
 
-// === impl Plan ===
-
-impl Plan<'_> {
-    /// Checks all sources.
-    ///
-    /// # Errors
-    /// All mistakes.
-    pub fn sources(self, written: Vec<Value>) -> Result<Vec<Planned>, Vec<FieldError>> {
-        let (mut planned, mut errors) = (Vec::with_capacity(written.len()), Vec::new());
-        let max = self.config.max_sources;
-        if written.is_empty() || written.len() > max {
-            let detail = format!("names {} sources; it takes 1 to {max} (`relay.max_sources`)", written.len());
-            return Err(vec![FieldError { field: "body".into(), detail }]);
-        }
-        let (mut labels, mut paths) = (BTreeSet::new(), Vec::new());
-        for (index, value) in written.into_iter().enumerate() {
-            let mut at = At { index, errors: &mut errors };
-            let Some(spec) = at.read(value) else { continue };
-            if let Some(label) = &spec.label
-                && !labels.insert(label.clone())
-            {
-                at.error("label", format!("`{}` is the label of two sources", label.escape_debug()));
-            }
-            paths.push((spec.path.clone(), spec.label.clone()));
-            planned.extend(at.source(spec, self));
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let named = planned.into_iter().zip(paths).map(|(source, (path, label))| {
-            let label = label.unwrap_or_else(|| unused(&mut labels, &path)).into();
-            Planned { label, path, source }
-        });
-        Ok(named.collect())
+/// Checks all sources.
+///
+/// # Errors
+/// All mistakes.
+pub fn sources(limits: Limits<'_>, written: Vec<Value>) -> Result<Vec<Planned>, Vec<FieldError>> {
+    let (mut planned, mut errors) = (Vec::with_capacity(written.len()), Vec::new());
+    let max = limits.config.max_sources;
+    if written.is_empty() || written.len() > max {
+        let detail = format!("names {} sources; it takes 1 to {max} (`relay.max_sources`)", written.len());
+        return Err(vec![FieldError { field: "body".into(), detail }]);
     }
+    let (mut labels, mut paths) = (BTreeSet::new(), Vec::new());
+    for (index, value) in written.into_iter().enumerate() {
+        let mut at = At { index, errors: &mut errors };
+        let Some(spec) = at.read(value) else { continue };
+        if let Some(label) = &spec.label
+            && !labels.insert(label.clone())
+        {
+            at.error("label", format!("`{}` is the label of two sources", label.escape_debug()));
+        }
+        paths.push((spec.path.clone(), spec.label.clone()));
+        planned.extend(at.source(&spec, limits));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let named = planned.into_iter().zip(paths).map(|(source, (path, label))| {
+        let label = label.unwrap_or_else(|| unused(&mut labels, &path)).into();
+        Planned { label, path, source }
+    });
+    Ok(named.collect())
 }
 
 /// The path, or the path with a number when it is taken.
@@ -156,80 +114,15 @@ impl At<'_> {
         }
     }
 
-    fn source(&mut self, spec: SourceSpec, plan: Plan<'_>) -> Option<Source> {
+    fn source(&mut self, spec: &SourceSpec, limits: Limits<'_>) -> Option<Source> {
         let SourceSpec { remote, path, method, headers, body, label } = spec;
-        let before = self.errors.len();
-        if label.is_some_and(|label| label.is_empty() || label.len() > MAX_LABEL || label.contains(char::is_control)) {
+        let bad = |label: &String| label.is_empty() || label.len() > MAX_LABEL || label.contains(char::is_control);
+        if label.as_ref().is_some_and(bad) {
             self.error("label", format!("a label has 1 to {MAX_LABEL} bytes and no control characters"));
         }
-        let method = self.method(method.as_deref());
-        let mut headers = self.headers(headers.unwrap_or_default());
-        let body = body.filter(|body| !body.is_null());
-        if body.is_some() && method == Method::GET {
-            self.error("body", "a GET has no body; name `method` `POST`");
-        }
-        let (body, media) = match body {
-            None => (Bytes::new(), None),
-            Some(Value::String(text)) => (Bytes::from(text), Some("text/plain; charset=utf-8")),
-            Some(json) => (Bytes::from(json.to_string()), Some("application/json")),
-        };
-        if let Some(media) = media {
-            headers.entry("content-type").or_insert(HeaderValue::from_static(media));
-        }
-        let name = remote.as_deref().or(plan.config.default_remote.as_deref());
-        let Some(name) = name else {
-            self.error("remote", "is missing, and there is no `relay.default_remote`");
-            return None;
-        };
-        let remote = match plan.remotes.get(name) {
-            Ok(remote) => remote.clone(),
-            Err(unknown) => {
-                self.error("remote", unknown.to_string());
-                return None;
-            }
-        };
-        let url = remote.client_url(&path).map_err(|bad| self.error("path", bad.to_string())).ok()?;
-        let source = Source::get(remote, url, Purpose::Merge);
-        (self.errors.len() == before).then(|| Source { method, headers, body, pace: plan.config.pace(), ..source })
-    }
-
-    fn method(&mut self, method: Option<&str>) -> Method {
-        let Some(name) = method else { return Method::GET };
-        [Method::GET, Method::POST]
-            .into_iter()
-            .find(|method| method.as_str().eq_ignore_ascii_case(name))
-            .unwrap_or_else(|| {
-                self.error("method", format!("`{}` is none of GET, POST", name.escape_debug()));
-                Method::GET
-            })
-    }
-
-    /// No message quotes a value: it may be a secret.
-    fn headers(&mut self, written: BTreeMap<String, String>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        if written.len() > MAX_HEADERS {
-            self.error("headers", format!("has {} fields, at most {MAX_HEADERS}", written.len()));
-            return headers;
-        }
-        for (name, value) in written {
-            let shown = name.escape_debug();
-            let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(&value).ok());
-            match parsed {
-                None => {
-                    let detail = format!("`{shown}` is no header field: names are tokens, values have no line break");
-                    self.error("headers", detail);
-                }
-                Some((name, _)) if REFUSED.contains(&name.as_str()) => {
-                    self.error("headers", format!("`{shown}` is set by the node itself; leave it out"));
-                }
-                Some((name, value)) => {
-                    if headers.insert(name, value).is_some() {
-                        self.error("headers", format!("`{shown}` is given twice; names have no case"));
-                    }
-                }
-            }
-        }
-        headers
+        let (remote, method) = (remote.as_deref(), method.as_deref());
+        let written = Written { remote, path, method, headers: headers.as_ref(), body: body.as_ref() };
+        written.source(limits, Purpose::Merge, &mut |field, detail| self.error(field, detail))
     }
 }
 
@@ -238,7 +131,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::upstream::{self, Client, RemoteConfig};
+    use crate::{
+        relay::Config,
+        upstream::{self, Client, RemoteConfig, Remotes},
+    };
 
     fn plan(written: Value) -> Result<Vec<Planned>, Vec<FieldError>> {
         let at = |base: &str| RemoteConfig { base_url: Some(base.into()), ..RemoteConfig::default() };
@@ -246,7 +142,7 @@ mod tests {
         let remotes = Remotes::build(&remotes, &Client::new(upstream::Config::default())).unwrap();
         let config = Config { default_remote: Some("a".into()), max_sources: 6, ..Config::default() };
         let Value::Array(written) = written else { panic!("sources are an array") };
-        Plan { config: &config, remotes: &remotes }.sources(written)
+        sources(Limits { config: &config, remotes: &remotes }, written)
     }
 
     fn errors(written: Value) -> Vec<String> {
@@ -284,7 +180,7 @@ mod tests {
         let found = errors(json!([
             "/api/jobs",
             7,
-            { "path": "/api/sse/x", "remote": "c", "method": "PUT", "label": "" },
+            { "path": "/api/sse/x", "remote": "c", "method": "DELETE", "label": "" },
             { "path": "/api/sse/x", "lable": "x" },
             { "path": "/api/sse/x", "body": 1, "headers": { "Host": "h", "a b": "c", "X": "1", "x": "2" } },
             { "path": 1 },
@@ -293,7 +189,7 @@ mod tests {
             "[0].path: `/api/jobs` may not be asked of remote `a`",
             "[1]: a source is",
             "[2].label: ",
-            "[2].method: `PUT` is none of GET, POST",
+            "[2].method: `DELETE` is none of GET, POST, PUT, PATCH",
             "[2].remote: no remote is called `c`; there are `a`, `b`",
             "[3].lable: unknown field `lable`",
             "[4].headers: `Host` is set by the node itself",

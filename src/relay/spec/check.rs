@@ -2,28 +2,18 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use serde_json::Value;
-
 use super::{FieldError, Key, Plan, PlannedSource, SourceSpec, Spec};
 use crate::{
-    relay::Config,
+    relay::{
+        Config,
+        ask::{Limits, Written},
+    },
     topic::Topic,
     upstream::{
-        Purpose, Remotes,
+        Purpose,
         events::{Pace, Source},
     },
 };
-
-/// What the node allows and offers; what a spec is checked against.
-#[derive(Clone, Copy)]
-pub struct Limits<'a> {
-    /// The settings in force.
-    pub config: &'a Config,
-    /// Whom a source can name.
-    pub remotes: &'a Remotes,
-}
 
 /// Longest label, in characters.
 const MAX_LABEL: usize = 64;
@@ -37,24 +27,6 @@ const MAX_READ_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 const RETRY_MS: std::ops::RangeInclusive<u64> = 100..=60 * 60 * 1000;
 /// A client with hundreds of broken sources is told of the first so many mistakes.
 const MAX_ERRORS: usize = 100;
-const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
-
-/// Fields that are the transport's or the stream reader's.
-const FOREIGN: [HeaderName; 13] = [
-    header::HOST,
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::EXPECT,
-    header::ACCEPT,
-    header::ACCEPT_ENCODING,
-    HeaderName::from_static("last-event-id"),
-];
 
 /// Collects what is wrong.
 struct Errors(Vec<FieldError>);
@@ -185,20 +157,14 @@ impl At<'_> {
     }
 
     fn source(&mut self, spec: &Spec, source: &SourceSpec, limits: Limits<'_>) -> Option<PlannedSource> {
-        let method = self.method(source);
-        let mut headers = self.headers(source);
-        let body = match (&source.body, &method) {
-            (None, _) => Bytes::new(),
-            (Some(_), Some(method)) if *method == Method::GET => {
-                self.error("body", "a GET has no body; say `\"method\": \"POST\"`");
-                Bytes::new()
-            }
-            (Some(Value::String(text)), _) => Bytes::from(text.clone()),
-            (Some(json), _) => {
-                headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-                Bytes::from(json.to_string())
-            }
+        let written = Written {
+            remote: source.remote.as_deref(),
+            path: &source.path,
+            method: source.method.as_deref(),
+            headers: source.headers.as_ref(),
+            body: source.body.as_ref(),
         };
+        let read = written.source(limits, Purpose::Relay, &mut |field, detail| self.error(field, detail));
         if source.last_event_id.as_ref().is_some_and(|id| id.len() > MAX_ID_BYTES || id.contains(['\0', '\r', '\n'])) {
             self.error("lastEventId", format!("must have at most {MAX_ID_BYTES} bytes, without CR, LF and NUL"));
         }
@@ -210,78 +176,17 @@ impl At<'_> {
         if initial.is_some_and(|ms| !RETRY_MS.contains(&ms)) {
             self.error("initialRetryMs", format!("must be {} to {} milliseconds", RETRY_MS.start(), RETRY_MS.end()));
         }
-        let Some(name) = &source.remote else {
-            self.error("remote", "is missing, and the node has no `relay.default_remote`");
-            return None;
-        };
-        let remote = match limits.remotes.get(name) {
-            Ok(remote) => remote.clone(),
-            Err(unknown) => {
-                self.error("remote", unknown.to_string());
-                return None;
-            }
-        };
-        if source.path.is_empty() {
-            self.error("path", "is missing: name a path of the remote, such as `/api/sse/sample-parallel`");
-            return None;
-        }
-        let url = match remote.client_url(&source.path) {
-            Ok(url) => url,
-            Err(refused) => {
-                self.error("path", refused.to_string());
-                return None;
-            }
-        };
-        let pace = limits.config.pace();
-        let initial = initial.map_or(pace.initial, Duration::from_millis);
+        let read = read?;
+        let initial = initial.map_or(read.pace.initial, Duration::from_millis);
         let read = Source {
-            method: method?,
-            headers,
-            body,
             repeat: spec.repeat,
             end_event: spec.end_event.clone(),
             read_timeout: timeout.map(Duration::from_millis),
-            pace: Pace { initial, max: pace.max.max(initial) },
-            ..Source::get(remote, url, Purpose::Relay)
+            pace: Pace { initial, max: read.pace.max.max(initial) },
+            ..read
         };
         let start = source.last_event_id.clone().unwrap_or_default();
         let label = source.label.clone().unwrap_or_default();
         Some(PlannedSource { label, key: Key::of(&read, &start), source: read, start })
-    }
-
-    fn method(&mut self, source: &SourceSpec) -> Option<Method> {
-        let name = source.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
-        let method = METHODS.into_iter().find(|method| method.as_str() == name);
-        if method.is_none() {
-            let shown: String = name.escape_debug().take(32).collect();
-            self.error("method", format!("`{shown}` is none of GET, POST, PUT, PATCH"));
-        }
-        method
-    }
-
-    /// The messages leave the values out: they may be secrets.
-    fn headers(&mut self, source: &SourceSpec) -> HeaderMap {
-        let mut fields = HeaderMap::new();
-        for (name, value) in source.headers.iter().flatten() {
-            let shown: String = name.escape_debug().take(64).collect();
-            let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value).ok());
-            let Some((name, mut value)) = parsed else {
-                self.error(
-                    "headers",
-                    format!("`{shown}` is no header field: names are tokens, values have no line break"),
-                );
-                continue;
-            };
-            if FOREIGN.contains(&name) {
-                let hint = if name == "last-event-id" { "; say `lastEventId`" } else { "" };
-                self.error("headers", format!("`{shown}` is set by the node itself{hint}"));
-                continue;
-            }
-            value.set_sensitive(true);
-            if fields.insert(name, value).is_some() {
-                self.error("headers", format!("`{shown}` is named twice"));
-            }
-        }
-        fields
     }
 }
