@@ -43,7 +43,7 @@ fn decode(c: &mut Criterion) {
     for (name, size, count) in [("200 B events", 200, 1000), ("100 kB events", 100_000, 10)] {
         let data = "x".repeat(size);
         let frame = Frame { id: Some("8c2f91a0b3d4-123456"), event: "progress", data: Some(&data), ..Frame::default() };
-        let stream = frame.encode().repeat(count);
+        let stream = frame.encode().frame().repeat(count);
         group.throughput(Throughput::Bytes(stream.len() as u64));
         group.bench_with_input(BenchmarkId::from_parameter(name), &stream, |b, stream| {
             b.iter(|| {

@@ -143,7 +143,7 @@ fn what_was_decoded_can_be_encoded(seen: &[Seen]) {
         Seen::Comment(text) => Frame { comment: Some(text), ..none }.encode(),
         Seen::Retry(ms) => Frame { retry: Some(*ms), ..none }.encode(),
     });
-    let bytes: Vec<u8> = frames.flat_map(|frame| frame.to_vec()).collect();
+    let bytes: Vec<u8> = frames.flat_map(|frame| frame.frame().to_vec()).collect();
     assert_eq!(decode([&bytes[..]], Limits::default()).seen, seen, "{}", String::from_utf8_lossy(&bytes));
 }
 

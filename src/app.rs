@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::{App as WebApp, HttpServer, dev, web};
+use actix_web::{dev, web};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -190,26 +190,14 @@ impl App {
     pub fn bind(self) -> Result<Server, Error> {
         let node = self.node;
         let listen = node.config.server.listen;
-        let (factory, door) = (node.clone(), node.door.clone());
-        let mut server = HttpServer::new(move || WebApp::new().configure(http::routes(factory.clone())))
-            // A peer that closed its side is gone; half-closed clients of event streams do not exist.
-            .h1_allow_half_closed(false)
-            .tcp_nodelay(true)
-            // The door answers what is too much; the framework would leave it in the backlog without a word.
-            .max_connections(usize::MAX >> 8)
-            .backlog(4096)
-            .on_connect(move |io, data| door.enter(io, data))
-            .disable_signals()
-            .shutdown_timeout(1);
-        if node.config.server.workers > 0 {
-            server = server.workers(node.config.server.workers);
-        }
-        let server = server.bind(listen).map_err(|error| Error::Listen { addr: listen, error })?;
-        let addr = server.addrs().first().copied().unwrap_or(listen);
+        let taken = |error| Error::Listen { addr: listen, error };
+        let listener = http::bind(listen).map_err(taken)?;
+        let addr = listener.local_addr().map_err(taken)?;
         node.upstream.set_own(vec![addr]);
         let host = if addr.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())) } else { addr };
         let _ = node.own_url.set(format!("http://{host}"));
-        Ok(Server { node, addr, server: server.run() })
+        let server = http::serve(&node, listener).map_err(taken)?;
+        Ok(Server { node, addr, server })
     }
 }
 

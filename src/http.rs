@@ -15,6 +15,7 @@ mod hybrid;
 mod identity;
 mod jobs;
 mod journal;
+mod listen;
 mod merge;
 mod metrics;
 mod openapi;
@@ -29,6 +30,7 @@ mod samples;
 mod stream;
 mod topics;
 
+pub(crate) use self::listen::{bind, serve};
 pub use self::{
     error::Problem,
     gate::{Connection, Door},

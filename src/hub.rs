@@ -13,19 +13,18 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     rc::{Rc, Weak},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, journal};
+use crate::{event::Event, journal, sse::Encoded};
 
 mod actor;
 mod audience;
@@ -33,6 +32,7 @@ mod connect;
 mod counters;
 mod emitter;
 mod frames;
+mod link;
 mod outbox;
 mod registry;
 mod shard;
@@ -50,6 +50,7 @@ use self::{
 pub use self::{
     connect::{Connect, Greeting, Heartbeat, HeartbeatKind, Overflow, Start},
     counters::{Counters, Reason},
+    link::{Framing, Link, MOST_INPUT},
     status::{Change, EmitterStatus, Selector, Totals},
     subscription::Subscription,
 };
@@ -89,7 +90,8 @@ struct Inner {
     config: Config,
     journal: journal::Shared,
     counters: Arc<Counters>,
-    audience: Arc<Audience>,
+    /// One per shard.
+    audiences: RwLock<Vec<Arc<Audience>>>,
     shards: Mutex<Addrs>,
     stopping: tokio_util::sync::CancellationToken,
 }
@@ -158,7 +160,7 @@ impl Handle {
                 config,
                 journal,
                 counters: Arc::default(),
-                audience: Arc::default(),
+                audiences: RwLock::default(),
                 shards: Mutex::default(),
                 stopping: tokio_util::sync::CancellationToken::new(),
             }),
@@ -189,7 +191,9 @@ impl Handle {
     /// How many emitters of this node hear the event, from counters. One that hears several of the event's topics
     /// counts once for each of them. `None` for filtered events: that would mean to ask each emitter.
     pub fn delivered(&self, topics: &[crate::topic::Topic], filtered: bool) -> Option<u64> {
-        (!filtered).then(|| topics.iter().map(|topic| self.inner.audience.count(topic)).sum())
+        let audiences = self.inner.audiences.read().expect("no code that holds the lock panics");
+        let hearing = |topic| audiences.iter().map(|audience| audience.count(topic)).sum::<u64>();
+        (!filtered).then(|| topics.iter().map(hearing).sum())
     }
 
     /// Sends one frame to one emitter, past the journal; false when it is gone.
@@ -211,7 +215,11 @@ impl Handle {
         for emitter in self.addrs().emitters(Selector::All).await {
             totals.add(&emitter);
         }
-        totals.total_topics = self.inner.audience.len() as u64;
+        let mut topics = HashSet::new();
+        for audience in &*self.inner.audiences.read().expect("no code that holds the lock panics") {
+            audience.topics(&mut topics);
+        }
+        totals.total_topics = topics.len() as u64;
         totals.dropped_events = self.inner.counters.dropped.load(Relaxed);
         totals
     }
@@ -253,7 +261,14 @@ impl Handle {
             }
             shards.retain(|_, shard| shard.strong_count() > 0);
             let inner = &self.inner;
-            let shard = Rc::new(Shard::new(inner));
+            let audience = Arc::<Audience>::default();
+            {
+                let mut audiences = inner.audiences.write().expect("no code that holds the lock panics");
+                // Those whose thread is gone.
+                audiences.retain(|audience| Arc::strong_count(audience) > 1);
+                audiences.push(audience.clone());
+            }
+            let shard = Rc::new(Shard::new(inner, audience));
             shards.insert(inner.id, Rc::downgrade(&shard));
             inner.shards.lock().expect("no code that holds the lock panics").start(shard.clone());
             shard
@@ -269,6 +284,6 @@ impl Drop for Inner {
 }
 
 /// The bytes of an event as one emitter wants them.
-fn bytes_for(event: &Event, envelope: bool) -> Bytes {
+fn bytes_for(event: &Event, envelope: bool) -> Encoded {
     if envelope { event.wire_in_envelope() } else { event.wire() }
 }

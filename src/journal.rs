@@ -22,6 +22,7 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
+mod bell;
 mod config;
 mod embedded;
 mod error;
@@ -34,11 +35,12 @@ mod upkeep;
 mod contract;
 
 pub use self::{
+    bell::{Bell, Interest},
     config::{Config, Kind, Retention, SyncMode},
     embedded::{Embedded, Repaired, Stopped, compact},
     error::{AppendError, OpenError, Unavailable},
     memory::Memory,
-    tail::{Pulled, Tail},
+    tail::{Pulled, Tail, Waker},
     upkeep::{Compacted, Export, Finding, Inspection, Maintenance, Report, Verified},
 };
 
@@ -72,6 +74,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// The offset of the last committed event, as a value that can be awaited.
     fn watch_head(&self) -> watch::Receiver<u64>;
+
+    /// From now on the bell of a tail is rung after each commit that concerns it.
+    fn listen(&self, bell: &Arc<Bell>);
 
     /// The epoch of all positions that this journal gives.
     fn epoch(&self) -> u64;

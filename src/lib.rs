@@ -31,4 +31,5 @@ pub mod relay;
 pub mod socket;
 pub mod sse;
 pub mod topic;
+pub mod transport;
 pub mod upstream;

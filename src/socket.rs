@@ -4,7 +4,11 @@
 //! buffer is full it does not poll the body at all, so neither an end nor an error is seen. What ends it is a shutdown
 //! of the socket from the side, and for that its descriptor is needed.
 
-use std::time::Duration;
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -18,6 +22,9 @@ pub struct Socket {
     #[cfg(unix)]
     fd: RawFd,
 }
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
 
 // === impl Socket ===
 
@@ -63,11 +70,30 @@ impl Socket {
     }
 }
 
-/// Prepares an accepted connection: a small send buffer, so that a reader who stops costs little, and a bound on how
+/// Takes an address for connections to come; as many as 4,096 wait to be accepted.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    // A node that comes back takes its port although connections of the last one are not forgotten yet.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Prepares an accepted connection: no waiting of small writes for each other, a small send buffer, so that a reader who stops costs little, and a bound on how
 /// long the kernel keeps unacknowledged bytes, so that a peer which fell silent is found.
 #[cfg(unix)]
 pub fn prepare(connection: &impl AsFd, send_buffer: usize, unacknowledged: Duration) {
     let socket = socket2::SockRef::from(connection);
+    // A small event must not wait for the acknowledgement of the one before it.
+    if let Err(error) = socket.set_tcp_nodelay(true) {
+        tracing::debug!(%error, "small writes may wait for each other");
+    }
     if let Err(error) = socket.set_send_buffer_size(send_buffer) {
         tracing::debug!(%error, "the send buffer keeps its default size");
     }

@@ -7,7 +7,7 @@ mod encode;
 
 pub use self::{
     decode::{Decoder, Error as DecodeError, Item, Limits},
-    encode::{Frame, comment},
+    encode::{Encoded, Frame, comment},
 };
 
 /// Media type of an event stream.

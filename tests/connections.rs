@@ -66,7 +66,7 @@ fn every_stream_has_the_headers_that_keep_it_flowing() {
             assert_eq!(stream.header(name), Some(value), "{}", stream.head);
         }
         assert_eq!(stream.header("Content-Length"), None, "{}", stream.head);
-        assert_ne!(stream.header("Connection"), Some("close"), "{}", stream.head);
+        assert_eq!(stream.header("Connection"), Some("close"), "it ends with its stream: {}", stream.head);
         let data = connection(&mut stream);
         assert_eq!(stream.retry, Some(3000), "the first frame brings the reconnection time");
         assert_eq!(data["status"], "connected");

@@ -6,6 +6,7 @@
 
 use std::{
     any::Any,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -21,6 +22,7 @@ use actix_web::{
         header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
+    rt::net::TcpStream,
     web::Data,
 };
 
@@ -30,6 +32,7 @@ use crate::{
     config::{Mode, Server},
     hub::Reason,
     socket::{self, Socket},
+    transport::{Handover, Transport},
 };
 
 /// Counts the connections of a node, and says which are too many.
@@ -44,10 +47,17 @@ pub struct Door {
 /// What is known of a connection from its beginning; dropped when it ends.
 #[derive(Debug)]
 pub struct Connection {
-    door: Door,
+    place: Rc<Place>,
     /// There were as many as allowed when it came.
     over: bool,
     socket: Option<Socket>,
+    handover: Option<Handover>,
+}
+
+/// A connection's place among those that the door counts; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    door: Door,
 }
 
 // === impl Door ===
@@ -66,14 +76,21 @@ impl Door {
         }
     }
 
-    /// To be called for each accepted connection (`HttpServer::on_connect`).
+    /// To be called for each accepted connection (`HttpServer::on_connect`), which then finds its [`Connection`] among its
+    /// data. A stream can take over a [`Transport`]; on a `TcpStream` the framework goes on to write it.
     pub fn enter(&self, io: &dyn Any, data: &mut Extensions) {
         let over = self.open.fetch_add(1, Relaxed) >= self.limit;
-        let tcp = io.downcast_ref::<actix_web::rt::net::TcpStream>();
-        if let Some(tcp) = tcp {
+        let prepare = |tcp: &TcpStream| {
             socket::prepare(tcp, self.send_buffer, self.unacknowledged);
-        }
-        data.insert(Connection { door: self.clone(), over, socket: tcp.map(Socket::of) });
+            Socket::of(tcp)
+        };
+        let transport = io.downcast_ref::<Transport>();
+        let socket = match transport {
+            Some(transport) => transport.with(prepare),
+            None => io.downcast_ref().map(prepare),
+        };
+        let place = Rc::new(Place { door: self.clone() });
+        data.insert(Connection { place, over, socket, handover: transport.map(Transport::handover) });
     }
 
     /// Connections that are open now.
@@ -93,9 +110,14 @@ impl Connection {
     pub(super) fn socket(&self) -> Option<Socket> {
         self.socket
     }
+
+    /// What a stream takes the connection over with, and the place that it then has to keep.
+    pub(super) fn handover(&self) -> Option<(Handover, Rc<Place>)> {
+        Some((self.handover.clone()?, self.place.clone()))
+    }
 }
 
-impl Drop for Connection {
+impl Drop for Place {
     fn drop(&mut self) {
         self.door.open.fetch_sub(1, Relaxed);
     }
@@ -209,6 +231,9 @@ fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
 /// Says whether a path or query means one text. The decoders put replacement characters where it does not: the event
 /// for one user would go to another.
 fn is_readable(text: &str) -> bool {
+    if !text.contains('%') {
+        return true;
+    }
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     let digit = |bytes: &mut std::str::Bytes<'_>| char::from(bytes.next()?).to_digit(16)?.try_into().ok();

@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -14,22 +15,32 @@ use actix_web::{
 };
 use tokio::time::{Duration, Instant};
 
-use super::{Problem, gate::Connection};
+use super::{
+    Problem,
+    gate::{Connection, Place},
+};
 use crate::{
     app::Node,
-    hub::{Connect, ConnectError, Reason, Subscription},
+    hub::{Connect, ConnectError, Framing, Link, MOST_INPUT, Reason, Subscription},
     socket::Socket,
     sse::{self, Frame},
+    transport::Handover,
 };
 
 /// The body of an event stream.
 ///
-/// It also watches over the connection: bytes that a client sends behind its request make the framework poll the body
-/// over and over without end (it has more than 128 KiB of input and nowhere to put it). Many polls without a frame in
-/// a short time therefore end the connection. A client that also reads nothing is not caught so, as the framework does
-/// not poll the body while it cannot write: for that one the hub asks how much has come ([`Connect::flooded`]).
+/// On a connection that the node has accepted itself it only asks for that connection, and a [`Link`] writes the
+/// frames. Elsewhere the framework polls it for frames, and it also watches over the connection: bytes that a client
+/// sends behind its request make the framework poll the body over and over without end (it has more than 128 KiB of
+/// input and nowhere to put it). Many polls without a frame in a short time therefore end the connection. A client that
+/// also reads nothing is not caught so, as the framework does not poll the body while it cannot write: for that one the
+/// hub asks how much has come ([`Connect::flooded`]).
 struct Body {
-    frames: Subscription,
+    /// `None` once they go on by themselves, over the connection that they took over.
+    frames: Option<Subscription>,
+    /// Where the node accepted the connection itself. In an application of somebody else's it did not, and the framework
+    /// goes on to poll this body.
+    link: Option<(Handover, Rc<Place>, Framing)>,
     storm: Storm,
 }
 
@@ -50,9 +61,6 @@ pub(super) struct Input {
 /// second.
 const STORM_POLLS: u32 = 2000;
 const STORM_TIME: Duration = Duration::from_secs(2);
-/// So many bytes behind the request are no accident: a client may send its next requests early, but a stream comes
-/// before them. Below what the framework takes in before it spins (128 KiB).
-const MOST_INPUT: u64 = 100 << 10;
 /// What an upstream asks clients to wait is passed on up to here: an hour.
 const LONGEST_RETRY_MS: u64 = 60 * 60 * 1000;
 
@@ -66,13 +74,24 @@ impl MessageBody for Body {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        match self.frames.poll_frame(cx) {
+        if let Some((handover, place, framing)) = self.link.take()
+            && let Some(frames) = self.frames.take()
+        {
+            handover.take_over(move |connection| {
+                actix_web::rt::spawn(async move {
+                    Link::new(frames, connection, framing).await;
+                    drop(place);
+                });
+            });
+        }
+        let Some(frames) = &mut self.frames else { return Poll::Pending };
+        match frames.poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.storm.calm();
-                Poll::Ready(frame.map(Ok))
+                Poll::Ready(frame.map(|frame| Ok(frame.frame())))
             }
             Poll::Pending if self.storm.rages() => {
-                self.frames.set_end(Reason::InputFlood);
+                self.frames.as_mut().expect("it was polled").set_end(Reason::InputFlood);
                 Poll::Ready(Some(Err(flood())))
             }
             Poll::Pending => Poll::Pending,
@@ -130,13 +149,26 @@ impl Input {
 
 /// Connects and answers with the stream; when the node stops, with the polite refusal.
 pub(super) async fn open(node: &Node, request: &HttpRequest, mut connect: Connect) -> Result<HttpResponse, Problem> {
-    if let Some(socket) = request.conn_data::<Connection>().and_then(Connection::socket) {
+    let connection = request.conn_data::<Connection>();
+    let handover = connection.and_then(Connection::handover);
+    if let Some(socket) = connection.and_then(Connection::socket) {
         connect.cut = Some(Box::new(move || socket.cut()));
-        let input = Input::of(socket);
-        connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
+        if handover.is_none() {
+            let input = Input::of(socket);
+            connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
+        }
     }
+    let framing = if request.version() < Version::HTTP_11 { Framing::UntilClosed } else { Framing::Chunked };
+    let link = handover.map(|(handover, place)| (handover, place, framing));
     match node.hub.connect(connect).await {
-        Ok(frames) => Ok(respond(request, Body { frames, storm: Storm::new() })),
+        Ok(frames) => {
+            let taken = link.is_some();
+            let mut response = respond(request, Body { frames: Some(frames), link, storm: Storm::new() });
+            if taken {
+                response.head_mut().set_connection_type(ConnectionType::Close);
+            }
+            Ok(response)
+        }
         Err(ConnectError::Stopping) => Ok(refused_for_now(node, Reason::Shutdown.as_str())),
         Err(error) => Err(error.into()),
     }
@@ -175,7 +207,7 @@ pub(super) fn disconnect(node: &Node, reason: &str, detail: Option<&str>, not_be
         None => serde_json::json!({ "reason": reason }),
     };
     let data = data.to_string();
-    Frame { event: "disconnect", data: Some(&data), retry: Some(retry), ..Frame::default() }.encode()
+    Frame { event: "disconnect", data: Some(&data), retry: Some(retry), ..Frame::default() }.encode().frame()
 }
 
 fn refused(frame: Bytes) -> HttpResponse {

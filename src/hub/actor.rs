@@ -3,10 +3,10 @@
 use std::{rc::Rc, time::Duration};
 
 use actix::prelude::*;
-use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::{Change, EmitterStatus, Reason, Selector, shard::Shard};
+use crate::sse::Encoded;
 
 /// Lives on the thread of its connections, for as long as that thread, or until nobody holds the hub.
 struct ShardActor {
@@ -31,7 +31,7 @@ struct Disconnect(Selector, Reason);
 
 #[derive(Message)]
 #[rtype(result = "bool")]
-struct Push(String, Bytes);
+struct Push(String, Encoded);
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -70,7 +70,7 @@ impl Addrs {
         self.ask(|| Disconnect(selector.clone(), reason)).await.into_iter().sum()
     }
 
-    pub(super) async fn push(&self, id: String, frame: Bytes) -> bool {
+    pub(super) async fn push(&self, id: String, frame: Encoded) -> bool {
         self.ask(|| Push(id.clone(), frame.clone())).await.contains(&true)
     }
 

@@ -1,13 +1,17 @@
-//! How many emitters of the node hear a topic: counted at connect and leave, so that a publisher's answer asks nobody.
+//! How many emitters of a shard hear a topic: counted at connect and leave, so that neither a publisher's answer nor the
+//! question whether an event is worth waking the shard has to ask it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, RwLock},
 };
 
-use crate::topic::{Pattern, Topic};
+use crate::{
+    journal::Interest,
+    topic::{Pattern, Topic},
+};
 
-/// Counts over all shards.
+/// Counts of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Audience {
     counts: RwLock<Counts>,
@@ -61,10 +65,17 @@ impl Audience {
         exact + prefixes.filter_map(|prefix| counts.prefixes.get(prefix)).sum::<u64>()
     }
 
-    /// Topics and patterns that somebody hears.
-    pub(super) fn len(&self) -> usize {
+    /// Adds the topics and patterns that somebody hears.
+    pub(super) fn topics(&self, into: &mut HashSet<Pattern>) {
         let counts = self.counts.read().expect("no code that holds the lock panics");
-        counts.exact.len() + counts.prefixes.len()
+        into.extend(counts.exact.keys().cloned().map(Pattern::Exact));
+        into.extend(counts.prefixes.keys().cloned().map(Pattern::Prefix));
+    }
+}
+
+impl Interest for Audience {
+    fn wants(&self, topics: &[Topic]) -> bool {
+        topics.iter().any(|topic| self.count(topic) > 0)
     }
 }
 

@@ -43,7 +43,8 @@ pub struct Connect {
     pub greeting: Greeting,
     /// Cuts the connection when its body is no longer polled.
     pub cut: Option<Box<dyn Fn()>>,
-    /// Says whether the client has sent more than any client of a stream has to say.
+    /// Says whether the client has sent more than any client of a stream has to say; asked about once a second. For
+    /// connections that the hub does not read itself.
     pub flooded: Option<Box<dyn Fn() -> bool>>,
     /// Called once when the stream has ended, whatever the reason.
     pub on_close: Option<Box<dyn FnOnce(Reason)>>,

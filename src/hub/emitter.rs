@@ -2,13 +2,13 @@
 
 use std::{rc::Rc, sync::Arc, task::Waker};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Connect, Heartbeat, Overflow, Reason, frames, outbox::Outbox, registry::disjoint};
+use super::{Connect, Heartbeat, HeartbeatKind, Overflow, Reason, frames, outbox::Outbox, registry::disjoint};
 use crate::{
     event::Meta,
     journal::{Page, Trimmed},
+    sse::Encoded,
     topic::{Pattern, Topic},
 };
 
@@ -41,12 +41,14 @@ pub(super) struct Emitter {
     pub(super) expires: Option<Instant>,
     /// When the last frame went towards the socket, or the emitter began.
     pub(super) active: Instant,
+    /// Since when the socket has taken nothing of what left the outbox.
+    pub(super) blocked_since: Option<Instant>,
     pub(super) closing: Option<Closing>,
     pub(super) delivered: u64,
     pub(super) dropped: u64,
     pub(super) waker: Option<Waker>,
     pub(super) cut: Option<Rc<dyn Fn()>>,
-    flooded: Option<Box<dyn Fn() -> bool>>,
+    pub(super) flooded: Option<Box<dyn Fn() -> bool>>,
     pub(super) on_close: Option<Box<dyn FnOnce(Reason)>>,
 }
 
@@ -106,6 +108,7 @@ impl Emitter {
             opened_at_ms: crate::event::now_ms(),
             expires: connect.lifetime.map(|lifetime| now + jittered(lifetime)),
             active: now,
+            blocked_since: None,
             closing: None,
             delivered: 0,
             dropped: 0,
@@ -132,13 +135,23 @@ impl Emitter {
             && event.position.offset > self.until_after
     }
 
-    /// True when its client sends what nobody asked for. To ask costs a system call.
-    pub(super) fn flooded(&self) -> bool {
-        self.flooded.as_ref().is_some_and(|flooded| flooded())
+    /// Says whether silence lasts: nothing waits that will break it, nor will the end.
+    pub(super) fn is_silent(&self) -> bool {
+        self.closing.is_none() && self.heartbeat.kind != HeartbeatKind::None && self.stuck_since().is_none()
+    }
+
+    /// When silence has lasted long enough.
+    pub(super) fn heartbeat_due(&self) -> Instant {
+        self.active + self.heartbeat.every
+    }
+
+    /// How long its socket has not taken what is there for it.
+    pub(super) fn stuck_since(&self) -> Option<Instant> {
+        [self.outbox.stuck_since(), self.blocked_since].into_iter().flatten().min()
     }
 
     /// Puts an event into the outbox, or does what the policy says.
-    pub(super) fn offer(&mut self, offset: u64, frame: Bytes, now: Instant) -> Offered {
+    pub(super) fn offer(&mut self, offset: u64, frame: Encoded, now: Instant) -> Offered {
         if self.overflow == Overflow::DropOldest || self.outbox.has_room(frame.len()) {
             let dropped = self.outbox.make_room(frame.len());
             self.cursor = offset;
@@ -195,11 +208,9 @@ impl Emitter {
     }
 
     /// Puts a control frame into the outbox, whatever its bounds: they are few and small.
-    pub(super) fn control(&mut self, frame: Bytes, now: Instant) {
-        if !frame.is_empty() {
-            self.outbox.push_control(frame, now);
-            self.wake();
-        }
+    pub(super) fn control(&mut self, frame: Encoded, now: Instant) {
+        self.outbox.push_control(frame, now);
+        self.wake();
     }
 
     /// Ends the stream after what is waiting, with a last word where somebody is there to hear it.

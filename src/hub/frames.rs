@@ -1,12 +1,15 @@
 //! Control frames: `connection`, `gap`, `heartbeat`, `disconnect`. They carry no `id:`, so they never move a client's
 //! position.
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Greeting, HeartbeatKind, Reason, emitter::Emitter};
-use crate::{event::now_ms, journal::Trimmed, sse::Frame};
+use crate::{
+    event::now_ms,
+    journal::Trimmed,
+    sse::{Encoded, Frame, comment},
+};
 
 /// How a stream begins relative to what the client had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,7 +36,7 @@ pub(super) enum GapReason {
     Dropped,
 }
 
-pub(super) fn connection(emitter: &Emitter, greeting: &Greeting, from: Option<&str>, resumed: Resumed) -> Bytes {
+pub(super) fn connection(emitter: &Emitter, greeting: &Greeting, from: Option<&str>, resumed: Resumed) -> Encoded {
     let mut data = json!({
         "status": "connected",
         "emitterId": &*emitter.id,
@@ -52,28 +55,26 @@ pub(super) fn connection(emitter: &Emitter, greeting: &Greeting, from: Option<&s
     Frame { event, data: Some(&data.to_string()), retry: Some(emitter.retry_ms), ..Frame::default() }.encode()
 }
 
-pub(super) fn gap(requested: Option<&str>, reason: GapReason, topics: &[Trimmed]) -> Bytes {
+pub(super) fn gap(requested: Option<&str>, reason: GapReason, topics: &[Trimmed]) -> Encoded {
     let data = json!({ "requested": requested, "reason": reason, "topics": topics });
     Frame { event: "gap", data: Some(&data.to_string()), ..Frame::default() }.encode()
 }
 
-pub(super) fn dropped(count: u64) -> Bytes {
+pub(super) fn dropped(count: u64) -> Encoded {
     let data = json!({ "requested": null, "reason": GapReason::Dropped, "topics": [], "dropped": count });
     Frame { event: "gap", data: Some(&data.to_string()), ..Frame::default() }.encode()
 }
 
-pub(super) fn disconnect(reason: Reason, retry_ms: u64) -> Bytes {
+pub(super) fn disconnect(reason: Reason, retry_ms: u64) -> Encoded {
     let data = json!({ "reason": reason });
     Frame { event: "disconnect", data: Some(&data.to_string()), retry: Some(retry_ms), ..Frame::default() }.encode()
 }
 
-pub(super) fn heartbeat(kind: HeartbeatKind) -> Bytes {
-    match kind {
-        HeartbeatKind::Event => {
-            let data = json!({ "timestamp": now_ms() }).to_string();
-            Frame { event: "heartbeat", data: Some(&data), ..Frame::default() }.encode()
-        }
-        HeartbeatKind::Comment => Bytes::from_static(b": heartbeat\n\n"),
-        HeartbeatKind::None => Bytes::new(),
+/// A heartbeat as an event, or as a comment for who wants anything else.
+pub(super) fn heartbeat(kind: HeartbeatKind) -> Encoded {
+    if kind != HeartbeatKind::Event {
+        return comment("heartbeat");
     }
+    let data = json!({ "timestamp": now_ms() }).to_string();
+    Frame { event: "heartbeat", data: Some(&data), ..Frame::default() }.encode()
 }

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::frames;
+use crate::sse::Encoded;
 
 /// Frames that wait for the socket. Only events are subject to the bounds and to dropping: control frames are few and
 /// small, and a stream without its `connection` or its `disconnect` would be wrong.
@@ -22,8 +22,8 @@ pub(super) struct Outbox {
 /// One thing that waits.
 #[derive(Debug)]
 pub(super) enum Waiting {
-    Event(Bytes),
-    Control(Bytes),
+    Event(Encoded),
+    Control(Encoded),
     /// So many events were dropped at this place of the stream.
     Dropped(u64),
 }
@@ -31,7 +31,7 @@ pub(super) enum Waiting {
 // === impl Waiting ===
 
 impl Waiting {
-    pub(super) fn into_frame(self) -> Bytes {
+    pub(super) fn into_frame(self) -> Encoded {
         match self {
             Self::Event(frame) | Self::Control(frame) => frame,
             Self::Dropped(count) => frames::dropped(count),
@@ -65,10 +65,6 @@ impl Outbox {
         self.bytes
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
     /// How long the socket has not asked for the frame at the front.
     pub(super) fn stuck_since(&self) -> Option<Instant> {
         self.front_since
@@ -85,13 +81,13 @@ impl Outbox {
     }
 
     /// Puts an event at the end, whether or not there is room.
-    pub(super) fn push(&mut self, frame: Bytes, now: Instant) {
+    pub(super) fn push(&mut self, frame: Encoded, now: Instant) {
         self.events += 1;
         self.put(Waiting::Event(frame), now);
     }
 
     /// Puts a control frame at the end.
-    pub(super) fn push_control(&mut self, frame: Bytes, now: Instant) {
+    pub(super) fn push_control(&mut self, frame: Encoded, now: Instant) {
         self.put(Waiting::Control(frame), now);
     }
 
@@ -159,7 +155,7 @@ mod tests {
 
     fn drain(outbox: &mut Outbox) -> Vec<String> {
         let short = |waiting| match waiting {
-            Waiting::Event(frame) | Waiting::Control(frame) => String::from_utf8(frame.to_vec()).unwrap(),
+            Waiting::Event(frame) | Waiting::Control(frame) => String::from_utf8(frame.frame().to_vec()).unwrap(),
             Waiting::Dropped(count) => format!("-{count}"),
         };
         let drained = std::iter::from_fn(|| outbox.pop(Instant::now())).map(short).collect();
@@ -167,8 +163,8 @@ mod tests {
         drained
     }
 
-    fn frame(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
+    fn frame(text: &str) -> Encoded {
+        Encoded::of(text)
     }
 
     /// The first frame of a stream is `connection`, also where the policy drops what is oldest.

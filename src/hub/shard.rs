@@ -23,12 +23,15 @@ use super::{
 };
 use crate::{
     event::{Event, Position, SharedEvent},
-    journal::{Page, Query, Shared, Tail, Unavailable},
+    journal::{Page, Query, Shared, Tail, Unavailable, Waker},
     topic::Pattern,
 };
 
 mod begin;
+mod due;
 pub(super) mod tick;
+
+use self::due::Due;
 
 /// Events delivered before the connections of the thread get a turn to write them.
 const SLICE: usize = 32;
@@ -46,6 +49,9 @@ pub(super) struct Shard {
     journal: Shared,
     pub(super) counters: Arc<Counters>,
     audience: Arc<Audience>,
+    /// Until the shard follows it.
+    tail: Cell<Option<Tail>>,
+    waker: Waker,
     /// Cancelled when the node stops or nobody holds the hub any more.
     stopping: CancellationToken,
     serial: Cell<u64>,
@@ -58,6 +64,7 @@ pub(super) struct Shard {
 pub(super) struct State {
     pub(super) emitters: Slab<Emitter>,
     pub(super) registry: Registry,
+    pub(super) due: Due,
     /// Everything up to here was offered to the live emitters.
     cursor: u64,
     /// Reused by each delivery.
@@ -67,18 +74,21 @@ pub(super) struct State {
 // === impl Shard ===
 
 impl Shard {
-    pub(super) fn new(hub: &Inner) -> Self {
+    pub(super) fn new(hub: &Inner, audience: Arc<Audience>) -> Self {
         let cursor = *hub.journal.watch_head().borrow();
-        let (emitters, registry) = (Slab::new(), Registry::default());
+        let tail = Tail::of(hub.journal.clone(), cursor, audience.clone());
+        let (emitters, registry, due) = (Slab::new(), Registry::default(), Due::default());
         Self {
             config: hub.config.clone(),
             journal: hub.journal.clone(),
             counters: hub.counters.clone(),
-            audience: hub.audience.clone(),
+            audience,
+            waker: tail.waker(),
+            tail: Cell::new(Some(tail)),
             stopping: hub.stopping.clone(),
             serial: Cell::new(0),
             turns: Semaphore::new(TURNS),
-            state: RefCell::new(State { emitters, registry, cursor, targets: Vec::new() }),
+            state: RefCell::new(State { emitters, registry, due, cursor, targets: Vec::new() }),
         }
     }
 
@@ -106,8 +116,7 @@ impl Shard {
     }
 
     async fn follow(&self) {
-        let from = self.state.borrow().cursor;
-        let mut tail = Tail::new(self.journal.clone(), from);
+        let Some(mut tail) = self.tail.take() else { return };
         // No more than an outbox holds: who reads as fast as possible never overflows.
         let slice = SLICE.min(self.config.outbox_events);
         loop {
@@ -123,9 +132,14 @@ impl Shard {
             if pulled.missed {
                 self.all_behind();
             }
-            for slice in pulled.events.chunks(slice) {
+            let mut slices = pulled.events.chunks(slice).peekable();
+            while let Some(slice) = slices.next() {
                 self.deliver(slice);
-                tokio::task::yield_now().await;
+                // The connections write before more comes. Where nothing more is there they do so anyway, and to yield
+                // would cost a look at all sockets (`epoll_wait`).
+                if slices.peek().is_some() || tail.is_behind() {
+                    tokio::task::yield_now().await;
+                }
             }
             let mut state = self.state.borrow_mut();
             state.cursor = state.cursor.max(pulled.through);
@@ -135,7 +149,6 @@ impl Shard {
     fn register(&self, emitter: Emitter) -> Key {
         let mut state = self.state.borrow_mut();
         self.counters.opened.fetch_add(1, Relaxed);
-        self.audience.join(&emitter.patterns);
         tracing::info!(
             emitter = &*emitter.id,
             user = emitter.user,
@@ -144,7 +157,9 @@ impl Shard {
             "stream opened"
         );
         let (id, patterns) = (emitter.id.clone(), emitter.patterns.clone());
+        let look = self.next_look(&emitter, Instant::now());
         let key = state.emitters.insert(emitter);
+        state.due.at(key, look);
         state.registry.add(key, &patterns);
         state.registry.name(id, key);
         key
@@ -154,13 +169,14 @@ impl Shard {
     pub(super) fn remove(&self, key: Key, fallback: Reason) {
         let mut state = self.state.borrow_mut();
         let mut emitter = state.emitters.remove(key);
+        state.due.never(key);
         state.registry.remove(key, &emitter.patterns);
         state.registry.unname(&emitter.id);
         drop(state);
         let now = Instant::now();
         // The operating system may have cut a stuck peer a moment before the tick would have.
         let deadline = std::time::Duration::from_millis(self.config.write_deadline_ms);
-        let stuck = emitter.outbox.stuck_since().is_some_and(|since| now - since + tick::EVERY * 2 >= deadline);
+        let stuck = emitter.stuck_since().is_some_and(|since| now - since + tick::EVERY * 2 >= deadline);
         let reason = match emitter.closing {
             Some(closing) => closing.reason,
             None if stuck && fallback == Reason::ClientGone => Reason::WriteDeadline,
@@ -189,7 +205,7 @@ impl Shard {
     fn deliver(&self, events: &[SharedEvent]) {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
-        let State { emitters, registry, cursor, targets } = &mut *state;
+        let State { emitters, registry, due, cursor, targets } = &mut *state;
         for event in events {
             for topic in &event.topics {
                 registry.hearing(topic, |key| targets.push(key));
@@ -197,6 +213,9 @@ impl Shard {
             for key in targets.drain(..) {
                 if let Some(emitter) = emitters.get_mut(key) {
                     self.offer(emitter, event, now);
+                    if emitter.closing.is_some() {
+                        due.soon(key, now);
+                    }
                 }
             }
             *cursor = event.position.offset;
@@ -255,7 +274,8 @@ impl Shard {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
         let cursor = state.cursor;
-        let Some(emitter) = state.emitters.get_mut(key).filter(|emitter| emitter.serial == serial) else { return };
+        let State { emitters, due, .. } = &mut *state;
+        let Some(emitter) = emitters.get_mut(key).filter(|emitter| emitter.serial == serial) else { return };
         match page {
             // It hears something else since: the page would pass over what has come for it meanwhile.
             Ok(_) if !Arc::ptr_eq(asked, &emitter.patterns) => emitter.feed = Feed::CatchUp { reading: false },
@@ -264,6 +284,9 @@ impl Shard {
                 tracing::warn!(emitter = &*emitter.id, %error, "an emitter cannot catch up");
                 emitter.close(Reason::JournalUnavailable, now);
             }
+        }
+        if emitter.closing.is_some() {
+            due.soon(key, now);
         }
         emitter.wake();
     }

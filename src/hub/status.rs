@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::{
     Reason,
     emitter::{Emitter, Feed},
-    shard::Shard,
+    shard::{Shard, State},
 };
-use crate::{event::Meta, topic::Pattern};
+use crate::{event::Meta, sse::Encoded, topic::Pattern};
 
 /// Which emitters are meant.
 #[derive(Clone, Debug)]
@@ -140,9 +140,11 @@ impl Shard {
     pub(super) fn disconnect(&self, selector: &Selector, reason: Reason) -> u64 {
         let now = Instant::now();
         let mut count = 0;
-        for (_, emitter) in &mut self.state.borrow_mut().emitters {
+        let State { emitters, due, .. } = &mut *self.state.borrow_mut();
+        for (key, emitter) in emitters {
             if emitter.closing.is_none() && selector.names(emitter) {
                 emitter.close(reason, now);
+                due.soon(key, now);
                 count += 1;
             }
         }
@@ -150,7 +152,7 @@ impl Shard {
     }
 
     /// Puts a frame into one emitter's outbox, past the journal.
-    pub(super) fn push(&self, id: &str, frame: bytes::Bytes) -> bool {
+    pub(super) fn push(&self, id: &str, frame: Encoded) -> bool {
         let mut state = self.state.borrow_mut();
         let Some(key) = state.registry.find(id) else { return false };
         let emitter = &mut state.emitters[key];

@@ -6,10 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Reason, emitter::Feed, outbox::Waiting, registry::Key, shard::Shard};
+use crate::sse::Encoded;
 
 /// A live connection's frames; dropping it ends the emitter. Lives on the thread that made it.
 pub struct Subscription {
@@ -30,8 +30,8 @@ impl Subscription {
         self.shard.state.borrow().emitters[self.key].id.clone()
     }
 
-    /// The next frame; `None` when the stream is over. Frames are never empty.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// The next frame; `None` when the stream is over.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Encoded>> {
         let now = Instant::now();
         let mut state = self.shard.state.borrow_mut();
         let emitter = &mut state.emitters[self.key];
@@ -54,6 +54,17 @@ impl Subscription {
             self.shard.read_on(self.key);
         }
         Poll::Pending
+    }
+
+    /// Says whether the socket refuses what was taken; a reader that takes nothing for too long is disconnected.
+    pub(super) fn set_blocked(&mut self, blocked: bool) {
+        let mut state = self.shard.state.borrow_mut();
+        let blocked_since = &mut state.emitters[self.key].blocked_since;
+        if !blocked {
+            *blocked_since = None;
+        } else if blocked_since.is_none() {
+            *blocked_since = Some(Instant::now());
+        }
     }
 
     /// Says why the stream is about to be dropped, where the reader knows better than "the client is gone".

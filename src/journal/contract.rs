@@ -194,6 +194,9 @@ macro_rules! contract {
                 records: keys_are_scanned_in_order_and_pages;
                 records: records_are_counted;
                 tail: a_tail_waits_for_the_next_event;
+                tail: a_tail_sleeps_while_nobody_wants_what_is_appended;
+                tail: a_tail_is_woken_before_it_is_far_behind;
+                tail: who_begins_to_want_events_misses_none;
                 tail: a_pull_is_bounded;
                 tail: a_cancelled_pull_loses_nothing;
                 tail: a_tail_skips_what_has_expired;

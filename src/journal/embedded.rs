@@ -25,8 +25,8 @@ use quick_cache::{Weighter, sync::Cache};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
-    AppendError, Batch, BoxFuture, Compacted, Config, Journal, Maintenance, OpenError, Page, Query, Receipt, Record,
-    Report, Since, Stats, TopicInfo, Unavailable, log::Log,
+    AppendError, Batch, Bell, BoxFuture, Compacted, Config, Journal, Maintenance, OpenError, Page, Query, Receipt,
+    Record, Report, Since, Stats, TopicInfo, Unavailable, bell::Bells, log::Log,
 };
 use crate::{
     event::{SharedEvent, now_ms},
@@ -84,6 +84,7 @@ struct Shared {
     store: RwLock<Option<Store>>,
     events: Cache<u64, SharedEvent, Footprint>,
     head: watch::Sender<u64>,
+    bells: Bells,
     epoch: u64,
     commits: AtomicU64,
     disk_bytes: AtomicU64,
@@ -159,6 +160,10 @@ impl Journal for Embedded {
 
     fn watch_head(&self) -> watch::Receiver<u64> {
         self.shared.head.subscribe()
+    }
+
+    fn listen(&self, bell: &Arc<Bell>) {
+        self.shared.bells.add(bell);
     }
 
     fn epoch(&self) -> u64 {
@@ -289,7 +294,7 @@ impl Shared {
         work(slot.as_ref().ok_or_else(absent)?)
     }
 
-    /// Wakes the tails.
+    /// Says that events up to `head` can be read.
     fn tell(&self, head: u64) {
         self.head.send_if_modified(|seen| std::mem::replace(seen, head) != head);
     }

@@ -12,8 +12,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    AppendError, Batch, BoxFuture, Config, Journal, Page, Query, Receipt, Record, Since, Stats, TopicInfo, Unavailable,
-    log::{Found, Log, Write},
+    AppendError, Batch, Bell, BoxFuture, Config, Journal, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
+    Unavailable,
+    bell::Bells,
+    log::{Found, Log, Planned, Write},
     new_epoch,
 };
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
 pub struct Memory {
     kept: RwLock<Kept>,
     head: watch::Sender<u64>,
+    bells: Bells,
     epoch: u64,
 }
 
@@ -42,7 +45,7 @@ impl Memory {
     pub fn new(config: &Config) -> Self {
         let epoch = new_epoch();
         let kept = Kept { log: Log::new(config, epoch), events: BTreeMap::new(), records: HashMap::new() };
-        Self { kept: RwLock::new(kept), head: watch::Sender::new(0), epoch }
+        Self { kept: RwLock::new(kept), head: watch::Sender::new(0), bells: Bells::default(), epoch }
     }
 
     fn read_lock(&self) -> RwLockReadGuard<'_, Kept> {
@@ -58,10 +61,12 @@ impl Journal for Memory {
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
         Box::pin(async move {
             let mut kept = self.write_lock();
-            let receipts = kept.append(batch, now_ms())?;
+            let (receipts, events) = kept.append(batch, now_ms())?;
             let head = kept.log.head();
             // Under the lock: the head never goes back.
             self.head.send_if_modified(|seen| std::mem::replace(seen, head) != head);
+            drop(kept);
+            self.bells.ring(&events, head);
             Ok(receipts)
         })
     }
@@ -76,6 +81,10 @@ impl Journal for Memory {
 
     fn watch_head(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
+    }
+
+    fn listen(&self, bell: &Arc<Bell>) {
+        self.bells.add(bell);
     }
 
     fn epoch(&self) -> u64 {
@@ -142,7 +151,7 @@ impl Journal for Memory {
 // === impl Kept ===
 
 impl Kept {
-    fn append(&mut self, batch: Batch, now: u64) -> Result<Vec<Receipt>, AppendError> {
+    fn append(&mut self, batch: Batch, now: u64) -> Result<(Vec<Receipt>, Vec<Planned>), AppendError> {
         let mut group = self.log.begin(now);
         let receipts = group.add(&self.log, batch)?;
         self.events.extend(group.events.iter().map(|planned| (planned.event.position.offset, planned.event.clone())));
@@ -154,7 +163,7 @@ impl Kept {
             }
         }
         self.let_go();
-        Ok(receipts)
+        Ok((receipts, group.events))
     }
 
     fn page(&self, query: &Query, now: u64) -> Page {

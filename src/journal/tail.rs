@@ -3,16 +3,23 @@
 //! It holds no queue: the puller's own offset is all its state, so a slow puller costs nothing and one that is gone
 //! leaves nothing behind. Should the journal have let events go before they were pulled, it says so.
 
-use tokio::sync::watch;
+use std::sync::Arc;
 
-use super::{Shared, Since, Unavailable};
+use super::{Bell, Interest, Shared, Since, Unavailable};
 use crate::event::SharedEvent;
 
 /// Follows the journal from an offset on.
 pub struct Tail {
     journal: Shared,
-    head: watch::Receiver<u64>,
+    bell: Arc<Bell>,
     after: u64,
+}
+
+/// Wakes a tail without an event; can be kept apart from it.
+#[derive(Clone)]
+pub struct Waker {
+    journal: Shared,
+    bell: Arc<Bell>,
 }
 
 /// One pull.
@@ -34,13 +41,36 @@ impl Tail {
 
     /// Begins after the offset `after`.
     pub fn new(journal: Shared, after: u64) -> Self {
-        let head = journal.watch_head();
-        Self { journal, head, after }
+        Self::begin(journal, after, None)
+    }
+
+    /// The same, but sleeps while nobody wants what is appended. All events come, those that nobody wants with those that
+    /// somebody does, or when they have become many.
+    pub fn of(journal: Shared, after: u64, interest: Arc<dyn Interest>) -> Self {
+        Self::begin(journal, after, Some(interest))
+    }
+
+    fn begin(journal: Shared, after: u64, interest: Option<Arc<dyn Interest>>) -> Self {
+        let bell = Bell::new(after, interest);
+        journal.listen(&bell);
+        // What was appended between the caller's look at the head and now.
+        bell.ring(*journal.watch_head().borrow());
+        Self { journal, bell, after }
     }
 
     /// Where the tail stands.
     pub fn position(&self) -> u64 {
         self.after
+    }
+
+    /// True when there is more to pull already.
+    pub fn is_behind(&self) -> bool {
+        self.bell.is_rung(self.after)
+    }
+
+    /// What wakes it when somebody has begun to want events.
+    pub fn waker(&self) -> Waker {
+        Waker { journal: self.journal.clone(), bell: self.bell.clone() }
     }
 
     /// Waits for the next events. Cancelling loses nothing.
@@ -50,12 +80,24 @@ impl Tail {
     pub async fn next(&mut self) -> Result<Pulled, Unavailable> {
         loop {
             let after = self.after;
-            self.head.wait_for(|head| *head > after).await.map_err(|_| Unavailable::Closed)?;
+            self.bell.after(after).await;
             let Since { events, through, missed } = self.journal.since(after, Self::BATCH).await?;
             self.after = through;
             if missed || !events.is_empty() {
                 return Ok(Pulled { events, through, missed });
             }
         }
+    }
+}
+
+// === impl Waker ===
+
+impl Waker {
+    /// Lets the tail come up to the head, which is answered. What an [`Interest`] began to want before this call, and was
+    /// appended after it began, comes in time.
+    pub fn wake(&self) -> u64 {
+        let head = *self.journal.watch_head().borrow();
+        self.bell.ring(head);
+        head
     }
 }

@@ -197,21 +197,21 @@ impl Merged {
 fn passed_on(source: &str, event: &RemoteEvent, envelope: bool) -> Bytes {
     let RemoteEvent { event, data, id, .. } = event;
     if !envelope {
-        return Frame { event, data: Some(data), ..Frame::default() }.encode();
+        return Frame { event, data: Some(data), ..Frame::default() }.encode().frame();
     }
     let payload = serde_json::from_str(data).map_or(Data::Text(data), Data::Json);
     let id = Some(id.as_str()).filter(|id| !id.is_empty());
     let whole = serde_json::to_string(&Envelope { source, event, id, data: payload }).expect("it is plain data");
-    Frame { event, data: Some(&whole), ..Frame::default() }.encode()
+    Frame { event, data: Some(&whole), ..Frame::default() }.encode().frame()
 }
 
 fn frame(event: &str, data: &serde_json::Value) -> Bytes {
-    Frame { event, data: Some(&data.to_string()), ..Frame::default() }.encode()
+    Frame { event, data: Some(&data.to_string()), ..Frame::default() }.encode().frame()
 }
 
 fn heartbeat(beat: Beat) -> Bytes {
     if beat.comment {
-        return crate::sse::comment("heartbeat");
+        return crate::sse::comment("heartbeat").frame();
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     frame("heartbeat", &json!({ "timestamp": u64::try_from(now.as_millis()).unwrap_or(u64::MAX) }))

@@ -1,13 +1,13 @@
 //! From fields to bytes.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// The fields of one frame, about to be written.
 ///
 /// ```
 /// use millstream::sse::Frame;
 /// let frame = Frame { id: Some("7"), event: "greeting", data: Some("a\nb"), ..Frame::default() };
-/// assert_eq!(frame.encode(), "id: 7\nevent: greeting\ndata: a\ndata: b\n\n");
+/// assert_eq!(frame.encode().frame(), "id: 7\nevent: greeting\ndata: a\ndata: b\n\n");
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Frame<'a> {
@@ -23,18 +23,82 @@ pub struct Frame<'a> {
     pub comment: Option<&'a str>,
 }
 
+/// A frame as bytes. It stands in memory as one chunk of an HTTP/1.1 body (RFC 9112, section 7.1), so that it can be
+/// sent as it is, however many connections get it. Cheap to clone: the bytes are shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    chunk: Bytes,
+    /// Bytes of the chunk before the frame: its size and a line break.
+    head: u8,
+}
+
+/// Room for the size of a chunk: 16 hexadecimal digits and the line break.
+const CHUNK_HEAD: usize = 18;
+const CHUNK_END: &[u8] = b"\r\n";
+
+// === impl Encoded ===
+
+impl Encoded {
+    /// The last chunk of a body: whoever reads it knows that nothing is missing.
+    pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+    /// The bytes of the frame, with the blank line that dispatches it.
+    pub fn frame(&self) -> Bytes {
+        self.chunk.slice(usize::from(self.head)..self.chunk.len() - CHUNK_END.len())
+    }
+
+    /// The frame as one chunk.
+    pub fn into_chunk(self) -> Bytes {
+        self.chunk
+    }
+
+    /// Bytes of the frame.
+    pub fn len(&self) -> usize {
+        self.chunk.len() - usize::from(self.head) - CHUNK_END.len()
+    }
+
+    /// True for a frame without bytes, which is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Any bytes as if they were a frame, of just this length.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &str) -> Self {
+        let mut out = BytesMut::zeroed(CHUNK_HEAD);
+        out.put_slice(bytes.as_bytes());
+        Self::new(out)
+    }
+
+    /// Takes a frame that was written behind [`CHUNK_HEAD`] bytes of room.
+    fn new(mut out: BytesMut) -> Self {
+        // By hand: the formatting of the standard library costs as much as all the rest of an encoding.
+        let (mut start, mut size) = (CHUNK_HEAD - CHUNK_END.len(), out.len() - CHUNK_HEAD);
+        out[start..CHUNK_HEAD].copy_from_slice(CHUNK_END);
+        while size > 0 {
+            start -= 1;
+            out[start] = b"0123456789ABCDEF"[size % 16];
+            size /= 16;
+        }
+        out.put_slice(CHUNK_END);
+        out.advance(start);
+        Self { chunk: out.freeze(), head: u8::try_from(CHUNK_HEAD - start).expect("a size has at most 16 digits") }
+    }
+}
+
 // === impl Frame ===
 
 impl Frame<'_> {
-    /// The bytes of the frame, with the blank line that dispatches it.
+    /// The frame as bytes.
     ///
     /// Whoever builds a frame has checked `id` and `event` ([`crate::event::Draft::check`]); should a line break
     /// have come this far, the text is cut there: it can never begin a field of its own.
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self) -> Encoded {
         let lines = self.data.map_or(0, |data| memchr::memchr2_iter(b'\n', b'\r', data.as_bytes()).count() + 1);
         let text =
             [self.id, Some(self.event), self.data, self.comment].into_iter().flatten().map(str::len).sum::<usize>();
-        let mut out = BytesMut::with_capacity(text + lines * 7 + 48);
+        let mut out = BytesMut::with_capacity(CHUNK_HEAD + text + lines * 7 + 48 + CHUNK_END.len());
+        out.put_bytes(0, CHUNK_HEAD);
         if let Some(comment) = self.comment {
             for line in split_lines(comment) {
                 field(&mut out, b": ", line);
@@ -55,12 +119,12 @@ impl Frame<'_> {
             }
         }
         out.put_u8(b'\n');
-        out.freeze()
+        Encoded::new(out)
     }
 }
 
 /// A frame that is nothing but a comment: a sign of life that no client sees.
-pub fn comment(text: &str) -> Bytes {
+pub fn comment(text: &str) -> Encoded {
     Frame { comment: Some(text), ..Frame::default() }.encode()
 }
 
@@ -94,20 +158,30 @@ mod tests {
     #[test]
     fn every_kind_of_line_break_begins_a_data_line() {
         let frame = Frame { data: Some("a\r\nb\rc\n\nd\n"), ..Frame::default() };
-        assert_eq!(frame.encode(), "data: a\ndata: b\ndata: c\ndata: \ndata: d\ndata: \n\n");
+        assert_eq!(frame.encode().frame(), "data: a\ndata: b\ndata: c\ndata: \ndata: d\ndata: \n\n");
     }
 
     #[test]
     fn all_fields_have_their_line() {
         let frame = Frame { id: Some("1-2"), event: "x", data: Some(""), retry: Some(5), comment: Some("c\nd") };
-        assert_eq!(frame.encode(), ": c\n: d\nid: 1-2\nevent: x\nretry: 5\ndata: \n\n");
-        assert_eq!(Frame { event: "message", data: Some("m"), ..Frame::default() }.encode(), "data: m\n\n");
-        assert_eq!(comment("ping"), ": ping\n\n");
+        assert_eq!(frame.encode().frame(), ": c\n: d\nid: 1-2\nevent: x\nretry: 5\ndata: \n\n");
+        assert_eq!(Frame { event: "message", data: Some("m"), ..Frame::default() }.encode().frame(), "data: m\n\n");
+        assert_eq!(comment("ping").frame(), ": ping\n\n");
     }
 
     #[test]
     fn nothing_smuggles_a_field() {
         let frame = Frame { id: Some("1\ndata: x"), event: "a\r\nretry: 1", data: Some("d"), ..Frame::default() };
-        assert_eq!(frame.encode(), "id: 1\nevent: a\ndata: d\n\n");
+        assert_eq!(frame.encode().frame(), "id: 1\nevent: a\ndata: d\n\n");
+    }
+
+    #[test]
+    fn a_chunk_says_the_size_of_its_frame() {
+        let small = Frame { data: Some("a"), ..Frame::default() }.encode();
+        assert_eq!((small.len(), small.into_chunk().as_ref()), (9, b"9\r\ndata: a\n\n\r\n".as_slice()));
+        let text = "x".repeat(0x1_0000);
+        let large = Frame { data: Some(&text), ..Frame::default() }.encode();
+        assert_eq!(large.frame().len(), 0x1_0008);
+        assert!(large.into_chunk().starts_with(b"10008\r\ndata: xxx"));
     }
 }

@@ -37,31 +37,32 @@ impl Shard {
         let start = connect.start.clone();
         let greeting = connect.greeting.clone();
         let mut emitter = self.emitter(connect);
-        let beginning = self.begin(&emitter.patterns, start).await?;
-        let (beginning, mut page) = match beginning {
+        let mut page = None;
+        let beginning = match self.begin(&emitter.patterns, start).await? {
             Some(beginning) => {
                 emitter.cursor = beginning.after;
                 let _turn = self.turns.acquire().await;
-                let page = self.journal.read(self.query(&emitter)).await?;
-                (beginning, Some(page))
+                page = Some(self.journal.read(self.query(&emitter)).await?);
+                Some(beginning)
             }
-            None => {
-                let beginning = self.live();
-                emitter.cursor = beginning.after;
-                (beginning, None)
-            }
+            None => None,
         };
         let trimmed = page.as_mut().map(|page| std::mem::take(&mut page.trimmed)).unwrap_or_default();
-        let (gap, lost) = match beginning.gap {
-            Some(reason) => (Some(reason), self.earliest(&emitter.patterns).await?),
-            None if beginning.whole && !trimmed.is_empty() => (Some(GapReason::Trimmed), trimmed.clone()),
-            None => (None, Vec::new()),
+        let (gap, lost) = match &beginning {
+            Some(Beginning { gap: Some(reason), .. }) => (Some(*reason), self.earliest(&emitter.patterns).await?),
+            Some(Beginning { whole: true, .. }) if !trimmed.is_empty() => (Some(GapReason::Trimmed), trimmed.clone()),
+            _ => (None, Vec::new()),
         };
         // No await from here on: what the page holds, where the shard stands and whether the node stops belong to one
         // moment.
         if self.stopping.is_cancelled() {
             return Err(ConnectError::Stopping);
         }
+        // First the audience, then the head: what is appended after it wakes the shard for this emitter.
+        self.audience.join(&emitter.patterns);
+        let head = self.waker.wake();
+        let beginning = beginning.unwrap_or_else(|| self.live(head));
+        emitter.cursor = beginning.after;
         let now = Instant::now();
         let requested = beginning.from.as_deref();
         let resumed = if gap.is_some() { Resumed::Gap } else { beginning.resumed };
@@ -87,9 +88,8 @@ impl Shard {
         Emitter::new(serial, id, connect, &self.config, Instant::now())
     }
 
-    /// Begins with what the shard delivers next. That may have been appended a moment ago.
-    fn live(&self) -> Beginning {
-        let after = self.state.borrow().cursor;
+    /// Begins with what comes after the head.
+    fn live(&self, after: u64) -> Beginning {
         let from = Position { epoch: self.journal.epoch(), offset: after }.to_string();
         Beginning { after, from: Some(from), resumed: Resumed::Live, gap: None, whole: false }
     }

@@ -2,75 +2,94 @@
 
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Shard, State};
-use crate::hub::{
-    HeartbeatKind, Reason,
-    emitter::{Emitter, Feed},
-    frames,
-};
+use crate::hub::{HeartbeatKind, Reason, emitter::Emitter, frames};
+use crate::sse::Encoded;
 
 /// How often a shard looks at its emitters; the precision of heartbeats and deadlines.
 pub(in crate::hub) const EVERY: Duration = Duration::from_millis(500);
 
-/// How often a stream is looked at that has nothing to send.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-
 /// A stream that was told to end is cut when it has taken nothing for so long.
 pub(in crate::hub) const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// How often it is asked whether a client floods a connection that the hub does not read itself.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 // === impl Shard ===
 
 impl Shard {
     pub(super) fn tick(&self, now: Instant) {
-        let write_deadline = Duration::from_millis(self.config.write_deadline_ms);
-        let mut event = Bytes::new();
+        let mut heartbeats: [Option<Encoded>; 2] = [None, None];
         let mut cuts = Vec::new();
         let mut state = self.state.borrow_mut();
-        let State { emitters, .. } = &mut *state;
-        for (_, emitter) in emitters {
-            if unpolled(emitter, now) && emitter.flooded() {
-                emitter.close(Reason::InputFlood, now);
+        let State { emitters, due, .. } = &mut *state;
+        for key in due.reached(now) {
+            let Some(emitter) = emitters.get_mut(key) else { continue };
+            if self.overdue(emitter, now) {
                 cuts.extend(emitter.cut.clone());
-                continue;
             }
-            if let Some(closing) = emitter.closing {
-                // What ended well may be large at the end, and a slow reader is welcome to it; others resume.
-                let patience = if closing.reason == Reason::Ended { write_deadline } else { LAST_WORD };
-                if now - closing.since.max(emitter.active) >= patience {
-                    cuts.extend(emitter.cut.clone());
-                }
-                continue;
-            }
-            if emitter.outbox.stuck_since().is_some_and(|since| now - since >= write_deadline) {
-                emitter.close(Reason::WriteDeadline, now);
-                cuts.extend(emitter.cut.clone());
-                continue;
-            }
-            if emitter.expires.is_some_and(|at| now >= at) {
-                emitter.close(Reason::Lifetime, now);
-                continue;
-            }
-            // What waits already will break the silence.
-            let silent = emitter.outbox.is_empty() && now - emitter.active + EVERY / 2 >= emitter.heartbeat.every;
-            if silent && emitter.heartbeat.kind != HeartbeatKind::None {
-                if event.is_empty() {
-                    event = frames::heartbeat(HeartbeatKind::Event);
-                }
-                let frame = match emitter.heartbeat.kind {
-                    HeartbeatKind::Event => event.clone(),
-                    kind => frames::heartbeat(kind),
-                };
+            if emitter.is_silent() && emitter.heartbeat_due() <= now + EVERY / 2 {
+                let kind = emitter.heartbeat.kind;
+                // Encoded once for all whose turn it is.
+                let made = &mut heartbeats[usize::from(kind == HeartbeatKind::Event)];
                 emitter.active = now;
-                emitter.control(frame, now);
+                emitter.control(made.get_or_insert_with(|| frames::heartbeat(kind)).clone(), now);
                 self.counters.heartbeats.fetch_add(1, Relaxed);
             }
+            due.at(key, self.next_look(emitter, now));
         }
         drop(state);
         // Nothing is borrowed any more: a cut may well drop the subscription.
         cuts.iter().for_each(|cut| cut());
+    }
+
+    /// Ends what has lasted too long; true when the connection is to be cut.
+    fn overdue(&self, emitter: &mut Emitter, now: Instant) -> bool {
+        if emitter.flooded.as_ref().is_some_and(|flooded| flooded()) {
+            emitter.close(Reason::InputFlood, now);
+            return true;
+        }
+        if emitter.closing.is_some() {
+            return self.deadline(emitter, now) <= now;
+        }
+        if self.deadline(emitter, now) <= now {
+            emitter.close(Reason::WriteDeadline, now);
+            return true;
+        }
+        if emitter.expires.is_some_and(|at| now >= at) {
+            emitter.close(Reason::Lifetime, now);
+        }
+        false
+    }
+
+    /// When it has taken nothing for too long, should it take nothing from now on.
+    fn deadline(&self, emitter: &Emitter, now: Instant) -> Instant {
+        let write_deadline = Duration::from_millis(self.config.write_deadline_ms);
+        match emitter.closing {
+            // What ended well may be large at the end, and a slow reader is welcome to it; others resume.
+            Some(closing) if closing.reason == Reason::Ended => closing.since.max(emitter.active) + write_deadline,
+            Some(closing) => closing.since.max(emitter.active) + LAST_WORD,
+            None => emitter.stuck_since().unwrap_or(now) + write_deadline,
+        }
+    }
+
+    /// When something may be due for an emitter that was looked at now. What it is looked at for comes later when frames
+    /// pass meanwhile, never sooner, but for its end ([`Due::soon`](super::due::Due::soon)).
+    pub(super) fn next_look(&self, emitter: &Emitter, now: Instant) -> Instant {
+        let mut next = self.deadline(emitter, now);
+        if emitter.closing.is_none() {
+            next = emitter.expires.map_or(next, |at| next.min(at));
+            if emitter.heartbeat.kind != HeartbeatKind::None {
+                next = next.min(emitter.heartbeat_due() - EVERY / 2);
+            }
+        }
+        if emitter.flooded.is_some() {
+            next = next.min(now + LOOK_EVERY);
+        }
+        // What could not be done now is tried again with the next tick.
+        next.max(now + EVERY / 2)
     }
 
     /// Ends all streams, each at its own moment within `over`.
@@ -86,19 +105,10 @@ impl Shard {
             tokio::time::sleep_until(at).await;
             let mut state = self.state.borrow_mut();
             if let Some(emitter) = state.emitters.get_mut(key).filter(|emitter| emitter.serial == serial) {
-                emitter.close(Reason::Shutdown, Instant::now());
+                let now = Instant::now();
+                emitter.close(Reason::Shutdown, now);
+                state.due.soon(key, now);
             }
         }
     }
-}
-
-/// True when it is time to ask whether the client floods its connection: its body may not be polled at all, and the
-/// body is what counts how often it is woken for nothing. At each tick where the socket takes nothing, now and then
-/// where there is nothing to take.
-fn unpolled(emitter: &Emitter, now: Instant) -> bool {
-    let stuck = emitter.outbox.stuck_since().is_some_and(|since| now - since >= EVERY);
-    let idle = now - emitter.active;
-    // It is behind, and does not ask for what it could have.
-    let left_behind = emitter.feed != Feed::Live && idle >= EVERY;
-    stuck || left_behind || (idle >= LOOK_EVERY && idle.as_millis() % LOOK_EVERY.as_millis() < EVERY.as_millis())
 }

@@ -159,7 +159,7 @@ impl Reader {
     /// The next frame, or `None` at the end.
     pub(super) async fn read(&mut self) -> Option<Got> {
         let frame = timeout(DEADLINE, poll_fn(|cx| self.subscription.poll_frame(cx))).await;
-        frame.expect("the stream gives a frame or ends").map(|frame| Got::decode(&frame))
+        frame.expect("the stream gives a frame or ends").map(|frame| Got::decode(&frame.frame()))
     }
 
     /// The next frame of a stream that goes on.
@@ -170,7 +170,7 @@ impl Reader {
     /// Asks for a frame without waiting for it.
     pub(super) async fn poll(&mut self) -> Option<Got> {
         match poll_fn(|cx| Poll::Ready(self.subscription.poll_frame(cx))).await {
-            Poll::Ready(frame) => Some(Got::decode(&frame.expect("the stream goes on"))),
+            Poll::Ready(frame) => Some(Got::decode(&frame.expect("the stream goes on").frame())),
             Poll::Pending => None,
         }
     }
@@ -179,7 +179,7 @@ impl Reader {
     pub(super) async fn frames(&mut self) -> Vec<Got> {
         let mut frames = Vec::new();
         while let Ok(frame) = timeout(SILENCE, poll_fn(|cx| self.subscription.poll_frame(cx))).await {
-            frames.push(Got::decode(&frame.expect("the stream goes on")));
+            frames.push(Got::decode(&frame.expect("the stream goes on").frame()));
         }
         frames
     }
@@ -297,6 +297,10 @@ impl Journal for Held {
 
     fn watch_head(&self) -> watch::Receiver<u64> {
         self.memory.watch_head()
+    }
+
+    fn listen(&self, bell: &Arc<journal::Bell>) {
+        self.memory.listen(bell);
     }
 
     fn epoch(&self) -> u64 {

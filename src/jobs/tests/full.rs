@@ -73,6 +73,10 @@ impl Journal for Faulty {
         self.inner.watch_head()
     }
 
+    fn listen(&self, bell: &Arc<journal::Bell>) {
+        self.inner.listen(bell);
+    }
+
     fn epoch(&self) -> u64 {
         self.inner.epoch()
     }

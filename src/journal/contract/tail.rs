@@ -1,12 +1,70 @@
 //! The tail and the head.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::FutureExt;
 
 use super::*;
 use crate::{
     event::now_ms,
-    journal::{Retention, Tail},
+    journal::{Interest, Retention, Tail},
 };
+
+/// Wants events of one topic, from the moment on in which it is told to.
+struct Fan {
+    topic: Topic,
+    listens: AtomicBool,
+}
+
+impl Interest for Fan {
+    fn wants(&self, topics: &[Topic]) -> bool {
+        self.listens.load(Ordering::SeqCst) && topics.contains(&self.topic)
+    }
+}
+
+fn fan(name: &str, listens: bool) -> Arc<Fan> {
+    Arc::new(Fan { topic: topic(name), listens: AtomicBool::new(listens) })
+}
+
+pub(super) async fn a_tail_sleeps_while_nobody_wants_what_is_appended(open: impl Fn(Config) -> Shared) {
+    let journal = open(Config::default());
+    let mut tail = Tail::of(journal.clone(), 0, fan("mine", true));
+    put(&journal, &["other"], "1").await;
+    assert!(tail.next().now_or_never().is_none());
+    put(&journal, &["mine", "other"], "2").await;
+    let pulled = tail.next().await.unwrap();
+    assert_eq!(
+        (data_of(&pulled.events), pulled.through),
+        (vec!["1".to_owned(), "2".to_owned()], 2),
+        "nothing is left out"
+    );
+    put(&journal, &["other"], "3").await;
+    assert!(tail.next().now_or_never().is_none());
+}
+
+pub(super) async fn a_tail_is_woken_before_it_is_far_behind(open: impl Fn(Config) -> Shared) {
+    let journal = open(Config::default());
+    let mut tail = Tail::of(journal.clone(), 0, fan("mine", true));
+    for number in 1..Tail::BATCH {
+        put(&journal, &["other"], "x").await;
+        assert!(tail.next().now_or_never().is_none(), "{number}");
+    }
+    put(&journal, &["other"], "x").await;
+    assert_eq!(tail.next().await.unwrap().through, Tail::BATCH as u64);
+}
+
+pub(super) async fn who_begins_to_want_events_misses_none(open: impl Fn(Config) -> Shared) {
+    let journal = open(Config::default());
+    let fan = fan("mine", false);
+    let mut tail = Tail::of(journal.clone(), 0, fan.clone());
+    put(&journal, &["mine"], "before").await;
+    assert!(tail.next().now_or_never().is_none());
+    fan.listens.store(true, Ordering::SeqCst);
+    assert_eq!(tail.waker().wake(), 1);
+    assert_eq!(tail.next().await.unwrap().through, 1);
+    put(&journal, &["mine"], "after").await;
+    assert_eq!(data_of(&tail.next().await.unwrap().events), ["after"]);
+}
 
 pub(super) async fn a_tail_waits_for_the_next_event(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());

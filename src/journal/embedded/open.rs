@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     event::now_ms,
-    journal::{Config, SyncMode, log::Log, new_epoch},
+    journal::{Config, SyncMode, bell::Bells, log::Log, new_epoch},
 };
 
 /// Events of which the cache expects to hold this many, as a first guess.
@@ -69,6 +69,7 @@ pub fn open(
         events: Cache::with_weighter(CACHED_EVENTS, config.cache_bytes, Footprint),
         disk_bytes: AtomicU64::new(store.disk_bytes()),
         store: RwLock::new(Some(store)),
+        bells: Bells::default(),
         epoch,
         commits: AtomicU64::new(0),
         refusing: AtomicBool::new(false),

@@ -239,7 +239,10 @@ impl Writer {
         let mut log = self.shared.log_mut();
         log.apply(group);
         self.pending.merge(log.take_changes());
-        self.shared.tell(log.head());
+        let head = log.head();
+        drop(log);
+        self.shared.tell(head);
+        self.shared.bells.ring(&group.events, head);
         Ok(())
     }
 

@@ -122,6 +122,10 @@ impl Journal for Faulty {
         self.memory.watch_head()
     }
 
+    fn listen(&self, bell: &Arc<journal::Bell>) {
+        self.memory.listen(bell);
+    }
+
     fn epoch(&self) -> u64 {
         self.memory.epoch()
     }

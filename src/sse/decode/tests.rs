@@ -240,7 +240,7 @@ proptest! {
     ) {
         let frame = Frame { id: id.as_deref(), event: &name, data: data.as_deref(), retry, comment: comment.as_deref() };
         // A second frame shows that the first one leaves nothing behind but its id.
-        let bytes = [frame.encode(), Frame { data: Some("next"), ..Frame::default() }.encode()].concat();
+        let bytes = [frame.encode().frame(), Frame { data: Some("next"), ..Frame::default() }.encode().frame()].concat();
         let has_id = id.is_some();
         let id = id.unwrap_or_default();
         let mut want = Vec::new();

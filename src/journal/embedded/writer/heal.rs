@@ -106,6 +106,7 @@ impl Writer {
         *index = log;
         *slot = Some(store);
         shared.tell(index.head());
+        shared.bells.ring_all(index.head());
         Ok(())
     }
 }

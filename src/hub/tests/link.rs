@@ -1,0 +1,116 @@
+//! A link: what comes out at the other end of a connection that the hub writes by itself.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    task::JoinHandle,
+    time::{Duration, sleep},
+};
+
+use super::support::{Rig, settle};
+use crate::hub::{Connect, Framing, Link, MOST_INPUT, Reason, Selector};
+
+/// A linked stream of topic `a` over a connection with room for so many bytes, and its client's end.
+async fn linked(rig: &Rig, connect: Connect, room: usize, framing: Framing) -> (DuplexStream, JoinHandle<()>) {
+    let frames = rig.greeted(connect).await.into_inner();
+    let (client, node) = duplex(room);
+    (client, actix_rt::spawn(Link::new(frames, node, framing)))
+}
+
+/// Reads so many bytes as text.
+async fn read(client: &mut DuplexStream, bytes: usize) -> String {
+    let mut text = vec![0; bytes];
+    client.read_exact(&mut text).await.unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+async fn rest(client: &mut DuplexStream) -> String {
+    let mut text = String::new();
+    client.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[actix_rt::test]
+async fn frames_leave_as_chunks_and_the_last_chunk_says_that_nothing_is_missing() {
+    let rig = Rig::new();
+    let (mut client, link) = linked(&rig, rig.connect(&["a"]), 1 << 16, Framing::Chunked).await;
+    let position = rig.publish("a", "hello").await;
+    let frame = format!("id: {position}\ndata: hello\n\n");
+    let chunk = format!("{:X}\r\n{frame}\r\n", frame.len());
+    assert_eq!(read(&mut client, chunk.len()).await, chunk);
+    rig.hub.disconnect(Selector::All, Reason::Removed).await;
+    let end = rest(&mut client).await;
+    assert!(end.contains("event: disconnect") && end.ends_with("\n\n\r\n0\r\n\r\n"), "{end:?}");
+    link.await.unwrap();
+    assert_eq!((rig.hub.counters().open(), rig.hub.counters().closed(Reason::Removed)), (0, 1));
+}
+
+#[actix_rt::test]
+async fn without_chunks_the_stream_ends_with_the_connection() {
+    let rig = Rig::new();
+    let (mut client, _link) = linked(&rig, rig.connect(&["a"]), 1 << 16, Framing::UntilClosed).await;
+    let position = rig.publish("a", "hello").await;
+    settle().await;
+    rig.hub.disconnect(Selector::All, Reason::Removed).await;
+    let all = rest(&mut client).await;
+    assert!(all.starts_with(&format!("id: {position}\ndata: hello\n\n")), "{all:?}");
+    assert!(all.ends_with("\"}\n\n"), "{all:?}");
+}
+
+/// A connection that takes a few bytes at a time gets all of them, in order, once.
+#[actix_rt::test]
+async fn what_the_socket_does_not_take_at_once_follows() {
+    let rig = Rig::tiny(4);
+    let (mut client, _link) = linked(&rig, rig.connect(&["a"]), 7, Framing::UntilClosed).await;
+    let reading = actix_rt::spawn(async move { rest(&mut client).await });
+    let mut expected = String::new();
+    for number in 0..200 {
+        let position = rig.publish("a", &number.to_string()).await;
+        expected += &format!("id: {position}\ndata: {number}\n\n");
+    }
+    sleep(Duration::from_secs(1)).await;
+    rig.hub.disconnect(Selector::All, Reason::Removed).await;
+    let all = reading.await.unwrap();
+    assert_eq!(all.split_once("event: disconnect").map(|(events, _)| events), Some(expected.as_str()));
+}
+
+#[actix_rt::test]
+async fn a_client_that_has_gone_ends_its_stream() {
+    let rig = Rig::new();
+    let (client, link) = linked(&rig, rig.connect(&["a"]), 64, Framing::Chunked).await;
+    settle().await;
+    drop(client);
+    link.await.unwrap();
+    assert_eq!((rig.hub.counters().open(), rig.hub.counters().closed(Reason::ClientGone)), (0, 1));
+}
+
+/// Some clients send their next request early. None sends without end.
+#[actix_rt::test]
+async fn a_client_that_floods_its_connection_is_left() {
+    let rig = Rig::new();
+    let (mut client, link) = linked(&rig, rig.connect(&["a"]), 1 << 10, Framing::Chunked).await;
+    let most = usize::try_from(MOST_INPUT).unwrap();
+    client.write_all(&vec![b'x'; most]).await.unwrap();
+    settle().await;
+    assert_eq!(rig.hub.counters().open(), 1);
+    client.write_all(b"x").await.unwrap();
+    link.await.unwrap();
+    assert_eq!((rig.hub.counters().open(), rig.hub.counters().closed(Reason::InputFlood)), (0, 1));
+}
+
+/// What left the outbox and is refused by the socket counts as waiting: nothing else may wait behind it.
+#[actix_rt::test]
+async fn a_reader_that_takes_nothing_is_cut_although_its_outbox_is_empty() {
+    let rig = Rig::new();
+    let cut = std::rc::Rc::new(tokio::sync::Notify::new());
+    let asked = cut.clone();
+    let connect = Connect { cut: Some(Box::new(move || asked.notify_one())), ..rig.connect(&["a"]) };
+    let (_client, link) = linked(&rig, connect, 8, Framing::Chunked).await;
+    rig.publish("a", "more than eight bytes").await;
+    sleep(Duration::from_secs(58)).await;
+    assert_eq!(rig.hub.counters().open(), 1);
+    sleep(Duration::from_secs(3)).await;
+    tokio::time::timeout(Duration::from_secs(1), cut.notified()).await.expect("it is cut");
+    link.abort();
+    settle().await;
+    assert_eq!(rig.hub.counters().closed(Reason::WriteDeadline), 1);
+}

@@ -1,0 +1,135 @@
+//! The connection under the HTTP framework, and how a stream takes it over.
+//!
+//! The framework serves requests on a [`Transport`]. For a response that goes on for hours it would keep two buffers of
+//! 8 KiB per connection (actix-http, `h1/dispatcher.rs`: `HW_BUFFER_SIZE`, no setting), copy each frame into one of them
+//! and poll its whole state machine per write. So a stream asks for the connection ([`Handover::take_over`]): the
+//! framework writes the head of the response, is then told that the client is gone, and frees what it held.
+//!
+//! ```text
+//!  accept ─> Transport ──> framework: request, response head ──flush──> take over: Transport is an empty husk
+//!                │                                                          │
+//!                └── Handover, kept with the connection's data ─────────────┴──> the stream owns the socket
+//! ```
+
+use std::{
+    cell::RefCell,
+    fmt, io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// A connection as the HTTP framework reads and writes it.
+pub struct Transport {
+    stage: Stage,
+}
+
+/// Asks for the connection of a [`Transport`] on the same thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Handover {
+    stage: Stage,
+}
+
+type Stage = Rc<RefCell<At>>;
+
+/// Who has the connection.
+enum At {
+    /// The framework.
+    Served(TcpStream),
+    /// The framework, until it has flushed what it has written.
+    Leaving(TcpStream, TakeOver),
+    /// Somebody else.
+    Taken,
+}
+
+type TakeOver = Box<dyn FnOnce(TcpStream)>;
+
+// === impl Transport ===
+
+impl Transport {
+    /// A connection for the framework to serve.
+    pub fn new(connection: TcpStream) -> Self {
+        Self { stage: Rc::new(RefCell::new(At::Served(connection))) }
+    }
+
+    /// What a stream takes it over with.
+    pub fn handover(&self) -> Handover {
+        Handover { stage: self.stage.clone() }
+    }
+
+    /// Looks at the connection, as long as it is here.
+    pub fn with<T>(&self, look: impl FnOnce(&TcpStream) -> T) -> Option<T> {
+        match &*self.stage.borrow() {
+            At::Served(connection) | At::Leaving(connection, _) => Some(look(connection)),
+            At::Taken => None,
+        }
+    }
+
+    fn poll<T>(
+        &self,
+        served: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        taken: impl FnOnce() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        match &mut *self.stage.borrow_mut() {
+            At::Served(connection) | At::Leaving(connection, _) => served(Pin::new(connection)),
+            At::Taken => Poll::Ready(taken()),
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    /// A connection that was taken over looks like one whose client is gone.
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll(|connection| connection.poll_read(cx, buffer), || Ok(()))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll(|connection| connection.poll_write(cx, bytes), || Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// The framework flushes when it has written all that it had: the moment in which a connection changes hands.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll(|connection| connection.poll_flush(cx), || Ok(())))?;
+        let left = match &mut *self.stage.borrow_mut() {
+            stage @ At::Leaving(..) => std::mem::replace(stage, At::Taken),
+            At::Served(_) | At::Taken => return Poll::Ready(Ok(())),
+        };
+        if let At::Leaving(connection, take_over) = left {
+            take_over(connection);
+            // So that the framework reads the end of the connection, and lets go.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|connection| connection.poll_shutdown(cx), || Ok(()))
+    }
+}
+
+// === impl Handover ===
+
+impl Handover {
+    /// Gives the connection away as soon as the framework has flushed what it has written. Whoever takes it must not wait
+    /// in `take_over`. If the framework gives the connection up before, `take_over` is dropped.
+    pub fn take_over(&self, take_over: impl FnOnce(TcpStream) + 'static) {
+        let mut stage = self.stage.borrow_mut();
+        *stage = match std::mem::replace(&mut *stage, At::Taken) {
+            At::Served(connection) | At::Leaving(connection, _) => At::Leaving(connection, Box::new(take_over)),
+            At::Taken => At::Taken,
+        };
+    }
+}
+
+impl fmt::Debug for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handover").finish_non_exhaustive()
+    }
+}
