@@ -21,6 +21,7 @@ mod metrics;
 mod openapi;
 mod operate;
 mod pages;
+mod payload;
 mod proxy;
 mod publish;
 mod pull;

@@ -29,7 +29,10 @@ fn bodies_that_are_no_json_are_malformed() {
     ];
     for (what, body) in &bodies {
         for path in ["/events", "/api/sse/managed/send/user/1"] {
-            assert_problem(&format!("{path}: {what}"), &node.raw_post(path, body), &[400]);
+            // An array that begins in place of an event is wrong before its end is missed.
+            let wrong = path == "/events" && body.starts_with(b"[[");
+            let expected: &[u16] = if wrong { &[422] } else { &[400] };
+            assert_problem(&format!("{path}: {what}"), &node.raw_post(path, body), expected);
         }
         // Where a wrong field comes before the place that is no JSON, the field is reported.
         for path in ["/api/sse/managed/send/filtered", "/api/sse/managed/broadcast/group/g", "/api/jobs"] {

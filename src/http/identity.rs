@@ -5,7 +5,11 @@
 
 use std::future::{Ready, ready};
 
-use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header};
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest,
+    dev::Payload,
+    http::header::{self, HeaderName},
+};
 
 use super::{Problem, query::Query};
 use crate::topic::Topic;
@@ -17,6 +21,8 @@ pub struct Identity {
     pub user: Option<String>,
 }
 
+const USER: HeaderName = HeaderName::from_static("x-user-id");
+const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 /// The cookie that carries a token.
 const COOKIE: &str = "millstream_token";
 
@@ -38,10 +44,10 @@ impl Identity {
         if let Some(identity) = request.extensions().get::<Self>() {
             return Ok(identity.clone());
         }
-        let named = named(request, "X-User-ID")?
-            .or(named(request, "X-Auth-Token")?)
+        let named = named(request, &USER)?
+            .or(named(request, &TOKEN)?)
             .or(bearer(request)?)
-            .or_else(|| request.cookie(COOKIE).map(|cookie| cookie.value().to_owned()))
+            .or_else(|| cookie(request))
             .or_else(|| Query::of(request).first("access_token").map(str::to_owned));
         let Some(user) = named.filter(|user| !user.is_empty()) else { return Ok(Self::default()) };
         Topic::user(&user)
@@ -59,7 +65,13 @@ impl FromRequest for Identity {
     }
 }
 
-fn named(request: &HttpRequest, header: &str) -> Result<Option<String>, Problem> {
+/// The cookies of a request are parsed and kept with it at the first question, so it is asked only where there are any.
+fn cookie(request: &HttpRequest) -> Option<String> {
+    request.headers().get(header::COOKIE)?;
+    request.cookie(COOKIE).map(|cookie| cookie.value().to_owned())
+}
+
+fn named(request: &HttpRequest, header: &HeaderName) -> Result<Option<String>, Problem> {
     let Some(value) = request.headers().get(header) else { return Ok(None) };
     match value.to_str() {
         Ok(text) => Ok(Some(text.trim().to_owned())),
@@ -68,7 +80,7 @@ fn named(request: &HttpRequest, header: &str) -> Result<Option<String>, Problem>
 }
 
 fn bearer(request: &HttpRequest) -> Result<Option<String>, Problem> {
-    let value = named(request, header::AUTHORIZATION.as_str())?;
+    let value = named(request, &header::AUTHORIZATION)?;
     Ok(value.and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())

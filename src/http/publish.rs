@@ -1,17 +1,23 @@
 //! Publishing: every route makes drafts, and the journal's answer is the publisher's answer.
 
+use std::fmt;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path},
 };
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
     Identity, Problem,
     body::Json,
     emitters::gone,
+    payload::Payload,
     query::{NoQuery, Query},
 };
 use crate::{
@@ -34,7 +40,7 @@ pub(super) struct EventBody {
     /// The payload: a string goes as it is, anything else as compact JSON.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Object)]
-    data: Option<Value>,
+    data: Option<Payload>,
     /// The publisher's own id: the same one again appends nothing.
     id: Option<String>,
     /// Reconnection time for clients, in milliseconds.
@@ -60,7 +66,7 @@ pub(super) struct FilteredBody {
     /// The payload.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Object)]
-    data: Option<Value>,
+    data: Option<Payload>,
     /// The publisher's own id.
     id: Option<String>,
 }
@@ -92,10 +98,10 @@ pub(super) async fn to_user(
     request: HttpRequest,
     identity: Identity,
     user: Path<String>,
-    body: Json<Value>,
+    body: Json<Payload>,
 ) -> Result<HttpResponse, Problem> {
     let event = event_name(&request)?;
-    let draft = Draft::new(Topic::user(&user)?, event, text(body.value));
+    let draft = Draft::new(Topic::user(&user)?, event, body.value.0);
     one(&node, &identity, draft).await
 }
 
@@ -108,11 +114,11 @@ pub(super) async fn to_emitter(
     node: Data<Node>,
     request: HttpRequest,
     emitter: Path<String>,
-    body: Json<Value>,
+    body: Json<Payload>,
 ) -> Result<HttpResponse, Problem> {
     let id = emitter.into_inner();
     let topic = Topic::new(format!("emitter:{id}")).map_err(|_| gone(&id))?;
-    let draft = Draft::new(topic.clone(), event_name(&request)?, text(body.value));
+    let draft = Draft::new(topic.clone(), event_name(&request)?, body.value.0);
     draft.check(node.config.journal.max_event_bytes)?;
     if !node.hub.send_to_emitter(id.clone(), draft.event, draft.data).await {
         return Err(gone(&id));
@@ -131,7 +137,7 @@ pub(super) async fn filtered(
     body: Json<FilteredBody>,
 ) -> Result<HttpResponse, Problem> {
     let FilteredBody { filter, event, data, id } = body.value;
-    let mut draft = Draft::new(Topic::all(), event.unwrap_or_default(), data.map(text).ok_or_else(no_data)?);
+    let mut draft = Draft::new(Topic::all(), event.unwrap_or_default(), data.ok_or_else(no_data)?.0);
     draft.filter = Some(filter);
     draft.key = id;
     one(&node, &identity, draft).await
@@ -174,14 +180,11 @@ pub(super) async fn events(
     node: Data<Node>,
     identity: Identity,
     _: NoQuery,
-    body: Json<Events>,
+    body: Result<Json<Events>, Problem>,
 ) -> Result<HttpResponse, Problem> {
-    let Events(bodies, many) = body.value;
+    let Events(bodies, many) = body.map_err(in_array)?.value;
     let named = |(index, body): (usize, EventBody)| {
-        draft(body).map_err(|problem| match many {
-            true => Problem { detail: format!("event {index}: {}", problem.detail), ..problem },
-            false => problem,
-        })
+        draft(body).map_err(|problem| if many { of_event(index, problem) } else { problem })
     };
     let drafts: Vec<Draft> = bodies.into_iter().enumerate().map(named).collect::<Result<_, _>>()?;
     let published = append(&node, &identity, drafts).await?;
@@ -245,7 +248,7 @@ fn fill(body: EventBody, topics: Vec<Topic>) -> Result<Draft, Problem> {
     Ok(Draft {
         topics,
         event: body.event.unwrap_or_default(),
-        data: body.data.map(text).ok_or_else(no_data)?,
+        data: body.data.ok_or_else(no_data)?.0,
         retry: body.retry,
         comment: body.comment,
         key: body.id,
@@ -258,14 +261,6 @@ fn no_data() -> Problem {
     Problem::field("data", "an event needs `data`; use \"\" for none")
 }
 
-/// A string goes as it is, anything else as compact JSON.
-fn text(data: Value) -> String {
-    match data {
-        Value::String(text) => text,
-        other => other.to_string(),
-    }
-}
-
 fn event_name(request: &HttpRequest) -> Result<String, Problem> {
     let query = Query::of(request);
     query.only(&["event", "access_token"])?;
@@ -273,23 +268,50 @@ fn event_name(request: &HttpRequest) -> Result<String, Problem> {
 }
 
 /// Tells `"data": null` from no `data`.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Payload>, D::Error> {
+    Payload::deserialize(deserializer).map(Some)
+}
+
+/// Says which event of an array was wrong.
+fn of_event(index: usize, problem: Problem) -> Problem {
+    Problem { detail: format!("event {index}: {}", problem.detail), ..problem }
+}
+
+/// The same for what could not be read: there the path of the field says it.
+fn in_array(problem: Problem) -> Problem {
+    let path = problem.errors.first().and_then(|wrong| wrong.field.strip_prefix('[')?.split_once(']'));
+    match path.and_then(|(index, _)| index.parse().ok()) {
+        Some(index) => of_event(index, problem),
+        None => problem,
+    }
 }
 
 impl<'de> Deserialize<'de> for Events {
-    /// By hand, so that an error names the field of the event and not "no variant matched".
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-        match Value::deserialize(deserializer)? {
-            Value::Array(rows) => {
-                let parse = |(index, row)| {
-                    EventBody::deserialize(row)
-                        .map_err(|e: serde_json::Error| D::Error::custom(format!("event {index}: {e}")))
-                };
-                Ok(Self(rows.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?, true))
-            }
-            one => Ok(Self(vec![EventBody::deserialize(one).map_err(D::Error::custom)?], false)),
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+/// By hand, so that an error names the field of the event and not "no variant matched".
+struct OneOrMany;
+
+impl<'de> Visitor<'de> for OneOrMany {
+    type Value = Events;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event or an array of events")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Events, A::Error> {
+        let event = EventBody::deserialize(MapAccessDeserializer::new(fields))?;
+        Ok(Events(vec![event], false))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Events, A::Error> {
+        let mut events = Vec::new();
+        while let Some(event) = items.next_element()? {
+            events.push(event);
         }
+        Ok(Events(events, true))
     }
 }
