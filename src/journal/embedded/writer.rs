@@ -76,6 +76,8 @@ pub struct Writer {
     filling: (u64, u32),
     /// When what was written must be synced.
     sync_due: Option<Instant>,
+    /// When the disk was last seen to have room.
+    disk_checked: Option<Instant>,
     /// Why the store does not take anything, and when that was tried last.
     broken: Option<(StoreError, Instant)>,
 }
@@ -95,6 +97,7 @@ impl Writer {
             ragged: restored.ragged,
             filling: (0, 0),
             sync_due: None,
+            disk_checked: None,
             broken: None,
         }
     }
@@ -315,7 +318,8 @@ impl Writer {
         }
         self.flush().map_err(|error| self.failed(error))?;
         self.shared.weigh();
-        self.shared.refusing.store(self.check_disk().is_err(), Ordering::Relaxed);
+        let full = self.check_disk().is_err();
+        self.shared.refusing.store(full, Ordering::Relaxed);
         Ok(())
     }
 

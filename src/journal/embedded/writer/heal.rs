@@ -19,6 +19,8 @@ use crate::{
     },
 };
 
+/// What is written in so short a time does not fill what `min_free_bytes` keeps free.
+const CHECK_DISK_EVERY: Duration = Duration::from_millis(20);
 /// How often a store that failed is opened again.
 const HEAL_EVERY: Duration = Duration::from_millis(500);
 /// Free bytes below which that is not tried: the old store is still good to read from.
@@ -52,7 +54,12 @@ impl Writer {
     }
 
     /// A store that has no room to merge its tables fails in worse ways than a refusal.
-    pub(super) fn check_disk(&self) -> Result<(), Unavailable> {
+    pub(super) fn check_disk(&mut self) -> Result<(), Unavailable> {
+        // To ask costs as much as to write a small event.
+        if self.disk_checked.is_some_and(|checked| checked.elapsed() < CHECK_DISK_EVERY) {
+            return Ok(());
+        }
+        self.disk_checked = None;
         let (free, least) = (self.place.free(), self.config.min_free_bytes);
         if free < least {
             return Err(Unavailable::Full(format!(
@@ -60,6 +67,7 @@ impl Writer {
                 self.place.dir().display()
             )));
         }
+        self.disk_checked = Some(Instant::now());
         Ok(())
     }
 
