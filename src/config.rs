@@ -288,7 +288,10 @@ impl Config {
                 upstream::read_roots(&text).map_err(|reason| wrong(path, &reason))?
             }
         };
-        Ok(upstream::Config { allow: self.egress()?, roots, ..upstream::Config::default() })
+        let defaults = upstream::Config::default();
+        // Tasks end many at a time, and with fewer places for their connections most would be closed and made anew.
+        let idle_connections = defaults.idle_connections.max(self.jobs.concurrency);
+        Ok(upstream::Config { allow: self.egress()?, roots, idle_connections, ..defaults })
     }
 
     /// The settings in force as TOML-like JSON, without what is secret.

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! [`Handle`] is the only door. `engine` decides and does no I/O, `queue` says who is next, `state` folds the history;
-//! `actor` is the shell that carries out what the engine decided.
+//! `actor` is the shell that carries out what the engine decided; attempts run on a thread of their own (`runner`).
 //!
 //! With a journal that outlives the process so do jobs: at the start `recovery` reads them back, folded like any other
 //! history, and unfinished ones go on.
@@ -43,6 +43,7 @@ mod record;
 mod recovery;
 mod remote;
 mod retry;
+mod runner;
 pub mod spec;
 pub mod state;
 mod stats;

@@ -73,7 +73,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Certificates of authorities that are trusted beside the public ones, DER.
     pub roots: Vec<CertificateDer<'static>>,
-    /// Idle connections kept per host and pool; 32. What is beyond is closed.
+    /// Idle connections kept per host and pool; 32, a node keeps one for each task at once (`jobs.concurrency`). What is
+    /// beyond is closed.
     pub idle_connections: usize,
     /// How long an idle connection is kept; 15 s, below the keep-alive times that servers commonly have.
     pub idle_timeout: Duration,

@@ -27,6 +27,7 @@ use super::{
     record::{self, Key, SpecRecord, Written},
     recovery::{self, Found},
     remote::{Means, Session},
+    runner::Runner,
     spec::{Plan, Spec},
     stats::Stats,
 };
@@ -98,7 +99,8 @@ pub struct Shell {
     questions: Vec<Look>,
     stop_waiters: Vec<oneshot::Sender<()>>,
     figures: Arc<Mutex<Stats>>,
-    own_thread: bool,
+    /// Where attempts run, unless this thread is a test's.
+    runner: Option<Runner>,
 }
 
 /// Keep a job that was checked, and run it.
@@ -143,6 +145,7 @@ impl Shell {
         own_thread: bool,
     ) -> Self {
         let (reports, arriving) = mpsc::channel(REPORTS_PER_TURN);
+        let runner = own_thread.then(|| Runner::start(config.concurrency, reports.clone()));
         Self {
             engine: Engine::new(config.clone(), &deps),
             journal: deps.journal.clone(),
@@ -159,15 +162,16 @@ impl Shell {
             questions: Vec::new(),
             stop_waiters: Vec::new(),
             figures,
-            own_thread,
+            runner,
         }
     }
 
     /// Carries out what the engine has decided; follows each message.
     fn settle(&mut self, ctx: &mut Context<Self>) {
         self.engine.turn(Instant::now());
-        for attempt in self.engine.take_attempts() {
-            actix::spawn(attempt.run(self.reports.clone()));
+        match (self.engine.take_attempts(), &self.runner) {
+            (attempts, Some(runner)) if !attempts.is_empty() => runner.begin(attempts),
+            (attempts, _) => attempts.into_iter().for_each(|one| drop(actix::spawn(one.run(self.reports.clone())))),
         }
         for group in self.engine.take_groups() {
             actix::spawn(Session::new(group, self.means.clone(), self.reports.clone()).run());
@@ -277,7 +281,7 @@ impl Actor for Shell {
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
-        if self.own_thread {
+        if self.runner.is_some() {
             Arbiter::current().stop();
         }
     }

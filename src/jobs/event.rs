@@ -39,6 +39,9 @@ pub struct JobEvent {
 /// The source of what happens on this node.
 pub static LOCAL: LazyLock<Arc<str>> = LazyLock::new(|| "local".into());
 
+/// Bytes of a fact's data beside what varies much, as a rule; where it is more, the text grows.
+const PLAIN_BYTES: usize = 256;
+
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
@@ -254,7 +257,9 @@ impl JobEvent {
     pub fn encode(&self) -> String {
         let Self { job_id, source, timestamp, fact } = self;
         let wire = Wire { job_id, fact, source, timestamp: *timestamp };
-        serde_json::to_string(&wire).expect("plain data serialises")
+        let mut text = Vec::with_capacity(PLAIN_BYTES + fact.payload_bytes());
+        serde_json::to_writer(&mut text, &wire).expect("plain data serialises");
+        String::from_utf8(text).expect("JSON is text")
     }
 
     /// Reads an event of a job's topic.
@@ -292,6 +297,15 @@ impl Fact {
             Self::Progress(_) => "progress",
             Self::AggregatedResult(_) => "aggregated_result",
             Self::Complete(_) => "complete",
+        }
+    }
+
+    /// Bytes of JSON that came from elsewhere.
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::TaskComplete(done) => done.result.get().len(),
+            Self::AggregatedResult(results) => results.results.get().len(),
+            _ => 0,
         }
     }
 

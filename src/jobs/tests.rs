@@ -8,4 +8,5 @@ mod life;
 mod recovery;
 mod results;
 mod rig;
+mod runner;
 mod scale;

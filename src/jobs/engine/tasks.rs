@@ -38,7 +38,7 @@ impl Engine {
         let default_timeout = self.config.task_timeout();
         let live =
             self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()).expect("the queue holds live jobs only");
-        let (task, run) = (&live.plan.tasks[index as usize], &mut live.runs[index as usize]);
+        let (task, run) = (&mut live.plan.tasks[index as usize], &mut live.runs[index as usize]);
         let (handler, own_timeout) = match &task.kind {
             Kind::Http => (self.http.clone(), None),
             Kind::Run(name) => {
@@ -48,6 +48,9 @@ impl Engine {
         };
         run.phase = Phase::Running;
         run.attempts += 1;
+        // None follows the last attempt, and should the node end before it does, the next life reads the spec again.
+        let last = run.spent() > task.retries;
+        let input = if last { std::mem::take(&mut task.input) } else { task.input.clone() };
         self.starts.push(Attempt {
             id: id.clone(),
             task: index,
@@ -55,7 +58,7 @@ impl Engine {
             handler,
             task_id: task.id.clone(),
             name: task.name.clone(),
-            input: task.input.clone(),
+            input,
             timeout: task.timeout.or(own_timeout).unwrap_or(default_timeout),
             cancel: live.cancel.clone(),
             max_data_bytes,

@@ -68,9 +68,9 @@ impl HttpTask {
 }
 
 impl TaskHandler for HttpTask {
-    fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
+    fn run(&self, mut task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
         Box::pin(async move {
-            let input: Input = serde_json::from_value(task.input.clone())
+            let input: Input = serde_json::from_value(std::mem::take(&mut task.input))
                 .map_err(|error| TaskError::fatal("bad_input", format!("the HTTP task is malformed: {error}")))?;
             self.exchange.run(input.request(&task, Trust::Client)?, &task).await
         })

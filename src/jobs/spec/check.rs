@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -265,7 +266,7 @@ impl At<'_> {
         let input = json!({ "url": url, "method": method, "headers": task.headers, "body": task.body });
         // What the handler would refuse at each attempt, such as a field that belongs to the connection.
         if self.errors.0.len() == mistakes
-            && let Ok(parsed) = serde_json::from_value::<HttpInput>(input.clone())
+            && let Ok(parsed) = HttpInput::deserialize(&input)
             && let Err(refusal) = parsed.check()
         {
             let field = if refusal.code == "bad_header" { "headers" } else { "url" };

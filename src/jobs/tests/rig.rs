@@ -14,7 +14,7 @@ use crate::{
     event::SharedEvent,
     jobs::{
         Config, Deps, Handle, JobState, Snapshot, Submission,
-        actor::start_here,
+        actor::{start, start_here},
         event::JobEvent,
         handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
         state::{Origin, TaskOrigin},
@@ -103,6 +103,15 @@ impl Setup {
     }
 
     pub fn start(self) -> Rig {
+        self.start_by(start_here)
+    }
+
+    /// As a node does it: on threads of their own.
+    pub fn start_apart(self) -> Rig {
+        self.start_by(start)
+    }
+
+    fn start_by(self, start_jobs: fn(Config, Deps) -> Handle) -> Rig {
         let durable = self.durable.is_some();
         let journal = self.durable.unwrap_or_else(|| Arc::new(Memory::new(&self.journal)));
         let faulty = Arc::new(Faulty {
@@ -114,7 +123,7 @@ impl Setup {
         let alive = Arc::downgrade(&faulty);
         let http = Arc::new(Closure(|task: Task| async move { good(json!({ "asked": task.input })) }));
         let deps = Deps::new(faulty, &self.journal, self.handlers, http);
-        Rig { jobs: start_here(self.config, deps), journal, alive }
+        Rig { jobs: start_jobs(self.config, deps), journal, alive }
     }
 }
 

@@ -138,8 +138,8 @@ impl Input {
 
 /// The task's key; hashed where it has signs that a header field cannot carry.
 fn idempotency_key(task: &Task) -> HeaderValue {
-    let key = task.idempotency_key();
-    HeaderValue::from_str(&key).unwrap_or_else(|_| {
+    let key = Bytes::from(task.idempotency_key());
+    HeaderValue::from_maybe_shared(key.clone()).unwrap_or_else(|_| {
         HeaderValue::from_str(&hex(&Sha256::digest(&key))).expect("hexadecimal digits are header text")
     })
 }
@@ -149,5 +149,5 @@ fn traceparent(job_id: &str) -> HeaderValue {
     let trace = hex(&Sha256::digest(job_id)[..16]);
     // Zero means "no span" to the standard.
     let span = rand::random::<u64>().max(1);
-    HeaderValue::from_str(&format!("00-{trace}-{span:016x}-01")).expect("hexadecimal digits are header text")
+    HeaderValue::try_from(format!("00-{trace}-{span:016x}-01")).expect("hexadecimal digits are header text")
 }
