@@ -215,6 +215,7 @@ install curl curl ca-certificates || echo "there is no curl; the README's comman
 step "form" cargo fmt --check
 step "layers: self-test" scripts/layers --self-test
 step "layers" scripts/layers
+step "scale: self-test" scripts/scale --self-test
 step "fuzz corpus" fuzz/make-corpus --check
 step "licences: self-test" scripts/licences --self-test
 step "licences" scripts/licences

@@ -1,4 +1,4 @@
-//! `bench`: a load generator for a node's own API, on this machine.
+//! `bench`: a load generator for a node's own API, on this machine, and for other servers beside it.
 //!
 //! ```text
 //!   publishers (threads, blocking sockets) ──POST /events──> node ──SSE──> subscribers (threads, many raw sockets each)
@@ -10,20 +10,18 @@
 //! one line of JSON to stdout. Nothing waits without a limit. Exit codes: 0 clean, 1 measured but not clean (lost,
 //! duplicated or reordered), 2 could not run.
 
-use std::{
-    net::{SocketAddr, ToSocketAddrs},
-    time::Duration,
-};
+use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use super::{Failure, serve::stop_signal, text::say};
-use crate::upstream;
 
+mod call;
 mod clock;
 mod crew;
 mod fanout;
 mod idle;
+mod jobs;
 mod journal;
 mod laggards;
 mod process;
@@ -35,9 +33,15 @@ mod report;
 mod scratch;
 mod subscriber;
 mod tally;
+mod target;
+mod usage;
 mod wire;
 
-use self::{process::Node, report::Report};
+use self::{
+    process::Node,
+    report::Report,
+    target::{Target, TargetArguments},
+};
 
 /// Exit code when nothing could be measured.
 const EXIT_NOT_RUN: u8 = 2;
@@ -56,29 +60,14 @@ pub(super) enum BenchCommand {
     Replay(replay::ReplayArguments),
     /// Publishing over HTTP into the journal on disk: batches beside the journal's own rate, one publisher beside eight.
     Publish(publish::PublishArguments),
-    /// Live delivery while many clients replay a long history and one reads nothing, beside live delivery alone.
+    /// Live delivery beside clients that replay a long history, and beside clients that read nothing.
     Laggards(laggards::LaggardsArguments),
     /// Reading a stream through the node instead of from its source, beside nginx where that is installed.
     Relay(relay::RelayArguments),
+    /// A job of many HTTP tasks, beside a bare loop that does the same requests.
+    Jobs(jobs::JobsArguments),
     /// The journal on disk, without HTTP: appending, coming up again, resuming, disk and memory.
     Journal(journal::JournalArguments),
-}
-
-/// Which node is measured.
-#[derive(Args, Clone, Debug)]
-struct TargetArguments {
-    /// A node that runs already, on loopback; without it one is started for the measurement.
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// The process of that node, for its CPU time and memory.
-    #[arg(long, value_name = "PID", requires = "url")]
-    server_pid: Option<u32>,
-    /// The token, sent as `X-Auth-Token`.
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
-    /// Threads that read for the subscribers.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    readers: u16,
 }
 
 /// A case: it says how long it takes, and runs on a thread that may block.
@@ -86,15 +75,6 @@ trait Case: Send + 'static {
     fn target(&self) -> &TargetArguments;
     fn time(&self) -> Duration;
     fn run(&self, node: &Target) -> Result<Report, String>;
-}
-
-/// The node under load.
-#[derive(Clone, Debug)]
-struct Target {
-    addr: SocketAddr,
-    pid: Option<u32>,
-    token: Option<String>,
-    readers: usize,
 }
 
 /// Measures, prints, and says whether all was clean.
@@ -106,6 +86,7 @@ pub(super) async fn bench(command: BenchCommand) -> Result<u8, Failure> {
         BenchCommand::Publish(arguments) => run(move || arguments.run()).await,
         BenchCommand::Laggards(arguments) => run(move || arguments.run()).await,
         BenchCommand::Relay(arguments) => run(move || arguments.run()).await,
+        BenchCommand::Jobs(arguments) => run(move || arguments.run()).await,
         BenchCommand::Journal(arguments) => run(move || arguments.run()).await,
     }
 }
@@ -124,19 +105,17 @@ async fn run(case: impl FnOnce() -> Result<Report, String> + Send + 'static) -> 
 async fn measure(case: impl Case) -> Result<u8, Failure> {
     let not_run = |message: String| Failure { message, code: EXIT_NOT_RUN };
     let arguments = case.target().clone();
-    let addr = arguments.url.as_deref().map(loopback).transpose()?;
+    let running = arguments.running()?;
     process::raise_open_files();
     let signal = stop_signal()?;
     // Dropping it ends the process, whatever happens here.
-    let started = match addr {
-        Some(_) => None,
-        None => Some(Node::start().map_err(not_run)?),
-    };
-    let target = Target {
-        addr: addr.or(started.as_ref().map(|node| node.addr)).expect("one of the two is there"),
-        pid: started.as_ref().map(Node::pid).or(arguments.server_pid),
-        token: arguments.token,
-        readers: usize::from(arguments.readers),
+    let (started, target) = match running {
+        Some(target) => (None, target),
+        None => {
+            let node = Node::start().map_err(not_run)?;
+            let target = arguments.started(&node);
+            (Some(node), target)
+        }
     };
     let limit = case.time() + OVERHEAD;
     let running = tokio::task::spawn_blocking(move || case.run(&target));
@@ -158,36 +137,4 @@ fn leave(node: Option<Node>, code: u8, why: &str) -> ! {
     drop(node);
     eprintln!("millstream: {why}");
     std::process::exit(code.into());
-}
-
-/// The address of a node on this machine: nobody else is put under load.
-fn loopback(url: &str) -> Result<SocketAddr, Failure> {
-    let refused = |why: &str| Failure::usage(format!("`{url}`: {why}; bench takes http://127.0.0.1:PORT"));
-    let parsed = upstream::parse_url(url).map_err(|error| refused(&error.to_string()))?;
-    if parsed.scheme() != "http" || parsed.path() != "/" {
-        return Err(refused("only plain http without a path can be loaded"));
-    }
-    let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = parsed.port_or_known_default().unwrap_or(80);
-    let addrs = (host, port).to_socket_addrs().map_err(|error| refused(&error.to_string()))?;
-    let addrs: Vec<SocketAddr> = addrs.collect();
-    match addrs.iter().find(|addr| addr.is_ipv4()).or(addrs.first()) {
-        Some(addr) if addrs.iter().all(|addr| addr.ip().is_loopback()) => Ok(*addr),
-        _ => Err(refused("that is not this machine's loopback, and load is for nobody else")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_loopback_is_put_under_load() {
-        assert_eq!(loopback("http://127.0.0.1:8090").unwrap(), "127.0.0.1:8090".parse().unwrap());
-        assert_eq!(loopback("http://[::1]:8090/").unwrap(), "[::1]:8090".parse().unwrap());
-        assert!(loopback("http://localhost:1").unwrap().ip().is_loopback());
-        for url in ["http://192.0.2.1:80", "http://10.0.0.1", "https://127.0.0.1", "http://127.0.0.1:1/x", "nonsense"] {
-            assert_eq!(loopback(url).unwrap_err().code, super::super::EXIT_USAGE, "{url}");
-        }
-    }
 }

@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Target,
     clock::{Clock, nanos, pause},
-    process,
     report::{histogram, record},
     subscriber::{self, Ask, Subscriber},
+    usage::thread_cpu,
 };
 
 /// Connections that one thread opens at the same time; more would only wait in the kernel.
@@ -125,7 +125,7 @@ impl Crew {
                 local.block_on(&runtime, stop.cancelled());
                 drop(local);
                 let desk = Rc::into_inner(desk).expect("all tasks are gone").into_inner();
-                Share { cpu: process::thread_cpu(), ..desk.share }
+                Share { cpu: thread_cpu(), ..desk.share }
             };
             let thread = std::thread::Builder::new().name(format!("reader-{thread}")).spawn(run);
             crew.threads.push(thread.map_err(|error| format!("no thread for a reader: {error}"))?);
@@ -276,7 +276,7 @@ async fn attend(
 ) -> Result<(), String> {
     let slot = {
         let subscribers = &mut desk.borrow_mut().share.subscribers;
-        subscribers.push((number, Subscriber::new(ask.first)));
+        subscribers.push((number, Subscriber::new(&ask)));
         subscribers.len() - 1
     };
     let permit = connecting.acquire().await.map_err(|error| error.to_string())?;

@@ -8,11 +8,10 @@ use super::{
     Case, Target, TargetArguments,
     clock::{Clock, nanos, pause},
     crew::{Crew, Share},
-    process::{Machine, Usage},
-    publisher::{Publisher, Sent, token_line},
+    publisher::{Publisher, Sent},
     report::{OTHERS, Report, float, histogram, rate},
-    subscriber::Ask,
     tally::Losses,
+    usage::{Machine, Usage},
 };
 
 /// How long deliveries may lag behind the last acknowledgement.
@@ -71,10 +70,14 @@ impl Case for FanoutArguments {
 
     fn run(&self, target: &Target) -> Result<Report, String> {
         let clock = Clock::start();
-        let usage = || target.pid.and_then(Usage::of);
+        let usage = || target.usage();
         let before = usage();
         let topic = format!("bench:{}:", ulid::Ulid::new());
-        let crew = Crew::start(target, self.subs as usize, clock, asks(target, &topic, self.topics as usize))?;
+        let ask = {
+            let (target, topic, topics) = (target.clone(), topic.clone(), self.topics as usize);
+            move |number: usize| target.ask(&format!("{topic}{}", number % topics), None, 0)
+        };
+        let crew = Crew::start(target, self.subs as usize, clock, ask)?;
         crew.wait_established()?;
 
         let start = clock.now() + nanos(Duration::from_millis(100));
@@ -195,7 +198,7 @@ impl FanoutArguments {
             &latency,
         );
         report.times(&[("ackP50Ms", 0.5), ("ackP99Ms", 0.99)], &acks);
-        used.put(&mut report, deliveries);
+        used.put(&mut report, deliveries, measured);
         let busy: f64 = shares.iter().map(|share| share.cpu.as_secs_f64()).fold(0.0, f64::max);
         report.ratio("readerCpuS", Some(busy), "s, of the busiest; near the whole time it sets the pace");
         if !losses.none() || gaps > 0 || closed > 0 || deliveries == 0 {
@@ -208,25 +211,15 @@ impl FanoutArguments {
 // === impl Used ===
 
 impl Used {
-    fn put(&self, report: &mut Report, deliveries: u64) {
+    fn put(&self, report: &mut Report, deliveries: u64, published: u64) {
         let cpu = self.begin.zip(self.end).map(|(begin, end)| end.cpu.saturating_sub(begin.cpu).as_secs_f64());
         let mib = |bytes: u64| float(bytes) / f64::from(1 << 20);
         report.ratio("serverCpuUsPerDelivery", cpu.map(|cpu| cpu * 1e6 / float(deliveries.max(1))), "µs");
+        let per_publish = cpu.map(|cpu| cpu * 1e6 / float(published.max(1)));
+        report.ratio("serverCpuUsPerPublish", per_publish, "µs, with its deliveries");
         report.ratio("serverCores", cpu.map(|cpu| cpu / self.time.as_secs_f64()), "");
         report.ratio("serverRssBeforeMib", self.before.map(|usage| mib(usage.rss)), "MiB");
         report.ratio("serverRssPeakMib", self.rss_peak.map(mib), "MiB");
         report.ratio("otherCores", self.others, OTHERS);
-    }
-}
-
-/// What each subscriber asks for.
-fn asks(target: &Target, topic: &str, topics: usize) -> impl Fn(usize) -> Ask + Send + Sync + use<> {
-    let (addr, token, topic) = (target.addr, token_line(target), topic.to_owned());
-    move |number| Ask {
-        request: format!(
-            "GET /events?topic={topic}{} HTTP/1.1\r\nhost: {addr}\r\n{token}accept: text/event-stream\r\n\r\n",
-            number % topics
-        ),
-        first: 0,
     }
 }

@@ -8,10 +8,8 @@ use super::{
     Case, Target, TargetArguments,
     clock::{Clock, nanos, pause},
     crew::Crew,
-    process::{Machine, Usage},
-    publisher::token_line,
     report::{OTHERS, Report, float, rate},
-    subscriber::Ask,
+    usage::{Machine, Usage, pss},
 };
 
 /// Before memory is read, the node may finish what connecting left to do.
@@ -42,18 +40,16 @@ impl Case for IdleArguments {
     }
 
     fn run(&self, target: &Target) -> Result<Report, String> {
-        let usage = || target.pid.and_then(Usage::of);
-        let before = usage();
+        let usage = || target.usage();
+        let pss = || target.pid.and_then(pss);
+        let (before, pss_before) = (usage(), pss());
         let clock = Clock::start();
-        let (addr, token, topic) = (target.addr, token_line(target), ulid::Ulid::new());
-        let request = format!(
-            "GET /events?topic=bench:{topic} HTTP/1.1\r\nhost: {addr}\r\n{token}accept: text/event-stream\r\n\r\n"
-        );
-        let crew = Crew::start(target, self.subs as usize, clock, move |_| Ask { request: request.clone(), first: 0 })?;
+        let ask = target.ask(&format!("bench:{}", ulid::Ulid::new()), None, 0);
+        let crew = Crew::start(target, self.subs as usize, clock, move |_| ask.clone())?;
         let connected = Duration::from_nanos(crew.wait_established()?);
         let after_connect = usage();
         pause(SETTLE);
-        let begin = usage();
+        let (begin, pss_begin) = (usage(), pss());
         let machine = Machine::now(target.pid);
         let until = clock.now() + nanos(Duration::from_secs(self.hold.into()));
         while clock.now() < until {
@@ -79,8 +75,10 @@ impl Case for IdleArguments {
         let mib = |usage: Usage| float(usage.rss) / f64::from(1 << 20);
         report.ratio("serverRssBeforeMib", before.map(mib), "MiB");
         report.ratio("serverRssConnectedMib", begin.map(mib), "MiB");
-        let each = before.zip(begin).map(|(before, begin)| begin.rss.saturating_sub(before.rss) / u64::from(*subs));
-        report.put("serverRssBytesPerConnection", each, "B");
+        let each = |(before, begin): (u64, u64)| begin.saturating_sub(before) / u64::from(*subs);
+        let rss = before.map(|usage| usage.rss).zip(begin.map(|usage| usage.rss));
+        report.put("serverRssBytesPerConnection", rss.map(each), "B");
+        report.put("serverPssBytesPerConnection", pss_before.zip(pss_begin).map(each), "B");
         report.ratio("idleCores", cpu(begin, end).map(|cpu| cpu / f64::from(*hold)), "");
         report.ratio("otherCores", others, OTHERS);
         report.put("heartbeats", signs, "");

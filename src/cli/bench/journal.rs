@@ -11,9 +11,10 @@ use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 
 use super::{
-    process::{Node, Usage},
+    process::Node,
     report::{Report, float, histogram, rate},
     scratch::Scratch,
+    usage::Usage,
 };
 use crate::{
     event::Draft,

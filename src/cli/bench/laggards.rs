@@ -1,33 +1,29 @@
 //! `bench laggards`: whether those who are behind hold up those who are not.
 //!
-//! Rounds in turn, without and with: without, some subscribers hear live events at a fixed rate; with, at the same time
-//! many clients replay a long history and one reads nothing at all. What counts is the median of the 99th percentiles.
+//! Rounds of three kinds in turn. Alone: some subscribers hear live events at a fixed rate. Beside stuck readers: so do
+//! many clients that take nothing any more, and whose buffers are full. Beside replays: many clients read a long history
+//! meanwhile. What counts is the median of the 99th percentiles, and what a stuck reader costs.
 
-use std::{
-    io::Write,
-    net::TcpStream,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::Value;
 
 use super::{
     Target,
-    clock::{Clock, nanos, pause},
-    crew::Crew,
-    process::{Node, Usage},
+    process::Node,
     publisher::Connection,
-    report::{Report, float, histogram},
+    report::{Report, float},
     scratch::Scratch,
-    subscriber::Ask,
+    usage::Usage,
     wire::Stamp,
 };
+
+mod memory;
+mod round;
+mod stuck;
+
+use self::{memory::Memory, round::Round, stuck::Stuck};
 
 /// A case of being behind.
 #[derive(Args, Clone, Debug)]
@@ -38,9 +34,12 @@ pub(in crate::cli) struct LaggardsArguments {
     /// Live events per second.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
-    /// Clients that replay the history, all at once.
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Clients that replay the history, all at once; 0: no such rounds.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     replays: u32,
+    /// Readers of the live events that take nothing; 0: no such rounds.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=9_000))]
+    stuck: u32,
     /// Events of the history.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     events: u32,
@@ -50,7 +49,7 @@ pub(in crate::cli) struct LaggardsArguments {
     /// Rounds of each kind.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
-    /// Seconds of a round without laggards; one with them takes as long as the replays.
+    /// Seconds of a round without replays; one with them takes as long as the replays.
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
     secs: u16,
     /// Which journal the node has: embedded or memory.
@@ -61,67 +60,80 @@ pub(in crate::cli) struct LaggardsArguments {
     dir: Option<PathBuf>,
 }
 
-/// How long the replays may take.
-const REPLAY_TIME: Duration = Duration::from_secs(120);
-
-/// What a round came to.
-struct Round {
-    p50: f64,
-    p99: f64,
-    lost: u64,
-    /// Of the replays, where there were some.
-    time: Option<Duration>,
-}
+/// Names of the rows of one kind of round.
+type Names = [&'static str; 4];
+const BESIDE_STUCK: Names = ["stuckP50Ms", "stuckP99Ms", "stuckToAlone", "stuckMoreMs"];
+const BESIDE_REPLAYS: Names = ["replaysP50Ms", "replaysP99Ms", "replaysToAlone", "replaysMoreMs"];
 
 // === impl LaggardsArguments ===
 
 impl LaggardsArguments {
     pub(super) fn run(&self) -> Result<Report, String> {
-        let Self { subs, rate, replays, events, payload, .. } = self;
+        let Self { subs, rate, replays, stuck, events, payload, .. } = self;
+        if *replays == 0 && *stuck == 0 {
+            return Err("with `--replays 0 --stuck 0` nobody is behind: leave one of them away".into());
+        }
         let title = format!(
-            "laggards: {subs} live subscribers at {rate} events/s; {replays} replays of {events} events of {payload} bytes and one stuck reader"
+            "laggards: {subs} live subscribers at {rate} events/s; beside them {stuck} stuck readers, or {replays} replays of {events} events of {payload} bytes"
         );
         let mut report = Report::new("laggards", title);
         report.put("journal", self.journal.clone(), "");
         let scratch = Scratch::new(self.dir.as_deref())?;
+        let deadline_ms = 60_000 + u64::from(self.secs) * 1000;
         let settings = [
             ("MILLSTREAM__JOURNAL__KIND", self.journal.clone()),
             ("MILLSTREAM__JOURNAL__RETENTION_EVENTS", "0".into()),
             ("MILLSTREAM__JOURNAL__RETENTION_BYTES", "0".into()),
+            // Stuck readers are to stay for their round; what the node would do with them comes after that.
+            ("MILLSTREAM__EMITTER__WRITE_DEADLINE_MS", deadline_ms.to_string()),
         ];
         let node = Node::start_on(scratch.path(), &settings)?;
-        let target = Target { addr: node.addr, pid: Some(node.pid()), token: None, readers: 1 };
-        let topic = format!("history:{}:0", ulid::Ulid::new());
-        let before = self.fill(&target, &topic)?;
-        let stuck = Self::stuck(&target, &before)?;
+        let target = Target::node(&node);
+        let history = format!("history:{}:0", ulid::Ulid::new());
+        let before = if *replays > 0 { self.fill(&target, &history)? } else { String::new() };
 
-        let (mut without, mut with) = (Vec::new(), Vec::new());
+        let (mut alone, mut beside_stuck, mut beside_replays) = (Vec::new(), Vec::new(), Vec::new());
+        let mut stuck_readers = Vec::new();
         for _ in 0..self.rounds {
-            without.push(self.round(&target, None)?);
-            with.push(self.round(&target, Some((&topic, &before)))?);
+            alone.push(self.round(&target)?);
+            // Before the first replays, whose memory the node would use again.
+            if *stuck > 0 {
+                let topic = format!("live:{}:", ulid::Ulid::new());
+                let readers = Stuck::connect(&target, *stuck, &topic)?;
+                beside_stuck.push(self.round_on(&target, &topic)?);
+                stuck_readers.push(readers.finish()?);
+            }
+            if *replays > 0 {
+                beside_replays.push(self.round_with_replays(&target, &history, &before)?);
+            }
         }
-        drop(stuck);
-        let median = |rounds: &[Round], of: fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let (alone, beside) = (median(&without, |round| round.p99), median(&with, |round| round.p99));
-        report.ratio("aloneP50Ms", Some(median(&without, |round| round.p50)), "ms, median of the rounds");
-        report.ratio("aloneP99Ms", Some(alone), "ms");
-        report.ratio("besideP50Ms", Some(median(&with, |round| round.p50)), "ms");
-        report.ratio("besideP99Ms", Some(beside), "ms");
-        report.ratio("besideToAlone", Some(beside / alone), "");
-        report.ratio("besideMoreMs", Some(beside - alone), "ms");
-        let took = |round: &Round| round.time.map_or(f64::NAN, |time| time.as_secs_f64());
-        report.ratio("replayS", Some(median(&with, took)), "s until all are through");
-        let replayed = float(u64::from(*replays) * u64::from(*events));
-        report.ratio("replayedPerS", Some(replayed / median(&with, took)), "");
+        let (p50, p99) = (median(&alone, |round| round.p50), median(&alone, |round| round.p99));
+        report.ratio("aloneP50Ms", Some(p50), "ms, median of the rounds");
+        report.ratio("aloneP99Ms", Some(p99), "ms");
+        for (names, rounds) in [(BESIDE_STUCK, &beside_stuck), (BESIDE_REPLAYS, &beside_replays)] {
+            if !rounds.is_empty() && !compare(&mut report, names, rounds, p99) {
+                report.unclean();
+            }
+        }
+        if *stuck > 0 {
+            Memory::put(&mut report, *stuck, &stuck_readers);
+        }
+        if *replays > 0 {
+            let took = median(&beside_replays, |round| round.time.map_or(f64::NAN, |time| time.as_secs_f64()));
+            report.ratio("replayS", Some(took), "s until all are through");
+            let replayed = float(u64::from(*replays) * u64::from(*events));
+            report.ratio("replayedPerS", Some(replayed / took), "");
+        }
         let rss = Usage::of(node.pid()).map(|usage| float(usage.rss) / f64::from(1 << 20));
-        report.ratio("serverRssMib", rss, "MiB");
-        let lost: u64 = without.iter().chain(&with).map(|round| round.lost).sum();
-        report.put("lost", lost, "");
-        if lost > 0 || beside > (alone * 1.5).max(alone + 10.0) {
+        report.ratio("serverRssMib", rss, "MiB, at the end");
+        let all = || alone.iter().chain(&beside_stuck).chain(&beside_replays);
+        let (lost, twice) =
+            (all().map(|round| round.losses.lost).sum::<u64>(), all().map(|round| round.losses.duplicated));
+        report.put("lost", lost, "of the live ones");
+        report.put("duplicated", twice.sum::<u64>(), "");
+        report.put("reordered", all().map(|round| round.losses.reordered).sum::<u64>(), "");
+        report.put("gaps", all().map(|round| round.gaps).sum::<u64>(), "");
+        if all().any(|round| !round.losses.none() || round.gaps > 0) {
             report.unclean();
         }
         Ok(report)
@@ -145,88 +157,42 @@ impl LaggardsArguments {
         }
         Ok(before)
     }
+}
 
-    /// A reader that asked for everything and reads nothing.
-    fn stuck(target: &Target, before: &str) -> Result<TcpStream, String> {
-        let connect = || {
-            let mut socket = TcpStream::connect(target.addr)?;
-            let path = format!("/events?topics=history:*,live:*&lastEventId={before}");
-            write!(socket, "GET {path} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n\r\n", target.addr)?;
-            Ok(socket)
+/// Tells of the rounds of a kind; false when those beside wait too long: 1.5 times the 99th percentile of those alone,
+/// and 10 ms more than it, are passed both.
+fn compare(report: &mut Report, [p50, p99, ratio, more]: Names, rounds: &[Round], alone: f64) -> bool {
+    let beside = median(rounds, |round| round.p99);
+    report.ratio(p50, Some(median(rounds, |round| round.p50)), "ms");
+    report.ratio(p99, Some(beside), "ms");
+    report.ratio(ratio, Some(beside / alone), "times the p99");
+    report.ratio(more, Some(beside - alone), "ms more; good up to 10, or 1.5 times");
+    beside <= (alone * 1.5).max(alone + 10.0)
+}
+
+fn median<T>(of: &[T], value: impl Fn(&T) -> f64) -> f64 {
+    let mut values: Vec<f64> = of.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bench::tally::Losses;
+
+    fn round(p99: f64) -> Round {
+        Round { p50: 1.0, p99, losses: Losses::default(), gaps: 0, time: None }
+    }
+
+    #[test]
+    fn the_bound_is_the_wider_of_the_two() {
+        let holds = |alone: f64, beside: &[f64]| {
+            let rounds: Vec<Round> = beside.iter().map(|p99| round(*p99)).collect();
+            compare(&mut Report::new("laggards", String::new()), BESIDE_STUCK, &rounds, alone)
         };
-        connect().map_err(|error: std::io::Error| format!("the stuck reader cannot connect: {error}"))
-    }
-
-    fn round(&self, target: &Target, replay: Option<(&str, &str)>) -> Result<Round, String> {
-        let clock = Clock::start();
-        let topic = format!("live:{}:", ulid::Ulid::new());
-        let addr = target.addr;
-        let live = format!("GET /events?topic={topic}0 HTTP/1.1\r\nhost: {addr}\r\naccept: text/event-stream\r\n\r\n");
-        let crew = Crew::start(target, self.subs as usize, clock, move |_| Ask { request: live.clone(), first: 0 })?;
-        crew.wait_established()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let publisher = self.publish(target.clone(), clock, topic, stop.clone());
-        pause(Duration::from_millis(500));
-        crew.measure_from(clock.now());
-        let time = match replay {
-            None => {
-                pause(Duration::from_secs(self.secs.into()));
-                None
-            }
-            Some((history, before)) => Some(self.replay(target, history, before)?),
-        };
-        stop.store(true, Relaxed);
-        let sent = publisher.join().map_err(|_| "the publisher panicked".to_owned())??;
-        crew.wait_delivered(sent * u64::from(self.subs), Duration::from_secs(20));
-        crew.check()?;
-        let lost = (sent * u64::from(self.subs)).saturating_sub(crew.delivered());
-        let mut latency = histogram();
-        crew.finish()?.iter().for_each(|share| latency += &share.latency);
-        let ms = |quantile| float(latency.value_at_quantile(quantile)) / 1000.0;
-        Ok(Round { p50: ms(0.5), p99: ms(0.99), lost, time })
-    }
-
-    /// Publishes at the rate until it is stopped; gives how many.
-    fn publish(
-        &self,
-        target: Target,
-        clock: Clock,
-        topic: String,
-        stop: Arc<AtomicBool>,
-    ) -> std::thread::JoinHandle<Result<u64, String>> {
-        let every = nanos(Duration::from_secs(1) / self.rate);
-        let payload = self.payload as usize;
-        std::thread::spawn(move || {
-            let mut connection = Connection::open(&target)?;
-            let first = clock.now();
-            let mut sequence = 0;
-            while !stop.load(Relaxed) {
-                let at = first + every * sequence;
-                clock.sleep_until(at);
-                connection.publish(&topic, 0, &Stamp { publisher: 0, sequence, at }.payload(payload))?;
-                sequence += 1;
-            }
-            Ok(sequence)
-        })
-    }
-
-    /// All replays at once; gives the time until the last one is through.
-    fn replay(&self, target: &Target, history: &str, before: &str) -> Result<Duration, String> {
-        let clock = Clock::start();
-        let addr = target.addr;
-        let request = format!(
-            "GET /events?topic={history} HTTP/1.1\r\nhost: {addr}\r\naccept: text/event-stream\r\nlast-event-id: {before}\r\n\r\n"
-        );
-        let crew =
-            Crew::start(target, self.replays as usize, clock, move |_| Ask { request: request.clone(), first: 0 })?;
-        let expected = u64::from(self.replays) * u64::from(self.events);
-        crew.wait_delivered(expected, REPLAY_TIME);
-        crew.check()?;
-        let (delivered, at) = (crew.delivered(), crew.delivered_at());
-        let gaps: u64 = crew.finish()?.iter().flat_map(|share| &share.subscribers).map(|(_, one)| one.gaps).sum();
-        if delivered < expected || gaps > 0 {
-            return Err(format!("{delivered} of {expected} events were replayed, with {gaps} gaps"));
-        }
-        Ok(Duration::from_nanos(at))
+        assert!(holds(2.0, &[12.0]) && !holds(2.0, &[12.1]), "ten milliseconds");
+        assert!(holds(40.0, &[60.0]) && !holds(40.0, &[60.1]), "half as much again");
+        assert!(holds(2.0, &[500.0, 3.0, 2.0]), "the median counts");
     }
 }

@@ -1,8 +1,7 @@
-//! The node under load as a process: started for the measurement, measured from `/proc`, ended with it.
+//! The node under load as a process: started for the measurement, ended with it.
 
 use std::{
     ffi::OsStr,
-    fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
@@ -19,31 +18,11 @@ use super::clock::pause;
 const START_TIME: Duration = Duration::from_secs(10);
 const STOP_TIME: Duration = Duration::from_secs(10);
 
-/// Ticks of `/proc/PID/stat` per second; fixed in Linux's interface to programs.
-const TICKS: u64 = 100;
-
 /// A node of our own; ends when it is dropped.
 pub(super) struct Node {
     child: Child,
     /// Where it answers.
     pub(super) addr: SocketAddr,
-}
-
-/// What a process has used.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
-    /// CPU time.
-    pub(super) cpu: Duration,
-    /// Memory in bytes.
-    pub(super) rss: u64,
-}
-
-/// What the whole machine has done by a moment, and what of it was this program and its node.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Machine {
-    busy: Duration,
-    ours: Duration,
-    at: Instant,
 }
 
 // === impl Node ===
@@ -114,96 +93,8 @@ impl Drop for Node {
     }
 }
 
-// === impl Usage ===
-
-impl Usage {
-    /// What a process has used so far; `None` if it is not there or this is no Linux.
-    pub(super) fn of(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        // The kernel's exact figure forgets threads that have ended, the other one counts in hundredths of a second.
-        Some(Self { cpu: scheduled(pid).max(ticks(&stat)?), rss: resident(&status)? })
-    }
-}
-
-// === impl Machine ===
-
-impl Machine {
-    /// As it is now, the node being the process `pid`; `None` where nobody tells.
-    pub(super) fn now(pid: Option<u32>) -> Option<Self> {
-        let stat = fs::read_to_string("/proc/stat").ok()?;
-        let node = pid.and_then(Usage::of).map_or(Duration::ZERO, |usage| usage.cpu);
-        let ours = Usage::of(std::process::id())?.cpu + node;
-        Some(Self { busy: busy(&stat)?, ours, at: Instant::now() })
-    }
-
-    /// How many cores others have used since then, the hypervisor included. Figures of a machine that had other things
-    /// to do are not worth much, so they must show it.
-    pub(super) fn others_since(self, before: Self) -> f64 {
-        let busy = self.busy.saturating_sub(before.busy);
-        let others = busy.saturating_sub(self.ours.saturating_sub(before.ours));
-        others.as_secs_f64() / (self.at - before.at).as_secs_f64()
-    }
-}
-
-/// CPU time of the calling thread.
-pub(super) fn thread_cpu() -> Duration {
-    fs::read_to_string("/proc/thread-self/schedstat").ok().and_then(|text| on_cpu(&text)).unwrap_or_default()
-}
-
-fn scheduled(pid: u32) -> Duration {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
-    let each = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
-    each.filter_map(|text| on_cpu(&text)).sum()
-}
-
-/// The first field: nanoseconds on a CPU.
-fn on_cpu(schedstat: &str) -> Option<Duration> {
-    schedstat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-}
-
-fn ticks(stat: &str) -> Option<Duration> {
-    // The command may contain blanks and parentheses; what follows its last parenthesis begins with field 3.
-    let fields: Vec<&str> = stat[stat.rfind(')')? + 2..].split(' ').collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * 1000 / TICKS))
-}
-
-/// All but idling and waiting for disks: user, nice, system, interrupts, and what the hypervisor took.
-fn busy(stat: &str) -> Option<Duration> {
-    let fields: Vec<u64> =
-        stat.lines().next()?.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
-    let ticks: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|index| fields.get(*index)).sum();
-    Some(Duration::from_millis(ticks * 1000 / TICKS))
-}
-
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
 /// As many open files as the system permits: a subscriber is one here and one in the node.
 pub(super) fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_are_read_from_proc() {
-        let stat = "7 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 3 0 1";
-        assert_eq!(ticks(stat), Some(Duration::from_secs(3)));
-        assert_eq!(resident("Name:\tx\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
-        assert_eq!(busy("cpu  100 10 50 900 40 5 5 30 0 0\ncpu0 1\n"), Some(Duration::from_secs(2)));
-        assert_eq!(on_cpu("1500 20 3\n"), Some(Duration::from_nanos(1500)));
-    }
-
-    #[test]
-    fn this_process_has_used_something() {
-        let usage = Usage::of(std::process::id()).expect("it runs");
-        assert!(usage.rss > 1 << 20);
-    }
 }

@@ -9,10 +9,11 @@ use super::{
     Target,
     clock::{Clock, nanos},
     journal::mode,
-    process::{Node, Usage},
+    process::Node,
     publisher::Connection,
     report::{Report, float, rate},
     scratch::Scratch,
+    usage::Usage,
 };
 use crate::{
     event::Draft,
@@ -57,7 +58,7 @@ impl PublishArguments {
         report.put("sync", sync.clone(), "");
         let scratch = Scratch::new(self.dir.as_deref())?;
         let node = Node::start_on(scratch.path(), &[("MILLSTREAM__JOURNAL__SYNC", sync)])?;
-        let target = Target { addr: node.addr, pid: Some(node.pid()), token: None, readers: 1 };
+        let target = Target::node(&node);
 
         let data = "x".repeat(*payload as usize);
         let event =

@@ -50,6 +50,7 @@ pub(super) struct Connection {
     socket: TcpStream,
     addr: SocketAddr,
     token: String,
+    target: Target,
     buffer: Vec<u8>,
 }
 
@@ -101,7 +102,7 @@ impl Connection {
     /// # Errors
     /// When nobody is there.
     pub(super) fn open(target: &Target) -> Result<Self, String> {
-        let addr = target.addr;
+        let addr = target.publishing_addr()?;
         let connect = || {
             let socket = TcpStream::connect_timeout(&addr, ANSWER_TIME)?;
             socket.set_nodelay(true)?;
@@ -110,7 +111,7 @@ impl Connection {
             Ok(socket)
         };
         let socket = connect().map_err(|error: std::io::Error| format!("cannot connect to {addr}: {error}"))?;
-        Ok(Self { socket, addr, token: token_line(target), buffer: Vec::new() })
+        Ok(Self { socket, addr, token: target.token_line(), target: target.clone(), buffer: Vec::new() })
     }
 
     /// Publishes an event and waits for the acknowledgement, which it gives back.
@@ -118,16 +119,21 @@ impl Connection {
     /// # Errors
     /// When there is none.
     pub(super) fn publish(&mut self, topic: &str, number: usize, payload: &str) -> Result<&[u8], String> {
-        self.post(&format!(r#"{{"topic":"{topic}{number}","data":{payload}}}"#))
+        let (path, body) = self.target.publication(&format!("{topic}{number}"), payload);
+        self.exchange(&path, &body)
     }
 
-    /// Publishes what a body says and waits for the acknowledgement, which it gives back.
+    /// Publishes what a body says to a node and waits for the acknowledgement, which it gives back.
     ///
     /// # Errors
     /// When there is none.
     pub(super) fn post(&mut self, body: &str) -> Result<&[u8], String> {
+        self.exchange("/events", body)
+    }
+
+    fn exchange(&mut self, path: &str, body: &str) -> Result<&[u8], String> {
         let request = format!(
-            "POST /events HTTP/1.1\r\nhost: {}\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nhost: {}\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             self.addr,
             self.token,
             body.len(),
@@ -139,7 +145,7 @@ impl Connection {
         loop {
             let read = self.socket.read(&mut chunk).map_err(failed)?;
             if read == 0 {
-                return Err("the node closed a publisher's connection".into());
+                return Err("the server closed a publisher's connection".into());
             }
             self.buffer.extend_from_slice(&chunk[..read]);
             let Some((head, start)) = wire::head(&self.buffer)? else { continue };
@@ -149,14 +155,9 @@ impl Connection {
             }
             let body = &self.buffer[start..start + length];
             return match head.status {
-                200 => Ok(body),
+                200..=299 => Ok(body),
                 status => Err(format!("an event was refused with {status}: {}", String::from_utf8_lossy(body))),
             };
         }
     }
-}
-
-/// The header line that names the token, if there is one.
-pub(super) fn token_line(target: &Target) -> String {
-    target.token.as_ref().map_or_else(String::new, |token| format!("x-auth-token: {token}\r\n"))
 }

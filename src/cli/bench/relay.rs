@@ -17,9 +17,10 @@ use hdrhistogram::Histogram;
 
 use super::{
     clock::Clock,
-    process::{Machine, Node, Usage},
+    process::Node,
     report::{OTHERS, Report, float, histogram},
     scratch::Scratch,
+    usage::{Machine, Usage},
 };
 
 mod nginx;

@@ -1,24 +1,29 @@
 //! `bench replay`: subscribers who come back at once and missed something.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
 use clap::Args;
-use serde_json::Value;
 
 use super::{
     Case, Target, TargetArguments,
     clock::Clock,
     crew::Crew,
-    process::Usage,
-    publisher::{Connection, token_line},
+    publisher::Connection,
     report::{Report, float, histogram, rate},
-    subscriber::Ask,
+    subscriber::{Delivery, Subscriber},
     tally::Losses,
     wire::Stamp,
 };
 
 /// How long all of them may take.
 const REPLAY_TIME: Duration = Duration::from_secs(30);
+
+/// How long the first subscriber may hear nothing.
+const WITNESS_TIME: Duration = Duration::from_secs(15);
 
 /// A case of coming back.
 #[derive(Args, Clone, Debug)]
@@ -37,6 +42,12 @@ pub(in crate::cli) struct ReplayArguments {
     /// Bytes of data in an event.
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     payload: u32,
+}
+
+/// Hears the events when they are new, to know their ids.
+struct Witness {
+    socket: TcpStream,
+    subscriber: Subscriber,
 }
 
 // === impl ReplayArguments ===
@@ -61,14 +72,11 @@ impl Case for ReplayArguments {
         let topic = format!("bench:{}:", ulid::Ulid::new());
         let first = u64::from(self.events - self.missed);
         let position = self.publish(target, &topic, first)?;
-        let usage = || target.pid.and_then(Usage::of);
+        let usage = || target.usage();
         let begin = usage();
         let clock = Clock::start();
-        let (addr, token) = (target.addr, token_line(target));
-        let request = format!(
-            "GET /events?topic={topic}0 HTTP/1.1\r\nhost: {addr}\r\n{token}accept: text/event-stream\r\nlast-event-id: {position}\r\n\r\n"
-        );
-        let crew = Crew::start(target, self.subs as usize, clock, move |_| Ask { request: request.clone(), first })?;
+        let ask = target.ask(&format!("{topic}0"), Some(&position), first);
+        let crew = Crew::start(target, self.subs as usize, clock, move |_| ask.clone())?;
         let expected = u64::from(self.subs) * u64::from(self.missed);
         crew.wait_delivered(expected, REPLAY_TIME);
         crew.check()?;
@@ -115,20 +123,56 @@ impl Case for ReplayArguments {
 }
 
 impl ReplayArguments {
-    /// Publishes all events; gives the position after which the missed ones stand.
+    /// Publishes all events; gives the id after which the missed ones stand, as a subscriber is told it.
     fn publish(&self, target: &Target, topic: &str, first: u64) -> Result<String, String> {
+        let mut witness = Witness::open(target, &format!("{topic}0"))?;
+        let watching = std::thread::spawn(move || witness.id_of(first - 1));
         let mut connection = Connection::open(target)?;
-        let mut position = String::new();
         for sequence in 0..u64::from(self.events) {
             // They count from the beginning of the replay, which is 0 on its clock.
             let payload = Stamp { publisher: 0, sequence, at: 0 }.payload(self.payload as usize);
-            let answer = connection.publish(topic, 0, &payload)?;
-            if sequence + 1 == first {
-                let answer: Value =
-                    serde_json::from_slice(answer).map_err(|error| format!("an answer is no JSON: {error}"))?;
-                answer.get("id").and_then(Value::as_str).unwrap_or_default().clone_into(&mut position);
-            }
+            connection.publish(topic, 0, &payload)?;
         }
-        Ok(position)
+        watching.join().map_err(|_| "the first subscriber panicked".to_owned())?
+    }
+}
+
+// === impl Witness ===
+
+impl Witness {
+    /// Subscribes, and waits until the server says that it heard.
+    fn open(target: &Target, topic: &str) -> Result<Self, String> {
+        let ask = target.ask(topic, None, 0);
+        let failed = |error: std::io::Error| format!("the first subscriber cannot connect: {error}");
+        let mut socket = TcpStream::connect(target.addr).map_err(failed)?;
+        socket.set_read_timeout(Some(WITNESS_TIME)).map_err(failed)?;
+        socket.write_all(ask.request.as_bytes()).map_err(failed)?;
+        let mut witness = Self { socket, subscriber: Subscriber::new(&ask) };
+        while !witness.subscriber.established {
+            witness.read(|_| {})?;
+        }
+        Ok(witness)
+    }
+
+    /// Reads up to an event and gives its id.
+    fn id_of(&mut self, wanted: u64) -> Result<String, String> {
+        let mut found = None;
+        while found.is_none() {
+            self.read(|delivery| {
+                if delivery.sequence == wanted {
+                    found = Some(delivery.id.to_owned());
+                }
+            })?;
+        }
+        found.filter(|id| !id.is_empty()).ok_or_else(|| "its events have no ids: there is no replay".to_owned())
+    }
+
+    fn read(&mut self, each: impl FnMut(Delivery<'_>)) -> Result<(), String> {
+        let mut buffer = [0; 16 << 10];
+        match self.socket.read(&mut buffer) {
+            Ok(0) => Err("the server ended the first subscriber's stream".into()),
+            Ok(read) => self.subscriber.take(&buffer[..read], each),
+            Err(error) => Err(format!("the first subscriber hears nothing: {error}")),
+        }
     }
 }

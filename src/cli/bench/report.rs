@@ -34,7 +34,12 @@ impl Report {
 
     /// A figure with a fraction, rounded to what can be trusted.
     pub(super) fn ratio(&mut self, name: &'static str, value: Option<f64>, unit: &'static str) {
-        self.put(name, value.filter(|value| value.is_finite()).map(|value| (value * 1000.0).round() / 1000.0), unit);
+        // A share of a core that silence costs is some thousandths.
+        let round = |value: f64| {
+            let digits = if value.abs() < 0.1 { 1e6 } else { 1e3 };
+            (value * digits).round() / digits
+        };
+        self.put(name, value.filter(|value| value.is_finite()).map(round), unit);
     }
 
     /// Percentiles of a histogram of microseconds, in milliseconds.
@@ -128,6 +133,8 @@ mod tests {
         report.put("deliveries", 1_234_567_u64, "");
         report.ratio("cpuUsPerDelivery", Some(2.75), "µs");
         report.ratio("serverCores", None, "");
+        report.ratio("idleCores", Some(0.003_449), "");
+        report.ratio("rate", Some(234.567_89), "");
         let mut times = histogram();
         (1..=100).for_each(|ms| record(&mut times, ms * 1_000_000));
         report.times(&[("latencyP50Ms", 0.5), ("latencyMaxMs", 1.0)], &times);
@@ -146,6 +153,7 @@ mod tests {
         );
         assert!((json["latencyP50Ms"].as_f64().unwrap() - 50.0).abs() < 0.1, "{json}");
         assert_eq!(json["serverCores"], Value::Null);
+        assert_eq!((&json["idleCores"], &json["rate"]), (&0.003_449.into(), &234.568.into()));
     }
 
     #[test]

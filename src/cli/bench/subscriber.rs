@@ -15,6 +15,17 @@ pub(super) struct Ask {
     pub(super) request: String,
     /// The first sequence number that it is to get.
     pub(super) first: u64,
+    /// What says that it is heard.
+    pub(super) greeting: Greeting,
+}
+
+/// How a server says that a subscription stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// By its first frame, as a node does.
+    Frame,
+    /// By the head of the response.
+    Head,
 }
 
 /// What came of a subscriber; filled in as it reads.
@@ -24,7 +35,8 @@ pub(super) struct Subscriber {
     /// By publisher.
     pub(super) tracks: Vec<Track>,
     first: u64,
-    /// True once the first frame was there.
+    greeting: Greeting,
+    /// True once the server has said that the subscription stands.
     pub(super) established: bool,
     /// Heartbeats and comments.
     pub(super) signs: u64,
@@ -42,18 +54,22 @@ enum Parser {
 }
 
 /// An event that came for the first time.
-pub(super) struct Delivery {
+pub(super) struct Delivery<'a> {
     pub(super) at: u64,
+    pub(super) sequence: u64,
+    /// Its id, empty where the server gives none.
+    pub(super) id: &'a str,
 }
 
 // === impl Subscriber ===
 
 impl Subscriber {
-    pub(super) fn new(first: u64) -> Self {
+    pub(super) fn new(ask: &Ask) -> Self {
         Self {
             parser: Parser::Head(Vec::new()),
             tracks: Vec::new(),
-            first,
+            first: ask.first,
+            greeting: ask.greeting,
             established: false,
             signs: 0,
             gaps: 0,
@@ -65,8 +81,8 @@ impl Subscriber {
     ///
     /// # Errors
     /// When the answer is not a stream of this measurement.
-    pub(super) fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Delivery)) -> Result<(), String> {
-        let Self { parser, tracks, first, established, signs, gaps, .. } = self;
+    pub(super) fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Delivery<'_>)) -> Result<(), String> {
+        let Self { parser, tracks, first, greeting, established, signs, gaps, .. } = self;
         if let Parser::Head(head) = parser {
             head.extend_from_slice(bytes);
             let Some((parsed, start)) = wire::head(head)? else { return Ok(()) };
@@ -78,6 +94,7 @@ impl Subscriber {
                     String::from_utf8_lossy(&rest)
                 ));
             }
+            *established |= *greeting == Greeting::Head;
             *parser = Parser::Body(Deframer::new(parsed.framing), Box::new(Decoder::new(Limits::default())));
             return self.take(&rest, each);
         }
@@ -85,17 +102,21 @@ impl Subscriber {
         let mut refused = None;
         let pushed = deframer.push(bytes, |data| {
             let item = |item: Item<'_>| match item {
-                Item::Event { own_id: true, data, .. } => match Stamp::read(data) {
-                    Some(stamp) if stamp.publisher < 1024 => {
-                        if tracks.len() <= stamp.publisher {
-                            tracks.resize(stamp.publisher + 1, Track::from(*first));
+                Item::Event { own_id, data, id, .. } if own_id || *greeting == Greeting::Head => {
+                    match Stamp::read(data) {
+                        Some(Stamp { publisher, sequence, at }) if publisher < 1024 => {
+                            if tracks.len() <= publisher {
+                                tracks.resize(publisher + 1, Track::from(*first));
+                            }
+                            if tracks[publisher].take(sequence) {
+                                each(Delivery { at, sequence, id });
+                            }
                         }
-                        if tracks[stamp.publisher].take(stamp.sequence) {
-                            each(Delivery { at: stamp.at });
-                        }
+                        // Other servers may greet and beat by events of their own.
+                        _ if *greeting == Greeting::Head => *signs += 1,
+                        _ => refused = Some(format!("an event of somebody else came: {data}")),
                     }
-                    _ => refused = Some(format!("an event of somebody else came: {data}")),
-                },
+                }
                 Item::Event { event: "gap", .. } => *gaps += 1,
                 Item::Event { event: "connection", .. } => *established = true,
                 Item::Event { event: "disconnect", data, .. } => {
@@ -128,6 +149,10 @@ mod tests {
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
+    fn ask(greeting: Greeting) -> Ask {
+        Ask { request: String::new(), first: 0, greeting }
+    }
+
     fn chunk(text: &str) -> String {
         format!("{:x}\r\n{text}\r\n", text.len())
     }
@@ -143,7 +168,7 @@ mod tests {
             [HEAD, &chunk("event: connection\ndata: {}\n\n"), &event(0), &event(1), &event(1), &event(3)].concat();
         let wire = [&*wire, &chunk(": heartbeat\n\n"), &chunk("event: gap\ndata: {}\n\n")].concat();
         for size in [1, 7, 64, wire.len()] {
-            let mut subscriber = Subscriber::new(0);
+            let mut subscriber = Subscriber::new(&ask(Greeting::Frame));
             let mut delivered = Vec::new();
             for part in wire.as_bytes().chunks(size) {
                 subscriber.take(part, |delivery| delivered.push(delivery.at)).unwrap();
@@ -158,9 +183,24 @@ mod tests {
 
     #[test]
     fn what_is_no_stream_of_this_measurement_is_refused() {
-        let refused = |wire: String| Subscriber::new(0).take(wire.as_bytes(), |_| {}).unwrap_err();
+        let refused = |wire: String| {
+            let mut subscriber = Subscriber::new(&ask(Greeting::Frame));
+            subscriber.take(wire.as_bytes(), |_| {}).unwrap_err()
+        };
         assert!(refused("HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nfull".into()).contains("503: full"));
         assert!(refused(format!("{HEAD}{}", chunk("id: e-1\ndata: hello\n\n"))).contains("somebody else"));
         assert!(refused(format!("{HEAD}{}", chunk("event: disconnect\ndata: {}\n\n"))).contains("ended"));
+    }
+
+    #[test]
+    fn another_server_has_its_own_ways() {
+        let mut subscriber = Subscriber::new(&ask(Greeting::Head));
+        subscriber.take(HEAD.as_bytes(), |_| {}).unwrap();
+        assert!(subscriber.established);
+        let stamp = Stamp { publisher: 0, sequence: 0, at: 5 }.payload(60);
+        let body = chunk(&format!("event: hello\ndata: you\n\ndata: {stamp}\n\n"));
+        let mut delivered = Vec::new();
+        subscriber.take(body.as_bytes(), |delivery| delivered.push((delivery.at, delivery.id.to_owned()))).unwrap();
+        assert_eq!((delivered, subscriber.signs), (vec![(5, String::new())], 1));
     }
 }

@@ -1,20 +1,20 @@
 //! The reader of a measurement: counts a firehose at little cost, follows a paced stream event by event.
 
 use std::{
-    io::{Read, Write},
+    io::Read,
     net::{SocketAddr, TcpStream},
     thread::JoinHandle,
-    time::Duration,
 };
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::cli::bench::{
+    call::{Body, ask, exchange},
     clock::Clock,
     report::{histogram, record},
     tally::{Losses, Track},
-    wire::{self, Deframer, Stamp},
+    wire::Stamp,
 };
 use crate::sse::{Decoder, Item, Limits};
 
@@ -32,9 +32,6 @@ enum Kind {
     /// A relay is made, and its events are read.
     Relay,
 }
-
-/// Longest silence.
-const READ_TIME: Duration = Duration::from_secs(60);
 
 /// Whether the node has relays.
 pub(super) fn relays_there(addr: SocketAddr) -> Result<bool, String> {
@@ -119,35 +116,6 @@ impl Way {
     }
 }
 
-/// The body of a response as it comes.
-#[derive(Default)]
-struct Body {
-    head: Vec<u8>,
-    deframer: Option<Deframer>,
-}
-
-// === impl Body ===
-
-impl Body {
-    fn take(&mut self, bytes: &[u8], each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
-        let Self { head, deframer } = self;
-        if let Some(deframer) = deframer {
-            return deframer.push(bytes, each);
-        }
-        head.extend_from_slice(bytes);
-        let Some((parsed, start)) = wire::head(head)? else { return Ok(()) };
-        let rest = head.split_off(start);
-        if parsed.status != 200 {
-            return Err(format!("a stream was refused with {}: {}", parsed.status, String::from_utf8_lossy(&rest)));
-        }
-        deframer.insert(Deframer::new(parsed.framing)).push(&rest, each)
-    }
-
-    fn ended(&self) -> bool {
-        matches!(self.deframer, Some(Deframer::Ended))
-    }
-}
-
 /// Counts events by their stamps, without parsing them.
 #[derive(Default)]
 struct Counter {
@@ -184,29 +152,6 @@ impl Counter {
     fn ended(&self) -> bool {
         self.body.ended()
     }
-}
-
-fn ask(addr: SocketAddr, request: &str) -> Result<TcpStream, String> {
-    let failed = |error: std::io::Error| format!("cannot connect to {addr}: {error}");
-    let mut socket = TcpStream::connect(addr).map_err(failed)?;
-    socket.set_read_timeout(Some(READ_TIME)).and_then(|()| socket.set_nodelay(true)).map_err(failed)?;
-    socket.write_all(request.as_bytes()).map_err(failed)?;
-    Ok(socket)
-}
-
-/// One request; status and body.
-fn exchange(addr: SocketAddr, method: &str, path: &str, body: Option<&str>) -> Result<(u16, String), String> {
-    let fields = body.map_or_else(String::new, |body| {
-        format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len())
-    });
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n{fields}\r\n{}",
-        body.unwrap_or_default()
-    );
-    let (mut socket, mut answer) = (ask(addr, &request)?, Vec::new());
-    socket.read_to_end(&mut answer).map_err(|error| format!("no answer: {error}"))?;
-    let (head, start) = wire::head(&answer)?.ok_or("the answer has no end of its head")?;
-    Ok((head.status, String::from_utf8_lossy(&answer[start..]).into_owned()))
 }
 
 #[cfg(test)]
