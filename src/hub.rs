@@ -1,7 +1,7 @@
 //! The hub: the live side of the journal. Who is connected to this node, and what each of them still has to get.
 //!
 //! ```text
-//!  journal ── tail ──> shard (one per worker thread) ──> outbox ──> body ──> socket
+//!  journal ── tail ──> shard (one per worker thread) ──> outbox ──> link ──> socket
 //!     ^                   │ full? then the emitter's policy
 //!     └──── catch_up <────┘ an emitter that is behind reads from the journal until it stands at the shard's cursor
 //! ```

@@ -133,3 +133,62 @@ impl fmt::Debug for Handover {
         f.debug_struct("Handover").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// The node's end of a connection, as the framework has it, and the client's.
+    async fn connection() -> (Transport, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Transport::new(listener.accept().await.unwrap().0), client)
+    }
+
+    #[tokio::test]
+    async fn a_connection_changes_hands_when_all_that_was_written_is_flushed() {
+        let (mut transport, mut client) = connection().await;
+        let taken = Rc::new(RefCell::new(None));
+        let keep = taken.clone();
+        transport.handover().take_over(move |connection| drop(keep.replace(Some(connection))));
+        transport.write_all(b"head").await.unwrap();
+        assert!(taken.borrow().is_none(), "the framework still has it");
+        transport.flush().await.unwrap();
+        let mut connection = taken.take().expect("it was handed over");
+        assert_eq!(transport.read(&mut [0; 8]).await.unwrap(), 0, "the framework is told that the client is gone");
+        assert!(transport.write_all(b"more").await.is_err());
+        transport.shutdown().await.unwrap();
+        drop(transport);
+        connection.write_all(b", body").await.unwrap();
+        drop(connection);
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "head, body", "what the framework did to its end had no effect");
+    }
+
+    #[tokio::test]
+    async fn what_the_framework_gives_up_is_taken_over_by_nobody() {
+        struct Dropped(Rc<Cell<bool>>);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.set(true);
+            }
+        }
+        let (transport, _client) = connection().await;
+        let gone = Rc::new(Cell::new(false));
+        let guard = Dropped(gone.clone());
+        let handover = transport.handover();
+        handover.take_over(move |_| drop(guard));
+        drop(transport);
+        assert!(!gone.get(), "somebody still holds the connection");
+        drop(handover);
+        assert!(gone.get());
+    }
+}

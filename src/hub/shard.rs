@@ -270,16 +270,21 @@ impl Shard {
         });
     }
 
+    /// Nothing up to here is offered to live emitters any more.
+    fn position(&self, state: &State) -> u64 {
+        state.cursor.max(self.waker.position())
+    }
+
     fn page_came(&self, key: Key, serial: u64, asked: &Arc<[Pattern]>, page: Result<Page, Unavailable>) {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
-        let cursor = state.cursor;
+        let position = self.position(&state);
         let State { emitters, due, .. } = &mut *state;
         let Some(emitter) = emitters.get_mut(key).filter(|emitter| emitter.serial == serial) else { return };
         match page {
             // It hears something else since: the page would pass over what has come for it meanwhile.
             Ok(_) if !Arc::ptr_eq(asked, &emitter.patterns) => emitter.feed = Feed::CatchUp { reading: false },
-            Ok(page) => self.take_page(emitter, page, cursor, now),
+            Ok(page) => self.take_page(emitter, page, position, now),
             Err(error) => {
                 tracing::warn!(emitter = &*emitter.id, %error, "an emitter cannot catch up");
                 emitter.close(Reason::JournalUnavailable, now);
@@ -291,7 +296,7 @@ impl Shard {
         emitter.wake();
     }
 
-    fn take_page(&self, emitter: &mut Emitter, mut page: Page, shard_cursor: u64, now: Instant) {
+    fn take_page(&self, emitter: &mut Emitter, mut page: Page, position: u64, now: Instant) {
         if emitter.closing.is_some() {
             return;
         }
@@ -301,13 +306,13 @@ impl Shard {
             let requested = Position { epoch: self.journal.epoch(), offset: emitter.cursor }.to_string();
             emitter.outbox.push_control(frames::gap(Some(&requested), GapReason::Trimmed, &lost), now);
         }
-        self.queue_page(emitter, page, shard_cursor, now);
+        self.queue_page(emitter, page, position, now);
     }
 
-    /// Queues a page; the emitter goes live when the page reaches the shard's cursor.
-    fn queue_page(&self, emitter: &mut Emitter, page: Page, shard_cursor: u64, now: Instant) {
+    /// Queues a page; the emitter goes live when the page reaches the position of the shard.
+    fn queue_page(&self, emitter: &mut Emitter, page: Page, position: u64, now: Instant) {
         emitter.cursor = page.through;
-        if page.through >= shard_cursor {
+        if page.through >= position {
             emitter.go_live();
         } else {
             emitter.feed = Feed::CatchUp { reading: false };

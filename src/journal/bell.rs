@@ -1,10 +1,7 @@
 //! Bells: who is woken by a commit. A thread that nobody waits on for any of the committed events sleeps on: to wake it
-//! costs more than to append the event.
+//! costs more than to append the event. What nobody wanted it then passes over.
 
-use std::sync::{
-    Arc, RwLock, Weak,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
 use tokio::sync::Notify;
 
@@ -13,8 +10,7 @@ use crate::topic::Topic;
 
 /// Says whether anybody behind a tail waits for events of these topics.
 ///
-/// Asked for each event by the thread that has committed it, so it must be quick, must not block, and must not call the
-/// journal.
+/// Asked for each event by the thread that commits it, so it must be quick, must not block, and must not call the journal.
 pub trait Interest: Send + Sync + 'static {
     /// True when an event in these topics is worth a wake.
     fn wants(&self, topics: &[Topic]) -> bool;
@@ -24,51 +20,94 @@ pub trait Interest: Send + Sync + 'static {
 pub struct Bell {
     /// `None`: all events are wanted.
     interest: Option<Arc<dyn Interest>>,
-    /// There is something up to here.
-    rung: AtomicU64,
-    /// The tail has pulled up to here.
-    pulled: AtomicU64,
+    state: Mutex<State>,
     notify: Notify,
+}
+
+/// ```text
+///   pulled ... quiet ......... rung
+///          |  nobody wanted  |  to be pulled
+/// ```
+struct State {
+    /// The tail has pulled or passed over all up to here.
+    pulled: u64,
+    /// Nobody wanted what was committed from there up to here.
+    quiet: u64,
+    /// There is something up to here.
+    rung: u64,
 }
 
 /// The bells of a journal.
 #[derive(Default)]
 pub struct Bells(RwLock<Vec<Weak<Bell>>>);
 
-/// A tail is woken in any case when it is so many events behind: what it has to pass over then stays small.
-const MOST_BEHIND: u64 = 256;
+/// Bells that a commit rings, once its events can be read.
+#[must_use]
+pub struct Ringing(Vec<Arc<Bell>>);
 
 // === impl Bell ===
 
 impl Bell {
     /// A bell for a tail that stands at `after`.
     pub(super) fn new(after: u64, interest: Option<Arc<dyn Interest>>) -> Arc<Self> {
-        Arc::new(Self { interest, rung: AtomicU64::new(after), pulled: AtomicU64::new(after), notify: Notify::new() })
+        let state = Mutex::new(State { pulled: after, quiet: after, rung: after });
+        Arc::new(Self { interest, state, notify: Notify::new() })
     }
 
-    /// Says that there is something up to `head`.
+    /// Says that there is something up to `head`, and that nothing before it may be passed over.
     pub(super) fn ring(&self, head: u64) {
-        self.rung.fetch_max(head, Ordering::Release);
+        let mut state = self.state();
+        state.quiet = state.pulled;
+        state.rung = state.rung.max(head);
+        drop(state);
         self.notify.notify_one();
     }
 
-    /// Waits until there is something after `after`, which the tail has pulled.
-    pub(super) async fn after(&self, after: u64) {
-        self.pulled.store(after, Ordering::Relaxed);
-        while !self.is_rung(after) {
+    /// The tail has pulled all up to `through`.
+    pub(super) fn stands(&self, through: u64) {
+        let mut state = self.state();
+        state.pulled = state.pulled.max(through);
+    }
+
+    /// Waits until there is something after `after`, where the tail stands, and answers after what to pull.
+    pub(super) async fn after(&self, after: u64) -> u64 {
+        loop {
+            {
+                let mut state = self.state();
+                if state.rung > after {
+                    state.pulled = state.pulled.max(state.quiet);
+                    return state.pulled;
+                }
+            }
             self.notify.notified().await;
         }
     }
 
-    /// True when there is something after `after`.
-    pub(super) fn is_rung(&self, after: u64) -> bool {
-        self.rung.load(Ordering::Acquire) > after
+    /// Nothing up to here is pulled any more.
+    pub(super) fn pulled(&self) -> u64 {
+        self.state().pulled
     }
 
-    fn concerns(&self, events: &[Planned], head: u64) -> bool {
-        let Some(interest) = &self.interest else { return true };
-        head - self.pulled.load(Ordering::Relaxed).min(head) >= MOST_BEHIND
-            || events.iter().any(|planned| interest.wants(&planned.event.topics))
+    /// True when there is something after `after`.
+    pub(super) fn is_rung(&self, after: u64) -> bool {
+        self.state().rung > after
+    }
+
+    /// Takes note of a commit; true when the tail is to be woken.
+    fn hears(&self, events: &[Planned], head: u64) -> bool {
+        let wanted = |interest: &Arc<dyn Interest>| events.iter().any(|it| interest.wants(&it.event.topics));
+        let wanted = self.interest.as_ref().is_none_or(wanted);
+        let mut state = self.state();
+        if wanted {
+            state.rung = state.rung.max(head);
+        } else if state.rung <= state.pulled.max(state.quiet) {
+            state.quiet = state.quiet.max(head);
+        }
+        wanted
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code that holds the lock panics")
     }
 }
 
@@ -88,16 +127,19 @@ impl Bells {
         bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring(head));
     }
 
-    /// To be called after each commit, when its events can be read up to `head`.
-    pub(super) fn ring(&self, events: &[Planned], head: u64) {
-        if events.is_empty() {
-            return;
-        }
+    /// To be called for each commit, in the order of commits: a tail passes over what it is not told of.
+    pub(super) fn committed(&self, events: &[Planned], head: u64) -> Ringing {
         let bells = self.0.read().expect("no code that holds the lock panics");
-        for bell in bells.iter().filter_map(Weak::upgrade) {
-            if bell.concerns(events, head) {
-                bell.ring(head);
-            }
-        }
+        let bells = bells.iter().filter_map(Weak::upgrade);
+        Ringing(bells.filter(|bell| !events.is_empty() && bell.hears(events, head)).collect())
+    }
+}
+
+// === impl Ringing ===
+
+impl Ringing {
+    /// Wakes the tails.
+    pub(super) fn ring(self) {
+        self.0.iter().for_each(|bell| bell.notify.notify_one());
     }
 }

@@ -195,7 +195,8 @@ macro_rules! contract {
                 records: records_are_counted;
                 tail: a_tail_waits_for_the_next_event;
                 tail: a_tail_sleeps_while_nobody_wants_what_is_appended;
-                tail: a_tail_is_woken_before_it_is_far_behind;
+                tail: what_nobody_wanted_is_not_missed;
+                tail: a_tail_passes_over_nothing_that_is_wanted;
                 tail: who_begins_to_want_events_misses_none;
                 tail: a_pull_is_bounded;
                 tail: a_cancelled_pull_loses_nothing;

@@ -65,8 +65,10 @@ impl Journal for Memory {
             let head = kept.log.head();
             // Under the lock: the head never goes back.
             self.head.send_if_modified(|seen| std::mem::replace(seen, head) != head);
+            // Under the lock, too: in the order of commits.
+            let ringing = self.bells.committed(&events, head);
             drop(kept);
-            self.bells.ring(&events, head);
+            ringing.ring();
             Ok(receipts)
         })
     }

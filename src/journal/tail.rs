@@ -44,8 +44,7 @@ impl Tail {
         Self::begin(journal, after, None)
     }
 
-    /// The same, but sleeps while nobody wants what is appended. All events come, those that nobody wants with those that
-    /// somebody does, or when they have become many.
+    /// The same, but sleeps while nobody wants what is appended, and passes over it.
     pub fn of(journal: Shared, after: u64, interest: Arc<dyn Interest>) -> Self {
         Self::begin(journal, after, Some(interest))
     }
@@ -79,10 +78,10 @@ impl Tail {
     /// When the journal is closed or fails; the tail may be asked again after a failure.
     pub async fn next(&mut self) -> Result<Pulled, Unavailable> {
         loop {
-            let after = self.after;
-            self.bell.after(after).await;
+            let after = self.bell.after(self.after).await;
             let Since { events, through, missed } = self.journal.since(after, Self::BATCH).await?;
             self.after = through;
+            self.bell.stands(through);
             if missed || !events.is_empty() {
                 return Ok(Pulled { events, through, missed });
             }
@@ -93,11 +92,16 @@ impl Tail {
 // === impl Waker ===
 
 impl Waker {
-    /// Lets the tail come up to the head, which is answered. What an [`Interest`] began to want before this call, and was
-    /// appended after it began, comes in time.
+    /// Lets the tail come up to the head, which is answered, passing over nothing. To be called when an [`Interest`] has
+    /// begun to want more: what is appended behind that head comes as it wants it.
     pub fn wake(&self) -> u64 {
         let head = *self.journal.watch_head().borrow();
         self.bell.ring(head);
         head
+    }
+
+    /// Up to here the tail has pulled, or is about to pass over what nobody wanted.
+    pub fn position(&self) -> u64 {
+        self.bell.pulled()
     }
 }

@@ -74,8 +74,8 @@ impl Shard {
         if let Some(page) = page {
             emitter.told(trimmed);
             emitter.feed = Feed::CatchUp { reading: true };
-            let cursor = self.state.borrow().cursor;
-            self.queue_page(&mut emitter, page, cursor, now);
+            let position = self.position(&self.state.borrow());
+            self.queue_page(&mut emitter, page, position, now);
         }
         Ok(Subscription::new(self.clone(), self.register(emitter)))
     }

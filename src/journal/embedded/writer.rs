@@ -245,7 +245,7 @@ impl Writer {
         let head = log.head();
         drop(log);
         self.shared.tell(head);
-        self.shared.bells.ring(&group.events, head);
+        self.shared.bells.committed(&group.events, head).ring();
         Ok(())
     }
 
