@@ -216,6 +216,7 @@ step "form" cargo fmt --check
 step "layers: self-test" scripts/layers --self-test
 step "layers" scripts/layers
 step "scale: self-test" scripts/scale --self-test
+step "scale: examples of the page" scripts/scale --check
 step "fuzz corpus" fuzz/make-corpus --check
 step "licences: self-test" scripts/licences --self-test
 step "licences" scripts/licences
