@@ -27,16 +27,19 @@ impl Runner {
     /// When the system gives no thread or no descriptors: nothing would ever run.
     pub fn start(slots: usize, reports: mpsc::Sender<Report>) -> Self {
         let (begin, mut begun) = mpsc::channel::<Vec<Attempt>>(slots.clamp(1, tokio::sync::Semaphore::MAX_PERMITS));
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime needs a few descriptors");
         let run = move || {
-            let runtime =
-                Builder::new_current_thread().enable_all().build().expect("a runtime needs a few descriptors");
             let local = LocalSet::new();
             local.block_on(&runtime, async move {
                 while let Some(attempts) = begun.recv().await {
                     attempts.into_iter().for_each(|attempt| drop(spawn_local(attempt.run(reports.clone()))));
                 }
             });
-            drop(local);
+            {
+                // What is dropped may want to say so to the runtime.
+                let _entered = runtime.enter();
+                drop(local);
+            }
             // A name lookup that nobody waits for any more may take its time.
             runtime.shutdown_background();
         };
@@ -47,6 +50,8 @@ impl Runner {
     /// Begins attempts. Many go over at once, since each call wakes the thread.
     pub fn begin(&self, attempts: Vec<Attempt>) {
         // Each batch holds a slot of its own at least, so there is room; and the thread is gone only when this is.
-        let _ = self.begin.try_send(attempts);
+        if let Err(error) = self.begin.try_send(attempts) {
+            tracing::error!(%error, "attempts cannot be begun");
+        }
     }
 }
