@@ -42,7 +42,7 @@ enum At {
     /// The framework.
     Served(TcpStream),
     /// The framework, until it has flushed what it has written.
-    Leaving(TcpStream, TakeOver),
+    Leaving(TakeOver, TcpStream),
     /// Somebody else.
     Taken,
 }
@@ -65,7 +65,7 @@ impl Transport {
     /// Looks at the connection, as long as it is here.
     pub fn with<T>(&self, look: impl FnOnce(&TcpStream) -> T) -> Option<T> {
         match &*self.stage.borrow() {
-            At::Served(connection) | At::Leaving(connection, _) => Some(look(connection)),
+            At::Served(connection) | At::Leaving(_, connection) => Some(look(connection)),
             At::Taken => None,
         }
     }
@@ -76,7 +76,7 @@ impl Transport {
         taken: impl FnOnce() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         match &mut *self.stage.borrow_mut() {
-            At::Served(connection) | At::Leaving(connection, _) => served(Pin::new(connection)),
+            At::Served(connection) | At::Leaving(_, connection) => served(Pin::new(connection)),
             At::Taken => Poll::Ready(taken()),
         }
     }
@@ -94,16 +94,19 @@ impl AsyncWrite for Transport {
         self.poll(|connection| connection.poll_write(cx, bytes), || Err(io::ErrorKind::BrokenPipe.into()))
     }
 
-    /// The framework flushes when it has written all that it had: the moment in which a connection changes hands.
+    /// The framework flushes when it has written all that it had: the moment in which a connection changes hands. Each
+    /// flush after it fails, which ends the framework's part for good: with much input behind the request it would not
+    /// come to read that the client is gone, and be polled without end (`h1/dispatcher.rs`: `read_available`).
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.poll(|connection| connection.poll_flush(cx), || Ok(())))?;
+        let gone = || Err(io::ErrorKind::BrokenPipe.into());
+        std::task::ready!(self.poll(|connection| connection.poll_flush(cx), gone))?;
         let left = match &mut *self.stage.borrow_mut() {
             stage @ At::Leaving(..) => std::mem::replace(stage, At::Taken),
             At::Served(_) | At::Taken => return Poll::Ready(Ok(())),
         };
-        if let At::Leaving(connection, take_over) = left {
+        if let At::Leaving(take_over, connection) = left {
             take_over(connection);
-            // So that the framework reads the end of the connection, and lets go.
+            // So that the framework notices, and lets go.
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -122,7 +125,7 @@ impl Handover {
     pub fn take_over(&self, take_over: impl FnOnce(TcpStream) + 'static) {
         let mut stage = self.stage.borrow_mut();
         *stage = match std::mem::replace(&mut *stage, At::Taken) {
-            At::Served(connection) | At::Leaving(connection, _) => At::Leaving(connection, Box::new(take_over)),
+            At::Served(connection) | At::Leaving(_, connection) => At::Leaving(Box::new(take_over), connection),
             At::Taken => At::Taken,
         };
     }
@@ -164,6 +167,7 @@ mod tests {
         let mut connection = taken.take().expect("it was handed over");
         assert_eq!(transport.read(&mut [0; 8]).await.unwrap(), 0, "the framework is told that the client is gone");
         assert!(transport.write_all(b"more").await.is_err());
+        assert!(transport.flush().await.is_err(), "else it would poll without end");
         transport.shutdown().await.unwrap();
         drop(transport);
         connection.write_all(b", body").await.unwrap();

@@ -70,6 +70,13 @@ impl Outbox {
         self.front_since
     }
 
+    /// The socket has taken some of what left before the frame at the front.
+    pub(super) fn touch(&mut self, now: Instant) {
+        if let Some(since) = &mut self.front_since {
+            *since = now;
+        }
+    }
+
     /// An event larger than the whole bound still passes where no other waits.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.events == 0 || (self.events < self.max_events && self.bytes + bytes <= self.max_bytes)

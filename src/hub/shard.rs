@@ -120,6 +120,7 @@ impl Shard {
         // No more than an outbox holds: who reads as fast as possible never overflows.
         let slice = SLICE.min(self.config.outbox_events);
         loop {
+            let stood = self.position(&self.state.borrow());
             let pulled = match tail.next().await {
                 Ok(pulled) => pulled,
                 Err(Unavailable::Closed) => return,
@@ -130,7 +131,7 @@ impl Shard {
                 }
             };
             if pulled.missed {
-                self.all_behind();
+                self.all_behind(stood);
             }
             let mut slices = pulled.events.chunks(slice).peekable();
             while let Some(slice) = slices.next() {
@@ -331,13 +332,12 @@ impl Shard {
         }
     }
 
-    /// The tail lost events before it came to them: each live emitter looks for itself what it missed.
-    fn all_behind(&self) {
+    /// The tail lost events after `stood` before it came to them: each live emitter looks for itself what it missed.
+    fn all_behind(&self, stood: u64) {
         let mut state = self.state.borrow_mut();
-        let cursor = state.cursor;
         for (_, emitter) in &mut state.emitters {
             if emitter.feed == Feed::Live {
-                emitter.fall_behind(cursor);
+                emitter.fall_behind(stood);
                 emitter.wake();
             }
         }
@@ -359,10 +359,11 @@ impl Shard {
         let State { emitters, registry, .. } = state;
         let Some(emitter) = emitters.get_mut(key) else { return };
         let patterns: Arc<[Pattern]> = emitter.heard().into();
-        registry.remove(key, &emitter.patterns);
-        self.audience.leave(&emitter.patterns);
-        registry.add(key, &patterns);
+        // First this: in between nobody would want what both hear, and the shard would pass over it.
         self.audience.join(&patterns);
+        self.audience.leave(&emitter.patterns);
+        registry.remove(key, &emitter.patterns);
+        registry.add(key, &patterns);
         emitter.patterns = patterns;
     }
 }

@@ -58,12 +58,16 @@ impl Subscription {
 
     /// Says whether the socket refuses what was taken; a reader that takes nothing for too long is disconnected.
     pub(super) fn set_blocked(&mut self, blocked: bool) {
+        let now = Instant::now();
         let mut state = self.shard.state.borrow_mut();
-        let blocked_since = &mut state.emitters[self.key].blocked_since;
-        if !blocked {
-            *blocked_since = None;
-        } else if blocked_since.is_none() {
-            *blocked_since = Some(Instant::now());
+        let emitter = &mut state.emitters[self.key];
+        if blocked {
+            emitter.blocked_since.get_or_insert(now);
+        } else {
+            // However slowly, it takes something: what waits behind that is not stuck.
+            emitter.blocked_since = None;
+            emitter.active = now;
+            emitter.outbox.touch(now);
         }
     }
 

@@ -63,6 +63,24 @@ impl Bell {
         self.notify.notify_one();
     }
 
+    /// Lets the tail come up to `head`: but for what nobody has wanted so far, which it goes on to pass over.
+    pub(super) fn wake(&self, head: u64) {
+        let mut state = self.state();
+        if state.rung <= state.pulled.max(state.quiet) {
+            state.pulled = state.pulled.max(state.quiet);
+        }
+        state.quiet = state.pulled;
+        // Told, and not heard of yet.
+        let more = head > state.pulled;
+        if more {
+            state.rung = state.rung.max(head);
+        }
+        drop(state);
+        if more {
+            self.notify.notify_one();
+        }
+    }
+
     /// The tail has pulled all up to `through`.
     pub(super) fn stands(&self, through: u64) {
         let mut state = self.state();

@@ -92,11 +92,12 @@ impl Tail {
 // === impl Waker ===
 
 impl Waker {
-    /// Lets the tail come up to the head, which is answered, passing over nothing. To be called when an [`Interest`] has
-    /// begun to want more: what is appended behind that head comes as it wants it.
+    /// Lets the tail come up to the head, which is answered. To be called when an [`Interest`] has begun to want more: what
+    /// is appended behind that head comes as it wants it. What nobody wanted until now is passed over up to
+    /// [`position`](Self::position), which who begins to listen has to look at after this call.
     pub fn wake(&self) -> u64 {
         let head = *self.journal.watch_head().borrow();
-        self.bell.ring(head);
+        self.bell.wake(head);
         head
     }
 

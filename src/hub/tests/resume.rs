@@ -264,14 +264,14 @@ async fn what_was_gone_before_it_could_be_delivered_is_a_gap_for_those_who_hear_
     assert_eq!(hearing.events().await, ["live again"]);
 }
 
-/// A stream may know more of the journal than the shard has delivered; a loss of the tail must not take it back.
+/// A stream may know more of the journal than the shard has delivered, and the tail pass over what only that stream heard
+/// of: a loss of the tail must not take it back.
 #[actix_rt::test]
 async fn a_stream_ahead_of_the_tail_gets_nothing_twice_when_the_tail_misses_something() {
     let rig = keeping(600);
     let mut other = rig.live(&["b"]).await;
     let positions = rig.burst("a", 0..600).await;
     let mut ahead = rig.from(&["a"], Start::After(positions[399].to_string())).await;
-    assert_eq!(rig.status(&ahead).await.state, "live");
     rig.burst("a", 600..1100).await;
     assert_eq!(greeting(&mut ahead).await.0["status"], "resumed");
     assert_eq!(ahead.events().await, numbers(400..1100));
