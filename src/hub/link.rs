@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -58,9 +59,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Link<IO> {
 
     /// Reads what the client sends, which has no meaning; `Ready` when it is gone, or sends too much.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut bytes = [0; READ_BYTES];
+        let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
         loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
+            let mut buffer = ReadBuf::uninit(&mut bytes);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => self.input += buffer.filled().len() as u64,
                 Ok(()) | Err(_) => return Poll::Ready(()),

@@ -120,7 +120,6 @@ impl Shard {
         // No more than an outbox holds: who reads as fast as possible never overflows.
         let slice = SLICE.min(self.config.outbox_events);
         loop {
-            let stood = self.position(&self.state.borrow());
             let pulled = match tail.next().await {
                 Ok(pulled) => pulled,
                 Err(Unavailable::Closed) => return,
@@ -131,7 +130,7 @@ impl Shard {
                 }
             };
             if pulled.missed {
-                self.all_behind(stood);
+                self.all_behind(pulled.after);
             }
             let mut slices = pulled.events.chunks(slice).peekable();
             while let Some(slice) = slices.next() {
@@ -332,12 +331,12 @@ impl Shard {
         }
     }
 
-    /// The tail lost events after `stood` before it came to them: each live emitter looks for itself what it missed.
-    fn all_behind(&self, stood: u64) {
+    /// The tail lost events after `after` before it came to them: each live emitter looks for itself what it missed.
+    fn all_behind(&self, after: u64) {
         let mut state = self.state.borrow_mut();
         for (_, emitter) in &mut state.emitters {
             if emitter.feed == Feed::Live {
-                emitter.fall_behind(stood);
+                emitter.fall_behind(after);
                 emitter.wake();
             }
         }

@@ -58,9 +58,13 @@ impl Subscription {
 
     /// Says whether the socket refuses what was taken; a reader that takes nothing for too long is disconnected.
     pub(super) fn set_blocked(&mut self, blocked: bool) {
-        let now = Instant::now();
         let mut state = self.shard.state.borrow_mut();
         let emitter = &mut state.emitters[self.key];
+        if !blocked && emitter.blocked_since.is_none() {
+            // As with nearly every write.
+            return;
+        }
+        let now = Instant::now();
         if blocked {
             emitter.blocked_since.get_or_insert(now);
         } else {

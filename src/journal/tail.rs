@@ -25,6 +25,8 @@ pub struct Waker {
 /// One pull.
 #[derive(Debug)]
 pub struct Pulled {
+    /// What stands behind this was pulled; all that was wanted before it had come.
+    pub after: u64,
     /// New events in journal order; at most [`Tail::BATCH`].
     pub events: Vec<SharedEvent>,
     /// The tail stands here now.
@@ -83,7 +85,7 @@ impl Tail {
             self.after = through;
             self.bell.stands(through);
             if missed || !events.is_empty() {
-                return Ok(Pulled { events, through, missed });
+                return Ok(Pulled { after, events, through, missed });
             }
         }
     }
