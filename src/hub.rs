@@ -1,14 +1,14 @@
 //! The hub: the live side of the journal. Who is connected to this node, and what each of them still has to get.
 //!
 //! ```text
-//!  journal ── tail ──> shard (one per worker thread) ──> outbox ──> link ──> socket
+//!  journal ── tail ──> shard (one per worker thread) ──> outbox ──> line ──> socket
 //!     ^                   │ full? then the emitter's policy
 //!     └──── catch_up <────┘ an emitter that is behind reads from the journal until it stands at the shard's cursor
 //! ```
 //!
 //! [`Handle`] is what the other components hold; it can be sent anywhere. A connection is made on the thread that owns
-//! its socket ([`Handle::connect`]), so delivery is local and without locks: one wake per connection, and the event's
-//! bytes are shared. Nothing here publishes: the only road to an emitter is the journal, but for
+//! its socket ([`Handle::connect`]), so delivery is local and without locks: the shard writes to the socket itself, and the
+//! event's bytes are shared. Nothing here publishes: the only road to an emitter is the journal, but for
 //! [`Handle::send_to_emitter`], the one send that promises nothing.
 
 use std::{
@@ -32,6 +32,7 @@ mod connect;
 mod counters;
 mod emitter;
 mod frames;
+mod line;
 mod link;
 mod outbox;
 mod registry;
@@ -50,7 +51,8 @@ use self::{
 pub use self::{
     connect::{Connect, Greeting, Heartbeat, HeartbeatKind, Overflow, Start},
     counters::{Counters, Reason},
-    link::{Framing, Link, MOST_INPUT},
+    line::{Framing, MOST_INPUT},
+    link::Link,
     status::{Change, EmitterStatus, Selector, Totals},
     subscription::Subscription,
 };

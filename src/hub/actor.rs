@@ -4,6 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use actix::prelude::*;
 use futures_util::future::join_all;
+use tokio::task::unconstrained;
 
 use super::{Change, EmitterStatus, Reason, Selector, shard::Shard};
 use crate::sse::Encoded;
@@ -42,8 +43,9 @@ struct Drain(Duration);
 impl Addrs {
     pub(super) fn start(&mut self, shard: Rc<Shard>) {
         self.0.retain(Addr::connected);
-        // A task of its own: an actor polls all its futures at each of its wakes.
-        actix::spawn(shard.clone().run());
+        // A task of its own: an actor polls all its futures at each of its wakes. It gives others their turns itself: with
+        // the runtime's budget of a turn it could write to no more than 128 connections, and would wake the tasks of others.
+        actix::spawn(unconstrained(shard.clone().run()));
         self.0.push(ShardActor { shard }.start());
     }
 

@@ -1,10 +1,19 @@
-//! One emitter; pure, the shard decides when to call what.
+//! One emitter; the shard decides when to call what.
 
-use std::{rc::Rc, sync::Arc, task::Waker};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Waker},
+};
 
 use tokio::time::Instant;
 
-use super::{Connect, Heartbeat, HeartbeatKind, Overflow, Reason, frames, outbox::Outbox, registry::disjoint};
+use super::{
+    Connect, Counters, Heartbeat, HeartbeatKind, Overflow, Reason, frames,
+    line::Line,
+    outbox::{Outbox, Waiting},
+    registry::disjoint,
+};
 use crate::{
     event::Meta,
     journal::{Page, Trimmed},
@@ -46,7 +55,12 @@ pub(super) struct Emitter {
     pub(super) closing: Option<Closing>,
     pub(super) delivered: u64,
     pub(super) dropped: u64,
+    /// Of the task that writes it, unless that is about to be polled.
     pub(super) waker: Option<Waker>,
+    /// Its connection, where the hub writes that itself.
+    pub(super) line: Option<Box<Line>>,
+    /// Something came into the outbox since it was written last.
+    pub(super) unwritten: bool,
     pub(super) cut: Option<Rc<dyn Fn()>>,
     pub(super) flooded: Option<Box<dyn Fn() -> bool>>,
     pub(super) on_close: Option<Box<dyn FnOnce(Reason)>>,
@@ -113,6 +127,8 @@ impl Emitter {
             delivered: 0,
             dropped: 0,
             waker: None,
+            line: None,
+            unwritten: false,
             cut: connect.cut.map(Rc::from),
             flooded: connect.flooded,
             on_close: connect.on_close,
@@ -205,6 +221,35 @@ impl Emitter {
     pub(super) fn go_live(&mut self) {
         self.feed = Feed::Live;
         self.told = Vec::new();
+    }
+
+    /// Takes the next frame that goes towards the socket.
+    pub(super) fn next_frame(&mut self, counters: &Counters, now: Instant) -> Option<Encoded> {
+        let waiting = self.outbox.pop(now)?;
+        self.active = now;
+        if let Waiting::Dropped(_) = waiting {
+            counters.gaps.fetch_add(1, Relaxed);
+        }
+        Some(waiting.into_frame())
+    }
+
+    /// Writes what waits to its line; `None` where it has none.
+    pub(super) fn poll_output(&mut self, counters: &Counters, cx: &mut Context<'_>) -> Option<Poll<()>> {
+        let mut line = self.line.take()?;
+        let written = line.poll_output(self, counters, cx);
+        self.line = Some(line);
+        Some(written)
+    }
+
+    /// Says whether the socket refuses what was taken; a reader that takes nothing for too long is disconnected.
+    pub(super) fn set_blocked(&mut self, blocked: bool, now: Instant) {
+        if blocked {
+            self.blocked_since.get_or_insert(now);
+        } else if self.blocked_since.take().is_some() {
+            // However slowly, it takes something: what waits behind that is not stuck.
+            self.active = now;
+            self.outbox.touch(now);
+        }
     }
 
     /// Puts a control frame into the outbox, whatever its bounds: they are few and small.

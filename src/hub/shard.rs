@@ -29,12 +29,14 @@ use crate::{
 
 mod begin;
 mod due;
+mod flush;
 pub(super) mod tick;
 
-use self::due::Due;
+use self::{due::Due, flush::Unwritten};
 
-/// Events delivered before the connections of the thread get a turn to write them.
-const SLICE: usize = 32;
+/// Offers of events to emitters in one turn: a millisecond or two. Where events have few readers that is many events, so
+/// that a shard which was held up catches up with publishers who get a turn as well.
+const TURN_OFFERS: usize = 16384;
 /// Events in one page of the journal for an emitter that is behind, and bytes of their data: about what a connection
 /// writes in one turn. More would hold up those who are live.
 const PAGE_EVENTS: usize = 128;
@@ -69,6 +71,8 @@ pub(super) struct State {
     cursor: u64,
     /// Reused by each delivery.
     targets: Vec<Key>,
+    /// Emitters that have something to write.
+    unwritten: Unwritten,
 }
 
 // === impl Shard ===
@@ -88,7 +92,14 @@ impl Shard {
             stopping: hub.stopping.clone(),
             serial: Cell::new(0),
             turns: Semaphore::new(TURNS),
-            state: RefCell::new(State { emitters, registry, due, cursor, targets: Vec::new() }),
+            state: RefCell::new(State {
+                emitters,
+                registry,
+                due,
+                cursor,
+                targets: Vec::new(),
+                unwritten: Unwritten::default(),
+            }),
         }
     }
 
@@ -103,6 +114,7 @@ impl Shard {
             while !self.over() {
                 tokio::time::sleep(tick::EVERY).await;
                 self.tick(Instant::now());
+                self.flush().await;
             }
         };
         tokio::select! {
@@ -117,8 +129,6 @@ impl Shard {
 
     async fn follow(&self) {
         let Some(mut tail) = self.tail.take() else { return };
-        // No more than an outbox holds: who reads as fast as possible never overflows.
-        let slice = SLICE.min(self.config.outbox_events);
         loop {
             let pulled = match tail.next().await {
                 Ok(pulled) => pulled,
@@ -132,12 +142,13 @@ impl Shard {
             if pulled.missed {
                 self.all_behind(pulled.after);
             }
-            let mut slices = pulled.events.chunks(slice).peekable();
-            while let Some(slice) = slices.next() {
-                self.deliver(slice);
-                // The connections write before more comes. Where nothing more is there they do so anyway, and to yield
+            let mut rest = &pulled.events[..];
+            while !rest.is_empty() {
+                rest = &rest[self.deliver(rest)..];
+                self.flush().await;
+                // Others get their turn before more comes. Where nothing more is there they do so anyway, and to yield
                 // would cost a look at all sockets (`epoll_wait`).
-                if slices.peek().is_some() || tail.is_behind() {
+                if !rest.is_empty() || tail.is_behind() {
                     tokio::task::yield_now().await;
                 }
             }
@@ -201,36 +212,47 @@ impl Shard {
         }
     }
 
-    /// Offers events to the live emitters that hear them.
-    fn deliver(&self, events: &[SharedEvent]) {
+    /// Offers events to the live emitters that hear them, so many as make a turn, and answers how many: no more than an
+    /// empty outbox holds, so who reads as fast as possible never overflows.
+    fn deliver(&self, events: &[SharedEvent]) -> usize {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
-        let State { emitters, registry, due, cursor, targets } = &mut *state;
-        for event in events {
+        let State { emitters, registry, due, cursor, targets, unwritten } = &mut *state;
+        let (mut offers, mut bytes) = (0, 0);
+        for (count, event) in events.iter().enumerate() {
+            bytes += event.data.len();
+            let full = count >= self.config.outbox_events || bytes > self.config.outbox_bytes / 2;
+            if count > 0 && (full || offers >= TURN_OFFERS) {
+                return count;
+            }
             for topic in &event.topics {
                 registry.hearing(topic, |key| targets.push(key));
             }
+            offers += targets.len();
             for key in targets.drain(..) {
-                if let Some(emitter) = emitters.get_mut(key) {
-                    self.offer(emitter, event, now);
-                    if emitter.closing.is_some() {
-                        due.soon(key, now);
-                    }
+                let Some(emitter) = emitters.get_mut(key) else { continue };
+                if self.offer(emitter, event, now) {
+                    unwritten.add(key, emitter);
+                }
+                if emitter.closing.is_some() {
+                    due.soon(key, now);
                 }
             }
             *cursor = event.position.offset;
         }
+        events.len()
     }
 
-    fn offer(&self, emitter: &mut Emitter, event: &Event, now: Instant) {
+    /// True when there is something to write, or the emitter has to read on.
+    fn offer(&self, emitter: &mut Emitter, event: &Event, now: Instant) -> bool {
         let offset = event.position.offset;
         // An event in several topics comes once for each of them; the cursor lets one through.
         if emitter.feed != Feed::Live || offset <= emitter.cursor || emitter.closing.is_some() {
-            return;
+            return false;
         }
         if event.filter.as_ref().is_some_and(|filter| !filter.matches(&emitter.meta)) {
             emitter.cursor = offset;
-            return;
+            return false;
         }
         match emitter.offer(offset, bytes_for(event, emitter.envelope), now) {
             Offered::Queued { dropped } => {
@@ -247,7 +269,7 @@ impl Shard {
         if emitter.is_last(event) && emitter.feed == Feed::Live {
             emitter.close(Reason::Ended, now);
         }
-        emitter.wake();
+        true
     }
 
     /// Reads on for an emitter that is behind.

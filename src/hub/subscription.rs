@@ -1,14 +1,21 @@
 //! The reader's end of an emitter: what a response body polls.
 
 use std::{
+    cell::RefMut,
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use tokio::time::Instant;
 
-use super::{Reason, emitter::Feed, outbox::Waiting, registry::Key, shard::Shard};
+use super::{
+    Reason,
+    emitter::Feed,
+    line::{Ended, Line},
+    registry::Key,
+    shard::{Shard, State},
+};
 use crate::sse::Encoded;
 
 /// A live connection's frames; dropping it ends the emitter. Lives on the thread that made it.
@@ -32,46 +39,49 @@ impl Subscription {
 
     /// The next frame; `None` when the stream is over.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Encoded>> {
-        let now = Instant::now();
         let mut state = self.shard.state.borrow_mut();
         let emitter = &mut state.emitters[self.key];
-        if let Some(waiting) = emitter.outbox.pop(now) {
-            emitter.active = now;
-            if let Waiting::Dropped(_) = waiting {
-                self.shard.counters.gaps.fetch_add(1, Relaxed);
-            }
-            return Poll::Ready(Some(waiting.into_frame()));
+        if let Some(frame) = emitter.next_frame(&self.shard.counters, Instant::now()) {
+            return Poll::Ready(Some(frame));
         }
         if emitter.closing.is_some() {
             return Poll::Ready(None);
         }
-        if !emitter.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            emitter.waker = Some(cx.waker().clone());
-        }
-        let behind = emitter.feed == Feed::CatchUp { reading: false };
-        drop(state);
-        if behind {
-            self.shard.read_on(self.key);
-        }
+        self.wait(state, cx);
         Poll::Pending
     }
 
-    /// Says whether the socket refuses what was taken; a reader that takes nothing for too long is disconnected.
-    pub(super) fn set_blocked(&mut self, blocked: bool) {
+    /// From now on the hub writes the frames to this connection.
+    pub(super) fn set_line(&self, line: Box<Line>) {
+        self.shard.state.borrow_mut().emitters[self.key].line = Some(line);
+    }
+
+    /// Reads what the client says; never `Ready` without a line.
+    pub(super) fn poll_input(&self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let line = &mut self.shard.state.borrow_mut().emitters[self.key].line;
+        line.as_mut().map_or(Poll::Pending, |line| line.poll_input(cx))
+    }
+
+    /// Writes to the line; `Ready` when stream or connection have ended.
+    pub(super) fn poll_output(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.shard.state.borrow_mut();
-        let emitter = &mut state.emitters[self.key];
-        if !blocked && emitter.blocked_since.is_none() {
-            // As with nearly every write.
-            return;
+        if state.emitters[self.key].poll_output(&self.shard.counters, cx) == Some(Poll::Ready(())) {
+            return Poll::Ready(());
         }
-        let now = Instant::now();
-        if blocked {
-            emitter.blocked_since.get_or_insert(now);
-        } else {
-            // However slowly, it takes something: what waits behind that is not stuck.
-            emitter.blocked_since = None;
-            emitter.active = now;
-            emitter.outbox.touch(now);
+        self.wait(state, cx);
+        Poll::Pending
+    }
+
+    /// Waits for what the shard has next; one that is behind reads on.
+    fn wait(&self, mut state: RefMut<'_, State>, cx: &mut Context<'_>) {
+        let emitter = &mut state.emitters[self.key];
+        if !emitter.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            emitter.waker = Some(cx.waker().clone());
+        }
+        let behind = emitter.feed == Feed::CatchUp { reading: false } && emitter.outbox.len() == 0;
+        drop(state);
+        if behind {
+            self.shard.read_on(self.key);
         }
     }
 

@@ -24,7 +24,7 @@ impl Shard {
         let mut heartbeats: [Option<Encoded>; 2] = [None, None];
         let mut cuts = Vec::new();
         let mut state = self.state.borrow_mut();
-        let State { emitters, due, .. } = &mut *state;
+        let State { emitters, due, unwritten, .. } = &mut *state;
         for key in due.reached(now) {
             let Some(emitter) = emitters.get_mut(key) else { continue };
             if self.overdue(emitter, now) {
@@ -35,7 +35,8 @@ impl Shard {
                 // Encoded once for all whose turn it is.
                 let made = &mut heartbeats[usize::from(kind == HeartbeatKind::Event)];
                 emitter.active = now;
-                emitter.control(made.get_or_insert_with(|| frames::heartbeat(kind)).clone(), now);
+                emitter.outbox.push_control(made.get_or_insert_with(|| frames::heartbeat(kind)).clone(), now);
+                unwritten.add(key, emitter);
                 self.counters.heartbeats.fetch_add(1, Relaxed);
             }
             due.at(key, self.next_look(emitter, now));

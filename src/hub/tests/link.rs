@@ -1,13 +1,33 @@
 //! A link: what comes out at the other end of a connection that the hub writes by itself.
 
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Wake},
+};
+
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     task::JoinHandle,
     time::{Duration, sleep},
 };
 
 use super::support::{Rig, settle};
 use crate::hub::{Connect, Framing, Link, MOST_INPUT, Reason, Selector};
+
+/// Whether a task was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
 
 /// A linked stream of topic `a` over a connection with room for so many bytes, and its client's end.
 async fn linked(rig: &Rig, connect: Connect, room: usize, framing: Framing) -> (DuplexStream, JoinHandle<()>) {
@@ -54,6 +74,52 @@ async fn without_chunks_the_stream_ends_with_the_connection() {
     let all = rest(&mut client).await;
     assert!(all.starts_with(&format!("id: {position}\ndata: hello\n\n")), "{all:?}");
     assert!(all.ends_with("\"}\n\n"), "{all:?}");
+}
+
+/// To wake a task for each frame would cost about as much as to send it.
+#[actix_rt::test]
+async fn an_event_is_written_without_a_turn_of_the_connections_own_tasks() {
+    let rig = Rig::new();
+    let mut links = Vec::new();
+    for _ in 0..200 {
+        let frames = rig.greeted(rig.connect(&["a"])).await.into_inner();
+        let (client, node) = duplex(1 << 10);
+        let mut link = Link::new(frames, node, Framing::UntilClosed);
+        let woken = Arc::new(Woken::default());
+        assert!(Pin::new(&mut link).poll(&mut Context::from_waker(&woken.clone().into())).is_pending());
+        links.push((client, link, woken));
+    }
+    let position = rig.publish("a", "hello").await;
+    let frame = format!("id: {position}\ndata: hello\n\n");
+    settle().await;
+    for (client, _link, woken) in &mut links {
+        assert!(!woken.0.load(SeqCst), "a task was woken for it");
+        assert_eq!(read(client, frame.len()).await, frame);
+    }
+}
+
+/// The thread also serves requests, and other streams.
+#[actix_rt::test]
+async fn an_event_for_many_connections_gives_others_a_turn_between() {
+    let rig = Rig::new();
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(linked(&rig, rig.connect(&["a"]), 1 << 10, Framing::UntilClosed).await);
+    }
+    settle().await;
+    let position = rig.publish("a", "hello").await;
+    let frame = format!("id: {position}\ndata: hello\n\n");
+    let mut written = 0;
+    while written == 0 {
+        tokio::task::yield_now().await;
+        let mut buffer = [0; 1 << 10];
+        for (client, _) in &mut clients {
+            let mut buffer = ReadBuf::new(&mut buffer);
+            let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut *client).poll_read(cx, &mut buffer))).await;
+            written += usize::from(buffer.filled() == frame.as_bytes());
+        }
+    }
+    assert!(written < 300, "all were written in one go");
 }
 
 /// A connection that takes a few bytes at a time gets all of them, in order, once.
