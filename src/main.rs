@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use millstream::cli::{self, Arguments};
 
+/// A task of a job allocates some hundred times, an event ten times, on several threads: the system's allocator takes a
+/// quarter of their CPU more (docs/performance.md). The library leaves the choice to the program that it is in.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
