@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use millstream::cli::{self, Arguments};
 
-/// A task of a job allocates some hundred times, an event ten times, on several threads: the system's allocator takes a
-/// quarter of their CPU more (docs/performance.md). The library leaves the choice to the program that it is in.
+/// A task of a job allocates some hundred times on three threads: with the system's allocator jobs take half as much CPU
+/// again (docs/performance.md). The library leaves the choice to the program that it is in.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
