@@ -35,6 +35,19 @@ async fn catching_up_loses_nothing() {
     assert_eq!((counters.lagged.load(SeqCst), counters.dropped.load(SeqCst), counters.gaps.load(SeqCst)), (1, 0, 0));
 }
 
+/// What a turn brings is half an outbox at most, in bytes too.
+#[actix_rt::test]
+async fn a_burst_of_large_events_does_not_overflow_who_keeps_up() {
+    let rig = Rig::tiny(1000);
+    let mut reader = rig.live(&["a"]).await;
+    let reading = actix_rt::spawn(async move { reader.events().await });
+    settle().await;
+    let large = "x".repeat(200);
+    rig.append((0..30).map(|_| draft(&["a"], &large)).collect()).await;
+    assert_eq!(reading.await.unwrap(), vec![large; 30]);
+    assert_eq!(rig.hub.counters().lagged.load(SeqCst), 0, "it was sent to the journal");
+}
+
 #[actix_rt::test]
 async fn what_is_trimmed_while_a_reader_lags_is_a_gap_and_then_it_goes_on() {
     let config = Config { outbox_events: 4, ..Config::default() };
