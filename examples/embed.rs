@@ -21,9 +21,9 @@ use actix_web::{
     web,
 };
 use millstream::{
+    access::Identity,
     app::App,
     config::Config,
-    http::Identity,
     jobs::handler::{Output, Registered, Task, TaskError, TaskHandler},
     journal::{BoxFuture, Kind},
     sse::{Decoder, Item, Limits},

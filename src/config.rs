@@ -17,6 +17,7 @@ use figment::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access::{self, Mode},
     hub,
     jobs::{self, handlers},
     journal, relay, upstream,
@@ -29,7 +30,7 @@ pub struct Config {
     /// `[server]`: the listener.
     pub server: Server,
     /// `[access]`: who may come in.
-    pub access: Access,
+    pub access: access::Config,
     /// `[egress]`: which private addresses requests named by clients may reach.
     pub egress: Egress,
     /// `[journal]`: what is kept, and for how long.
@@ -76,25 +77,6 @@ pub struct Server {
     pub send_buffer_bytes: usize,
     /// Origins beside the node's own that web pages may call from, such as `https://app.example`.
     pub cors_origins: Vec<String>,
-}
-
-/// `[access]`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Access {
-    /// `open`: everybody may do everything; meant for loopback.
-    pub mode: Mode,
-    /// Permits `mode = "open"` on an address that others can reach.
-    pub allow_open: bool,
-}
-
-/// How access is decided.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Everybody may do everything.
-    #[default]
-    Open,
 }
 
 /// `[egress]`.

@@ -4,7 +4,7 @@
 
 use actix_web::{Resource, Route, guard, middleware::from_fn, web};
 
-use crate::app::Node;
+use crate::{access::Identity, app::Node};
 
 mod body;
 mod connect;
@@ -35,7 +35,6 @@ pub(crate) use self::listen::{bind, serve};
 pub use self::{
     error::Problem,
     gate::{Connection, Door},
-    identity::Identity,
     metrics::Requests,
     pull::Pulls,
 };

@@ -8,7 +8,7 @@
 //!                                 │
 //!   http   one resource per file; parse, call a Handle, render; the only place that knows status codes
 //!    │        │           │
-//!   hub     jobs       relay          components: Config, Handle, Error; pure core beside, thin actor shell
+//!   hub     jobs       relay   access  components: Config, Handle, Error; pure core beside, thin actor shell
 //!    │        │           │
 //!    │        ├───────────┴─ upstream  every outgoing request; remotes, and the client for their event streams
 //!    └────────┴─ journal              the one ordered record of all events; publishing is appending
@@ -20,6 +20,7 @@
 //! To run a node inside a program of your own see [`app::App`]; to run your own tasks see
 //! [`jobs::handler::TaskHandler`].
 
+pub mod access;
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -169,6 +169,15 @@ impl Pattern {
             Self::Prefix(prefix) => topic.0.starts_with(&**prefix),
         }
     }
+
+    /// True when each topic that `other` names is one that this pattern names.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Exact(topic)) => self.matches(topic),
+            (Self::Prefix(own), Self::Prefix(other)) => other.starts_with(&**own),
+            (Self::Exact(_), Self::Prefix(_)) => false,
+        }
+    }
 }
 
 impl From<Topic> for Pattern {
@@ -189,6 +198,13 @@ impl fmt::Display for Pattern {
 impl Serialize for Pattern {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).map_err(serde::de::Error::custom)
     }
 }
 

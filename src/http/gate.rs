@@ -28,8 +28,9 @@ use actix_web::{
 
 use super::{Problem, stream, wants_stream};
 use crate::{
+    access::Mode,
     app::Node,
-    config::{Mode, Server},
+    config::Server,
     hub::Reason,
     socket::{self, Socket},
     transport::{Handover, Transport},

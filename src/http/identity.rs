@@ -12,48 +12,27 @@ use actix_web::{
 };
 
 use super::{Problem, query::Query};
-use crate::topic::Topic;
-
-/// Who is calling.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
-    /// The user; `None` for somebody who gave no name.
-    pub user: Option<String>,
-}
+use crate::{access::Identity, topic::Topic};
 
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 /// The cookie that carries a token.
 const COOKIE: &str = "millstream_token";
 
-// === impl Identity ===
-
-impl Identity {
-    /// A known user.
-    pub fn user(id: impl Into<String>) -> Self {
-        Self { user: Some(id.into()) }
+/// In the order of the contract: headers before the cookie before the query.
+fn identity(request: &HttpRequest) -> Result<Identity, Problem> {
+    if let Some(identity) = request.extensions().get::<Identity>() {
+        return Ok(identity.clone());
     }
-
-    /// The scope of this caller's idempotency keys.
-    pub(super) fn publisher(&self) -> String {
-        self.user.clone().unwrap_or_default()
-    }
-
-    /// In the order of the contract: headers before the cookie before the query.
-    fn of(request: &HttpRequest) -> Result<Self, Problem> {
-        if let Some(identity) = request.extensions().get::<Self>() {
-            return Ok(identity.clone());
-        }
-        let named = named(request, &USER)?
-            .or(named(request, &TOKEN)?)
-            .or(bearer(request)?)
-            .or_else(|| cookie(request))
-            .or_else(|| Query::of(request).first("access_token").map(str::to_owned));
-        let Some(user) = named.filter(|user| !user.is_empty()) else { return Ok(Self::default()) };
-        Topic::user(&user)
-            .map_err(|invalid| Problem::malformed(format!("the user or token cannot name a user: {invalid}")))?;
-        Ok(Self { user: Some(user) })
-    }
+    let named = named(request, &USER)?
+        .or(named(request, &TOKEN)?)
+        .or(bearer(request)?)
+        .or_else(|| cookie(request))
+        .or_else(|| Query::of(request).first("access_token").map(str::to_owned));
+    let Some(user) = named.filter(|user| !user.is_empty()) else { return Ok(Identity::anybody()) };
+    Topic::user(&user)
+        .map_err(|invalid| Problem::malformed(format!("the user or token cannot name a user: {invalid}")))?;
+    Ok(Identity::user(user))
 }
 
 impl FromRequest for Identity {
@@ -61,7 +40,7 @@ impl FromRequest for Identity {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(Self::of(request))
+        ready(identity(request))
     }
 }
 
