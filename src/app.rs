@@ -21,6 +21,7 @@ use actix_web::{dev, web};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access,
     config::{self, Config},
     event::now_ms,
     http::{self, Door, Pulls},
@@ -40,6 +41,8 @@ pub struct Node {
     pub config: Arc<Config>,
     /// The record of all events.
     pub journal: journal::Shared,
+    /// Who may come in.
+    pub access: access::Handle,
     /// Who is connected.
     pub hub: hub::Handle,
     /// Parallel work.
@@ -126,6 +129,7 @@ impl App {
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
         let connections = upstream::Connections::new(config.relay.max_upstreams);
         let journal = journal::open(&config.journal, &config.server.data_dir)?;
+        let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
         let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
         let deps = handlers::Deps {
             client: upstream.clone(),
@@ -153,6 +157,7 @@ impl App {
         let node = Node {
             config: Arc::new(config),
             journal,
+            access,
             hub,
             jobs,
             relays,
@@ -236,6 +241,21 @@ impl Server {
 // === impl Node ===
 
 impl Node {
+    /// Puts in force what of these settings can change without a restart: the static tokens. Streams that came with one
+    /// that is gone or changed end with `token_expired`; everything else needs a restart, and is said to.
+    pub async fn reload(&self, config: &Config) {
+        let gone = self.access.reload(&config.access.tokens);
+        let mut streams = 0;
+        for name in &gone {
+            streams += self.hub.disconnect(hub::Selector::Token(name.clone()), hub::Reason::TokenExpired).await;
+        }
+        let (tokens, revoked) = (config.access.tokens.len(), gone.join(", "));
+        tracing::info!(target: "millstream::audit", tokens, revoked, streams, "static tokens were read again");
+        if self.config.changed_beside_tokens(config) {
+            tracing::warn!("other settings have changed too; they come into force at the next start");
+        }
+    }
+
     /// Stops the node's parts in order; the listener is its owner's business.
     pub async fn stop(&self) {
         self.stopping.cancel();

@@ -19,6 +19,7 @@ mod publish;
 mod run;
 mod serve;
 mod text;
+mod token;
 mod watch;
 
 /// Exit code for bad usage and bad configuration (`EX_USAGE` of sysexits).
@@ -47,6 +48,9 @@ enum Command {
     Watch(watch::WatchArguments),
     /// Publish an event into a topic.
     Publish(publish::PublishArguments),
+    /// Make and inspect tokens.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Put a node of this machine under load and measure it.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -58,7 +62,7 @@ enum Command {
 }
 
 /// What decides how a node runs: a file, then the environment (`MILLSTREAM__SECTION__KEY`), then these flags.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 struct NodeArguments {
     /// Settings (TOML); without it the built-in ones.
     #[arg(long, value_name = "FILE")]
@@ -89,6 +93,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Run(arguments) => run::run(&arguments).await,
         Command::Watch(arguments) => watch::watch(&arguments).await,
         Command::Publish(arguments) => publish::publish(&arguments).await,
+        Command::Token(command) => token::token(&command).map(|()| 0),
         Command::Bench(command) => bench::bench(command).await,
         Command::Journal(command) => journal::journal(&command).await,
         Command::CheckConfig(node) => serve::check_config(&node).map(|()| 0),

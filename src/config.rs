@@ -186,9 +186,18 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn read(toml: &str, source: &str) -> Result<Self, Error> {
-        let figment = Figment::from(Serialized::defaults(Self::default()))
-            .merge(Toml::string(toml))
-            .merge(Env::prefixed(ENV_PREFIX).split("__"));
+        Self::extract(&base(toml).merge(Env::prefixed(ENV_PREFIX).split("__")), source)
+    }
+
+    /// Reads TOML text alone.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(toml: &str, source: &str) -> Result<Self, Error> {
+        Self::extract(&base(toml), source)
+    }
+
+    fn extract(figment: &Figment, source: &str) -> Result<Self, Error> {
         let config: Self = figment.extract().map_err(|errors| {
             let lines: Vec<String> = errors.into_iter().map(|error| explain(&error, source)).collect();
             Error(lines.join("\n"))
@@ -202,6 +211,7 @@ impl Config {
     /// # Errors
     /// Names the key and the accepted form.
     pub fn check(&self) -> Result<(), Error> {
+        self.access.check().map_err(Error)?;
         self.journal.check().map_err(Error)?;
         self.emitter.check().map_err(Error)?;
         self.jobs.check().map_err(Error)?;
@@ -248,6 +258,16 @@ impl Config {
         Ok(())
     }
 
+    /// Whether anything differs that a running node cannot take over.
+    pub(crate) fn changed_beside_tokens(&self, other: &Self) -> bool {
+        let without = |config: &Self| {
+            let mut config = config.clone();
+            config.access.tokens.clear();
+            config.to_json()
+        };
+        without(self) != without(other)
+    }
+
     /// The allow-list of the egress guard.
     ///
     /// # Errors
@@ -280,6 +300,11 @@ impl Config {
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("settings are plain data")
     }
+}
+
+/// The defaults, and over them what the text says.
+fn base(toml: &str) -> Figment {
+    Figment::from(Serialized::defaults(Config::default())).merge(Toml::string(toml))
 }
 
 /// One line for one error: the key, what is wrong, where, and what was perhaps meant.

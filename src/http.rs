@@ -6,6 +6,7 @@ use actix_web::{Resource, Route, guard, middleware::from_fn, web};
 
 use crate::{access::Identity, app::Node};
 
+mod audit;
 mod body;
 mod connect;
 mod emitters;
@@ -22,6 +23,7 @@ mod openapi;
 mod operate;
 mod pages;
 mod payload;
+mod permit;
 mod proxy;
 mod publish;
 mod pull;
@@ -29,6 +31,7 @@ mod query;
 mod relays;
 mod samples;
 mod stream;
+mod tickets;
 mod topics;
 
 pub(crate) use self::listen::{bind, serve};
@@ -76,6 +79,7 @@ fn connections(config: &mut web::ServiceConfig) {
         )
         .service(at("/api/sse/managed/disconnect/user/{user}").route(web::delete().to(emitters::disconnect_user)))
         .service(at("/api/sse/managed/disconnect/group/{group}").route(web::delete().to(emitters::disconnect_group)))
+        .service(at("/api/tickets").route(web::post().to(tickets::issue)))
         .service(at("/api/topics").route(web::get().to(topics::list)))
         .service(at("/api/topics/{topic}/events").route(web::get().to(topics::events)))
         .service(at("/api/topics/{topic}").route(web::delete().to(topics::purge)));

@@ -170,6 +170,15 @@ impl Pattern {
         }
     }
 
+    /// What both name; `None` where that is nothing.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Option<Self> {
+        if self.covers(other) {
+            return Some(other.clone());
+        }
+        other.covers(self).then(|| self.clone())
+    }
+
     /// True when each topic that `other` names is one that this pattern names.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {

@@ -8,7 +8,7 @@ use crate::topic::{Pattern, Topic};
 ///
 /// A pattern covers reserved topics (`user:`, `group:`, `job:`, …) like any other: `*` is everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Rights {
     /// Topics that it may publish into.
     pub publish: Vec<Pattern>,

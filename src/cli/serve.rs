@@ -3,7 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, NodeArguments, log, text::say};
-use crate::app::App;
+use crate::app::{App, Node};
 
 /// Exit code after a second signal: 128 + SIGINT, as shells have it.
 const EXIT_NOW: i32 = 130;
@@ -16,8 +16,26 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     // First the ears, then the word: whoever reads it may send a signal at once.
     let stop = stop_signal()?;
     say(&format!("listening on http://{}", server.addr()))?;
-    server.run(stop).await?;
-    Ok(())
+    let reloading = actix_rt::spawn(reload_on_hangup(server.node().clone(), arguments.clone())?);
+    let served = server.run(stop).await;
+    reloading.abort();
+    Ok(served?)
+}
+
+/// Reads the settings again at each SIGHUP, and puts in force what can change without a restart.
+fn reload_on_hangup(node: Node, arguments: NodeArguments) -> Result<impl Future<Output = ()>, Failure> {
+    let mut hangup =
+        signal(SignalKind::hangup()).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            match arguments.load() {
+                Ok(config) => node.reload(&config).await,
+                Err(Failure { message, .. }) => {
+                    tracing::error!(error = message, "the settings cannot be read again; those in force stay");
+                }
+            }
+        }
+    })
 }
 
 /// Resolves at the first signal to stop; the second one ends the process.

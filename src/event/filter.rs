@@ -31,6 +31,12 @@ impl Meta {
         }
     }
 
+    /// True for scalars within both bounds.
+    pub fn is_small(&self) -> bool {
+        let scalar = |value: &Value| !value.is_object() && !value.is_array();
+        self.0.len() <= Self::MAX_KEYS && self.size() <= Self::MAX_BYTES && self.0.values().all(scalar)
+    }
+
     /// Bytes of keys and values, against [`Meta::MAX_BYTES`].
     pub fn size(&self) -> usize {
         size(&self.0)

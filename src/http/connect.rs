@@ -9,7 +9,7 @@ use actix_web::{
 };
 use serde::de::IntoDeserializer;
 
-use super::{Identity, Problem, query::Query, stream};
+use super::{Identity, Problem, permit, query::Query, stream};
 use crate::{
     app::Node,
     event::Meta,
@@ -60,8 +60,8 @@ pub(super) async fn connect(
     request: HttpRequest,
     identity: Identity,
 ) -> Result<HttpResponse, Problem> {
-    let connect = managed(&node, &request, identity, None)?;
-    stream::open(&node, &request, connect).await
+    let connect = managed(&node, &request, &identity, None)?;
+    stream::open(&node, &request, &identity, connect).await
 }
 
 /// The same, joined to a group.
@@ -78,8 +78,8 @@ pub(super) async fn connect_group(
     identity: Identity,
     group: Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let connect = managed(&node, &request, identity, Some(group.into_inner()))?;
-    stream::open(&node, &request, connect).await
+    let connect = managed(&node, &request, &identity, Some(group.into_inner()))?;
+    stream::open(&node, &request, &identity, connect).await
 }
 
 /// The same as connect; without topics and groups it hears everything that the caller may read.
@@ -96,34 +96,42 @@ pub(super) async fn events(
     request: HttpRequest,
     identity: Identity,
 ) -> Result<HttpResponse, Problem> {
-    let mut connect = managed(&node, &request, identity, None)?;
+    let mut connect = managed(&node, &request, &identity, None)?;
     if connect.topics.is_empty() && connect.groups.is_empty() {
-        connect.topics.push(Pattern::any());
+        connect.topics = identity.readable();
     }
-    stream::open(&node, &request, connect).await
+    stream::open(&node, &request, &identity, connect).await
 }
 
 /// What the streams over topics have in common: the user's own topic, the broadcast, and what the query names.
-fn managed(node: &Node, request: &HttpRequest, identity: Identity, group: Option<String>) -> Result<Connect, Problem> {
+fn managed(node: &Node, request: &HttpRequest, identity: &Identity, group: Option<String>) -> Result<Connect, Problem> {
     let query = Query::of(request);
     query.only(&[STREAM_PARAMETERS, TOPIC_PARAMETERS].concat())?;
     let mut connect = basics(node, request, &query)?;
-    connect.own.push(Topic::all());
-    if let Some(user) = identity.user {
-        connect.own.push(Topic::user(&user)?);
-        connect.user = Some(user);
+    if identity.may_hear(&Topic::all()) {
+        connect.own.push(Topic::all());
+    }
+    if let Some(user) = &identity.user {
+        connect.own.push(Topic::user(user)?);
     }
     connect.groups = group.into_iter().chain(query.list("group", "groups").map(str::to_owned)).collect();
     connect.groups.sort_unstable();
     connect.groups.dedup();
     for group in &connect.groups {
-        Topic::group(group)?;
+        permit::subscribe(identity, [&Pattern::Exact(Topic::group(group)?)])?;
     }
     connect.topics = query.list("topic", "topics").map(Pattern::new).collect::<Result<_, _>>()?;
     if connect.topics.len() + connect.groups.len() > MAX_TOPICS {
         return Err(Problem::wrong(format!("one connection may name at most {MAX_TOPICS} topics and groups")));
     }
+    permit::subscribe(identity, &connect.topics)?;
     connect.meta = meta(&query)?;
+    if let Some(known) = &identity.meta {
+        if !connect.meta.0.is_empty() {
+            return Err(Problem::forbidden("metadata come from the token; `meta.` parameters are for open mode"));
+        }
+        connect.meta = known.clone();
+    }
     if connect.start == Start::Live {
         connect.start =
             match (query.get("history", "a number of events")?, query.get("since", "a time in Unix milliseconds")?) {

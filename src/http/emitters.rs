@@ -5,12 +5,14 @@ use actix_web::{
     web::{Data, Path},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    Problem,
+    Identity, Problem,
     body::Json,
+    identity::Admin,
+    permit,
     query::{NoQuery, Query},
 };
 use crate::{
@@ -26,7 +28,7 @@ const MAX_PAGE: usize = 1000;
 /// Figures over all connections of the node.
 #[utoipa::path(get, path = "/api/sse/managed/status", tag = "connections",
     responses((status = 200, description = "totals, by user and by group")))]
-pub(super) async fn status(node: Data<Node>, _: NoQuery) -> HttpResponse {
+pub(super) async fn status(node: Data<Node>, _: Admin, _: NoQuery) -> HttpResponse {
     let mut totals = serde_json::to_value(node.hub.totals().await).unwrap_or_default();
     let jobs = node.jobs.stats();
     if let Some(fields) = totals.as_object_mut() {
@@ -43,19 +45,33 @@ pub(super) async fn status(node: Data<Node>, _: NoQuery) -> HttpResponse {
 /// A user's connections.
 #[utoipa::path(get, path = "/api/sse/managed/status/user/{user}", tag = "connections",
     params(("user" = String, Path)), responses((status = 200, description = "the user's connections")))]
-pub(super) async fn user_status(node: Data<Node>, user: Path<String>, _: NoQuery) -> HttpResponse {
+pub(super) async fn user_status(
+    node: Data<Node>,
+    identity: Identity,
+    user: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
     let user = user.into_inner();
+    permit::user(&identity, &user)?;
     let emitters = node.hub.emitters(Selector::User(user.clone())).await;
-    HttpResponse::Ok().json(json!({ "userId": user, "activeConnections": emitters.len(), "emitters": emitters }))
+    Ok(HttpResponse::Ok().json(json!({ "userId": user, "activeConnections": emitters.len(), "emitters": emitters })))
 }
 
-/// A group's connections.
+/// A group's connections: how many there are, and which of them are the caller's own; admins see all.
 #[utoipa::path(get, path = "/api/sse/managed/status/group/{group}", tag = "connections",
     params(("group" = String, Path)), responses((status = 200, description = "the group's connections")))]
-pub(super) async fn group_status(node: Data<Node>, group: Path<String>, _: NoQuery) -> HttpResponse {
+pub(super) async fn group_status(
+    node: Data<Node>,
+    identity: Identity,
+    group: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
     let group = group.into_inner();
-    let emitters = node.hub.emitters(Selector::Group(group.clone())).await;
-    HttpResponse::Ok().json(json!({ "groupId": group, "activeConnections": emitters.len(), "emitters": emitters }))
+    permit::group(&identity, &group)?;
+    let mut emitters = node.hub.emitters(Selector::Group(group.clone())).await;
+    let active = emitters.len();
+    emitters.retain(|emitter| identity.is(emitter.user_id.as_deref()));
+    Ok(HttpResponse::Ok().json(json!({ "groupId": group, "activeConnections": active, "emitters": emitters })))
 }
 
 /// A page of connections.
@@ -73,12 +89,12 @@ struct EmitterPage {
     ("user" = Option<String>, Query), ("group" = Option<String>, Query), ("topic" = Option<String>, Query),
     ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"), ("after" = Option<String>, Query),
 ), responses((status = 200, description = "a page of connections"), (status = 400, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["user", "group", "topic", "meta.*", "limit", "after", "access_token"])?;
     let limit = page_size(&query)?;
-    let selector = match (query.first("user"), query.first("group")) {
-        (Some(user), _) => Selector::User(user.to_owned()),
+    let selector = match (permit::listed(&identity, query.first("user"))?, query.first("group")) {
+        (Some(user), _) => Selector::User(user),
         (None, Some(group)) => Selector::Group(group.to_owned()),
         (None, None) => Selector::All,
     };
@@ -118,26 +134,36 @@ pub(super) struct ChangeBody {
         (status = 415, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn change(
     node: Data<Node>,
+    identity: Identity,
     emitter: Path<String>,
     _: NoQuery,
     body: Json<ChangeBody>,
 ) -> Result<HttpResponse, Problem> {
     let ChangeBody { groups, topics, meta } = body.value;
-    for group in groups.iter().flatten() {
-        Topic::group(group)?;
-    }
+    let joined = groups.iter().flatten().map(|group| Topic::group(group).map(Pattern::Exact));
+    let joined = joined.collect::<Result<Vec<_>, _>>()?;
     let topics =
         topics.map(|topics| topics.iter().map(|text| Pattern::new(text)).collect::<Result<Vec<_>, _>>()).transpose()?;
     if topics.as_ref().map_or(0, Vec::len) + groups.as_ref().map_or(0, Vec::len) > 256 {
         return Err(Problem::wrong("one connection may name at most 256 topics and groups"));
     }
-    if let Some(meta) = &meta {
-        let scalar = |value: &Value| !value.is_object() && !value.is_array();
-        if meta.0.len() > Meta::MAX_KEYS || meta.size() > Meta::MAX_BYTES || !meta.0.values().all(scalar) {
-            return Err(Problem::field("meta", "metadata are scalars, at most 32 keys and 4096 bytes"));
-        }
+    if meta.as_ref().is_some_and(|meta| !meta.is_small()) {
+        return Err(Problem::field("meta", "metadata are scalars, at most 32 keys and 4096 bytes"));
     }
     let id = emitter.into_inner();
+    if !identity.is_admin() {
+        let known = node.hub.emitters(Selector::Id(id.clone())).await.pop();
+        if !known.is_some_and(|known| identity.is(known.user_id.as_deref())) {
+            return Err(gone(&id));
+        }
+        if meta.is_some() && identity.meta.is_some() {
+            return Err(Problem::forbidden(
+                "metadata come from the token; to change those of an emitter is for admins",
+            ));
+        }
+        permit::subscribe(&identity, topics.iter().flatten())?;
+        permit::subscribe(&identity, joined.iter())?;
+    }
     match node.hub.change(id.clone(), Change { groups, topics, meta }).await {
         Some(status) => Ok(HttpResponse::Ok().json(status)),
         None => Err(gone(&id)),
@@ -147,7 +173,12 @@ pub(super) async fn change(
 /// End a connection; its client gets `disconnect` with the reason first.
 #[utoipa::path(delete, path = "/api/sse/managed/emitters/{emitter}", tag = "connections", params(("emitter" = String, Path)),
     responses((status = 200, description = "ended"), (status = 404, body = Problem)))]
-pub(super) async fn disconnect(node: Data<Node>, emitter: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn disconnect(
+    node: Data<Node>,
+    _: Admin,
+    emitter: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
     let id = emitter.into_inner();
     match node.hub.disconnect(Selector::Id(id.clone()), Reason::Removed).await {
         0 => Err(gone(&id)),
@@ -158,7 +189,7 @@ pub(super) async fn disconnect(node: Data<Node>, emitter: Path<String>, _: NoQue
 /// End a user's connections.
 #[utoipa::path(delete, path = "/api/sse/managed/disconnect/user/{user}", tag = "connections", params(("user" = String, Path)),
     responses((status = 200, description = "how many were ended")))]
-pub(super) async fn disconnect_user(node: Data<Node>, user: Path<String>, _: NoQuery) -> HttpResponse {
+pub(super) async fn disconnect_user(node: Data<Node>, _: Admin, user: Path<String>, _: NoQuery) -> HttpResponse {
     let disconnected = node.hub.disconnect(Selector::User(user.into_inner()), Reason::Removed).await;
     HttpResponse::Ok().json(json!({ "disconnected": disconnected }))
 }
@@ -166,7 +197,7 @@ pub(super) async fn disconnect_user(node: Data<Node>, user: Path<String>, _: NoQ
 /// End a group's connections.
 #[utoipa::path(delete, path = "/api/sse/managed/disconnect/group/{group}", tag = "connections", params(("group" = String, Path)),
     responses((status = 200, description = "how many were ended")))]
-pub(super) async fn disconnect_group(node: Data<Node>, group: Path<String>, _: NoQuery) -> HttpResponse {
+pub(super) async fn disconnect_group(node: Data<Node>, _: Admin, group: Path<String>, _: NoQuery) -> HttpResponse {
     let disconnected = node.hub.disconnect(Selector::Group(group.into_inner()), Reason::Removed).await;
     HttpResponse::Ok().json(json!({ "disconnected": disconnected }))
 }

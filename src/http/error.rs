@@ -84,6 +84,16 @@ impl Problem {
         Self { errors, ..Self::wrong(detail) }
     }
 
+    /// 401: nobody known is calling.
+    pub fn unauthenticated(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, detail)
+    }
+
+    /// 403: whoever is calling may not.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
     /// 404.
     pub fn unknown(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
@@ -100,6 +110,10 @@ impl Problem {
         let mut response = HttpResponse::build(status);
         if let Some(seconds) = self.retry_after {
             response.insert_header(("Retry-After", seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110, 15.5.2: it must say by what it could be otherwise.
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"millstream\""));
         }
         response.content_type(MEDIA_TYPE).body(serde_json::to_string(self).expect("a problem is plain data"))
     }

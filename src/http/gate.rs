@@ -26,7 +26,7 @@ use actix_web::{
     web::Data,
 };
 
-use super::{Problem, stream, wants_stream};
+use super::{Problem, audit, identity, stream, wants_stream};
 use crate::{
     access::Mode,
     app::Node,
@@ -131,11 +131,17 @@ pub(super) async fn pass(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = match refuse(&node, &request) {
+    let refusal = refuse(&node, &request);
+    if refusal.is_none() {
+        identity::authenticate(&node, &request).await;
+    }
+    let mut response = match refusal {
         Some(refusal) => request.into_response(refusal).map_into_right_body(),
         None => next.call(request).await?.map_into_left_body(),
     };
     node.requests.count(response.status());
+    audit::note(&response);
+    identity::set_cookie(&mut response);
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     for (name, value) in &node.config.server.headers {
@@ -215,9 +221,7 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
         ));
     }
     let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let own =
-        origin.to_str().is_ok_and(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority == host));
-    if own || is_listed(node, origin) {
+    if is_own(request, origin) || is_listed(node, origin) {
         return Ok(());
     }
     forbidden(format!(
@@ -225,7 +229,13 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     ))
 }
 
-fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
+/// True for the origin of pages of the node itself.
+pub(super) fn is_own(request: &ServiceRequest, origin: &HeaderValue) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    origin.to_str().is_ok_and(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority == host))
+}
+
+pub(super) fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
     node.config.server.cors_origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
 }
 

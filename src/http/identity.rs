@@ -1,33 +1,179 @@
-//! Who is calling: the one seam through which access control comes in.
+//! Who is calling: from the credentials of a request to an [`Identity`].
 //!
-//! In open mode a token or `X-User-ID` merely names the user. An embedding program puts an [`Identity`] into the
-//! request's extensions in a middleware of its own; then nothing else counts.
+//! In token mode the gate decides before any handler runs ([`authenticate`]); a handler that takes an [`Identity`] is for
+//! callers, one that takes an [`Admin`] for admins, and one that takes neither is for everybody. In open mode a token or
+//! `X-User-ID` merely names the user. An embedding program puts an [`Identity`] into the request's extensions in a
+//! middleware of its own; then nothing else counts.
 
-use std::future::{Ready, ready};
+use std::{
+    future::{Ready, ready},
+    time::Duration,
+};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
-    dev::Payload,
-    http::header::{self, HeaderName},
+    cookie::{Cookie, SameSite},
+    dev::{Payload, ServiceRequest, ServiceResponse},
+    http::{
+        Method,
+        header::{self, HeaderName, HeaderValue},
+    },
 };
 
-use super::{Problem, query::Query};
-use crate::{access::Identity, topic::Topic};
+use super::{Problem, gate, query::Query};
+use crate::{
+    access::{Identity, Mode, Refused},
+    app::Node,
+    topic::Topic,
+};
+
+/// A caller who may do everything.
+pub(super) struct Admin;
+
+/// Why there is no caller; kept with the request for the handlers that need one.
+struct Stranger(Problem);
+
+/// The cookie that a response sets.
+struct NewSession(HeaderValue);
+
+/// Marks a request as an admin's, for the audit.
+pub(super) struct AsAdmin;
 
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
-/// The cookie that carries a token.
+/// The cookie that carries a token; set by whoever serves the pages.
 const COOKIE: &str = "millstream_token";
+/// The cookie with which a client that came by ticket reconnects; set by the node.
+const SESSION: &str = "millstream_session";
 
-/// In the order of the contract: headers before the cookie before the query.
+/// Decides who is calling and keeps it with the request.
+pub(super) async fn authenticate(node: &Node, request: &ServiceRequest) {
+    let open = node.access.mode() == Mode::Open;
+    if node.embedded || (open && !names(request, "ticket")) {
+        return;
+    }
+    match credential(node, request).await {
+        Ok(identity) => drop(request.extensions_mut().insert(identity)),
+        Err(problem) => drop(request.extensions_mut().insert(Stranger(problem))),
+    }
+}
+
+/// The caller, where the gate or an embedding program has found one.
+pub(super) fn known(request: &impl HttpMessage) -> Option<Identity> {
+    request.extensions().get::<Identity>().cloned()
+}
+
+/// What a client said about itself beats what its browser sends along; of two credentials only the first one counts.
+async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, Problem> {
+    let inner = request.request();
+    if let Some(token) = named(inner, &TOKEN)?.or(bearer(inner)?) {
+        return Ok(node.access.identify(&token).await?);
+    }
+    if names(request, "ticket")
+        && let Some(ticket) = Query::of(inner).first("ticket")
+    {
+        return by_ticket(node, request, ticket).await;
+    }
+    if names(request, "access_token")
+        && let Some(token) = Query::of(inner).first("access_token")
+    {
+        return Ok(node.access.identify(token).await?);
+    }
+    if let Some(token) = cookie(inner, COOKIE) {
+        same_site(node, request)?;
+        return Ok(node.access.identify(&token).await?);
+    }
+    if let Some(identity) = by_session(node, request).await? {
+        return Ok(identity);
+    }
+    Err(Problem::unauthenticated(
+        "this needs a token: `X-Auth-Token`, `Authorization: Bearer`, the cookie `millstream_token`, or a ticket in the query",
+    ))
+}
+
+/// A used ticket is no mistake of a client that reconnects to the same address: then its session counts.
+async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Result<Identity, Problem> {
+    reads(request, "a ticket")?;
+    let refused = match node.access.redeem(ticket) {
+        Ok(identity) => {
+            let (session, life) = node.access.seal(&identity).await?;
+            let cookie = session_cookie(request, session, life);
+            request.extensions_mut().insert(NewSession(cookie));
+            return Ok(identity);
+        }
+        Err(refused) => refused,
+    };
+    match by_session(node, request).await {
+        Ok(Some(identity)) => Ok(identity),
+        Ok(None) => Err(refused.into()),
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn by_session(node: &Node, request: &ServiceRequest) -> Result<Option<Identity>, Problem> {
+    let Some(session) = cookie(request.request(), SESSION) else { return Ok(None) };
+    reads(request, "a session")?;
+    same_site(node, request)?;
+    Ok(Some(node.access.unseal(&session).await?))
+}
+
+/// Tickets and sessions open streams and read, for the sake of clients that can do nothing else.
+fn reads(request: &ServiceRequest, what: &str) -> Result<(), Problem> {
+    match *request.method() {
+        Method::GET | Method::HEAD => Ok(()),
+        _ => Err(Problem::unauthenticated(format!("{what} is good for GET alone; this needs a token"))),
+    }
+}
+
+/// A browser sends cookies along for pages of anybody, so those pages must be ours or listed.
+fn same_site(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
+    let foreign = match request.headers().get(header::ORIGIN) {
+        Some(origin) => !gate::is_own(request, origin) && !gate::is_listed(node, origin),
+        // Without an origin browsers say so (Fetch Metadata); nobody else sends cookies of somebody.
+        None => request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site"),
+    };
+    if foreign {
+        return Err(Problem::forbidden(
+            "a page of another site called with this site's cookie; add its origin to `server.cors_origins` if it is yours",
+        ));
+    }
+    Ok(())
+}
+
+fn session_cookie(request: &ServiceRequest, session: String, life: Duration) -> HeaderValue {
+    let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
+    let cookie = Cookie::build(SESSION, session)
+        .path("/")
+        .http_only(true)
+        .same_site(SameSite::Strict)
+        // Also behind a proxy that ends TLS and says so. Who lies about it harms its own cookie alone.
+        .secure(request.connection_info().scheme() == "https")
+        .max_age(actix_web::cookie::time::Duration::seconds(seconds))
+        .finish();
+    HeaderValue::from_str(&cookie.to_string()).expect("a session is base64url and dots")
+}
+
+/// Lets the client keep its session, if this request made one.
+pub(super) fn set_cookie<B>(response: &mut ServiceResponse<B>) {
+    let made = response.request().extensions_mut().remove();
+    if let Some(NewSession(cookie)) = made {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+}
+
+/// The caller of a handler.
 fn identity(request: &HttpRequest) -> Result<Identity, Problem> {
     if let Some(identity) = request.extensions().get::<Identity>() {
         return Ok(identity.clone());
     }
+    if let Some(Stranger(problem)) = request.extensions().get() {
+        return Err(problem.clone());
+    }
+    // Headers before the cookie before the query.
     let named = named(request, &USER)?
         .or(named(request, &TOKEN)?)
         .or(bearer(request)?)
-        .or_else(|| cookie(request))
+        .or_else(|| cookie(request, COOKIE))
         .or_else(|| Query::of(request).first("access_token").map(str::to_owned));
     let Some(user) = named.filter(|user| !user.is_empty()) else { return Ok(Identity::anybody()) };
     Topic::user(&user)
@@ -44,10 +190,40 @@ impl FromRequest for Identity {
     }
 }
 
+impl FromRequest for Admin {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let admin = identity(request).and_then(|identity| match identity.is_admin() {
+            true => {
+                request.extensions_mut().insert(AsAdmin);
+                Ok(Self)
+            }
+            false => Err(Problem::forbidden("this is for admins")),
+        });
+        ready(admin)
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Unavailable(_) => Self::unavailable(refused.to_string(), 5),
+            _ => Self::unauthenticated(refused.to_string()),
+        }
+    }
+}
+
 /// The cookies of a request are parsed and kept with it at the first question, so it is asked only where there are any.
-fn cookie(request: &HttpRequest) -> Option<String> {
+fn cookie(request: &HttpRequest, name: &str) -> Option<String> {
     request.headers().get(header::COOKIE)?;
-    request.cookie(COOKIE).map(|cookie| cookie.value().to_owned())
+    request.cookie(name).map(|cookie| cookie.value().to_owned())
+}
+
+/// Whether the query may have this parameter; most queries are not worth decoding.
+fn names(request: &ServiceRequest, parameter: &str) -> bool {
+    request.query_string().contains(parameter)
 }
 
 fn named(request: &HttpRequest, header: &HeaderName) -> Result<Option<String>, Problem> {

@@ -13,6 +13,7 @@ use super::{
     connect::{STREAM_PARAMETERS, basics, last_event_id},
     emitters::page_size,
     error::Field,
+    permit::{self, To},
     query::{NoQuery, Query},
     stream, wants_stream,
 };
@@ -94,6 +95,7 @@ pub(super) async fn submit_spec(
 }
 
 async fn accept_job(node: &Node, request: &HttpRequest, identity: Identity, spec: Spec) -> Result<Submitted, Problem> {
+    permit::submit(&identity, &spec)?;
     let key = match request.headers().get("Idempotency-Key").map(|value| value.to_str()) {
         None => None,
         Some(Ok(key)) if !key.is_empty() && key.len() <= 255 => Some(key.to_owned()),
@@ -120,7 +122,7 @@ fn accepted(submitted: &Submitted, retry_of: Option<&str>) -> HttpResponse {
     ("user" = Option<String>, Query), ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
 ), responses((status = 200, description = "a page of jobs"), (status = 400, body = Problem)))]
-pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["status", "user", "limit", "after", "access_token"])?;
     let limit = page_size(&query)?;
@@ -133,7 +135,7 @@ pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpR
     };
     let filter = Filter {
         status,
-        user: query.first("user").map(str::to_owned),
+        user: permit::listed(&identity, query.first("user"))?,
         after: query.first("after").map(str::to_owned),
         limit,
     };
@@ -144,14 +146,26 @@ pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpR
 /// A job with its tasks, and the `lastEventId` to stream on from.
 #[utoipa::path(get, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path)),
     responses((status = 200, body = Snapshot), (status = 404, body = Problem)))]
-pub(super) async fn get(node: Data<Node>, job: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn get(
+    node: Data<Node>,
+    identity: Identity,
+    job: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
+    permit::job(&node, &identity, &job, To::Read).await?;
     Ok(HttpResponse::Ok().json(node.jobs.get(&job).await?))
 }
 
 /// Cancel a job; its `complete` says `cancelled`.
 #[utoipa::path(delete, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path)), responses(
     (status = 202, description = "it is being cancelled"), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn cancel(node: Data<Node>, job: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn cancel(
+    node: Data<Node>,
+    identity: Identity,
+    job: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
+    permit::job(&node, &identity, &job, To::Change).await?;
     node.jobs.cancel(&job).await?;
     let summary = node.jobs.summary(&job).await?;
     Ok(HttpResponse::Accepted()
@@ -167,6 +181,8 @@ pub(super) async fn retry(
     job: Path<String>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
+    permit::job(&node, &identity, &job, To::Change).await?;
+    permit::submit(&identity, &node.jobs.spec(&job).await?)?;
     let submitted = node.jobs.retry(&job, identity.user).await?;
     Ok(accepted(&submitted, Some(&job)))
 }
@@ -187,6 +203,7 @@ pub(super) async fn events(
     let query = Query::of(&request);
     query.only(STREAM_PARAMETERS)?;
     let mut connect = basics(&node, &request, &query)?;
+    permit::job(&node, &identity, &job, To::Read).await?;
     let summary = node.jobs.summary(&job).await?;
     let seen = last_event_id(&request, &query)?.and_then(|id| id.parse::<Position>().ok());
     if let Some(seen) = seen
@@ -206,10 +223,12 @@ pub(super) async fn events(
     responses((status = 200, description = "the result", content_type = "application/json"), (status = 404, body = Problem)))]
 pub(super) async fn result(
     node: Data<Node>,
+    identity: Identity,
     path: Path<(String, String)>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let (job, task) = path.into_inner();
+    permit::job(&node, &identity, &job, To::Read).await?;
     let result = node.jobs.result(&job, &task).await?;
     Ok(HttpResponse::Ok().content_type("application/json").body(result.json))
 }
@@ -222,12 +241,11 @@ async fn watch(
     job_id: &str,
     events_url: &str,
 ) -> Result<HttpResponse, Problem> {
-    connect.user = identity.user;
     connect.topics = vec![Pattern::Exact(Topic::job(job_id)?)];
     connect.until = Some(LAST_EVENT);
     connect.greeting.fields =
         Map::from_iter([("jobId".to_owned(), Value::from(job_id)), ("eventsUrl".to_owned(), Value::from(events_url))]);
-    stream::open(node, request, connect).await
+    stream::open(node, request, &identity, connect).await
 }
 
 /// True when nothing follows the position. The summary comes a moment after the journal, so an unfinished one is not

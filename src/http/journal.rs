@@ -8,6 +8,7 @@ use futures_util::stream;
 
 use super::{
     Problem,
+    identity::Admin,
     query::{NoQuery, Query},
 };
 use crate::{
@@ -23,7 +24,7 @@ const LINES: &str = "application/x-ndjson";
 /// What there is in the journal.
 #[utoipa::path(get, path = "/api/admin/journal", tag = "operating",
     responses((status = 200, description = "figures, and the largest topics"), (status = 503, body = Problem)))]
-pub(super) async fn inspect(node: Data<Node>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn inspect(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(Inspection::of(&*node.journal).await?))
 }
 
@@ -34,7 +35,7 @@ pub(super) async fn inspect(node: Data<Node>, _: NoQuery) -> Result<HttpResponse
     ("limit" = Option<u64>, Query, description = "most events"),
 ), responses((status = 200, description = "lines of `{id, topic, alsoIn?, event, data, timestamp, origin?}`", content_type = LINES),
     (status = 400, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn export(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn export(node: Data<Node>, _: Admin, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["topic", "topics", "after", "limit", "access_token"])?;
     let patterns = query.list("topic", "topics").map(Pattern::new).collect::<Result<Vec<_>, _>>()?;
@@ -62,13 +63,13 @@ pub(super) async fn export(node: Data<Node>, request: HttpRequest) -> Result<Htt
 /// Clear away what was deleted; one verification or compaction at a time.
 #[utoipa::path(post, path = "/api/admin/journal/compact", tag = "operating",
     responses((status = 200, description = "bytes on the disk, before and after"), (status = 409, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn compact(node: Data<Node>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn compact(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(node.journal.maintain(Maintenance::Compact).await?))
 }
 
 /// Read everything and say what is wrong; one verification or compaction at a time.
 #[utoipa::path(post, path = "/api/admin/journal/verify", tag = "operating",
     responses((status = 200, description = "what was read, and what is wrong with it"), (status = 409, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn verify(node: Data<Node>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn verify(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(node.journal.maintain(Maintenance::Verify).await?))
 }

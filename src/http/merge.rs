@@ -11,10 +11,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    Problem,
+    Identity, Problem,
     body::Json,
     connect::heartbeat,
     error::Field,
+    permit,
     pull::{self, Farewell},
     query::Query,
     stream::disconnect,
@@ -58,6 +59,7 @@ pub(super) enum SourceDocument {
     ))]
 pub(super) async fn merge(
     node: Data<Node>,
+    identity: Identity,
     request: HttpRequest,
     body: Json<Vec<Value>>,
 ) -> Result<HttpResponse, Problem> {
@@ -70,6 +72,12 @@ pub(super) async fn merge(
         envelope: query.get("envelope", "`true` or `false`")?.unwrap_or(false),
         heartbeat: (heartbeat.kind != HeartbeatKind::None).then_some(beat),
     };
+    for source in &body.value {
+        let named = source.get("remote").and_then(Value::as_str);
+        if let Some(remote) = named.or(node.config.relay.default_remote.as_deref()) {
+            permit::remote(&identity, remote)?;
+        }
+    }
     let limits = Limits { config: &node.config.relay, remotes: &node.remotes };
     let sources = merge::sources(limits, body.value).map_err(wrong)?;
     let merged = Merged::new(sources, &node.connections, form);
@@ -77,8 +85,10 @@ pub(super) async fn merge(
         let frame = merged.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), merged))
     }));
-    let farewell = disconnect(&node, Reason::Shutdown.as_str(), None, Duration::ZERO);
-    Ok(pull::open(&node, &request, pull::input(&request), frames, Farewell::Say(farewell)))
+    let teller = node.clone();
+    let farewell = move |reason: Reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO);
+    let farewell = Box::new(farewell);
+    Ok(pull::open(&node, &request, &identity, pull::input(&request), frames, Farewell::Say(farewell)))
 }
 
 fn wrong(errors: Vec<FieldError>) -> Problem {

@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::Problem;
+use super::{Problem, identity::Admin};
 use crate::{app::Node, hub::Reason};
 
 /// Requests answered, by class of status.
@@ -30,7 +30,7 @@ impl Requests {
 /// Figures of the node.
 #[utoipa::path(get, path = "/metrics", tag = "operating",
     responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text")))]
-pub(super) async fn metrics(node: Data<Node>) -> Result<HttpResponse, Problem> {
+pub(super) async fn metrics(node: Data<Node>, _: Admin) -> Result<HttpResponse, Problem> {
     let mut registry = Registry::with_prefix("millstream");
     registry.register_collector(Box::new(Figures(node.get_ref().clone())));
     let mut text = String::new();

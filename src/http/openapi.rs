@@ -14,7 +14,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
     connect, emitters, error, hybrid, jobs, journal, merge, metrics, operate, pages, proxy, publish, relays, samples,
-    topics,
+    tickets, topics,
 };
 
 /// Every route of the contract.
@@ -33,6 +33,7 @@ use super::{
         emitters::disconnect,
         emitters::disconnect_user,
         emitters::disconnect_group,
+        tickets::issue,
         topics::list,
         topics::events,
         topics::purge,

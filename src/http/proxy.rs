@@ -11,7 +11,9 @@ use futures_util::stream;
 use serde_json::json;
 
 use super::{
-    Problem, body,
+    Identity, Problem, body,
+    identity::Admin,
+    permit,
     pull::{self, Farewell},
     query::{NoQuery, Query},
     stream::{refused_for_now, unavailable_for_now},
@@ -64,11 +66,13 @@ const PREFIX: &str = "/api/sse-proxy/";
 ))]
 pub(super) async fn get(
     node: Data<Node>,
+    identity: Identity,
     request: HttpRequest,
     path: Path<(String, String)>,
 ) -> Result<HttpResponse, Problem> {
+    permit::remote(&identity, &path.0)?;
     let (remote, url) = target(&node, &request, &path.0, &path.1)?;
-    pass(&node, &request, remote, url, Method::GET, Bytes::new()).await
+    pass(&node, &request, &identity, remote, url, Method::GET, Bytes::new()).await
 }
 
 /// The same for streams that begin with a POST; its body and content type go up.
@@ -89,14 +93,16 @@ pub(super) async fn get(
 ))]
 pub(super) async fn post(
     node: Data<Node>,
+    identity: Identity,
     request: HttpRequest,
     path: Path<(String, String)>,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
+    permit::remote(&identity, &path.0)?;
     let (remote, url) = target(&node, &request, &path.0, &path.1)?;
     body::uncoded(&request)?;
     let body = body::read(&request, &mut payload.into_inner()).await?;
-    pass(&node, &request, remote, url, Method::POST, body).await
+    pass(&node, &request, &identity, remote, url, Method::POST, body).await
 }
 
 /// The remote's sample, `/api/sse/sample-parallel`, through the transparent proxy.
@@ -109,17 +115,19 @@ pub(super) async fn post(
     ))]
 pub(super) async fn sample(
     node: Data<Node>,
+    identity: Identity,
     request: HttpRequest,
     remote: Path<String>,
 ) -> Result<HttpResponse, Problem> {
+    permit::remote(&identity, &remote)?;
     let (remote, url) = ask_for(&node, &request, &remote, "/api/sse/sample-parallel")?;
-    pass(&node, &request, remote, url, Method::GET, Bytes::new()).await
+    pass(&node, &request, &identity, remote, url, Method::GET, Bytes::new()).await
 }
 
 /// The streams that this node reads from remotes, oldest first.
 #[utoipa::path(get, path = "/api/sse-proxy/connections", tag = "proxy",
     responses((status = 200, description = "`{connections: [{id, remote, method, path, purpose, openedAt, events, bytes, idleMs}], total}`")))]
-pub(super) async fn connections(node: Data<Node>, _: NoQuery) -> HttpResponse {
+pub(super) async fn connections(node: Data<Node>, _: Admin, _: NoQuery) -> HttpResponse {
     let open = node.connections.list();
     let total = open.len();
     HttpResponse::Ok().json(json!({ "connections": open, "total": total }))
@@ -128,7 +136,7 @@ pub(super) async fn connections(node: Data<Node>, _: NoQuery) -> HttpResponse {
 /// End an upstream connection. A proxied stream then breaks off; a merged one and a relay connect again.
 #[utoipa::path(delete, path = "/api/sse-proxy/connections/{id}", tag = "proxy", params(("id" = String, Path)),
     responses((status = 204, description = "it ends"), (status = 404, body = Problem)))]
-pub(super) async fn end(node: Data<Node>, id: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn end(node: Data<Node>, _: Admin, id: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
     if node.connections.end(&id) {
         return Ok(HttpResponse::NoContent().finish());
     }
@@ -158,6 +166,7 @@ fn ask_for(node: &Node, request: &HttpRequest, remote: &str, path: &str) -> Resu
 async fn pass(
     node: &Node,
     request: &HttpRequest,
+    identity: &Identity,
     remote: Arc<Remote>,
     url: Url,
     method: Method,
@@ -179,7 +188,7 @@ async fn pass(
         }
     };
     match answer {
-        Ok(Some(bytes)) => Ok(pull::open(node, request, input, chunks(bytes, name, path), Farewell::Break)),
+        Ok(Some(bytes)) => Ok(pull::open(node, request, identity, input, chunks(bytes, name, path), Farewell::Break)),
         Ok(None) => Ok(HttpResponse::NoContent().finish()),
         Err(failure) => {
             tracing::info!(remote = name, path, code = failure.code(), error = %failure, "no stream to pass on");

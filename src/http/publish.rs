@@ -18,6 +18,7 @@ use super::{
     body::Json,
     emitters::gone,
     payload::Payload,
+    permit,
     query::{NoQuery, Query},
 };
 use crate::{
@@ -112,12 +113,14 @@ pub(super) async fn to_user(
         (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn to_emitter(
     node: Data<Node>,
+    identity: Identity,
     request: HttpRequest,
     emitter: Path<String>,
     body: Json<Payload>,
 ) -> Result<HttpResponse, Problem> {
     let id = emitter.into_inner();
     let topic = Topic::new(format!("emitter:{id}")).map_err(|_| gone(&id))?;
+    permit::publish(&identity, [&topic])?;
     let draft = Draft::new(topic.clone(), event_name(&request)?, body.value.0);
     draft.check(node.config.journal.max_event_bytes)?;
     if !node.hub.send_to_emitter(id.clone(), draft.event, draft.data).await {
@@ -202,6 +205,9 @@ async fn one(node: &Node, identity: &Identity, draft: Draft) -> Result<HttpRespo
 
 /// Appends the drafts as one batch.
 async fn append(node: &Node, identity: &Identity, mut drafts: Vec<Draft>) -> Result<Vec<Published>, Problem> {
+    for draft in &drafts {
+        permit::publish(identity, &draft.topics)?;
+    }
     let publisher = identity.publisher();
     let answers: Vec<(Topic, Option<u64>)> = drafts
         .iter_mut()

@@ -33,7 +33,7 @@ use super::{
     gate::Connection,
     stream::{Input, Storm, flood, respond},
 };
-use crate::app::Node;
+use crate::{access::Identity, app::Node, hub::Reason};
 
 /// The pulled streams of a node. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -43,16 +43,16 @@ pub struct Pulls(TaskTracker);
 pub(super) enum Farewell {
     /// A broken response: a good end would say that all has come.
     Break,
-    /// A last frame, and a good end.
-    Say(Bytes),
+    /// A last frame that tells the reason, and a good end.
+    Say(Box<dyn FnOnce(Reason) -> Bytes>),
 }
 
 /// The body of a pulled stream.
 struct Body<S> {
     /// Gone when it is over; with it go the connections that it reads from.
     stream: Option<S>,
-    /// Resolves when a stop has come to this stream.
-    leaving: Pin<Box<dyn Future<Output = ()>>>,
+    /// Resolves when a stop has come to this stream, or its caller is none any more.
+    leaving: Pin<Box<dyn Future<Output = Reason>>>,
     farewell: Farewell,
     /// What the next poll says.
     broken: Option<io::Error>,
@@ -120,6 +120,7 @@ pub(super) async fn flooded(input: Option<Input>) {
 pub(super) fn open<S, E>(
     node: &Node,
     request: &HttpRequest,
+    identity: &Identity,
     input: Option<Input>,
     stream: S,
     farewell: Farewell,
@@ -135,9 +136,13 @@ where
     // A token of its own: asking it does not contend with all other streams.
     let stopping = node.stopping.child_token();
     let drain = Duration::from_millis(node.config.server.drain_ms);
+    let refused = identity.end();
     let leaving = Box::pin(async move {
-        stopping.cancelled().await;
-        sleep(drain.mul_f64(rand::random_range(0.0..1.0))).await;
+        let stopped = async {
+            stopping.cancelled().await;
+            sleep(drain.mul_f64(rand::random_range(0.0..1.0))).await;
+        };
+        tokio::select! { () = stopped => Reason::Shutdown, () = refused => Reason::TokenExpired }
     });
     let counted = node.pulls.0.token();
     let storm = Storm::new();
@@ -217,10 +222,11 @@ where
         }
         body.storm.calm();
         let own = &mut Context::from_waker(&body.waker);
-        if body.leaving.as_mut().poll(own).is_ready() {
+        if let Poll::Ready(reason) = body.leaving.as_mut().poll(own) {
             return match std::mem::replace(&mut body.farewell, Farewell::Break) {
-                Farewell::Break => body.break_off(io::Error::other("the node is stopping"), cx),
+                Farewell::Break => body.break_off(io::Error::other(reason.as_str()), cx),
                 Farewell::Say(frame) => {
+                    let frame = frame(reason);
                     body.stream = None;
                     Poll::Ready(Some(Ok(frame)))
                 }

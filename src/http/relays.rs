@@ -13,6 +13,7 @@ use super::{
     connect::{STREAM_PARAMETERS, basics, last_event_id},
     emitters::page_size,
     error::Field,
+    permit::{self, To},
     query::{NoQuery, Query},
     stream,
 };
@@ -30,9 +31,15 @@ use crate::{
     (status = 201, description = "it is kept and being connected; `Location` says where it is", body = Created),
     (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
     (status = 422, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn create(node: Data<Node>, request: HttpRequest, body: Json<Spec>) -> Result<HttpResponse, Problem> {
+pub(super) async fn create(
+    node: Data<Node>,
+    identity: Identity,
+    request: HttpRequest,
+    body: Json<Spec>,
+) -> Result<HttpResponse, Problem> {
     Query::of(&request).only(&["access_token"])?;
-    let created = node.relays.create(body.value).await?;
+    permit::relay_spec(&node, &identity, &body.value)?;
+    let created = node.relays.create(body.value, identity.user).await?;
     let location = (header::LOCATION, format!("/api/relays/{}", created.id));
     Ok(HttpResponse::Created().insert_header(location).json(created))
 }
@@ -40,12 +47,13 @@ pub(super) async fn create(node: Data<Node>, request: HttpRequest, body: Json<Sp
 /// A page of relays, newest first.
 #[utoipa::path(get, path = "/api/relays", tag = "relays", params(
     ("status" = Option<String>, Query, description = "`running`, `completed`, `partial`, `failed`"),
+    ("user" = Option<String>, Query, description = "whose; others than the caller's own are for admins"),
     ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
 ), responses((status = 200, body = Listing), (status = 400, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
-    query.only(&["status", "limit", "after", "access_token"])?;
+    query.only(&["status", "user", "limit", "after", "access_token"])?;
     let limit = page_size(&query)?;
     let status = match query.first("status") {
         None => None,
@@ -54,21 +62,34 @@ pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpR
                 .map_err(|_| Problem::malformed(format!("`{word}` is no status of a relay")))?,
         ),
     };
-    let filter = Filter { status, after: query.first("after").map(str::to_owned), limit };
+    let user = permit::listed(&identity, query.first("user"))?;
+    let filter = Filter { status, user, after: query.first("after").map(str::to_owned), limit };
     Ok(HttpResponse::Ok().json(node.relays.list(filter).await?))
 }
 
 /// A relay with its sources.
 #[utoipa::path(get, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path)),
     responses((status = 200, body = View), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn get(node: Data<Node>, relay: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn get(
+    node: Data<Node>,
+    identity: Identity,
+    relay: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
+    permit::relay(&node, &identity, &relay, To::Read).await?;
     Ok(HttpResponse::Ok().json(node.relays.get(&relay).await?))
 }
 
 /// End a relay and forget it; its upstreams are closed at once, its events stay.
 #[utoipa::path(delete, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path)), responses(
     (status = 204, description = "it is gone"), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn delete(node: Data<Node>, relay: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete(
+    node: Data<Node>,
+    identity: Identity,
+    relay: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
+    permit::relay(&node, &identity, &relay, To::Change).await?;
     node.relays.delete(&relay).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -76,7 +97,13 @@ pub(super) async fn delete(node: Data<Node>, relay: Path<String>, _: NoQuery) ->
 /// Make all connections of a relay anew, each where it stands; what has ended is taken up again.
 #[utoipa::path(post, path = "/api/relays/{relay}/restart", tag = "relays", params(("relay" = String, Path)), responses(
     (status = 202, description = "the sources are being connected"), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn restart(node: Data<Node>, relay: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn restart(
+    node: Data<Node>,
+    identity: Identity,
+    relay: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
+    permit::relay(&node, &identity, &relay, To::Change).await?;
     node.relays.restart(&relay).await?;
     Ok(HttpResponse::Accepted().json(node.relays.summary(&relay).await?))
 }
@@ -97,6 +124,7 @@ pub(super) async fn events(
     let query = Query::of(&request);
     query.only(STREAM_PARAMETERS)?;
     let mut connect = basics(&node, &request, &query)?;
+    permit::relay(&node, &identity, &relay, To::Read).await?;
     // Before it is asked how the relay is: an end that comes after this one stands behind it.
     let head = *node.journal.watch_head().borrow();
     let summary = node.relays.summary(&relay).await?;
@@ -109,7 +137,6 @@ pub(super) async fn events(
         // Not `Beginning`: retention may have taken the first events, and then that is a gap.
         connect.start = Start::After(Position::start(node.journal.epoch()).to_string());
     }
-    connect.user = identity.user;
     connect.topics = vec![Pattern::Exact(topic)];
     connect.until = Some(LAST_EVENT);
     if !summary.status.ended() {
@@ -119,7 +146,7 @@ pub(super) async fn events(
         ("relayId".to_owned(), Value::from(summary.id)),
         ("eventsUrl".to_owned(), Value::from(summary.events_url)),
     ]);
-    stream::open(&node, &request, connect).await
+    stream::open(&node, &request, &identity, connect).await
 }
 
 /// True when nothing of an ended relay follows the position. A relay counts as ended a moment before its last event is

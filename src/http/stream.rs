@@ -20,7 +20,9 @@ use super::{
     gate::{Connection, Place},
 };
 use crate::{
+    access::{Identity, Refused},
     app::Node,
+    event::now_ms,
     hub::{Connect, ConnectError, Framing, Link, MOST_INPUT, Reason, Subscription},
     socket::Socket,
     sse::{self, Frame},
@@ -148,7 +150,17 @@ impl Input {
 }
 
 /// Connects and answers with the stream; when the node stops, with the polite refusal.
-pub(super) async fn open(node: &Node, request: &HttpRequest, mut connect: Connect) -> Result<HttpResponse, Problem> {
+///
+/// A stream lives no longer than its caller is one.
+pub(super) async fn open(
+    node: &Node,
+    request: &HttpRequest,
+    identity: &Identity,
+    mut connect: Connect,
+) -> Result<HttpResponse, Problem> {
+    connect.user.clone_from(&identity.user);
+    connect.token = identity.token_name().cloned();
+    connect.token_expires = identity.expires_at.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
     let connection = request.conn_data::<Connection>();
     let handover = connection.and_then(Connection::handover);
     if let Some(socket) = connection.and_then(Connection::socket) {
@@ -161,6 +173,8 @@ pub(super) async fn open(node: &Node, request: &HttpRequest, mut connect: Connec
     let framing = if request.version() < Version::HTTP_11 { Framing::UntilClosed } else { Framing::Chunked };
     let link = handover.map(|(handover, place)| (handover, place, framing));
     match node.hub.connect(connect).await {
+        // What was revoked between the question and here was not told to this stream.
+        Ok(_) if identity.ended() => Err(Refused::Expired.into()),
         Ok(frames) => {
             let taken = link.is_some();
             let mut response = respond(request, Body { frames: Some(frames), link, storm: Storm::new() });

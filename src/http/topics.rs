@@ -8,8 +8,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Problem,
+    Identity, Problem,
     emitters::page_size,
+    identity::Admin,
+    permit,
     query::{NoQuery, Query},
 };
 use crate::{
@@ -19,19 +21,25 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Topics with counts and positions, in name order.
+/// Topics with counts and positions, in name order: those that the caller may hear.
 #[utoipa::path(get, path = "/api/topics", tag = "topics", params(
     ("pattern" = Option<String>, Query, description = "a prefix with a trailing `*`"),
     ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
 ), responses((status = 200, description = "a page of topics"), (status = 400, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn list(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["pattern", "limit", "after", "access_token"])?;
     let limit = page_size(&query)?;
     let pattern = query.first("pattern").map_or(Ok(Pattern::any()), Pattern::new)?;
     let after = query.first("after").map(Topic::new).transpose()?;
-    let mut topics = node.journal.topics(pattern, after, limit + 1).await?;
+    // Of what was asked for, what the caller may hear.
+    let mut topics = Vec::new();
+    for readable in identity.readable().iter().filter_map(|readable| readable.meet(&pattern)) {
+        topics.extend(node.journal.topics(readable, after.clone(), limit + 1).await?);
+    }
+    topics.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+    topics.dedup_by(|a, b| a.topic == b.topic);
     let more = topics.len() > limit;
     topics.truncate(limit);
     let next = topics.last().filter(|_| more).map(|last| last.topic.clone());
@@ -60,6 +68,7 @@ struct EventRow<'a> {
 ), responses((status = 200, description = "a page of events"), (status = 400, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn events(
     node: Data<Node>,
+    identity: Identity,
     request: HttpRequest,
     topic: Path<String>,
 ) -> Result<HttpResponse, Problem> {
@@ -67,6 +76,7 @@ pub(super) async fn events(
     query.only(&["after", "limit", "access_token"])?;
     let limit = page_size(&query)?;
     let topic = Topic::new(topic.into_inner())?;
+    permit::subscribe(&identity, [&Pattern::Exact(topic.clone())])?;
     let epoch = node.journal.epoch();
     let asked: Option<Position> = query.get("after", "an event id")?;
     // A position of another life of the journal says nothing: begin with what is kept, and say so.
@@ -97,7 +107,12 @@ pub(super) async fn events(
 /// Purge a topic; who had not seen its events is told of a gap.
 #[utoipa::path(delete, path = "/api/topics/{topic}", tag = "topics", params(("topic" = String, Path)),
     responses((status = 200, description = "how many events it had"), (status = 409, body = Problem), (status = 422, body = Problem)))]
-pub(super) async fn purge(node: Data<Node>, topic: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub(super) async fn purge(
+    node: Data<Node>,
+    _: Admin,
+    topic: Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
     let topic = Topic::new(topic.into_inner())?;
     if topic.internal() {
         return Err(Problem::new(

@@ -15,6 +15,10 @@ use crate::{
 pub struct Connect {
     /// Whose it is.
     pub user: Option<String>,
+    /// The token that it came with; see [`Selector::Token`](super::Selector::Token).
+    pub token: Option<std::sync::Arc<str>>,
+    /// How long from now its user is one.
+    pub token_expires: Option<Duration>,
     /// Groups that it joins; their topics are heard.
     pub groups: Vec<String>,
     /// Topics and patterns beside those of the user and the groups.
@@ -127,6 +131,8 @@ impl Connect {
         let lifetime = Some(config.default_timeout_ms).filter(|ms| *ms > 0).map(Duration::from_millis);
         Self {
             user: None,
+            token: None,
+            token_expires: None,
             groups: Vec::new(),
             topics: Vec::new(),
             own: Vec::new(),

@@ -18,6 +18,8 @@ pub enum Reason {
     Slow,
     /// It took nothing for `write_deadline_ms`.
     WriteDeadline,
+    /// The token of its user has expired, or was revoked.
+    TokenExpired,
     /// Somebody ended it through the API.
     Removed,
     /// The client sent more than any client of a stream has to say.
@@ -50,12 +52,13 @@ pub struct Counters {
 
 impl Reason {
     /// All of them, in the order of the enum.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ClientGone,
         Self::Shutdown,
         Self::Lifetime,
         Self::Slow,
         Self::WriteDeadline,
+        Self::TokenExpired,
         Self::Removed,
         Self::InputFlood,
         Self::Ended,
@@ -70,6 +73,7 @@ impl Reason {
             Self::Lifetime => "lifetime",
             Self::Slow => "slow",
             Self::WriteDeadline => "write_deadline",
+            Self::TokenExpired => "token_expired",
             Self::Removed => "removed",
             Self::InputFlood => "input_flood",
             Self::Ended => "ended",

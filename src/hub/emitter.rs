@@ -27,6 +27,7 @@ pub(super) struct Emitter {
     pub(super) serial: u64,
     pub(super) id: Arc<str>,
     pub(super) user: Option<String>,
+    pub(super) token: Option<Arc<str>>,
     pub(super) groups: Vec<String>,
     pub(super) topics: Vec<Pattern>,
     pub(super) own: Vec<Topic>,
@@ -48,6 +49,8 @@ pub(super) struct Emitter {
     pub(super) opened: Instant,
     pub(super) opened_at_ms: u64,
     pub(super) expires: Option<Instant>,
+    /// When its user is none any more.
+    pub(super) token_expires: Option<Instant>,
     /// When the last frame went towards the socket, or the emitter began.
     pub(super) active: Instant,
     /// Since when the socket has taken nothing of what left the outbox.
@@ -103,6 +106,7 @@ impl Emitter {
             serial,
             id,
             user: connect.user,
+            token: connect.token,
             groups: connect.groups,
             topics: connect.topics,
             own: connect.own,
@@ -121,6 +125,7 @@ impl Emitter {
             opened: now,
             opened_at_ms: crate::event::now_ms(),
             expires: connect.lifetime.map(|lifetime| now + jittered(lifetime)),
+            token_expires: connect.token_expires.and_then(|left| now.checked_add(left)),
             active: now,
             blocked_since: None,
             closing: None,

@@ -23,6 +23,8 @@ pub enum Selector {
     User(String),
     /// A group's.
     Group(String),
+    /// Those that came with this token.
+    Token(String),
 }
 
 /// The state of one emitter.
@@ -109,6 +111,7 @@ impl Selector {
             Self::Id(id) => **id == *emitter.id,
             Self::User(user) => emitter.user.as_ref() == Some(user),
             Self::Group(group) => emitter.groups.contains(group),
+            Self::Token(name) => emitter.token.as_deref() == Some(name),
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Books {
 /// A relay.
 pub struct Relay {
     pub id: String,
+    /// Who made it.
+    pub user: Option<String>,
     pub spec: Arc<Spec>,
     /// Of its spec.
     pub bytes: usize,
@@ -48,6 +50,8 @@ const MAX_SPEC_BYTES: usize = 64 << 20;
 pub struct Filter {
     /// Only those with this status.
     pub status: Option<Status>,
+    /// Only those of this user.
+    pub user: Option<String>,
     /// The `next` of the page before.
     pub after: Option<String>,
     /// Most relays in the page; 0 means 50, and more than 1000 are never answered.
@@ -72,6 +76,7 @@ impl Relay {
     fn summary(&self) -> Summary {
         Summary {
             id: self.id.clone(),
+            user: self.user.clone(),
             topic: self.target.as_ref().map_or_else(|| format!("relay:{}", self.id), ToString::to_string),
             status: self.status,
             events_url: events_url(&self.id),
@@ -160,7 +165,10 @@ impl Books {
         let limit = if filter.limit == 0 { 50 } else { filter.limit.min(1000) };
         let end = filter.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let newest_first = self.relays.range::<str, _>((Bound::Unbounded, end)).rev().map(|(_, relay)| relay);
-        let wanted = newest_first.filter(|relay| filter.status.is_none_or(|status| relay.status == status));
+        let wanted = newest_first.filter(|relay| {
+            filter.status.is_none_or(|status| relay.status == status)
+                && filter.user.as_ref().is_none_or(|user| relay.user.as_ref() == Some(user))
+        });
         let mut relays: Vec<_> = wanted.take(limit + 1).map(Relay::summary).collect();
         let more = relays.len() > limit;
         relays.truncate(limit);

@@ -53,14 +53,14 @@ impl Handle {
         Self { shared, work, permits: Arc::new(Semaphore::new(MAX_REQUESTS)), ready }
     }
 
-    /// Makes a relay. When this answers, it is in the journal, and its sources are being connected.
+    /// Makes a relay of this user. When this answers, it is in the journal, and its sources are being connected.
     ///
     /// # Errors
     /// Nothing was kept; the variant says what can be done.
-    pub async fn create(&self, mut spec: Spec) -> Result<Created, Error> {
+    pub async fn create(&self, mut spec: Spec, user: Option<String>) -> Result<Created, Error> {
         let plan = Plan::check(&mut spec, self.shared.limits()).map_err(Error::Invalid)?;
         let shared = self.shared.clone();
-        let id = self.ask(lifecycle::create(shared, spec, plan)).await?;
+        let id = self.ask(lifecycle::create(shared, spec, plan, user)).await?;
         // Not by way of `summary`: it is kept, whatever has begun meanwhile.
         let summary = self.shared.books().summary(&id).ok_or(Error::Unknown(id))?;
         let Summary { id, topic, status, events_url, .. } = summary;

@@ -27,7 +27,7 @@ use crate::{
 const MAX_KEPT: usize = 10_000;
 
 /// Keeps a relay that was checked, and begins it. Answers its id.
-pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan) -> Result<String, Error> {
+pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan, user: Option<String>) -> Result<String, Error> {
     let bytes = spec.bytes();
     if !shared.books().promise(shared.config.max_relays, bytes) {
         return Err(Error::Full(shared.config.max_relays));
@@ -36,7 +36,7 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan) -> Result<Strin
     let progress: Vec<_> = plan.sources.iter().map(|source| Progress::initial(&source.start)).collect();
     let mut records = vec![record::put(
         record::spec_key(&id),
-        &SpecRecord { version: record::VERSION, created_at, spec: spec.clone() },
+        &SpecRecord { version: record::VERSION, created_at, user: user.clone(), spec: spec.clone() },
     )];
     let cursor = |(index, progress)| record::put(record::cursor_key(&id, index), progress);
     records.extend(progress.iter().enumerate().map(cursor));
@@ -49,6 +49,7 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan) -> Result<Strin
         if kept.is_ok() {
             books.insert(Relay {
                 id: id.clone(),
+                user,
                 bytes,
                 spec: Arc::new(spec),
                 target: plan.target.clone(),

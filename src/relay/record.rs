@@ -27,6 +27,9 @@ pub struct SpecRecord {
     pub version: u32,
     /// Unix milliseconds.
     pub created_at: u64,
+    /// Who made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     pub spec: Spec,
 }
 

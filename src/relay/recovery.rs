@@ -115,6 +115,7 @@ async fn relay(shared: &Shared, id: &str) -> Result<Option<(Relay, Vec<Progress>
     let end = record::read::<EndRecord>(journal, record::end_key(id)).await?.map(|(end, _)| end);
     let relay = Relay {
         id: id.to_owned(),
+        user: kept.user,
         target: Plan::target(&kept.spec),
         created_at: kept.created_at,
         status: end.as_ref().map_or(Status::Running, |end| end.status),

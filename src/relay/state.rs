@@ -76,6 +76,9 @@ pub struct View {
 pub struct Summary {
     /// The relay.
     pub id: String,
+    /// Who made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Where its events are to be heard: its target, or its own topic.
     pub topic: String,
     /// How far it is.

@@ -11,6 +11,7 @@ use std::{
 use serde_json::Value;
 
 mod raw;
+pub mod routes;
 mod sse;
 pub mod steady;
 pub mod swarm;
@@ -62,6 +63,11 @@ impl Node {
             panic!("the node did not start: {line:?}\n{log}")
         };
         Self { child, addr, dir, config: settings.to_owned() }
+    }
+
+    /// Where its settings stand; to be changed before a SIGHUP.
+    pub fn config_file(&self) -> std::path::PathBuf {
+        self.dir.path().join("config.toml")
     }
 
     pub fn pid(&self) -> u32 {

@@ -59,6 +59,9 @@ impl Shard {
             emitter.close(Reason::WriteDeadline, now);
             return true;
         }
+        if emitter.token_expires.is_some_and(|at| now >= at) {
+            emitter.close(Reason::TokenExpired, now);
+        }
         if emitter.expires.is_some_and(|at| now >= at) {
             emitter.close(Reason::Lifetime, now);
         }
@@ -81,7 +84,7 @@ impl Shard {
     pub(super) fn next_look(&self, emitter: &Emitter, now: Instant) -> Instant {
         let mut next = self.deadline(emitter, now);
         if emitter.closing.is_none() {
-            next = emitter.expires.map_or(next, |at| next.min(at));
+            next = [emitter.expires, emitter.token_expires].into_iter().flatten().fold(next, Instant::min);
             if emitter.heartbeat.kind != HeartbeatKind::None {
                 next = next.min(emitter.heartbeat_due() - EVERY / 2);
             }

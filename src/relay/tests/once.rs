@@ -10,7 +10,7 @@ use crate::{
 };
 
 async fn with(relays: &Handle, spec: Value) -> String {
-    relays.create(serde_json::from_value(spec).unwrap()).await.unwrap().id
+    relays.create(serde_json::from_value(spec).unwrap(), None).await.unwrap().id
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn what_specs_take_is_bounded() {
     let large = "x".repeat(4 << 20);
     for _ in 0..24 {
         let spec = json!({ "sources": [{ "path": "/1", "headers": { "X-A": large } }] });
-        let Ok(created) = relays.create(serde_json::from_value(spec).unwrap()).await else { break };
+        let Ok(created) = relays.create(serde_json::from_value(spec).unwrap(), None).await else { break };
         ended(&relays, &created.id).await;
     }
     let bytes = journal.stats().record_bytes;

@@ -245,7 +245,7 @@ pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
 pub async fn relay(relays: &Handle, paths: &[&str]) -> String {
     let sources: Vec<_> = paths.iter().map(|path| serde_json::json!({ "path": path })).collect();
     let spec: Spec = serde_json::from_value(serde_json::json!({ "sources": sources })).unwrap();
-    relays.create(spec).await.unwrap().id
+    relays.create(spec, None).await.unwrap().id
 }
 
 /// Waits for the end of a relay.

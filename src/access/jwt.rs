@@ -1,0 +1,286 @@
+//! JSON Web Tokens (RFC 7519) that somebody else makes: which are accepted, and what they say.
+//!
+//! The algorithm is chosen from the settings' list and must fit the key: what the token says of itself is only compared
+//! (RFC 8725, 3.1). `exp` and `sub` must be there; `sub` is the user, and the claim `millstream` gives rights:
+//!
+//! ```json
+//! {"sub": "42", "exp": 1790000000, "millstream": {"groups": ["ops"], "subscribe": ["order:*"], "jobs": true}}
+//! ```
+//!
+//! Without that claim there is nothing but the caller's own topic.
+
+use std::{path::PathBuf, time::Duration};
+
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation, errors::ErrorKind};
+use serde::{Deserialize, Serialize};
+
+use super::{Identity, Refused, Rights, identity::Origin, jwks::Jwks};
+use crate::{
+    event::Meta,
+    topic::{Pattern, Topic},
+    upstream,
+};
+
+/// `[access.jwt]`: exactly one of `secret_env`, `public_key_file` and `jwks_url`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The environment variable with the secret of HS256, at least 32 bytes.
+    pub secret_env: Option<String>,
+    /// A file with the public key of RS256, ES256 or `EdDSA`, in PEM.
+    pub public_key_file: Option<PathBuf>,
+    /// Where the public keys are; asked when a token names an unknown key, and again after `jwks_refresh_ms`.
+    pub jwks_url: Option<String>,
+    /// How old the keys of `jwks_url` may become before they are fetched again, in milliseconds.
+    pub jwks_refresh_ms: u64,
+    /// They are not asked for more often than this, whatever keys tokens name, in milliseconds.
+    pub jwks_pause_ms: u64,
+    /// Algorithms that are accepted, of `HS256`, `RS256`, `ES256` and `EdDSA`; empty: those that fit the key.
+    pub algorithms: Vec<String>,
+    /// A token must be meant for this audience (`aud`).
+    pub audience: Option<String>,
+    /// A token must come from this issuer (`iss`).
+    pub issuer: Option<String>,
+    /// By how much the clocks of issuer and node may differ, in milliseconds.
+    pub leeway_ms: u64,
+}
+
+/// Checks tokens.
+pub(super) struct Verifier {
+    keys: Keys,
+    allowed: Vec<Algorithm>,
+    audience: Option<String>,
+    issuer: Option<String>,
+    leeway: u64,
+}
+
+enum Keys {
+    One(Box<DecodingKey>),
+    Fetched(Box<Jwks>),
+}
+
+/// What a token says. What must be there is asked for by the validation, which says it better.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    sub: String,
+    #[serde(default)]
+    exp: u64,
+    #[serde(default)]
+    millstream: Granted,
+}
+
+/// What the claim `millstream` says. A field that is not known is an error: a right that is spelt wrong is noticed.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Granted {
+    groups: Vec<String>,
+    publish: Vec<Pattern>,
+    subscribe: Vec<Pattern>,
+    jobs: bool,
+    remotes: Vec<String>,
+    admin: bool,
+    meta: Meta,
+}
+
+/// Longest token in bytes.
+const MAX_BYTES: usize = 16 << 10;
+/// Shortest secret of HS256 in bytes (RFC 7518, 3.2).
+const MIN_SECRET: usize = 32;
+const KNOWN: [Algorithm; 4] = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            secret_env: None,
+            public_key_file: None,
+            jwks_url: None,
+            jwks_refresh_ms: 5 * 60 * 1000,
+            jwks_pause_ms: 10_000,
+            algorithms: Vec::new(),
+            audience: None,
+            issuer: None,
+            leeway_ms: 5000,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types do not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let sources =
+            [self.secret_env.is_some(), self.public_key_file.is_some(), self.jwks_url.is_some()].map(usize::from);
+        if sources.iter().sum::<usize>() != 1 {
+            return Err("`access.jwt` needs exactly one of `secret_env`, `public_key_file` and `jwks_url`".into());
+        }
+        for name in &self.algorithms {
+            let algorithm = read(name)
+                .ok_or_else(|| format!("`access.jwt.algorithms`: `{name}` must be HS256, RS256, ES256 or EdDSA"))?;
+            if (algorithm == Algorithm::HS256) != self.secret_env.is_some() {
+                return Err(format!("`access.jwt.algorithms`: `{name}` does not fit the kind of the key"));
+            }
+        }
+        if let Some(url) = &self.jwks_url {
+            upstream::parse_url(url).map_err(|error| format!("`access.jwt.jwks_url` = `{url}`: {error}"))?;
+        }
+        if self.jwks_refresh_ms < 1000 {
+            return Err("`access.jwt.jwks_refresh_ms` must be at least 1000".into());
+        }
+        Ok(())
+    }
+}
+
+fn read(name: &str) -> Option<Algorithm> {
+    name.parse().ok().filter(|algorithm| KNOWN.contains(algorithm))
+}
+
+/// True for what has the form of a JWT: three parts.
+pub fn looks_like_one(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// What a token says of its own making, before anything is checked.
+///
+/// # Errors
+/// When it has not the form of a token.
+pub fn peek(token: &str) -> Result<Header, Refused> {
+    let no_token = |why: &str| Refused::Unacceptable(why.into());
+    if token.len() > MAX_BYTES {
+        return Err(no_token("it has more than 16 KiB"));
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| no_token("it cannot be read as a JWT"))?;
+    // RFC 7515, 4.1.11: who does not understand an extension that is marked critical must refuse.
+    if header.crit.is_some() {
+        return Err(no_token("its header has critical extensions"));
+    }
+    Ok(header)
+}
+
+/// Why a token was refused, in words that tell its holder no more than it can know.
+pub(super) fn refused(error: &jsonwebtoken::errors::Error) -> Refused {
+    match error.kind() {
+        ErrorKind::ExpiredSignature => Refused::Expired,
+        ErrorKind::ImmatureSignature => Refused::NotYet,
+        ErrorKind::InvalidAudience => Refused::Unacceptable("it is meant for another audience (`aud`)".into()),
+        ErrorKind::InvalidIssuer => Refused::Unacceptable("it comes from another issuer (`iss`)".into()),
+        ErrorKind::MissingRequiredClaim(claim) => Refused::Unacceptable(format!("it has no `{claim}`")),
+        ErrorKind::Json(error) => Refused::Unacceptable(format!("its claims cannot be read: {error}")),
+        _ => Refused::Unacceptable("its signature is not that of a key that is known here".into()),
+    }
+}
+
+// === impl Verifier ===
+
+impl Verifier {
+    /// Reads the key, or prepares to fetch it.
+    pub(super) fn new(config: &Config, client: upstream::Client) -> Result<Self, String> {
+        let keys = if let Some(variable) = &config.secret_env {
+            let secret = std::env::var(variable).unwrap_or_default();
+            if secret.len() < MIN_SECRET {
+                return Err(format!(
+                    "`access.jwt.secret_env` = `{variable}`: the variable has {} bytes, HS256 needs at least {MIN_SECRET}",
+                    secret.len()
+                ));
+            }
+            Keys::One(Box::new(DecodingKey::from_secret(secret.as_bytes())))
+        } else if let Some(file) = &config.public_key_file {
+            let wrong = |why: &str| format!("`access.jwt.public_key_file` = `{}`: {why}", file.display());
+            let pem = std::fs::read(file).map_err(|error| wrong(&error.to_string()))?;
+            let key = DecodingKey::from_rsa_pem(&pem)
+                .or_else(|_| DecodingKey::from_ec_pem(&pem))
+                .or_else(|_| DecodingKey::from_ed_pem(&pem))
+                .map_err(|_| wrong("it has no public key of RSA, P-256 or Ed25519 in PEM"))?;
+            Keys::One(Box::new(key))
+        } else if let Some(url) = &config.jwks_url {
+            let [refresh, pause] = [config.jwks_refresh_ms, config.jwks_pause_ms].map(Duration::from_millis);
+            Keys::Fetched(Box::new(Jwks::new(client, url.clone(), refresh, pause)))
+        } else {
+            return Err("`access.jwt` names no key".into());
+        };
+        let named: Vec<Algorithm> = config.algorithms.iter().filter_map(|name| read(name)).collect();
+        let symmetric = config.secret_env.is_some();
+        let fits = |algorithm: &Algorithm| {
+            (*algorithm == Algorithm::HS256) == symmetric && (named.is_empty() || named.contains(algorithm))
+        };
+        Ok(Self {
+            keys,
+            allowed: KNOWN.into_iter().filter(fits).collect(),
+            audience: config.audience.clone(),
+            issuer: config.issuer.clone(),
+            leeway: config.leeway_ms.div_ceil(1000),
+        })
+    }
+
+    /// Whose token it is.
+    pub(super) async fn verify(&self, token: &str) -> Result<Identity, Refused> {
+        let header = peek(token)?;
+        if !self.allowed.contains(&header.alg) {
+            return Err(Refused::Unacceptable(format!("its algorithm {:?} is not accepted here", header.alg)));
+        }
+        let fetched;
+        let key = match &self.keys {
+            Keys::One(key) => key,
+            Keys::Fetched(keys) => {
+                fetched = keys.find(header.kid.as_deref(), header.alg).await?;
+                &*fetched
+            }
+        };
+        if key.family() != family(header.alg) {
+            return Err(Refused::Unacceptable("its algorithm does not fit the key".into()));
+        }
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation(header.alg))
+            .map_err(|error| refused(&error))?
+            .claims;
+        self.identity(claims)
+    }
+
+    fn validation(&self, algorithm: Algorithm) -> Validation {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = self.leeway;
+        validation.validate_nbf = true;
+        validation.required_spec_claims.insert("sub".into());
+        validation.validate_aud = self.audience.is_some();
+        if let Some(audience) = &self.audience {
+            validation.set_audience(&[audience]);
+            validation.required_spec_claims.insert("aud".into());
+        }
+        if let Some(issuer) = &self.issuer {
+            validation.set_issuer(&[issuer]);
+            validation.required_spec_claims.insert("iss".into());
+        }
+        validation
+    }
+
+    fn identity(&self, claims: Claims) -> Result<Identity, Refused> {
+        let Claims { sub, exp, millstream: granted } = claims;
+        Topic::user(&sub)
+            .map_err(|invalid| Refused::Unacceptable(format!("its `sub` cannot name a user: {invalid}")))?;
+        for group in &granted.groups {
+            Topic::group(group)
+                .map_err(|invalid| Refused::Unacceptable(format!("its group `{group}` cannot be one: {invalid}")))?;
+        }
+        if !granted.meta.is_small() {
+            return Err(Refused::Unacceptable("its metadata are too many, too large or no scalars".into()));
+        }
+        let Granted { groups, publish, subscribe, jobs, remotes, admin, meta } = granted;
+        Ok(Identity {
+            user: Some(sub),
+            groups,
+            rights: Rights { publish, subscribe, jobs, remotes, admin }.into(),
+            meta: Some(meta),
+            expires_at: Some(exp.saturating_add(self.leeway).saturating_mul(1000)),
+            origin: Origin::Claims,
+        })
+    }
+}
+
+pub(super) fn family(algorithm: Algorithm) -> AlgorithmFamily {
+    match algorithm {
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => AlgorithmFamily::Hmac,
+        Algorithm::ES256 | Algorithm::ES384 => AlgorithmFamily::Ec,
+        Algorithm::EdDSA => AlgorithmFamily::Ed,
+        _ => AlgorithmFamily::Rsa,
+    }
+}

@@ -1,0 +1,129 @@
+//! Sessions: what a client that came with a ticket reconnects with.
+//!
+//! A session is a signed text in a cookie, not a row in a table: it outlives restarts, and every node of one journal
+//! accepts it. It is no token: it opens streams and reads, and is worth nothing without what stands behind it. Behind a
+//! session of a static token stands that token as it is now, so whoever revokes it ends the session.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+use super::{Identity, Refused, Rights, identity::Origin};
+use crate::{
+    event::{Meta, now_ms},
+    journal::{AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
+};
+
+/// The record that holds the key.
+const KEY: &str = "access/session-key";
+
+/// Signs sessions.
+pub(super) struct Seal {
+    journal: Shared,
+    life: Duration,
+    key: OnceCell<Bytes>,
+}
+
+/// What a session says.
+#[derive(Serialize, Deserialize)]
+struct Session {
+    /// Unix seconds.
+    exp: u64,
+    #[serde(flatten)]
+    of: Of,
+}
+
+/// Whose it is.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Of {
+    /// Of a static token: what that is decides at each use.
+    Static { token: String, digest: String },
+    /// Of claims, which nobody else remembers.
+    Claims { user: Option<String>, groups: Vec<String>, rights: Rights, meta: Option<Meta> },
+}
+
+// === impl Seal ===
+
+impl Seal {
+    pub(super) fn new(journal: Shared, life: Duration) -> Self {
+        Self { journal, life, key: OnceCell::new() }
+    }
+
+    /// The text of a session and how long it is good.
+    pub(super) async fn seal(&self, identity: &Identity) -> Result<(String, Duration), Unavailable> {
+        let of = match &identity.origin {
+            Origin::Static { name, digest, .. } => {
+                Of::Static { token: name.to_string(), digest: URL_SAFE_NO_PAD.encode(digest) }
+            }
+            Origin::Claims | Origin::Open => Of::Claims {
+                user: identity.user.clone(),
+                groups: identity.groups.clone(),
+                rights: (*identity.rights).clone(),
+                meta: identity.meta.clone(),
+            },
+        };
+        let now = now_ms();
+        let life = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX);
+        let until = identity.expires_at.unwrap_or(u64::MAX).min(now.saturating_add(life));
+        let session = Session { exp: until / 1000, of };
+        let key = EncodingKey::from_secret(self.key().await?);
+        let text = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &session, &key).expect("plain data is signed");
+        Ok((text, Duration::from_millis(until.saturating_sub(now))))
+    }
+
+    /// Whose session it is; `token` knows the static tokens that are in force.
+    pub(super) async fn unseal(
+        &self,
+        text: &str,
+        token: impl Fn(&str, &[u8; 32]) -> Option<Identity>,
+    ) -> Result<Identity, Refused> {
+        let key = self.key().await.map_err(|error| Refused::Unavailable(error.to_string()))?;
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = 0;
+        let session: Session = jsonwebtoken::decode(text, &DecodingKey::from_secret(key), &validation)
+            .map_err(|error| super::jwt::refused(&error))?
+            .claims;
+        let expires_at = Some(session.exp.saturating_mul(1000));
+        match session.of {
+            Of::Static { token: name, digest } => {
+                let digest = URL_SAFE_NO_PAD.decode(digest).ok().and_then(|digest| digest.try_into().ok());
+                let identity = digest.and_then(|digest| token(&name, &digest)).ok_or(Refused::Expired)?;
+                Ok(Identity { expires_at, ..identity })
+            }
+            Of::Claims { user, groups, rights, meta } => {
+                Ok(Identity { user, groups, rights: rights.into(), meta, expires_at, origin: Origin::Claims })
+            }
+        }
+    }
+
+    /// The key, which the first node of a journal makes.
+    async fn key(&self) -> Result<&[u8], Unavailable> {
+        let key = self.key.get_or_try_init(|| async {
+            loop {
+                if let Some(record) = self.journal.get(KEY.into()).await? {
+                    return Ok(record.value);
+                }
+                let key: [u8; 32] = rand::random();
+                let records = vec![RecordWrite { key: KEY.into(), value: Some(Bytes::copy_from_slice(&key)) }];
+                let expect = vec![Expect { key: KEY.into(), revision: None }];
+                match self.journal.append(Batch { records, expect, ..Batch::default() }).await {
+                    // Somebody else was first, or it is there now: read it.
+                    Ok(_) | Err(AppendError::Conflict(_)) => {}
+                    Err(AppendError::Unavailable(error)) => return Err(error),
+                    Err(error) => return Err(Unavailable::Failed(error.to_string())),
+                }
+            }
+        });
+        Ok(key.await?)
+    }
+}
+
+/// 256 random bits as text.
+pub(super) fn random_text() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}

@@ -1,0 +1,96 @@
+//! `token`: makes static tokens and shows what a token says.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use clap::{Args, Subcommand};
+
+use super::{Failure, text::say};
+use crate::access::{self, jwt};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token: prints it once, and the section for the settings, which holds its hash alone.
+    Make(MakeArguments),
+    /// Show the hash of a token (from stdin), and what it says of itself where it is a JWT. Nothing is checked.
+    Inspect,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct MakeArguments {
+    /// Names the token in logs.
+    #[arg(long)]
+    name: String,
+    /// The user that it stands for; without it the name.
+    #[arg(long)]
+    user: Option<String>,
+    /// A group that the user is in; may be repeated.
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
+    /// A topic or a prefix with a trailing `*` that it may publish into; may be repeated.
+    #[arg(long, value_name = "TOPIC")]
+    publish: Vec<String>,
+    /// A topic or a prefix with a trailing `*` that it may hear; may be repeated.
+    #[arg(long, value_name = "TOPIC")]
+    subscribe: Vec<String>,
+    /// It may submit jobs.
+    #[arg(long)]
+    jobs: bool,
+    /// A remote that it may use, `*` for all; may be repeated.
+    #[arg(long = "remote", value_name = "REMOTE")]
+    remotes: Vec<String>,
+    /// It may do everything.
+    #[arg(long)]
+    admin: bool,
+}
+
+/// Runs a command.
+pub(super) fn token(command: &TokenCommand) -> Result<(), Failure> {
+    match command {
+        TokenCommand::Make(arguments) => make(arguments),
+        TokenCommand::Inspect => inspect(),
+    }
+}
+
+fn make(arguments: &MakeArguments) -> Result<(), Failure> {
+    let token = format!("ms_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let list = |texts: &[String]| texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
+    let mut section = format!("[[access.tokens]]\nname = {}\n", quoted(&arguments.name));
+    section += &format!("sha256 = \"{}\"\n", access::digest(&token));
+    if let Some(user) = &arguments.user {
+        section += &format!("user = {}\n", quoted(user));
+    }
+    let lists = [
+        ("groups", &arguments.groups),
+        ("publish", &arguments.publish),
+        ("subscribe", &arguments.subscribe),
+        ("remotes", &arguments.remotes),
+    ];
+    for (key, texts) in lists.iter().filter(|(_, texts)| !texts.is_empty()) {
+        section += &format!("{key} = [{}]\n", list(texts));
+    }
+    for (key, _) in [("jobs", arguments.jobs), ("admin", arguments.admin)].iter().filter(|(_, given)| *given) {
+        section += &format!("{key} = true\n");
+    }
+    // What would be refused at the next start is refused now.
+    crate::config::Config::parse(&format!("[access]\nmode = \"token\"\n{section}"), "the new token")?;
+    eprintln!("The token is printed once; the section below is for the settings, and `kill -HUP` puts it in force.");
+    say(&format!("# token: {token}\n{section}"))
+}
+
+fn inspect() -> Result<(), Failure> {
+    let unread = |error| Failure::new(format!("cannot read stdin: {error}"));
+    let text = std::io::stdin().lines().next().transpose().map_err(unread)?.unwrap_or_default();
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(Failure::usage("stdin has no token; try `echo \"$TOKEN\" | millstream token inspect`"));
+    }
+    let shown = if jwt::looks_like_one(token) {
+        let header = jwt::peek(token).map_err(|error| Failure::new(error.to_string()))?;
+        let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        let claims = claims.and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
+        serde_json::json!({ "kind": "jwt", "header": header, "claims": claims, "checked": false })
+    } else {
+        serde_json::json!({ "kind": "static", "sha256": access::digest(token) })
+    };
+    say(&serde_json::to_string_pretty(&shown).expect("plain data"))
+}

@@ -1,0 +1,56 @@
+//! Records for whoever has to answer for the node: refused access, and what admins do. One line each, with
+//! `target: "millstream::audit"`, so that a filter can send them elsewhere or switch them off.
+//!
+//! No line has a token, a ticket, a query or a body in it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use actix_web::{
+    HttpMessage, HttpRequest,
+    dev::ServiceResponse,
+    http::{Method, StatusCode},
+};
+
+use super::identity::{AsAdmin, known};
+use crate::event::now_ms;
+
+const TARGET: &str = "millstream::audit";
+
+/// Most lines about refused access in one second: strangers decide how many there would be. What is left out is counted
+/// by the next line.
+const MAX_REFUSED: u64 = 50;
+
+/// Writes what is to be written of a response.
+pub(super) fn note<B>(response: &ServiceResponse<B>) {
+    let (request, status) = (response.request(), response.status());
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let reason = response.response().error().map(ToString::to_string);
+        refused(request, status, &reason.unwrap_or_default());
+    } else if request.extensions().get::<AsAdmin>().is_some() && *request.method() != Method::GET {
+        let caller = known(request);
+        let user = caller.as_ref().and_then(|caller| caller.user.as_deref());
+        let token = caller.as_ref().and_then(|caller| caller.token_name()).map(|name| &**name);
+        let (method, path, status) = (request.method().as_str(), request.path(), status.as_u16());
+        let peer = request.peer_addr().map(|peer| peer.ip().to_string());
+        tracing::info!(target: TARGET, method, path, status, user, token, peer, "an admin acted");
+    }
+}
+
+fn refused(request: &HttpRequest, status: StatusCode, reason: &str) {
+    static SECOND: AtomicU64 = AtomicU64::new(0);
+    static LINES: AtomicU64 = AtomicU64::new(0);
+    static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+    let now = now_ms() / 1000;
+    if SECOND.swap(now, Relaxed) != now {
+        LINES.store(0, Relaxed);
+    }
+    if LINES.fetch_add(1, Relaxed) >= MAX_REFUSED {
+        LEFT_OUT.fetch_add(1, Relaxed);
+        return;
+    }
+    let left_out = LEFT_OUT.swap(0, Relaxed);
+    let user = known(request).and_then(|caller| caller.user);
+    let peer = request.peer_addr().map(|peer| peer.ip().to_string());
+    let (method, path, status) = (request.method().as_str(), request.path(), status.as_u16());
+    tracing::warn!(target: TARGET, method, path, status, user, peer, reason, left_out, "access refused");
+}

@@ -1,0 +1,141 @@
+//! May they? The questions that the handlers ask of a caller, and the refusals.
+//!
+//! What somebody may not even know of is answered as if it were not there: jobs, relays and emitters of others are 404.
+
+use super::Problem;
+use crate::{
+    access::Identity,
+    app::Node,
+    jobs::{self, spec::Spec},
+    relay,
+    topic::{Pattern, Topic},
+};
+
+/// What a caller wants of a job or a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// To see it: its user, admins, and who may hear its topic.
+    Read,
+    /// To change it: its user and admins.
+    Change,
+}
+
+/// Whether the caller may publish into all of these.
+pub(super) fn publish<'a>(identity: &Identity, topics: impl IntoIterator<Item = &'a Topic>) -> Result<(), Problem> {
+    match topics.into_iter().find(|topic| !identity.may_publish(topic)) {
+        None => Ok(()),
+        Some(topic) => Err(Problem::forbidden(format!("{} may not publish into `{topic}`", name(identity)))),
+    }
+}
+
+/// Whether the caller may hear all of these.
+pub(super) fn subscribe<'a>(
+    identity: &Identity,
+    patterns: impl IntoIterator<Item = &'a Pattern>,
+) -> Result<(), Problem> {
+    match patterns.into_iter().find(|pattern| !identity.may_subscribe(pattern)) {
+        None => Ok(()),
+        Some(pattern) => Err(Problem::forbidden(format!("{} may not subscribe to `{pattern}`", name(identity)))),
+    }
+}
+
+/// Whether the caller may use this remote. It is asked before it is said whether there is one.
+pub(super) fn remote(identity: &Identity, remote: &str) -> Result<(), Problem> {
+    if identity.rights.may_use(remote) {
+        return Ok(());
+    }
+    let remote = remote.escape_debug();
+    Err(Problem::forbidden(format!("{} may not use the remote `{remote}`", name(identity))))
+}
+
+/// Whether the caller may submit this job: run it, on the remotes that it names, and tell whom it is to tell.
+pub(super) fn submit(identity: &Identity, spec: &Spec) -> Result<(), Problem> {
+    if !identity.rights.may_submit() {
+        return Err(Problem::forbidden(format!("{} may not submit jobs", name(identity))));
+    }
+    for named in spec.tasks.iter().filter_map(|task| task.remote.as_deref()) {
+        remote(identity, named)?;
+    }
+    let Some(told) = &spec.notify else { return Ok(()) };
+    let topics = [
+        told.user.as_deref().map(Topic::user),
+        told.group.as_deref().map(Topic::group),
+        told.topic.as_deref().map(Topic::new),
+    ];
+    // One that is no topic is refused with all else that is wrong with the job.
+    publish(identity, topics.iter().flatten().flatten())
+}
+
+/// Whether the caller may make this relay: read those remotes, and publish into that topic.
+pub(super) fn relay_spec(node: &Node, identity: &Identity, spec: &relay::Spec) -> Result<(), Problem> {
+    let default = node.config.relay.default_remote.as_deref();
+    for named in spec.sources.iter().filter_map(|source| source.remote.as_deref().or(default)) {
+        remote(identity, named)?;
+    }
+    if spec.sources.is_empty() && !identity.is_admin() && identity.rights.remotes.is_empty() {
+        return Err(Problem::forbidden(format!("{} may not use any remote", name(identity))));
+    }
+    let topics = [
+        spec.topic.as_deref().map(Topic::new),
+        spec.user.as_deref().map(Topic::user),
+        spec.group.as_deref().map(Topic::group),
+    ];
+    publish(identity, topics.iter().flatten().flatten())
+}
+
+/// Whether the caller may do this with the job.
+pub(super) async fn job(node: &Node, identity: &Identity, id: &str, to: To) -> Result<(), Problem> {
+    if identity.is_admin() {
+        return Ok(());
+    }
+    let user = node.jobs.summary(id).await?.user;
+    if identity.is(user.as_deref()) || (to == To::Read && Topic::job(id).is_ok_and(|topic| identity.may_hear(&topic))) {
+        return Ok(());
+    }
+    Err(jobs::Error::UnknownJob(id.to_owned()).into())
+}
+
+/// Whether the caller may do this with the relay.
+pub(super) async fn relay(node: &Node, identity: &Identity, id: &str, to: To) -> Result<(), Problem> {
+    if identity.is_admin() {
+        return Ok(());
+    }
+    let user = node.relays.summary(id).await?.user;
+    if identity.is(user.as_deref()) || (to == To::Read && Topic::relay(id).is_ok_and(|topic| identity.may_hear(&topic)))
+    {
+        return Ok(());
+    }
+    Err(relay::Error::Unknown(id.to_owned()).into())
+}
+
+/// The user that a list is about: the caller, unless an admin asks.
+pub(super) fn listed(identity: &Identity, asked: Option<&str>) -> Result<Option<String>, Problem> {
+    match asked {
+        asked if identity.is_admin() => Ok(asked.map(str::to_owned)),
+        Some(user) if !identity.is(Some(user)) => {
+            Err(Problem::forbidden(format!("{} sees its own alone; `user` is for admins", name(identity))))
+        }
+        _ => Ok(Some(identity.user.clone().unwrap_or_default())),
+    }
+}
+
+/// Whether the caller may know of a user's connections.
+pub(super) fn user(identity: &Identity, user: &str) -> Result<(), Problem> {
+    if identity.is(Some(user)) {
+        return Ok(());
+    }
+    Err(Problem::forbidden(format!("{} sees its own connections alone", name(identity))))
+}
+
+/// Whether the caller may know of a group's connections.
+pub(super) fn group(identity: &Identity, group: &str) -> Result<(), Problem> {
+    if identity.is_in(group) {
+        return Ok(());
+    }
+    let group = group.escape_debug();
+    Err(Problem::forbidden(format!("{} is not in the group `{group}`", name(identity))))
+}
+
+fn name(identity: &Identity) -> String {
+    identity.user.as_ref().map_or_else(|| "the caller".into(), |user| format!("`{}`", user.escape_debug()))
+}

@@ -1,0 +1,47 @@
+//! Tickets: how a client that can send no header opens a stream.
+
+use actix_web::{HttpResponse, web::Data};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Identity, Problem, query::NoQuery};
+use crate::{access::Full, app::Node};
+
+/// A ticket.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Ticket {
+    /// Goes into the query of one GET: `?ticket=…`.
+    ticket: String,
+    /// It is void after so many milliseconds (`access.ticket_ms`).
+    expires_in_ms: u64,
+}
+
+/// Get a ticket that opens one stream as the caller, without a header.
+///
+/// `new EventSource("/events?ticket=…")`: the first use sets an `HttpOnly` cookie with which the browser reconnects to the same
+/// address (`access.session_ms`). A page of another site gets no cookie: it fetches a new ticket for each connection and
+/// passes `lastEventId`. Tickets and their sessions are good for GET alone.
+#[utoipa::path(post, path = "/api/tickets", tag = "connections", responses(
+    (status = 201, body = Ticket),
+    (status = 401, description = "this needs a token; a ticket gets no ticket", body = Problem),
+    (status = 429, description = "too many tickets of this user wait for their use", body = Problem),
+    (status = 503, description = "too many tickets wait for their use", body = Problem),
+))]
+pub(super) async fn issue(node: Data<Node>, identity: Identity, _: NoQuery) -> Result<HttpResponse, Problem> {
+    let (ticket, life) = node.access.issue(&identity)?;
+    let expires_in_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+    Ok(HttpResponse::Created().insert_header(("Cache-Control", "no-store")).json(Ticket { ticket, expires_in_ms }))
+}
+
+impl From<Full> for Problem {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::User => Self {
+                retry_after: Some(5),
+                ..Self::new(actix_web::http::StatusCode::TOO_MANY_REQUESTS, full.to_string())
+            },
+            Full::Node => Self::unavailable(full.to_string(), 5),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Who may come in, and what each may do: token mode from outside, against the program.
+
+mod jwt;
+mod matrix;
+mod rig;
+mod rights;
+mod tickets;
+mod tokens;
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,160 @@
+//! What callers see of each other: nothing that their rights do not say.
+
+use serde_json::{Value, json};
+
+use crate::{
+    rig::{ADMIN, ALICE, BOB, ask, publish, stream, token, tokens},
+    support::{Node, eventually},
+};
+
+/// Two tenants with the same kinds of rights, each for its own topics.
+fn tenants() -> Node {
+    let rights = |name: &str| {
+        format!("publish = [\"{name}:*\"]\nsubscribe = [\"{name}:*\"]\njobs = true\nmeta = {{ tenant = \"{name}\" }}")
+    };
+    let sections = [
+        "[access]\nmode = \"token\"\n".to_owned(),
+        token("admin", ADMIN, "admin = true"),
+        token("alice", ALICE, &rights("acme")),
+        token("bob", BOB, &rights("bolt")),
+    ];
+    Node::start(&sections.concat())
+}
+
+#[test]
+fn tenants_hear_only_their_own_topics_live_and_replayed() {
+    let node = tenants();
+    assert_eq!((publish(&node, ALICE, "acme:1", "old"), publish(&node, BOB, "bolt:1", "old")), (200, 200));
+    assert_eq!(publish(&node, ALICE, "bolt:1", "forged"), 403);
+    // Without topics: all that may be heard. With history: the same rule for the past.
+    let (mut alice, _) = stream(&node, ALICE, "/events?history=100");
+    let (mut bob, _) = stream(&node, BOB, "/events?history=100");
+    assert_eq!((publish(&node, BOB, "bolt:1", "new"), publish(&node, ALICE, "acme:1", "new")), (200, 200));
+    assert_eq!(publish(&node, ADMIN, "user:alice", "for alice"), 200);
+    for (reader, expected) in [(&mut alice, vec!["old", "new", "for alice"]), (&mut bob, vec!["old", "new"])] {
+        let heard: Vec<String> = expected.iter().map(|_| reader.until("news").data).collect();
+        assert_eq!(heard, expected);
+    }
+    for path in [
+        "/events?topics=bolt:1",
+        "/events?topics=*",
+        "/events?topics=acm*",
+        "/events?topics=user:bob",
+        "/events?topics=all",
+    ] {
+        let refused = ask(&node, Some(ALICE), "GET", path, None);
+        assert!(refused.problem(403).contains("`alice` may not subscribe"), "{path}: {refused:?}");
+    }
+    assert_eq!(ask(&node, Some(ALICE), "GET", "/api/sse/managed/connect?group=ops", None).status, 403);
+    // A position of a topic that may not be heard resumes nothing of it.
+    let last = publish_id(&node, BOB, "bolt:2");
+    assert_eq!(ask(&node, Some(ALICE), "GET", &format!("/events?topics=bolt:2&lastEventId={last}"), None).status, 403);
+}
+
+fn publish_id(node: &Node, token: &str, topic: &str) -> String {
+    let event = json!({ "topic": topic, "data": 1 });
+    ask(node, Some(token), "POST", "/events", Some(&event)).json()["id"].as_str().expect("an id").to_owned()
+}
+
+#[test]
+fn tenants_list_only_their_own_topics_jobs_and_connections() {
+    let node = tenants();
+    for (token, topic) in [(ALICE, "acme:1"), (ALICE, "acme:2"), (BOB, "bolt:1")] {
+        assert_eq!(publish(&node, token, topic, "x"), 200);
+    }
+    let (_alice, alice) = stream(&node, ALICE, "/events");
+    let (_bob, bob) = stream(&node, BOB, "/events");
+    let job = json!({ "tasks": [{ "run": "task1" }] });
+    let own = ask(&node, Some(BOB), "POST", "/api/jobs", Some(&job)).json()["jobId"].clone();
+    let list = |token: &str, path: &str, rows: &str, name: &str| -> Vec<Value> {
+        let page = ask(&node, Some(token), "GET", path, None).json();
+        page[rows].as_array().unwrap_or_else(|| panic!("{page}")).iter().map(|row| row[name].clone()).collect()
+    };
+    assert_eq!(list(ALICE, "/api/topics", "topics", "topic"), ["acme:1", "acme:2"]);
+    assert_eq!(list(ALICE, "/api/topics?pattern=bolt:*", "topics", "topic"), Vec::<Value>::new());
+    assert_eq!(list(ALICE, "/api/topics?limit=1&after=acme:1", "topics", "topic"), ["acme:2"]);
+    assert_eq!(list(ALICE, "/api/jobs", "jobs", "jobId"), Vec::<Value>::new());
+    assert_eq!(list(BOB, "/api/jobs?user=bob", "jobs", "jobId"), std::slice::from_ref(&own));
+    assert_eq!(list(ADMIN, "/api/jobs", "jobs", "jobId"), std::slice::from_ref(&own));
+    assert_eq!(list(ALICE, "/api/sse/managed/emitters", "emitters", "emitterId"), [alice["emitterId"].clone()]);
+    assert_eq!(list(ADMIN, "/api/sse/managed/emitters", "emitters", "emitterId").len(), 2);
+    for path in ["/api/jobs?user=bob", "/api/sse/managed/emitters?user=bob", "/api/sse/managed/status/user/bob"] {
+        assert_eq!(ask(&node, Some(ALICE), "GET", path, None).status, 403, "{path}");
+    }
+    let change = format!("/api/sse/managed/emitters/{}", bob["emitterId"].as_str().unwrap());
+    assert_eq!(ask(&node, Some(ALICE), "PATCH", &change, Some(&json!({ "topics": [] }))).status, 404);
+    let theirs = format!("/api/topics/job:{}/events", own.as_str().unwrap());
+    assert_eq!(ask(&node, Some(ALICE), "GET", &theirs, None).status, 403, "a job's history is a topic");
+}
+
+#[test]
+fn the_same_idempotency_key_of_two_users_is_two_keys() {
+    let node = tenants();
+    let job = json!({ "tasks": [{ "run": "task1" }] }).to_string();
+    let submit = |token: &str| {
+        let headers = [("X-Auth-Token", token), ("Idempotency-Key", "same"), ("Content-Type", "application/json")];
+        node.request("POST", "/api/jobs", &headers, &job).json()["jobId"].clone()
+    };
+    let (alice, bob) = (submit(ALICE), submit(BOB));
+    assert_ne!(alice, bob);
+    assert_eq!(submit(ALICE), alice);
+    for (token, topic) in [(ALICE, "acme:1"), (BOB, "bolt:1")] {
+        let event = json!({ "topic": topic, "data": token, "id": "same" });
+        let answer = ask(&node, Some(token), "POST", "/events", Some(&event));
+        assert!(answer.status == 200 && answer.json()["duplicate"].is_null(), "{answer:?}");
+    }
+}
+
+#[test]
+fn metadata_come_from_the_token() {
+    let node = tenants();
+    let (mut alice, _) = stream(&node, ALICE, "/events?topics=acme:*");
+    let refused = ask(&node, Some(ALICE), "GET", "/events?meta.tenant=bolt", None);
+    assert!(refused.problem(403).contains("from the token"), "{refused:?}");
+    let (mut admin, _) = stream(&node, ADMIN, "/api/sse/managed/connect");
+    let shown = ask(&node, Some(ADMIN), "GET", "/api/sse/managed/emitters?user=alice", None).json();
+    assert_eq!(shown["emitters"][0]["meta"], json!({ "tenant": "acme" }));
+    // Who may not hear broadcasts does not hear filtered ones either.
+    let filtered = json!({ "filter": {}, "event": "offer", "data": 1 });
+    assert_eq!(ask(&node, Some(ADMIN), "POST", "/api/sse/managed/send/filtered", Some(&filtered)).status, 200);
+    assert_eq!(admin.until("offer").data, "1");
+    assert_eq!(publish(&node, ALICE, "acme:1", "after"), 200);
+    assert_eq!(alice.next().event, "news");
+}
+
+#[test]
+fn a_job_tells_nobody_whom_its_user_may_not_tell() {
+    let node = tenants();
+    for (notify, status) in [
+        (json!({ "topic": "acme:jobs" }), 202),
+        (json!({ "topic": "bolt:jobs" }), 403),
+        (json!({ "user": "bob" }), 403),
+    ] {
+        let job = json!({ "tasks": [{ "run": "task1" }], "notify": notify });
+        assert_eq!(ask(&node, Some(ALICE), "POST", "/api/jobs", Some(&job)).status, status, "{job}");
+    }
+    let away = json!({ "tasks": [{ "run": "task1", "remote": "reactive" }] });
+    let refused = ask(&node, Some(ALICE), "POST", "/api/jobs", Some(&away));
+    assert!(refused.problem(403).contains("may not use the remote `reactive`"), "{refused:?}");
+    let unknown = json!([{ "remote": "nowhere", "path": "/x" }]);
+    let refused = ask(&node, Some(ALICE), "POST", "/api/sse-proxy/merge-streams/sse-emitter", Some(&unknown));
+    assert_eq!(refused.status, 403, "a stranger does not learn which remotes there are: {refused:?}");
+}
+
+#[test]
+fn a_relay_belongs_to_its_user_across_a_restart() {
+    let rights = "jobs = true\nremotes = [\"reactive\"]\n";
+    let sections = [tokens(), token("carol", "token-of-carol", rights), "[relay]\nmax_upstreams = 10\n".to_owned()];
+    let mut node = Node::start(&sections.concat());
+    let spec = json!({ "sources": [{ "remote": "reactive", "path": "/events" }] });
+    let relay = ask(&node, Some("token-of-carol"), "POST", "/api/relays", Some(&spec)).json()["id"].clone();
+    let path = format!("/api/relays/{}", relay.as_str().expect("an id"));
+    for restarted in [false, true] {
+        let status = |token: &str| ask(&node, Some(token), "GET", &path, None).status;
+        assert_eq!((status("token-of-carol"), status(ALICE), status(ADMIN)), (200, 404, 200), "restarted: {restarted}");
+        let own = ask(&node, Some(ALICE), "GET", "/api/relays", None).json();
+        assert_eq!(own["relays"], json!([]));
+        node.restart();
+        eventually(|| (node.get("/readyz").status == 200).then_some(()));
+    }
+}

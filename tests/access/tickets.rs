@@ -1,0 +1,128 @@
+//! Tickets and sessions: for clients that can send no header.
+
+use serde_json::json;
+
+use crate::{
+    rig::{ADMIN, ALICE, Issuer, ask, node, publish, seconds_from_now, tokens},
+    support::{Node, Reply, Stream, eventually},
+};
+
+fn ticket(node: &Node, token: &str) -> String {
+    let reply = ask(node, Some(token), "POST", "/api/tickets", None);
+    assert_eq!(reply.status, 201, "{reply:?}");
+    assert_eq!(reply.header("Cache-Control"), Some("no-store"));
+    reply.json()["ticket"].as_str().expect("a ticket").to_owned()
+}
+
+fn cookie_of(stream: &Stream) -> String {
+    let cookie = stream.header("Set-Cookie").unwrap_or_else(|| panic!("a cookie: {}", stream.head));
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && cookie.contains("Path=/"), "{cookie}");
+    assert!(!cookie.contains("Secure"), "there is no TLS here: {cookie}");
+    cookie.split(';').next().expect("name and value").to_owned()
+}
+
+fn get(node: &Node, path: &str, cookie: &str) -> Reply {
+    node.raw_get(path, format!("Cookie: {cookie}\r\n"))
+}
+
+#[test]
+fn a_ticket_opens_one_stream_and_its_cookie_the_next_ones() {
+    let mut node = Node::start(&tokens());
+    let path = format!("/events?topics=orders:*&ticket={}", ticket(&node, ALICE));
+    let mut stream = node.stream(&path, &[]);
+    assert_eq!((stream.status, stream.until("connection").json()["userId"].clone()), (200, json!("alice")));
+    let cookie = cookie_of(&stream);
+    assert!(!cookie.contains(ALICE));
+    assert_eq!(publish(&node, ALICE, "orders:1", "one"), 200);
+    let seen = stream.until("news");
+    // The connection breaks; the browser asks the same again, with its cookie and where it was.
+    drop(stream);
+    assert_eq!(publish(&node, ALICE, "orders:1", "two"), 200);
+    assert!(node.get(&path).problem(401).contains("was used"), "without the cookie it is a stranger's");
+    let headers = [("Cookie", cookie.as_str()), ("Last-Event-ID", seen.id.as_str())];
+    assert_eq!(node.stream(&path, &headers).until("news").data, "two");
+    // A session outlives the node.
+    node.restart();
+    eventually(|| (node.get("/readyz").status == 200).then_some(()));
+    assert_eq!(node.stream(&path, &headers).until("news").data, "two");
+    assert_eq!(get(&node, "/api/jobs", &cookie).status, 200, "it reads");
+    let headers = [("Cookie", cookie.as_str()), ("Content-Type", "application/json")];
+    let event = json!({ "topic": "orders:1", "data": 1 }).to_string();
+    assert!(node.request("POST", "/events", &headers, &event).problem(401).contains("GET alone"));
+    assert_eq!(node.request("POST", "/api/tickets", &headers, "").status, 401, "no ticket from a session");
+    let foreign = [("Cookie", cookie.as_str()), ("Origin", "https://evil.example")];
+    assert_eq!(node.request("GET", &path, &foreign, "").status, 403);
+    for secret in [&cookie, path.split("ticket=").nth(1).expect("the ticket")] {
+        assert!(!node.log().contains(secret), "a credential stands in the log");
+    }
+}
+
+#[test]
+fn a_session_ends_with_the_token_behind_it() {
+    let node = Node::start(&tokens());
+    let path = format!("/events?ticket={}", ticket(&node, ALICE));
+    let mut stream = node.stream(&path, &[]);
+    let cookie = cookie_of(&stream);
+    let without = std::fs::read_to_string(node.config_file())
+        .expect("the settings")
+        .replace("name = \"alice\"", "name = \"anna\"");
+    std::fs::write(node.config_file(), without).expect("write");
+    let waiting = ticket(&node, ALICE);
+    node.signal(rustix::process::Signal::HUP);
+    assert_eq!(stream.until("disconnect").json()["reason"], "token_expired");
+    assert_eq!(get(&node, &path, &cookie).status, 401);
+    assert_eq!(node.get(&format!("/events?ticket={waiting}")).status, 401, "nor is a ticket worth more than its token");
+    assert_eq!(get(&node, "/events", "millstream_session=forged.by.somebody").status, 401);
+}
+
+#[test]
+fn a_session_lives_no_longer_than_the_jwt_behind_it() {
+    let issuer = Issuer::ed25519();
+    let node = node(&issuer);
+    // With the leeway of five seconds it has about one left.
+    let token = issuer.sign(&json!({ "sub": "carol", "exp": seconds_from_now(-3) }));
+    let path = format!("/events?ticket={}", ticket(&node, &token));
+    let mut stream = node.stream(&path, &[]);
+    let cookie = cookie_of(&stream);
+    assert_eq!(stream.until("connection").json()["userId"], "carol");
+    assert_eq!(stream.until("disconnect").json()["reason"], "token_expired");
+    assert_eq!(get(&node, &path, &cookie).status, 401);
+}
+
+#[test]
+fn tickets_wait_no_longer_than_the_settings_say_and_are_not_hoarded() {
+    let settings = tokens().replace("mode = \"token\"", "mode = \"token\"\nticket_ms = 1000");
+    let node = Node::start(&settings);
+    let late = ticket(&node, ALICE);
+    let issued = std::time::Instant::now();
+    eventually(|| (issued.elapsed().as_millis() > 1000).then_some(()));
+    assert_eq!(node.get(&format!("/events?ticket={late}")).status, 401);
+    let mut full = None;
+    for _ in 0..=101 {
+        let reply = ask(&node, Some(ALICE), "POST", "/api/tickets", None);
+        if reply.status != 201 {
+            full = Some(reply);
+            break;
+        }
+    }
+    if let Some(full) = full {
+        assert!(full.problem(429).contains("wait for their use"), "{full:?}");
+        assert!(full.header("Retry-After").is_some());
+    } else {
+        assert!(issued.elapsed().as_millis() > 2000, "a hundred tickets were issued within their life");
+    }
+    assert_eq!(ask(&node, Some(ADMIN), "POST", "/api/tickets", None).status, 201, "others get theirs");
+}
+
+#[test]
+fn in_open_mode_a_ticket_names_the_user() {
+    let node = Node::start("");
+    let ticket = node.request("POST", "/api/tickets", &[("X-User-ID", "42")], "").json();
+    assert_eq!(ticket["expiresInMs"], 30_000);
+    let path = format!("/api/sse/managed/connect?ticket={}", ticket["ticket"].as_str().expect("a ticket"));
+    let mut stream = node.stream(&path, &[]);
+    assert_eq!(stream.until("connection").json()["userId"], "42");
+    let cookie = cookie_of(&stream);
+    assert_eq!(node.stream(&path, &[("Cookie", &cookie)]).until("connection").json()["userId"], "42");
+    assert_eq!(node.get(&path).status, 401);
+}

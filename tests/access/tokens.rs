@@ -1,0 +1,163 @@
+//! Static tokens: where they may stand in a request, how they are made, revoked and kept out of sight.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    rig::{ADMIN, ALICE, BOB, WRONG, ask, publish, stream, token, tokens},
+    support::{Node, eventually},
+};
+
+#[test]
+fn a_token_is_taken_from_header_bearer_cookie_and_query_alike() {
+    let node = Node::start(&tokens());
+    let cookie = format!("theme=dark; millstream_token={ALICE}");
+    let bearer = format!("Bearer {ALICE}");
+    let query = format!("/events?topics=orders:*&access_token={ALICE}");
+    let plain = "/events?topics=orders:*";
+    for (path, headers) in [
+        (plain, vec![("X-Auth-Token", ALICE)]),
+        (plain, vec![("Authorization", bearer.as_str())]),
+        (plain, vec![("Cookie", cookie.as_str())]),
+        (query.as_str(), vec![]),
+        // What a client said itself beats what its browser sends along.
+        (plain, vec![("X-Auth-Token", ALICE), ("Cookie", "millstream_token=token-of-bob")]),
+        // In token mode this names nobody.
+        (plain, vec![("X-Auth-Token", ALICE), ("X-User-ID", "bob")]),
+    ] {
+        let mut stream = node.stream(path, &headers);
+        assert_eq!(stream.status, 200, "{path} {headers:?}");
+        assert_eq!(stream.until("connection").json()["userId"], "alice", "{path} {headers:?}");
+    }
+    let wrong = node.request("GET", "/api/jobs", &[("X-Auth-Token", WRONG), ("Cookie", &cookie)], "");
+    assert!(wrong.problem(401).contains("not known"), "a wrong token is not made good by a cookie: {wrong:?}");
+    assert_eq!(node.request("GET", "/api/jobs", &[("X-User-ID", "alice")], "").status, 401);
+    assert!(!node.log().contains(ALICE), "a token stands in the log");
+}
+
+#[test]
+fn a_page_of_another_site_cannot_use_the_cookie() {
+    let node = Node::start(&format!("{}[server]\ncors_origins = [\"https://app.example\"]\n", tokens()));
+    let cookie = format!("millstream_token={ALICE}");
+    let own = format!("http://{}", node.addr);
+    for (name, value, status) in [
+        ("Origin", "https://evil.example", 403),
+        ("Origin", "null", 403),
+        ("Sec-Fetch-Site", "cross-site", 403),
+        ("Origin", own.as_str(), 200),
+        ("Origin", "https://app.example", 200),
+        ("Sec-Fetch-Site", "same-origin", 200),
+    ] {
+        let reply = node.request("GET", "/api/jobs", &[("Cookie", &cookie), (name, value)], "");
+        assert_eq!(reply.status, status, "{name}: {value}: {reply:?}");
+    }
+    // A token in a header was put there on purpose.
+    let header = [("X-Auth-Token", ALICE), ("Origin", "https://evil.example")];
+    assert_eq!(node.request("GET", "/api/jobs", &header, "").status, 200);
+}
+
+#[test]
+fn a_revoked_token_ends_its_streams_and_no_others() {
+    let node = Node::start(&tokens());
+    let (mut alice, _) = stream(&node, ALICE, "/events?topics=orders:*");
+    let (mut admin, _) = stream(&node, ADMIN, "/events");
+    // What cannot be read changes nothing.
+    let good = std::fs::read_to_string(node.config_file()).expect("the settings");
+    std::fs::write(node.config_file(), "[access]\nmode = \"nothing\"").expect("write");
+    node.signal(Signal::HUP);
+    eventually(|| node.log().contains("those in force stay").then_some(()));
+    assert_eq!(publish(&node, ALICE, "orders:1", "still"), 200);
+    assert_eq!(alice.until("news").data, "still");
+    // Without Alice's section, and with Bob's changed.
+    let cut = good.find("[[access.tokens]]\nname = \"alice\"").expect("her section");
+    let end = cut + good[cut + 1..].find("[[access.tokens]]").expect("the next section") + 1;
+    std::fs::write(node.config_file(), format!("{}{}", &good[..cut], &good[end..])).expect("write");
+    node.signal(Signal::HUP);
+    assert_eq!(alice.until("disconnect").json(), json!({ "reason": "token_expired" }));
+    assert!(alice.over());
+    assert_eq!(publish(&node, ALICE, "orders:1", "no more"), 401);
+    assert_eq!(publish(&node, ADMIN, "orders:1", "for the others"), 200);
+    loop {
+        if admin.until("news").data == "for the others" {
+            break;
+        }
+    }
+    assert_eq!(ask(&node, Some(BOB), "GET", "/api/jobs", None).status, 200);
+    eventually(|| node.log().contains("static tokens were read again").then_some(()));
+}
+
+fn program(arguments: &[&str], stdin: &str) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start the program");
+    child.stdin.take().expect("piped").write_all(stdin.as_bytes()).expect("write");
+    let done = child.wait_with_output().expect("it ends");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (done.status.code().unwrap_or(-1), text(done.stdout), text(done.stderr))
+}
+
+#[test]
+fn a_token_that_was_made_works_as_its_section_says() {
+    let arguments = [
+        "token",
+        "make",
+        "--name",
+        "the \"build\"",
+        "--user",
+        "ci",
+        "--publish",
+        "builds:*",
+        "--subscribe",
+        "builds:*",
+    ];
+    let (code, section, _) = program(&arguments, "");
+    assert_eq!(code, 0);
+    let made = section.lines().next().and_then(|line| line.strip_prefix("# token: ")).expect("the token").to_owned();
+    assert!(made.len() >= 43, "256 bits: {made}");
+    assert_eq!(section.matches(&made).count(), 1, "the section itself holds the hash alone");
+    let node = Node::start(&format!("[access]\nmode = \"token\"\n{section}"));
+    assert_eq!((publish(&node, &made, "builds:1", "x"), publish(&node, &made, "orders:1", "x")), (200, 403));
+    let (code, shown, _) = program(&["token", "inspect"], &made);
+    assert_eq!(code, 0);
+    assert!(section.contains(serde_json::from_str::<Value>(&shown).expect("JSON")["sha256"].as_str().expect("a hash")));
+    let (code, _, error) = program(&["token", "make", "--name", "x", "--publish", "a b"], "");
+    assert!(code == 64 && error.contains("white space"), "{code} {error}");
+    let (code, _, error) = program(&["token", "inspect"], "");
+    assert!(code == 64 && error.contains("stdin"), "{code} {error}");
+}
+
+#[test]
+fn settings_that_let_in_nobody_or_the_wrong_are_refused() {
+    let dir = tempfile::tempdir().expect("a temp directory");
+    let file = dir.path().join("config.toml");
+    for (settings, said) in [
+        ("[access]\nmode = \"token\"".to_owned(), "lets nobody in"),
+        (token("a", ALICE, "").replace("sha256 = \"", "sha256 = \"0"), "64 hexadecimal digits"),
+        (format!("{}{}", token("a", ALICE, ""), token("a", BOB, "")), "the same name"),
+        (format!("{}{}", token("a", ALICE, ""), token("b", ALICE, "")), "the same hash"),
+        (token("a", ALICE, "subscribed = []"), "did you mean `subscribe`"),
+        (token("a", ALICE, "subscribe = [\"a*b\"]"), "must be the last character"),
+        (token("a b", ALICE, ""), "cannot name a user"),
+        ("[access.jwt]\naudience = \"x\"".to_owned(), "exactly one of"),
+        ("[access.jwt]\nsecret_env = \"MILLSTREAM_TEST_NOT_SET\"\nalgorithms = [\"RS256\"]".to_owned(), "does not fit"),
+        ("[access.jwt]\nsecret_env = \"X\"\nalgorithms = [\"none\"]".to_owned(), "must be HS256"),
+        ("[access.jwt]\njwks_url = \"file:///etc/passwd\"".to_owned(), "jwks_url"),
+    ] {
+        std::fs::write(&file, &settings).expect("write");
+        let (code, _, error) = program(&["check-config", "--config", file.to_str().expect("text")], "");
+        assert!(code == 64 && error.contains(said), "{settings}\n-> {code} {error}");
+    }
+    std::fs::write(&file, tokens()).expect("write");
+    let (code, shown, error) = program(&["check-config", "--config", file.to_str().expect("text")], "");
+    assert_eq!(code, 0, "{error}");
+    assert!(!shown.contains(ALICE), "it knows no token");
+}
