@@ -4,12 +4,13 @@
 //!  token, cookie, ticket ──> Handle ──> Identity { user, groups, rights, meta } ──> may it?  ──> the handler
 //! ```
 //!
-//! Owns the callers ([`Identity`]) and their [`Rights`]; knows nothing of HTTP. In open mode everybody may do everything
+//! Owns the callers ([`Identity`]), their [`Rights`] and their [`limits`]; knows nothing of HTTP. In open mode everybody may do everything
 //! and a token merely names the user.
 
 use serde::{Deserialize, Serialize};
 
 mod identity;
+pub mod limits;
 mod rights;
 
 pub use self::{identity::Identity, rights::Rights};
