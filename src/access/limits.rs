@@ -161,14 +161,19 @@ impl Limits {
         Ok(tighter(own, all))
     }
 
+    /// True when publishing is limited.
+    pub fn limits_publishing(&self) -> bool {
+        self.0.publishes.is_some()
+    }
+
     /// Publishing so many events at once.
     ///
     /// # Errors
     /// When the caller has published too many, or could never publish so many at once.
-    pub fn publish<'a>(&self, caller: impl FnOnce() -> Caller<'a>, events: usize) -> Result<(), Refusal> {
+    pub fn publish(&self, caller: Caller<'_>, events: usize) -> Result<(), Refusal> {
         let Some(rate) = &self.0.publishes else { return Ok(()) };
         let Some(events) = NonZeroU32::new(u32::try_from(events).unwrap_or(u32::MAX)) else { return Ok(()) };
-        self.pass(Limit::Publishes, rate, caller(), events).map(drop)
+        self.pass(Limit::Publishes, rate, caller, events).map(drop)
     }
 
     /// True when open streams are limited.
@@ -187,13 +192,17 @@ impl Limits {
         })
     }
 
+    /// True when unfinished jobs are limited.
+    pub fn limits_jobs(&self) -> bool {
+        self.0.jobs.is_some()
+    }
+
     /// A job that is about to be submitted; it keeps the answer until it ends.
     ///
     /// # Errors
     /// When the caller has as many as it may have.
-    pub fn job<'a>(&self, caller: impl FnOnce() -> Caller<'a>) -> Result<Option<Place>, Refusal> {
-        let Some(jobs) = &self.0.jobs else { return Ok(None) };
-        self.place(Limit::Jobs, Some(jobs), caller())
+    pub fn job(&self, caller: Caller<'_>) -> Result<Option<Place>, Refusal> {
+        self.place(Limit::Jobs, self.0.jobs.as_ref(), caller)
     }
 
     /// Most bytes that may wait for the streams of one caller.
@@ -308,13 +317,13 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn limits(config: Config) -> Limits {
-        Limits::new(&config, Mode::Open)
+    fn limits(config: &Config) -> Limits {
+        Limits::new(config, Mode::Open)
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_are_one_caller() {
-        let limits = limits(Config { requests_per_minute_per_address: Some(1), ..Config::default() });
+        let limits = limits(&Config { requests_per_minute_per_address: Some(1), ..Config::default() });
         let passes = |address: &str| limits.request_from(|| ip(address)).is_ok();
         assert!(passes("2001:db8::1"));
         assert!(!passes("2001:db8::2:1"));
@@ -326,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_user_named_like_an_address_is_not_that_address() {
-        let limits = limits(Config { requests_per_minute: Some(1), ..Config::default() });
+        let limits = limits(&Config { requests_per_minute: Some(1), ..Config::default() });
         assert!(limits.request(Caller::User("10.0.0.1"), "GET", "/").is_ok());
         assert!(limits.request(Caller::Address(ip("10.0.0.1")), "GET", "/").is_ok());
         assert!(limits.request(Caller::User("10.0.0.1"), "GET", "/").is_err());
@@ -336,7 +345,7 @@ mod tests {
     #[test]
     fn the_tightest_limit_is_told_and_a_route_has_its_own() {
         let route = RouteConfig { path: "/a*".into(), requests: 2, window_ms: 1000, method: None };
-        let limits = limits(Config { requests_per_minute: Some(100), routes: vec![route], ..Config::default() });
+        let limits = limits(&Config { requests_per_minute: Some(100), routes: vec![route], ..Config::default() });
         let user = Caller::User("u");
         assert_eq!(limits.request(user, "GET", "/b").unwrap().unwrap().limit, 100);
         assert_eq!(limits.request(user, "GET", "/ab").unwrap().unwrap().limit, 2);
@@ -348,18 +357,17 @@ mod tests {
 
     #[test]
     fn what_is_off_asks_for_nothing() {
-        let limits = limits(Config::default());
+        let limits = limits(&Config::default());
         assert_eq!(limits.request_from(|| unreachable!("nobody asks")), Ok(None));
         assert!(!limits.limits_request("GET", "/") && !limits.limits_streams());
-        assert_eq!(limits.publish(|| unreachable!("nobody asks"), 1), Ok(()));
-        assert!(limits.job(|| unreachable!("nobody asks")).unwrap().is_none());
+        assert!(!limits.limits_publishing() && !limits.limits_jobs());
     }
 
     /// The user's place is given back when the address has none.
     #[test]
     fn a_stream_takes_both_places_or_none() {
         let limits =
-            limits(Config { connections_per_user: Some(1), connections_per_address: Some(1), ..Config::default() });
+            limits(&Config { connections_per_user: Some(1), connections_per_address: Some(1), ..Config::default() });
         let first = limits.stream(Caller::User("a"), ip("10.0.0.1"));
         assert!(first.is_ok());
         let refused = limits.stream(Caller::User("b"), ip("10.0.0.1")).unwrap_err();
@@ -369,9 +377,9 @@ mod tests {
 
     #[test]
     fn more_at_once_than_a_second_has_is_refused_for_good() {
-        let limits = limits(Config { publishes_per_second: Some(10), ..Config::default() });
-        assert_eq!(limits.publish(|| Caller::User("a"), 11).unwrap_err().wait, None);
-        assert!(limits.publish(|| Caller::User("a"), 10).is_ok());
-        assert!(limits.publish(|| Caller::User("a"), 1).unwrap_err().wait.is_some());
+        let limits = limits(&Config { publishes_per_second: Some(10), ..Config::default() });
+        assert_eq!(limits.publish(Caller::User("a"), 11).unwrap_err().wait, None);
+        assert!(limits.publish(Caller::User("a"), 10).is_ok());
+        assert!(limits.publish(Caller::User("a"), 1).unwrap_err().wait.is_some());
     }
 }

@@ -20,7 +20,7 @@ const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 const COOKIE: &str = "millstream_token";
 
 /// In the order of the contract: headers before the cookie before the query.
-fn identity(request: &HttpRequest) -> Result<Identity, Problem> {
+pub(super) fn identity(request: &HttpRequest) -> Result<Identity, Problem> {
     if let Some(identity) = request.extensions().get::<Identity>() {
         return Ok(identity.clone());
     }

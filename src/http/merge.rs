@@ -15,6 +15,7 @@ use super::{
     body::Json,
     connect::heartbeat,
     error::Field,
+    limited,
     pull::{self, Farewell},
     query::Query,
     stream::disconnect,
@@ -63,6 +64,7 @@ pub(super) async fn merge(
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"])?;
+    let place = limited::stream(&node, &request)?;
     let heartbeat = heartbeat(&node, &query)?;
     let comment = heartbeat.kind == HeartbeatKind::Comment;
     let beat = Beat { every: heartbeat.every, comment };
@@ -78,7 +80,7 @@ pub(super) async fn merge(
         Some((Ok::<Bytes, Infallible>(frame), merged))
     }));
     let farewell = disconnect(&node, Reason::Shutdown.as_str(), None, Duration::ZERO);
-    Ok(pull::open(&node, &request, pull::input(&request), frames, Farewell::Say(farewell)))
+    Ok(pull::open(&node, &request, pull::input(&request), frames, Farewell::Say(farewell), place))
 }
 
 fn wrong(errors: Vec<FieldError>) -> Problem {

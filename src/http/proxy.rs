@@ -11,7 +11,7 @@ use futures_util::stream;
 use serde_json::json;
 
 use super::{
-    Problem, body,
+    Problem, body, limited,
     pull::{self, Farewell},
     query::{NoQuery, Query},
     stream::{refused_for_now, unavailable_for_now},
@@ -163,6 +163,7 @@ async fn pass(
     method: Method,
     body: Bytes,
 ) -> Result<HttpResponse, Problem> {
+    let place = limited::stream(node, request)?;
     let (name, path) = (remote.name().to_owned(), url.path().to_owned());
     let patient = method == Method::GET && wants_stream(text(request, &header::ACCEPT));
     let ask = Ask { remote, method, url, headers: fields(request), body };
@@ -179,7 +180,7 @@ async fn pass(
         }
     };
     match answer {
-        Ok(Some(bytes)) => Ok(pull::open(node, request, input, chunks(bytes, name, path), Farewell::Break)),
+        Ok(Some(bytes)) => Ok(pull::open(node, request, input, chunks(bytes, name, path), Farewell::Break, place)),
         Ok(None) => Ok(HttpResponse::NoContent().finish()),
         Err(failure) => {
             tracing::info!(remote = name, path, code = failure.code(), error = %failure, "no stream to pass on");

@@ -78,7 +78,10 @@ impl Default for Config {
 impl Config {
     /// What is in force. Where everybody may do everything, nobody is limited unasked: a user's name means nothing there.
     pub fn in_force(&self, mode: Mode) -> InForce {
-        let guarded = mode != Mode::Open;
+        self.guarded(mode != Mode::Open)
+    }
+
+    fn guarded(&self, guarded: bool) -> InForce {
         let limit = |set: Option<u64>, usual| set.or_else(|| guarded.then_some(usual)).filter(|limit| *limit > 0);
         InForce {
             // A service that publishes an event in each request, a thousand times a second.
@@ -159,6 +162,14 @@ mod tests {
         assert_eq!(Config::default().in_force(Mode::Open), InForce::default());
         let set = Config { requests_per_minute: Some(5), jobs_per_user: Some(0), ..Config::default() };
         assert_eq!(set.in_force(Mode::Open), InForce { requests: Some(5), ..InForce::default() });
+    }
+
+    #[test]
+    fn where_callers_are_known_all_are_limited_but_for_what_is_switched_off() {
+        let usual = Config::default().guarded(true);
+        assert_eq!((usual.requests, usual.queued_bytes), (Some(60_000), Some(64 << 20)));
+        let set = Config { requests_per_minute: Some(0), publishes_per_second: Some(7), ..Config::default() };
+        assert_eq!(set.guarded(true), InForce { requests: None, publishes: Some(7), ..usual });
     }
 
     #[test]
