@@ -1,6 +1,7 @@
 //! Limits per user and per address: what is refused, how that is told, and that nobody pays for somebody else.
 
 use std::{
+    cell::Cell,
     io::Write,
     net::{IpAddr, SocketAddr, TcpStream},
 };
@@ -10,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 mod support;
 
-use support::{Node, PATIENCE, Reply, Stream, eventually, steady::noise};
+use support::{Event, Node, PATIENCE, Reply, Stream, eventually, steady::noise};
 
 const CONNECT: &str = "/api/sse/managed/connect";
 const TOPICS: &str = "/api/topics";
@@ -49,12 +50,35 @@ fn number(reply: &Reply, name: &str) -> u64 {
 /// A stream that is refused for now: 200, when to come back, why, and the end.
 #[track_caller]
 fn assert_refused_for_now(mut stream: Stream, reason: &str) {
-    assert_eq!((stream.status, stream.header("Content-Type")), (200, Some("text/event-stream")), "{}", stream.head);
     let said = stream.next();
+    assert_refusal(stream, &said, reason);
+}
+
+#[track_caller]
+fn assert_refusal(mut stream: Stream, said: &Event, reason: &str) {
+    assert_eq!((stream.status, stream.header("Content-Type")), (200, Some("text/event-stream")), "{}", stream.head);
     assert_eq!((said.event.as_str(), said.json()["reason"].as_str()), ("disconnect", Some(reason)), "{said:?}");
     assert!(said.json()["detail"].is_string(), "{said:?}");
     assert!(stream.retry.is_some_and(|retry| retry > 0));
     assert!(stream.rest().is_empty());
+}
+
+/// The same where a rate refuses: on a slow machine something may have come back meanwhile.
+#[track_caller]
+fn assert_soon_refused_for_now(open: impl Fn() -> Stream, reason: &str) {
+    let refused = (0..50).find_map(|_| {
+        let mut stream = open();
+        let said = stream.next();
+        (said.event == "disconnect").then_some((stream, said))
+    });
+    let (stream, said) = refused.expect("the rate refuses");
+    assert_refusal(stream, &said, reason);
+}
+
+/// The first answer that is a refusal.
+#[track_caller]
+fn refusal(ask: impl FnMut() -> Reply) -> Reply {
+    std::iter::repeat_with(ask).take(150).find(|reply| reply.status == 429).expect("a refusal")
 }
 
 /// An open stream: its first frame has come.
@@ -66,20 +90,20 @@ fn assert_open(mut stream: Stream) -> Stream {
 
 #[test]
 fn above_its_rate_a_user_gets_429_and_is_told_when_to_come_back() {
-    let node = Node::start("[limits]\nrequests_per_minute = 30");
+    let node = Node::start("[limits]\nrequests_per_minute = 12");
     let get = |user| node.request("GET", TOPICS, &[user], "");
     let first = get(ME);
-    assert_eq!((first.status, number(&first, "RateLimit-Limit"), number(&first, "RateLimit-Remaining")), (200, 30, 29));
-    assert!(number(&first, "RateLimit-Reset") <= 2);
-    let refused = std::iter::repeat_with(|| get(ME)).take(60).find(|reply| reply.status != 200).expect("a refusal");
+    assert_eq!((first.status, number(&first, "RateLimit-Limit"), number(&first, "RateLimit-Remaining")), (200, 12, 11));
+    assert!(number(&first, "RateLimit-Reset") <= 5);
+    let refused = refusal(|| get(ME));
     assert!(refused.problem(429).contains("limits.requests_per_minute"), "{refused:?}");
-    assert_eq!((number(&refused, "RateLimit-Limit"), number(&refused, "RateLimit-Remaining")), (30, 0));
+    assert_eq!((number(&refused, "RateLimit-Limit"), number(&refused, "RateLimit-Remaining")), (12, 0));
     let wait = number(&refused, "Retry-After");
-    assert!((1..=2).contains(&wait), "{refused:?}");
+    assert!((1..=5).contains(&wait), "{refused:?}");
     assert!((50..=60).contains(&number(&refused, "RateLimit-Reset")));
     assert_eq!(get(YOU).status, 200, "another user is not concerned");
     assert_eq!(node.get(TOPICS).status, 200, "nor who gives no name");
-    assert_refused_for_now(node.stream("/events", &[ME]), "rate_limited");
+    assert_soon_refused_for_now(|| node.stream("/events", &[ME]), "rate_limited");
     assert_eq!(node.get("/healthz").header("RateLimit-Limit"), None, "health is never limited");
     let again = eventually(|| Some(get(ME)).filter(|reply| reply.status == 200));
     assert_eq!(number(&again, "RateLimit-Remaining"), 0);
@@ -93,7 +117,7 @@ fn an_address_is_limited_whatever_users_it_names() {
     let from = |source, user: &str| get_from(&node, source, TOPICS, &[("X-User-ID", user)]);
     let passed = (0..30).filter(|n| from("127.0.0.2", &format!("u{n}")).status == 200).count();
     assert!((10..=16).contains(&passed), "{passed}");
-    assert!(from("127.0.0.2", "another").problem(429).contains("requests_per_minute_per_address"));
+    assert!(refusal(|| from("127.0.0.2", "another")).problem(429).contains("requests_per_minute_per_address"));
     assert_eq!(from("127.0.0.3", "another").status, 200);
 }
 
@@ -223,19 +247,22 @@ fn a_user_has_so_many_unfinished_jobs() {
 #[test]
 fn publishing_is_counted_by_event() {
     let node = Node::start("[limits]\npublishes_per_second = 20");
+    let sent = Cell::new(0);
     let publish = |user, events: usize| {
-        let events = vec![json!({ "topic": "t", "data": 1 }); events];
-        node.request("POST", "/events", &[user, ("Content-Type", "application/json")], json!(events).to_string())
+        let body = json!(vec![json!({ "topic": "t", "data": 1 }); events]).to_string();
+        let reply = node.request("POST", "/events", &[user, ("Content-Type", "application/json")], body);
+        sent.set(sent.get() + if reply.status == 200 { events } else { 0 });
+        reply
     };
     assert_eq!(publish(ME, 20).status, 200);
-    let refused = publish(ME, 20);
+    let refused = refusal(|| publish(ME, 20));
     assert!(refused.problem(429).contains("limits.publishes_per_second"), "{refused:?}");
     assert_eq!((number(&refused, "Retry-After"), number(&refused, "RateLimit-Limit")), (1, 20));
     assert_eq!(publish(YOU, 20).status, 200);
     assert!(publish(ME, 21).problem(413).contains("smaller arrays"));
     eventually(|| (publish(ME, 20).status == 200).then_some(()));
-    let sent = node.get("/api/topics/t/events?limit=1000").json();
-    assert_eq!(sent["events"].as_array().map(Vec::len), Some(60), "what was refused was not published in part");
+    let kept = node.get("/api/topics/t/events?limit=1000").json()["events"].as_array().map(Vec::len);
+    assert_eq!(kept, Some(sent.get()), "what was refused was not published in part");
 }
 
 /// Beyond the bound their outboxes are full: they read from the journal, and lose nothing.
@@ -276,9 +303,9 @@ fn the_rate_limited_sample_lets_one_caller_ask_a_hundred_times_in_a_minute() {
     let asked =
         (0..130).map(|n| node.request("HEAD", if n % 2 == 0 { path } else { spelled }, &[ME], "")).collect::<Vec<_>>();
     let passed = asked.iter().filter(|reply| reply.status != 429).count();
-    assert!((95..=115).contains(&passed), "{passed}");
-    assert_refused_for_now(node.stream(path, &[ME]), "rate_limited");
-    let plain = node.request("GET", path, &[ME], "");
+    assert!((95..=125).contains(&passed), "{passed}");
+    assert_soon_refused_for_now(|| node.stream(path, &[ME]), "rate_limited");
+    let plain = refusal(|| node.request("GET", path, &[ME], ""));
     assert!(plain.problem(429).contains("limits.routes"));
     assert!(number(&plain, "Retry-After") >= 1);
     assert_eq!(node.request("HEAD", path, &[YOU], "").header("RateLimit-Remaining"), Some("99"));
