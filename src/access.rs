@@ -6,7 +6,7 @@
 //!  cookie ──> Seal (session) ──────────┘
 //! ```
 //!
-//! Owns the callers ([`Identity`]) and their [`Rights`]; knows nothing of HTTP. In open mode everybody may do everything
+//! Owns the callers ([`Identity`]), their [`Rights`] and their [`limits`]; knows nothing of HTTP. In open mode everybody may do everything
 //! and a token merely names the user.
 //!
 //! A static token is kept as its SHA-256, a JWT is not kept at all, and a ticket opens one stream within seconds; what its
@@ -21,6 +21,7 @@ use crate::{journal, upstream};
 mod identity;
 mod jwks;
 pub mod jwt;
+pub mod limits;
 mod rights;
 mod session;
 mod tickets;

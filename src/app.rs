@@ -21,7 +21,7 @@ use actix_web::{dev, web};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access,
+    access::{self, limits::Limits},
     config::{self, Config},
     event::now_ms,
     http::{self, Door, Pulls},
@@ -57,6 +57,8 @@ pub struct Node {
     pub connections: upstream::Connections,
     /// Connections of the listener.
     pub door: Door,
+    /// How much of it one caller may use.
+    pub limits: Limits,
     /// Streams that are passed on from remotes.
     pub pulls: Pulls,
     /// Fires at the beginning of a stop.
@@ -154,6 +156,7 @@ impl App {
             },
         );
         let door = Door::new(&config.server, Duration::from_millis(config.emitter.write_deadline_ms));
+        let limits = Limits::new(&config.limits, config.access.mode);
         let node = Node {
             config: Arc::new(config),
             journal,
@@ -165,6 +168,7 @@ impl App {
             remotes,
             connections,
             door,
+            limits,
             pulls: Pulls::default(),
             stopping: CancellationToken::new(),
             started: Instant::now(),

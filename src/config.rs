@@ -31,6 +31,8 @@ pub struct Config {
     pub server: Server,
     /// `[access]`: who may come in.
     pub access: access::Config,
+    /// `[limits]`: how much of the node one caller may use.
+    pub limits: access::limits::Config,
     /// `[egress]`: which private addresses requests named by clients may reach.
     pub egress: Egress,
     /// `[journal]`: what is kept, and for how long.
@@ -77,6 +79,8 @@ pub struct Server {
     pub send_buffer_bytes: usize,
     /// Origins beside the node's own that web pages may call from, such as `https://app.example`.
     pub cors_origins: Vec<String>,
+    /// Proxies that are believed when they say for whom a request is: `10.0.0.0/8`, `::1`.
+    pub trusted_proxies: Vec<upstream::Net>,
 }
 
 /// `[egress]`.
@@ -140,6 +144,7 @@ impl Default for Server {
             body_timeout_ms: 30_000,
             send_buffer_bytes: 64 << 10,
             cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -216,6 +221,7 @@ impl Config {
         self.emitter.check().map_err(Error)?;
         self.jobs.check().map_err(Error)?;
         self.egress()?;
+        self.limits.check().map_err(Error)?;
         self.relay.check().map_err(Error)?;
         for (name, remote) in &self.remotes {
             remote.check(name).map_err(Error)?;

@@ -6,6 +6,7 @@ use actix_web::{Resource, Route, guard, middleware::from_fn, web};
 
 use crate::{access::Identity, app::Node};
 
+mod address;
 mod audit;
 mod body;
 mod connect;
@@ -16,6 +17,7 @@ mod hybrid;
 mod identity;
 mod jobs;
 mod journal;
+mod limited;
 mod listen;
 mod merge;
 mod metrics;
@@ -106,6 +108,7 @@ fn job_routes(config: &mut web::ServiceConfig) {
         .service(at("/api/jobs/{job}/retry").route(web::post().to(jobs::retry)))
         .service(at("/api/jobs/{job}/tasks/{task}/result").route(web::get().to(jobs::result)))
         .service(at("/api/sse/sample-parallel").route(web::get().to(samples::parallel)))
+        .service(at("/api/sse/rate-limited-sse").route(web::get().to(samples::rate_limited)))
         .service(at("/api/sse/flow-example").route(web::get().to(samples::flow)))
         .service(
             at("/api/sse/parallel-tasks-progress")

@@ -53,6 +53,7 @@ pub use self::{
     counters::{Counters, Reason},
     line::{Framing, MOST_INPUT},
     link::Link,
+    outbox::Shared,
     status::{Change, EmitterStatus, Selector, Totals},
     subscription::Subscription,
 };

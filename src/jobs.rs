@@ -55,7 +55,7 @@ pub use self::{
     actor::start,
     engine::{Filter, Listing},
     error::{Error, SubmitError},
-    handle::{Handle, Submission, Submitted, TaskResult},
+    handle::{Handle, Hold, Submission, Submitted, TaskResult},
     handler::{Handlers, TaskHandler},
     spec::{FieldError, Limits, OnDisconnect, Plan, Spec},
     state::{JobState, Snapshot, Status, Summary},

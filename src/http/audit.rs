@@ -11,8 +11,11 @@ use actix_web::{
     http::{Method, StatusCode},
 };
 
-use super::identity::{AsAdmin, known};
-use crate::event::now_ms;
+use super::{
+    address,
+    identity::{AsAdmin, known},
+};
+use crate::{app::Node, event::now_ms};
 
 const TARGET: &str = "millstream::audit";
 
@@ -21,22 +24,22 @@ const TARGET: &str = "millstream::audit";
 const MAX_REFUSED: u64 = 50;
 
 /// Writes what is to be written of a response.
-pub(super) fn note<B>(response: &ServiceResponse<B>) {
+pub(super) fn note<B>(node: &Node, response: &ServiceResponse<B>) {
     let (request, status) = (response.request(), response.status());
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         let reason = response.response().error().map(ToString::to_string);
-        refused(request, status, &reason.unwrap_or_default());
+        refused(node, request, status, &reason.unwrap_or_default());
     } else if request.extensions().get::<AsAdmin>().is_some() && *request.method() != Method::GET {
         let caller = known(request);
         let user = caller.as_ref().and_then(|caller| caller.user.as_deref());
         let token = caller.as_ref().and_then(|caller| caller.token_name()).map(|name| &**name);
         let (method, path, status) = (request.method().as_str(), request.path(), status.as_u16());
-        let peer = request.peer_addr().map(|peer| peer.ip().to_string());
-        tracing::info!(target: TARGET, method, path, status, user, token, peer, "an admin acted");
+        let address = address::client(node, request).to_string();
+        tracing::info!(target: TARGET, method, path, status, user, token, address, "an admin acted");
     }
 }
 
-fn refused(request: &HttpRequest, status: StatusCode, reason: &str) {
+fn refused(node: &Node, request: &HttpRequest, status: StatusCode, reason: &str) {
     static SECOND: AtomicU64 = AtomicU64::new(0);
     static LINES: AtomicU64 = AtomicU64::new(0);
     static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
@@ -50,7 +53,7 @@ fn refused(request: &HttpRequest, status: StatusCode, reason: &str) {
     }
     let left_out = LEFT_OUT.swap(0, Relaxed);
     let user = known(request).and_then(|caller| caller.user);
-    let peer = request.peer_addr().map(|peer| peer.ip().to_string());
+    let address = address::client(node, request).to_string();
     let (method, path, status) = (request.method().as_str(), request.path(), status.as_u16());
-    tracing::warn!(target: TARGET, method, path, status, user, peer, reason, left_out, "access refused");
+    tracing::warn!(target: TARGET, method, path, status, user, address, reason, left_out, "access refused");
 }

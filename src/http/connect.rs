@@ -9,7 +9,7 @@ use actix_web::{
 };
 use serde::de::IntoDeserializer;
 
-use super::{Identity, Problem, permit, query::Query, stream};
+use super::{Identity, Problem, limited, permit, query::Query, stream};
 use crate::{
     app::Node,
     event::Meta,
@@ -164,6 +164,7 @@ pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query) -> Resul
     let policy: Option<Overflow> = word(query, "overflow", "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`")?;
     connect.overflow = policy.unwrap_or(config.overflow);
     connect.envelope = query.get("envelope", "`true` or `false`")?.unwrap_or(false);
+    limited::seat(node, request, &mut connect)?;
     Ok(connect)
 }
 

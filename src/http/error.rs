@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::openapi;
-use crate::{event, hub, journal, topic};
+use crate::{access::limits::Refusal, event, hub, journal, topic};
 
 /// A problem as RFC 9457 defines it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -31,6 +31,9 @@ pub struct Problem {
     /// Seconds after which to try again.
     #[serde(skip)]
     pub retry_after: Option<u64>,
+    /// The limit that refused.
+    #[serde(skip)]
+    pub(super) refusal: Option<Box<Refusal>>,
 }
 
 /// A field that was wrong.
@@ -57,6 +60,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
+            refusal: None,
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
 use actix_web::{
     Error, HttpResponse,
     body::MessageBody,
-    dev::{Extensions, ServiceRequest, ServiceResponse},
+    dev::{Extensions, RequestHead, ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
         header::{self, HeaderName, HeaderValue},
@@ -26,7 +26,7 @@ use actix_web::{
     web::Data,
 };
 
-use super::{Problem, audit, identity, stream, wants_stream};
+use super::{Problem, audit, identity, limited, stream, wants_stream};
 use crate::{
     access::Mode,
     app::Node,
@@ -131,16 +131,18 @@ pub(super) async fn pass(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let refusal = refuse(&node, &request);
+    let mut refusal = limited::of_address(&node, &request).or_else(|| refuse(&node, &request));
     if refusal.is_none() {
         identity::authenticate(&node, &request).await;
+        refusal = limited::of_caller(&node, &request);
     }
-    let mut response = match refusal {
+    let response = match refusal {
         Some(refusal) => request.into_response(refusal).map_into_right_body(),
         None => next.call(request).await?.map_into_left_body(),
     };
+    let mut response = limited::answer(&node, response);
     node.requests.count(response.status());
-    audit::note(&response);
+    audit::note(&node, &response);
     identity::set_cookie(&mut response);
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -174,7 +176,7 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     if node.stopping.is_cancelled() && !reads {
         return Some(Problem::unavailable("the node is stopping and takes no new work", 5).response());
     }
-    if node.stopping.is_cancelled() && is_event_source(request) {
+    if node.stopping.is_cancelled() && is_event_source(request.head()) {
         return Some(stream::refused_for_now(node, Reason::Shutdown.as_str()));
     }
     let preflight =
@@ -192,7 +194,7 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
 }
 
 fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
-    let mut response = if is_event_source(request) {
+    let mut response = if is_event_source(request.head()) {
         stream::refused_for_now(node, "full")
     } else {
         Problem::unavailable("the node has as many connections as it takes (max_connections)", 5).response()
@@ -203,9 +205,9 @@ fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
 }
 
 /// A GET that any status but 200 would end for good.
-fn is_event_source(request: &ServiceRequest) -> bool {
+pub(super) fn is_event_source(request: &RequestHead) -> bool {
     let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    request.method() == Method::GET && wants_stream(accept)
+    request.method == Method::GET && wants_stream(accept)
 }
 
 /// The rule of open mode.

@@ -162,7 +162,7 @@ pub(super) fn set_cookie<B>(response: &mut ServiceResponse<B>) {
 }
 
 /// The caller of a handler.
-fn identity(request: &HttpRequest) -> Result<Identity, Problem> {
+pub(super) fn identity(request: &HttpRequest) -> Result<Identity, Problem> {
     if let Some(identity) = request.extensions().get::<Identity>() {
         return Ok(identity.clone());
     }

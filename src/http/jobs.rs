@@ -13,6 +13,7 @@ use super::{
     connect::{STREAM_PARAMETERS, basics, last_event_id},
     emitters::page_size,
     error::Field,
+    limited,
     permit::{self, To},
     query::{NoQuery, Query},
     stream, wants_stream,
@@ -103,7 +104,8 @@ async fn accept_job(node: &Node, request: &HttpRequest, identity: Identity, spec
             return Err(Problem::malformed("the header `Idempotency-Key` must have 1 to 255 visible ASCII characters"));
         }
     };
-    let submission = Submission { spec, user: identity.user, key };
+    let hold = limited::job(node, request)?;
+    let submission = Submission { spec, user: identity.user, key, hold };
     node.jobs.submit(submission).await.map_err(Problem::from)
 }
 
@@ -177,13 +179,15 @@ pub(super) async fn cancel(
     (status = 202, description = "accepted"), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn retry(
     node: Data<Node>,
+    request: HttpRequest,
     identity: Identity,
     job: Path<String>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     permit::job(&node, &identity, &job, To::Change).await?;
     permit::submit(&identity, &node.jobs.spec(&job).await?)?;
-    let submitted = node.jobs.retry(&job, identity.user).await?;
+    let hold = limited::job(&node, &request)?;
+    let submitted = node.jobs.retry(&job, identity.user, hold).await?;
     Ok(accepted(&submitted, Some(&job)))
 }
 

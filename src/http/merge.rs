@@ -15,14 +15,14 @@ use super::{
     body::Json,
     connect::heartbeat,
     error::Field,
-    permit,
+    limited, permit,
     pull::{self, Farewell},
     query::Query,
     stream::disconnect,
 };
 use crate::{
     app::Node,
-    hub::{HeartbeatKind, Reason},
+    hub::HeartbeatKind,
     relay::{
         FieldError, Limits,
         merge::{self, Beat, Form, Merged, SourceSpec},
@@ -65,6 +65,7 @@ pub(super) async fn merge(
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"])?;
+    let place = limited::stream(&node, &request)?;
     let heartbeat = heartbeat(&node, &query)?;
     let comment = heartbeat.kind == HeartbeatKind::Comment;
     let beat = Beat { every: heartbeat.every, comment };
@@ -86,9 +87,8 @@ pub(super) async fn merge(
         Some((Ok::<Bytes, Infallible>(frame), merged))
     }));
     let teller = node.clone();
-    let farewell = move |reason: Reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO);
-    let farewell = Box::new(farewell);
-    Ok(pull::open(&node, &request, &identity, pull::input(&request), frames, Farewell::Say(farewell)))
+    let farewell = Farewell::Say(Box::new(move |reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO)));
+    Ok(pull::open(&node, &request, &identity, pull::input(&request), frames, farewell, place))
 }
 
 fn wrong(errors: Vec<FieldError>) -> Problem {

@@ -111,6 +111,11 @@ impl Collector for Figures {
             ("relays_kept", "Relays that have ended and are kept.", relays.relays_kept),
             ("upstream_streams_open", "Upstream streams that are open.", upstream.open),
             ("upstream_streams_limit", "Most upstream streams at once (max_upstreams).", upstream.limit),
+            (
+                "limited_callers",
+                "Callers whose rate or places are kept, over all limits.",
+                node.limits.callers() as u64,
+            ),
             ("ready", "1 while the node takes work.", u64::from(!node.stopping.is_cancelled())),
         ];
         for (name, help, value) in gauges {
@@ -121,6 +126,8 @@ impl Collector for Figures {
         family(&mut encoder, "streams_closed", "Streams closed, by reason.", "reason", &closed)?;
         let classes = [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.0[class - 1].load(Relaxed)));
         family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
+        let limited = node.limits.refused().map(|(limit, count)| (limit.to_owned(), count));
+        family(&mut encoder, "limited", "What limits refused, by setting.", "limit", &limited)?;
         let ended = jobs.jobs_ended.by_status().map(|(status, count)| (status.to_owned(), count));
         family(&mut encoder, "jobs_ended", "Jobs that ended, by status.", "status", &ended)
     }

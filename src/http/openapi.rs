@@ -67,6 +67,7 @@ use super::{
         relays::events,
         samples::parallel,
         samples::flow,
+        samples::rate_limited,
         samples::progress,
         samples::orders,
         samples::quotes,

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{
     Identity, Problem, body,
     identity::Admin,
-    permit,
+    limited, permit,
     pull::{self, Farewell},
     query::{NoQuery, Query},
     stream::{refused_for_now, unavailable_for_now},
@@ -172,6 +172,7 @@ async fn pass(
     method: Method,
     body: Bytes,
 ) -> Result<HttpResponse, Problem> {
+    let place = limited::stream(node, request)?;
     let (name, path) = (remote.name().to_owned(), url.path().to_owned());
     let patient = method == Method::GET && wants_stream(text(request, &header::ACCEPT));
     let ask = Ask { remote, method, url, headers: fields(request), body };
@@ -188,7 +189,10 @@ async fn pass(
         }
     };
     match answer {
-        Ok(Some(bytes)) => Ok(pull::open(node, request, identity, input, chunks(bytes, name, path), Farewell::Break)),
+        Ok(Some(bytes)) => {
+            let chunks = chunks(bytes, name, path);
+            Ok(pull::open(node, request, identity, input, chunks, Farewell::Break, place))
+        }
         Ok(None) => Ok(HttpResponse::NoContent().finish()),
         Err(failure) => {
             tracing::info!(remote = name, path, code = failure.code(), error = %failure, "no stream to pass on");

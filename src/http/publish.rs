@@ -17,6 +17,7 @@ use super::{
     Identity, Problem,
     body::Json,
     emitters::gone,
+    limited,
     payload::Payload,
     permit,
     query::{NoQuery, Query},
@@ -103,7 +104,7 @@ pub(super) async fn to_user(
 ) -> Result<HttpResponse, Problem> {
     let event = event_name(&request)?;
     let draft = Draft::new(Topic::user(&user)?, event, body.value.0);
-    one(&node, &identity, draft).await
+    one(&node, &request, &identity, draft).await
 }
 
 /// Send any JSON to one emitter, past the journal: the one send that promises nothing.
@@ -123,6 +124,7 @@ pub(super) async fn to_emitter(
     permit::publish(&identity, [&topic])?;
     let draft = Draft::new(topic.clone(), event_name(&request)?, body.value.0);
     draft.check(node.config.journal.max_event_bytes)?;
+    limited::publish(&node, &request, 1)?;
     if !node.hub.send_to_emitter(id.clone(), draft.event, draft.data).await {
         return Err(gone(&id));
     }
@@ -135,6 +137,7 @@ pub(super) async fn to_emitter(
     (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn filtered(
     node: Data<Node>,
+    request: HttpRequest,
     identity: Identity,
     _: NoQuery,
     body: Json<FilteredBody>,
@@ -143,7 +146,7 @@ pub(super) async fn filtered(
     let mut draft = Draft::new(Topic::all(), event.unwrap_or_default(), data.ok_or_else(no_data)?.0);
     draft.filter = Some(filter);
     draft.key = id;
-    one(&node, &identity, draft).await
+    one(&node, &request, &identity, draft).await
 }
 
 /// Send an event to a group.
@@ -153,12 +156,13 @@ pub(super) async fn filtered(
         (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn to_group(
     node: Data<Node>,
+    request: HttpRequest,
     identity: Identity,
     group: Path<String>,
     _: NoQuery,
     body: Json<EventBody>,
 ) -> Result<HttpResponse, Problem> {
-    one(&node, &identity, addressed(body.value, Topic::group(&group)?)?).await
+    one(&node, &request, &identity, addressed(body.value, Topic::group(&group)?)?).await
 }
 
 /// Send an event to everybody.
@@ -167,11 +171,12 @@ pub(super) async fn to_group(
     (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn to_all(
     node: Data<Node>,
+    request: HttpRequest,
     identity: Identity,
     _: NoQuery,
     body: Json<EventBody>,
 ) -> Result<HttpResponse, Problem> {
-    one(&node, &identity, addressed(body.value, Topic::all())?).await
+    one(&node, &request, &identity, addressed(body.value, Topic::all())?).await
 }
 
 /// Publish an event, or an array of them: all or none.
@@ -181,6 +186,7 @@ pub(super) async fn to_all(
     (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn events(
     node: Data<Node>,
+    request: HttpRequest,
     identity: Identity,
     _: NoQuery,
     body: Result<Json<Events>, Problem>,
@@ -190,24 +196,30 @@ pub(super) async fn events(
         draft(body).map_err(|problem| if many { of_event(index, problem) } else { problem })
     };
     let drafts: Vec<Draft> = bodies.into_iter().enumerate().map(named).collect::<Result<_, _>>()?;
-    let published = append(&node, &identity, drafts).await?;
+    let published = append(&node, &request, &identity, drafts).await?;
     Ok(match published.as_slice() {
         [one] if !many => HttpResponse::Ok().json(one),
         all => HttpResponse::Ok().json(all),
     })
 }
 
-async fn one(node: &Node, identity: &Identity, draft: Draft) -> Result<HttpResponse, Problem> {
+async fn one(node: &Node, request: &HttpRequest, identity: &Identity, draft: Draft) -> Result<HttpResponse, Problem> {
     draft.check(node.config.journal.max_event_bytes)?;
-    let published = append(node, identity, vec![draft]).await?;
+    let published = append(node, request, identity, vec![draft]).await?;
     Ok(HttpResponse::Ok().json(&published[0]))
 }
 
 /// Appends the drafts as one batch.
-async fn append(node: &Node, identity: &Identity, mut drafts: Vec<Draft>) -> Result<Vec<Published>, Problem> {
+async fn append(
+    node: &Node,
+    request: &HttpRequest,
+    identity: &Identity,
+    mut drafts: Vec<Draft>,
+) -> Result<Vec<Published>, Problem> {
     for draft in &drafts {
         permit::publish(identity, &draft.topics)?;
     }
+    limited::publish(node, request, drafts.len())?;
     let publisher = identity.publisher();
     let answers: Vec<(Topic, Option<u64>)> = drafts
         .iter_mut()

@@ -33,7 +33,11 @@ use super::{
     gate::Connection,
     stream::{Input, Storm, flood, respond},
 };
-use crate::{access::Identity, app::Node, hub::Reason};
+use crate::{
+    access::{Identity, limits::StreamPlace},
+    app::Node,
+    hub::Reason,
+};
 
 /// The pulled streams of a node. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +65,8 @@ struct Body<S> {
     /// What the stream and the stop wake, made of `wakes`.
     waker: Waker,
     polls: Rc<Polls>,
-    _counted: TaskTrackerToken,
+    /// Its place among the streams that a stop waits for, and among those of its caller.
+    _held: (TaskTrackerToken, Option<StreamPlace>),
 }
 
 /// Tells the polls that something has asked for from those that the framework makes for no reason (see [`Storm`]): an
@@ -124,6 +129,7 @@ pub(super) fn open<S, E>(
     input: Option<Input>,
     stream: S,
     farewell: Farewell,
+    place: Option<StreamPlace>,
 ) -> HttpResponse
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin + 'static,
@@ -149,7 +155,8 @@ where
     let wakes = Arc::new(Wakes { woken: AtomicBool::new(true), outer: AtomicWaker::new() });
     let waker = Waker::from(wakes.clone());
     let stream = Some(stream);
-    respond(request, Body { stream, leaving, farewell, broken: None, storm, wakes, waker, polls, _counted: counted })
+    let held = (counted, place);
+    respond(request, Body { stream, leaving, farewell, broken: None, storm, wakes, waker, polls, _held: held })
 }
 
 /// Cuts a connection whose client sends a flood and reads nothing: its body is not polled then, and cannot notice.

@@ -28,6 +28,20 @@ pub(super) async fn flow(node: Data<Node>, request: HttpRequest, identity: Ident
     sample(&node, &request, identity, json!({ "tasks": all_tasks(), "concurrency": 1 })).await
 }
 
+/// A task behind a limit: the shipped configurations let one caller ask 100 times in a minute (`[[limits.routes]]`).
+#[utoipa::path(get, path = "/api/sse/rate-limited-sse", tag = "samples", responses(
+    (status = 200, description = "the job's events; above the limit, where a stream was asked for, `disconnect` with the reason `rate_limited`", content_type = "text/event-stream"),
+    (status = 429, description = "above the limit; `Retry-After` and `RateLimit-*` say when to come back", body = Problem),
+    (status = 503, body = Problem)))]
+pub(super) async fn rate_limited(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Identity,
+) -> Result<HttpResponse, Problem> {
+    let tasks = json!([{ "run": "Calculate Stats", "name": "Calculate Stats" }]);
+    sample(&node, &request, identity, json!({ "tasks": tasks })).await
+}
+
 /// Two tasks that show their progress in many steps.
 #[utoipa::path(get, path = "/api/sse/parallel-tasks-progress", tag = "samples",
     responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Reason;
+use super::{Reason, Shared};
 use crate::{
     event::Meta,
     topic::{Pattern, Topic},
@@ -50,6 +50,10 @@ pub struct Connect {
     /// Says whether the client has sent more than any client of a stream has to say; asked about once a second. For
     /// connections that the hub does not read itself.
     pub flooded: Option<Box<dyn Fn() -> bool>>,
+    /// A bound on the bytes that wait, shared with other streams.
+    pub shared: Option<Shared>,
+    /// Kept as long as the stream lives.
+    pub keep: Option<Box<dyn std::any::Any>>,
     /// Called once when the stream has ended, whatever the reason.
     pub on_close: Option<Box<dyn FnOnce(Reason)>>,
 }
@@ -148,6 +152,8 @@ impl Connect {
             greeting: Greeting::default(),
             cut: None,
             flooded: None,
+            shared: None,
+            keep: None,
             on_close: None,
         }
     }

@@ -66,6 +66,7 @@ pub(super) struct Emitter {
     pub(super) unwritten: bool,
     pub(super) cut: Option<Rc<dyn Fn()>>,
     pub(super) flooded: Option<Box<dyn Fn() -> bool>>,
+    _keep: Option<Box<dyn std::any::Any>>,
     pub(super) on_close: Option<Box<dyn FnOnce(Reason)>>,
 }
 
@@ -118,7 +119,7 @@ impl Emitter {
             until_after: connect.until_after,
             overflow: connect.overflow,
             heartbeat: connect.heartbeat,
-            outbox: Outbox::new(config.outbox_events, config.outbox_bytes),
+            outbox: Outbox::new(config.outbox_events, config.outbox_bytes, connect.shared),
             feed: Feed::Live,
             cursor: 0,
             told: Vec::new(),
@@ -136,6 +137,7 @@ impl Emitter {
             unwritten: false,
             cut: connect.cut.map(Rc::from),
             flooded: connect.flooded,
+            _keep: connect.keep,
             on_close: connect.on_close,
         };
         emitter.patterns = emitter.heard().into_iter().collect();

@@ -1,6 +1,12 @@
 //! Frames that wait for the socket of one emitter: bounded in number and bytes, and honest about what was dropped.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use tokio::time::Instant;
 
@@ -15,8 +21,18 @@ pub(super) struct Outbox {
     bytes: usize,
     max_events: usize,
     max_bytes: usize,
+    shared: Option<Shared>,
     /// Since when the frame at the front has been waiting.
     front_since: Option<Instant>,
+}
+
+/// A bound over several outboxes, such as those of one user.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The bytes that wait in all of them.
+    pub bytes: Arc<AtomicUsize>,
+    /// Above so many an outbox that is not empty is full.
+    pub max_bytes: usize,
 }
 
 /// One thing that waits.
@@ -53,8 +69,8 @@ impl Waiting {
 // === impl Outbox ===
 
 impl Outbox {
-    pub(super) fn new(max_events: usize, max_bytes: usize) -> Self {
-        Self { queue: VecDeque::new(), events: 0, bytes: 0, max_events, max_bytes, front_since: None }
+    pub(super) fn new(max_events: usize, max_bytes: usize, shared: Option<Shared>) -> Self {
+        Self { queue: VecDeque::new(), events: 0, bytes: 0, max_events, max_bytes, shared, front_since: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,7 +95,13 @@ impl Outbox {
 
     /// An event larger than the whole bound still passes where no other waits.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.events == 0 || (self.events < self.max_events && self.bytes + bytes <= self.max_bytes)
+        self.events == 0
+            || (self.events < self.max_events && self.bytes + bytes <= self.max_bytes && !self.crowded(bytes))
+    }
+
+    /// Whether so many bytes more are too many for those that share a bound.
+    pub(super) fn crowded(&self, bytes: usize) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.bytes.load(Relaxed).saturating_add(bytes) > shared.max_bytes)
     }
 
     /// The bound for control frames that others cause.
@@ -119,7 +141,7 @@ impl Outbox {
                 Some(std::mem::replace(&mut self.queue[at], Waiting::Dropped(1)))
             };
             self.events -= 1;
-            self.bytes -= gone.as_ref().map_or(0, Waiting::bytes);
+            self.less(gone.as_ref().map_or(0, Waiting::bytes));
             lost += 1;
         }
         lost
@@ -130,7 +152,7 @@ impl Outbox {
         let lost = self.events as u64;
         self.queue.retain(|waiting| !waiting.is_event());
         self.events = 0;
-        self.bytes = self.queue.iter().map(Waiting::bytes).sum();
+        self.less(self.bytes - self.queue.iter().map(Waiting::bytes).sum::<usize>());
         if self.queue.is_empty() {
             self.front_since = None;
         }
@@ -140,7 +162,7 @@ impl Outbox {
     pub(super) fn pop(&mut self, now: Instant) -> Option<Waiting> {
         let waiting = self.queue.pop_front()?;
         self.events -= usize::from(waiting.is_event());
-        self.bytes -= waiting.bytes();
+        self.less(waiting.bytes());
         self.front_since = (!self.queue.is_empty()).then_some(now);
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             // An idle connection does not keep the memory of its worst moment.
@@ -150,9 +172,26 @@ impl Outbox {
     }
 
     fn put(&mut self, waiting: Waiting, now: Instant) {
-        self.bytes += waiting.bytes();
+        let bytes = waiting.bytes();
+        self.bytes += bytes;
+        if let Some(shared) = &self.shared {
+            shared.bytes.fetch_add(bytes, Relaxed);
+        }
         self.queue.push_back(waiting);
         self.front_since.get_or_insert(now);
+    }
+
+    fn less(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        if let Some(shared) = &self.shared {
+            shared.bytes.fetch_sub(bytes, Relaxed);
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.less(self.bytes);
     }
 }
 
@@ -178,7 +217,7 @@ mod tests {
     #[test]
     fn dropping_the_oldest_leaves_control_frames_and_tells_the_place() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(2, 100);
+        let mut outbox = Outbox::new(2, 100, None);
         outbox.push_control(frame("connection"), now);
         outbox.push(frame("a"), now);
         outbox.push_control(frame("told"), now);
@@ -193,7 +232,7 @@ mod tests {
     #[test]
     fn a_large_event_takes_the_room_of_many_small_ones() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(10, 4);
+        let mut outbox = Outbox::new(10, 4, None);
         for text in ["a", "b", "c"] {
             outbox.push(frame(text), now);
         }
@@ -207,7 +246,7 @@ mod tests {
     #[test]
     fn dropped_new_events_are_counted_where_they_would_have_come() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(1, 100);
+        let mut outbox = Outbox::new(1, 100, None);
         outbox.push(frame("a"), now);
         outbox.drop_new(now);
         outbox.drop_new(now);
@@ -217,5 +256,28 @@ mod tests {
         outbox.push(frame("b"), now);
         outbox.drop_new(now);
         assert_eq!(drain(&mut outbox), ["-2", "b", "-1"]);
+    }
+
+    /// However they end, what they held is given back to those that share the bound.
+    #[test]
+    fn outboxes_that_share_a_bound_are_full_together() {
+        let now = Instant::now();
+        let shared = Shared { bytes: Arc::default(), max_bytes: 10 };
+        let mut one = Outbox::new(10, 100, Some(shared.clone()));
+        let mut other = Outbox::new(10, 100, Some(shared.clone()));
+        one.push(frame("12345678"), now);
+        assert!(other.has_room(8), "an empty one takes an event all the same");
+        other.push(frame("1"), now);
+        assert!(other.has_room(1) && !other.has_room(2) && !one.has_room(2));
+        assert_eq!(one.pop(now).map(|waiting| waiting.bytes()), Some(8));
+        assert!(other.has_room(9));
+        other.push(frame("22"), now);
+        assert_eq!(other.make_room(50), 2);
+        other.push(frame("333"), now);
+        one.push_control(frame("4444"), now);
+        assert_eq!(shared.bytes.load(Relaxed), 7);
+        other.clear_events();
+        drop(one);
+        assert_eq!(shared.bytes.load(Relaxed), 0);
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Config, Deps, Error, Handle, SubmitError,
+    Config, Deps, Error, Handle, Hold, SubmitError,
     door::{Door, MAX_REQUESTS, lock},
     engine::{Accepted, Engine, Leaving, Next, REPORTS_PER_TURN, Report},
     pump::{self, Call},
@@ -112,6 +112,7 @@ pub struct Submit {
     pub user: Option<String>,
     pub key: Option<Key>,
     pub retry_of: Option<String>,
+    pub hold: Option<Hold>,
 }
 
 /// Cancel a job, and keep that.
@@ -295,18 +296,17 @@ impl Handler<Submit> for Shell {
             Ok(id) => id,
             Err(error) => return Box::pin(fut::ready(Err(error))),
         };
-        let Submit { spec, plan, user, key, retry_of } = submit;
+        let Submit { spec, plan, user, key, retry_of, hold } = submit;
         let key_record = key.as_ref().map(|key| key.record.clone());
-        let (version, created_at) = (record::VERSION, now_ms());
+        let (journal, version, created_at) = (self.journal.clone(), record::VERSION, now_ms());
         let record = SpecRecord { version, job_id, created_at, user, retry_of, key_record, spec };
-        let journal = self.journal.clone();
         let write = async move { (record::write(&journal, &record, key.as_ref()).await, record) };
         Box::pin(write.into_actor(self).map(|(written, record), shell, ctx| {
             let id = record.job_id.to_string();
             let answer = match written {
                 Ok(Written::New) => {
                     let (origin, key_record) = (record.origin(&plan), record.key_record);
-                    shell.engine.accept(Accepted { origin, plan, key_record }, Instant::now());
+                    shell.engine.accept(Accepted { origin, plan, key_record, hold }, Instant::now());
                     Ok((id, false))
                 }
                 Ok(Written::Existing(job)) => {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Deps,
+    Config, Deps, Hold,
     error::{Error, SubmitError},
     handler::{Handlers, TaskError, TaskHandler},
     queue::Queue,
@@ -95,6 +95,7 @@ pub struct Accepted {
     pub plan: Plan,
     /// The record of its idempotency key.
     pub key_record: Option<String>,
+    pub hold: Option<Hold>,
 }
 
 /// The jobs of a node.
@@ -218,9 +219,10 @@ impl Engine {
     pub fn accept(&mut self, accepted: Accepted, now: Instant) {
         self.admitted -= 1;
         self.stats.jobs_accepted += 1;
-        let Accepted { origin, plan, key_record } = accepted;
+        let Accepted { origin, plan, key_record, hold } = accepted;
         let id = origin.job_id.clone();
         let mut live = Live::new(plan, Topic::job(&id).expect("a ULID is a topic name"), now);
+        live.hold = hold;
         self.queue.add(id.clone(), live.plan.concurrency);
         let local = (0..).zip(live.runs.iter_mut().zip(&live.plan.tasks)).filter(|(_, (run, _))| run.away.is_none());
         for (index, (run, task)) in local {

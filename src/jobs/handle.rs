@@ -48,7 +48,12 @@ pub struct Submission {
     pub user: Option<String>,
     /// `Idempotency-Key`: the same key and body of the same user is the same job. 1 to 255 bytes.
     pub key: Option<String>,
+    /// Kept until the job ends, or until the node does.
+    pub hold: Option<Hold>,
 }
+
+/// Something that lives as long as an unfinished job, such as its submitter's place among those who may have one.
+pub type Hold = Arc<dyn std::any::Any + Send + Sync>;
 
 /// A job that was accepted: it will reach `complete`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
@@ -138,13 +143,13 @@ impl Handle {
     ///
     /// # Errors
     /// When the job has not ended, or none failed, or the new job was not accepted.
-    pub async fn retry(&self, id: &str, user: Option<String>) -> Result<Submitted, Error> {
+    pub async fn retry(&self, id: &str, user: Option<String>, hold: Option<Hold>) -> Result<Submitted, Error> {
         let asked = id.to_owned();
         let failed = self.door.look(move |engine| engine.failed_tasks(&asked)).await??;
         let failed: HashSet<String> = failed.into_iter().collect();
         let mut spec = record::read(&self.shared.journal, id).await?.spec;
         spec.tasks.retain(|task| task.id.as_ref().is_some_and(|id| failed.contains(id)));
-        let submission = Submission { spec, user, key: None };
+        let submission = Submission { spec, user, key: None, hold };
         Ok(self.submit_as(submission, Some(id.to_owned())).await?)
     }
 
@@ -182,7 +187,7 @@ impl Handle {
     }
 
     async fn submit_as(&self, submission: Submission, retry_of: Option<String>) -> Result<Submitted, SubmitError> {
-        let Submission { mut spec, user, key } = submission;
+        let Submission { mut spec, user, key, hold } = submission;
         let Resources { config, handlers, remotes, .. } = &*self.shared;
         let limits = Limits { max_tasks: config.max_tasks, handlers, remotes };
         let checked = Plan::check(&spec, limits);
@@ -195,7 +200,7 @@ impl Handle {
         for (task, planned) in spec.tasks.iter_mut().zip(&plan.tasks) {
             task.id = Some(planned.id.clone());
         }
-        let (job_id, existing) = self.door.submit(Submit { spec, plan, user, key, retry_of }).await?;
+        let (job_id, existing) = self.door.submit(Submit { spec, plan, user, key, retry_of, hold }).await?;
         let status =
             if existing { self.summary(&job_id).await.map_or(Status::Queued, |s| s.status) } else { Status::Queued };
         Ok(Submitted { events_url: urls::events(&job_id), job_id, status, existing })

@@ -85,6 +85,7 @@ fn rows() -> Vec<Row> {
         row("get", "/api/jobs/{job}/events", Alice(404), &[200]),
         row("get", "/api/jobs/{job}/tasks/{task}/result", Alice(404), &[200]),
         row("get", "/api/sse/sample-parallel", Alice(403), &[200]),
+        row("get", "/api/sse/rate-limited-sse", Alice(403), &[200]),
         row("get", "/api/sse/flow-example", Alice(403), &[200]),
         with(
             "post",

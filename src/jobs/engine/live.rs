@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{EVENT_OVERHEAD, aggregate::Outcome, away::Away, shorten, timers};
 use crate::{
     jobs::{
-        Config, code,
+        Config, Hold, code,
         event::{Complete, ErrorEntry},
         handler::TaskError,
         spec::{Plan, PlannedTask},
@@ -46,6 +46,8 @@ pub struct Live {
     pub errors: Vec<ErrorEntry>,
     /// Bytes of results that are kept for `aggregated_result`.
     pub kept_bytes: usize,
+    /// Let go when the job has ended.
+    pub hold: Option<Hold>,
 }
 
 /// A task of such a job.
@@ -160,6 +162,7 @@ impl Live {
             failed: 0,
             errors: Vec::new(),
             kept_bytes: 0,
+            hold: None,
         }
     }
 

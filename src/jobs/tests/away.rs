@@ -86,7 +86,7 @@ impl Pure {
         let limits = Limits { max_tasks: 99, handlers: &pure.deps.handlers, remotes: &pure.deps.remotes };
         let plan = Plan::check(&pure.spec, limits).unwrap();
         let origin = pure.record().origin(&plan);
-        pure.engine.accept(Accepted { origin, plan, key_record: None }, pure.now);
+        pure.engine.accept(Accepted { origin, plan, key_record: None, hold: None }, pure.now);
         pure.turn();
         pure
     }

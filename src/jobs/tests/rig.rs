@@ -274,5 +274,9 @@ impl History {
 }
 
 pub fn submission(spec: Value) -> Submission {
-    Submission { spec: serde_json::from_value(spec).expect("the spec has the right form"), user: None, key: None }
+    Submission {
+        spec: serde_json::from_value(spec).expect("the spec has the right form"),
+        user: None,
+        ..Submission::default()
+    }
 }

@@ -21,8 +21,9 @@ pub enum Allow {
     Host(String, Option<u16>),
 }
 
-/// A block of addresses, IPv4-mapped ones kept as IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A block of addresses, IPv4-mapped ones kept as IPv4: `10.0.0.0/8`, `::1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Net {
     addr: IpAddr,
     prefix: u8,
@@ -182,6 +183,33 @@ impl Net {
     fn masked(&self, addr: IpAddr) -> u128 {
         let host = u32::from(self.bits() - self.prefix);
         number(addr).checked_shr(host).and_then(|bits| bits.checked_shl(host)).unwrap_or(0)
+    }
+}
+
+impl FromStr for Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |reason: &str| format!("`{text}` is no network: {reason}; write it like `10.0.0.0/8` or `::1`");
+        let Some((addr, prefix)) = text.split_once('/') else {
+            return Ok(Self::single(text.parse().map_err(|_| wrong("it has no address"))?));
+        };
+        let addr: IpAddr = addr.parse().map_err(|_| wrong("it has no address"))?;
+        Self::new(addr, prefix.parse().map_err(|_| wrong("the prefix length is no number"))?).map_err(wrong)
+    }
+}
+
+impl TryFrom<String> for Net {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Net> for String {
+    fn from(net: Net) -> Self {
+        net.to_string()
     }
 }
 

@@ -1,0 +1,196 @@
+//! From where a request comes, also behind proxies.
+//!
+//! The peer of the connection is believed, and nobody else, unless it is one of `server.trusted_proxies`. Then the
+//! header that it has written is read from its end, where the nearest hop stands, over all that are trusted too: the
+//! first that is not is the client. What cannot be read ends the walk at the last hop that could.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use actix_web::{
+    HttpRequest,
+    http::header::{self, HeaderMap, HeaderName},
+};
+
+use crate::{app::Node, upstream::Net};
+
+/// More hops than any chain of proxies has.
+const MAX_HOPS: usize = 32;
+
+/// The address of the client.
+pub(super) fn client(node: &Node, request: &HttpRequest) -> IpAddr {
+    // Only a server of somebody else's, over something that has no addresses, does not know.
+    let peer = request.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical());
+    behind(peer, &node.config.server.trusted_proxies, request.headers())
+}
+
+/// Proxies write one header and may let a client's own pass in the other. So where the two differ neither is believed:
+/// who forges one is counted as the proxy.
+fn behind(peer: IpAddr, trusted: &[Net], headers: &HeaderMap) -> IpAddr {
+    let trusts = |address: IpAddr| trusted.iter().any(|net| net.contains(address));
+    if !trusts(peer) {
+        return peer;
+    }
+    let walk = |name: &HeaderName, read: fn(&str) -> Option<IpAddr>| {
+        headers.contains_key(name).then(|| {
+            let mut client = peer;
+            for hop in hops(headers, name).take(MAX_HOPS) {
+                let Some(address) = hop.and_then(read) else { break };
+                client = address;
+                if !trusts(client) {
+                    break;
+                }
+            }
+            client
+        })
+    };
+    match (walk(&header::FORWARDED, forwarded), walk(&header::X_FORWARDED_FOR, plain)) {
+        (Some(client), None) | (None, Some(client)) => client,
+        (Some(one), Some(other)) if one == other => one,
+        (None, None) | (Some(_), Some(_)) => peer,
+    }
+}
+
+/// The elements of a list over all its lines, the last one first; `None` where a line is no text. No address has a comma,
+/// also not in quotes, so what a client wrote further left cannot change how the last elements are read.
+fn hops<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = Option<&'a str>> {
+    let lines: Vec<_> = headers.get_all(name).collect();
+    let elements = |line: &'a header::HeaderValue| {
+        let text = line.to_str().ok();
+        let none = text.is_none().then_some(None);
+        text.into_iter().flat_map(|text| text.rsplit(',')).map(Some).chain(none)
+    };
+    lines.into_iter().rev().flat_map(elements)
+}
+
+/// An element of `Forwarded` (RFC 7239): `for=192.0.2.60;proto=http`, `for="[2001:db8::1]:8080"`. A hop that hides
+/// itself (`unknown`, `_name`) has no address.
+fn forwarded(element: &str) -> Option<IpAddr> {
+    let mut found = None;
+    for pair in element.split(';') {
+        let Some((name, value)) = pair.trim().split_once('=') else { continue };
+        if name.eq_ignore_ascii_case("for") && found.replace(value).is_some() {
+            return None;
+        }
+    }
+    let value = found?;
+    match value.strip_prefix('"') {
+        Some(quoted) => plain(quoted.strip_suffix('"')?),
+        None => plain(value),
+    }
+}
+
+/// An address with or without port; with one, IPv6 has brackets.
+fn plain(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    let (address, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            (IpAddr::V6(address.parse::<Ipv6Addr>().ok()?), port.strip_prefix(':').or(port.is_empty().then_some("0"))?)
+        }
+        None => {
+            let (address, port) = text.split_once(':')?;
+            (IpAddr::V4(address.parse().ok()?), port)
+        }
+    };
+    let good = !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit());
+    good.then(|| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// The client behind a proxy on 127.0.0.1 that 10.0.0.0/8 is trusted beside.
+    fn client(lines: &[(&str, &str)]) -> IpAddr {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        behind(ip("127.0.0.1"), &["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()], &headers)
+    }
+
+    #[test]
+    fn the_first_hop_from_the_right_that_is_not_trusted_is_the_client() {
+        for (header, expected) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1, 10.1.1.1", "192.0.2.1"),
+            ("6.6.6.6, 192.0.2.1, 10.1.1.1,10.2.2.2", "192.0.2.1"),
+            ("192.0.2.1:4711", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("10.9.9.9", "10.9.9.9"),
+            ("6.6.6.6, nonsense, 10.1.1.1", "10.1.1.1"),
+            ("6.6.6.6, unknown", "127.0.0.1"),
+            ("", "127.0.0.1"),
+            ("192.0.2.1,", "127.0.0.1"),
+            ("192.0.2.1:", "127.0.0.1"),
+            ("192.0.2.1:x", "127.0.0.1"),
+            ("[2001:db8::1", "127.0.0.1"),
+        ] {
+            assert_eq!(client(&[("x-forwarded-for", header)]), ip(expected), "{header:?}");
+        }
+        assert_eq!(
+            client(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "192.0.2.1, 10.1.1.1")]),
+            ip("192.0.2.1")
+        );
+    }
+
+    #[test]
+    fn forwarded_is_read_as_rfc_7239_writes_it() {
+        for (header, expected) in [
+            ("for=192.0.2.60;proto=http;by=203.0.113.43", "192.0.2.60"),
+            ("For=\"[2001:db8:cafe::17]:4711\"", "2001:db8:cafe::17"),
+            ("for=\"192.0.2.43:47011\"", "192.0.2.43"),
+            ("for=6.6.6.6, for=192.0.2.43, for=10.1.1.1", "192.0.2.43"),
+            ("for=\"evil, for=192.0.2.43", "192.0.2.43"),
+            ("for=unknown", "127.0.0.1"),
+            ("for=_hidden, for=10.1.1.1", "10.1.1.1"),
+            ("for=192.0.2.1;for=192.0.2.2", "127.0.0.1"),
+            ("for=\"192.0.2.1", "127.0.0.1"),
+            ("proto=https", "127.0.0.1"),
+            ("192.0.2.1", "127.0.0.1"),
+        ] {
+            assert_eq!(client(&[("forwarded", header)]), ip(expected), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn two_headers_that_differ_are_both_not_believed() {
+        let both = |one, other| client(&[("forwarded", one), ("x-forwarded-for", other)]);
+        assert_eq!(both("for=192.0.2.1", "192.0.2.1"), ip("192.0.2.1"));
+        assert_eq!(both("for=6.6.6.6", "192.0.2.1"), ip("127.0.0.1"));
+    }
+
+    #[test]
+    fn who_is_no_proxy_is_the_client_whatever_it_says() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::X_FORWARDED_FOR, HeaderValue::from_static("192.0.2.1"));
+        assert_eq!(behind(ip("203.0.113.1"), &["10.0.0.0/8".parse().unwrap()], &headers), ip("203.0.113.1"));
+        assert_eq!(behind(ip("127.0.0.1"), &[], &headers), ip("127.0.0.1"));
+    }
+
+    proptest! {
+        /// Nothing a client writes makes it panic, or changes what the trusted proxy appended.
+        #[test]
+        fn what_stands_further_left_changes_nothing(
+            junk in prop_oneof!["[ -~]{0,80}", "(for=|\"|,|;|\\[|\\]|:|[0-9a-f.]){0,40}"],
+            name in prop_oneof![Just("forwarded"), Just("x-forwarded-for")],
+        ) {
+            client(&[(name, &junk)]);
+            let own = if name == "forwarded" { "for=192.0.2.1" } else { "192.0.2.1" };
+            prop_assert_eq!(client(&[(name, &format!("{junk},{own}"))]), ip("192.0.2.1"));
+        }
+    }
+}
