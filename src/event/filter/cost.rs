@@ -11,8 +11,8 @@ use super::expression::Refused;
 pub(super) const MAX_STEPS: usize = 2048;
 /// Steps that take about as long as to offer an event to an emitter.
 pub(super) const STEPS_PER_OFFER: usize = 3;
-/// Deepest tree: evaluation and destruction are recursive.
-const MAX_DEPTH: usize = 64;
+/// Deepest tree: evaluation is recursive, and takes some 45 kB of the stack for each level in a debug build.
+const MAX_DEPTH: usize = 16;
 /// Groups of the subscriber for which the cost is reckoned before an expression is accepted.
 const USUAL_GROUPS: usize = 16;
 

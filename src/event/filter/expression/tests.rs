@@ -111,7 +111,7 @@ fn what_costs_too_much_is_refused() {
     let each = |length: usize| format!("groups.exists(g, {})", vec!["g == 'a'"; length].join("||"));
     assert!(Expression::new(&each(2)).is_ok());
     assert!(refused(&each(30)).contains("costs"), "{}", refused(&each(30)));
-    let sums = format!("size({}) > 1", vec!["metadata.a"; 40].join("+"));
+    let sums = vec!["metadata.a + user == user"; 20].join("||");
     assert!(refused(&sums).contains("costs"));
     assert!(refused(&format!("{}1{} == 1", "(1+".repeat(40), ")".repeat(40))).contains("nested brackets"));
     assert!(refused(&"true?".repeat(20)).contains("`?`"));
@@ -135,6 +135,33 @@ fn no_text_is_too_deep_for_the_stack() {
         }
     });
     all.unwrap().join().unwrap();
+}
+
+/// The deepest that is accepted is evaluated on half of what a thread has.
+#[test]
+fn no_expression_is_too_deep_for_the_stack() {
+    let shapes = [
+        ("!-", "1"),
+        ("-!", "true"),
+        ("1+", "1"),
+        ("true?true:", "true"),
+        ("size(", "'a'"),
+        ("[", "1"),
+        ("!(user==", "user"),
+    ];
+    let half = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+        for (shape, end) in shapes {
+            let close = shape.matches(['(', '[']).map(|open| if open == "(" { ")" } else { "]" }).collect::<String>();
+            let text = |times: usize| format!("{}{end}{}", shape.repeat(times), close.repeat(times));
+            let accepted: Vec<Expression> = (0..100).filter_map(|times| Expression::new(&text(times)).ok()).collect();
+            assert!((6..=18).contains(&accepted.len()), "{shape}: {}", accepted.len());
+            let (meta, user) = (meta(), Some("42"));
+            for expression in accepted {
+                let _ = expression.evaluate(&Subscriber { meta: &meta, user, groups: &[], emitter_id: "e" });
+            }
+        }
+    });
+    half.unwrap().join().unwrap();
 }
 
 /// Texts that are nearly expressions.
