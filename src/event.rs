@@ -18,7 +18,7 @@ mod position;
 
 use self::position::Text;
 pub use self::{
-    filter::{Filter, Meta},
+    filter::{Filter, Meta, Refused as FilterRefused, Subscriber, Undecided},
     position::Position,
 };
 
@@ -41,7 +41,7 @@ pub struct Draft {
     pub publisher: String,
     /// After so many milliseconds the event is gone, which is no gap.
     pub ttl_ms: Option<u64>,
-    /// Only emitters whose metadata match get it.
+    /// Only emitters that match get it.
     pub filter: Option<Filter>,
     /// The id which the event had at the server that it came from.
     pub origin: Option<String>,
@@ -66,7 +66,7 @@ pub struct Event {
     pub comment: Option<Box<str>>,
     /// When it expires, in Unix milliseconds.
     pub expires: Option<u64>,
-    /// Only emitters whose metadata match get it.
+    /// Only emitters that match get it.
     pub filter: Option<Filter>,
     /// The id which the event had at the server that it came from.
     pub origin: Option<Box<str>>,

@@ -1,21 +1,11 @@
 //! Mutated requests, the same ones each time: whatever comes, there is an answer below 500, and the node is well.
 
+#[path = "support/dice.rs"]
+mod dice;
 mod support;
 
+use dice::Dice;
 use support::Node;
-
-/// A small generator of pseudo-random numbers (`SplitMix64`), so that a failure can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((mixed ^ (mixed >> 31)) % below as u64).expect("below a usize")
-    }
-}
 
 /// What parsers stumble over.
 const SPLINTERS: &[&[u8]] = &[
@@ -79,6 +69,10 @@ fn seeds() -> Vec<Request> {
         request("POST /api/sse/managed/send/user/42?event=note", r#"{"a":"b"}"#),
         request("POST /api/sse/managed/send/emitter/user_42", r#""text""#),
         request("POST /api/sse/managed/send/filtered", r#"{"filter":{"premium":true},"event":"e","data":1}"#),
+        request(
+            "POST /api/sse/managed/send/filtered",
+            r#"{"filter":"metadata.level > 3 && groups.exists(g, g == 'ops')","data":1}"#,
+        ),
         request("POST /api/sse/managed/broadcast/group/g", r#"{"event":"e","data":1,"id":"2"}"#),
         request("POST /api/jobs", r#"{"tasks":[{"id":"1","run":"task1","input":{}}],"concurrency":1,"failFast":true}"#),
         request("POST /api/jobs", r#"{"tasks":[{"url":"http://127.0.0.1:1/x","headers":{"a":"b"},"timeoutMs":5}]}"#),

@@ -231,6 +231,7 @@ fn metrics_count_what_happens() {
         ("events_dropped_total", 0.0),
         ("emitters_lagged_total", 0.0),
         ("gaps_total", 0.0),
+        ("filters_failed_total", 0.0),
         ("heartbeats_total", 0.0),
         ("journal_events", 2.0),
         ("journal_bytes", 1.0),

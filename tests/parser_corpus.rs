@@ -1,20 +1,40 @@
-//! What must hold for the parser of event streams, for each file of the fuzzer's corpus and for some bytes by chance.
+//! What must hold for each parser of outside bytes, for each file of the fuzzers' corpora and for mutations of them.
 //!
-//! The same property as under the fuzzer (`fuzz/README.md`), so that what it once found stays found without it.
+//! The same laws as under the fuzzer (`fuzz/README.md`), so that what it once found stays found without it.
 
 use std::{fs, path::Path};
 
-use millstream::sse;
+use millstream::{config, event, sse, topic};
 use proptest::prelude::*;
 
-#[path = "../fuzz/property.rs"]
-mod property;
+#[path = "../fuzz/laws/config.rs"]
+mod config_law;
+#[path = "support/dice.rs"]
+mod dice;
+#[path = "../fuzz/laws/mod.rs"]
+mod laws;
 
-use property::{Seen, TIGHT, check, decode, parts};
+use dice::Dice;
+use laws::{
+    LAWS, Law,
+    decoder::{Seen, TIGHT, check, decode, parts},
+};
 
-/// The files of the corpus, by name.
-fn corpus() -> Vec<(String, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decoder");
+/// Mutations of the files of each corpus: a second or two, all together.
+const MUTATIONS: u64 = 3000;
+
+/// All laws, and that which needs the whole program.
+fn all() -> impl Iterator<Item = (&'static str, Law)> {
+    LAWS.into_iter().chain([("config", config_law::check as Law)])
+}
+
+fn corpora() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+}
+
+/// The files of a corpus, by name.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let dir = corpora().join(target);
     let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let mut files: Vec<_> = entries
         .map(|entry| {
@@ -27,18 +47,56 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn every_file_of_the_corpus_holds() {
-    for (name, input) in corpus() {
-        // The name is in the captured output of a failure.
-        println!("{name}");
-        check(&input);
+fn every_file_of_every_corpus_holds() {
+    for (target, law) in all() {
+        for (name, input) in corpus(target) {
+            // The name is in the captured output of a failure.
+            println!("{target}/{name}");
+            law(&input);
+        }
+    }
+}
+
+#[test]
+fn every_corpus_has_a_law_and_is_small() {
+    for entry in fs::read_dir(corpora()).expect("the folder of the corpora") {
+        let target = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+        assert!(all().any(|(name, _)| name == target), "`{target}` is replayed by nobody");
+        let files = corpus(&target);
+        assert!(files.len() >= 10, "{target}: {} files", files.len());
+        assert!(files.iter().map(|(_, input)| input.len()).sum::<usize>() <= 100_000, "{target} is too large");
+    }
+}
+
+/// The same mutations each time: pieces of one file put into another, bytes changed.
+#[test]
+fn mutations_of_every_corpus_hold() {
+    for (target, law) in all() {
+        let files = corpus(target);
+        for round in 0..MUTATIONS {
+            let mut dice = Dice(round);
+            let mut input = files[dice.roll(files.len())].1.clone();
+            for _ in 0..=dice.roll(3) {
+                let other = &files[dice.roll(files.len())].1;
+                let (from, at) = (dice.roll(other.len() + 1), dice.roll(input.len() + 1));
+                let piece = &other[from..(from + dice.roll(16)).min(other.len())];
+                let gone = (at + dice.roll(8)).min(input.len());
+                input.splice(at..gone, piece.iter().copied());
+                if !input.is_empty() && dice.roll(2) == 0 {
+                    let at = dice.roll(input.len());
+                    input[at] ^= 1 << dice.roll(8);
+                }
+            }
+            println!("{target}, round {round}: {:?}", String::from_utf8_lossy(&input));
+            law(&input);
+        }
     }
 }
 
 /// A corpus that reaches nothing proves nothing.
 #[test]
 fn the_corpus_reaches_every_kind_of_item_and_every_limit() {
-    let files = corpus();
+    let files = corpus("decoder");
     assert!(files.len() >= 60, "{} files", files.len());
     let seen: Vec<Seen> =
         files.iter().flat_map(|(_, input)| decode([parts(input).0], sse::Limits::default()).seen).collect();
@@ -59,7 +117,7 @@ proptest! {
         first in 0_usize..1000, second in 0_usize..1000, at in any::<u16>(), byte in any::<u8>(),
         cuts in proptest::collection::vec(any::<u8>(), 0..6),
     ) {
-        let files = corpus();
+        let files = corpus("decoder");
         let file = |number: usize| parts(&files[number % files.len()].1).0.to_vec();
         let mut stream = [file(first), file(second)].concat();
         if !stream.is_empty() {

@@ -202,7 +202,7 @@ fn filtered_events_reach_those_whose_metadata_match_live_and_later() {
     for wrong in [
         json!({ "data": 1 }),
         json!({ "filter": {} }),
-        json!({ "filter": "premium", "data": 1 }),
+        json!({ "filter": 5, "data": 1 }),
         json!({ "filter": {}, "data": 1, "to": "x" }),
     ] {
         node.json("POST", "/api/sse/managed/send/filtered", &wrong).problem(422);

@@ -1,19 +1,65 @@
 //! Metadata of an emitter, and the filter that an event may carry over it.
+//!
+//! A filter is an equality map or an expression (`expression.rs`), and only says whom an event reaches: it gives nobody a
+//! right.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+mod cost;
+mod expression;
+
+use self::expression::Expression;
+pub use self::expression::Refused;
 
 /// What a client said about itself when it connected: `meta.KEY=VALUE`, each value a JSON scalar.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Meta(pub BTreeMap<String, Value>);
 
-/// An equality map over metadata: every pair must be there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Whom an event reaches: an equality map over metadata, or a CEL expression over all of a [`Subscriber`].
+///
+/// Serialised it is what the publisher sent: an object, or a string.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
-pub struct Filter(BTreeMap<String, Value>);
+pub struct Filter(Kind);
+
+/// Cheap to clone where it is costly to make.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Kind {
+    /// Every pair must be there.
+    Pairs(BTreeMap<String, Value>),
+    Expression(Arc<Expression>),
+    /// Stored once, and no expression any more, or never a filter: it reaches nobody.
+    Nobody(Option<Arc<str>>),
+}
+
+/// What a filter is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subscriber<'a> {
+    /// `metadata` in an expression.
+    pub meta: &'a Meta,
+    /// `user`; `null` where nobody is named.
+    pub user: Option<&'a str>,
+    /// `groups`.
+    pub groups: &'a [String],
+    /// `emitterId`.
+    pub emitter_id: &'a str,
+}
+
+/// The filter cannot be applied to this subscriber: a key is missing, or of another type. It does not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the filter cannot be applied to this subscriber")]
+pub struct Undecided;
 
 // === impl Meta ===
 
@@ -48,17 +94,74 @@ impl Meta {
 impl Filter {
     /// A filter over these pairs; an empty one matches everybody.
     pub fn new(pairs: BTreeMap<String, Value>) -> Self {
-        Self(pairs)
+        Self(Kind::Pairs(pairs))
     }
 
-    /// True when `meta` has every pair of the filter.
-    pub fn matches(&self, meta: &Meta) -> bool {
-        self.0.iter().all(|(key, want)| meta.0.get(key).is_some_and(|have| same(have, want)))
+    /// A filter from a CEL expression, within the bounds that docs/filters.md names.
+    ///
+    /// # Errors
+    /// Says what is wrong or too much, and where.
+    pub fn expression(source: &str) -> Result<Self, Refused> {
+        Ok(Self(Kind::Expression(Arc::new(Expression::new(source)?))))
+    }
+
+    /// A filter as publishers write it: an object of names and values, or an expression as a string.
+    ///
+    /// # Errors
+    /// As [`Filter::expression`].
+    pub fn from_json(json: Value) -> Result<Self, Refused> {
+        match json {
+            Value::Object(pairs) => Ok(Self::new(pairs.into_iter().collect())),
+            Value::String(source) => Self::expression(&source),
+            _ => Err(Refused::Form),
+        }
+    }
+
+    /// A filter as the journal keeps it: the JSON text of what the publisher wrote.
+    ///
+    /// What is no filter (any more) becomes one that reaches nobody: an event for some must not reach all.
+    pub fn restore(json: &str) -> Self {
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        let stored: Value = serde_json::from_str(json).unwrap_or_default();
+        let source = stored.as_str().map(Arc::from);
+        Self::from_json(stored).unwrap_or_else(|error| {
+            if !TOLD.swap(true, Relaxed) {
+                tracing::warn!(%error, filter = json, "a stored filter is not accepted (any more): its event reaches nobody");
+            }
+            Self(Kind::Nobody(source))
+        })
+    }
+
+    /// Says whether an event with this filter is for that subscriber.
+    ///
+    /// # Errors
+    /// An expression may fail where a key is missing or of another type, which is as good as no match.
+    pub fn matches(&self, subscriber: &Subscriber<'_>) -> Result<bool, Undecided> {
+        match &self.0 {
+            Kind::Pairs(pairs) => {
+                let meta = &subscriber.meta.0;
+                Ok(pairs.iter().all(|(key, want)| meta.get(key).is_some_and(|have| same(have, want))))
+            }
+            Kind::Expression(expression) => expression.evaluate(subscriber),
+            Kind::Nobody(_) => Ok(false),
+        }
+    }
+
+    /// About how many times more work than an event without a filter it is to offer one with this filter.
+    pub fn weight(&self, subscriber: &Subscriber<'_>) -> usize {
+        match &self.0 {
+            Kind::Pairs(_) | Kind::Nobody(_) => 1,
+            Kind::Expression(expression) => expression.weight(subscriber),
+        }
     }
 
     /// Bytes of the filter, as they count against the size of an event.
     pub fn size(&self) -> usize {
-        size(&self.0)
+        match &self.0 {
+            Kind::Pairs(pairs) => size(pairs),
+            Kind::Expression(expression) => expression.source().len(),
+            Kind::Nobody(source) => source.as_ref().map_or(0, |source| source.len()),
+        }
     }
 }
 
@@ -83,17 +186,21 @@ mod tests {
     }
 
     fn filter(json: &str) -> Filter {
-        serde_json::from_str(json).unwrap()
+        Filter::from_json(serde_json::from_str(json).unwrap()).unwrap()
+    }
+
+    fn matches(filter: &Filter, meta: &Meta) -> bool {
+        filter.matches(&Subscriber { meta, user: None, groups: &[], emitter_id: "e" }).unwrap()
     }
 
     #[test]
     fn every_pair_must_be_there() {
         let meta = meta(&[("premium", "true"), ("level", "3"), ("lang", "pt-BR")]);
-        assert!(filter(r#"{"premium":true}"#).matches(&meta));
-        assert!(filter(r#"{"premium":true,"level":3.0,"lang":"pt-BR"}"#).matches(&meta));
-        assert!(!filter(r#"{"premium":"true"}"#).matches(&meta));
-        assert!(!filter(r#"{"premium":true,"admin":true}"#).matches(&meta));
-        assert!(filter("{}").matches(&Meta::default()));
+        assert!(matches(&filter(r#"{"premium":true}"#), &meta));
+        assert!(matches(&filter(r#"{"premium":true,"level":3.0,"lang":"pt-BR"}"#), &meta));
+        assert!(!matches(&filter(r#"{"premium":"true"}"#), &meta));
+        assert!(!matches(&filter(r#"{"premium":true,"admin":true}"#), &meta));
+        assert!(matches(&filter("{}"), &Meta::default()));
     }
 
     #[test]
@@ -101,5 +208,26 @@ mod tests {
         assert_eq!(Meta::parse_value("[1]"), Value::from("[1]"));
         assert_eq!(Meta::parse_value("\"3\""), Value::from("3"));
         assert_eq!(Meta::parse_value("abc"), Value::from("abc"));
+    }
+
+    #[test]
+    fn a_filter_is_stored_as_it_was_written() {
+        for json in [r#"{"premium":true,"level":3}"#, r#""metadata.level > 3""#, "{}"] {
+            let stored = serde_json::to_string(&filter(json)).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&stored).unwrap(), serde_json::from_str::<Value>(json).unwrap());
+            assert_eq!(Filter::restore(&stored), filter(json));
+        }
+    }
+
+    #[test]
+    fn what_is_no_filter_any_more_reaches_nobody_and_is_kept() {
+        for json in
+            [r#""metadata.level >""#, r#""matches(user, 'x')""#, "5", "true", "[1]", "null", "", "{\"a\":", "\u{0}"]
+        {
+            let restored = Filter::restore(json);
+            assert!(matches!(&restored.0, Kind::Nobody(_)), "{json}");
+            assert!(!matches(&restored, &Meta::default()), "{json}");
+            assert_eq!(Filter::restore(&serde_json::to_string(&restored).unwrap()), restored, "{json}");
+        }
     }
 }

@@ -57,6 +57,11 @@ impl Collector for Figures {
             ("events_dropped", "Events that overflow policies dropped.", hub.dropped.load(Relaxed)),
             ("emitters_lagged", "Times a full outbox sent an emitter to the journal.", hub.lagged.load(Relaxed)),
             ("gaps", "Gap frames sent.", hub.gaps.load(Relaxed)),
+            (
+                "filters_failed",
+                "Times a filter could not be applied to an emitter: a key was missing, or of another type.",
+                hub.filters_failed.load(Relaxed),
+            ),
             ("heartbeats", "Heartbeats sent.", hub.heartbeats.load(Relaxed)),
             ("journal_events_appended", "Events appended.", journal.appended),
             ("journal_events_trimmed", "Events that retention let go.", journal.trimmed),

@@ -10,8 +10,14 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
-use serde_json::json;
-use utoipa::ToSchema;
+use serde_json::{Value, json};
+use utoipa::{
+    ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{ObjectBuilder, OneOfBuilder, Type},
+    },
+};
 
 use super::{
     Identity, Problem,
@@ -56,13 +62,14 @@ pub(super) struct EventBody {
 /// One event or an array of them.
 pub(super) struct Events(Vec<EventBody>, bool);
 
-/// An event for emitters whose metadata match.
+/// An event for emitters that match.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FilteredBody {
-    /// Names and values that the metadata must have.
-    #[schema(value_type = Object)]
-    filter: Filter,
+    /// Names and values that the metadata must have; or a CEL expression over `metadata`, `user`, `groups` and
+    /// `emitterId`, such as `metadata.level > 3 && "ops" in groups`.
+    #[schema(schema_with = filter_schema)]
+    filter: Value,
     /// The event's name, default `message`.
     event: Option<String>,
     /// The payload.
@@ -131,7 +138,7 @@ pub(super) async fn to_emitter(
     Ok(HttpResponse::Ok().json(json!({ "id": null, "topic": topic, "delivered": 1 })))
 }
 
-/// Send an event to all emitters whose metadata match a filter.
+/// Send an event to all emitters that match a filter.
 #[utoipa::path(post, path = "/api/sse/managed/send/filtered", tag = "publishing", request_body = FilteredBody, responses(
     (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
     (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
@@ -144,7 +151,7 @@ pub(super) async fn filtered(
 ) -> Result<HttpResponse, Problem> {
     let FilteredBody { filter, event, data, id } = body.value;
     let mut draft = Draft::new(Topic::all(), event.unwrap_or_default(), data.ok_or_else(no_data)?.0);
-    draft.filter = Some(filter);
+    draft.filter = Some(Filter::from_json(filter).map_err(|refused| Problem::field("filter", refused.to_string()))?);
     draft.key = id;
     one(&node, &request, &identity, draft).await
 }
@@ -283,6 +290,14 @@ fn event_name(request: &HttpRequest) -> Result<String, Problem> {
     let query = Query::of(request);
     query.only(&["event", "access_token"])?;
     Ok(query.first("event").unwrap_or_default().to_owned())
+}
+
+fn filter_schema() -> RefOr<Schema> {
+    let pairs = ObjectBuilder::new().schema_type(Type::Object).description(Some("names and values that must be there"));
+    let expression = ObjectBuilder::new().schema_type(Type::String).max_length(Some(1024));
+    let expression = expression.description(Some("a CEL expression; docs/filters.md has its bounds"));
+    let example = json!("metadata.level > 3 && \"ops\" in groups");
+    OneOfBuilder::new().item(pairs).item(expression).examples([example]).into()
 }
 
 /// Tells `"data": null` from no `data`.

@@ -44,6 +44,8 @@ pub struct Counters {
     pub lagged: AtomicU64,
     /// `gap` frames sent.
     pub gaps: AtomicU64,
+    /// Times that the filter of an event could not be applied to an emitter, which then does not get it.
+    pub filters_failed: AtomicU64,
     /// Heartbeats sent.
     pub heartbeats: AtomicU64,
 }

@@ -15,7 +15,7 @@ use super::{
     registry::disjoint,
 };
 use crate::{
-    event::Meta,
+    event::{Event, Meta, Subscriber},
     journal::{Page, Trimmed},
     sse::Encoded,
     topic::{Pattern, Topic},
@@ -151,8 +151,19 @@ impl Emitter {
         disjoint(own.chain(groups).chain(self.topics.iter().cloned()).collect())
     }
 
+    /// What the filter of an event is asked about.
+    pub(super) fn subscriber(&self) -> Subscriber<'_> {
+        Subscriber { meta: &self.meta, user: self.user.as_deref(), groups: &self.groups, emitter_id: &self.id }
+    }
+
+    /// True for an event that it has not been offered yet, if it lives. One in several topics comes once for each of them:
+    /// the cursor lets one through.
+    pub(super) fn awaits(&self, event: &Event) -> bool {
+        self.feed == Feed::Live && event.position.offset > self.cursor && self.closing.is_none()
+    }
+
     /// True for the event with which this stream ends; one that a relay has brought from elsewhere has only the name.
-    pub(super) fn is_last(&self, event: &crate::event::Event) -> bool {
+    pub(super) fn is_last(&self, event: &Event) -> bool {
         self.until.is_some_and(|until| until == event.name())
             && event.source().is_none()
             && event.position.offset > self.until_after

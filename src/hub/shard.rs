@@ -18,16 +18,16 @@ use super::{
     audience::Audience,
     bytes_for,
     emitter::{Emitter, Feed, Offered},
-    frames::{self, GapReason},
     registry::{Key, Registry},
 };
 use crate::{
-    event::{Event, Position, SharedEvent},
-    journal::{Page, Query, Shared, Tail, Unavailable, Waker},
+    event::{Event, Filter, SharedEvent, Undecided},
+    journal::{Shared, Tail, Unavailable, Waker},
     topic::Pattern,
 };
 
 mod begin;
+mod catch_up;
 mod due;
 mod flush;
 pub(super) mod tick;
@@ -37,10 +37,6 @@ use self::{due::Due, flush::Unwritten};
 /// Offers of events to emitters in one turn: a millisecond or two. Where events have few readers that is many events, so
 /// that a shard which was held up catches up with publishers who get a turn as well.
 const TURN_OFFERS: usize = 16384;
-/// Events in one page of the journal for an emitter that is behind, and bytes of their data: about what a connection
-/// writes in one turn. More would hold up those who are live.
-const PAGE_EVENTS: usize = 128;
-const PAGE_BYTES: usize = 24 << 10;
 /// Emitters of the thread that read a page at once; the others wait for their turn. However many are behind, live events
 /// wait for so many pages at most. Two made the slowest deliveries slower and nobody faster (`bench laggards`).
 const TURNS: usize = 1;
@@ -214,15 +210,18 @@ impl Shard {
 
     /// Offers events to the live emitters that hear them, so many as make a turn, and answers how many: no more than an
     /// empty outbox holds, so who reads as fast as possible never overflows.
+    ///
+    /// Where the filter of an event is costly a turn may end in the midst of its emitters: then the event is not counted,
+    /// and comes again for those who have not had it.
     fn deliver(&self, events: &[SharedEvent]) -> usize {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
         let State { emitters, registry, due, cursor, targets, unwritten } = &mut *state;
-        let (mut offers, mut bytes) = (0, 0);
+        let (mut offers, mut work, mut bytes) = (0, 0, 0);
         for (count, event) in events.iter().enumerate() {
             bytes += event.data.len();
             let full = count >= self.config.outbox_events || bytes > self.config.outbox_bytes / 2;
-            if count > 0 && (full || offers >= TURN_OFFERS) {
+            if count > 0 && (full || offers + work >= TURN_OFFERS) {
                 return count;
             }
             for topic in &event.topics {
@@ -231,6 +230,15 @@ impl Shard {
             offers += targets.len();
             for key in targets.drain(..) {
                 let Some(emitter) = emitters.get_mut(key) else { continue };
+                if let Some(filter) = &event.filter
+                    && emitter.awaits(event)
+                {
+                    // `targets` is emptied as the loop ends.
+                    if work >= TURN_OFFERS {
+                        return count;
+                    }
+                    work += filter.weight(&emitter.subscriber());
+                }
                 if self.offer(emitter, event, now) {
                     unwritten.add(key, emitter);
                 }
@@ -246,11 +254,10 @@ impl Shard {
     /// True when there is something to write, or the emitter has to read on.
     fn offer(&self, emitter: &mut Emitter, event: &Event, now: Instant) -> bool {
         let offset = event.position.offset;
-        // An event in several topics comes once for each of them; the cursor lets one through.
-        if emitter.feed != Feed::Live || offset <= emitter.cursor || emitter.closing.is_some() {
+        if !emitter.awaits(event) {
             return false;
         }
-        if event.filter.as_ref().is_some_and(|filter| !filter.matches(&emitter.meta)) {
+        if !self.is_for(event, emitter) {
             emitter.cursor = offset;
             return false;
         }
@@ -272,85 +279,20 @@ impl Shard {
         true
     }
 
-    /// Reads on for an emitter that is behind.
-    pub(super) fn read_on(self: &Rc<Self>, key: Key) {
-        let mut state = self.state.borrow_mut();
-        let Some(emitter) = state.emitters.get_mut(key) else { return };
-        if emitter.feed != (Feed::CatchUp { reading: false }) || emitter.closing.is_some() {
-            return;
-        }
-        emitter.feed = Feed::CatchUp { reading: true };
-        let (serial, query) = (emitter.serial, self.query(emitter));
-        let shard = self.clone();
-        tokio::task::spawn_local(async move {
-            let asked = query.patterns.clone();
-            let _turn = shard.turns.acquire().await;
-            let page = shard.journal.read(query).await;
-            shard.page_came(key, serial, &asked, page);
-            // The connection writes the page before the next emitter reads one.
-            tokio::task::yield_now().await;
-        });
+    /// Says whether the event's filter lets the emitter have it.
+    fn is_for(&self, event: &Event, emitter: &Emitter) -> bool {
+        let matches = |filter: &Filter| filter.matches(&emitter.subscriber());
+        event.filter.as_ref().is_none_or(|filter| {
+            matches(filter).unwrap_or_else(|Undecided| {
+                self.counters.filters_failed.fetch_add(1, Relaxed);
+                false
+            })
+        })
     }
 
     /// Nothing up to here is offered to live emitters any more.
     fn position(&self, state: &State) -> u64 {
         state.cursor.max(self.waker.position())
-    }
-
-    fn page_came(&self, key: Key, serial: u64, asked: &Arc<[Pattern]>, page: Result<Page, Unavailable>) {
-        let now = Instant::now();
-        let mut state = self.state.borrow_mut();
-        let position = self.position(&state);
-        let State { emitters, due, .. } = &mut *state;
-        let Some(emitter) = emitters.get_mut(key).filter(|emitter| emitter.serial == serial) else { return };
-        match page {
-            // It hears something else since: the page would pass over what has come for it meanwhile.
-            Ok(_) if !Arc::ptr_eq(asked, &emitter.patterns) => emitter.feed = Feed::CatchUp { reading: false },
-            Ok(page) => self.take_page(emitter, page, position, now),
-            Err(error) => {
-                tracing::warn!(emitter = &*emitter.id, %error, "an emitter cannot catch up");
-                emitter.close(Reason::JournalUnavailable, now);
-            }
-        }
-        if emitter.closing.is_some() {
-            due.soon(key, now);
-        }
-        emitter.wake();
-    }
-
-    fn take_page(&self, emitter: &mut Emitter, mut page: Page, position: u64, now: Instant) {
-        if emitter.closing.is_some() {
-            return;
-        }
-        let lost = emitter.news(std::mem::take(&mut page.trimmed));
-        if !lost.is_empty() {
-            self.counters.gaps.fetch_add(1, Relaxed);
-            let requested = Position { epoch: self.journal.epoch(), offset: emitter.cursor }.to_string();
-            emitter.outbox.push_control(frames::gap(Some(&requested), GapReason::Trimmed, &lost), now);
-        }
-        self.queue_page(emitter, page, position, now);
-    }
-
-    /// Queues a page; the emitter goes live when the page reaches the position of the shard.
-    fn queue_page(&self, emitter: &mut Emitter, page: Page, position: u64, now: Instant) {
-        emitter.cursor = page.through;
-        if page.through >= position {
-            emitter.go_live();
-        } else {
-            emitter.feed = Feed::CatchUp { reading: false };
-        }
-        for event in page.events {
-            if event.filter.as_ref().is_some_and(|filter| !filter.matches(&emitter.meta)) {
-                continue;
-            }
-            emitter.outbox.push(bytes_for(&event, emitter.envelope), now);
-            emitter.delivered += 1;
-            self.counters.delivered.fetch_add(1, Relaxed);
-            if emitter.is_last(&event) {
-                emitter.close(Reason::Ended, now);
-                break;
-            }
-        }
     }
 
     /// The tail lost events after `after` before it came to them: each live emitter looks for itself what it missed.
@@ -361,17 +303,6 @@ impl Shard {
                 emitter.fall_behind(after);
                 emitter.wake();
             }
-        }
-    }
-
-    fn query(&self, emitter: &Emitter) -> Query {
-        Query {
-            patterns: emitter.patterns.clone(),
-            after: emitter.cursor,
-            // What was told already is sorted out by the emitter, topic by topic.
-            floor: emitter.cursor,
-            limit: PAGE_EVENTS.min(self.config.outbox_events),
-            max_bytes: PAGE_BYTES.min(self.config.outbox_bytes / 2),
         }
     }
 

@@ -128,6 +128,32 @@ async fn filtered_events_reach_those_whose_metadata_match_live_and_on_replay() {
     assert_eq!(basic.events().await, ["1", "2"]);
 }
 
+#[actix_rt::test]
+async fn a_costly_filter_takes_several_turns_and_the_order_holds() {
+    let rig = Rig::new();
+    let groups: Vec<String> = (0..100).map(|number| format!("g{number}")).collect();
+    let expression = format!("groups.exists(g, {}g == 'g99')", "g == 'x' || ".repeat(8));
+    let costly = || filtered(draft(&["a"], "costly"), &serde_json::to_string(&expression).unwrap());
+    let connect = |start| Connect { groups: groups.clone(), start, ..rig.connect(&["a"]) };
+    let mut readers = Vec::new();
+    for _ in 0..30 {
+        readers.push(rig.greeted(connect(Start::Live)).await);
+    }
+    let mut other = rig.live(&["a"]).await;
+    rig.append(vec![draft(&["a"], "1"), costly(), draft(&["a"], "2"), costly(), draft(&["a"], "3")]).await;
+    let all = ["1", "costly", "2", "costly", "3"];
+    // Who comes while the turns last begins with what it has not missed.
+    readers.push(rig.greeted(connect(Start::Beginning)).await);
+    for reader in &mut readers {
+        assert_eq!(reader.events().await, all);
+    }
+    assert_eq!(other.events().await, ["1", "2", "3"]);
+    rig.append((0..20).map(|_| costly()).collect()).await;
+    let mut late = rig.greeted(connect(Start::Beginning)).await;
+    assert_eq!(late.events().await.len(), 25, "a page in several parts");
+    assert_eq!(rig.hub.counters().filters_failed.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
 /// What was appended before a connection was made may come, what was appended after it must.
 #[actix_rt::test]
 async fn a_live_stream_begins_where_its_greeting_says() {

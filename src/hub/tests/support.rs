@@ -263,7 +263,7 @@ pub(super) fn meta(json: &str) -> Meta {
 }
 
 pub(super) fn filtered(draft: Draft, json: &str) -> Draft {
-    Draft { filter: Some(serde_json::from_str::<Filter>(json).unwrap()), ..draft }
+    Draft { filter: Some(Filter::from_json(serde_json::from_str(json).unwrap()).unwrap()), ..draft }
 }
 
 /// Lets all others run until they wait.

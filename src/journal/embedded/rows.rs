@@ -226,7 +226,7 @@ pub fn decode_draft(row: &[u8]) -> Result<(Draft, u64), BadRow> {
         key: row.key.map(str::to_owned),
         publisher: row.publisher.to_owned(),
         ttl_ms: row.expires.map(|expires| expires.saturating_sub(row.timestamp)),
-        filter: row.filter.and_then(|json| serde_json::from_str::<Filter>(&json).ok()),
+        filter: row.filter.map(|json| Filter::restore(&json)),
         origin: row.origin.map(str::to_owned),
     };
     Ok((draft, row.timestamp))

@@ -1,12 +1,12 @@
-//! What must hold for the parser whatever bytes it gets: shared by the fuzz target and `tests/parser_corpus.rs`.
+//! The parser of event streams.
 //!
 //! An input is a stream; what stands behind its last byte `0xFE`, which no text has, says where the stream is cut: the
 //! lengths of its chunks, one byte each, again and again. Without that byte it is all stream. So a corpus file is
 //! mostly text that can be read and written by hand.
-//!
-//! The module that includes this file has `sse` in its scope.
 
-use super::sse::{DecodeError, Decoder, Frame, Item, Limits};
+/// The stream of an input, and the lengths of its chunks.
+pub use super::halves as parts;
+use crate::sse::{DecodeError, Decoder, Frame, Item, Limits};
 
 /// What came out of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,6 @@ pub struct Outcome {
 
 /// Limits that small inputs pass.
 pub const TIGHT: Limits = Limits { line: 40, event: 24 };
-/// Divides an input into a stream and its cuts.
-const CUTS: u8 = 0xFE;
 
 /// Checks everything; panics with what does not hold.
 pub fn check(input: &[u8]) {
@@ -47,14 +45,6 @@ pub fn check(input: &[u8]) {
     another_decoder_agrees(stream, cuts);
     what_was_decoded_can_be_encoded(&whole.seen);
     limits_hold(stream, cuts, &whole);
-}
-
-/// The stream of an input, and the lengths of its chunks.
-pub fn parts(input: &[u8]) -> (&[u8], &[u8]) {
-    match input.iter().rposition(|byte| *byte == CUTS) {
-        Some(at) => (&input[..at], &input[at + 1..]),
-        None => (input, &[]),
-    }
 }
 
 /// Decodes a stream in these chunks.

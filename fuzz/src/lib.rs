@@ -1,0 +1,30 @@
+//! The parsers as they stand in the main package, put together from their files, so that nothing else of the program has
+//! to be built with instruments.
+#![allow(dead_code, unused_imports, reason = "the targets use a part of it")]
+
+#[path = "../laws/mod.rs"]
+pub mod laws;
+#[path = "../../src/topic.rs"]
+pub mod topic;
+
+/// `millstream::event`, as far as it has parsers.
+#[path = "../../src/event"]
+pub mod event {
+    mod filter;
+    mod position;
+    pub use self::{
+        filter::{Filter, Meta, Refused, Subscriber, Undecided},
+        position::Position,
+    };
+}
+
+/// `millstream::sse`.
+#[path = "../../src/sse"]
+pub mod sse {
+    mod decode;
+    mod encode;
+    pub use self::{
+        decode::{Decoder, Error as DecodeError, Item, Limits},
+        encode::Frame,
+    };
+}

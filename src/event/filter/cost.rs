@@ -1,0 +1,258 @@
+//! What an expression may consist of, and what it costs to evaluate for one subscriber.
+//!
+//! A list of what is allowed, not of what is forbidden: what the crate `cel` learns later stays outside until somebody
+//! has thought about its cost.
+
+use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, operators as op};
+
+use super::expression::Refused;
+
+/// Most steps for one subscriber: a step is some 30 ns, so these are some 60 µs.
+pub(super) const MAX_STEPS: usize = 2048;
+/// Steps that take about as long as to offer an event to an emitter.
+pub(super) const STEPS_PER_OFFER: usize = 3;
+/// Deepest tree: evaluation is recursive, and takes some 45 kB of the stack for each level in a debug build.
+const MAX_DEPTH: usize = 16;
+/// Groups of the subscriber for which the cost is reckoned before an expression is accepted.
+const USUAL_GROUPS: usize = 16;
+
+pub(super) const METADATA: &str = "metadata";
+pub(super) const USER: &str = "user";
+pub(super) const GROUPS: &str = "groups";
+pub(super) const EMITTER_ID: &str = "emitterId";
+
+/// The functions by name and number of arguments, with their cost: strings may be a few kilobytes long.
+const FUNCTIONS: [(&str, usize, usize); 5] =
+    [("size", 1, 4), ("int", 1, 4), ("uint", 1, 4), ("double", 1, 4), ("string", 1, 8)];
+const METHODS: [(&str, usize, usize); 4] =
+    [("size", 0, 4), ("contains", 1, 8), ("startsWith", 1, 4), ("endsWith", 1, 4)];
+/// A sum of strings is a new string, and each of a chain of them longer than the last.
+const OPERATORS: [(&str, usize); 17] = [
+    (op::CONDITIONAL, 1),
+    (op::LOGICAL_AND, 1),
+    (op::LOGICAL_OR, 1),
+    (op::LOGICAL_NOT, 1),
+    (op::NOT_STRICTLY_FALSE, 1),
+    (op::SUBSTRACT, 2),
+    (op::ADD, 128),
+    (op::MULTIPLY, 2),
+    (op::DIVIDE, 2),
+    (op::MODULO, 2),
+    (op::EQUALS, 2),
+    (op::NOT_EQUALS, 2),
+    (op::GREATER_EQUALS, 4),
+    (op::LESS_EQUALS, 4),
+    (op::GREATER, 4),
+    (op::LESS, 4),
+    (op::NEGATE, 2),
+];
+
+/// What an evaluation costs, as far as the expression tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cost {
+    flat: usize,
+    per_group: usize,
+    /// It names `metadata`.
+    pub(super) metadata: bool,
+    /// It names `groups`.
+    pub(super) groups: bool,
+}
+
+/// Looks at each node once.
+struct Walk<'a> {
+    source: &'a str,
+    cost: Cost,
+    /// The variables of the loop that it is in.
+    bound: Option<[&'a str; 2]>,
+}
+
+// === impl Cost ===
+
+impl Cost {
+    /// Steps for a subscriber with so many groups and metadata.
+    pub(super) fn steps(&self, groups: usize, metadata: usize) -> usize {
+        // To evaluate anything; then to give the expression what it names.
+        let begin = 4 + usize::from(self.metadata) * metadata + usize::from(self.groups) * groups;
+        begin + self.flat + self.per_group * groups
+    }
+}
+
+/// The cost of an expression, within the bounds.
+pub(super) fn of<'a>(root: &'a IdedExpr, source: &'a str) -> Result<Cost, Refused> {
+    let mut walk = Walk { source, cost: Cost::default(), bound: None };
+    walk.node(root, 0)?;
+    let steps = walk.cost.steps(USUAL_GROUPS, 0);
+    if steps > MAX_STEPS { Err(Refused::Costly(steps)) } else { Ok(walk.cost) }
+}
+
+// === impl Walk ===
+
+impl<'a> Walk<'a> {
+    fn node(&mut self, node: &'a IdedExpr, depth: usize) -> Result<(), Refused> {
+        if depth > MAX_DEPTH {
+            return Err(Refused::Many("operators inside of one another", MAX_DEPTH));
+        }
+        self.cost.flat += 1;
+        match &node.expr {
+            Expr::Literal(LiteralValue::Bytes(_)) => Err(self.forbidden("b", "there are no bytes to compare with")),
+            Expr::Literal(_) => Ok(()),
+            Expr::Ident(name) => self.name(name),
+            Expr::Select(select) => {
+                self.cost.flat += 1;
+                self.whole(&select.operand, depth + 1)
+            }
+            Expr::Call(call) => self.call(call, depth),
+            Expr::List(list) => {
+                // Each element is copied, and each time.
+                self.cost.flat += 3 * list.elements.len();
+                self.nodes(&list.elements, depth)
+            }
+            Expr::Comprehension(comprehension) => self.comprehension(comprehension, depth),
+            Expr::Map(_) | Expr::Struct(_) => Err(self.forbidden("{", "maps and messages cannot be made in a filter")),
+            Expr::Unspecified => Err(self.forbidden("", "the expression is not complete")),
+        }
+    }
+
+    fn nodes(&mut self, nodes: &'a [IdedExpr], depth: usize) -> Result<(), Refused> {
+        nodes.iter().try_for_each(|node| self.node(node, depth + 1))
+    }
+
+    /// Where `metadata` and `groups` may stand by themselves: there they are looked at, and not copied.
+    fn whole(&mut self, node: &'a IdedExpr, depth: usize) -> Result<(), Refused> {
+        let bound = |name: &str| self.bound.is_some_and(|bound| bound.contains(&name));
+        match &node.expr {
+            Expr::Ident(name) if name == METADATA && !bound(name) => {
+                self.cost.metadata = true;
+                self.cost.flat += 1;
+            }
+            Expr::Ident(name) if name == GROUPS && !bound(name) => {
+                if self.bound.is_some() {
+                    return Err(self.forbidden(name, "`groups` cannot be named inside of a loop"));
+                }
+                self.cost.groups = true;
+                self.cost.per_group += 1;
+            }
+            _ => return self.node(node, depth),
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, name: &str) -> Result<(), Refused> {
+        if self.bound.is_some_and(|bound| bound.contains(&name)) {
+            return Ok(());
+        }
+        match name {
+            METADATA => {
+                let reason = "`metadata` stands before a key (`metadata.level`, `metadata[\"level\"]`), behind `in`, or in `size()`";
+                return Err(self.forbidden(name, reason));
+            }
+            GROUPS => {
+                let reason =
+                    "`groups` stands behind `in`, before an index or a loop (`groups.exists(g, …)`), or in `size()`";
+                return Err(self.forbidden(name, reason));
+            }
+            USER | EMITTER_ID => {}
+            _ => {
+                let known =
+                    format!("`{name}` is not known; variables are `metadata`, `user`, `groups` and `emitterId`");
+                return Err(self.forbidden(name, &known));
+            }
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, call: &'a CallExpr, depth: usize) -> Result<(), Refused> {
+        let (name, count) = (call.func_name.as_str(), call.args.len());
+        let function = |known: &[(&str, usize, usize)]| {
+            known.iter().find(|(known, arguments, _)| (*known, *arguments) == (name, count)).map(|(.., cost)| *cost)
+        };
+        let operator = || OPERATORS.iter().find(|(known, _)| *known == name).map(|(_, cost)| *cost);
+        let steps = match (&call.target, name) {
+            (Some(_), _) => function(&METHODS),
+            (None, op::INDEX | op::IN) => Some(2),
+            // No string: also what `exists_one` counts with.
+            (None, op::ADD) if call.args.iter().any(is_number) => Some(2),
+            (None, _) => operator().or_else(|| function(&FUNCTIONS)),
+        };
+        let Some(steps) = steps else { return Err(self.unknown(name)) };
+        self.cost.flat += steps;
+        match (&call.target, name, call.args.as_slice()) {
+            (Some(target), "size", []) => self.whole(target, depth + 1),
+            (Some(target), _, arguments) => {
+                self.node(target, depth + 1)?;
+                self.nodes(arguments, depth)
+            }
+            (None, "size", [all]) => self.whole(all, depth + 1),
+            (None, op::INDEX, [all, key]) => {
+                self.whole(all, depth + 1)?;
+                self.node(key, depth + 1)
+            }
+            (None, op::IN, [one, all]) => {
+                self.node(one, depth + 1)?;
+                self.whole(all, depth + 1)
+            }
+            (None, _, arguments) => self.nodes(arguments, depth),
+        }
+    }
+
+    /// `all`, `exists`, `exists_one`: over the groups, or a list that is written out, and not inside of one another.
+    fn comprehension(&mut self, all: &'a ComprehensionExpr, depth: usize) -> Result<(), Refused> {
+        if self.bound.is_some() {
+            return Err(self.forbidden(".", "a loop cannot be inside of another one"));
+        }
+        if !matches!(all.accu_init.expr, Expr::Literal(_)) || all.iter_var2.is_some() {
+            let known = "`map` and `filter` make lists; `all`, `exists` and `exists_one` decide";
+            return Err(self.forbidden("", known));
+        }
+        self.whole(&all.iter_range, depth + 1)?;
+        let times = match &all.iter_range.expr {
+            Expr::Ident(name) if name == GROUPS => None,
+            Expr::List(list) => Some(list.elements.len()),
+            _ => return Err(self.forbidden(".", "a loop goes over `groups`, or over a list that is written out")),
+        };
+        let before = std::mem::take(&mut self.cost.flat);
+        self.bound = Some([&all.iter_var, &all.accu_var]);
+        for part in [&all.accu_init, &all.loop_cond, &all.loop_step, &all.result] {
+            self.node(part, depth + 1)?;
+        }
+        self.bound = None;
+        // Two variables change with each round.
+        let round = std::mem::replace(&mut self.cost.flat, before) + 4;
+        match times {
+            None => self.cost.per_group += round,
+            Some(times) => self.cost.flat += round * times,
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, name: &str) -> Refused {
+        let names = "`size`, `contains`, `startsWith`, `endsWith`, `int`, `uint`, `double`, `string`, `has`";
+        let reason = format!(
+            "`{name}` is no function here, or has other arguments; functions are {names}, and `all`, `exists`, `exists_one`"
+        );
+        self.forbidden(name, &reason)
+    }
+
+    fn forbidden(&self, word: &str, reason: &str) -> Refused {
+        Refused::Forbidden { column: place(self.source, word), reason: reason.to_owned() }
+    }
+}
+
+fn is_number(node: &IdedExpr) -> bool {
+    matches!(&node.expr, Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)))
+}
+
+/// The column in which a word stands first: not as a part of a longer one, nor, if it can be, as a key.
+fn place(source: &str, word: &str) -> usize {
+    if word.is_empty() {
+        return 0;
+    }
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    let whole = |at: &usize| {
+        let (before, after) = (&source[..*at], &source[at + word.len()..]);
+        !word.starts_with(part) || !(before.ends_with(part) || after.starts_with(part))
+    };
+    let all = || source.match_indices(word).map(|(at, _)| at).filter(whole);
+    let found = all().find(|at| !source[..*at].ends_with('.')).or_else(|| all().next());
+    found.map_or(0, |at| source[..at].chars().count() + 1)
+}

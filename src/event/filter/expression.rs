@@ -1,0 +1,213 @@
+//! A filter as a CEL expression: compiled once, with its cost known before it is accepted, and evaluated per subscriber.
+//!
+//! The parser and the evaluator are those of the crate `cel`. What it may be given is decided here and in `cost.rs`:
+//! neither a long text, nor a deep one, nor a costly one gets as far as a subscriber.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock},
+};
+
+use cel::{
+    Context, Env, Value as Cel,
+    common::{
+        ast::IdedExpr,
+        types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt},
+        value::{CowVal, Val},
+    },
+    context::VariableResolver,
+    parser::PrattParser,
+};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use super::{
+    Subscriber, Undecided,
+    cost::{self, Cost},
+};
+
+/// Longest expression in bytes.
+pub(super) const MAX_BYTES: usize = 1024;
+/// Deepest nesting of brackets.
+const MAX_BRACKETS: u16 = 16;
+/// Most `?`, those in strings included: the parser goes deeper with each, and does not count them itself.
+const MAX_CONDITIONALS: usize = 16;
+
+/// Why a text is no filter. The message says where, and what is too much.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Neither an object nor a string.
+    #[error("a filter is an object of names and values, or an expression as a string")]
+    Form,
+    /// Too long to be read.
+    #[error("the expression has {0} bytes, at most {MAX_BYTES} are allowed")]
+    Length(usize),
+    /// More than the bound on one of its parts.
+    #[error("the expression has too many {0}: at most {1} are allowed")]
+    Many(&'static str, usize),
+    /// No CEL.
+    #[error("line {line}, column {column}: {reason}")]
+    Syntax {
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// What the parser expected.
+        reason: String,
+    },
+    /// CEL, but not what a filter may do.
+    #[error("{}{reason}", at(*column))]
+    Forbidden {
+        /// Where the word stands first, from 1; 0 where there is none.
+        column: usize,
+        /// What is not allowed, and what is.
+        reason: String,
+    },
+    /// To evaluate it for one subscriber is too much work.
+    #[error("the expression costs {0} steps for a subscriber in 16 groups, at most {max} are allowed: shorten lists, or split it", max = cost::MAX_STEPS)]
+    Costly(usize),
+}
+
+/// A compiled expression.
+pub(super) struct Expression {
+    source: Box<str>,
+    root: IdedExpr,
+    cost: Cost,
+}
+
+/// What an expression may name, for one subscriber.
+struct Variables<'a> {
+    metadata: Option<CelMap<'a>>,
+    groups: Option<CelList<'a>>,
+    subscriber: &'a Subscriber<'a>,
+}
+
+// === impl Expression ===
+
+impl Expression {
+    pub(super) fn new(source: &str) -> Result<Self, Refused> {
+        if source.len() > MAX_BYTES {
+            return Err(Refused::Length(source.len()));
+        }
+        if source.matches('?').count() > MAX_CONDITIONALS {
+            return Err(Refused::Many("`?`", MAX_CONDITIONALS));
+        }
+        // It is not known to panic; should it, then one publisher is refused.
+        let panicked = |_| syntax(0, 0, "the parser does not understand it");
+        let root = catch_unwind(|| parse(source)).map_err(panicked)??;
+        let cost = cost::of(&root, source)?;
+        Ok(Self { source: source.into(), root, cost })
+    }
+
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    pub(super) fn weight(&self, subscriber: &Subscriber<'_>) -> usize {
+        1 + self.cost.steps(subscriber.groups.len(), subscriber.meta.0.len()) / cost::STEPS_PER_OFFER
+    }
+
+    pub(super) fn evaluate(&self, subscriber: &Subscriber<'_>) -> Result<bool, Undecided> {
+        static ENV: OnceLock<Arc<Env>> = OnceLock::new();
+        let env = ENV.get_or_init(|| Arc::new(Env::default().with_optional_support(false).with_stdlib()));
+        let variables = Variables {
+            metadata: self.cost.metadata.then(|| metadata(subscriber)),
+            groups: self.cost.groups.then(|| groups(subscriber)),
+            subscriber,
+        };
+        let evaluate = || {
+            let mut context = Context::with_env(env.clone());
+            context.set_variable_resolver(&variables);
+            let value = Cel::resolve_val(&self.root, &context).map_err(|_| Undecided)?;
+            value.downcast_ref::<CelBool>().map(|decided| *decided.inner()).ok_or(Undecided)
+        };
+        // As for the parser: a panic here must not end the streams of a whole thread.
+        catch_unwind(AssertUnwindSafe(evaluate)).unwrap_or(Err(Undecided))
+    }
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl std::fmt::Debug for Expression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Expression({:?})", self.source)
+    }
+}
+
+impl Serialize for Expression {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.source)
+    }
+}
+
+/// The parser that does no more work than the text is long, and bounds its own depth; the crate's default one (ANTLR)
+/// needs gigabytes for some texts of a hundred brackets.
+fn parse(source: &str) -> Result<IdedExpr, Refused> {
+    let parser = PrattParser::new().max_recursion_depth(MAX_BRACKETS).error_recovery_limit(0);
+    parser.parse(source).map_err(|errors| {
+        let too_deep = errors.errors.iter().any(|error| error.pos.0 == 0 && error.msg.contains("recursion"));
+        let first = errors.errors.iter().find(|error| error.pos.0 > 0);
+        let Some(error) = first.filter(|_| !too_deep) else {
+            return Refused::Many("nested brackets", MAX_BRACKETS.into());
+        };
+        let at = |number: isize| usize::try_from(number).unwrap_or(0);
+        syntax(at(error.pos.0), at(error.pos.1), error.msg.trim_start_matches("Syntax error: "))
+    })
+}
+
+fn syntax(line: usize, column: usize, reason: &str) -> Refused {
+    Refused::Syntax { line, column, reason: reason.into() }
+}
+
+fn at(column: usize) -> String {
+    if column == 0 { String::new() } else { format!("column {column}: ") }
+}
+
+// === impl Variables ===
+
+impl VariableResolver for Variables<'_> {
+    fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
+        match name {
+            cost::METADATA => self.metadata.as_ref().map(|map| CowVal::Borrowed(map as &(dyn Val + 'b))),
+            cost::GROUPS => self.groups.as_ref().map(|list| CowVal::Borrowed(list as &(dyn Val + 'b))),
+            cost::USER => Some(self.subscriber.user.map_or_else(|| CowVal::owned(CelNull), text)),
+            cost::EMITTER_ID => Some(text(self.subscriber.emitter_id)),
+            _ => None,
+        }
+    }
+}
+
+fn text(text: &str) -> CowVal<'_, '_> {
+    CowVal::owned(CelString::from(text))
+}
+
+fn metadata<'a>(subscriber: &'a Subscriber<'_>) -> CelMap<'a> {
+    let pair = |(key, value): (&'a String, &'a Value)| (CelMapKey::from(key.as_str()), scalar(value));
+    CelMap::from(subscriber.meta.0.iter().map(pair).collect::<std::collections::HashMap<_, _>>())
+}
+
+fn groups<'a>(subscriber: &'a Subscriber<'_>) -> CelList<'a> {
+    let boxed = |group: &'a String| Box::new(CelString::from(group.as_str())) as Box<dyn Val + 'a>;
+    CelList::from(subscriber.groups.iter().map(boxed).collect::<Vec<_>>())
+}
+
+/// Whole numbers are `int` where they fit; what is no scalar is `null`, metadata have none.
+fn scalar(value: &Value) -> Box<dyn Val + '_> {
+    match value {
+        Value::Bool(value) => Box::new(CelBool::from(*value)),
+        Value::String(value) => Box::new(CelString::from(value.as_str())),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Box::new(CelInt::from(number)),
+            (None, Some(number)) => Box::new(CelUInt::from(number)),
+            (None, None) => Box::new(CelDouble::from(number.as_f64().unwrap_or(f64::NAN))),
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => Box::new(CelNull),
+    }
+}
+
+#[cfg(test)]
+mod tests;
