@@ -21,7 +21,6 @@ mod metrics;
 mod openapi;
 mod operate;
 mod pages;
-mod payload;
 mod proxy;
 mod publish;
 mod pull;
@@ -30,6 +29,7 @@ mod relays;
 mod samples;
 mod stream;
 mod topics;
+mod webhooks;
 
 pub(crate) use self::listen::{bind, serve};
 pub use self::{
@@ -56,6 +56,7 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
             .configure(remote_streams)
             .configure(relay_routes)
             .configure(operating)
+            .configure(intake_routes)
             .default_service(web::to(error::not_found));
         config.service(scope);
     }
@@ -132,6 +133,10 @@ fn relay_routes(config: &mut web::ServiceConfig) {
         .service(at("/api/relays/{relay}").route(web::get().to(relays::get)).route(web::delete().to(relays::delete)))
         .service(at("/api/relays/{relay}/events").route(web::get().to(relays::events)))
         .service(at("/api/relays/{relay}/restart").route(web::post().to(relays::restart)));
+}
+
+fn intake_routes(config: &mut web::ServiceConfig) {
+    config.service(at("/api/webhooks/{name}").route(web::post().to(webhooks::receive)));
 }
 
 fn operating(config: &mut web::ServiceConfig) {

@@ -13,8 +13,8 @@ use utoipa::{
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    connect, emitters, error, hybrid, jobs, journal, merge, metrics, operate, pages, proxy, publish, relays, samples,
-    topics,
+    connect, emitters, error, hybrid, jobs, journal, merge, metrics, operate, pages, proxy, publish, relays,
+    samples, topics, webhooks,
 };
 
 /// Every route of the contract.
@@ -42,6 +42,7 @@ use super::{
         publish::to_group,
         publish::to_all,
         publish::events,
+        webhooks::receive,
         jobs::submit_and_stream,
         jobs::submit,
         jobs::list,

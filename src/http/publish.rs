@@ -17,12 +17,11 @@ use super::{
     Identity, Problem,
     body::Json,
     emitters::gone,
-    payload::Payload,
     query::{NoQuery, Query},
 };
 use crate::{
     app::Node,
-    event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Position},
+    event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Payload, Position},
     journal::Batch,
     topic::Topic,
 };
