@@ -45,6 +45,8 @@ pub struct Config {
     pub remotes: BTreeMap<String, upstream::RemoteConfig>,
     /// `[handlers.NAME]`: what a task may `run`.
     pub handlers: BTreeMap<String, handlers::HandlerConfig>,
+    /// `[streams.NAME]`: streams with topics of their own.
+    pub streams: BTreeMap<String, hub::NamedConfig>,
     /// `[webhooks.NAME]`: deliveries of other services.
     pub webhooks: BTreeMap<String, intake::WebhookConfig>,
     /// `[telemetry]`: logs.
@@ -211,6 +213,9 @@ impl Config {
         self.relay.check().map_err(Error)?;
         for (name, remote) in &self.remotes {
             remote.check(name).map_err(Error)?;
+        }
+        for (name, stream) in &self.streams {
+            stream.check(name).map_err(Error)?;
         }
         for (name, webhook) in &self.webhooks {
             webhook.check(name, self.journal.dedupe_ms).map_err(Error)?;

@@ -18,6 +18,7 @@ mod journal;
 mod listen;
 mod merge;
 mod metrics;
+mod named;
 mod openapi;
 mod operate;
 mod pages;
@@ -135,8 +136,11 @@ fn relay_routes(config: &mut web::ServiceConfig) {
         .service(at("/api/relays/{relay}/restart").route(web::post().to(relays::restart)));
 }
 
+/// Behind all others: beside their names any name under `/api/sse/` is a named stream.
 fn intake_routes(config: &mut web::ServiceConfig) {
-    config.service(at("/api/webhooks/{name}").route(web::post().to(webhooks::receive)));
+    config
+        .service(at("/api/webhooks/{name}").route(web::post().to(webhooks::receive)))
+        .service(at("/api/sse/{stream}").route(web::get().to(named::open)));
 }
 
 fn operating(config: &mut web::ServiceConfig) {

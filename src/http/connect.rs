@@ -124,6 +124,12 @@ fn managed(node: &Node, request: &HttpRequest, identity: Identity, group: Option
         return Err(Problem::wrong(format!("one connection may name at most {MAX_TOPICS} topics and groups")));
     }
     connect.meta = meta(&query)?;
+    start(&mut connect, &query)?;
+    Ok(connect)
+}
+
+/// Where a stream begins that does not resume.
+pub(super) fn start(connect: &mut Connect, query: &Query) -> Result<(), Problem> {
     if connect.start == Start::Live {
         connect.start =
             match (query.get("history", "a number of events")?, query.get("since", "a time in Unix milliseconds")?) {
@@ -133,7 +139,7 @@ fn managed(node: &Node, request: &HttpRequest, identity: Identity, group: Option
                 (None, Some(timestamp)) => Start::Since(timestamp),
             };
     }
-    Ok(connect)
+    Ok(())
 }
 
 /// What shapes any stream: position, heartbeat, lifetime, policy, form.

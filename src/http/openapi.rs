@@ -13,7 +13,7 @@ use utoipa::{
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    connect, emitters, error, hybrid, jobs, journal, merge, metrics, operate, pages, proxy, publish, relays,
+    connect, emitters, error, hybrid, jobs, journal, merge, metrics, named, operate, pages, proxy, publish, relays,
     samples, topics, webhooks,
 };
 
@@ -25,6 +25,7 @@ use super::{
         connect::connect,
         connect::connect_group,
         connect::events,
+        named::open,
         emitters::status,
         emitters::user_status,
         emitters::group_status,
@@ -121,6 +122,12 @@ pub(super) fn allowed(pattern: &str) -> String {
     let pattern = pattern.replace(":.*}", "}");
     let Some(mut item) = DOCUMENT.paths.paths.get(&pattern).cloned() else { return "GET, HEAD".into() };
     operations(&mut item).map(|(method, _)| method).collect::<Vec<_>>().join(", ")
+}
+
+/// All paths of the document.
+#[cfg(test)]
+pub(super) fn paths() -> Vec<String> {
+    DOCUMENT.paths.paths.keys().cloned().collect()
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
