@@ -218,7 +218,7 @@ impl Config {
             stream.check(name).map_err(Error)?;
         }
         for (name, webhook) in &self.webhooks {
-            webhook.check(name, self.journal.dedupe_ms).map_err(Error)?;
+            webhook.check(name, &self.journal).map_err(Error)?;
         }
         if let Some(name) = &self.relay.default_remote
             && !self.remotes.contains_key(name)

@@ -8,6 +8,7 @@ use super::{
     mapping::{Mapping, Source},
     signature::{Scheme, Verifier},
 };
+use crate::journal;
 
 /// Settings of one section `[webhooks.NAME]`: POST `/api/webhooks/NAME`.
 ///
@@ -99,11 +100,12 @@ impl EnvNames {
 // === impl WebhookConfig ===
 
 impl WebhookConfig {
-    /// Checks all that can be checked without the environment. `dedupe_ms` is how long the journal knows a delivery again.
+    /// Checks all that can be checked without the environment. The journal must know a delivery again for as long as it can be
+    /// repeated.
     ///
     /// # Errors
     /// Names the key and what is wrong with it.
-    pub fn check(&self, name: &str, dedupe_ms: u64) -> Result<(), String> {
+    pub fn check(&self, name: &str, journal: &journal::Config) -> Result<(), String> {
         let wrong = |key: &str, error: &str| Err(format!("`webhooks.{name}.{key}`: {error}"));
         let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
@@ -130,22 +132,23 @@ impl WebhookConfig {
             Some(0) => return wrong("tolerance_ms", "it must be at least 1"),
             _ => {}
         }
+        let mapping = match Mapping::new(self) {
+            Ok(mapping) => mapping,
+            Err((key, error)) => return wrong(key, &error),
+        };
+        if mapping.sources().any(|source| self.shows_secret(source)) {
+            return wrong("header", "it holds the secret, which must not get into events");
+        }
         // A timestamp may be ahead by as much as it may be behind: so long the same delivery can come again.
-        let window = self.tolerance().saturating_mul(2);
-        if self.scheme == Scheme::StandardWebhooks && window > dedupe_ms {
+        let (window, known) = (self.tolerance().saturating_mul(2), journal.remembered_ms(mapping.topic()));
+        if self.scheme == Scheme::StandardWebhooks && window > known {
             let error = format!(
-                "a delivery can be repeated for twice as long, {window} ms, and must be known again until then: \
-                 `journal.dedupe_ms` is only {dedupe_ms}"
+                "a delivery can be repeated for twice as long, {window} ms, and must be known again until then, but is only \
+                 for {known} ms: by `journal.dedupe_ms`, or by the `retention_ms` of its topic"
             );
             return wrong("tolerance_ms", &error);
         }
-        match Mapping::new(self) {
-            Err((key, error)) => wrong(key, &error),
-            Ok(mapping) if mapping.sources().any(|source| self.shows_secret(source)) => {
-                wrong("header", "it holds the secret, which must not get into events")
-            }
-            Ok(_) => Ok(()),
-        }
+        Ok(())
     }
 
     /// Reads the secrets from the environment; `None` when there is none and none is needed.

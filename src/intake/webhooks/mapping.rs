@@ -177,6 +177,11 @@ impl Mapping {
         event.into_iter().chain(target).chain(data)
     }
 
+    /// The topic, where the settings fix it.
+    pub fn topic(&self) -> Option<&Topic> {
+        if let Place::Fixed(topic) = &self.target { Some(topic) } else { None }
+    }
+
     /// Makes the event.
     pub fn draft(&self, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Unmapped> {
         let body: &RawValue =

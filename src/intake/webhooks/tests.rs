@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::event::Draft;
-
-/// The window of Standard Webhooks, twice which the journal must know a delivery.
-const DEDUPE_MS: u64 = 600_000;
+use crate::{
+    event::Draft,
+    journal::{self, Retention},
+};
 
 /// The vector of Standard Webhooks' own libraries.
 const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -30,7 +30,7 @@ const GITHUB_BODY: &str = "Hello, World!";
 /// A webhook with these settings whose environment has these variables.
 fn webhook(settings: Value, secrets: &[(&str, &str)]) -> Result<Webhook, String> {
     let config: WebhookConfig = serde_json::from_value(settings).map_err(|error| error.to_string())?;
-    config.check("hook", DEDUPE_MS)?;
+    config.check("hook", &journal::Config::default())?;
     let secrets: BTreeMap<&str, &str> = secrets.iter().copied().collect();
     Webhook::new("hook", &config, |name| secrets.get(name).map(|&secret| secret.to_owned()))
 }
@@ -311,7 +311,7 @@ fn wrong_settings_name_their_key() {
         (settings("github", json!({ "header": "x-key" })), "`webhooks.hook.header`"),
         (set(json!({ "tolerance_ms": 1 })), "`webhooks.hook.tolerance_ms`"),
         (settings("standard-webhooks", json!({ "tolerance_ms": 0 })), "`webhooks.hook.tolerance_ms`"),
-        (settings("standard-webhooks", json!({ "tolerance_ms": 300_001 })), "`journal.dedupe_ms` is only 600000"),
+        (settings("standard-webhooks", json!({ "tolerance_ms": 300_001 })), "only for 600000 ms"),
         (set(json!({ "event": null })), "`webhooks.hook.event`"),
         (set(json!({ "event": "a\nb" })), "`webhooks.hook.event`"),
         (set(json!({ "event_from": "/a" })), "not both"),
@@ -335,6 +335,31 @@ fn wrong_settings_name_their_key() {
     let error = webhook(set(json!({})), &[("S", " ")]).unwrap_err();
     assert!(error.contains("`S` is not set, or empty"), "{error}");
     assert!(webhook(set(json!({})), &[("S", "ü")]).is_err());
+}
+
+/// Else it could be repeated until its timestamp is too old.
+#[test]
+fn a_delivery_must_be_known_again_for_as_long_as_it_can_be_repeated() {
+    let config: WebhookConfig = serde_json::from_value(settings("standard-webhooks", json!({}))).unwrap();
+    let rule = |topic: &str| Retention {
+        topic: topic.into(),
+        retention_ms: Some(599_999),
+        retention_events: None,
+        retention_bytes: None,
+    };
+    let journal = |retention_ms, dedupe_ms, rules: &[&str]| journal::Config {
+        retention_ms,
+        dedupe_ms,
+        retention: rules.iter().map(|topic| rule(topic)).collect(),
+        ..journal::Config::default()
+    };
+    for good in [journal(0, 600_000, &["other"]), journal(600_000, 600_000, &[])] {
+        assert_eq!(config.check("hook", &good), Ok(()));
+    }
+    for bad in [journal(0, 599_999, &[]), journal(599_999, 600_000, &[]), journal(0, 600_000, &["t*"])] {
+        let error = config.check("hook", &bad).unwrap_err();
+        assert!(error.contains("`webhooks.hook.tolerance_ms`") && error.contains("599999"), "{error}");
+    }
 }
 
 #[test]
