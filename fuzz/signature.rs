@@ -90,7 +90,7 @@ fn well_formed(id: Option<&[u8]>, timestamp: Option<&[u8]>) -> bool {
 
 fn mac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     let mac = Hmac::<Sha256>::new_from_slice(key).expect("any key");
-    parts.iter().fold(mac, |mac, part| mac.chain_update(part)).finalize().into_bytes().to_vec()
+    parts.iter().fold(mac, Mac::chain_update).finalize().into_bytes().to_vec()
 }
 
 fn standard(id: &[u8], timestamp: &[u8], body: &[u8]) -> String {
@@ -99,6 +99,6 @@ fn standard(id: &[u8], timestamp: &[u8], body: &[u8]) -> String {
 }
 
 fn github_of(body: &[u8]) -> String {
-    let digits: String = mac(SECRET.as_bytes(), &[body]).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256={digits}")
+    let signature = mac(SECRET.as_bytes(), &[body]);
+    signature.iter().fold("sha256=".to_owned(), |digits, byte| digits + &format!("{byte:02x}"))
 }

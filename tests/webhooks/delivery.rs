@@ -13,7 +13,7 @@ use crate::{
 
 fn hmac(key: &[u8], parts: &[&str]) -> Vec<u8> {
     let mac = Hmac::<Sha256>::new_from_slice(key).expect("any key");
-    parts.iter().fold(mac, |mac, part| mac.chain_update(part)).finalize().into_bytes().to_vec()
+    parts.iter().fold(mac, Mac::chain_update).finalize().into_bytes().to_vec()
 }
 
 /// One delivery, with what proves it.
@@ -45,11 +45,12 @@ impl Delivery {
 
     pub fn git(id: &str, body: &Value) -> Self {
         let body = body.to_string();
-        let digits: String = hmac(b"git-hush-2", &[&body]).iter().map(|byte| format!("{byte:02x}")).collect();
+        let signature = hmac(b"git-hush-2", &[&body]);
+        let signature = signature.iter().fold("sha256=".to_owned(), |digits, byte| digits + &format!("{byte:02x}"));
         let headers = vec![
             ("X-GitHub-Delivery", id.to_owned()),
             ("X-GitHub-Event", "push".to_owned()),
-            ("X-Hub-Signature-256", format!("sha256={digits}")),
+            ("X-Hub-Signature-256", signature),
         ];
         Self { path: "/api/webhooks/git", headers, body }
     }

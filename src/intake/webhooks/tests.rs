@@ -36,6 +36,7 @@ fn webhook(settings: Value, secrets: &[(&str, &str)]) -> Result<Webhook, String>
 }
 
 /// Settings with a scheme, and the rest as simple as can be.
+#[expect(clippy::needless_pass_by_value, reason = "the cases write the settings in place")]
 fn settings(scheme: &str, more: Value) -> Value {
     let mut settings = json!({ "secret_env": "S", "scheme": scheme, "event": "e", "topic": "t" });
     let fields = settings.as_object_mut().unwrap();
