@@ -110,6 +110,7 @@ fn one_right_signature_among_others_is_enough() {
     for (malformed, refusal) in [
         ("", Refusal::Malformed),
         ("v1a,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", Refusal::Malformed),
+        ("v2,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", Refusal::Malformed),
         ("g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", Refusal::Malformed),
         ("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE", Refusal::Malformed),
         ("v1,g0hM9SsE", Refusal::Malformed),
