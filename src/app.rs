@@ -25,7 +25,7 @@ use crate::{
     config::{self, Config},
     event::now_ms,
     http::{self, Door, Pulls},
-    hub,
+    hub, intake,
     jobs::{
         self,
         handler::{Handlers, Registered},
@@ -49,6 +49,8 @@ pub struct Node {
     pub jobs: jobs::Handle,
     /// Remote streams that live here.
     pub relays: relay::Handle,
+    /// Deliveries of other services.
+    pub webhooks: intake::Webhooks,
     /// Outgoing requests.
     pub upstream: upstream::Client,
     /// The servers that the settings name.
@@ -130,6 +132,7 @@ impl App {
         let upstream = upstream::Client::new(config.upstream()?);
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
         let connections = upstream::Connections::new(config.relay.max_upstreams);
+        let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let journal = journal::open(&config.journal, &config.server.data_dir)?;
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
         let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
@@ -164,6 +167,7 @@ impl App {
             hub,
             jobs,
             relays,
+            webhooks,
             upstream,
             remotes,
             connections,

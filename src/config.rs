@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     access::{self, Mode},
-    hub,
+    hub, intake,
     jobs::{self, handlers},
     journal, relay, upstream,
 };
@@ -47,6 +47,10 @@ pub struct Config {
     pub remotes: BTreeMap<String, upstream::RemoteConfig>,
     /// `[handlers.NAME]`: what a task may `run`.
     pub handlers: BTreeMap<String, handlers::HandlerConfig>,
+    /// `[streams.NAME]`: streams with topics of their own.
+    pub streams: BTreeMap<String, hub::NamedConfig>,
+    /// `[webhooks.NAME]`: deliveries of other services.
+    pub webhooks: BTreeMap<String, intake::WebhookConfig>,
     /// `[telemetry]`: logs.
     pub telemetry: Telemetry,
 }
@@ -225,6 +229,12 @@ impl Config {
         self.relay.check().map_err(Error)?;
         for (name, remote) in &self.remotes {
             remote.check(name).map_err(Error)?;
+        }
+        for (name, stream) in &self.streams {
+            stream.check(name).map_err(Error)?;
+        }
+        for (name, webhook) in &self.webhooks {
+            webhook.check(name, &self.journal).map_err(Error)?;
         }
         if let Some(name) = &self.relay.default_remote
             && !self.remotes.contains_key(name)

@@ -14,8 +14,10 @@ use crate::{
 };
 
 mod filter;
+mod payload;
 mod position;
 
+pub(crate) use self::payload::Payload;
 use self::position::Text;
 pub use self::{
     filter::{Filter, Meta, Refused as FilterRefused, Subscriber, Undecided},

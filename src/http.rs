@@ -21,10 +21,10 @@ mod limited;
 mod listen;
 mod merge;
 mod metrics;
+mod named;
 mod openapi;
 mod operate;
 mod pages;
-mod payload;
 mod permit;
 mod proxy;
 mod publish;
@@ -35,6 +35,7 @@ mod samples;
 mod stream;
 mod tickets;
 mod topics;
+mod webhooks;
 
 pub(crate) use self::listen::{bind, serve};
 pub use self::{
@@ -61,6 +62,7 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
             .configure(remote_streams)
             .configure(relay_routes)
             .configure(operating)
+            .configure(intake_routes)
             .default_service(web::to(error::not_found));
         config.service(scope);
     }
@@ -139,6 +141,13 @@ fn relay_routes(config: &mut web::ServiceConfig) {
         .service(at("/api/relays/{relay}").route(web::get().to(relays::get)).route(web::delete().to(relays::delete)))
         .service(at("/api/relays/{relay}/events").route(web::get().to(relays::events)))
         .service(at("/api/relays/{relay}/restart").route(web::post().to(relays::restart)));
+}
+
+/// Behind all others: beside their names any name under `/api/sse/` is a named stream.
+fn intake_routes(config: &mut web::ServiceConfig) {
+    config
+        .service(at("/api/webhooks/{name}").route(web::post().to(webhooks::receive)))
+        .service(at("/api/sse/{stream}").route(web::get().to(named::open)));
 }
 
 fn operating(config: &mut web::ServiceConfig) {

@@ -34,6 +34,7 @@ mod emitter;
 mod frames;
 mod line;
 mod link;
+mod named;
 mod outbox;
 mod registry;
 mod shard;
@@ -53,6 +54,7 @@ pub use self::{
     counters::{Counters, Reason},
     line::{Framing, MOST_INPUT},
     link::Link,
+    named::{NamedConfig, RESERVED as RESERVED_STREAMS},
     outbox::Shared,
     status::{Change, EmitterStatus, Selector, Totals},
     subscription::Subscription,

@@ -8,7 +8,7 @@
 //!                                 │
 //!   http   one resource per file; parse, call a Handle, render; the only place that knows status codes
 //!    │        │           │
-//!   hub     jobs       relay   access  components: Config, Handle, Error; pure core beside, thin actor shell
+//!   hub     jobs       relay   access   intake  components: Config, Handle, Error; pure core beside, thin actor shell
 //!    │        │           │
 //!    │        ├───────────┴─ upstream  every outgoing request; remotes, and the client for their event streams
 //!    └────────┴─ journal              the one ordered record of all events; publishing is appending
@@ -27,6 +27,7 @@ pub mod config;
 pub mod event;
 pub mod http;
 pub mod hub;
+pub mod intake;
 pub mod jobs;
 pub mod journal;
 pub mod relay;

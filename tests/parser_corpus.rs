@@ -13,6 +13,9 @@ mod config_law;
 mod dice;
 #[path = "../fuzz/laws/mod.rs"]
 mod laws;
+#[path = "../src/intake/webhooks/signature.rs"]
+#[expect(dead_code, reason = "the law uses a part of it")]
+mod signature;
 
 use dice::Dice;
 use laws::{
@@ -109,6 +112,22 @@ fn the_corpus_reaches_every_kind_of_item_and_every_limit() {
     let ends: Vec<_> = files.iter().map(|(_, input)| decode([parts(input).0], TIGHT).end).collect();
     assert!(ends.contains(&Err(sse::DecodeError::LineTooLong(TIGHT.line))));
     assert!(ends.contains(&Err(sse::DecodeError::EventTooLarge(TIGHT.event))));
+}
+
+#[test]
+fn the_corpus_of_signatures_reaches_every_answer_of_every_scheme() {
+    use signature::Refusal;
+    let judged =
+        corpus("signature").into_iter().flat_map(|(_, input)| laws::signature::judge(&input).into_iter().enumerate());
+    let seen: Vec<_> = judged.collect();
+    for scheme in 0..3 {
+        for answer in [Ok(()), Err(Refusal::Wrong), Err(Refusal::Missing)] {
+            assert!(seen.contains(&(scheme, answer)), "scheme {scheme}: {answer:?}");
+        }
+    }
+    for refusal in [Refusal::Malformed, Refusal::Late] {
+        assert!(seen.contains(&(0, Err(refusal))), "{refusal:?}");
+    }
 }
 
 proptest! {

@@ -1,19 +1,25 @@
 //! What must hold for each parser of outside bytes, whatever it gets: one law for each fuzz target, of the same name.
 //!
-//! Shared by the fuzz targets and `tests/parser_corpus.rs`, which have `event`, `sse` and `topic` in their root. A new
+//! Shared by the fuzz targets and `tests/parser_corpus.rs`, which have `event`, `signature`, `sse` and `topic` in their root. A new
 //! target is a file here, a line in the table, a target in `fuzz_targets/` and `Cargo.toml`, seeds in `make-corpus`.
 
 pub mod decoder;
 pub mod filter;
 pub mod position;
+pub mod signature;
 pub mod topic;
 
 /// Checks one input; panics with what does not hold.
 pub type Law = fn(&[u8]);
 
 /// The laws that need no more of the program than its words.
-pub const LAWS: [(&str, Law); 4] =
-    [("decoder", decoder::check), ("filter", filter::check), ("position", position::check), ("topic", topic::check)];
+pub const LAWS: [(&str, Law); 5] = [
+    ("decoder", decoder::check),
+    ("filter", filter::check),
+    ("position", position::check),
+    ("signature", signature::check),
+    ("topic", topic::check),
+];
 
 /// Divides an input in two parts; no text has this byte.
 const CUT: u8 = 0xFE;

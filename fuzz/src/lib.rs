@@ -4,6 +4,8 @@
 
 #[path = "../laws/mod.rs"]
 pub mod laws;
+#[path = "../../src/intake/webhooks/signature.rs"]
+pub mod signature;
 #[path = "../../src/topic.rs"]
 pub mod topic;
 

@@ -52,6 +52,11 @@ impl Identity {
         Self { user: None, groups: Vec::new(), rights: ALL.clone(), meta: None, expires_at: None, origin: Origin::Open }
     }
 
+    /// Somebody without a name who may do nothing.
+    pub fn nobody() -> Self {
+        Self::anybody().with_rights(Rights::default())
+    }
+
     /// The same with these rights.
     #[must_use]
     pub fn with_rights(mut self, rights: Rights) -> Self {

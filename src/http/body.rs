@@ -67,7 +67,8 @@ pub(super) fn uncoded(request: &HttpRequest) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
-fn media_type(request: &HttpRequest) -> Result<(), Problem> {
+/// 415 for what is declared to be anything else than JSON.
+pub(super) fn media_type(request: &HttpRequest) -> Result<(), Problem> {
     uncoded(request)?;
     let media = request.content_type().to_ascii_lowercase();
     let missing = media.is_empty() && !request.headers().contains_key(header::CONTENT_TYPE);

@@ -132,6 +132,12 @@ fn managed(node: &Node, request: &HttpRequest, identity: &Identity, group: Optio
         }
         connect.meta = known.clone();
     }
+    start(&mut connect, &query)?;
+    Ok(connect)
+}
+
+/// Where a stream begins that does not resume.
+pub(super) fn start(connect: &mut Connect, query: &Query) -> Result<(), Problem> {
     if connect.start == Start::Live {
         connect.start =
             match (query.get("history", "a number of events")?, query.get("since", "a time in Unix milliseconds")?) {
@@ -141,7 +147,7 @@ fn managed(node: &Node, request: &HttpRequest, identity: &Identity, group: Optio
                 (None, Some(timestamp)) => Start::Since(timestamp),
             };
     }
-    Ok(connect)
+    Ok(())
 }
 
 /// What shapes any stream: position, heartbeat, lifetime, policy, form.

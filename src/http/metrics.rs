@@ -50,6 +50,7 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let node = &self.0;
         let (hub, journal, jobs) = (node.hub.counters(), node.journal.stats(), node.jobs.stats());
+        let webhooks = node.webhooks.stats();
         let (relays, upstream) = (node.relays.stats(), node.connections.figures());
         let counters = [
             ("streams_opened", "Streams opened.", hub.opened.load(Relaxed)),
@@ -83,6 +84,8 @@ impl Collector for Figures {
             ("upstream_streams_refused", "Times that there was no place for an upstream stream.", upstream.refused),
             ("upstream_bytes", "Bytes read from upstream streams.", upstream.bytes),
             ("upstream_events", "Events read from upstream streams.", upstream.events),
+            ("webhook_deliveries", "Deliveries to webhooks that became events.", webhooks.accepted),
+            ("webhook_duplicates", "Deliveries to webhooks that had come before.", webhooks.duplicates),
             (
                 "journal_duplicates",
                 "Events not appended because their publisher had sent them before.",
@@ -129,6 +132,8 @@ impl Collector for Figures {
         }
         let closed = Reason::ALL.map(|reason| (reason.as_str().to_owned(), hub.closed(reason)));
         family(&mut encoder, "streams_closed", "Streams closed, by reason.", "reason", &closed)?;
+        let refused: Vec<_> = webhooks.refused.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+        family(&mut encoder, "webhook_refusals", "Deliveries to webhooks that were refused.", "reason", &refused)?;
         let classes = [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.0[class - 1].load(Relaxed)));
         family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
         let limited = node.limits.refused().map(|(limit, count)| (limit.to_owned(), count));

@@ -13,8 +13,8 @@ use utoipa::{
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    connect, emitters, error, hybrid, jobs, journal, merge, metrics, operate, pages, proxy, publish, relays, samples,
-    tickets, topics,
+    connect, emitters, error, hybrid, jobs, journal, merge, metrics, named, operate, pages, proxy, publish, relays,
+    samples, tickets, topics, webhooks,
 };
 
 /// Every route of the contract.
@@ -25,6 +25,7 @@ use super::{
         connect::connect,
         connect::connect_group,
         connect::events,
+        named::open,
         emitters::status,
         emitters::user_status,
         emitters::group_status,
@@ -43,6 +44,7 @@ use super::{
         publish::to_group,
         publish::to_all,
         publish::events,
+        webhooks::receive,
         jobs::submit_and_stream,
         jobs::submit,
         jobs::list,
@@ -122,6 +124,12 @@ pub(super) fn allowed(pattern: &str) -> String {
     let pattern = pattern.replace(":.*}", "}");
     let Some(mut item) = DOCUMENT.paths.paths.get(&pattern).cloned() else { return "GET, HEAD".into() };
     operations(&mut item).map(|(method, _)| method).collect::<Vec<_>>().join(", ")
+}
+
+/// All paths of the document.
+#[cfg(test)]
+pub(super) fn paths() -> Vec<String> {
+    DOCUMENT.paths.paths.keys().cloned().collect()
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {

@@ -23,14 +23,12 @@ use super::{
     Identity, Problem,
     body::Json,
     emitters::gone,
-    limited,
-    payload::Payload,
-    permit,
+    limited, permit,
     query::{NoQuery, Query},
 };
 use crate::{
     app::Node,
-    event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Position},
+    event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Payload, Position},
     journal::Batch,
     topic::Topic,
 };

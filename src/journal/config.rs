@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::topic::Pattern;
+use crate::topic::{Pattern, Topic};
 
 /// Settings of section `[journal]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -103,6 +103,17 @@ impl Config {
     /// The events of a job, errors and names included, must fit.
     const MIN_EVENT_BYTES: usize = 4096;
     const MIN_QUEUE_BYTES: u64 = 64 << 10;
+
+    /// How long, in milliseconds, a publisher's own id is remembered as far as time decides; for events of this topic, or of
+    /// one that has no rule of its own. Bounds of number and size may let an event go earlier, and its id with it.
+    pub fn remembered_ms(&self, topic: Option<&Topic>) -> u64 {
+        let names = |rule: &&Retention| {
+            topic.is_some_and(|topic| Pattern::new(&rule.topic).is_ok_and(|pattern| pattern.matches(topic)))
+        };
+        let rule = self.retention.iter().find(names);
+        let age = rule.and_then(|rule| rule.retention_ms).unwrap_or(self.retention_ms);
+        if age == 0 { self.dedupe_ms } else { self.dedupe_ms.min(age) }
+    }
 
     /// Checks what the types do not.
     ///

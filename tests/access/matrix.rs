@@ -95,6 +95,9 @@ fn rows() -> Vec<Row> {
             json!({ "localTasks": ["task1"], "remoteTasks": ["task2"] }),
         ),
         with("post", proxy("{remote}/parallel-tasks/sse-emitter"), Alice(403), &[200], job),
+        row("get", "/api/sse/{stream}", Alice(403), &[200]),
+        // Its secret is its own credential; there is no such webhook.
+        row("post", "/api/webhooks/{name}", Everybody, &[404]),
         row("get", "/api/sse/samples/orders.csv", Everybody, &[200]),
         row("get", "/api/sse/samples/quotes", Everybody, &[200]),
         // Remote streams; nobody answers where the remote would be.
@@ -130,6 +133,8 @@ fn names(node: &Node, path: &str) -> BTreeMap<&'static str, String> {
         ("topic", "orders:1".to_owned()),
         ("remote", "reactive".to_owned()),
         ("path", "events".to_owned()),
+        ("stream", "shop".to_owned()),
+        ("name", "nothing".to_owned()),
         ("id", "nothing".to_owned()),
     ]);
     if path.contains("{job}") {

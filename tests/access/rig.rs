@@ -46,7 +46,8 @@ pub fn node(issuer: &Issuer) -> Node {
     let file = keys.path().join("issuer.pem");
     std::fs::write(&file, issuer.key.public_key_pem()).expect("write the key");
     // It is read at the start alone.
-    Node::start(&format!("{}[access.jwt]\npublic_key_file = \"{}\"\n", tokens(), file.display()))
+    let shop = "[streams.shop]\ntopics = [\"orders:*\"]\n";
+    Node::start(&format!("{}{shop}[access.jwt]\npublic_key_file = \"{}\"\n", tokens(), file.display()))
 }
 
 /// A request with this token, or without one. Of a stream only the head is read.

@@ -158,3 +158,21 @@ fn a_relay_belongs_to_its_user_across_a_restart() {
         eventually(|| (node.get("/readyz").status == 200).then_some(()));
     }
 }
+
+#[test]
+fn a_public_stream_is_open_to_everybody_and_a_named_one_to_those_who_may_hear_it() {
+    let streams = "[streams.news]\ntopics = [\"news\"]\npublic = true\n[streams.orders]\ntopics = [\"orders:1\"]\n";
+    let node = Node::start(&format!("{}{streams}", tokens()));
+    for headers in [&[][..], &[("X-Auth-Token", "token-of-nobody")], &[("X-Auth-Token", BOB)]] {
+        let mut reader = node.stream("/api/sse/news", headers);
+        assert_eq!(reader.status, 200, "{headers:?}");
+        reader.until("connection");
+        assert_eq!(publish(&node, ADMIN, "news", "for all"), 200);
+        assert_eq!(reader.until("news").data, "for all");
+    }
+    for (token, status) in [(None, 401), (Some(BOB), 403), (Some(ALICE), 200)] {
+        assert_eq!(ask(&node, token, "GET", "/api/sse/orders", None).status, status, "{token:?}");
+    }
+    assert_eq!(ask(&node, None, "GET", "/api/sse/nothing", None).status, 401);
+    assert_eq!(ask(&node, Some(BOB), "GET", "/api/sse/nothing", None).status, 404);
+}

@@ -1,5 +1,5 @@
 //! The guide's own examples as they stand there but for the port and the placeholders, by `curl`: sections A and D here,
-//! B and C, which need its two servers, in `servers`.
+//! B and C, which need its two servers, in `servers`; the tests of "SSE – Atualizações em Tempo Real" in `ugc`.
 
 use std::process::{Command, Stdio};
 
@@ -9,6 +9,7 @@ mod curl;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;
+mod ugc;
 
 use curl::{Curl, filled};
 use support::{

@@ -50,6 +50,14 @@ impl Node {
         Self::launch(settings, "127.0.0.1:0", tempfile::tempdir().expect("a temp directory"))
     }
 
+    /// The same with these variables in its environment, at each start of it.
+    pub fn start_with_env(settings: &str, variables: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().expect("a temp directory");
+        let lines: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        std::fs::write(dir.path().join("environment"), lines.concat()).expect("write the environment");
+        Self::launch(settings, "127.0.0.1:0", dir)
+    }
+
     fn launch(settings: &str, listen: &str, dir: tempfile::TempDir) -> Self {
         std::fs::write(dir.path().join("config.toml"), merged(settings)).expect("write the configuration");
         let mut child = steady::serve(dir.path(), &dir.path().join("data"), listen);

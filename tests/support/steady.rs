@@ -57,7 +57,9 @@ pub fn skipped(test: &str, why: &str) {
 /// Starts the program with the configuration and the log in `dir`.
 pub fn serve(dir: &Path, data: &Path, listen: &str) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("log")).expect("open the log");
+    let environment = std::fs::read_to_string(dir.join("environment")).unwrap_or_default();
     Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .envs(environment.lines().filter_map(|line| line.split_once('=')))
         .args(["serve", "--listen", listen, "--config"])
         .arg(dir.join("config.toml"))
         .arg("--data-dir")

@@ -11,7 +11,7 @@ use serde::{
 };
 
 /// The text of a payload.
-pub(super) struct Payload(pub(super) String);
+pub(crate) struct Payload(pub(crate) String);
 
 /// Writes what it is given as compact JSON.
 struct Writer<'a>(&'a mut Vec<u8>);

@@ -1,0 +1,112 @@
+//! Named streams: GET `/api/sse/{stream}`, with the topics that the settings fix.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{HeaderName, HeaderValue},
+    web::{Data, Path},
+};
+
+use super::{
+    Identity, Problem,
+    connect::{STREAM_PARAMETERS, basics, start},
+    query::Query,
+    stream,
+};
+use crate::{
+    app::Node,
+    hub::{Greeting, NamedConfig},
+};
+
+/// Open a stream that the settings name.
+#[utoipa::path(get, path = "/api/sse/{stream}", tag = "connections", params(
+    ("stream" = String, Path, description = "its name in the settings: `[streams.NAME]`"),
+    ("history" = Option<u64>, Query, description = "begin with the last N events"),
+    ("since" = Option<u64>, Query, description = "begin with what was appended since this time (Unix milliseconds)"),
+    ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
+    ("heartbeat" = Option<String>, Query, description = "`event`, `comment` or `none`"),
+    ("heartbeatMs" = Option<u64>, Query, description = "silence before a heartbeat, from 1000"),
+    ("timeoutMs" = Option<u64>, Query, description = "lifetime of the stream, 0 for none"),
+    ("retryMs" = Option<u64>, Query, description = "reconnection time for the client"),
+    ("overflow" = Option<String>, Query, description = "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`"),
+    ("envelope" = Option<bool>, Query, description = "wrap data in `{topic, id, event, data, timestamp}`"),
+), responses(
+    (status = 200, description = "an event stream; first frame `connection`, or what `connected_event` says", content_type = "text/event-stream"),
+    (status = 400, description = "a parameter cannot be read", body = Problem),
+    (status = 401, description = "a token is needed, or it is wrong", body = Problem),
+    (status = 403, description = "the caller may not hear all of its topics", body = Problem),
+    (status = 404, description = "no stream has this name", body = Problem),
+))]
+pub(super) async fn open(
+    node: Data<Node>,
+    request: HttpRequest,
+    identity: Result<Identity, Problem>,
+    name: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let config = node.config.clone();
+    let named = config.streams.get(name.as_str());
+    let identity = match identity {
+        Err(_) if named.is_some_and(|named| named.public) => Identity::nobody(),
+        identity => identity?,
+    };
+    let Some(named) = named else {
+        return Err(Problem::unknown("no stream has this name (`[streams.NAME]` in the settings)"));
+    };
+    if !permitted(&identity, named) {
+        return Err(Problem::forbidden("you may not hear all topics of this stream"));
+    }
+    let query = Query::of(&request);
+    query.only(&[STREAM_PARAMETERS, &["history", "since"]].concat())?;
+    let mut connect = basics(&node, &request, &query)?;
+    start(&mut connect, &query)?;
+    connect.meta = identity.meta.clone().unwrap_or_default();
+    connect.topics.clone_from(&named.topics);
+    connect.groups.clone_from(&named.groups);
+    connect.greeting = Greeting { event: named.connected_event.clone(), ..Greeting::default() };
+    let mut response = stream::open(&node, &request, &identity, connect).await?;
+    for (field, value) in &named.headers {
+        if let (Ok(field), Ok(value)) = (field.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            response.headers_mut().insert(field, value);
+        }
+    }
+    Ok(response)
+}
+
+/// Whether this caller may listen: to a public stream everybody, else who may hear all that it hears.
+fn permitted(identity: &Identity, stream: &NamedConfig) -> bool {
+    stream.public || stream.heard().all(|topic| identity.may_subscribe(&topic))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{access::Rights, http::openapi, hub::RESERVED_STREAMS, topic::Pattern};
+
+    #[test]
+    fn no_stream_can_be_called_like_a_route() {
+        let paths = openapi::paths();
+        let taken: BTreeSet<&str> = paths
+            .iter()
+            .filter_map(|path| path.strip_prefix("/api/sse/")?.split('/').next())
+            .filter(|name| !name.starts_with('{'))
+            .collect();
+        assert_eq!(taken, BTreeSet::from(RESERVED_STREAMS), "routes on the left, `hub::RESERVED_STREAMS` on the right");
+    }
+
+    #[test]
+    fn a_stream_that_is_not_public_is_for_those_who_may_hear_all_of_it() {
+        let pattern = |text: &str| Pattern::new(text).unwrap();
+        let stream =
+            NamedConfig { topics: vec![pattern("ugc:*")], groups: vec!["ops".into()], ..NamedConfig::default() };
+        let caller = |subscribe: &[&str]| {
+            let subscribe = subscribe.iter().map(|text| pattern(text)).collect();
+            Identity::nobody().with_rights(Rights { subscribe, ..Rights::default() })
+        };
+        assert!(permitted(&caller(&["ugc:*", "group:ops"]), &stream));
+        for less in [&[][..], &["ugc:*"], &["ugc:1", "group:ops"], &["group:ops"]] {
+            assert!(!permitted(&caller(less), &stream), "{less:?}");
+        }
+        assert!(permitted(&caller(&[]), &NamedConfig { public: true, ..stream }));
+    }
+}

@@ -1,0 +1,125 @@
+//! Named streams: what a stream hears, fixed by the operator under a name of its own.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::topic::{Pattern, Topic};
+
+/// Settings of one section `[streams.NAME]`: GET `/api/sse/NAME`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamedConfig {
+    /// Topics, and prefixes with a trailing `*`, that it hears.
+    pub topics: Vec<Pattern>,
+    /// Groups that it joins; their topics are heard.
+    pub groups: Vec<String>,
+    /// Header fields added to the response.
+    pub headers: BTreeMap<String, String>,
+    /// Another name for its first frame, `connection`; the frame's data then also have `clientId`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connected_event: Option<String>,
+    /// In token mode: everybody may listen. Else only who may hear all of its topics and groups.
+    pub public: bool,
+}
+
+/// Names under `/api/sse/` that routes use.
+pub const RESERVED: [&str; 7] =
+    ["emitter", "flow-example", "managed", "parallel-tasks", "parallel-tasks-progress", "sample-parallel", "samples"];
+
+/// Fields that make a response an event stream, or that the connection has for its own use.
+const FIXED_FIELDS: [&str; 11] = [
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "keep-alive",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-accel-buffering",
+    "x-content-type-options",
+];
+
+// === impl NamedConfig ===
+
+impl NamedConfig {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// Names the key and the accepted form.
+    pub fn check(&self, name: &str) -> Result<(), String> {
+        let wrong = |key: &str, error: &str| Err(format!("`streams.{name}.{key}`: {error}"));
+        let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+            return Err(format!("`streams.{name}`: a name has 1 to 64 letters, digits, `-`, `_` or `.`"));
+        }
+        // `.` and `..` are no names in a path.
+        if RESERVED.contains(&name) || name.chars().all(|c| c == '.') {
+            return Err(format!("`streams.{name}`: this name is taken, choose another one"));
+        }
+        if self.topics.is_empty() && self.groups.is_empty() {
+            return wrong("topics", "a stream without topics and groups would hear nothing");
+        }
+        if let Some(invalid) = self.groups.iter().find_map(|group| Topic::group(group).err()) {
+            return wrong("groups", &invalid.to_string());
+        }
+        for (field, value) in &self.headers {
+            if FIXED_FIELDS.contains(&field.to_ascii_lowercase().as_str()) {
+                return wrong("headers", &format!("`{field}` is what makes an event stream, and is not changed"));
+            }
+            if field.parse::<http::HeaderName>().is_err() || value.parse::<http::HeaderValue>().is_err() {
+                return wrong("headers", &format!("`{field}` is no header that can be sent"));
+            }
+        }
+        let frame = self.connected_event.as_deref();
+        if frame.is_some_and(|frame| frame.is_empty() || frame.contains(['\r', '\n', '\0'])) {
+            return wrong("connected_event", "it is no name of an event");
+        }
+        Ok(())
+    }
+
+    /// All that it hears.
+    pub fn heard(&self) -> impl Iterator<Item = Pattern> {
+        let groups = self.groups.iter().filter_map(|group| Topic::group(group).ok().map(Pattern::from));
+        self.topics.iter().cloned().chain(groups)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn checked(settings: serde_json::Value, name: &str) -> Result<(), String> {
+        let config: NamedConfig = serde_json::from_value(settings).map_err(|error| error.to_string())?;
+        config.check(name)
+    }
+
+    #[test]
+    fn what_cannot_be_a_stream_is_refused_with_its_key() {
+        assert_eq!(checked(json!({ "topics": ["a", "b:*"], "headers": { "X-A": "b" } }), "news"), Ok(()));
+        let topics = || json!(["a"]);
+        for (settings, name, named) in [
+            (json!({}), "news", "`streams.news.topics`"),
+            (json!({ "topics": ["a b"] }), "news", "a b"),
+            (json!({ "groups": ["a b"] }), "news", "`streams.news.groups`"),
+            (json!({ "topics": topics() }), "managed", "taken"),
+            (json!({ "topics": topics() }), "..", "taken"),
+            (json!({ "topics": topics() }), "a/b", "letters"),
+            (
+                json!({ "topics": topics(), "headers": { "content-TYPE": "text/html" } }),
+                "news",
+                "`streams.news.headers`",
+            ),
+            (json!({ "topics": topics(), "headers": { "X A": "1" } }), "news", "`X A`"),
+            (json!({ "topics": topics(), "headers": { "X-A": "1\n" } }), "news", "`X-A`"),
+            (json!({ "topics": topics(), "connected_event": "a\nid: 1" }), "news", "`streams.news.connected_event`"),
+        ] {
+            let error = checked(settings, name).unwrap_err();
+            assert!(error.contains(named), "{name} {named}: {error}");
+        }
+    }
+}

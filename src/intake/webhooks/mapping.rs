@@ -1,0 +1,306 @@
+//! Mappings: which event a delivery becomes, and for whom. Pure.
+//!
+//! A body is not made into a tree of values: what is picked from it keeps the digits of its numbers.
+
+use std::{collections::HashMap, fmt};
+
+use serde_json::value::RawValue;
+
+use super::config::{Target, WebhookConfig};
+use crate::{
+    event::{Draft, Payload},
+    topic::Topic,
+};
+
+/// Where a value stands in a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In the body: a JSON pointer (RFC 6901), here its parts.
+    Pointer(String, Vec<String>),
+    /// In a header field: `header:NAME`.
+    Header(String),
+}
+
+/// Header fields of a delivery by their names in lower case; `None` where one is not there exactly once.
+pub type Headers<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
+
+/// A delivery out of which the event cannot be made; says what is missing where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unmapped(pub String);
+
+/// What makes a draft out of a delivery.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    event: EventName,
+    data: Option<Vec<(String, Source)>>,
+    target: Place,
+}
+
+#[derive(Clone, Debug)]
+enum EventName {
+    Fixed(String),
+    /// The value found there; renamed by the list, unless that is empty.
+    From(Source, HashMap<String, String>),
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Fixed(Topic),
+    /// What turns the value found there into a topic.
+    From(Source, Kind),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Topic,
+    User,
+    Group,
+}
+
+/// Stands for every name that is not listed.
+const ANY: &str = "*";
+/// Longest value of a delivery that a refusal repeats, in characters.
+const QUOTED: usize = 64;
+
+// === impl Source ===
+
+impl Source {
+    /// Reads `/pointer` or `header:name`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(name) = text.strip_prefix("header:") {
+            let name = name.parse::<http::HeaderName>().map_err(|_| format!("`{text}` names no header field"))?;
+            return Ok(Self::Header(name.as_str().to_owned()));
+        }
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(format!("`{text}` must be a JSON pointer such as `/status`, or `header:NAME`"));
+        };
+        let part = |part: &str| {
+            let plain = part.replace("~1", "").replace("~0", "");
+            if plain.contains('~') {
+                return Err(format!("`{text}` is no JSON pointer: `~` is written `~0`, `/` in a name `~1`"));
+            }
+            Ok(part.replace("~1", "/").replace("~0", "~"))
+        };
+        Ok(Self::Pointer(text.to_owned(), rest.split('/').map(part).collect::<Result<_, _>>()?))
+    }
+
+    /// The JSON text found there.
+    fn find(&self, headers: Headers<'_>, body: &RawValue) -> Result<Box<RawValue>, Unmapped> {
+        match self {
+            Self::Pointer(pointer, parts) => {
+                let found = parts.iter().try_fold(body, |value, part| member(value, part));
+                let nothing = || Unmapped(format!("there is nothing at `{pointer}` in the body"));
+                found.map(RawValue::to_owned).ok_or_else(nothing)
+            }
+            Self::Header(name) => {
+                let value = headers(name).and_then(|value| std::str::from_utf8(value).ok());
+                let value = value.ok_or_else(|| Unmapped(format!("there is no header field `{name}` with a text")))?;
+                Ok(serde_json::value::to_raw_value(value).expect("a text is JSON"))
+            }
+        }
+    }
+
+    /// The text, number or truth value found there, as text.
+    fn text(&self, headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
+        let found = self.find(headers, body)?;
+        let found = found.get();
+        match found.as_bytes().first() {
+            Some(b'"') => serde_json::from_str(found).map_err(|error| Unmapped(format!("{self}: {error}"))),
+            Some(b'{' | b'[' | b'n') | None => {
+                Err(Unmapped(format!("what stands at {self} must be a text, a number, `true` or `false`")))
+            }
+            Some(_) => Ok(found.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pointer(text, _) => write!(f, "`{text}`"),
+            Self::Header(name) => write!(f, "`header:{name}`"),
+        }
+    }
+}
+
+/// A field of an object or an item of a list.
+fn member<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    let text = value.get();
+    match text.as_bytes().first()? {
+        b'{' => serde_json::from_str::<HashMap<String, &RawValue>>(text).ok()?.remove(name),
+        b'[' => {
+            // As RFC 6901 has it: digits, and no zero before others.
+            let plain = name == "0" || (!name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit()));
+            let index: usize = plain.then(|| name.parse().ok())??;
+            serde_json::from_str::<Vec<&RawValue>>(text).ok()?.get(index).copied()
+        }
+        _ => None,
+    }
+}
+
+// === impl Mapping ===
+
+impl Mapping {
+    /// Reads the settings; an error names the key within the section.
+    pub fn new(config: &WebhookConfig) -> Result<Self, (&'static str, String)> {
+        let event = match (&config.event, &config.event_from) {
+            (Some(name), None) if config.events.is_empty() => EventName::Fixed(event_name(name, "event")?),
+            (Some(_), None) => return Err(("events", "it goes with `event_from`, not with `event`".into())),
+            (None, Some(from)) => {
+                for name in config.events.values() {
+                    event_name(name, "events")?;
+                }
+                let source = Source::parse(from).map_err(|error| ("event_from", error))?;
+                EventName::From(source, config.events.clone().into_iter().collect())
+            }
+            (Some(_), Some(_)) => return Err(("event", "give `event` or `event_from`, not both".into())),
+            (None, None) => return Err(("event", "give the event's name, or where it stands: `event_from`".into())),
+        };
+        let pick = |(name, from): (&String, &String)| Ok((name.clone(), Source::parse(from)?));
+        let data = config.data.as_ref().map(|data| data.iter().map(pick).collect::<Result<Vec<_>, String>>());
+        let data = data.transpose().map_err(|error| ("data", error))?;
+        let target = match (&config.topic, &config.user, &config.group) {
+            (Some(topic), None, None) => Place::new(topic, Kind::Topic).map_err(|error| ("topic", error))?,
+            (None, Some(user), None) => Place::new(user, Kind::User).map_err(|error| ("user", error))?,
+            (None, None, Some(group)) => Place::new(group, Kind::Group).map_err(|error| ("group", error))?,
+            _ => return Err(("topic", "give exactly one of `topic`, `user` and `group`".into())),
+        };
+        Ok(Self { event, data, target })
+    }
+
+    /// All places from which values are taken.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        let event = if let EventName::From(source, _) = &self.event { Some(source) } else { None };
+        let target = if let Place::From(source, _) = &self.target { Some(source) } else { None };
+        let data = self.data.iter().flatten().map(|(_, source)| source);
+        event.into_iter().chain(target).chain(data)
+    }
+
+    /// The topic, where the settings fix it.
+    pub fn topic(&self) -> Option<&Topic> {
+        if let Place::Fixed(topic) = &self.target { Some(topic) } else { None }
+    }
+
+    /// Makes the event.
+    pub fn draft(&self, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Unmapped> {
+        let body: &RawValue =
+            serde_json::from_slice(body).map_err(|error| Unmapped(self.no_json(&error.to_string())))?;
+        let event = self.event.of(headers, body)?;
+        let topic = self.target.of(headers, body)?;
+        let data = match &self.data {
+            None => payload(body).map_err(|error| Unmapped(self.no_json(&error)))?.0,
+            Some(fields) => picked(fields, headers, body)?,
+        };
+        Ok(Draft::new(topic, event, data))
+    }
+
+    fn no_json(&self, error: &str) -> String {
+        let needed: Vec<String> = self.sources().map(ToString::to_string).collect();
+        let needed = if needed.is_empty() { String::new() } else { format!(", and {} is needed", needed.join(", ")) };
+        format!("the body is no JSON{needed}: {error}")
+    }
+}
+
+fn payload(json: &RawValue) -> Result<Payload, String> {
+    serde_json::from_str(json.get()).map_err(|error| error.to_string())
+}
+
+/// An object of what stands at these places.
+fn picked(fields: &[(String, Source)], headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
+    let mut object = Object::default();
+    for (name, source) in fields {
+        object.push(name, &source.find(headers, body)?);
+    }
+    // Checked and made compact like any other payload.
+    let json = RawValue::from_string(object.finish()).expect("it is made of JSON");
+    payload(&json)
+        .map(|payload| payload.0)
+        .map_err(|error| Unmapped(format!("what was picked cannot be sent: {error}")))
+}
+
+/// The text of an object, field by field.
+#[derive(Default)]
+struct Object(String);
+
+impl Object {
+    fn push(&mut self, name: &str, value: &RawValue) {
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        self.0.push_str(&serde_json::to_string(name).expect("a text is JSON"));
+        self.0.push(':');
+        self.0.push_str(value.get());
+    }
+
+    fn finish(self) -> String {
+        if self.0.is_empty() { "{}".into() } else { self.0 + "}" }
+    }
+}
+
+// === impl EventName ===
+
+impl EventName {
+    fn of(&self, headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
+        let (source, names) = match self {
+            Self::Fixed(name) => return Ok(name.clone()),
+            Self::From(source, names) => (source, names),
+        };
+        let found = source.text(headers, body)?;
+        if names.is_empty() {
+            return Ok(found);
+        }
+        let name = names.get(&found).or_else(|| names.get(ANY));
+        name.cloned().ok_or_else(|| {
+            let found = quoted(&found);
+            Unmapped(format!("{source} is `{found}`, for which this webhook has no event"))
+        })
+    }
+}
+
+fn event_name(name: &str, key: &'static str) -> Result<String, (&'static str, String)> {
+    let good = !name.is_empty() && !name.contains(['\r', '\n', '\0']);
+    good.then(|| name.to_owned()).ok_or_else(|| (key, format!("`{}` is no name of an event", name.escape_debug())))
+}
+
+// === impl Place ===
+
+impl Place {
+    fn new(target: &Target, kind: Kind) -> Result<Self, String> {
+        match target {
+            Target::Fixed(name) => Ok(Self::Fixed(kind.topic(name)?)),
+            Target::From(place) => Ok(Self::From(Source::parse(&place.from)?, kind)),
+        }
+    }
+
+    fn of(&self, headers: Headers<'_>, body: &RawValue) -> Result<Topic, Unmapped> {
+        match self {
+            Self::Fixed(topic) => Ok(topic.clone()),
+            Self::From(source, kind) => {
+                let found = source.text(headers, body)?;
+                kind.topic(&found).map_err(|error| Unmapped(format!("{source} cannot name the target: {error}")))
+            }
+        }
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    fn topic(self, name: &str) -> Result<Topic, String> {
+        let prefixed = match self {
+            // `user:` alone would be a name.
+            Self::User | Self::Group if name.is_empty() => return Err("it is empty".into()),
+            Self::User => Topic::user(name),
+            Self::Group => Topic::group(name),
+            Self::Topic => Topic::new(name),
+        };
+        let topic = prefixed.map_err(|invalid| invalid.to_string())?;
+        if topic.internal() {
+            return Err(format!("nobody publishes into `{}` but the node itself", quoted(topic.as_str())));
+        }
+        Ok(topic)
+    }
+}
+
+fn quoted(text: &str) -> String {
+    text.chars().take(QUOTED).flat_map(char::escape_debug).collect()
+}
