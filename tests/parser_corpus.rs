@@ -11,6 +11,8 @@ use proptest::prelude::*;
 mod config_law;
 #[path = "support/dice.rs"]
 mod dice;
+#[path = "../src/access/jwt/header.rs"]
+mod header;
 #[path = "../fuzz/laws/mod.rs"]
 mod laws;
 #[path = "../src/intake/webhooks/signature.rs"]

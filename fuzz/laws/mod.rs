@@ -1,10 +1,11 @@
 //! What must hold for each parser of outside bytes, whatever it gets: one law for each fuzz target, of the same name.
 //!
-//! Shared by the fuzz targets and `tests/parser_corpus.rs`, which have `event`, `signature`, `sse` and `topic` in their root. A new
+//! Shared by the fuzz targets and `tests/parser_corpus.rs`, which have `event`, `header` (of a JWT), `signature`, `sse` and `topic` in their root. A new
 //! target is a file here, a line in the table, a target in `fuzz_targets/` and `Cargo.toml`, seeds in `make-corpus`.
 
 pub mod decoder;
 pub mod filter;
+pub mod jwt;
 pub mod position;
 pub mod signature;
 pub mod topic;
@@ -13,9 +14,10 @@ pub mod topic;
 pub type Law = fn(&[u8]);
 
 /// The laws that need no more of the program than its words.
-pub const LAWS: [(&str, Law); 5] = [
+pub const LAWS: [(&str, Law); 6] = [
     ("decoder", decoder::check),
     ("filter", filter::check),
+    ("jwt", jwt::check),
     ("position", position::check),
     ("signature", signature::check),
     ("topic", topic::check),

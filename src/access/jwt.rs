@@ -11,7 +11,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use super::{Identity, Refused, Rights, identity::Origin, jwks::Jwks};
@@ -20,6 +20,10 @@ use crate::{
     topic::{Pattern, Topic},
     upstream,
 };
+
+mod header;
+
+pub use self::header::{looks_like_one, peek};
 
 /// `[access.jwt]`: exactly one of `secret_env`, `public_key_file` and `jwks_url`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,8 +87,6 @@ struct Granted {
     meta: Meta,
 }
 
-/// Longest token in bytes.
-const MAX_BYTES: usize = 16 << 10;
 /// Shortest secret of HS256 in bytes (RFC 7518, 3.2).
 const MIN_SECRET: usize = 32;
 const KNOWN: [Algorithm; 4] = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
@@ -134,28 +136,6 @@ impl Config {
 
 fn read(name: &str) -> Option<Algorithm> {
     name.parse().ok().filter(|algorithm| KNOWN.contains(algorithm))
-}
-
-/// True for what has the form of a JWT: three parts.
-pub fn looks_like_one(token: &str) -> bool {
-    token.bytes().filter(|byte| *byte == b'.').count() == 2
-}
-
-/// What a token says of its own making, before anything is checked.
-///
-/// # Errors
-/// When it has not the form of a token.
-pub fn peek(token: &str) -> Result<Header, Refused> {
-    let no_token = |why: &str| Refused::Unacceptable(why.into());
-    if token.len() > MAX_BYTES {
-        return Err(no_token("it has more than 16 KiB"));
-    }
-    let header = jsonwebtoken::decode_header(token).map_err(|_| no_token("it cannot be read as a JWT"))?;
-    // RFC 7515, 4.1.11: who does not understand an extension that is marked critical must refuse.
-    if header.crit.is_some() {
-        return Err(no_token("its header has critical extensions"));
-    }
-    Ok(header)
 }
 
 /// Why a token was refused, in words that tell its holder no more than it can know.
@@ -215,7 +195,7 @@ impl Verifier {
 
     /// Whose token it is.
     pub(super) async fn verify(&self, token: &str) -> Result<Identity, Refused> {
-        let header = peek(token)?;
+        let header = peek(token).map_err(|why| Refused::Unacceptable(why.into()))?;
         if !self.allowed.contains(&header.alg) {
             return Err(Refused::Unacceptable(format!("its algorithm {:?} is not accepted here", header.alg)));
         }
