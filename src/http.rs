@@ -56,6 +56,7 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
             .configure(remote_streams)
             .configure(relay_routes)
             .configure(operating)
+            .configure(openapi::routes(node.config.access.mode))
             .default_service(web::to(error::not_found));
         config.service(scope);
     }
@@ -144,7 +145,6 @@ fn operating(config: &mut web::ServiceConfig) {
         .service(at("/api/admin/journal/verify").route(web::post().to(journal::verify)))
         .service(at("/metrics").route(read().to(metrics::metrics)))
         .service(at("/").route(read().to(pages::index)))
-        .configure(openapi::routes)
         .configure(pages::routes);
 }
 

@@ -126,13 +126,8 @@ fn a_step_fails_when_nobody_wants_the_rest() {
 fn quotes_have_five_pages_that_never_change() {
     assert_eq!(quotes(0), None);
     assert_eq!(quotes(6), None);
-    let ids: Vec<u64> = (1..=5)
-        .flat_map(|page| {
-            let page = quotes(page).expect("it exists");
-            let quotes = page["quotes"].as_array().cloned().unwrap_or_default();
-            quotes.iter().filter_map(|quote| quote["id"].as_u64()).collect::<Vec<_>>()
-        })
-        .collect();
-    assert_eq!(ids, (1..=100).collect::<Vec<u64>>());
+    let ids: Vec<u32> =
+        (1..=5).flat_map(|page| quotes(page).expect("it exists").quotes).map(|quote| quote.id).collect();
+    assert_eq!(ids, (1..=100).collect::<Vec<u32>>());
     assert_eq!(quotes(3), quotes(3));
 }
