@@ -30,6 +30,7 @@ mod relays;
 mod samples;
 mod stream;
 mod topics;
+mod unread;
 
 pub(crate) use self::listen::{bind, serve};
 pub use self::{
