@@ -19,7 +19,9 @@ fn node(request: &str) -> Answer {
     }
     let page = target.strip_prefix(QUOTES_PATH).and_then(|query| query.strip_prefix("?page=")?.parse().ok());
     Answer::Send(match page.and_then(quotes) {
-        Some(page) => response("200 OK\r\nContent-Type: application/json", page.to_string().as_bytes()),
+        Some(page) => {
+            response("200 OK\r\nContent-Type: application/json", serde_json::json!(page).to_string().as_bytes())
+        }
         None => response("404 Not Found", b"no such page"),
     })
 }
