@@ -15,7 +15,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly CI="${CI:-false}"
 readonly TARGET="${CARGO_TARGET_DIR:-target}"
-readonly VENV="$TARGET/test-venv"
 readonly STEP_LIMIT="${STEP_LIMIT:-30m}" # a step that hangs must not hang everything
 readonly WANTED=("$@")
 
@@ -183,17 +182,23 @@ npm_packages() {
     (cd "$1" && npm ci --no-audit --no-fund --loglevel=error) && cp "$1/package-lock.json" "$1/node_modules/.installed"
 }
 
-# The packages of tests/clients/requirements.txt, in an environment of their own.
+# python_packages FOLDER: the packages of its requirements.txt, in an environment of their own.
 python_packages() {
-    local requirements=tests/clients/requirements.txt
-    up_to_date "$VENV/installed" "$requirements" && return 0
+    local requirements=$1/requirements.txt venv
+    venv="$(venv_of "$1")"
+    up_to_date "$venv/installed" "$requirements" && return 0
     if ! python3 -c 'import ensurepip' 2>/dev/null; then
         # There is no command to look for; the module comes with this package.
         install no-such-command python3-venv || python3 -c 'import ensurepip' || return 1
     fi
-    python3 -m venv --clear "$VENV" \
-        && "$VENV/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" \
-        && cp "$requirements" "$VENV/installed"
+    python3 -m venv --clear "$venv" \
+        && "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" \
+        && cp "$requirements" "$venv/installed"
+}
+
+# Where the environment of a folder is.
+venv_of() {
+    echo "$TARGET/venv-$(basename "$1")"
 }
 
 # Node.js 20 or later and npm.
@@ -246,6 +251,16 @@ else
     skip "readme" "curl is missing and cannot be installed here"
 fi
 
+# === The contract ===
+
+if ! wanted "schema"; then
+    :
+elif ! python_packages tests/schema; then
+    skip "schema" "its Python packages cannot be installed here"
+else
+    with_program "schema" "$(venv_of tests/schema)/bin/python" scripts/schema-check
+fi
+
 # === Browser and clients ===
 
 if ! node_is_new_enough; then
@@ -271,10 +286,10 @@ else
 fi
 if ! wanted "clients: httpx-sse"; then
     :
-elif ! python_packages; then
+elif ! python_packages tests/clients; then
     skip "clients: httpx-sse" "its Python packages cannot be installed here"
 else
-    with_program "clients: httpx-sse" "$VENV/bin/python" tests/clients/httpx_sse_client.py
+    with_program "clients: httpx-sse" "$(venv_of tests/clients)/bin/python" tests/clients/httpx_sse_client.py
 fi
 
 # === What came of it ===

@@ -35,6 +35,7 @@ mod samples;
 mod stream;
 mod tickets;
 mod topics;
+mod unread;
 mod webhooks;
 
 pub(crate) use self::listen::{bind, serve};
@@ -62,6 +63,7 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
             .configure(remote_streams)
             .configure(relay_routes)
             .configure(operating)
+            .configure(openapi::routes(node.config.access.mode))
             .configure(intake_routes)
             .default_service(web::to(error::not_found));
         config.service(scope);
@@ -160,7 +162,6 @@ fn operating(config: &mut web::ServiceConfig) {
         .service(at("/api/admin/journal/verify").route(web::post().to(journal::verify)))
         .service(at("/metrics").route(read().to(metrics::metrics)))
         .service(at("/").route(read().to(pages::index)))
-        .configure(openapi::routes)
         .configure(pages::routes);
 }
 

@@ -16,6 +16,7 @@ use std::{path::Path, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use crate::{
     event::{Draft, Position, SharedEvent},
@@ -234,24 +235,28 @@ pub struct Since {
 }
 
 /// What is known of a topic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicInfo {
     /// Its name.
+    #[schema(value_type = String)]
     pub topic: Topic,
     /// Events kept.
     pub events: u64,
     /// Their size in bytes, as retention counts it.
     pub bytes: u64,
     /// Position of the first event that is kept.
+    #[schema(value_type = Option<String>)]
     pub first: Option<Position>,
     /// Position of the last event.
+    #[schema(value_type = Option<String>)]
     pub last: Option<Position>,
 }
 
 /// Figures of a journal.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = JournalStats)]
 pub struct Stats {
     /// Events kept.
     pub events: u64,

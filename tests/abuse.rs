@@ -3,9 +3,12 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
-use support::{Node, assert_problem};
+use support::{Node, Reply, assert_problem};
 
 #[test]
 fn bodies_that_are_no_json_are_malformed() {
@@ -153,6 +156,56 @@ fn a_body_that_is_too_large_or_too_slow_is_refused() {
         assert_problem(slow, &node.raw(format!("{}1\r\n{{\r\n", head(slow))), &[408]);
         let took = begin.elapsed();
         assert!((Duration::from_millis(400)..Duration::from_secs(5)).contains(&took), "{slow}: {took:?}");
+    }
+    node.must_be_healthy();
+}
+
+#[test]
+fn a_gigabyte_is_refused_before_it_has_come() {
+    let node = Node::start("");
+    let head = |lines: &str| format!("POST /events HTTP/1.1\r\nHost: {}\r\n{lines}\r\n", node.addr);
+    let before = node.resident();
+    let begin = Instant::now();
+    let declared = node.raw(head("Content-Length: 1073741824\r\n"));
+    assert_problem("a gigabyte, declared", &declared, &[413]);
+    assert!(begin.elapsed() < Duration::from_secs(5), "nobody waits for it");
+
+    let mut socket = node.socket();
+    let mut sending = socket.try_clone().expect("a second handle");
+    socket.write_all(head("Transfer-Encoding: chunked\r\n").as_bytes()).expect("send the head");
+    let sent = std::thread::spawn(move || {
+        let chunk = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
+        // Until the node will have no more of it.
+        (0..1024).take_while(|_| sending.write_all(&chunk).is_ok()).count()
+    });
+    assert_problem("a gigabyte in chunks", &Reply::read(socket), &[413]);
+    let sent = sent.join().expect("the sender is done");
+    assert!(sent < 256, "{sent} MiB were taken");
+    let grown = node.resident().saturating_sub(before);
+    assert!(grown < 40 << 20, "two gigabytes of refused bodies cost {grown} bytes");
+    node.must_be_healthy();
+}
+
+/// Each byte comes soon after the last; all of them never come.
+#[test]
+fn a_body_that_dribbles_is_given_up_in_time() {
+    let node = Node::start("[server]\nbody_timeout_ms = 500");
+    for framing in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        let mut socket = node.socket();
+        let head = format!("POST /events HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{framing}\r\n\r\n", node.addr);
+        socket.write_all(head.as_bytes()).expect("send the head");
+        let mut sending = socket.try_clone().expect("a second handle");
+        let part: &[u8] = if framing.starts_with('C') { b" " } else { b"1\r\n \r\n" };
+        let begin = Instant::now();
+        let dribbling = std::thread::spawn(move || {
+            while begin.elapsed() < support::PATIENCE && sending.write_all(part).is_ok() {
+                #[expect(clippy::disallowed_methods, reason = "the slowness is what is tested")]
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        assert_problem(framing, &Reply::read(socket), &[408]);
+        assert!(begin.elapsed() < Duration::from_secs(5), "{framing}: {:?}", begin.elapsed());
+        dribbling.join().expect("it has noticed");
     }
     node.must_be_healthy();
 }

@@ -1,41 +1,13 @@
-//! What operators and tools rely on: refusals, limits, logs, metrics, documentation, pages.
-//! How a node stops is in `stopping.rs`.
+//! What operators and tools rely on: refusals, limits, logs, metrics, pages.
+//! How a node stops is in `stopping.rs`, what its OpenAPI document says in `openapi.rs`.
 
-use std::{collections::BTreeSet, process::Command};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 mod support;
 
-use support::{Node, eventually, routes::route_table};
-
-#[test]
-fn every_route_is_documented_and_every_documented_route_exists() {
-    let node = Node::start("");
-    let document = node.get("/openapi.json").json();
-    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")));
-    let (mut documented, mut ids) = (BTreeSet::new(), BTreeSet::new());
-    for (path, item) in document["paths"].as_object().expect("paths") {
-        for (method, operation) in item.as_object().expect("operations") {
-            documented.insert((method.clone(), path.clone()));
-            assert!(ids.insert(operation["operationId"].to_string()), "twice: {}", operation["operationId"]);
-            assert!(operation["summary"].is_string(), "{method} {path} says what it does");
-            assert!(operation["responses"].as_object().is_some_and(|all| !all.is_empty()), "{method} {path}");
-            for name in path.split(['{', '}']).skip(1).step_by(2) {
-                let known = operation["parameters"]
-                    .as_array()
-                    .is_some_and(|all| all.iter().any(|one| one["name"] == *name && one["in"] == "path"));
-                assert!(known, "{method} {path}: `{name}` is not described");
-            }
-        }
-    }
-    assert_eq!(documented, route_table());
-    assert!(document["components"]["schemas"]["Problem"].is_object());
-    assert_eq!(node.get("/docs").status / 100, 3);
-    let docs = node.get("/docs/");
-    assert_eq!(docs.status, 200);
-    assert!(docs.text().contains("swagger"), "{docs:?}");
-}
+use support::{Node, eventually};
 
 #[test]
 fn what_is_not_there_is_answered_with_a_problem() {

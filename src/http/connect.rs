@@ -9,11 +9,11 @@ use actix_web::{
 };
 use serde::de::IntoDeserializer;
 
-use super::{Identity, Problem, limited, permit, query::Query, stream};
+use super::{Identity, Problem, limited, openapi::streams::TopicFrame, permit, query::Query, stream};
 use crate::{
     app::Node,
     event::Meta,
-    hub::{Connect, Heartbeat, Overflow, Start},
+    hub::{Connect, Heartbeat, HeartbeatKind, Overflow, Start},
     topic::{Pattern, Topic},
 };
 
@@ -32,28 +32,63 @@ pub(super) const STREAM_PARAMETERS: &[&str] = &[
 
 const TOPIC_PARAMETERS: &[&str] = &["topic", "topics", "group", "groups", "meta.*", "history", "since"];
 
+/// What shapes any stream: [`STREAM_PARAMETERS`] for the document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+pub(super) struct StreamParameters {
+    /// Resume after this event; the header `Last-Event-ID` wins.
+    #[param(max_length = 1024, example = "9c1f00aa0b77-12")]
+    last_event_id: Option<String>,
+    /// How silence is filled.
+    #[param(inline)]
+    heartbeat: Option<HeartbeatKind>,
+    /// Silence before a heartbeat in milliseconds; `emitter.heartbeat_ms` where it is missing.
+    #[param(minimum = 1000)]
+    heartbeat_ms: Option<u64>,
+    /// Lifetime of the stream in milliseconds, 0 for none; at most `emitter.max_timeout_ms`, a day unless it was set.
+    #[param(maximum = 86_400_000)]
+    timeout_ms: Option<u64>,
+    /// Reconnection time for the client in milliseconds; what is above `emitter.max_timeout_ms` is taken for that.
+    retry_ms: Option<u64>,
+    /// What happens when the client reads too slowly.
+    #[param(inline)]
+    overflow: Option<Overflow>,
+    /// Wrap data in `{topic, id, event, data, timestamp}`.
+    envelope: Option<bool>,
+}
+
+/// What a stream over topics hears and where it begins: [`TOPIC_PARAMETERS`] for the document, which has no way to write
+/// `meta.KEY=VALUE`.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+pub(super) struct TopicParameters {
+    /// A topic, or a prefix with a trailing `*`; may be repeated. With groups at most 256. Metadata of the connection are
+    /// given as `meta.KEY=VALUE` (scalars, at most 32 keys and 4096 bytes).
+    #[param(max_items = 256, example = json!(["order:*"]))]
+    topic: Option<Vec<String>>,
+    /// The same as a list with commas.
+    #[param(example = "alerts,order:*")]
+    topics: Option<String>,
+    /// A group to join; may be repeated.
+    #[param(max_items = 256, example = json!(["ops"]))]
+    group: Option<Vec<String>>,
+    /// The same as a list with commas.
+    groups: Option<String>,
+    /// Begin with the last N events; not together with `since`.
+    history: Option<u64>,
+    /// Begin with what was appended since this time in Unix milliseconds; not together with `history`.
+    since: Option<u64>,
+}
+
 /// Most topics and groups that one connection may name.
 const MAX_TOPICS: usize = 256;
 
 /// Open a stream of the caller's own topic and of the topics and groups that it names.
-#[utoipa::path(get, path = "/api/sse/managed/connect", tag = "connections", params(
-    ("topic" = Option<Vec<String>>, Query, description = "a topic or a prefix with a trailing `*`; may be repeated"),
-    ("topics" = Option<String>, Query, description = "the same as a list with commas"),
-    ("group" = Option<Vec<String>>, Query, description = "a group to join; may be repeated"),
-    ("groups" = Option<String>, Query, description = "the same as a list with commas"),
-    ("history" = Option<u64>, Query, description = "begin with the last N events"),
-    ("since" = Option<u64>, Query, description = "begin with what was appended since this time (Unix milliseconds)"),
-    ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
-    ("heartbeat" = Option<String>, Query, description = "`event`, `comment` or `none`"),
-    ("heartbeatMs" = Option<u64>, Query, description = "silence before a heartbeat, from 1000"),
-    ("timeoutMs" = Option<u64>, Query, description = "lifetime of the stream, 0 for none"),
-    ("retryMs" = Option<u64>, Query, description = "reconnection time for the client"),
-    ("overflow" = Option<String>, Query, description = "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`"),
-    ("envelope" = Option<bool>, Query, description = "wrap data in `{topic, id, event, data, timestamp}`"),
-), responses(
-    (status = 200, description = "an event stream; first frame `connection`", content_type = "text/event-stream"),
-    (status = 400, description = "a parameter cannot be read", body = Problem),
-    (status = 422, description = "a topic or group name is wrong", body = Problem),
+#[utoipa::path(get, path = "/api/sse/managed/connect", tag = "connections", params(TopicParameters, StreamParameters), responses(
+    (status = 200, description = "an event stream; first frame `connection`", body = TopicFrame, content_type = "text/event-stream"),
+    (status = 422, description = "a topic or group name is wrong"),
 ))]
 pub(super) async fn connect(
     node: Data<Node>,
@@ -66,11 +101,10 @@ pub(super) async fn connect(
 
 /// The same, joined to a group.
 #[utoipa::path(get, path = "/api/sse/managed/connect/group/{group}", tag = "connections",
-    params(("group" = String, Path, description = "the group")),
+    params(("group" = String, Path, min_length = 1, max_length = 249, description = "the group"), TopicParameters, StreamParameters),
     responses(
-        (status = 200, description = "an event stream", content_type = "text/event-stream"),
-        (status = 400, description = "a parameter cannot be read", body = Problem),
-        (status = 422, description = "a topic or group name is wrong", body = Problem),
+        (status = 200, description = "an event stream; first frame `connection`", body = TopicFrame, content_type = "text/event-stream"),
+        (status = 422, description = "a topic or group name is wrong"),
     ))]
 pub(super) async fn connect_group(
     node: Data<Node>,
@@ -83,13 +117,9 @@ pub(super) async fn connect_group(
 }
 
 /// The same as connect; without topics and groups it hears everything that the caller may read.
-#[utoipa::path(get, path = "/events", tag = "connections", params(
-    ("topics" = Option<String>, Query, description = "a list of topics with commas"),
-    ("topic" = Option<Vec<String>>, Query, description = "a topic; may be repeated"),
-), responses(
-    (status = 200, description = "an event stream", content_type = "text/event-stream"),
-    (status = 400, description = "a parameter cannot be read", body = Problem),
-    (status = 422, description = "a topic or group name is wrong", body = Problem),
+#[utoipa::path(get, path = "/events", tag = "connections", params(TopicParameters, StreamParameters), responses(
+    (status = 200, description = "an event stream; first frame `connection`", body = TopicFrame, content_type = "text/event-stream"),
+    (status = 422, description = "a topic or group name is wrong"),
 ))]
 pub(super) async fn events(
     node: Data<Node>,

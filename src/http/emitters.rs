@@ -5,7 +5,6 @@ use actix_web::{
     web::{Data, Path},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
@@ -18,33 +17,90 @@ use super::{
 use crate::{
     app::Node,
     event::Meta,
-    hub::{Change, EmitterStatus, Reason, Selector},
+    hub::{Change, EmitterStatus, Reason, Selector, Totals},
+    jobs, journal, relay,
     topic::{Pattern, Topic},
 };
 
 /// Most rows of one page.
 const MAX_PAGE: usize = 1000;
 
+/// Figures of the node.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(examples(json!({
+    "totalEmitters": 1, "totalUsers": 1, "totalGroups": 1, "totalTopics": 3, "emittersByUser": { "42": 1 },
+    "emittersByGroup": { "ops": 1 }, "droppedEvents": 0, "journal": journal::Stats::default(), "jobs": jobs::Stats::default(),
+    "relays": relay::Stats::default(), "upstreamStreams": 0, "uptimeMs": 60_000, "version": "0.1.0",
+})))]
+struct NodeStatus {
+    #[serde(flatten)]
+    totals: Totals,
+    /// Its journal.
+    journal: journal::Stats,
+    /// Its jobs.
+    jobs: jobs::Stats,
+    /// Its relays.
+    relays: relay::Stats,
+    /// Streams of remotes that are open.
+    upstream_streams: u64,
+    /// Since the start.
+    uptime_ms: u64,
+    /// Of the program.
+    version: &'static str,
+}
+
+/// Connections of a user.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(examples(json!({ "userId": "42", "activeConnections": 0, "emitters": [] })))]
+struct UserStatus {
+    user_id: String,
+    /// How many there are.
+    active_connections: usize,
+    /// Each of them.
+    emitters: Vec<EmitterStatus>,
+}
+
+/// Connections of a group.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(examples(json!({ "groupId": "ops", "activeConnections": 0, "emitters": [] })))]
+struct GroupStatus {
+    group_id: String,
+    /// How many there are.
+    active_connections: usize,
+    /// Those of the caller; all of them for admins.
+    emitters: Vec<EmitterStatus>,
+}
+
+/// What became of connections that were to end.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({ "disconnected": 1 })))]
+struct Disconnected {
+    /// How many were ended.
+    disconnected: u64,
+}
+
 /// Figures over all connections of the node.
 #[utoipa::path(get, path = "/api/sse/managed/status", tag = "connections",
-    responses((status = 200, description = "totals, by user and by group")))]
+    responses((status = 200, description = "totals, by user and by group", body = NodeStatus)))]
 pub(super) async fn status(node: Data<Node>, _: Admin, _: NoQuery) -> HttpResponse {
-    let mut totals = serde_json::to_value(node.hub.totals().await).unwrap_or_default();
-    let jobs = node.jobs.stats();
-    if let Some(fields) = totals.as_object_mut() {
-        fields.insert("journal".into(), json!(node.journal.stats()));
-        fields.insert("jobs".into(), json!(jobs));
-        fields.insert("relays".into(), json!(node.relays.stats()));
-        fields.insert("upstreamStreams".into(), json!(node.connections.figures().open));
-        fields.insert("uptimeMs".into(), json!(u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX)));
-        fields.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
-    }
-    HttpResponse::Ok().json(totals)
+    HttpResponse::Ok().json(NodeStatus {
+        totals: node.hub.totals().await,
+        journal: node.journal.stats(),
+        jobs: node.jobs.stats(),
+        relays: node.relays.stats(),
+        upstream_streams: node.connections.figures().open,
+        uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        version: env!("CARGO_PKG_VERSION"),
+    })
 }
 
 /// A user's connections.
 #[utoipa::path(get, path = "/api/sse/managed/status/user/{user}", tag = "connections",
-    params(("user" = String, Path)), responses((status = 200, description = "the user's connections")))]
+    params(("user" = String, Path, description = "the user")),
+    responses((status = 200, description = "the user's connections", body = UserStatus)))]
 pub(super) async fn user_status(
     node: Data<Node>,
     identity: Identity,
@@ -54,12 +110,13 @@ pub(super) async fn user_status(
     let user = user.into_inner();
     permit::user(&identity, &user)?;
     let emitters = node.hub.emitters(Selector::User(user.clone())).await;
-    Ok(HttpResponse::Ok().json(json!({ "userId": user, "activeConnections": emitters.len(), "emitters": emitters })))
+    Ok(HttpResponse::Ok().json(UserStatus { user_id: user, active_connections: emitters.len(), emitters }))
 }
 
 /// A group's connections: how many there are, and which of them are the caller's own; admins see all.
 #[utoipa::path(get, path = "/api/sse/managed/status/group/{group}", tag = "connections",
-    params(("group" = String, Path)), responses((status = 200, description = "the group's connections")))]
+    params(("group" = String, Path, description = "the group")),
+    responses((status = 200, description = "the group's connections", body = GroupStatus)))]
 pub(super) async fn group_status(
     node: Data<Node>,
     identity: Identity,
@@ -71,12 +128,13 @@ pub(super) async fn group_status(
     let mut emitters = node.hub.emitters(Selector::Group(group.clone())).await;
     let active = emitters.len();
     emitters.retain(|emitter| identity.is(emitter.user_id.as_deref()));
-    Ok(HttpResponse::Ok().json(json!({ "groupId": group, "activeConnections": active, "emitters": emitters })))
+    Ok(HttpResponse::Ok().json(GroupStatus { group_id: group, active_connections: active, emitters }))
 }
 
 /// A page of connections.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(examples(json!({ "emitters": [], "next": "user_42_0b5e3c6e-7d0b-4a53-8f4e-6a1c1f0c2b11" })))]
 struct EmitterPage {
     emitters: Vec<EmitterStatus>,
     /// Give it as `after` for the next page.
@@ -86,9 +144,14 @@ struct EmitterPage {
 
 /// The live connections, by id; filtered by user, group, topic and metadata.
 #[utoipa::path(get, path = "/api/sse/managed/emitters", tag = "connections", params(
-    ("user" = Option<String>, Query), ("group" = Option<String>, Query), ("topic" = Option<String>, Query),
-    ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"), ("after" = Option<String>, Query),
-), responses((status = 200, description = "a page of connections"), (status = 400, body = Problem), (status = 422, body = Problem)))]
+    ("user" = Option<String>, Query, description = "only those of this user"),
+    ("group" = Option<String>, Query, description = "only those in this group"),
+    ("topic" = Option<String>, Query, min_length = 1, max_length = 255,
+        description = "only those that hear this topic; `meta.KEY=VALUE` asks for those with these metadata"),
+    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
+    ("after" = Option<String>, Query, description = "the `next` of the page before"),
+), responses(
+    (status = 200, description = "a page of connections", body = EmitterPage), (status = 422, description = "this is no topic")))]
 pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["user", "group", "topic", "meta.*", "limit", "after", "access_token"])?;
@@ -117,21 +180,23 @@ pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequ
 /// What to change of a connection; what is absent stays.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({ "groups": ["ops"], "topics": ["order:*"], "meta": { "premium": true } })))]
 pub(super) struct ChangeBody {
-    /// The groups it is in from now on.
+    /// The groups it is in from now on; with the topics at most 256.
+    #[schema(max_items = 256)]
     groups: Option<Vec<String>>,
     /// The topics it hears from now on, beside its user's own.
+    #[schema(max_items = 256)]
     topics: Option<Vec<String>>,
-    /// Its metadata from now on: scalars by name.
-    #[schema(value_type = Option<Object>)]
+    /// Its metadata from now on: scalars by name, at most 32 keys and 4096 bytes.
+    #[schema(value_type = Option<BTreeMap<String, Value>>)]
     meta: Option<Meta>,
 }
 
 /// Change what a live connection hears.
-#[utoipa::path(patch, path = "/api/sse/managed/emitters/{emitter}", tag = "connections", params(("emitter" = String, Path)),
-    request_body = ChangeBody, responses(
-        (status = 200, description = "its new state"), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 415, body = Problem), (status = 422, body = Problem)))]
+#[utoipa::path(patch, path = "/api/sse/managed/emitters/{emitter}", tag = "connections",
+    params(("emitter" = String, Path, description = "its id")), request_body = ChangeBody,
+    responses((status = 200, description = "its new state", body = EmitterStatus), (status = 404, description = "it is gone")))]
 pub(super) async fn change(
     node: Data<Node>,
     identity: Identity,
@@ -171,8 +236,9 @@ pub(super) async fn change(
 }
 
 /// End a connection; its client gets `disconnect` with the reason first.
-#[utoipa::path(delete, path = "/api/sse/managed/emitters/{emitter}", tag = "connections", params(("emitter" = String, Path)),
-    responses((status = 200, description = "ended"), (status = 404, body = Problem)))]
+#[utoipa::path(delete, path = "/api/sse/managed/emitters/{emitter}", tag = "connections",
+    params(("emitter" = String, Path, description = "its id")),
+    responses((status = 200, description = "ended", body = Disconnected), (status = 404, description = "it is gone")))]
 pub(super) async fn disconnect(
     node: Data<Node>,
     _: Admin,
@@ -182,24 +248,26 @@ pub(super) async fn disconnect(
     let id = emitter.into_inner();
     match node.hub.disconnect(Selector::Id(id.clone()), Reason::Removed).await {
         0 => Err(gone(&id)),
-        disconnected => Ok(HttpResponse::Ok().json(json!({ "disconnected": disconnected }))),
+        disconnected => Ok(HttpResponse::Ok().json(Disconnected { disconnected })),
     }
 }
 
 /// End a user's connections.
-#[utoipa::path(delete, path = "/api/sse/managed/disconnect/user/{user}", tag = "connections", params(("user" = String, Path)),
-    responses((status = 200, description = "how many were ended")))]
+#[utoipa::path(delete, path = "/api/sse/managed/disconnect/user/{user}", tag = "connections",
+    params(("user" = String, Path, description = "the user")),
+    responses((status = 200, description = "how many were ended", body = Disconnected)))]
 pub(super) async fn disconnect_user(node: Data<Node>, _: Admin, user: Path<String>, _: NoQuery) -> HttpResponse {
     let disconnected = node.hub.disconnect(Selector::User(user.into_inner()), Reason::Removed).await;
-    HttpResponse::Ok().json(json!({ "disconnected": disconnected }))
+    HttpResponse::Ok().json(Disconnected { disconnected })
 }
 
 /// End a group's connections.
-#[utoipa::path(delete, path = "/api/sse/managed/disconnect/group/{group}", tag = "connections", params(("group" = String, Path)),
-    responses((status = 200, description = "how many were ended")))]
+#[utoipa::path(delete, path = "/api/sse/managed/disconnect/group/{group}", tag = "connections",
+    params(("group" = String, Path, description = "the group")),
+    responses((status = 200, description = "how many were ended", body = Disconnected)))]
 pub(super) async fn disconnect_group(node: Data<Node>, _: Admin, group: Path<String>, _: NoQuery) -> HttpResponse {
     let disconnected = node.hub.disconnect(Selector::Group(group.into_inner()), Reason::Removed).await;
-    HttpResponse::Ok().json(json!({ "disconnected": disconnected }))
+    HttpResponse::Ok().json(Disconnected { disconnected })
 }
 
 /// The page size that a query asks for.

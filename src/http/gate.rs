@@ -15,7 +15,7 @@ use std::{
 
 use actix_web::{
     Error, HttpResponse,
-    body::MessageBody,
+    body::{EitherBody, MessageBody},
     dev::{Extensions, RequestHead, ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
@@ -26,7 +26,7 @@ use actix_web::{
     web::Data,
 };
 
-use super::{Problem, audit, identity, limited, stream, wants_stream};
+use super::{Problem, audit, identity, limited, stream, unread::Unread, wants_stream};
 use crate::{
     access::Mode,
     app::Node,
@@ -126,11 +126,12 @@ impl Drop for Place {
 
 /// The middleware.
 pub(super) async fn pass(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let unread = Unread::of(&mut request);
     let mut refusal = limited::of_address(&node, &request).or_else(|| refuse(&node, &request));
     if refusal.is_none() {
         identity::authenticate(&node, &request).await;
@@ -155,7 +156,10 @@ pub(super) async fn pass(
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
     }
-    Ok(response)
+    Ok(match unread {
+        Some(unread) => response.map_body(|_, body| EitherBody::right(unread.hold(body))),
+        None => response.map_into_left_body(),
+    })
 }
 
 /// What is answered without asking the handler.

@@ -12,7 +12,14 @@ use serde::{
 };
 use utoipa::ToSchema;
 
-use super::{Identity, Problem, body::Json, error::Field, jobs::submit_spec};
+use super::{
+    Identity, Problem,
+    body::Json,
+    connect::StreamParameters,
+    error::Field,
+    jobs::{IdempotencyKey, submit_spec},
+    openapi::streams::JobFrame,
+};
 use crate::{
     app::Node,
     jobs::spec::{Notify, OnDisconnect, Spec, TaskSpec},
@@ -22,6 +29,10 @@ use crate::{
 /// The request body of a hybrid job: at least one task, here or there.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(examples(json!({
+    "localTasks": ["Process Image", "Calculate Stats"], "remoteTasks": ["Fetch External Data", "Call Third-party API"],
+    "remote": "reactive",
+})))]
 pub(super) struct HybridSpec {
     /// What this node runs.
     #[serde(default)]
@@ -34,9 +45,11 @@ pub(super) struct HybridSpec {
     remote: Option<String>,
     /// As in a job.
     #[serde(default)]
+    #[schema(minimum = 1)]
     concurrency: Option<u64>,
     /// As in a job.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 86_400_000)]
     timeout_ms: Option<u64>,
     /// As in a job.
     #[serde(default)]
@@ -60,10 +73,9 @@ enum Entry {
 }
 
 /// Run some tasks here and some on a remote, as one job, and stream its events.
-#[utoipa::path(post, path = "/api/sse-integration/hybrid-execution/sse-emitter", tag = "jobs", request_body = HybridSpec, responses(
-    (status = 200, description = "the job's events; `source` says where each comes from", content_type = "text/event-stream"),
-    (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/api/sse-integration/hybrid-execution/sse-emitter", tag = "jobs", request_body = HybridSpec,
+    params(IdempotencyKey, StreamParameters), responses(
+        (status = 200, description = "the job's events; `source` says where each comes from", body = JobFrame, content_type = "text/event-stream")))]
 pub(super) async fn execute(
     node: Data<Node>,
     request: HttpRequest,
@@ -77,11 +89,10 @@ pub(super) async fn execute(
 
 /// Run a job on a remote and stream its events.
 #[utoipa::path(post, path = "/api/sse-proxy/{remote}/parallel-tasks/sse-emitter", tag = "jobs", request_body = Spec,
-    params(("remote" = String, Path, description = "a remote of the settings")),
+    params(("remote" = String, Path, description = "a remote of the settings", example = "reactive"), IdempotencyKey, StreamParameters),
     responses(
-        (status = 200, description = "the job's events; `source` is the remote", content_type = "text/event-stream"),
-        (status = 400, body = Problem), (status = 404, body = Problem), (status = 413, body = Problem),
-        (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+        (status = 200, description = "the job's events; `source` is the remote", body = JobFrame, content_type = "text/event-stream"),
+        (status = 404, description = "there is no such remote")))]
 pub(super) async fn parallel_tasks(
     node: Data<Node>,
     request: HttpRequest,

@@ -5,15 +5,18 @@ use actix_web::{
     http::{StatusCode, header},
     web::{Data, Path},
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::{
     Identity, Problem,
     body::Json,
-    connect::{STREAM_PARAMETERS, basics, last_event_id},
+    connect::{STREAM_PARAMETERS, StreamParameters, basics, last_event_id},
     emitters::page_size,
     error::Field,
     limited,
+    openapi::streams::JobFrame,
     permit::{self, To},
     query::{NoQuery, Query},
     stream, wants_stream,
@@ -23,7 +26,7 @@ use crate::{
     event::Position,
     hub::{Connect, Reason, Start},
     jobs::{
-        self, Filter, Snapshot, Submission, SubmitError, Submitted, Summary,
+        self, Filter, Listing, Snapshot, Status, Submission, SubmitError, Submitted, Summary,
         spec::{OnDisconnect, Spec},
     },
     journal,
@@ -33,11 +36,34 @@ use crate::{
 /// The name of a job's last event.
 const LAST_EVENT: &str = "complete";
 
+/// Makes a repeated submission harmless.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+pub(super) struct IdempotencyKey {
+    /// The same key and body of the same user again: the same job. With another body: 422.
+    #[param(rename = "Idempotency-Key", nullable = false, pattern = "^[!-~]{1,255}$")]
+    key: Option<String>,
+}
+
+/// A job that was accepted.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = JobAccepted, examples(json!({
+    "jobId": "01JB0000000000000000000000", "status": "queued", "eventsUrl": "/api/jobs/01JB0000000000000000000000/events",
+})))]
+struct Accepted<'a> {
+    #[serde(flatten)]
+    submitted: &'a Submitted,
+    /// The job whose failed tasks it repeats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_of: Option<&'a str>,
+}
+
 /// Submit a job and stream its events until `complete`.
-#[utoipa::path(post, path = "/api/sse/emitter/parallel-tasks", tag = "jobs", request_body = Spec, responses(
-    (status = 200, description = "the job's events; the `connection` frame carries `jobId` and `eventsUrl`", content_type = "text/event-stream"),
-    (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/api/sse/emitter/parallel-tasks", tag = "jobs", request_body = Spec,
+    params(IdempotencyKey, StreamParameters), responses(
+        (status = 200, description = "the job's events; the `connection` frame carries `jobId` and `eventsUrl`", body = JobFrame, content_type = "text/event-stream")))]
 pub(super) async fn submit_and_stream(
     node: Data<Node>,
     request: HttpRequest,
@@ -49,12 +75,10 @@ pub(super) async fn submit_and_stream(
 
 /// Submit a job. With `Accept: text/event-stream` its events are streamed.
 #[utoipa::path(post, path = "/api/jobs", tag = "jobs", request_body = Spec,
-    params(("Idempotency-Key" = Option<String>, Header, description = "the same key and body again: the same job")),
-    responses(
-        (status = 202, description = "accepted: `{jobId, status, eventsUrl}` and `Location`"),
-        (status = 200, description = "the job's events, where a stream was asked for", content_type = "text/event-stream"),
-        (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
-        (status = 422, body = Problem), (status = 503, body = Problem)))]
+    params(IdempotencyKey, StreamParameters), responses(
+        (status = 202, description = "accepted", body = Accepted<'_>, headers(("Location" = String, description = "where the job is"))),
+        (status = 200, description = "the job's events, where `Accept` asks for a stream; only then the stream's parameters are taken",
+            body = JobFrame, content_type = "text/event-stream")))]
 pub(super) async fn submit(
     node: Data<Node>,
     request: HttpRequest,
@@ -110,20 +134,17 @@ async fn accept_job(node: &Node, request: &HttpRequest, identity: Identity, spec
 }
 
 fn accepted(submitted: &Submitted, retry_of: Option<&str>) -> HttpResponse {
-    let Submitted { job_id, status, events_url, .. } = submitted;
-    let mut body = json!({ "jobId": job_id, "status": status, "eventsUrl": events_url });
-    if let (Some(body), Some(of)) = (body.as_object_mut(), retry_of) {
-        body.insert("retryOf".into(), json!(of));
-    }
-    HttpResponse::Accepted().insert_header((header::LOCATION, format!("/api/jobs/{job_id}"))).json(body)
+    let location = (header::LOCATION, format!("/api/jobs/{}", submitted.job_id));
+    HttpResponse::Accepted().insert_header(location).json(Accepted { submitted, retry_of })
 }
 
 /// A page of jobs, newest first.
 #[utoipa::path(get, path = "/api/jobs", tag = "jobs", params(
-    ("status" = Option<String>, Query, description = "`queued`, `running`, `completed`, `partial`, `failed`, `cancelled`, `timed_out`"),
-    ("user" = Option<String>, Query), ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
+    ("status" = inline(Option<Status>), Query, description = "only those that stand so"),
+    ("user" = Option<String>, Query, description = "only those of this user"),
+    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
-), responses((status = 200, description = "a page of jobs"), (status = 400, body = Problem)))]
+), responses((status = 200, description = "a page of jobs", body = Listing)))]
 pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["status", "user", "limit", "after", "access_token"])?;
@@ -146,8 +167,8 @@ pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequ
 }
 
 /// A job with its tasks, and the `lastEventId` to stream on from.
-#[utoipa::path(get, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path)),
-    responses((status = 200, body = Snapshot), (status = 404, body = Problem)))]
+#[utoipa::path(get, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path, description = "its id")),
+    responses((status = 200, description = "the job", body = Snapshot), (status = 404, description = "there is no such job")))]
 pub(super) async fn get(
     node: Data<Node>,
     identity: Identity,
@@ -159,8 +180,9 @@ pub(super) async fn get(
 }
 
 /// Cancel a job; its `complete` says `cancelled`.
-#[utoipa::path(delete, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path)), responses(
-    (status = 202, description = "it is being cancelled"), (status = 404, body = Problem), (status = 409, body = Problem)))]
+#[utoipa::path(delete, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path, description = "its id")), responses(
+    (status = 202, description = "it is being cancelled", body = Accepted<'_>),
+    (status = 404, description = "there is no such job"), (status = 409, description = "it has ended")))]
 pub(super) async fn cancel(
     node: Data<Node>,
     identity: Identity,
@@ -169,14 +191,16 @@ pub(super) async fn cancel(
 ) -> Result<HttpResponse, Problem> {
     permit::job(&node, &identity, &job, To::Change).await?;
     node.jobs.cancel(&job).await?;
-    let summary = node.jobs.summary(&job).await?;
-    Ok(HttpResponse::Accepted()
-        .json(json!({ "jobId": summary.job_id, "status": summary.status, "eventsUrl": summary.events_url })))
+    let Summary { job_id, status, events_url, .. } = node.jobs.summary(&job).await?;
+    let submitted = &Submitted { job_id: job_id.as_ref().to_owned(), status, events_url, existing: true };
+    Ok(HttpResponse::Accepted().json(Accepted { submitted, retry_of: None }))
 }
 
 /// Run the failed tasks of an ended job again, as a new job.
-#[utoipa::path(post, path = "/api/jobs/{job}/retry", tag = "jobs", params(("job" = String, Path)), responses(
-    (status = 202, description = "accepted"), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/api/jobs/{job}/retry", tag = "jobs", params(("job" = String, Path, description = "its id")), responses(
+    (status = 202, description = "accepted", body = Accepted<'_>, headers(("Location" = String, description = "where the new job is"))),
+    (status = 404, description = "there is no such job"), (status = 409, description = "it has not ended, or nothing failed"),
+    (status = 422, description = "what it ran is not there any more")))]
 pub(super) async fn retry(
     node: Data<Node>,
     request: HttpRequest,
@@ -193,11 +217,11 @@ pub(super) async fn retry(
 
 /// A job's whole history, then what comes, until `complete`. 204 for one who has seen it all.
 #[utoipa::path(get, path = "/api/jobs/{job}/events", tag = "jobs", params(
-    ("job" = String, Path), ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
+    ("job" = String, Path, description = "its id"), StreamParameters,
 ), responses(
-    (status = 200, description = "the job's events", content_type = "text/event-stream"),
+    (status = 200, description = "the job's events", body = JobFrame, content_type = "text/event-stream"),
     (status = 204, description = "the job has ended and nothing follows: EventSource stops"),
-    (status = 400, body = Problem), (status = 404, body = Problem)))]
+    (status = 404, description = "there is no such job")))]
 pub(super) async fn events(
     node: Data<Node>,
     request: HttpRequest,
@@ -223,8 +247,10 @@ pub(super) async fn events(
 
 /// A task's result as JSON, also one that was too large for an event.
 #[utoipa::path(get, path = "/api/jobs/{job}/tasks/{task}/result", tag = "jobs",
-    params(("job" = String, Path), ("task" = String, Path)),
-    responses((status = 200, description = "the result", content_type = "application/json"), (status = 404, body = Problem)))]
+    params(("job" = String, Path, description = "the job's id"), ("task" = String, Path, description = "the task's id")),
+    responses(
+        (status = 200, description = "the result", body = Value, content_type = "application/json", example = json!({ "rows": 10_000 })),
+        (status = 404, description = "there is no such job or task, or it has no result")))]
 pub(super) async fn result(
     node: Data<Node>,
     identity: Identity,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::Node,
     event::Position,
-    journal::{Export, Inspection, Maintenance},
+    journal::{Compacted, Export, Inspection, Maintenance, Verified},
     topic::Pattern,
 };
 
@@ -23,18 +23,21 @@ const LINES: &str = "application/x-ndjson";
 
 /// What there is in the journal.
 #[utoipa::path(get, path = "/api/admin/journal", tag = "operating",
-    responses((status = 200, description = "figures, and the largest topics"), (status = 503, body = Problem)))]
+    responses((status = 200, description = "figures, and the largest topics", body = Inspection)))]
 pub(super) async fn inspect(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(Inspection::of(&*node.journal).await?))
 }
 
 /// All events as lines of JSON, in journal order; records are not among them.
 #[utoipa::path(get, path = "/api/admin/journal/export", tag = "operating", params(
-    ("topic" = Option<Vec<String>>, Query, description = "a topic, or a prefix with a trailing `*`; may be repeated"),
-    ("after" = Option<String>, Query, description = "an event id"),
+    ("topic" = Option<Vec<String>>, Query, description = "a topic, or a prefix with a trailing `*`; may be repeated",
+        example = json!(["order:*"])),
+    ("topics" = Option<String>, Query, description = "the same as a list with commas"),
+    ("after" = Option<String>, Query, pattern = "^[0-9a-f]+-[0-9]+$", description = "an event id"),
     ("limit" = Option<u64>, Query, description = "most events"),
-), responses((status = 200, description = "lines of `{id, topic, alsoIn?, event, data, timestamp, origin?}`", content_type = LINES),
-    (status = 400, body = Problem), (status = 422, body = Problem)))]
+), responses(
+    (status = 200, description = "lines of `{id, topic, alsoIn?, event, data, timestamp, origin?, source?}`", body = String, content_type = LINES),
+    (status = 422, description = "this is no topic, or no position of this journal")))]
 pub(super) async fn export(node: Data<Node>, _: Admin, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["topic", "topics", "after", "limit", "access_token"])?;
@@ -62,14 +65,18 @@ pub(super) async fn export(node: Data<Node>, _: Admin, request: HttpRequest) -> 
 
 /// Clear away what was deleted; one verification or compaction at a time.
 #[utoipa::path(post, path = "/api/admin/journal/compact", tag = "operating",
-    responses((status = 200, description = "bytes on the disk, before and after"), (status = 409, body = Problem), (status = 503, body = Problem)))]
+    responses(
+        (status = 200, description = "bytes on the disk, before and after", body = Compacted),
+        (status = 409, description = "another one is at work")))]
 pub(super) async fn compact(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(node.journal.maintain(Maintenance::Compact).await?))
 }
 
 /// Read everything and say what is wrong; one verification or compaction at a time.
 #[utoipa::path(post, path = "/api/admin/journal/verify", tag = "operating",
-    responses((status = 200, description = "what was read, and what is wrong with it"), (status = 409, body = Problem), (status = 503, body = Problem)))]
+    responses(
+        (status = 200, description = "what was read, and what is wrong with it", body = Verified),
+        (status = 409, description = "another one is at work")))]
 pub(super) async fn verify(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(node.journal.maintain(Maintenance::Verify).await?))
 }

@@ -15,7 +15,9 @@ use super::{
     body::Json,
     connect::heartbeat,
     error::Field,
-    limited, permit,
+    limited,
+    openapi::streams::MergedFrame,
+    permit,
     pull::{self, Farewell},
     query::Query,
     stream::disconnect,
@@ -46,16 +48,16 @@ pub(super) enum SourceDocument {
 /// is connected again and resumed; one that is given up is told with `merge_error {source, error, code}`, and the others go
 /// on. When all have ended, `merge_complete {totalStreams, completed, failed, events}` does, too. The stream is pulled:
 /// who reads slowly slows the sources down. It cannot be resumed; a relay can.
-#[utoipa::path(post, path = "/api/sse-proxy/merge-streams/sse-emitter", tag = "proxy", request_body = Vec<SourceDocument>,
+#[utoipa::path(post, path = "/api/sse-proxy/merge-streams/sse-emitter", tag = "proxy",
+    request_body(content = Vec<SourceDocument>, description = "1 to `relay.max_sources` sources",
+        example = json!(["/api/sse/sample-parallel", { "remote": "reactive", "path": "/api/sse/flow-example", "label": "flow" }])),
     params(
         ("envelope" = Option<bool>, Query, description = "wrap data in `{source, event, id, data}`"),
-        ("heartbeat" = Option<String>, Query, description = "`event`, `comment` or `none`"),
-        ("heartbeatMs" = Option<u64>, Query, description = "silence before a heartbeat, from 1000"),
+        ("heartbeat" = inline(Option<HeartbeatKind>), Query, description = "how silence is filled"),
+        ("heartbeatMs" = Option<u64>, Query, minimum = 1000, description = "silence before a heartbeat in milliseconds"),
     ), responses(
-        (status = 200, description = "the merged stream", content_type = "text/event-stream"),
-        (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
-        (status = 422, description = "a source is wrong; nothing was asked for", body = Problem),
-        (status = 503, body = Problem),
+        (status = 200, description = "the merged stream", body = MergedFrame, content_type = "text/event-stream"),
+        (status = 422, description = "a source is wrong; nothing was asked for"),
     ))]
 pub(super) async fn merge(
     node: Data<Node>,

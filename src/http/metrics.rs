@@ -29,7 +29,7 @@ impl Requests {
 
 /// Figures of the node.
 #[utoipa::path(get, path = "/metrics", tag = "operating",
-    responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text")))]
+    responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(node: Data<Node>, _: Admin) -> Result<HttpResponse, Problem> {
     let mut registry = Registry::with_prefix("millstream");
     registry.register_collector(Box::new(Figures(node.get_ref().clone())));

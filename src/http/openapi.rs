@@ -1,4 +1,7 @@
 //! The OpenAPI document, made from the handlers' own annotations, and the page that shows it.
+//!
+//! An annotation tells what is special about its route; what all routes have in common is added here: refusals
+//! (`openapi/common.rs`), who may call (`openapi/access.rs`).
 
 use std::sync::LazyLock;
 
@@ -12,6 +15,12 @@ use utoipa::{
 };
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::access::Mode;
+
+mod access;
+mod common;
+pub(super) mod streams;
+
 use super::{
     connect, emitters, error, hybrid, jobs, journal, merge, metrics, named, operate, pages, proxy, publish, relays,
     samples, tickets, topics, webhooks,
@@ -20,7 +29,12 @@ use super::{
 /// Every route of the contract.
 #[derive(utoipa::OpenApi)]
 #[openapi(
-    info(title = "Millstream", description = "Parallel tasks, live events, merged streams."),
+    info(
+        title = "Millstream",
+        description = "Parallel tasks, live events, merged streams.\n\n\
+            Errors are problems as RFC 9457 defines them. A method that a path does not take is answered with 405 and `Allow`; \
+            a GET that accepts `text/event-stream` and is refused only for now gets 200, one `disconnect` frame and the end.",
+    ),
     paths(
         connect::connect,
         connect::connect_group,
@@ -93,8 +107,8 @@ const ALIASES: [(&str, &str); 3] = [
     ("/api/sse/parallel-tasks-progress", "/api/sse/emitter/parallel-tasks"),
 ];
 
-/// The whole document.
-static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(|| {
+/// The routes, their parameters and answers.
+static ROUTES: LazyLock<OpenApi> = LazyLock::new(|| {
     let mut document = Annotated::openapi();
     let paths = &mut document.paths.paths;
     for (alias, path) in ALIASES {
@@ -113,23 +127,39 @@ static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(|| {
     document
 });
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
-    config.service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", DOCUMENT.clone()));
-    config.service(web::redirect("/docs", "/docs/"));
+pub(super) fn routes(mode: Mode) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        config.service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", document(mode)));
+        config.service(web::redirect("/docs", "/docs/"));
+    }
+}
+
+/// The whole document of a node in this mode.
+fn document(mode: Mode) -> OpenApi {
+    let mut document = ROUTES.clone();
+    access::schemes(document.components.get_or_insert_default(), mode);
+    for (path, item) in &mut document.paths.paths {
+        for (_, operation) in operations(item) {
+            common::refusals(operation, path, mode);
+            let streams = common::streams(operation);
+            access::require(operation, path, mode, streams);
+        }
+    }
+    document
 }
 
 /// The methods that a route takes, as an `Allow` field has them; only pages are not in the document.
 pub(super) fn allowed(pattern: &str) -> String {
     // The document has no expressions behind the names of a path's parts.
     let pattern = pattern.replace(":.*}", "}");
-    let Some(mut item) = DOCUMENT.paths.paths.get(&pattern).cloned() else { return "GET, HEAD".into() };
+    let Some(mut item) = ROUTES.paths.paths.get(&pattern).cloned() else { return "GET, HEAD".into() };
     operations(&mut item).map(|(method, _)| method).collect::<Vec<_>>().join(", ")
 }
 
 /// All paths of the document.
 #[cfg(test)]
 pub(super) fn paths() -> Vec<String> {
-    DOCUMENT.paths.paths.keys().cloned().collect()
+    ROUTES.paths.paths.keys().cloned().collect()
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {

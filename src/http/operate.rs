@@ -1,23 +1,42 @@
 //! For operators and their tools: health and readiness.
 
 use actix_web::{HttpResponse, web::Data};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Problem;
 use crate::app::Node;
 
+/// Says that the process is alive.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({ "status": "ok", "version": "0.1.0" })))]
+struct Health {
+    /// `ok`.
+    status: &'static str,
+    /// Of the program.
+    version: &'static str,
+}
+
+/// Says that the node takes work.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({ "status": "ready" })))]
+struct Readiness {
+    /// `ready`.
+    status: &'static str,
+}
+
 /// The process is alive.
-#[utoipa::path(get, path = "/healthz", tag = "operating", responses((status = 200, description = "alive")))]
+#[utoipa::path(get, path = "/healthz", tag = "operating", responses((status = 200, description = "alive", body = Health)))]
 pub(super) async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
+    HttpResponse::Ok().json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
 /// The node takes work; 503 from the beginning of a stop.
 #[utoipa::path(get, path = "/readyz", tag = "operating",
-    responses((status = 200, description = "ready"), (status = 503, description = "stopping", body = Problem)))]
+    responses((status = 200, description = "ready", body = Readiness), (status = 503, description = "stopping")))]
 pub(super) async fn readyz(node: Data<Node>) -> Result<HttpResponse, Problem> {
     if node.stopping.is_cancelled() {
         return Err(Problem::unavailable("the node is stopping", 5));
     }
-    Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
+    Ok(HttpResponse::Ok().json(Readiness { status: "ready" }))
 }

@@ -25,7 +25,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 }
 
 /// The dashboard.
-#[utoipa::path(get, path = "/", tag = "operating", responses((status = 200, description = "a page", content_type = "text/html")))]
+#[utoipa::path(get, path = "/", tag = "operating", responses((status = 200, description = "a page", body = String, content_type = "text/html")))]
 pub(super) async fn index() -> Result<HttpResponse, Problem> {
     asset("index.html")
 }

@@ -8,12 +8,15 @@ use actix_web::{
     web::{Bytes, Data, Path, Payload},
 };
 use futures_util::stream;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Identity, Problem, body,
     identity::Admin,
-    limited, permit,
+    limited,
+    openapi::streams::RemoteFrame,
+    permit,
     pull::{self, Farewell},
     query::{NoQuery, Query},
     stream::{refused_for_now, unavailable_for_now},
@@ -25,7 +28,7 @@ use crate::{
     relay::passthrough::{Ask, Passthrough},
     sse,
     upstream::{
-        BadPath, Error, HeaderMap, HeaderName, HeaderValue, Method, Remote, UnknownRemote, Url, events::Failure,
+        BadPath, Error, HeaderMap, HeaderName, HeaderValue, Method, Open, Remote, UnknownRemote, Url, events::Failure,
     },
 };
 
@@ -51,18 +54,17 @@ const PREFIX: &str = "/api/sse-proxy/";
 /// where the failure may pass, 200 with a randomised `retry:` (not below the upstream's `Retry-After`), the frame
 /// `disconnect {"reason":"upstream_unavailable","detail"}` and the end.
 #[utoipa::path(get, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
-    ("remote" = String, Path, description = "a remote of the settings"),
-    ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits"),
-    ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
+    ("remote" = String, Path, description = "a remote of the settings", example = "reactive"),
+    ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits", example = "api/sse/sample-parallel"),
+    ("lastEventId" = Option<String>, Query, max_length = 1024, description = "resume after this event; the header `Last-Event-ID` wins"),
 ), responses(
-    (status = 200, description = "the remote's stream", content_type = "text/event-stream"),
+    (status = 200, description = "the remote's stream", body = RemoteFrame, content_type = "text/event-stream"),
     (status = 204, description = "the remote says that nothing follows: EventSource stops"),
-    (status = 400, description = "this is no path", body = Problem),
-    (status = 403, description = "the path is not permitted", body = Problem),
-    (status = 404, description = "there is no such remote", body = Problem),
-    (status = 502, description = "the remote failed, or has no stream there", body = Problem),
-    (status = 503, description = "no place for another stream", body = Problem),
-    (status = 504, description = "the remote did not answer in time", body = Problem),
+    (status = 403, description = "the path is not permitted"),
+    (status = 404, description = "there is no such remote"),
+    (status = "4XX", description = "what the remote answered, as a problem"),
+    (status = 502, description = "the remote failed, or has no stream there"),
+    (status = 504, description = "the remote did not answer in time"),
 ))]
 pub(super) async fn get(
     node: Data<Node>,
@@ -77,19 +79,16 @@ pub(super) async fn get(
 
 /// The same for streams that begin with a POST; its body and content type go up.
 #[utoipa::path(post, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
-    ("remote" = String, Path, description = "a remote of the settings"),
-    ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits"),
-), request_body(content = String, description = "whatever the remote takes", content_type = "*/*"), responses(
-    (status = 200, description = "the remote's stream", content_type = "text/event-stream"),
+    ("remote" = String, Path, description = "a remote of the settings", example = "reactive"),
+    ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits", example = "api/sse/sample-parallel"),
+), request_body(content = Value, description = "whatever the remote takes", content_type = "*/*", example = json!({ "q": "any" })), responses(
+    (status = 200, description = "the remote's stream", body = RemoteFrame, content_type = "text/event-stream"),
     (status = 204, description = "the remote says that nothing follows"),
-    (status = 400, description = "this is no path", body = Problem),
-    (status = 403, description = "the path is not permitted", body = Problem),
-    (status = 404, description = "there is no such remote", body = Problem),
-    (status = 413, description = "the body is too large", body = Problem),
-    (status = 415, description = "the body is compressed", body = Problem),
-    (status = 502, description = "the remote failed, or has no stream there", body = Problem),
-    (status = 503, description = "no place for another stream", body = Problem),
-    (status = 504, description = "the remote did not answer in time", body = Problem),
+    (status = 403, description = "the path is not permitted"),
+    (status = 404, description = "there is no such remote"),
+    (status = "4XX", description = "what the remote answered, as a problem"),
+    (status = 502, description = "the remote failed, or has no stream there"),
+    (status = 504, description = "the remote did not answer in time"),
 ))]
 pub(super) async fn post(
     node: Data<Node>,
@@ -107,11 +106,13 @@ pub(super) async fn post(
 
 /// The remote's sample, `/api/sse/sample-parallel`, through the transparent proxy.
 #[utoipa::path(get, path = "/api/sse-proxy/{remote}/sample-parallel/sse-emitter", tag = "proxy",
-    params(("remote" = String, Path, description = "a remote of the settings")), responses(
-        (status = 200, description = "the remote's stream", content_type = "text/event-stream"),
-        (status = 403, description = "`remotes.NAME.paths` does not permit it", body = Problem),
-        (status = 404, description = "there is no such remote", body = Problem),
-        (status = 502, body = Problem), (status = 503, body = Problem), (status = 504, body = Problem),
+    params(("remote" = String, Path, description = "a remote of the settings", example = "reactive")), responses(
+        (status = 200, description = "the remote's stream", body = RemoteFrame, content_type = "text/event-stream"),
+        (status = 403, description = "`remotes.NAME.paths` does not permit it"),
+        (status = 404, description = "there is no such remote"),
+        (status = "4XX", description = "what the remote answered, as a problem"),
+        (status = 502, description = "the remote failed, or has no stream there"),
+        (status = 504, description = "the remote did not answer in time"),
     ))]
 pub(super) async fn sample(
     node: Data<Node>,
@@ -124,18 +125,28 @@ pub(super) async fn sample(
     pass(&node, &request, &identity, remote, url, Method::GET, Bytes::new()).await
 }
 
+/// Open streams of remotes.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({ "connections": [], "total": 0 })))]
+struct UpstreamConnections {
+    connections: Vec<Open>,
+    /// How many there are.
+    total: usize,
+}
+
 /// The streams that this node reads from remotes, oldest first.
 #[utoipa::path(get, path = "/api/sse-proxy/connections", tag = "proxy",
-    responses((status = 200, description = "`{connections: [{id, remote, method, path, purpose, openedAt, events, bytes, idleMs}], total}`")))]
+    responses((status = 200, description = "the open streams", body = UpstreamConnections)))]
 pub(super) async fn connections(node: Data<Node>, _: Admin, _: NoQuery) -> HttpResponse {
     let open = node.connections.list();
     let total = open.len();
-    HttpResponse::Ok().json(json!({ "connections": open, "total": total }))
+    HttpResponse::Ok().json(UpstreamConnections { connections: open, total })
 }
 
 /// End an upstream connection. A proxied stream then breaks off; a merged one and a relay connect again.
-#[utoipa::path(delete, path = "/api/sse-proxy/connections/{id}", tag = "proxy", params(("id" = String, Path)),
-    responses((status = 204, description = "it ends"), (status = 404, body = Problem)))]
+#[utoipa::path(delete, path = "/api/sse-proxy/connections/{id}", tag = "proxy",
+    params(("id" = String, Path, description = "as the list has it", example = "7")),
+    responses((status = 204, description = "it ends"), (status = 404, description = "it has ended")))]
 pub(super) async fn end(node: Data<Node>, _: Admin, id: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
     if node.connections.end(&id) {
         return Ok(HttpResponse::NoContent().finish());

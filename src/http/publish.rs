@@ -36,18 +36,23 @@ use crate::{
 /// An event as a publisher sends it.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(as = Event)]
 pub(super) struct EventBody {
-    /// The topic; or `topics`.
+    /// The topic; or `topics`. Neither where the route names it.
+    #[schema(min_length = 1, max_length = 255)]
     topic: Option<String>,
     /// Several topics for one event.
+    #[schema(min_items = 1, max_items = 64)]
     topics: Option<Vec<String>>,
-    /// The event's name, default `message`.
+    /// The event's name, default `message`; without CR, LF and NUL.
+    #[schema(pattern = r"^[^\r\n\x00]*$")]
     event: Option<String>,
     /// The payload: a string goes as it is, anything else as compact JSON.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value, required = true)]
     data: Option<Payload>,
-    /// The publisher's own id: the same one again appends nothing.
+    /// The publisher's own id: the same one again appends nothing. Without CR, LF and NUL.
+    #[schema(pattern = r"^[^\r\n\x00]*$")]
     id: Option<String>,
     /// Reconnection time for clients, in milliseconds.
     retry: Option<u64>,
@@ -58,32 +63,59 @@ pub(super) struct EventBody {
 }
 
 /// One event or an array of them.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[schema(as = EventOrEvents, examples(
+    json!({ "topic": "order:7", "event": "paid", "data": { "total": 12 }, "id": "payment-17" }),
+    json!([{ "topic": "order:7", "data": "one" }, { "topics": ["order:7", "group:ops"], "data": "two", "ttlMs": 60_000 }]),
+))]
+#[serde(untagged)]
+pub(super) enum EventsDocument {
+    One(EventBody),
+    Many(Vec<EventBody>),
+}
+
+/// The same for the answers.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[schema(as = PublishedOneOrMany, examples(json!({ "id": "9c1f00aa0b77-12", "topic": "order:7", "delivered": 3 })))]
+#[serde(untagged)]
+pub(super) enum PublishedDocument {
+    One(Published),
+    Many(Vec<Published>),
+}
+
+/// One event or an array of them, as they were read.
 pub(super) struct Events(Vec<EventBody>, bool);
 
 /// An event for emitters that match.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = FilteredEvent, examples(json!({ "filter": { "premium": true }, "event": "offer", "data": "for you" })))]
 pub(super) struct FilteredBody {
     /// Names and values that the metadata must have; or a CEL expression over `metadata`, `user`, `groups` and
     /// `emitterId`, such as `metadata.level > 3 && "ops" in groups`.
     #[schema(schema_with = filter_schema)]
     filter: Value,
-    /// The event's name, default `message`.
+    /// The event's name, default `message`; without CR, LF and NUL.
+    #[schema(pattern = r"^[^\r\n\x00]*$")]
     event: Option<String>,
     /// The payload.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value, required = true)]
     data: Option<Payload>,
-    /// The publisher's own id.
+    /// The publisher's own id; without CR, LF and NUL.
+    #[schema(pattern = r"^[^\r\n\x00]*$")]
     id: Option<String>,
 }
 
 /// What became of an event.
 #[derive(Serialize, ToSchema)]
+#[schema(examples(json!({ "id": "9c1f00aa0b77-12", "topic": "order:7", "delivered": 3 })))]
 pub(super) struct Published {
-    /// Its position; the first one's where the publisher had sent it before.
-    #[schema(value_type = String)]
-    id: Position,
+    /// Its position; the first one's where the publisher had sent it before; `null` for what went past the journal.
+    #[schema(value_type = Option<String>)]
+    id: Option<Position>,
     /// Where it went.
     #[schema(value_type = String)]
     topic: Topic,
@@ -96,10 +128,11 @@ pub(super) struct Published {
 
 /// Send any JSON to a user; `?event=` names it.
 #[utoipa::path(post, path = "/api/sse/managed/send/user/{user}", tag = "publishing",
-    params(("user" = String, Path), ("event" = Option<String>, Query, description = "name of the event, default `message`")),
-    request_body(content = Object, description = "any JSON"), responses(
-        (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
-        (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+    params(
+        ("user" = String, Path, min_length = 1, max_length = 250, description = "the user"),
+        ("event" = Option<String>, Query, pattern = r"^[^\r\n\x00]*$", description = "name of the event, default `message`")),
+    request_body(content = Value, description = "any JSON", example = json!({ "text": "hello" })),
+    responses((status = 200, description = "it is in the journal", body = Published)))]
 pub(super) async fn to_user(
     node: Data<Node>,
     request: HttpRequest,
@@ -114,9 +147,12 @@ pub(super) async fn to_user(
 
 /// Send any JSON to one emitter, past the journal: the one send that promises nothing.
 #[utoipa::path(post, path = "/api/sse/managed/send/emitter/{emitter}", tag = "publishing",
-    params(("emitter" = String, Path), ("event" = Option<String>, Query)), request_body(content = Object), responses(
-        (status = 200, description = "sent"), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)))]
+    params(
+        ("emitter" = String, Path, description = "its id"),
+        ("event" = Option<String>, Query, pattern = r"^[^\r\n\x00]*$", description = "name of the event, default `message`")),
+    request_body(content = Value, description = "any JSON", example = json!({ "text": "hello" })), responses(
+        (status = 200, description = "sent", body = Published, example = json!({ "id": null, "topic": "emitter:user_42", "delivered": 1 })),
+        (status = 404, description = "it is gone")))]
 pub(super) async fn to_emitter(
     node: Data<Node>,
     identity: Identity,
@@ -133,13 +169,12 @@ pub(super) async fn to_emitter(
     if !node.hub.send_to_emitter(id.clone(), draft.event, draft.data).await {
         return Err(gone(&id));
     }
-    Ok(HttpResponse::Ok().json(json!({ "id": null, "topic": topic, "delivered": 1 })))
+    Ok(HttpResponse::Ok().json(Published { id: None, topic, delivered: Some(1), duplicate: false }))
 }
 
 /// Send an event to all emitters that match a filter.
-#[utoipa::path(post, path = "/api/sse/managed/send/filtered", tag = "publishing", request_body = FilteredBody, responses(
-    (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
-    (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/api/sse/managed/send/filtered", tag = "publishing", request_body = FilteredBody,
+    responses((status = 200, description = "it is in the journal", body = Published)))]
 pub(super) async fn filtered(
     node: Data<Node>,
     request: HttpRequest,
@@ -155,10 +190,10 @@ pub(super) async fn filtered(
 }
 
 /// Send an event to a group.
-#[utoipa::path(post, path = "/api/sse/managed/broadcast/group/{group}", tag = "publishing", params(("group" = String, Path)),
-    request_body = EventBody, responses(
-        (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
-        (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/api/sse/managed/broadcast/group/{group}", tag = "publishing",
+    params(("group" = String, Path, min_length = 1, max_length = 249, description = "the group")),
+    request_body(content = EventBody, example = json!({ "event": "alarm", "data": "disk full" })),
+    responses((status = 200, description = "it is in the journal", body = Published)))]
 pub(super) async fn to_group(
     node: Data<Node>,
     request: HttpRequest,
@@ -171,9 +206,9 @@ pub(super) async fn to_group(
 }
 
 /// Send an event to everybody.
-#[utoipa::path(post, path = "/api/sse/managed/broadcast", tag = "publishing", request_body = EventBody, responses(
-    (status = 200, body = Published), (status = 400, body = Problem), (status = 413, body = Problem),
-    (status = 415, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/api/sse/managed/broadcast", tag = "publishing",
+    request_body(content = EventBody, example = json!({ "event": "news", "data": { "version": "1.2" } })),
+    responses((status = 200, description = "it is in the journal", body = Published)))]
 pub(super) async fn to_all(
     node: Data<Node>,
     request: HttpRequest,
@@ -185,10 +220,9 @@ pub(super) async fn to_all(
 }
 
 /// Publish an event, or an array of them: all or none.
-#[utoipa::path(post, path = "/events", tag = "publishing", request_body(content = EventBody, description = "one event, or an array of events"), responses(
-    (status = 200, description = "one answer, or an array of answers in order", body = Published),
-    (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/events", tag = "publishing",
+    request_body(content = EventsDocument, description = "one event, or an array of events"),
+    responses((status = 200, description = "one answer, or an array of answers in order", body = PublishedDocument)))]
 pub(super) async fn events(
     node: Data<Node>,
     request: HttpRequest,
@@ -237,7 +271,7 @@ async fn append(
     let published = |((topic, delivered), receipt): ((Topic, Option<u64>), crate::journal::Receipt)| {
         let id = receipt.position;
         tracing::info!(%topic, %id, delivered, duplicate = receipt.duplicate, "event published");
-        Published { id, topic, delivered, duplicate: receipt.duplicate }
+        Published { id: Some(id), topic, delivered, duplicate: receipt.duplicate }
     };
     Ok(answers.into_iter().zip(receipts).map(published).collect())
 }

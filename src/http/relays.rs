@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 use super::{
     Identity, Problem,
     body::Json,
-    connect::{STREAM_PARAMETERS, basics, last_event_id},
+    connect::{STREAM_PARAMETERS, StreamParameters, basics, last_event_id},
     emitters::page_size,
     error::Field,
+    openapi::streams::RelayFrame,
     permit::{self, To},
     query::{NoQuery, Query},
     stream,
@@ -22,15 +23,13 @@ use crate::{
     event::Position,
     hub::Start,
     journal,
-    relay::{self, Created, Filter, LAST_EVENT, Listing, Spec, View},
+    relay::{self, Created, Filter, LAST_EVENT, Listing, Spec, Status, Summary, View},
     topic::{Pattern, Topic},
 };
 
 /// Make a relay: it lives on its own, whoever watches it.
 #[utoipa::path(post, path = "/api/relays", tag = "relays", request_body = Spec, responses(
-    (status = 201, description = "it is kept and being connected; `Location` says where it is", body = Created),
-    (status = 400, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+    (status = 201, description = "it is kept and being connected", body = Created, headers(("Location" = String, description = "where it is")))))]
 pub(super) async fn create(
     node: Data<Node>,
     identity: Identity,
@@ -46,11 +45,10 @@ pub(super) async fn create(
 
 /// A page of relays, newest first.
 #[utoipa::path(get, path = "/api/relays", tag = "relays", params(
-    ("status" = Option<String>, Query, description = "`running`, `completed`, `partial`, `failed`"),
-    ("user" = Option<String>, Query, description = "whose; others than the caller's own are for admins"),
-    ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
+    ("status" = inline(Option<Status>), Query, description = "only those that stand so"),
+    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
-), responses((status = 200, body = Listing), (status = 400, body = Problem), (status = 503, body = Problem)))]
+), responses((status = 200, description = "a page of relays", body = Listing)))]
 pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["status", "user", "limit", "after", "access_token"])?;
@@ -68,8 +66,8 @@ pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequ
 }
 
 /// A relay with its sources.
-#[utoipa::path(get, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path)),
-    responses((status = 200, body = View), (status = 404, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path, description = "its id")),
+    responses((status = 200, description = "the relay", body = View), (status = 404, description = "there is no such relay")))]
 pub(super) async fn get(
     node: Data<Node>,
     identity: Identity,
@@ -81,8 +79,8 @@ pub(super) async fn get(
 }
 
 /// End a relay and forget it; its upstreams are closed at once, its events stay.
-#[utoipa::path(delete, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path)), responses(
-    (status = 204, description = "it is gone"), (status = 404, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(delete, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path, description = "its id")), responses(
+    (status = 204, description = "it is gone"), (status = 404, description = "there is no such relay")))]
 pub(super) async fn delete(
     node: Data<Node>,
     identity: Identity,
@@ -95,8 +93,8 @@ pub(super) async fn delete(
 }
 
 /// Make all connections of a relay anew, each where it stands; what has ended is taken up again.
-#[utoipa::path(post, path = "/api/relays/{relay}/restart", tag = "relays", params(("relay" = String, Path)), responses(
-    (status = 202, description = "the sources are being connected"), (status = 404, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/api/relays/{relay}/restart", tag = "relays", params(("relay" = String, Path, description = "its id")), responses(
+    (status = 202, description = "the sources are being connected", body = Summary), (status = 404, description = "there is no such relay")))]
 pub(super) async fn restart(
     node: Data<Node>,
     identity: Identity,
@@ -110,11 +108,11 @@ pub(super) async fn restart(
 
 /// A relay's history as far as it is kept, then what comes, until `relay_end`. 204 for one who has seen it all.
 #[utoipa::path(get, path = "/api/relays/{relay}/events", tag = "relays", params(
-    ("relay" = String, Path), ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
+    ("relay" = String, Path, description = "its id"), StreamParameters,
 ), responses(
-    (status = 200, description = "the relay's events", content_type = "text/event-stream"),
+    (status = 200, description = "the relay's events", body = RelayFrame, content_type = "text/event-stream"),
     (status = 204, description = "the relay has ended and nothing follows: EventSource stops"),
-    (status = 400, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem)))]
+    (status = 404, description = "there is no such relay")))]
 pub(super) async fn events(
     node: Data<Node>,
     request: HttpRequest,

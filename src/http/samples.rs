@@ -3,16 +3,28 @@
 use actix_web::{HttpRequest, HttpResponse, web::Data};
 use serde_json::json;
 
-use super::{Identity, Problem, jobs::submit_spec, query::Query, stream};
+use super::{
+    Identity, Problem,
+    connect::StreamParameters,
+    jobs::{IdempotencyKey, submit_spec},
+    openapi::streams::JobFrame,
+    query::Query,
+    stream,
+};
 use crate::{
     app::Node,
     hub::Reason,
-    jobs::{handlers, spec::Spec},
+    jobs::{
+        handlers::{self, sample::QuotePage},
+        spec::Spec,
+    },
 };
 
 /// Four tasks of different kinds in parallel.
-#[utoipa::path(get, path = "/api/sse/sample-parallel", tag = "samples",
-    responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/api/sse/sample-parallel", tag = "samples", params(IdempotencyKey, StreamParameters),
+    responses(
+        (status = 200, description = "the job's events", body = JobFrame, content_type = "text/event-stream"),
+        (status = 422, description = "the `Idempotency-Key` stands for another job")))]
 pub(super) async fn parallel(
     node: Data<Node>,
     request: HttpRequest,
@@ -22,8 +34,10 @@ pub(super) async fn parallel(
 }
 
 /// The same tasks one after another.
-#[utoipa::path(get, path = "/api/sse/flow-example", tag = "samples",
-    responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/api/sse/flow-example", tag = "samples", params(IdempotencyKey, StreamParameters),
+    responses(
+        (status = 200, description = "the job's events", body = JobFrame, content_type = "text/event-stream"),
+        (status = 422, description = "the `Idempotency-Key` stands for another job")))]
 pub(super) async fn flow(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
     sample(&node, &request, identity, json!({ "tasks": all_tasks(), "concurrency": 1 })).await
 }
@@ -43,8 +57,10 @@ pub(super) async fn rate_limited(
 }
 
 /// Two tasks that show their progress in many steps.
-#[utoipa::path(get, path = "/api/sse/parallel-tasks-progress", tag = "samples",
-    responses((status = 200, description = "the job's events", content_type = "text/event-stream"), (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/api/sse/parallel-tasks-progress", tag = "samples", params(IdempotencyKey, StreamParameters),
+    responses(
+        (status = 200, description = "the job's events", body = JobFrame, content_type = "text/event-stream"),
+        (status = 422, description = "the `Idempotency-Key` stands for another job")))]
 pub(super) async fn progress(
     node: Data<Node>,
     request: HttpRequest,
@@ -74,15 +90,15 @@ async fn sample(
 
 /// The sample table that `Fetch External Data` downloads.
 #[utoipa::path(get, path = "/api/sse/samples/orders.csv", tag = "samples",
-    responses((status = 200, description = "10,000 orders", content_type = "text/csv")))]
+    responses((status = 200, description = "10,000 orders: `id,date,region,product,quantity,unit_price`", body = String, content_type = "text/csv")))]
 pub(super) async fn orders() -> HttpResponse {
     HttpResponse::Ok().content_type("text/csv; charset=utf-8").body(handlers::sample::orders_csv())
 }
 
 /// A page of the quotes that `Call Third-party API` collects.
 #[utoipa::path(get, path = "/api/sse/samples/quotes", tag = "samples",
-    params(("page" = Option<u32>, Query, description = "from 1")),
-    responses((status = 200, description = "a page"), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    params(("page" = Option<u32>, Query, minimum = 1, description = "its number, default 1")),
+    responses((status = 200, description = "a page", body = QuotePage), (status = 404, description = "there is no such page")))]
 pub(super) async fn quotes(request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["page", "access_token"])?;

@@ -5,7 +5,8 @@ use actix_web::{
     web::{Data, Path},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     Identity, Problem,
@@ -17,16 +18,17 @@ use super::{
 use crate::{
     app::Node,
     event::{Event, Position},
-    journal::Query as JournalQuery,
+    journal::{Query as JournalQuery, TopicInfo},
     topic::{Pattern, Topic},
 };
 
 /// Topics with counts and positions, in name order: those that the caller may hear.
 #[utoipa::path(get, path = "/api/topics", tag = "topics", params(
-    ("pattern" = Option<String>, Query, description = "a prefix with a trailing `*`"),
-    ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
-    ("after" = Option<String>, Query, description = "the `next` of the page before"),
-), responses((status = 200, description = "a page of topics"), (status = 400, body = Problem), (status = 422, body = Problem)))]
+    ("pattern" = Option<String>, Query, max_length = 256, description = "a topic, or a prefix with a trailing `*`", example = "order:*"),
+    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
+    ("after" = Option<String>, Query, min_length = 1, max_length = 255, description = "the `next` of the page before"),
+), responses(
+    (status = 200, description = "a page of topics", body = TopicPage), (status = 422, description = "this is no topic")))]
 pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["pattern", "limit", "after", "access_token"])?;
@@ -43,29 +45,78 @@ pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequ
     let more = topics.len() > limit;
     topics.truncate(limit);
     let next = topics.last().filter(|_| more).map(|last| last.topic.clone());
-    Ok(HttpResponse::Ok().json(json!({ "topics": topics, "next": next })))
+    Ok(HttpResponse::Ok().json(TopicPage { topics, next }))
+}
+
+/// A page of topics, by name.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({
+    "topics": [{ "topic": "order:7", "events": 2, "bytes": 512, "first": "9c1f00aa0b77-3", "last": "9c1f00aa0b77-12" }], "next": null,
+})))]
+struct TopicPage {
+    topics: Vec<TopicInfo>,
+    /// Give it as `after` for the next page; `null` when this is the last.
+    #[schema(value_type = Option<String>)]
+    next: Option<Topic>,
 }
 
 /// An event as JSON.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct EventRow<'a> {
+    /// Its position, as `id:` has it in a stream.
+    #[schema(value_type = String)]
     id: Position,
+    /// Where it was published.
+    #[schema(value_type = Vec<String>)]
     topics: &'a [Topic],
+    /// Its name.
     event: &'a str,
+    /// Its data: JSON where they are JSON, else a string.
     data: Value,
+    /// When it was appended, in Unix milliseconds.
     timestamp: u64,
+    /// Its id at the remote that it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<&'a str>,
+    /// The remote that it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
 }
 
+/// A page of events, in journal order.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(examples(json!({
+    "events": [{
+        "id": "9c1f00aa0b77-12", "topics": ["order:7"], "event": "paid", "data": { "total": 12 }, "timestamp": 1_790_000_000_000_u64,
+    }],
+    "lastEventId": "9c1f00aa0b77-12", "gap": false,
+})))]
+struct EventPage<'a> {
+    events: Vec<EventRow<'a>>,
+    /// What a stream goes on from, and the `after` of the next page.
+    #[schema(value_type = String)]
+    last_event_id: Position,
+    /// True when events that `after` asks for are no longer kept.
+    gap: bool,
+}
+
+/// What a purge has taken.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({ "purged": 17 })))]
+struct Purged {
+    /// How many events the topic had.
+    purged: u64,
+}
+
 /// A page of a topic's events, with the `lastEventId` to stream on from: render first, then stream.
 #[utoipa::path(get, path = "/api/topics/{topic}/events", tag = "topics", params(
-    ("topic" = String, Path), ("after" = Option<String>, Query, description = "an event id"),
-    ("limit" = Option<u64>, Query, description = "1 to 1000, default 100"),
-), responses((status = 200, description = "a page of events"), (status = 400, body = Problem), (status = 422, body = Problem)))]
+    ("topic" = String, Path, min_length = 1, max_length = 255, description = "the topic", example = "order:7"),
+    ("after" = Option<String>, Query, pattern = "^[0-9a-f]+-[0-9]+$", description = "an event id"),
+    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
+), responses(
+    (status = 200, description = "a page of events", body = EventPage<'_>), (status = 422, description = "this is no topic")))]
 pub(super) async fn events(
     node: Data<Node>,
     identity: Identity,
@@ -86,27 +137,21 @@ pub(super) async fn events(
         .journal
         .read(JournalQuery { patterns: vec![Pattern::Exact(topic)].into(), after, floor: 0, limit, max_bytes: 4 << 20 })
         .await?;
-    let row = |event: &std::sync::Arc<Event>| {
-        serde_json::to_value(EventRow {
-            id: event.position,
-            topics: &event.topics,
-            event: event.name(),
-            data: event.data_value(),
-            timestamp: event.timestamp,
-            origin: event.origin.as_deref(),
-            source: event.source(),
-        })
-        .unwrap_or_default()
-    };
-    let rows: Vec<Value> = page.events.iter().map(row).collect();
     let gap = foreign || (asked.is_some() && !page.trimmed.is_empty());
-    let last = Position { epoch, offset: page.through };
-    Ok(HttpResponse::Ok().json(json!({ "events": rows, "lastEventId": last, "gap": gap })))
+    let last_event_id = Position { epoch, offset: page.through };
+    Ok(HttpResponse::Ok().json(EventPage {
+        events: page.events.iter().map(|event| EventRow::of(event)).collect(),
+        last_event_id,
+        gap,
+    }))
 }
 
 /// Purge a topic; who had not seen its events is told of a gap.
-#[utoipa::path(delete, path = "/api/topics/{topic}", tag = "topics", params(("topic" = String, Path)),
-    responses((status = 200, description = "how many events it had"), (status = 409, body = Problem), (status = 422, body = Problem)))]
+#[utoipa::path(delete, path = "/api/topics/{topic}", tag = "topics",
+    params(("topic" = String, Path, min_length = 1, max_length = 255, description = "the topic", example = "order:7")),
+    responses(
+        (status = 200, description = "how many events it had", body = Purged),
+        (status = 409, description = "it belongs to a job or a relay"), (status = 422, description = "this is no topic")))]
 pub(super) async fn purge(
     node: Data<Node>,
     _: Admin,
@@ -123,5 +168,21 @@ pub(super) async fn purge(
         ));
     }
     let purged = node.journal.purge(topic).await?;
-    Ok(HttpResponse::Ok().json(json!({ "purged": purged })))
+    Ok(HttpResponse::Ok().json(Purged { purged }))
+}
+
+// === impl EventRow ===
+
+impl<'a> EventRow<'a> {
+    fn of(event: &'a Event) -> Self {
+        Self {
+            id: event.position,
+            topics: &event.topics,
+            event: event.name(),
+            data: event.data_value(),
+            timestamp: event.timestamp,
+            origin: event.origin.as_deref(),
+            source: event.source(),
+        }
+    }
 }

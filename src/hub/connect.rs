@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{Reason, Shared};
 use crate::{
@@ -84,7 +85,7 @@ pub enum Start {
 }
 
 /// What happens when an outbox is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
     /// The emitter reads from the journal until it has caught up. Loses nothing within the retention.
@@ -108,7 +109,7 @@ pub struct Heartbeat {
 }
 
 /// The form of a heartbeat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HeartbeatKind {
     /// `event: heartbeat` with a timestamp.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::{
     Reason,
@@ -28,8 +29,13 @@ pub enum Selector {
 }
 
 /// The state of one emitter.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Emitter, examples(json!({
+    "emitterId": "user_42_0b5e3c6e-7d0b-4a53-8f4e-6a1c1f0c2b11", "userId": "42", "groups": ["ops"],
+    "topics": ["user:42", "order:*", "group:ops", "all"], "meta": { "premium": true }, "connectedAt": 1_790_000_000_000_u64,
+    "state": "live", "queuedEvents": 0, "queuedBytes": 0, "deliveredEvents": 17, "droppedEvents": 0,
+})))]
 pub struct EmitterStatus {
     /// Its id, as the `connection` frame told it.
     pub emitter_id: String,
@@ -38,8 +44,10 @@ pub struct EmitterStatus {
     /// Groups it has joined.
     pub groups: Vec<String>,
     /// Topics and patterns that it hears.
+    #[schema(value_type = Vec<String>)]
     pub topics: Vec<Pattern>,
     /// What the client said about itself.
+    #[schema(value_type = Object)]
     pub meta: Meta,
     /// When it connected, in Unix milliseconds.
     pub connected_at: u64,
@@ -56,7 +64,7 @@ pub struct EmitterStatus {
 }
 
 /// Figures over all emitters of the node.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
     /// Live connections.

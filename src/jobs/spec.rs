@@ -21,14 +21,23 @@ pub use self::check::Limits;
 /// The request body of a job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schema(as = JobSpec)]
+#[schema(as = JobSpec, examples(json!({
+    "tasks": [
+        { "id": "image", "name": "Process Image", "run": "Process Image" },
+        { "id": "report", "url": "https://reports.example/build", "method": "POST", "body": { "month": 9 }, "timeoutMs": 5000, "retryCount": 2 },
+    ],
+    "concurrency": 2, "failFast": false, "notify": { "user": "42" },
+})))]
 pub struct Spec {
-    /// What to run, in parallel; at least one.
+    /// What to run, in parallel; at least one, at most `jobs.max_tasks`.
+    #[schema(min_items = 1)]
     pub tasks: Vec<TaskSpec>,
     /// Most tasks of this job at once, on each node that runs some of them; without it only the node's bound counts.
+    #[schema(minimum = 1)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u64>,
     /// The whole job's deadline in milliseconds after it was accepted.
+    #[schema(minimum = 1, maximum = 86_400_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// The first failed task ends the job.
@@ -41,6 +50,7 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<Notify>,
     /// Reserved; refused for now.
+    #[schema(ignore)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<Value>,
 }
@@ -51,9 +61,11 @@ pub struct Spec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskSpec {
     /// Unique in the job; given where it is missing.
+    #[schema(min_length = 1, max_length = 255)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// For people; the handler's name or the id where it is missing.
+    #[schema(min_length = 1, max_length = 255)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Where to send an HTTP request: `http` or `https`, without user and password.
@@ -75,9 +87,11 @@ pub struct TaskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,
     /// Bounds one attempt, in milliseconds.
+    #[schema(minimum = 1, maximum = 86_400_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// How often a failed attempt is repeated where a repeat can help; 0 where it is missing.
+    #[schema(minimum = 0, maximum = 20)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_count: Option<u64>,
     /// The remote that runs it, by its name in the settings; this node where it is missing.

@@ -1,12 +1,14 @@
 //! Figures for metrics and status.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::state::Status;
 
 /// Figures of the jobs component. Counters run since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = JobStats)]
 pub struct Stats {
     /// Jobs that have not ended.
     pub jobs_running: u64,
@@ -41,8 +43,9 @@ pub struct Stats {
 }
 
 /// Jobs that ended, by status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = JobsEnded)]
 pub struct Ended {
     /// With a result of every task.
     pub completed: u64,

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Journal, Query, Stats, TopicInfo, Unavailable};
 use crate::{
@@ -32,8 +33,9 @@ pub enum Report {
 }
 
 /// How much less there is on the disk.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(examples(json!({ "bytesBefore": 4096, "bytesAfter": 1024 })))]
 pub struct Compacted {
     /// Bytes on the disk before.
     pub bytes_before: u64,
@@ -42,7 +44,10 @@ pub struct Compacted {
 }
 
 /// What a verification has read, and what is wrong with it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[schema(examples(json!({
+    "damaged": false, "events": 17, "topics": 2, "records": 1, "counts": {}, "findings": [],
+})))]
 pub struct Verified {
     /// Something that was acknowledged is missing, or is not as it was written.
     pub damaged: bool,
@@ -53,13 +58,14 @@ pub struct Verified {
     /// Records read.
     pub records: u64,
     /// How many findings there are of each kind.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub counts: BTreeMap<&'static str, u64>,
     /// The first [`Verified::MAX_FINDINGS`] of them.
     pub findings: Vec<Finding>,
 }
 
 /// Something that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Finding {
     /// One word for it.
     pub kind: &'static str,
@@ -68,12 +74,19 @@ pub struct Finding {
 }
 
 /// What there is in a journal.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = JournalInspection, examples(json!({
+    "epoch": "9c1f00aa0b77", "head": "9c1f00aa0b77-12", "oldest": 1_790_000_000_000_u64, "newest": 1_790_000_000_400_u64,
+    "events": 12, "bytes": 2048, "pinnedBytes": 0, "topics": 1, "records": 0, "recordBytes": 0, "appended": 12, "trimmed": 0,
+    "duplicates": 0, "commits": 9, "diskBytes": 4096, "queuedBytes": 0, "refusing": false,
+    "topTopics": [{ "topic": "order:7", "events": 12, "bytes": 2048, "first": "9c1f00aa0b77-1", "last": "9c1f00aa0b77-12" }],
+})))]
 pub struct Inspection {
     /// The epoch, as positions spell it.
     pub epoch: String,
     /// The last event that was ever appended.
+    #[schema(value_type = String)]
     pub head: Position,
     /// When the first event that is kept was appended, in Unix milliseconds.
     pub oldest: Option<u64>,

@@ -61,7 +61,13 @@ pub struct Filter {
 /// A page of relays, newest first.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = RelayListing)]
+#[schema(as = RelayListing, examples(json!({
+    "relays": [{
+        "id": "01JB0000000000000000000000", "topic": "orders:all", "status": "running",
+        "eventsUrl": "/api/relays/01JB0000000000000000000000/events", "createdAt": 1_790_000_000_000_u64, "events": 17,
+    }],
+    "next": null,
+})))]
 pub struct Listing {
     /// The relays.
     pub relays: Vec<Summary>,

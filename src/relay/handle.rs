@@ -24,7 +24,10 @@ pub struct Handle {
 /// A relay that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = RelayCreated)]
+#[schema(as = RelayCreated, examples(json!({
+    "id": "01JB0000000000000000000000", "topic": "orders:all", "status": "running",
+    "eventsUrl": "/api/relays/01JB0000000000000000000000/events",
+})))]
 pub struct Created {
     /// The relay.
     pub id: String,

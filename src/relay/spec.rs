@@ -22,7 +22,10 @@ mod tests;
 /// The request body of a relay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schema(as = RelaySpec)]
+#[schema(as = RelaySpec, examples(json!({
+    "topic": "orders:all", "sources": [{ "remote": "reactive", "path": "/api/sse/sample-parallel", "label": "sample" }],
+    "repeat": "until_end", "endEvent": "complete",
+})))]
 pub struct Spec {
     /// A topic that also gets the events; at most one of `topic`, `user` and `group`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,13 +36,15 @@ pub struct Spec {
     /// A group whose topic also gets the events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// What to read; at least one.
+    /// What to read; at least one, at most `relay.max_sources`.
     #[serde(default)]
+    #[schema(min_items = 1, required = true)]
     pub sources: Vec<SourceSpec>,
     /// When a source is over that its server has closed in good order.
     #[serde(default)]
     pub repeat: Repeat,
     /// An event of this name is the last one of its source; without it no close is an end.
+    #[schema(min_length = 1, max_length = 255)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_event: Option<String>,
 }
@@ -54,26 +59,31 @@ pub struct SourceSpec {
     pub remote: Option<String>,
     /// For what: a path, with query, that the remote's allow-list has.
     #[serde(default)]
+    #[schema(min_length = 1, required = true)]
     pub path: String,
     /// `GET` where it is missing; `POST`, `PUT` or `PATCH`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Header fields beside the remote's own. Their values are shown to nobody.
+    /// Header fields beside the remote's own, at most 64. Their values are shown to nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
     /// The request's body: a string as it is, any other JSON value as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
     /// Names the source within the relay; the remote's name where it is missing.
+    #[schema(min_length = 1, max_length = 64)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// Begin after this event of the remote.
+    #[schema(max_length = 1024)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_event_id: Option<String>,
     /// A connection that brings nothing for so many milliseconds is broken off; the remote's limit where it is missing.
+    #[schema(minimum = 1, maximum = 86_400_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_timeout_ms: Option<u64>,
     /// The first delay before a lost stream is opened again; `relay.initial_retry_ms` where it is missing.
+    #[schema(minimum = 100, maximum = 3_600_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_retry_ms: Option<u64>,
 }

@@ -58,7 +58,18 @@ pub(super) struct SourceState {
 /// A relay with its sources.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = Relay)]
+#[schema(as = Relay, examples(json!({
+    "id": "01JB0000000000000000000000", "topic": "orders:all", "status": "running",
+    "eventsUrl": "/api/relays/01JB0000000000000000000000/events", "createdAt": 1_790_000_000_000_u64, "events": 17,
+    "sources": [{
+        "label": "sample", "remote": "reactive", "path": "/api/sse/sample-parallel", "state": "open", "events": 17,
+        "lastEventId": "4d20ab12cc00-31", "reconnects": 0, "since": 1_790_000_000_000_u64,
+    }],
+    "spec": {
+        "topic": "orders:all", "repeat": "until_end",
+        "sources": [{ "remote": "reactive", "path": "/api/sse/sample-parallel", "label": "sample" }],
+    },
+})))]
 pub struct View {
     /// What a list shows.
     #[serde(flatten)]
@@ -72,7 +83,10 @@ pub struct View {
 /// A relay without its sources.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = RelaySummary)]
+#[schema(as = RelaySummary, examples(json!({
+    "id": "01JB0000000000000000000000", "topic": "orders:all", "status": "running",
+    "eventsUrl": "/api/relays/01JB0000000000000000000000/events", "createdAt": 1_790_000_000_000_u64, "events": 17,
+})))]
 pub struct Summary {
     /// The relay.
     pub id: String,

@@ -3,10 +3,12 @@
 use std::sync::atomic::AtomicU64;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Figures of the relays component. Counters run since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = RelayStats)]
 pub struct Stats {
     /// Relays that have not ended.
     pub relays_running: u64,

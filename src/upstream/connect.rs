@@ -61,9 +61,13 @@ pub struct Connector {
 #[derive(Clone)]
 struct Tcp {
     guard: Option<Arc<Guard>>,
+    lookup: Lookup,
     lookups: Arc<Semaphore>,
     limit: Duration,
 }
+
+/// Asks for the addresses of a name; blocks.
+type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 // === impl Connector ===
 
@@ -73,7 +77,7 @@ impl Connector {
     /// Certificates are judged by the public authorities and by `roots`; one of these that cannot be read was refused
     /// with the settings and is passed over here.
     pub fn new(guard: Option<Arc<Guard>>, limit: Duration, roots: &[CertificateDer<'static>]) -> Self {
-        let tcp = Tcp { guard, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
+        let tcp = Tcp { guard, lookup: ask_the_system, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
         let mut trusted: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
         trusted.add_parsable_certificates(roots.iter().cloned());
         // The provider is passed in: a process-wide default might be missing, or another library's choice.
@@ -146,11 +150,11 @@ impl Tcp {
         }
         let failed = |reason: String| Error::Resolve { host: host.to_owned(), reason };
         let permit = self.lookups.clone().acquire_owned().await.map_err(|_| failed("the resolver is closed".into()))?;
-        let name = host.to_owned();
+        let (name, lookup) = (host.to_owned(), self.lookup);
         // The permit goes with the thread: a lookup that nobody waits for any more still occupies it.
         let lookup = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            (name.as_str(), port).to_socket_addrs().map(|addrs| addrs.take(ADDRESSES).collect::<Vec<_>>())
+            lookup(&name, port)
         });
         match lookup.await {
             Ok(Ok(addrs)) if addrs.is_empty() => Err(failed("the name has no address".into())),
@@ -194,16 +198,27 @@ impl Service<Uri> for Tcp {
     }
 }
 
+fn ask_the_system(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    (name, port).to_socket_addrs().map(|addrs| addrs.take(ADDRESSES).collect())
+}
+
 fn port(uri: &Uri) -> u16 {
     uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
     use super::*;
 
     fn tcp(guard: Option<Guard>) -> Tcp {
-        Tcp { guard: guard.map(Arc::new), lookups: Arc::new(Semaphore::new(1)), limit: Duration::from_secs(5) }
+        Tcp {
+            guard: guard.map(Arc::new),
+            lookup: ask_the_system,
+            lookups: Arc::new(Semaphore::new(1)),
+            limit: Duration::from_secs(5),
+        }
     }
 
     #[test]
@@ -214,6 +229,28 @@ mod tests {
         assert_eq!(tcp.permitted("h", addrs.clone()), Ok(vec![addrs[1]]));
         let error = tcp.permitted("h", vec![addrs[0], addrs[2]]).expect_err("none is public");
         assert_eq!(error, Error::Refused { host: "h".into(), addr: addrs[0], reason: "a private address" });
+    }
+
+    /// DNS rebinding: a name that was good when it was checked is another one when it is asked for again.
+    #[tokio::test]
+    async fn a_name_is_asked_for_once_and_the_address_that_was_checked_is_connected_to() {
+        static ASKED: AtomicU16 = AtomicU16::new(0);
+        // The first answer is an address that is permitted, all later ones lead inside.
+        #[expect(clippy::unnecessary_wraps, reason = "it stands for a lookup, which may fail")]
+        fn rebinding(_: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+            let last = if ASKED.fetch_add(1, Relaxed) == 0 { 1 } else { 2 };
+            Ok(vec![SocketAddr::from(([127, 0, 0, last], port))])
+        }
+        let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let guard = Guard::new(vec![format!("127.0.0.1:{port}").parse().expect("a good entry")]);
+        let tcp = Tcp { lookup: rebinding, ..tcp(Some(guard)) };
+        let uri: Uri = format!("http://rebinding.example:{port}/").parse().expect("a URI");
+        let stream = tcp.clone().connect(uri.clone()).await.expect("the first answer is permitted");
+        assert_eq!(stream.inner().peer_addr().expect("connected").ip().to_string(), "127.0.0.1");
+        assert_eq!(ASKED.load(Relaxed), 1, "between check and connection nobody is asked");
+        let error = tcp.connect(uri).await.map(drop).expect_err("the next connection has the other answer");
+        assert_eq!(error.code(), "egress_refused");
     }
 
     #[test]

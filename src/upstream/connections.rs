@@ -15,6 +15,7 @@ use std::{
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::{Method, remote::Remote};
 
@@ -66,7 +67,7 @@ struct Entry {
 }
 
 /// What a stream is read for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
     /// A client reads it through the transparent proxy.
@@ -80,8 +81,12 @@ pub enum Purpose {
 }
 
 /// A stream that is open, as the API shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = UpstreamConnection, examples(json!({
+    "id": "7", "remote": "reactive", "method": "GET", "path": "/api/sse/sample-parallel", "purpose": "proxy",
+    "openedAt": 1_790_000_000_000_u64, "events": 0, "bytes": 512, "idleMs": 40,
+})))]
 pub struct Open {
     /// Names it in this life of the node.
     pub id: String,

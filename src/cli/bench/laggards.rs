@@ -1,8 +1,9 @@
 //! `bench laggards`: whether those who are behind hold up those who are not.
 //!
-//! Rounds of three kinds in turn. Alone: some subscribers hear live events at a fixed rate. Beside stuck readers: so do
+//! Rounds of four kinds in turn. Alone: some subscribers hear live events at a fixed rate. Beside stuck readers: so do
 //! many clients that take nothing any more, and whose buffers are full. Beside replays: many clients read a long history
-//! meanwhile. What counts is the median of the 99th percentiles, and what a stuck reader costs.
+//! meanwhile. Beside unfinished ones: many connections stand without a request. What counts is the median of the 99th
+//! percentiles, and what a stuck reader costs.
 
 use std::path::PathBuf;
 
@@ -22,8 +23,9 @@ use super::{
 mod memory;
 mod round;
 mod stuck;
+mod unfinished;
 
-use self::{memory::Memory, round::Round, stuck::Stuck};
+use self::{memory::Memory, round::Round, stuck::Stuck, unfinished::Unfinished};
 
 /// A case of being behind.
 #[derive(Args, Clone, Debug)]
@@ -40,6 +42,9 @@ pub(in crate::cli) struct LaggardsArguments {
     /// Readers of the live events that take nothing; 0: no such rounds.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=9_000))]
     stuck: u32,
+    /// Connections that send no request, or half a head; 0: no such rounds.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=15_000))]
+    unfinished: u32,
     /// Events of the history.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     events: u32,
@@ -64,17 +69,18 @@ pub(in crate::cli) struct LaggardsArguments {
 type Names = [&'static str; 4];
 const BESIDE_STUCK: Names = ["stuckP50Ms", "stuckP99Ms", "stuckToAlone", "stuckMoreMs"];
 const BESIDE_REPLAYS: Names = ["replaysP50Ms", "replaysP99Ms", "replaysToAlone", "replaysMoreMs"];
+const BESIDE_UNFINISHED: Names = ["unfinishedP50Ms", "unfinishedP99Ms", "unfinishedToAlone", "unfinishedMoreMs"];
 
 // === impl LaggardsArguments ===
 
 impl LaggardsArguments {
     pub(super) fn run(&self) -> Result<Report, String> {
-        let Self { subs, rate, replays, stuck, events, payload, .. } = self;
-        if *replays == 0 && *stuck == 0 {
+        let Self { subs, rate, replays, stuck, unfinished, events, payload, .. } = self;
+        if *replays == 0 && *stuck == 0 && *unfinished == 0 {
             return Err("with `--replays 0 --stuck 0` nobody is behind: leave one of them away".into());
         }
         let title = format!(
-            "laggards: {subs} live subscribers at {rate} events/s; beside them {stuck} stuck readers, or {replays} replays of {events} events of {payload} bytes"
+            "laggards: {subs} live subscribers at {rate} events/s; beside them {stuck} stuck readers, or {replays} replays of {events} events of {payload} bytes, or {unfinished} connections without a request"
         );
         let mut report = Report::new("laggards", title);
         report.put("journal", self.journal.clone(), "");
@@ -93,7 +99,7 @@ impl LaggardsArguments {
         let before = if *replays > 0 { self.fill(&target, &history)? } else { String::new() };
 
         let (mut alone, mut beside_stuck, mut beside_replays) = (Vec::new(), Vec::new(), Vec::new());
-        let mut stuck_readers = Vec::new();
+        let (mut stuck_readers, mut beside_unfinished, mut again) = (Vec::new(), Vec::new(), 0);
         for _ in 0..self.rounds {
             alone.push(self.round(&target)?);
             // Before the first replays, whose memory the node would use again.
@@ -106,11 +112,18 @@ impl LaggardsArguments {
             if *replays > 0 {
                 beside_replays.push(self.round_with_replays(&target, &history, &before)?);
             }
+            if *unfinished > 0 {
+                let connections = Unfinished::connect(&target, *unfinished)?;
+                beside_unfinished.push(self.round(&target)?);
+                again += connections.finish()?;
+            }
         }
         let (p50, p99) = (median(&alone, |round| round.p50), median(&alone, |round| round.p99));
         report.ratio("aloneP50Ms", Some(p50), "ms, median of the rounds");
         report.ratio("aloneP99Ms", Some(p99), "ms");
-        for (names, rounds) in [(BESIDE_STUCK, &beside_stuck), (BESIDE_REPLAYS, &beside_replays)] {
+        let beside =
+            [(BESIDE_STUCK, &beside_stuck), (BESIDE_REPLAYS, &beside_replays), (BESIDE_UNFINISHED, &beside_unfinished)];
+        for (names, rounds) in beside {
             if !rounds.is_empty() && !compare(&mut report, names, rounds, p99) {
                 report.unclean();
             }
@@ -124,9 +137,12 @@ impl LaggardsArguments {
             let replayed = float(u64::from(*replays) * u64::from(*events));
             report.ratio("replayedPerS", Some(replayed / took), "");
         }
+        if *unfinished > 0 {
+            report.put("unfinishedAgain", again, "made again, because the node had given them up");
+        }
         let rss = Usage::of(node.pid()).map(|usage| float(usage.rss) / f64::from(1 << 20));
         report.ratio("serverRssMib", rss, "MiB, at the end");
-        let all = || alone.iter().chain(&beside_stuck).chain(&beside_replays);
+        let all = || alone.iter().chain(&beside_stuck).chain(&beside_replays).chain(&beside_unfinished);
         let (lost, twice) =
             (all().map(|round| round.losses.lost).sum::<u64>(), all().map(|round| round.losses.duplicated));
         report.put("lost", lost, "of the live ones");

@@ -28,7 +28,15 @@ pub struct Filter {
 
 /// A page of jobs, newest first.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
-#[schema(as = JobListing)]
+#[schema(as = JobListing, examples(json!({
+    "jobs": [{
+        "jobId": "01JB0000000000000000000000", "status": "completed", "user": null, "createdAt": 1_790_000_000_000_u64,
+        "startedAt": 1_790_000_000_010_u64, "endedAt": 1_790_000_000_400_u64, "durationMs": 400, "totalTasks": 1,
+        "successCount": 1, "errorCount": 0, "progress": 100.0, "lastEventId": "9c1f00aa0b77-12",
+        "eventsUrl": "/api/jobs/01JB0000000000000000000000/events",
+    }],
+    "next": null,
+})))]
 pub struct Listing {
     /// The jobs.
     pub jobs: Vec<Summary>,

@@ -24,7 +24,7 @@ mod remote;
 mod stats;
 mod thumbnail;
 
-pub use self::data::{ORDERS_PATH, QUOTES_PATH, orders_csv, quotes};
+pub use self::data::{ORDERS_PATH, QUOTES_PATH, Quote, QuotePage, orders_csv, quotes};
 use self::remote::Node;
 
 /// The names that `sample = "…"` may give.

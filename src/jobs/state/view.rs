@@ -89,7 +89,14 @@ pub struct Summary {
 /// A job with its tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = Job)]
+#[schema(as = Job, examples(json!({
+    "jobId": "01JB0000000000000000000000", "status": "running", "user": "42", "createdAt": 1_790_000_000_000_u64,
+    "startedAt": 1_790_000_000_010_u64, "endedAt": null, "totalTasks": 1, "successCount": 0, "errorCount": 0, "progress": 40.0,
+    "lastEventId": "9c1f00aa0b77-12", "eventsUrl": "/api/jobs/01JB0000000000000000000000/events",
+    "tasks": [{
+        "taskId": "image", "taskName": "Process Image", "source": "local", "status": "running", "attempts": 1, "progress": 40.0,
+    }],
+})))]
 pub struct Snapshot {
     /// The job.
     #[serde(flatten)]

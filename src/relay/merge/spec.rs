@@ -25,15 +25,16 @@ pub struct SourceSpec {
     /// A remote of the settings; `relay.default_remote` where none is named.
     remote: Option<String>,
     /// A path that the remote's `paths` permit, with query.
+    #[schema(min_length = 1)]
     path: String,
     /// `GET` where none is named; `POST`, `PUT` or `PATCH`.
     method: Option<String>,
-    /// Header fields of the request.
+    /// Header fields of the request, at most 64.
     headers: Option<BTreeMap<String, String>>,
     /// The body of the request: a string as it is, anything else as JSON.
-    #[schema(value_type = Option<Object>)]
     body: Option<Value>,
     /// What the source is called in the frames; its path where nothing is named.
+    #[schema(min_length = 1, max_length = 256)]
     label: Option<String>,
 }
 

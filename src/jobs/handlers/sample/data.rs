@@ -1,6 +1,7 @@
 //! The data of the samples, and what the node serves of it. The files are made by `scripts/make-assets.py`.
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Where the node serves [`orders_csv`], as `text/csv`.
 pub const ORDERS_PATH: &str = "/api/sse/samples/orders.csv";
@@ -17,6 +18,36 @@ const CARRIERS: [&str; 4] = ["Baltic Lines", "Nordic Freight", "Hanse Cargo", "T
 
 const ROUTES: [&str; 5] = ["Hamburg-Oslo", "Rotterdam-Bergen", "Gdansk-Turku", "Antwerp-Reykjavik", "Kiel-Gothenburg"];
 
+/// A page of freight quotes.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(examples(json!({
+    "page": 1, "pages": 5,
+    "quotes": [{ "id": 1, "carrier": "Hanse Cargo", "route": "Gdansk-Turku", "price": 353.39, "days": 4 }],
+})))]
+pub struct QuotePage {
+    /// Its number, from 1.
+    pub page: u32,
+    /// How many there are.
+    pub pages: u32,
+    /// What is on it.
+    pub quotes: Vec<Quote>,
+}
+
+/// What a carrier asks for a route.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Quote {
+    /// Its number over all pages.
+    pub id: u32,
+    /// Who offers it.
+    pub carrier: &'static str,
+    /// From where to where.
+    pub route: &'static str,
+    /// What it costs.
+    pub price: f64,
+    /// How long it takes.
+    pub days: u32,
+}
+
 /// Pages of quotes.
 const PAGES: u32 = 5;
 
@@ -28,27 +59,26 @@ pub fn orders_csv() -> &'static [u8] {
     ORDERS
 }
 
-/// One page of freight quotes: `{page, pages, quotes: [{id, carrier, route, price, days}]}`; `None` beyond the last.
+/// One page of freight quotes; `None` beyond the last.
 ///
 /// The same at every call: they are computed from their number.
-pub fn quotes(page: u32) -> Option<Value> {
+pub fn quotes(page: u32) -> Option<QuotePage> {
     if !(1..=PAGES).contains(&page) {
         return None;
     }
     let first = (page - 1) * PAGE_SIZE + 1;
-    let quotes: Vec<Value> = (first..first + PAGE_SIZE).map(quote).collect();
-    Some(json!({"page": page, "pages": PAGES, "quotes": quotes}))
+    Some(QuotePage { page, pages: PAGES, quotes: (first..first + PAGE_SIZE).map(quote).collect() })
 }
 
-fn quote(id: u32) -> Value {
+fn quote(id: u32) -> Quote {
     // Multiplying by odd numbers scatters neighbours; the results stay small enough to be exact.
     let scatter = |factor: u32, bound: u32| (id * factor) % 8191 % bound;
     let cents = 18_000 + scatter(2477, 42_000) * 7;
-    json!({
-        "id": id,
-        "carrier": CARRIERS[scatter(911, 4) as usize],
-        "route": ROUTES[scatter(577, 5) as usize],
-        "price": f64::from(cents) / 100.0,
-        "days": 2 + scatter(313, 9),
-    })
+    Quote {
+        id,
+        carrier: CARRIERS[scatter(911, 4) as usize],
+        route: ROUTES[scatter(577, 5) as usize],
+        price: f64::from(cents) / 100.0,
+        days: 2 + scatter(313, 9),
+    }
 }

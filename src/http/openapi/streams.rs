@@ -1,0 +1,150 @@
+//! Event streams for the document: what their frames are.
+//!
+//! OpenAPI 3.1 has no word for a stream of items. As is usual, the schema of a `text/event-stream` is that of one frame after
+//! the fields of the HTML standard; which frames there are stands in its description.
+
+use utoipa::ToSchema;
+
+/// A frame of a stream over topics.
+///
+/// - `connection {status, emitterId, userId, groups, topics, timestamp, resume: {from, status: live|resumed|gap}}`: the first
+///   frame, with `retry:`.
+/// - `gap {requested, reason: unknown|foreign|future|trimmed|dropped, topics: [{topic, earliest}], dropped?}`: history is
+///   missing; the stream goes on from the earliest event that is kept.
+/// - The events, in journal order, each with `id:`, a position to resume from.
+/// - `heartbeat {timestamp}` after silence (or a comment, or nothing: `heartbeat`).
+/// - `disconnect {reason}`: the node ends the stream; with `retry:` where the client is to come back. Who is refused only for
+///   now (the node is full or stopping) gets this frame alone.
+///
+/// Control frames have no `id:`.
+#[derive(ToSchema)]
+#[schema(examples(json!({ "id": "9c1f00aa0b77-12", "event": "paid", "data": "{\"total\":12}" })))]
+#[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
+pub(in crate::http) struct TopicFrame {
+    /// Where the event stands in the journal; give it as `Last-Event-ID` to resume behind it.
+    #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
+    id: Option<String>,
+    /// Its name; `message` where there is none.
+    #[schema(nullable = false)]
+    event: Option<String>,
+    /// Its data; those of control frames are JSON.
+    data: String,
+    /// Reconnection time in milliseconds.
+    #[schema(nullable = false)]
+    retry: Option<u64>,
+}
+
+/// A frame of a job's events, until `complete`.
+///
+/// All events carry `jobId` and `timestamp`. Of each task: `task_start {taskId, taskName, source}`,
+/// `task_progress {taskId, progress, message?, data?}`, `task_retry {taskId, attempt, delayMs, error, code}`, and at its end
+/// `task_complete {taskId, taskName, result, attempts, durationMs}` or `error {taskId, taskName, error, code, retryable,
+/// attempts}`. After each task `progress {step, totalSteps, progress}`. At the end `aggregated_result {results}` and
+/// `complete {status, totalTasks, successCount, errorCount, errors, durationMs}`. The control frames are those of every stream
+/// over topics (`TopicFrame`); `connection` also has `jobId` and `eventsUrl`.
+#[derive(ToSchema)]
+#[schema(examples(json!({
+    "id": "9c1f00aa0b77-12", "event": "task_start",
+    "data": "{\"taskId\":\"image\",\"taskName\":\"Process Image\",\"source\":\"local\",\"jobId\":\"01JB0000000000000000000000\",\"timestamp\":1790000000000}",
+})))]
+#[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
+pub(in crate::http) struct JobFrame {
+    /// Where the event stands in the journal; give it as `Last-Event-ID` to resume behind it.
+    #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
+    id: Option<String>,
+    /// What happened.
+    event: JobEvent,
+    /// JSON; with `envelope=true` the event within `{topic, id, event, data, timestamp}`.
+    data: String,
+    /// Reconnection time in milliseconds.
+    #[schema(nullable = false)]
+    retry: Option<u64>,
+}
+
+/// Names of the frames of a job's stream.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
+enum JobEvent {
+    Connection,
+    Gap,
+    Heartbeat,
+    Disconnect,
+    TaskStart,
+    TaskProgress,
+    TaskRetry,
+    TaskComplete,
+    Error,
+    Progress,
+    AggregatedResult,
+    Complete,
+}
+
+/// A frame of a relay's events, until `relay_end`.
+///
+/// Events of the sources are as their remotes sent them, but for `id:`. Of each source's state tell `relay_open`,
+/// `relay_retry {source, attempt, retryInMs, error}`, `relay_gap`, `relay_error {source, error, code}` and
+/// `relay_complete {source, events, end: 204|end_event|closed|unknown}`. The control frames are those of every stream over
+/// topics (`TopicFrame`); `connection` also has `relayId` and `eventsUrl`.
+#[derive(ToSchema)]
+#[schema(examples(json!({
+    "id": "9c1f00aa0b77-12", "event": "relay_retry",
+    "data": "{\"source\":\"sample\",\"attempt\":1,\"retryInMs\":1200,\"error\":\"connection reset\",\"code\":\"connection_lost\"}",
+})))]
+#[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
+pub(in crate::http) struct RelayFrame {
+    /// Where the event stands in the journal; give it as `Last-Event-ID` to resume behind it.
+    #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
+    id: Option<String>,
+    /// Its name; `message` where there is none.
+    #[schema(nullable = false)]
+    event: Option<String>,
+    /// Its data; those of the relay's own frames are JSON.
+    data: String,
+    /// Reconnection time in milliseconds.
+    #[schema(nullable = false)]
+    retry: Option<u64>,
+}
+
+/// A frame of several remote streams as one. It has no `id:`: a merged stream cannot be resumed.
+///
+/// `merge_start {totalStreams, endpoints: [{source, remote, path}]}` comes first. The events follow as they come. A source
+/// that was given up is told with `merge_error {source, error, code}`; when all have ended,
+/// `merge_complete {totalStreams, completed, failed, events}` is the last frame. Heartbeats fill silence;
+/// `disconnect {reason}` says that the node stops.
+#[derive(ToSchema)]
+#[schema(examples(json!({
+    "event": "merge_start",
+    "data": "{\"totalStreams\":1,\"endpoints\":[{\"source\":\"flow\",\"remote\":\"reactive\",\"path\":\"/api/sse/flow-example\"}]}",
+})))]
+#[expect(dead_code, reason = "it is the document's view of a body that is passed on")]
+pub(in crate::http) struct MergedFrame {
+    /// Its name; `message` where there is none.
+    #[schema(nullable = false)]
+    event: Option<String>,
+    /// Its data; those of the node's own frames are JSON.
+    data: String,
+    /// Reconnection time in milliseconds.
+    #[schema(nullable = false)]
+    retry: Option<u64>,
+}
+
+/// A frame of a remote, as it is: nothing is added but comments in silence. Where the stream is refused only for now, the one
+/// frame `disconnect {reason, detail}` with `retry:`.
+#[derive(ToSchema)]
+#[schema(examples(json!({ "id": "4d20ab12cc00-31", "event": "whatever", "data": "the remote sends" })))]
+#[expect(dead_code, reason = "it is the document's view of a body that is passed on")]
+pub(in crate::http) struct RemoteFrame {
+    /// The remote's own id.
+    #[schema(nullable = false)]
+    id: Option<String>,
+    /// Its name; `message` where there is none.
+    #[schema(nullable = false)]
+    event: Option<String>,
+    /// Whatever the remote sends.
+    #[schema(nullable = false)]
+    data: Option<String>,
+    /// Reconnection time in milliseconds.
+    #[schema(nullable = false)]
+    retry: Option<u64>,
+}

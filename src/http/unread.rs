@@ -1,0 +1,73 @@
+//! Bodies that nobody reads to their end: the connection ends with the answer.
+//!
+//! Of a body in chunks the framework reads whatever comes once its handler has let go of it, so that the connection can be
+//! used again (actix-http, `h1/dispatcher.rs`: `should_close_for_unread_payload`). Who is refused could so send without end,
+//! or a byte now and then, and keep the connection. Here the body is held until the answer is out: then it counts as unread,
+//! and the framework closes the connection.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use actix_web::{
+    HttpMessage,
+    body::{BodySize, BoxBody, MessageBody},
+    dev::{Payload, ServiceRequest},
+    error::PayloadError,
+    http::header,
+    web::Bytes,
+};
+use futures_util::Stream;
+
+/// The body of a request in chunks, kept beside whoever reads it.
+#[derive(Clone)]
+pub(super) struct Unread(Rc<RefCell<Payload>>);
+
+/// The body of an answer, with that of its request.
+pub(super) struct Held {
+    answer: BoxBody,
+    _request: Unread,
+}
+
+// === impl Unread ===
+
+impl Unread {
+    /// Keeps a body in chunks; there is nothing to keep of any other.
+    pub(super) fn of(request: &mut ServiceRequest) -> Option<Self> {
+        if !request.headers().contains_key(header::TRANSFER_ENCODING) {
+            return None;
+        }
+        let unread = Self(Rc::new(RefCell::new(request.take_payload())));
+        request.set_payload(Payload::Stream { payload: Box::pin(unread.clone()) });
+        Some(unread)
+    }
+
+    pub(super) fn hold(self, answer: impl MessageBody + 'static) -> Held {
+        Held { answer: BoxBody::new(answer), _request: self }
+    }
+}
+
+impl Stream for Unread {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_next(cx)
+    }
+}
+
+// === impl Held ===
+
+impl MessageBody for Held {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.answer.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.answer).poll_next(cx)
+    }
+}
