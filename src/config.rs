@@ -23,6 +23,8 @@ use crate::{
     journal, relay, upstream,
 };
 
+mod transport;
+
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -77,6 +79,14 @@ pub struct Server {
     pub send_buffer_bytes: usize,
     /// Origins beside the node's own that web pages may call from, such as `https://app.example`.
     pub cors_origins: Vec<String>,
+    /// The node's certificate and its chain (PEM); with it and `tls_key` the node speaks TLS, and nothing else.
+    pub tls_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM, not encrypted).
+    pub tls_key: Option<PathBuf>,
+    /// How long the head of a request may take, a TLS handshake too, in milliseconds; then the connection is cut.
+    pub head_timeout_ms: u64,
+    /// Most requests and streams at once on one connection of HTTP/2.
+    pub http2_max_streams: u32,
 }
 
 /// `[egress]`.
@@ -140,6 +150,10 @@ impl Default for Server {
             body_timeout_ms: 30_000,
             send_buffer_bytes: 64 << 10,
             cors_origins: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            head_timeout_ms: 5000,
+            http2_max_streams: 128,
         }
     }
 }
@@ -223,6 +237,7 @@ impl Config {
         if self.server.body_timeout_ms < 100 {
             return Err(Error("`server.body_timeout_ms` must be at least 100".into()));
         }
+        self.server.check_transport()?;
         for (name, value) in &self.server.headers {
             let good = name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
             if !good {

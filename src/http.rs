@@ -6,11 +6,13 @@ use actix_web::{Resource, Route, guard, middleware::from_fn, web};
 
 use crate::{access::Identity, app::Node};
 
+mod answer;
 mod body;
 mod connect;
 mod emitters;
 mod error;
 mod gate;
+mod h2;
 mod hybrid;
 mod identity;
 mod jobs;
@@ -20,6 +22,7 @@ mod merge;
 mod metrics;
 mod openapi;
 mod operate;
+mod origins;
 mod pages;
 mod payload;
 mod proxy;
@@ -31,7 +34,7 @@ mod samples;
 mod stream;
 mod topics;
 
-pub(crate) use self::listen::{bind, serve};
+pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
     error::Problem,
     gate::{Connection, Door},

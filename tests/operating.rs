@@ -134,6 +134,12 @@ fn a_listed_origin_may_call_and_ask_first() {
         (reply.status, reply.header("Access-Control-Allow-Origin"), reply.header("Vary")),
         (200, Some("https://app.example"), Some("Origin"))
     );
+    // By name, so that its pages may send cookies; and they see what tells when to come back.
+    assert_eq!(reply.header("Access-Control-Allow-Credentials"), Some("true"));
+    let exposed = reply.header("Access-Control-Expose-Headers").expect("it is told");
+    assert!(["Location", "Retry-After", "RateLimit-Remaining"].iter().all(|name| exposed.contains(name)), "{exposed}");
+    let other = node.get("/healthz");
+    assert_eq!((other.header("Access-Control-Allow-Credentials"), other.header("Vary")), (None, Some("Origin")));
     let stream = node.stream("/events", &[origin]);
     assert_eq!(stream.header("Access-Control-Allow-Origin"), Some("https://app.example"));
     let problem = node.request("GET", "/nothing", &[origin], "");
@@ -148,7 +154,7 @@ fn a_listed_origin_may_call_and_ask_first() {
         &[origin, ("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "content-type")],
         "",
     );
-    assert_eq!(asked.status, 204);
+    assert_eq!((asked.status, asked.header("Access-Control-Allow-Credentials")), (204, Some("true")));
     assert!(
         asked
             .header("Access-Control-Allow-Methods")
@@ -165,6 +171,35 @@ fn a_listed_origin_may_call_and_ask_first() {
         "",
     )
     .problem(403);
+}
+
+#[test]
+fn who_is_not_listed_is_not_told_what_would_be_allowed() {
+    let node = Node::start("");
+    // The node's own pages need not ask, and nobody else is let in.
+    let own = format!("http://{}", node.addr);
+    let asked = node.request("OPTIONS", "/events", &[("Origin", &own), ("Access-Control-Request-Method", "POST")], "");
+    assert!(asked.problem(403).contains("cors_origins"));
+    assert_eq!(asked.header("Access-Control-Allow-Methods"), None);
+    assert_eq!(node.get("/healthz").header("Vary"), None);
+}
+
+#[test]
+fn pages_may_do_only_what_they_need() {
+    let node = Node::start("");
+    for path in ["/", "/sse-client.html", "/docs/"] {
+        let page = node.get(path);
+        let policy = page.header("Content-Security-Policy").expect("a policy");
+        let scripts = policy.split(';').find(|rule| rule.trim().starts_with("script-src"));
+        assert!(policy.contains("default-src 'self'") && scripts.is_none(), "{path}: {policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+        assert_eq!(page.header("Referrer-Policy"), Some("no-referrer"), "{path}");
+        assert_eq!(page.header("X-Content-Type-Options"), Some("nosniff"), "{path}");
+        // Every script comes from a file of the node, or the policy would stop it.
+        for tag in page.text().split("<script").skip(1) {
+            assert!(tag.split('>').next().is_some_and(|tag| tag.contains("src=")), "{path}: <script{tag}");
+        }
+    }
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl Collector for Figures {
             ("upstream_bytes", "Bytes read from upstream streams.", upstream.bytes),
             ("upstream_events", "Events read from upstream streams.", upstream.events),
             (
+                "heads_timed_out",
+                "Connections cut because a request's head, or a TLS handshake, did not come.",
+                node.heads.cut(),
+            ),
+            (
                 "journal_duplicates",
                 "Events not appended because their publisher had sent them before.",
                 journal.duplicates,

@@ -149,14 +149,14 @@ impl Input {
 
 /// Connects and answers with the stream; when the node stops, with the polite refusal.
 pub(super) async fn open(node: &Node, request: &HttpRequest, mut connect: Connect) -> Result<HttpResponse, Problem> {
-    let connection = request.conn_data::<Connection>();
-    let handover = connection.and_then(Connection::handover);
-    if let Some(socket) = connection.and_then(Connection::socket) {
-        connect.cut = Some(Box::new(move || socket.cut()));
-        if handover.is_none() {
-            let input = Input::of(socket);
-            connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
-        }
+    let connection = Connection::of(request);
+    let handover = connection.as_ref().and_then(Connection::handover);
+    connect.cut = connection.as_ref().and_then(Connection::cutter);
+    if let Some(socket) = connection.as_ref().and_then(Connection::socket)
+        && handover.is_none()
+    {
+        let input = Input::of(socket);
+        connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
     }
     let framing = if request.version() < Version::HTTP_11 { Framing::UntilClosed } else { Framing::Chunked };
     let link = handover.map(|(handover, place)| (handover, place, framing));
