@@ -87,6 +87,8 @@ pub struct Server {
     pub head_timeout_ms: u64,
     /// Most requests and streams at once on one connection of HTTP/2.
     pub http2_max_streams: u32,
+    /// Whether answers in JSON are compressed for clients that take it.
+    pub compress: bool,
 }
 
 /// `[egress]`.
@@ -154,6 +156,7 @@ impl Default for Server {
             tls_key: None,
             head_timeout_ms: 5000,
             http2_max_streams: 128,
+            compress: false,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::{access::Identity, app::Node};
 
 mod answer;
 mod body;
+mod compress;
 mod connect;
 mod emitters;
 mod error;

@@ -203,6 +203,31 @@ fn pages_may_do_only_what_they_need() {
 }
 
 #[test]
+fn answers_in_json_are_packed_for_who_takes_it_and_streams_never() {
+    use std::io::Read;
+    let node = Node::start("[server]\ncompress = true\n");
+    for _ in 0..20 {
+        node.publish("a", "news", &json!("the same again and again ".repeat(200)));
+    }
+    let gzip = ("Accept-Encoding", "br, gzip;q=0.8");
+    let path = "/api/topics/a/events";
+    let plain = node.get(path);
+    assert_eq!((plain.header("Content-Encoding"), plain.header("Vary")), (None, Some("Accept-Encoding")));
+    let packed = node.request("GET", path, &[gzip], "");
+    assert_eq!(packed.header("Content-Encoding"), Some("gzip"));
+    assert!(packed.body.len() * 5 < plain.body.len(), "{} of {}", packed.body.len(), plain.body.len());
+    let mut text = Vec::new();
+    flate2::read::GzDecoder::new(&packed.body[..]).read_to_end(&mut text).expect("gzip");
+    assert_eq!(text, plain.body);
+    let refused = node.request("GET", path, &[("Accept-Encoding", "gzip;q=0, identity")], "");
+    assert_eq!(refused.header("Content-Encoding"), None);
+    assert_eq!(node.request("GET", "/healthz", &[gzip], "").header("Content-Encoding"), None, "it is tiny");
+    let mut stream = node.stream("/events?topic=a", &[gzip]);
+    assert_eq!(stream.header("Content-Encoding"), None);
+    stream.until("connection");
+}
+
+#[test]
 fn headers_of_the_configuration_are_on_every_response() {
     let node = Node::start("[server]\nheaders = { \"X-Frame-Options\" = \"DENY\", \"X-Node\" = \"a\" }\n");
     for path in ["/healthz", "/nothing", "/", "/openapi.json", "/metrics", "/docs/"] {

@@ -27,7 +27,7 @@ use actix_web::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Problem, answer::Answer, origins, pages, stream, wants_stream};
+use super::{Problem, answer::Answer, compress, origins, pages, stream, wants_stream};
 use crate::{
     access::Mode,
     app::Node,
@@ -165,6 +165,9 @@ pub(super) async fn pass(
         Some(refusal) => request.into_response(refusal),
         None => next.call(request).await?.map_into_boxed_body(),
     };
+    if node.config.server.compress {
+        response = compress::pack(response).await;
+    }
     node.requests.count(response.status());
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
