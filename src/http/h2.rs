@@ -172,9 +172,10 @@ where
         return false;
     };
     let response = tokio::select! {
-        response = app.call(request) => response,
-        // It does not wait for the answer any more.
+        biased;
+        // It does not wait for the answer any more; with a flood of resets nothing is even begun.
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return false,
+        response = app.call(request) => response,
     };
     match response {
         Ok(response) => send(Response::from(response), respond, is_head, &cut).await,
