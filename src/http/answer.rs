@@ -44,7 +44,7 @@ impl<B: MessageBody> MessageBody for Answer<B> {
 
     /// A body that is there as a whole goes out in the same turn: it is as good as answered, and need not be boxed.
     fn try_into_bytes(self) -> Result<Bytes, Self> {
-        let Self { body, _answering } = self;
-        body.try_into_bytes().map_err(|body| Self { body, _answering })
+        let Self { body, _answering: answering } = self;
+        body.try_into_bytes().map_err(|body| Self::new(body, answering))
     }
 }
