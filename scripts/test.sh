@@ -214,6 +214,8 @@ for tool in cargo python3; do
 done
 install cc gcc libc6-dev || echo "there is no C compiler; some crates will not build"
 install curl curl ca-certificates || echo "there is no curl; the README's commands cannot be tried"
+# Debian has it where only root looks.
+PATH="$PATH:/usr/sbin" install nginx nginx || echo "there is no nginx; a node behind it cannot be tried"
 
 # === Form, lints, walls, licences ===
 

@@ -4,7 +4,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use millstream::{app::App, config::Config};
 //! let server = App::build(Config::load(None)?)?.bind()?;
-//! println!("listening on http://{}", server.addr());
+//! println!("listening on {}", server.url());
 //! server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 //! # Ok(()) }
 //! ```
@@ -31,7 +31,10 @@ use crate::{
         handler::{Handlers, Registered},
         handlers,
     },
-    journal, relay, upstream,
+    journal, relay,
+    tls::Tls,
+    transport::Heads,
+    upstream,
 };
 
 /// The parts of a node, as the routes hold them. Cheap to clone.
@@ -63,6 +66,10 @@ pub struct Node {
     pub limits: Limits,
     /// Streams that are passed on from remotes.
     pub pulls: Pulls,
+    /// The certificate, where the node speaks TLS.
+    pub tls: Option<Tls>,
+    /// How long is waited for the heads of requests.
+    pub heads: Heads,
     /// Fires at the beginning of a stop.
     pub stopping: CancellationToken,
     /// When the node began.
@@ -129,7 +136,9 @@ impl App {
     pub fn with_handlers(config: Config, own: impl IntoIterator<Item = (String, Registered)>) -> Result<Self, Error> {
         config.check()?;
         let own_url = Arc::<OnceLock<String>>::default();
-        let upstream = upstream::Client::new(config.upstream()?);
+        let tls = config.server.tls()?;
+        let upstream = upstream::Config { own: tls.as_ref().map(Tls::own), ..config.upstream()? };
+        let upstream = upstream::Client::new(upstream);
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
         let connections = upstream::Connections::new(config.relay.max_upstreams);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
@@ -160,6 +169,7 @@ impl App {
         );
         let door = Door::new(&config.server, Duration::from_millis(config.emitter.write_deadline_ms));
         let limits = Limits::new(&config.limits, config.access.mode);
+        let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
         let node = Node {
             config: Arc::new(config),
             journal,
@@ -174,6 +184,8 @@ impl App {
             door,
             limits,
             pulls: Pulls::default(),
+            tls,
+            heads,
             stopping: CancellationToken::new(),
             started: Instant::now(),
             own_url,
@@ -181,6 +193,9 @@ impl App {
             requests: Arc::default(),
         };
         actix_rt::spawn(sweep(node.journal.clone(), node.stopping.clone()));
+        if let Some(tls) = node.tls.clone() {
+            actix_rt::spawn(tls.watch(node.stopping.clone()));
+        }
         Ok(Self { node })
     }
 
@@ -208,7 +223,7 @@ impl App {
         let addr = listener.local_addr().map_err(taken)?;
         node.upstream.set_own(vec![addr]);
         let host = if addr.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())) } else { addr };
-        let _ = node.own_url.set(format!("http://{host}"));
+        let _ = node.own_url.set(format!("{}://{host}", node.scheme()));
         let server = http::serve(&node, listener).map_err(taken)?;
         Ok(Server { node, addr, server })
     }
@@ -225,6 +240,11 @@ impl Server {
     /// The parts of the node.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Where it answers: `http://ADDR`, or `https://ADDR` with a certificate.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.node.scheme(), self.addr)
     }
 
     /// Serves until `shutdown` resolves, then stops in order.
@@ -249,8 +269,9 @@ impl Server {
 // === impl Node ===
 
 impl Node {
-    /// Puts in force what of these settings can change without a restart: the static tokens. Streams that came with one
-    /// that is gone or changed end with `token_expired`; everything else needs a restart, and is said to.
+    /// Puts in force what of these settings can change without a restart: the static tokens and the certificate. Streams
+    /// that came with a token that is gone or changed end with `token_expired`; everything else needs a restart, and is
+    /// said to.
     pub async fn reload(&self, config: &Config) {
         let gone = self.access.reload(&config.access.tokens);
         let mut streams = 0;
@@ -259,9 +280,27 @@ impl Node {
         }
         let (tokens, revoked) = (config.access.tokens.len(), gone.join(", "));
         tracing::info!(target: "millstream::audit", tokens, revoked, streams, "static tokens were read again");
+        let node = self.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || node.reload_tls()).await {
+            tracing::error!(%error, "the certificate cannot be read again; the one before it stays");
+        }
         if self.config.changed_beside_tokens(config) {
             tracing::warn!("other settings have changed too; they come into force at the next start");
         }
+    }
+
+    /// Reads `server.tls_cert` and `server.tls_key` again; nothing to do where the node speaks plain HTTP. New connections
+    /// see the new certificate, open ones go on. The node also notices by itself, within seconds, that the files have
+    /// changed. Reads files: not for an async thread.
+    ///
+    /// # Errors
+    /// Says what is wrong with the files; the certificate before stays.
+    pub fn reload_tls(&self) -> Result<(), config::Error> {
+        self.tls.as_ref().map_or(Ok(()), Tls::reload).map_err(config::Error)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// Stops the node's parts in order; the listener is its owner's business.

@@ -23,6 +23,8 @@ use crate::{
     journal, relay, upstream,
 };
 
+mod transport;
+
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -85,6 +87,16 @@ pub struct Server {
     pub cors_origins: Vec<String>,
     /// Proxies that are believed when they say for whom a request is: `10.0.0.0/8`, `::1`.
     pub trusted_proxies: Vec<upstream::Net>,
+    /// The node's certificate and its chain (PEM); with it and `tls_key` the node speaks TLS, and nothing else.
+    pub tls_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM, not encrypted).
+    pub tls_key: Option<PathBuf>,
+    /// How long the head of a request may take, a TLS handshake too, in milliseconds; then the connection is cut.
+    pub head_timeout_ms: u64,
+    /// Most requests and streams at once on one connection of HTTP/2.
+    pub http2_max_streams: u32,
+    /// Whether answers in JSON are compressed for clients that take it.
+    pub compress: bool,
 }
 
 /// `[egress]`.
@@ -149,6 +161,11 @@ impl Default for Server {
             send_buffer_bytes: 64 << 10,
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            head_timeout_ms: 5000,
+            http2_max_streams: 128,
+            compress: false,
         }
     }
 }
@@ -249,6 +266,7 @@ impl Config {
         if self.server.body_timeout_ms < 100 {
             return Err(Error("`server.body_timeout_ms` must be at least 100".into()));
         }
+        self.server.check_transport()?;
         for (name, value) in &self.server.headers {
             let good = name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
             if !good {

@@ -7,12 +7,15 @@ use actix_web::{Resource, Route, guard, middleware::from_fn, web};
 use crate::{access::Identity, app::Node};
 
 mod address;
+mod answer;
 mod audit;
 mod body;
+mod compress;
 mod connect;
 mod emitters;
 mod error;
 mod gate;
+mod h2;
 mod hybrid;
 mod identity;
 mod jobs;
@@ -24,6 +27,7 @@ mod metrics;
 mod named;
 mod openapi;
 mod operate;
+mod origins;
 mod pages;
 mod permit;
 mod proxy;
@@ -38,7 +42,7 @@ mod topics;
 mod unread;
 mod webhooks;
 
-pub(crate) use self::listen::{bind, serve};
+pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
     error::Problem,
     gate::{Connection, Door},

@@ -14,7 +14,7 @@
 //!    └────────┴─ journal              the one ordered record of all events; publishing is appending
 //!                   │
 //!          event · topic · sse        the words we speak; pure, no I/O
-//!          socket · transport         the connection under the HTTP framework, and how a stream takes it over
+//!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
 //! ```
 //!
 //! To run a node inside a program of your own see [`app::App`]; to run your own tasks see
@@ -33,6 +33,7 @@ pub mod journal;
 pub mod relay;
 pub mod socket;
 pub mod sse;
+pub mod tls;
 pub mod topic;
 pub mod transport;
 pub mod upstream;

@@ -4,6 +4,8 @@
 //! 8 KiB per connection (actix-http, `h1/dispatcher.rs`: `HW_BUFFER_SIZE`, no setting), copy each frame into one of them
 //! and poll its whole state machine per write. So a stream asks for the connection ([`Handover::take_over`]): the
 //! framework writes the head of the response, is then told that the client is gone, and frees what it held.
+//! A client that begins with the preface of HTTP/2 is left to whoever speaks that ([`Handover::left`]), and one whose
+//! request does not come is cut (`head.rs`).
 //!
 //! ```text
 //!  accept ─> Transport ──> framework: request, response head ──flush──> take over: Transport is an empty husk
@@ -16,23 +18,33 @@ use std::{
     fmt, io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+mod head;
+mod wire;
+
+use self::head::{Late, Mark, Watch};
+pub use self::{
+    head::{Answering, Heads},
+    wire::{Rewound, Wire},
 };
 
 /// A connection as the HTTP framework reads and writes it.
 pub struct Transport {
     stage: Stage,
+    watch: Watch,
+    /// What has come of the preface of HTTP/2; `None` once it is known that it is something else.
+    preface: Option<Vec<u8>>,
 }
 
 /// Asks for the connection of a [`Transport`] on the same thread. Cheap to clone.
 #[derive(Clone)]
 pub struct Handover {
     stage: Stage,
+    mark: Mark,
 }
 
 type Stage = Rc<RefCell<At>>;
@@ -40,52 +52,117 @@ type Stage = Rc<RefCell<At>>;
 /// Who has the connection.
 enum At {
     /// The framework.
-    Served(TcpStream),
+    Served(Wire),
     /// The framework, until it has flushed what it has written.
-    Leaving(TakeOver, TcpStream),
+    Leaving(TakeOver, Wire),
+    /// Nobody: it speaks HTTP/2.
+    Left(Rewound),
     /// Somebody else.
     Taken,
 }
 
-type TakeOver = Box<dyn FnOnce(TcpStream)>;
+type TakeOver = Box<dyn FnOnce(Wire)>;
+
+/// What a client of HTTP/2 says first when it knows that it is understood (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a client hears whose request did not come.
+const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 // === impl Transport ===
 
 impl Transport {
     /// A connection for the framework to serve.
-    pub fn new(connection: TcpStream) -> Self {
-        Self { stage: Rc::new(RefCell::new(At::Served(connection))) }
+    pub fn new(connection: Wire, heads: Heads) -> Self {
+        let preface = matches!(connection, Wire::Plain(_)).then(Vec::new);
+        Self { stage: Rc::new(RefCell::new(At::Served(connection))), watch: Watch::new(heads), preface }
     }
 
     /// What a stream takes it over with.
     pub fn handover(&self) -> Handover {
-        Handover { stage: self.stage.clone() }
-    }
-
-    /// Looks at the connection, as long as it is here.
-    pub fn with<T>(&self, look: impl FnOnce(&TcpStream) -> T) -> Option<T> {
-        match &*self.stage.borrow() {
-            At::Served(connection) | At::Leaving(_, connection) => Some(look(connection)),
-            At::Taken => None,
-        }
+        Handover { stage: self.stage.clone(), mark: self.watch.mark() }
     }
 
     fn poll<T>(
         &self,
-        served: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        served: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<T>>,
         taken: impl FnOnce() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         match &mut *self.stage.borrow_mut() {
             At::Served(connection) | At::Leaving(_, connection) => served(Pin::new(connection)),
-            At::Taken => Poll::Ready(taken()),
+            At::Left(_) | At::Taken => Poll::Ready(taken()),
         }
+    }
+
+    /// The first bytes decide which HTTP it is. In the usual case that is one look at what has come with the first read.
+    fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let begin = buffer.filled().len();
+        loop {
+            let Some(early) = &mut self.preface else { return Poll::Ready(Ok(())) };
+            let mut ended = false;
+            if early.is_empty() {
+                ready!(read(&self.stage, cx, buffer))?;
+                let new = &buffer.filled()[begin..];
+                if new.is_empty() || !(new.starts_with(PREFACE) || PREFACE.starts_with(new)) {
+                    self.preface = None;
+                    return Poll::Ready(Ok(()));
+                }
+                early.extend_from_slice(new);
+                buffer.set_filled(begin);
+            } else {
+                // What has come before must still find room.
+                let mut rest = buffer.take(buffer.remaining() - PREFACE.len());
+                ready!(read(&self.stage, cx, &mut rest))?;
+                ended = rest.filled().is_empty();
+                early.extend_from_slice(rest.filled());
+            }
+            if early.starts_with(PREFACE) {
+                let early = std::mem::take(early);
+                self.preface = None;
+                let mut stage = self.stage.borrow_mut();
+                *stage = match std::mem::replace(&mut *stage, At::Taken) {
+                    At::Served(connection) => At::Left(Rewound::new(early, connection)),
+                    other => other,
+                };
+                return Poll::Ready(Ok(()));
+            }
+            if ended || !PREFACE.starts_with(early) {
+                buffer.put_slice(early);
+                self.preface = None;
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// The head did not come: says so where nothing else is on its way out, and ends the framework's part.
+    fn cut(&mut self, late: Late, cx: &mut Context<'_>) -> io::Error {
+        if late == Late::Head {
+            // As much as the socket takes at once.
+            let said = self.poll(|mut io| io.as_mut().poll_write(cx, TOO_LATE), || Ok(0));
+            if said.is_ready() {
+                let _ = self.poll(|io| io.poll_flush(cx), || Ok(()));
+            }
+        }
+        io::ErrorKind::TimedOut.into()
+    }
+}
+
+/// Reads; a connection that was taken over looks like one whose client is gone.
+fn read(stage: &Stage, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    match &mut *stage.borrow_mut() {
+        At::Served(connection) | At::Leaving(_, connection) => Pin::new(connection).poll_read(cx, buffer),
+        At::Left(_) | At::Taken => Poll::Ready(Ok(())),
     }
 }
 
 impl AsyncRead for Transport {
-    /// A connection that was taken over looks like one whose client is gone.
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll(|connection| connection.poll_read(cx, buffer), || Ok(()))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let done = if self.preface.is_some() { self.poll_first(cx, buffer) } else { read(&self.stage, cx, buffer) };
+        if buffer.filled().len() > before {
+            self.watch.came();
+        }
+        done
     }
 }
 
@@ -97,12 +174,18 @@ impl AsyncWrite for Transport {
     /// The framework flushes when it has written all that it had: the moment in which a connection changes hands. Each
     /// flush after it fails, which ends the framework's part for good: with much input behind the request it would not
     /// come to read that the client is gone, and be polled without end (`h1/dispatcher.rs`: `read_available`).
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    ///
+    /// It flushes at the end of each of its turns, also when it has written nothing: the moment in which a head is whole
+    /// or is still waited for.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let gone = || Err(io::ErrorKind::BrokenPipe.into());
-        std::task::ready!(self.poll(|connection| connection.poll_flush(cx), gone))?;
+        ready!(self.poll(|connection| connection.poll_flush(cx), gone))?;
+        if let Poll::Ready(late) = self.watch.poll(cx) {
+            return Poll::Ready(Err(self.cut(late, cx)));
+        }
         let left = match &mut *self.stage.borrow_mut() {
             stage @ At::Leaving(..) => std::mem::replace(stage, At::Taken),
-            At::Served(_) | At::Taken => return Poll::Ready(Ok(())),
+            At::Served(_) | At::Left(_) | At::Taken => return Poll::Ready(Ok(())),
         };
         if let At::Leaving(take_over, connection) = left {
             take_over(connection);
@@ -122,12 +205,29 @@ impl AsyncWrite for Transport {
 impl Handover {
     /// Gives the connection away as soon as the framework has flushed what it has written. Whoever takes it must not wait
     /// in `take_over`. If the framework gives the connection up before, `take_over` is dropped.
-    pub fn take_over(&self, take_over: impl FnOnce(TcpStream) + 'static) {
+    pub fn take_over(&self, take_over: impl FnOnce(Wire) + 'static) {
         let mut stage = self.stage.borrow_mut();
         *stage = match std::mem::replace(&mut *stage, At::Taken) {
             At::Served(connection) | At::Leaving(_, connection) => At::Leaving(Box::new(take_over), connection),
-            At::Taken => At::Taken,
+            other => other,
         };
+    }
+
+    /// A request has come whole, and is being answered until what this returns is dropped.
+    pub fn answering(&self) -> Answering {
+        self.mark.answering()
+    }
+
+    /// The connection, once it has turned out to speak HTTP/2.
+    pub fn left(&self) -> Option<Rewound> {
+        let mut stage = self.stage.borrow_mut();
+        match std::mem::replace(&mut *stage, At::Taken) {
+            At::Left(connection) => Some(connection),
+            other => {
+                *stage = other;
+                None
+            }
+        }
     }
 }
 
@@ -139,20 +239,24 @@ impl fmt::Debug for Handover {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, time::Duration};
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
+
+    fn heads() -> Heads {
+        Heads::new(Duration::from_secs(5), Duration::from_secs(5))
+    }
 
     /// The node's end of a connection, as the framework has it, and the client's.
     async fn connection() -> (Transport, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Transport::new(listener.accept().await.unwrap().0), client)
+        (Transport::new(Wire::Plain(listener.accept().await.unwrap().0), heads()), client)
     }
 
     #[tokio::test]
@@ -194,5 +298,43 @@ mod tests {
         assert!(!gone.get(), "somebody still holds the connection");
         drop(handover);
         assert!(gone.get());
+    }
+
+    #[tokio::test]
+    async fn a_client_of_http_2_is_known_by_its_first_words_however_they_are_cut() {
+        for cut in [1, 3, 14, 23, 24] {
+            let (mut transport, mut client) = connection().await;
+            let say = async {
+                client.write_all(&PREFACE[..cut]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                client.write_all(&PREFACE[cut..]).await.unwrap();
+                client.write_all(b"frames").await.unwrap();
+                client.shutdown().await.unwrap();
+            };
+            let ((), seen) = tokio::join!(say, async { transport.read(&mut [0; 1024]).await.unwrap() });
+            assert_eq!(seen, 0, "the framework is told that the client is gone");
+            let mut text = Vec::new();
+            transport.handover().left().expect("it is HTTP/2").read_to_end(&mut text).await.unwrap();
+            assert_eq!(text, [PREFACE, b"frames"].concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_begins_like_http_2_and_is_not_comes_whole() {
+        for words in ["PRI", "PRI * HTTP/1.1\r\n\r\n", "PROPFIND / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\n\r\n"] {
+            let (mut transport, mut client) = connection().await;
+            let say = async {
+                client.write_all(&words.as_bytes()[..2]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                client.write_all(&words.as_bytes()[2..]).await.unwrap();
+                client.shutdown().await.unwrap();
+            };
+            let mut text = Vec::new();
+            let ((), read) = tokio::join!(say, transport.read_buf(&mut text));
+            read.unwrap();
+            while transport.read_buf(&mut text).await.unwrap() > 0 {}
+            assert_eq!(String::from_utf8(text).unwrap(), words);
+            assert!(transport.handover().left().is_none());
+        }
     }
 }

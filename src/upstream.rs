@@ -73,6 +73,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Certificates of authorities that are trusted beside the public ones, DER.
     pub roots: Vec<CertificateDer<'static>>,
+    /// How the node itself is known where it speaks TLS: its certificate is not made for its address.
+    pub own: Option<crate::tls::Own>,
     /// Idle connections kept per host and pool; 32, a node keeps one for each task at once (`jobs.concurrency`). What is
     /// beyond is closed.
     pub idle_connections: usize,
@@ -138,6 +140,7 @@ impl Default for Config {
         Self {
             allow: Vec::new(),
             roots: Vec::new(),
+            own: None,
             connect_timeout: Duration::from_secs(5),
             idle_connections: 32,
             idle_timeout: Duration::from_secs(15),
@@ -168,7 +171,7 @@ impl Client {
                 .pool_idle_timeout(config.idle_timeout)
                 .pool_max_idle_per_host(config.idle_connections)
                 .http1_max_buf_size(HEAD_MAX)
-                .build(Connector::new(guard, config.connect_timeout, &config.roots))
+                .build(Connector::new(guard, config.connect_timeout, &config.roots, config.own.clone()))
         };
         Self { guarded: pool(Some(guard.clone())), operator: pool(None), guard, config }
     }

@@ -81,6 +81,12 @@ fn a_listed_origin_may_call_and_ask_first() {
         (reply.status, reply.header("Access-Control-Allow-Origin"), reply.header("Vary")),
         (200, Some("https://app.example"), Some("Origin"))
     );
+    // By name, so that its pages may send cookies; and they see what tells when to come back.
+    assert_eq!(reply.header("Access-Control-Allow-Credentials"), Some("true"));
+    let exposed = reply.header("Access-Control-Expose-Headers").expect("it is told");
+    assert!(["Location", "Retry-After", "RateLimit-Remaining"].iter().all(|name| exposed.contains(name)), "{exposed}");
+    let other = node.get("/healthz");
+    assert_eq!((other.header("Access-Control-Allow-Credentials"), other.header("Vary")), (None, Some("Origin")));
     let stream = node.stream("/events", &[origin]);
     assert_eq!(stream.header("Access-Control-Allow-Origin"), Some("https://app.example"));
     let problem = node.request("GET", "/nothing", &[origin], "");
@@ -95,7 +101,7 @@ fn a_listed_origin_may_call_and_ask_first() {
         &[origin, ("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "content-type")],
         "",
     );
-    assert_eq!(asked.status, 204);
+    assert_eq!((asked.status, asked.header("Access-Control-Allow-Credentials")), (204, Some("true")));
     assert!(
         asked
             .header("Access-Control-Allow-Methods")
@@ -112,6 +118,60 @@ fn a_listed_origin_may_call_and_ask_first() {
         "",
     )
     .problem(403);
+}
+
+#[test]
+fn who_is_not_listed_is_not_told_what_would_be_allowed() {
+    let node = Node::start("");
+    // The node's own pages need not ask, and nobody else is let in.
+    let own = format!("http://{}", node.addr);
+    let asked = node.request("OPTIONS", "/events", &[("Origin", &own), ("Access-Control-Request-Method", "POST")], "");
+    assert!(asked.problem(403).contains("cors_origins"));
+    assert_eq!(asked.header("Access-Control-Allow-Methods"), None);
+    assert_eq!(node.get("/healthz").header("Vary"), None);
+}
+
+#[test]
+fn pages_may_do_only_what_they_need() {
+    let node = Node::start("");
+    for path in ["/", "/sse-client.html", "/docs/"] {
+        let page = node.get(path);
+        let policy = page.header("Content-Security-Policy").expect("a policy");
+        let scripts = policy.split(';').find(|rule| rule.trim().starts_with("script-src"));
+        assert!(policy.contains("default-src 'self'") && scripts.is_none(), "{path}: {policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+        assert_eq!(page.header("Referrer-Policy"), Some("no-referrer"), "{path}");
+        assert_eq!(page.header("X-Content-Type-Options"), Some("nosniff"), "{path}");
+        // Every script comes from a file of the node, or the policy would stop it.
+        for tag in page.text().split("<script").skip(1) {
+            assert!(tag.split('>').next().is_some_and(|tag| tag.contains("src=")), "{path}: <script{tag}");
+        }
+    }
+}
+
+#[test]
+fn answers_in_json_are_packed_for_who_takes_it_and_streams_never() {
+    use std::io::Read;
+    let node = Node::start("[server]\ncompress = true\n");
+    for _ in 0..20 {
+        node.publish("a", "news", &json!("the same again and again ".repeat(200)));
+    }
+    let gzip = ("Accept-Encoding", "br, gzip;q=0.8");
+    let path = "/api/topics/a/events";
+    let plain = node.get(path);
+    assert_eq!((plain.header("Content-Encoding"), plain.header("Vary")), (None, Some("Accept-Encoding")));
+    let packed = node.request("GET", path, &[gzip], "");
+    assert_eq!(packed.header("Content-Encoding"), Some("gzip"));
+    assert!(packed.body.len() * 5 < plain.body.len(), "{} of {}", packed.body.len(), plain.body.len());
+    let mut text = Vec::new();
+    flate2::read::GzDecoder::new(&packed.body[..]).read_to_end(&mut text).expect("gzip");
+    assert_eq!(text, plain.body);
+    let refused = node.request("GET", path, &[("Accept-Encoding", "gzip;q=0, identity")], "");
+    assert_eq!(refused.header("Content-Encoding"), None);
+    assert_eq!(node.request("GET", "/healthz", &[gzip], "").header("Content-Encoding"), None, "it is tiny");
+    let mut stream = node.stream("/events?topic=a", &[gzip]);
+    assert_eq!(stream.header("Content-Encoding"), None);
+    stream.until("connection");
 }
 
 #[test]

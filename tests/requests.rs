@@ -32,7 +32,7 @@ fn broken_framing_is_refused() {
         "GET /healthz HTTP/1.1\r\nHost: a\r\nHost: localhost\r\n\r\n",
         "GET /healthz HTTP/9.9\r\n\r\n",
         "GET  HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
         "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n",
         "{\"topic\":\"a\"}\r\n\r\n",
     ] {

@@ -15,7 +15,7 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     let server = App::build(config)?.bind()?;
     // First the ears, then the word: whoever reads it may send a signal at once.
     let stop = stop_signal()?;
-    say(&format!("listening on http://{}", server.addr()))?;
+    say(&format!("listening on {}", server.url()))?;
     let reloading = actix_rt::spawn(reload_on_hangup(server.node().clone(), arguments.clone())?);
     let served = server.run(stop).await;
     reloading.abort();

@@ -14,8 +14,8 @@ use std::{
 };
 
 use actix_web::{
-    Error, HttpResponse,
-    body::{EitherBody, MessageBody},
+    Error, HttpMessage, HttpRequest, HttpResponse,
+    body::MessageBody,
     dev::{Extensions, RequestHead, ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
@@ -25,15 +25,18 @@ use actix_web::{
     rt::net::TcpStream,
     web::Data,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{Problem, audit, identity, limited, stream, unread::Unread, wants_stream};
+use super::{
+    Problem, answer::Answer, audit, compress, identity, limited, origins, pages, stream, unread::Unread, wants_stream,
+};
 use crate::{
     access::Mode,
     app::Node,
     config::Server,
     hub::Reason,
     socket::{self, Socket},
-    transport::{Handover, Transport},
+    transport::{Answering, Handover},
 };
 
 /// Counts the connections of a node, and says which are too many.
@@ -45,12 +48,14 @@ pub struct Door {
     unacknowledged: std::time::Duration,
 }
 
-/// What is known of a connection from its beginning; dropped when it ends.
-#[derive(Debug)]
+/// What is known of a connection from its beginning; its place is given back when the last clone is dropped.
+#[derive(Clone, Debug)]
 pub struct Connection {
     place: Rc<Place>,
     /// There were as many as allowed when it came.
     over: bool,
+    /// For the request alone, where it is not alone on its connection (HTTP/2).
+    cut: Option<CancellationToken>,
     socket: Option<Socket>,
     handover: Option<Handover>,
 }
@@ -78,20 +83,20 @@ impl Door {
     }
 
     /// To be called for each accepted connection (`HttpServer::on_connect`), which then finds its [`Connection`] among its
-    /// data. A stream can take over a [`Transport`]; on a `TcpStream` the framework goes on to write it.
+    /// data.
     pub fn enter(&self, io: &dyn Any, data: &mut Extensions) {
+        data.insert(self.admit(io.downcast_ref()));
+    }
+
+    /// Counts a connection, and prepares its socket.
+    pub(super) fn admit(&self, tcp: Option<&TcpStream>) -> Connection {
         let over = self.open.fetch_add(1, Relaxed) >= self.limit;
-        let prepare = |tcp: &TcpStream| {
+        let place = Rc::new(Place { door: self.clone() });
+        let socket = tcp.map(|tcp| {
             socket::prepare(tcp, self.send_buffer, self.unacknowledged);
             Socket::of(tcp)
-        };
-        let transport = io.downcast_ref::<Transport>();
-        let socket = match transport {
-            Some(transport) => transport.with(prepare),
-            None => io.downcast_ref().map(prepare),
-        };
-        let place = Rc::new(Place { door: self.clone() });
-        data.insert(Connection { place, over, socket, handover: transport.map(Transport::handover) });
+        });
+        Connection { place, over, cut: None, socket, handover: None }
     }
 
     /// Connections that are open now.
@@ -108,13 +113,39 @@ impl Door {
 // === impl Connection ===
 
 impl Connection {
+    /// That of a request: the framework keeps it with the connection, HTTP/2 brings it with each request.
+    pub(super) fn of(request: &HttpRequest) -> Option<Self> {
+        request.conn_data::<Self>().cloned().or_else(|| request.extensions().get::<Self>().cloned())
+    }
+
+    /// One that a stream can take over.
+    pub(super) fn with_handover(self, handover: Handover) -> Self {
+        Self { handover: Some(handover), ..self }
+    }
+
+    /// The same for one of several requests, which ends with this token.
+    pub(super) fn for_one(&self, cut: CancellationToken) -> Self {
+        Self { cut: Some(cut), socket: None, handover: None, ..self.clone() }
+    }
+
     pub(super) fn socket(&self) -> Option<Socket> {
         self.socket
+    }
+
+    /// What ends a stream on it whose client takes nothing.
+    pub(super) fn cutter(&self) -> Option<Box<dyn Fn()>> {
+        let socket = self.socket.map(|socket| Box::new(move || socket.cut()) as Box<dyn Fn()>);
+        let one = self.cut.clone().map(|cut| Box::new(move || cut.cancel()) as Box<dyn Fn()>);
+        one.or(socket)
     }
 
     /// What a stream takes the connection over with, and the place that it then has to keep.
     pub(super) fn handover(&self) -> Option<(Handover, Rc<Place>)> {
         Some((self.handover.clone()?, self.place.clone()))
+    }
+
+    fn answering(request: &ServiceRequest) -> Option<Answering> {
+        Some(request.conn_data::<Self>()?.handover.as_ref()?.answering())
     }
 }
 
@@ -130,6 +161,7 @@ pub(super) async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
+    let answering = Connection::answering(&request);
     let origin = request.headers().get(header::ORIGIN).cloned();
     let unread = Unread::of(&mut request);
     let mut refusal = limited::of_address(&node, &request).or_else(|| refuse(&node, &request));
@@ -138,10 +170,13 @@ pub(super) async fn pass(
         refusal = limited::of_caller(&node, &request);
     }
     let response = match refusal {
-        Some(refusal) => request.into_response(refusal).map_into_right_body(),
-        None => next.call(request).await?.map_into_left_body(),
+        Some(refusal) => request.into_response(refusal),
+        None => next.call(request).await?.map_into_boxed_body(),
     };
     let mut response = limited::answer(&node, response);
+    if node.config.server.compress {
+        response = compress::pack(response).await;
+    }
     node.requests.count(response.status());
     audit::note(&node, &response);
     identity::set_cookie(&mut response);
@@ -152,19 +187,14 @@ pub(super) async fn pass(
             headers.insert(name, value);
         }
     }
-    if let Some(origin) = origin.filter(|origin| is_listed(&node, origin)) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    }
-    Ok(match unread {
-        Some(unread) => response.map_body(|_, body| EitherBody::right(unread.hold(body))),
-        None => response.map_into_left_body(),
-    })
+    pages::guard(headers);
+    origins::tell(&node, origin, headers);
+    Ok(response.map_body(|_, body| Answer::new(body, answering, unread)))
 }
 
 /// What is answered without asking the handler.
 fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
-    if request.conn_data::<Connection>().is_some_and(|connection| connection.over) {
+    if Connection::of(request.request()).is_some_and(|connection| connection.over) {
         return Some(full(node, request));
     }
     if node.config.access.mode == Mode::Open
@@ -183,18 +213,7 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     if node.stopping.is_cancelled() && is_event_source(request.head()) {
         return Some(stream::refused_for_now(node, Reason::Shutdown.as_str()));
     }
-    let preflight =
-        request.method() == Method::OPTIONS && request.headers().contains_key("Access-Control-Request-Method");
-    preflight.then(|| {
-        HttpResponse::NoContent()
-            .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE"))
-            .insert_header((
-                header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Auth-Token, X-User-ID",
-            ))
-            .insert_header((header::ACCESS_CONTROL_MAX_AGE, 600))
-            .finish()
-    })
+    origins::preflight(node, request)
 }
 
 fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
@@ -227,7 +246,7 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
         ));
     }
     let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    if is_own(request, origin) || is_listed(node, origin) {
+    if is_own(request, origin) || origins::is_listed(node, origin) {
         return Ok(());
     }
     forbidden(format!(
@@ -239,10 +258,6 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
 pub(super) fn is_own(request: &ServiceRequest, origin: &HeaderValue) -> bool {
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     origin.to_str().is_ok_and(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority == host))
-}
-
-pub(super) fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
-    node.config.server.cors_origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
 }
 
 /// Says whether a path or query means one text. The decoders put replacement characters where it does not: the event

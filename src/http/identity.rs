@@ -20,7 +20,7 @@ use actix_web::{
     },
 };
 
-use super::{Problem, gate, query::Query};
+use super::{Problem, gate, origins, query::Query};
 use crate::{
     access::{Identity, Mode, Refused},
     app::Node,
@@ -128,7 +128,7 @@ fn reads(request: &ServiceRequest, what: &str) -> Result<(), Problem> {
 /// A browser sends cookies along for pages of anybody, so those pages must be ours or listed.
 fn same_site(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     let foreign = match request.headers().get(header::ORIGIN) {
-        Some(origin) => !gate::is_own(request, origin) && !gate::is_listed(node, origin),
+        Some(origin) => !gate::is_own(request, origin) && !origins::is_listed(node, origin),
         // Without an origin browsers say so (Fetch Metadata); nobody else sends cookies of somebody.
         None => request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site"),
     };

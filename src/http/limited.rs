@@ -10,7 +10,6 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
-    body::EitherBody,
     dev::{ServiceRequest, ServiceResponse},
     http::{
         StatusCode,
@@ -88,7 +87,7 @@ pub(super) fn seat(node: &Node, request: &HttpRequest, connect: &mut Connect) ->
 }
 
 /// The answer as it goes out: a refusal in the form that its client understands, and what is left.
-pub(super) fn answer<B>(node: &Node, response: ServiceResponse<EitherBody<B>>) -> ServiceResponse<EitherBody<B>> {
+pub(super) fn answer(node: &Node, response: ServiceResponse) -> ServiceResponse {
     let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
     let refusal = problem.and_then(|problem| problem.refusal.as_deref().copied());
     // Those that were refused here, before a handler was asked.
@@ -101,7 +100,7 @@ pub(super) fn answer<B>(node: &Node, response: ServiceResponse<EitherBody<B>>) -
         Some(stream::unavailable_for_now(node, reason(refusal.limit), &detail, wait))
     });
     let mut response = match polite {
-        Some(polite) => response.into_response(polite.map_into_right_body()),
+        Some(polite) => response.into_response(polite),
         None => response,
     };
     if let Some(allowance) = allowance {

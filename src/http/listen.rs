@@ -1,23 +1,49 @@
-//! The listener: connections into the framework, by way of the [`Transport`] that lets a stream take its connection over.
+//! The listener: connections into the framework, by way of the [`Transport`] that lets a stream take its connection over,
+//! or, where the client speaks HTTP/2, to `h2.rs`.
+//!
+//! ```text
+//!  accept ─> counted at the door ─┬─ plain ──────────────> Transport ─> framework (HTTP/1.1)
+//!                                 │                            └─ begins with the preface of HTTP/2 ─┐
+//!                                 └─ TLS handshake ─┬─ ALPN http/1.1, none ─> Transport ─> framework  ├─> h2
+//!                                                   └─ ALPN h2 ──────────────────────────────────────┘
+//! ```
 
 use std::{
+    cell::Cell,
+    future::ready,
     io,
     net::{SocketAddr, TcpListener},
+    rc::Rc,
     time::Duration,
 };
 
-use actix_http::{HttpService, Protocol};
+use actix_http::{HttpService, Protocol, Request, error::DispatchError};
 use actix_server::Server;
-use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
-use actix_web::{App, dev::AppConfig, rt::net::TcpStream};
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config,
+};
+use actix_web::{
+    App, HttpResponse,
+    body::MessageBody,
+    dev::{AppConfig, Extensions, ServiceResponse},
+    rt::net::TcpStream,
+};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
-use super::routes;
-use crate::{app::Node, socket, transport::Transport};
+use super::{gate::Connection, h2, routes};
+use crate::{
+    app::Node,
+    socket,
+    transport::{Rewound, Transport, Wire},
+};
 
-/// A connection between two requests is closed after so long, and one that has not sent the head of its first.
-const IDLE: Duration = Duration::from_secs(5);
+/// A connection of HTTP/1.1 between two requests is closed after so long.
+pub(crate) const IDLE: Duration = Duration::from_secs(5);
 /// A client is given so long to take the end of a connection.
 const LAST: Duration = Duration::from_secs(1);
+/// Most bytes that TLS holds for a connection whose socket takes nothing.
+const TLS_BUFFER: usize = 16 << 10;
 
 /// Takes an address. Nobody is answered before the server of [`serve`] runs.
 ///
@@ -44,27 +70,114 @@ pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
     let stop = server.graceful_shutdown_signal();
     let node = node.clone();
     let service = move || {
-        let (door, stop) = (node.door.clone(), stop.clone());
+        let (node, stop) = (node.clone(), stop.clone());
         let app = App::new().configure(routes(node.clone())).into_factory();
         let app = app.map_err(|error: actix_web::Error| error.error_response());
-        let http = HttpService::build()
-            .graceful_shutdown_signal(move || {
-                let stop = stop.clone();
-                async move { stop.notified().await }
-            })
-            .keep_alive(IDLE)
-            .client_request_timeout(IDLE)
-            .client_disconnect_timeout(LAST)
-            // A peer that closed its side is gone; half-closed clients of event streams do not exist.
-            .h1_allow_half_closed(false)
-            .local_addr(address)
-            .on_connect_ext(move |transport: &Transport, data| door.enter(transport, data))
-            .finish(map_config(app, |()| AppConfig::default()));
-        let accept = |connection: TcpStream| async move {
-            let peer = connection.peer_addr().ok();
-            Ok((Transport::new(connection), Protocol::Http1, peer))
-        };
-        fn_service(accept).and_then(http)
+        let app = map_config(app, |()| AppConfig::default());
+        fn_factory(move || {
+            let (node, stop, app) = (node.clone(), stop.clone(), app.new_service(()));
+            async move {
+                // One for both: HTTP/2 calls it past the framework.
+                let app = Rc::new(app.await?);
+                // From the accepted connection to the framework's data of it.
+                let entering = Rc::new(Cell::<Option<Connection>>::default());
+                let entered = entering.clone();
+                let framework = app.clone();
+                let http1 = HttpService::build()
+                    .graceful_shutdown_signal(move || {
+                        let stop = stop.clone();
+                        async move { stop.notified().await }
+                    })
+                    .keep_alive(IDLE)
+                    // The transport watches over all heads, not only the first.
+                    .client_request_timeout(Duration::ZERO)
+                    .client_disconnect_timeout(LAST)
+                    // A peer that closed its side is gone; half-closed clients of event streams do not exist.
+                    .h1_allow_half_closed(false)
+                    .local_addr(address)
+                    .on_connect_ext(move |_: &Transport, data: &mut Extensions| {
+                        if let Some(connection) = entered.take() {
+                            data.insert(connection);
+                        }
+                    })
+                    .finish(fn_factory(move || ready(Ok::<_, ()>(framework.clone()))))
+                    .new_service(())
+                    .await?;
+                let acceptor = node.tls.as_ref().map(|tls| TlsAcceptor::from(tls.server()));
+                let here = Rc::new(Here { node, acceptor, app, http1, entering });
+                Ok::<_, ()>(fn_service(move |tcp: TcpStream| here.clone().connection(tcp)))
+            }
+        })
     };
     Ok(server.listen("http", listener, service)?.run())
+}
+
+/// What one worker thread serves its connections with.
+struct Here<A, H> {
+    node: Node,
+    acceptor: Option<TlsAcceptor>,
+    app: Rc<A>,
+    http1: H,
+    entering: Rc<Cell<Option<Connection>>>,
+}
+
+// === impl Here ===
+
+impl<A, H, B> Here<A, H>
+where
+    A: Service<Request, Response = ServiceResponse<B>, Error = HttpResponse> + 'static,
+    B: MessageBody + 'static,
+    H: Service<(Transport, Protocol, Option<SocketAddr>), Response = (), Error = DispatchError> + 'static,
+{
+    /// A connection from its first byte to its last. What goes wrong with one is that one's business.
+    async fn connection(self: Rc<Self>, tcp: TcpStream) -> Result<(), ()> {
+        let peer = tcp.peer_addr().ok();
+        let connection = self.node.door.admit(Some(&tcp));
+        let Some(acceptor) = &self.acceptor else {
+            self.http1(Wire::Plain(tcp), connection, peer).await;
+            return Ok(());
+        };
+        let limit = self.node.heads.timeout;
+        let handshake = timeout(limit, acceptor.accept(tcp));
+        let mut tls = match Box::pin(handshake).await {
+            Ok(Ok(tls)) => Box::new(tls),
+            // Every stranger can cause it, so it is no news.
+            Ok(Err(error)) => {
+                tracing::debug!(%error, ?peer, "the TLS handshake failed");
+                return Ok(());
+            }
+            Err(_) => {
+                self.node.heads.count();
+                return Ok(());
+            }
+        };
+        tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let wire = Wire::Tls(tls);
+        if http2 {
+            self.http2(Rewound::new(Vec::new(), wire), &connection, peer).await;
+        } else {
+            self.http1(wire, connection, peer).await;
+        }
+        Ok(())
+    }
+
+    async fn http1(&self, wire: Wire, connection: Connection, peer: Option<SocketAddr>) {
+        let transport = Transport::new(wire, self.node.heads.clone());
+        let handover = transport.handover();
+        let connection = connection.with_handover(handover.clone());
+        // The framework takes it in the same moment, in `on_connect_ext`.
+        self.entering.set(Some(connection.clone()));
+        let served = self.http1.call((transport, Protocol::Http1, peer));
+        // Why the framework gives a connection up is every stranger's to cause.
+        let _ = served.await;
+        if let Some(rest) = handover.left() {
+            self.http2(rest, &connection, peer).await;
+        }
+    }
+
+    async fn http2(&self, wire: Rewound, connection: &Connection, peer: Option<SocketAddr>) {
+        // Boxed: other connections do not have the size of this one.
+        Box::pin(h2::serve(&self.node, wire, self.app.clone(), connection, peer)).await;
+    }
 }

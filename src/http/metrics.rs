@@ -87,6 +87,11 @@ impl Collector for Figures {
             ("webhook_deliveries", "Deliveries to webhooks that became events.", webhooks.accepted),
             ("webhook_duplicates", "Deliveries to webhooks that had come before.", webhooks.duplicates),
             (
+                "heads_timed_out",
+                "Connections cut because a request's head, or a TLS handshake, did not come.",
+                node.heads.cut(),
+            ),
+            (
                 "journal_duplicates",
                 "Events not appended because their publisher had sent them before.",
                 journal.duplicates,

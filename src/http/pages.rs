@@ -1,6 +1,10 @@
 //! The pages, from inside the binary.
 
-use actix_web::{HttpResponse, web};
+use actix_web::{
+    HttpResponse,
+    http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, REFERRER_POLICY},
+    web,
+};
 use rust_embed::Embed;
 
 use super::{Problem, at};
@@ -13,6 +17,18 @@ struct Assets;
 /// What a page may do: only what comes from the node itself; no inline script, no inline style.
 const POLICY: &str =
     "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+/// What a page may do that is another's: Swagger UI, at `/docs/`, sets styles from its scripts.
+const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+/// No page without a policy.
+pub(super) fn guard(headers: &mut HeaderMap) {
+    let is_page = headers.get(CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(b"text/html"));
+    if is_page && !headers.contains_key(CONTENT_SECURITY_POLICY) {
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCS_POLICY));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    }
+}
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     for name in Assets::iter() {

@@ -108,7 +108,7 @@ impl Pulls {
 
 /// What the client sends from now on; to be asked before anything is waited for.
 pub(super) fn input(request: &HttpRequest) -> Option<Input> {
-    request.conn_data::<Connection>().and_then(Connection::socket).map(Input::of)
+    Connection::of(request).as_ref().and_then(Connection::socket).map(Input::of)
 }
 
 /// Resolves once the client has flooded its connection, which is cut then. For handlers that wait long: the framework

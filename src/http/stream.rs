@@ -161,14 +161,14 @@ pub(super) async fn open(
     connect.user.clone_from(&identity.user);
     connect.token = identity.token_name().cloned();
     connect.token_expires = identity.expires_at.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
-    let connection = request.conn_data::<Connection>();
-    let handover = connection.and_then(Connection::handover);
-    if let Some(socket) = connection.and_then(Connection::socket) {
-        connect.cut = Some(Box::new(move || socket.cut()));
-        if handover.is_none() {
-            let input = Input::of(socket);
-            connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
-        }
+    let connection = Connection::of(request);
+    let handover = connection.as_ref().and_then(Connection::handover);
+    connect.cut = connection.as_ref().and_then(Connection::cutter);
+    if let Some(socket) = connection.as_ref().and_then(Connection::socket)
+        && handover.is_none()
+    {
+        let input = Input::of(socket);
+        connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
     }
     let framing = if request.version() < Version::HTTP_11 { Framing::UntilClosed } else { Framing::Chunked };
     let link = handover.map(|(handover, place)| (handover, place, framing));

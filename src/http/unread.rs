@@ -14,7 +14,6 @@ use std::{
 
 use actix_web::{
     HttpMessage,
-    body::{BodySize, BoxBody, MessageBody},
     dev::{Payload, ServiceRequest},
     error::PayloadError,
     http::header,
@@ -25,12 +24,6 @@ use futures_util::Stream;
 /// The body of a request in chunks, kept beside whoever reads it.
 #[derive(Clone)]
 pub(super) struct Unread(Rc<RefCell<Payload>>);
-
-/// The body of an answer, with that of its request.
-pub(super) struct Held {
-    answer: BoxBody,
-    _request: Unread,
-}
 
 // === impl Unread ===
 
@@ -44,10 +37,6 @@ impl Unread {
         request.set_payload(Payload::Stream { payload: Box::pin(unread.clone()) });
         Some(unread)
     }
-
-    pub(super) fn hold(self, answer: impl MessageBody + 'static) -> Held {
-        Held { answer: BoxBody::new(answer), _request: self }
-    }
 }
 
 impl Stream for Unread {
@@ -55,19 +44,5 @@ impl Stream for Unread {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_next(cx)
-    }
-}
-
-// === impl Held ===
-
-impl MessageBody for Held {
-    type Error = <BoxBody as MessageBody>::Error;
-
-    fn size(&self) -> BodySize {
-        self.answer.size()
-    }
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.answer).poll_next(cx)
     }
 }

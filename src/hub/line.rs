@@ -107,6 +107,10 @@ impl Line {
             }
             if self.rest.is_empty() {
                 if !self.over {
+                    // What the socket has taken may still stand in TLS.
+                    let flushed = Pin::new(&mut self.io).poll_flush(cx);
+                    emitter.set_blocked(flushed.is_pending(), now);
+                    ready!(flushed)?;
                     return Poll::Pending;
                 }
                 return Pin::new(&mut self.io).poll_shutdown(cx);

@@ -18,6 +18,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
+    client::WebPkiServerVerifier,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
@@ -25,6 +26,7 @@ use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tower_service::Service;
 
 use super::{Error, guard::Guard};
+use crate::tls;
 
 /// Name lookups at one time. The system's resolver blocks a thread for each, which cannot be interrupted: without a
 /// bound a client could fill tokio's blocking pool with names that never resolve.
@@ -75,16 +77,27 @@ impl Connector {
     /// A connector that gives each connection `limit`; with a guard, it connects only where the guard permits.
     ///
     /// Certificates are judged by the public authorities and by `roots`; one of these that cannot be read was refused
-    /// with the settings and is passed over here.
-    pub fn new(guard: Option<Arc<Guard>>, limit: Duration, roots: &[CertificateDer<'static>]) -> Self {
+    /// with the settings and is passed over here. `own` is how the node itself is known.
+    pub fn new(
+        guard: Option<Arc<Guard>>,
+        limit: Duration,
+        roots: &[CertificateDer<'static>],
+        own: Option<tls::Own>,
+    ) -> Self {
         let tcp = Tcp { guard, lookup: ask_the_system, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
         let mut trusted: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
         trusted.add_parsable_certificates(roots.iter().cloned());
         // The provider is passed in: a process-wide default might be missing, or another library's choice.
-        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(trusted), provider.clone())
+            .build()
+            .expect("there are public authorities among them");
+        let judge = own.map_or(usual.clone() as Arc<_>, |own| own.beside(usual));
+        let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("this provider supports the default protocol versions")
-            .with_root_certificates(trusted)
+            .dangerous()
+            .with_custom_certificate_verifier(judge)
             .with_no_client_auth();
         let https =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);

@@ -64,7 +64,8 @@ impl Node {
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line on stdout");
-        let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
+        let url = line.trim().strip_prefix("listening on ").and_then(|url| url.split_once("://"));
+        let addr = url.and_then(|(_, addr)| addr.parse().ok());
         let Some(addr) = addr else {
             let _ = child.kill();
             let log = std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
@@ -75,7 +76,12 @@ impl Node {
 
     /// Where its settings stand; to be changed before a SIGHUP.
     pub fn config_file(&self) -> std::path::PathBuf {
-        self.dir.path().join("config.toml")
+        self.dir().join("config.toml")
+    }
+
+    /// The directory of its configuration.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,0 +1,33 @@
+//! `[server]`: what is said about TLS and HTTP/2.
+
+use super::{Error, Server};
+use crate::tls::Tls;
+
+impl Server {
+    /// The certificate that the settings name, read; `None` where the node speaks plain HTTP.
+    ///
+    /// # Errors
+    /// Names the setting, the file and what is wrong with it.
+    pub fn tls(&self) -> Result<Option<Tls>, Error> {
+        match (&self.tls_cert, &self.tls_key) {
+            (None, None) => Ok(None),
+            (Some(cert), Some(key)) => Tls::load(cert, key).map(Some).map_err(Error),
+            (Some(_), None) => {
+                Err(Error("`server.tls_cert` is set: set `server.tls_key` to the file with its key".into()))
+            }
+            (None, Some(_)) => {
+                Err(Error("`server.tls_key` is set: set `server.tls_cert` to the file with the certificate".into()))
+            }
+        }
+    }
+
+    pub(super) fn check_transport(&self) -> Result<(), Error> {
+        if self.head_timeout_ms < 100 {
+            return Err(Error("`server.head_timeout_ms` must be at least 100".into()));
+        }
+        if self.http2_max_streams == 0 {
+            return Err(Error("`server.http2_max_streams` must be at least 1; browsers expect 100".into()));
+        }
+        self.tls().map(drop)
+    }
+}

@@ -1,0 +1,62 @@
+//! Pages of other origins (CORS): which may call, and what they may send and read.
+
+use actix_web::{
+    HttpResponse,
+    dev::ServiceRequest,
+    http::{
+        Method, StatusCode,
+        header::{self, HeaderMap, HeaderValue},
+    },
+};
+
+use super::Problem;
+use crate::app::Node;
+
+/// What they may read of a response beside what every page may.
+const EXPOSED: &str =
+    "Location, Retry-After, RateLimit, RateLimit-Policy, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset";
+
+/// Whether pages of this origin may call the node.
+pub(super) fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
+    node.config.server.cors_origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
+}
+
+/// Tells the browser of a listed origin that its page may read the response.
+pub(super) fn tell(node: &Node, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
+    if node.config.server.cors_origins.is_empty() {
+        return;
+    }
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin.filter(|origin| is_listed(node, origin)) {
+        // By its name, never `*`: only so may its pages send cookies and `Authorization`.
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    }
+}
+
+/// The answer to a browser that asks before its page sends something; `None` for any other request.
+pub(super) fn preflight(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
+    if request.method() != Method::OPTIONS || !request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        return None;
+    }
+    let origin = request.headers().get(header::ORIGIN);
+    if !origin.is_some_and(|origin| is_listed(node, origin)) {
+        let detail = match origin {
+            Some(origin) => {
+                format!("pages of {origin:?} must not call the node; add it to `server.cors_origins` if it is yours")
+            }
+            None => "a preflight names the page's `Origin`, which must be one of `server.cors_origins`".into(),
+        };
+        return Some(Problem::new(StatusCode::FORBIDDEN, detail).response());
+    }
+    let answer = HttpResponse::NoContent()
+        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE"))
+        .insert_header((
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Auth-Token, X-User-ID",
+        ))
+        .insert_header((header::ACCESS_CONTROL_MAX_AGE, 600))
+        .finish();
+    Some(answer)
+}
