@@ -137,6 +137,11 @@ impl Config {
                     .into(),
             );
         }
+        if self.mode == Mode::Open && (!self.tokens.is_empty() || self.jwt.is_some()) {
+            return Err("`access.mode` = `open` lets everybody in, and there are tokens or `[access.jwt]`: set \
+                        `mode = \"token\"` in `[access]`, or take them out"
+                .into());
+        }
         for (key, ms) in [("ticket_ms", self.ticket_ms), ("session_ms", self.session_ms)] {
             if !(1000..=LONGEST_MS).contains(&ms) {
                 return Err(format!("`access.{key}` = {ms} must be from 1000 to {LONGEST_MS}"));
@@ -175,6 +180,9 @@ impl Handle {
     /// # Errors
     /// When it is nobody's, or cannot be checked now.
     pub async fn identify(&self, token: &str) -> Result<Identity, Refused> {
+        if token.is_empty() {
+            return Err(Refused::Unknown);
+        }
         if let Some(identity) = self.inner.tokens.find(token) {
             return Ok(identity);
         }
@@ -201,27 +209,41 @@ impl Handle {
         self.inner.tickets.redeem(ticket).and_then(current)
     }
 
-    /// A session for a client that came with a ticket: its text, and how long it is good.
+    /// A session for a client that came with this ticket: its text, and how long it is good.
     ///
     /// # Errors
     /// When the journal, which has the key, is not available.
-    pub async fn seal(&self, identity: &Identity) -> Result<(String, Duration), journal::Unavailable> {
-        self.inner.seal.seal(identity).await
+    pub async fn seal(&self, identity: &Identity, ticket: &str) -> Result<(String, Duration), journal::Unavailable> {
+        self.inner.seal.seal(identity, ticket, &self.inner.issuer()).await
     }
 
-    /// Whose session it is.
+    /// Whose session it is. It is good beside a ticket of the same user alone: a browser has one, whoever opens pages in
+    /// it, and must not show one user's stream at another's address.
     ///
     /// # Errors
-    /// When it is none of this node's, or over, or the token behind it is gone.
-    pub async fn unseal(&self, session: &str) -> Result<Identity, Refused> {
-        let identity = self.inner.seal.unseal(session, |name, digest| self.inner.tokens.named(name, digest)).await?;
-        current(identity)
+    /// When it is none of this node's, or over, or of another user, or the token behind it is gone.
+    pub async fn unseal(&self, session: &str, ticket: &str) -> Result<Identity, Refused> {
+        let token = |name: &str, digest: &[u8; 32]| self.inner.tokens.named(name, digest);
+        current(self.inner.seal.unseal(session, ticket, &self.inner.issuer(), token).await?)
     }
 
     /// Puts other static tokens in force. Who came with one that is gone or changed is no caller any more; answers their
     /// names.
     pub fn reload(&self, tokens: &[TokenConfig]) -> Vec<String> {
         self.inner.tokens.replace(tokens)
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Whoever is behind sessions that are not of a static token: who changes the mode or the issuer of JWTs ends them.
+    fn issuer(&self) -> String {
+        match (self.mode, &self.jwt) {
+            (Mode::Open, _) => "open".into(),
+            (Mode::Token, Some(jwt)) => jwt.fingerprint().into(),
+            (Mode::Token, None) => String::new(),
+        }
     }
 }
 

@@ -23,6 +23,8 @@ use crate::{
     journal, relay, upstream,
 };
 
+#[cfg(test)]
+mod tests;
 mod transport;
 
 /// Everything that can be set.
@@ -360,47 +362,5 @@ fn explain(error: &figment::Error, source: &str) -> String {
             format!("{place}: unknown key `{full}`{hint}")
         }
         kind => format!("{place}: `{key}`: {kind}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(toml: &str) -> String {
-        Config::read(toml, "test.toml").unwrap_err().to_string()
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_the_nearest_known_one() {
-        assert_eq!(
-            error("[emitter]\nheartbeet_ms = 5"),
-            "test.toml: unknown key `emitter.heartbeet_ms`; did you mean `heartbeat_ms`?"
-        );
-        assert_eq!(error("[serverr]\nlisten = 'x'"), "test.toml: unknown key `serverr`; did you mean `server`?");
-    }
-
-    #[test]
-    fn a_wrong_value_names_its_key() {
-        let message = error("[emitter]\nheartbeat_ms = 'soon'");
-        assert!(message.contains("`emitter.heartbeat_ms`") && message.contains("soon"), "{message}");
-        assert!(error("[server]\nlisten = 'nowhere'").contains("`server.listen`"));
-    }
-
-    #[test]
-    fn open_access_is_refused_where_others_can_reach_it() {
-        let message = error("[server]\nlisten = '0.0.0.0:80'");
-        assert!(message.contains("allow_open"), "{message}");
-        assert!(Config::read("[server]\nlisten = '0.0.0.0:80'\n[access]\nallow_open = true", "t").is_ok());
-    }
-
-    #[test]
-    fn the_built_in_configuration_is_good() {
-        let config = Config::load(None).unwrap();
-        for name in
-            ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API", "task1", "task2"]
-        {
-            assert!(config.handlers.contains_key(name), "{name}");
-        }
     }
 }

@@ -56,7 +56,7 @@ pub use self::{
     link::Link,
     named::{NamedConfig, RESERVED as RESERVED_STREAMS},
     outbox::Shared,
-    status::{Change, EmitterStatus, Selector, Totals},
+    status::{By, Change, EmitterStatus, Selector, Totals},
     subscription::Subscription,
 };
 

@@ -1,13 +1,19 @@
 //! The keys of an issuer (RFC 7517), fetched when a token needs them, kept, and fetched again when they grow old or a
 //! token names one that is not among them: issuers change their keys without a word.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse},
 };
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use super::Refused;
 use crate::upstream::{Client, Method, Request, StatusCode, Trust};
@@ -16,13 +22,17 @@ use crate::upstream::{Client, Method, Request, StatusCode, Trust};
 const MAX_BYTES: usize = 256 << 10;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) struct Jwks {
+/// The keys of one issuer.
+pub(super) struct Jwks(Arc<Inner>);
+
+struct Inner {
     client: Client,
     url: String,
     refresh: Duration,
     pause: Duration,
-    /// Held while the keys are fetched: whoever needs one waits for the same answer.
     known: Mutex<Known>,
+    /// Changes with each answer.
+    answers: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -30,6 +40,7 @@ struct Known {
     keys: Vec<Key>,
     fetched: Option<Instant>,
     asked: Option<Instant>,
+    asking: bool,
 }
 
 struct Key {
@@ -42,38 +53,66 @@ struct Key {
 
 impl Jwks {
     pub(super) fn new(client: Client, url: String, refresh: Duration, pause: Duration) -> Self {
-        Self { client, url, refresh, pause, known: Mutex::default() }
+        let (known, answers) = (Mutex::default(), watch::Sender::default());
+        Self(Arc::new(Inner { client, url, refresh, pause, known, answers }))
     }
 
-    /// The key that a token names.
+    /// The key that a token names. One that is known is given at once, however the issuer is; who has none waits for the
+    /// answer that is on its way. It is not this request's own: a client that leaves must not spoil it for the others.
     pub(super) async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<DecodingKey>, Refused> {
-        let mut known = self.known.lock().await;
-        let found = known.find(id, algorithm);
-        let old = known.fetched.is_none_or(|fetched| fetched.elapsed() >= self.refresh);
-        let paused = known.asked.is_some_and(|asked| asked.elapsed() < self.pause);
-        if (found.is_none() || old) && !paused {
-            known.asked = Some(Instant::now());
-            match self.fetch().await {
+        let mut answer = {
+            let mut known = self.0.known();
+            let found = known.find(id, algorithm);
+            let old = known.fetched.is_none_or(|fetched| fetched.elapsed() >= self.0.refresh);
+            let paused = known.asked.is_some_and(|asked| asked.elapsed() < self.0.pause);
+            if (found.is_none() || old) && !paused && !known.asking {
+                known.asking = true;
+                known.asked = Some(Instant::now());
+                tokio::spawn(self.0.clone().ask());
+            }
+            if let Some(key) = found {
+                return Ok(key);
+            }
+            known.asking.then(|| self.0.answers.subscribe())
+        };
+        if let Some(answer) = &mut answer {
+            // Its own limits end it sooner.
+            drop(timeout(TIMEOUT * 4, answer.changed()).await);
+        }
+        let known = self.0.known();
+        match known.find(id, algorithm) {
+            Some(key) => Ok(key),
+            None if known.fetched.is_none() => {
+                Err(Refused::Unavailable("the keys of its issuer cannot be fetched".into()))
+            }
+            None => Err(Refused::Unacceptable("its key (`kid`) is not among those of the issuer".into())),
+        }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no code that holds the lock panics")
+    }
+
+    async fn ask(self: Arc<Self>) {
+        let answer = self.fetch().await;
+        {
+            let mut known = self.known();
+            known.asking = false;
+            match answer {
                 Ok(keys) => {
                     known.keys = keys;
                     known.fetched = Some(Instant::now());
                 }
                 Err(error) => {
                     tracing::error!(url = self.url, error, "the keys of JWTs (access.jwt.jwks_url) cannot be fetched");
-                    if known.fetched.is_none() {
-                        return Err(Refused::Unavailable("the keys of its issuer cannot be fetched".into()));
-                    }
                 }
             }
-            return known.find(id, algorithm).ok_or_else(no_key);
         }
-        match found {
-            Some(key) => Ok(key),
-            None if known.fetched.is_none() => {
-                Err(Refused::Unavailable("the keys of its issuer could not be fetched a moment ago".into()))
-            }
-            None => Err(no_key()),
-        }
+        self.answers.send_modify(|count| *count += 1);
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, String> {
@@ -87,10 +126,6 @@ impl Jwks {
         let set: JwkSet = serde_json::from_slice(&body).map_err(|error| format!("it is no set of keys: {error}"))?;
         Ok(set.keys.iter().filter_map(Key::new).collect())
     }
-}
-
-fn no_key() -> Refused {
-    Refused::Unacceptable("its key (`kid`) is not among those of the issuer".into())
 }
 
 // === impl Known ===

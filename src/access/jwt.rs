@@ -11,8 +11,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Identity, Refused, Rights, identity::Origin, jwks::Jwks};
 use crate::{
@@ -51,6 +53,8 @@ pub struct Config {
 
 /// Checks tokens.
 pub(super) struct Verifier {
+    /// Of what decides which tokens are good: a session of one is no better than that.
+    fingerprint: String,
     keys: Keys,
     allowed: Vec<Algorithm>,
     audience: Option<String>,
@@ -127,8 +131,8 @@ impl Config {
         if let Some(url) = &self.jwks_url {
             upstream::parse_url(url).map_err(|error| format!("`access.jwt.jwks_url` = `{url}`: {error}"))?;
         }
-        if self.jwks_refresh_ms < 1000 {
-            return Err("`access.jwt.jwks_refresh_ms` must be at least 1000".into());
+        if self.jwks_refresh_ms < 1000 || self.jwks_pause_ms < 100 {
+            return Err("`access.jwt.jwks_refresh_ms` must be at least 1000 and `jwks_pause_ms` at least 100".into());
         }
         Ok(())
     }
@@ -184,13 +188,26 @@ impl Verifier {
         let fits = |algorithm: &Algorithm| {
             (*algorithm == Algorithm::HS256) == symmetric && (named.is_empty() || named.contains(algorithm))
         };
+        let material = match &keys {
+            Keys::One(key) => key.try_get_as_bytes().map(<[u8]>::to_vec).unwrap_or_default(),
+            Keys::Fetched(_) => Vec::new(),
+        };
+        let mut fingerprint = Sha256::new();
+        fingerprint.update(serde_json::to_vec(config).unwrap_or_default());
+        fingerprint.update(material);
         Ok(Self {
+            fingerprint: URL_SAFE_NO_PAD.encode(fingerprint.finalize()),
             keys,
             allowed: KNOWN.into_iter().filter(fits).collect(),
             audience: config.audience.clone(),
             issuer: config.issuer.clone(),
             leeway: config.leeway_ms.div_ceil(1000),
         })
+    }
+
+    /// Changes with the settings and the key.
+    pub(super) fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Whose token it is.

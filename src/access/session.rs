@@ -33,6 +33,8 @@ pub(super) struct Seal {
 struct Session {
     /// Unix seconds.
     exp: u64,
+    /// The mark of the tickets of this user.
+    mark: String,
     #[serde(flatten)]
     of: Of,
 }
@@ -44,7 +46,7 @@ enum Of {
     /// Of a static token: what that is decides at each use.
     Static { token: String, digest: String },
     /// Of claims, which nobody else remembers.
-    Claims { user: Option<String>, groups: Vec<String>, rights: Rights, meta: Option<Meta> },
+    Claims { issuer: String, user: Option<String>, groups: Vec<String>, rights: Rights, meta: Option<Meta> },
 }
 
 // === impl Seal ===
@@ -55,12 +57,18 @@ impl Seal {
     }
 
     /// The text of a session and how long it is good.
-    pub(super) async fn seal(&self, identity: &Identity) -> Result<(String, Duration), Unavailable> {
+    pub(super) async fn seal(
+        &self,
+        identity: &Identity,
+        ticket: &str,
+        issuer: &str,
+    ) -> Result<(String, Duration), Unavailable> {
         let of = match &identity.origin {
             Origin::Static { name, digest, .. } => {
                 Of::Static { token: name.to_string(), digest: URL_SAFE_NO_PAD.encode(digest) }
             }
             Origin::Claims | Origin::Open => Of::Claims {
+                issuer: issuer.to_owned(),
                 user: identity.user.clone(),
                 groups: identity.groups.clone(),
                 rights: (*identity.rights).clone(),
@@ -70,7 +78,7 @@ impl Seal {
         let now = now_ms();
         let life = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX);
         let until = identity.expires_at.unwrap_or(u64::MAX).min(now.saturating_add(life));
-        let session = Session { exp: until / 1000, of };
+        let session = Session { exp: until / 1000, mark: mark_of(ticket).to_owned(), of };
         let key = EncodingKey::from_secret(self.key().await?);
         let text = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &session, &key).expect("plain data is signed");
         Ok((text, Duration::from_millis(until.saturating_sub(now))))
@@ -80,6 +88,8 @@ impl Seal {
     pub(super) async fn unseal(
         &self,
         text: &str,
+        ticket: &str,
+        issuer: &str,
         token: impl Fn(&str, &[u8; 32]) -> Option<Identity>,
     ) -> Result<Identity, Refused> {
         let key = self.key().await.map_err(|error| Refused::Unavailable(error.to_string()))?;
@@ -88,6 +98,9 @@ impl Seal {
         let session: Session = jsonwebtoken::decode(text, &DecodingKey::from_secret(key), &validation)
             .map_err(|error| super::jwt::refused(&error))?
             .claims;
+        if session.mark != mark_of(ticket) {
+            return Err(Refused::Ticket);
+        }
         let expires_at = Some(session.exp.saturating_mul(1000));
         match session.of {
             Of::Static { token: name, digest } => {
@@ -95,7 +108,8 @@ impl Seal {
                 let identity = digest.and_then(|digest| token(&name, &digest)).ok_or(Refused::Expired)?;
                 Ok(Identity { expires_at, ..identity })
             }
-            Of::Claims { user, groups, rights, meta } => {
+            Of::Claims { issuer: made_by, .. } if made_by != issuer => Err(Refused::Expired),
+            Of::Claims { user, groups, rights, meta, .. } => {
                 Ok(Identity { user, groups, rights: rights.into(), meta, expires_at, origin: Origin::Claims })
             }
         }
@@ -121,6 +135,11 @@ impl Seal {
         });
         Ok(key.await?)
     }
+}
+
+/// The end of a ticket, which is the same for all tickets of one user.
+pub(super) fn mark_of(ticket: &str) -> &str {
+    ticket.rsplit_once('.').map_or("", |(_, mark)| mark)
 }
 
 /// 256 random bits as text.

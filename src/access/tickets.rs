@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{Identity, Refused};
@@ -27,6 +29,13 @@ pub(super) struct Tickets {
     waiting: Mutex<HashMap<String, (Identity, Instant)>>,
 }
 
+/// The same for all tickets of one user: what tells a session of one user from that of another. A ticket is a secret of
+/// its user, so it may well tell who that is.
+fn mark(identity: &Identity) -> String {
+    let user = identity.user.as_deref().unwrap_or_default();
+    URL_SAFE_NO_PAD.encode(&Sha256::digest(user)[..9])
+}
+
 // === impl Tickets ===
 
 impl Tickets {
@@ -49,7 +58,7 @@ impl Tickets {
                 return Err(Full::User);
             }
         }
-        let ticket = super::session::random_text();
+        let ticket = format!("{}.{}", super::session::random_text(), mark(identity));
         waiting.insert(ticket.clone(), (identity.clone(), now + self.life));
         Ok((ticket, self.life))
     }

@@ -82,7 +82,15 @@ pub(super) fn check(tokens: &[TokenConfig]) -> Result<(), String> {
                 token.name
             ));
         }
-        if !seen.insert(("name", &token.name)) || !seen.insert(("sha256", &token.sha256)) {
+        if token.sha256.eq_ignore_ascii_case(&digest("")) {
+            return Err(format!(
+                "{} of `{}` is that of an empty text: the token was lost on the way",
+                key("sha256"),
+                token.name
+            ));
+        }
+        let same_token = !seen.insert(("sha256", token.sha256.to_ascii_lowercase()));
+        if !seen.insert(("name", token.name.clone())) || same_token {
             return Err(format!("{} `{}`: another token has the same name or the same hash", key("name"), token.name));
         }
         if let Err(invalid) = Topic::user(user_of(token)) {

@@ -29,6 +29,10 @@ fn reload_on_hangup(node: Node, arguments: NodeArguments) -> Result<impl Future<
     Ok(async move {
         while hangup.recv().await.is_some() {
             match arguments.load() {
+                // A file that is being written may be empty, and that is a file that lets everybody in.
+                Ok(config) if config.access.mode != node.config.access.mode => {
+                    tracing::error!("`access.mode` is another one, which needs a restart; the tokens in force stay");
+                }
                 Ok(config) => node.reload(&config).await,
                 Err(Failure { message, .. }) => {
                     tracing::error!(error = message, "the settings cannot be read again; those in force stay");

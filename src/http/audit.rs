@@ -6,15 +6,13 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use actix_web::{
-    HttpMessage, HttpRequest,
+    HttpRequest,
     dev::ServiceResponse,
     http::{Method, StatusCode},
+    web::Data,
 };
 
-use super::{
-    address,
-    identity::{AsAdmin, known},
-};
+use super::{Identity, address, identity::known};
 use crate::{app::Node, event::now_ms};
 
 const TARGET: &str = "millstream::audit";
@@ -29,14 +27,25 @@ pub(super) fn note<B>(node: &Node, response: &ServiceResponse<B>) {
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         let reason = response.response().error().map(ToString::to_string);
         refused(node, request, status, &reason.unwrap_or_default());
-    } else if request.extensions().get::<AsAdmin>().is_some() && *request.method() != Method::GET {
-        let caller = known(request);
-        let user = caller.as_ref().and_then(|caller| caller.user.as_deref());
-        let token = caller.as_ref().and_then(|caller| caller.token_name()).map(|name| &**name);
-        let (method, path, status) = (request.method().as_str(), request.path(), status.as_u16());
-        let address = address::client(node, request).to_string();
-        tracing::info!(target: TARGET, method, path, status, user, token, address, "an admin acted");
     }
+}
+
+/// Writes that an admin changes something. `request` may be refused after all: the next line of the same path tells.
+pub(super) fn acting(request: &HttpRequest, admin: &Identity) {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return;
+    }
+    let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node");
+    let address = address::client(node, request).to_string();
+    let (method, path) = (request.method().as_str(), request.path());
+    let (user, token) = (admin.user.as_deref(), admin.token_name().map(|name| &**name));
+    tracing::info!(target: TARGET, method, path, user, token, address, "an admin acts");
+}
+
+/// The same for what is another user's: a job, a relay, an emitter.
+pub(super) fn acting_for(admin: &Identity, what: &str, id: &str, owner: Option<&str>) {
+    let (user, token) = (admin.user.as_deref(), admin.token_name().map(|name| &**name));
+    tracing::info!(target: TARGET, what, id, owner, user, token, "an admin acts on what is another user's");
 }
 
 fn refused(node: &Node, request: &HttpRequest, status: StatusCode, reason: &str) {

@@ -1,5 +1,7 @@
 //! Who is connected: status, lists, and changing or ending connections.
 
+use std::time::Duration;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path},
@@ -16,8 +18,8 @@ use super::{
 };
 use crate::{
     app::Node,
-    event::Meta,
-    hub::{Change, EmitterStatus, Reason, Selector, Totals},
+    event::{Meta, now_ms},
+    hub::{By, Change, EmitterStatus, Reason, Selector, Totals},
     jobs, journal, relay,
     topic::{Pattern, Topic},
 };
@@ -216,7 +218,10 @@ pub(super) async fn change(
         return Err(Problem::field("meta", "metadata are scalars, at most 32 keys and 4096 bytes"));
     }
     let id = emitter.into_inner();
+    let mut by = None;
     if !identity.is_admin() {
+        let expires = identity.expires_at.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
+        by = Some(By { token: identity.token_name().cloned(), expires });
         let known = node.hub.emitters(Selector::Id(id.clone())).await.pop();
         if !known.is_some_and(|known| identity.is(known.user_id.as_deref())) {
             return Err(gone(&id));
@@ -229,7 +234,7 @@ pub(super) async fn change(
         permit::subscribe(&identity, topics.iter().flatten())?;
         permit::subscribe(&identity, joined.iter())?;
     }
-    match node.hub.change(id.clone(), Change { groups, topics, meta }).await {
+    match node.hub.change(id.clone(), Change { groups, topics, meta, by }).await {
         Some(status) => Ok(HttpResponse::Ok().json(status)),
         None => Err(gone(&id)),
     }

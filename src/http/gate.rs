@@ -245,13 +245,26 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
             name.escape_debug()
         ));
     }
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
+    let Some(origin) = request.headers().get(header::ORIGIN) else {
+        // A picture or a form of another site's page has no origin, and would run a sample all the same. Links to pages are
+        // well.
+        if is_foreign_fetch(request) && !pages::is_page(request.path()) {
+            return forbidden("in open mode pages of other sites must not call the node".into());
+        }
+        return Ok(());
+    };
     if is_own(request, origin) || origins::is_listed(node, origin) {
         return Ok(());
     }
     forbidden(format!(
         "in open mode web pages of other origins must not call the node; add {origin:?} to `server.cors_origins` if it is yours"
     ))
+}
+
+/// True where a browser says that a page of another site has asked (Fetch Metadata); others do not say such things.
+pub(super) fn is_foreign_fetch(request: &ServiceRequest) -> bool {
+    let site = request.headers().get("sec-fetch-site");
+    site.is_some_and(|site| site != "same-origin" && site != "none")
 }
 
 /// True for the origin of pages of the node itself.

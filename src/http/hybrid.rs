@@ -19,6 +19,7 @@ use super::{
     error::Field,
     jobs::{IdempotencyKey, submit_spec},
     openapi::streams::JobFrame,
+    permit,
 };
 use crate::{
     app::Node,
@@ -82,6 +83,9 @@ pub(super) async fn execute(
     identity: Identity,
     body: Json<HybridSpec>,
 ) -> Result<HttpResponse, Problem> {
+    if let Some(remote) = &body.value.remote {
+        permit::remote(&identity, remote)?;
+    }
     let local = body.value.local_tasks.len();
     let spec = body.value.lay_out(&node.remotes, node.config.relay.default_remote.as_deref())?;
     submit_spec(&node, &request, identity, spec).await.map_err(|problem| by_list(problem, local))
@@ -101,6 +105,7 @@ pub(super) async fn parallel_tasks(
     body: Json<Spec>,
 ) -> Result<HttpResponse, Problem> {
     let remote = remote.into_inner();
+    permit::remote(&identity, &remote)?;
     node.remotes.get(&remote).map_err(|unknown| Problem::unknown(unknown.to_string()))?;
     let mut spec = body.value;
     let mut strangers = Vec::new();

@@ -20,7 +20,7 @@ use actix_web::{
     },
 };
 
-use super::{Problem, gate, origins, query::Query};
+use super::{Problem, audit, gate, origins, query::Query};
 use crate::{
     access::{Identity, Mode, Refused},
     app::Node,
@@ -36,8 +36,8 @@ struct Stranger(Problem);
 /// The cookie that a response sets.
 struct NewSession(HeaderValue);
 
-/// Marks a request as an admin's, for the audit.
-pub(super) struct AsAdmin;
+/// Whoever asks these has no time for credentials.
+const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
@@ -45,14 +45,28 @@ const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 const COOKIE: &str = "millstream_token";
 /// The cookie with which a client that came by ticket reconnects; set by the node.
 const SESSION: &str = "millstream_session";
+/// Longest value of a cookie that every browser keeps, in bytes.
+const MAX_COOKIE: usize = 3800;
 
 /// Decides who is calling and keeps it with the request.
 pub(super) async fn authenticate(node: &Node, request: &ServiceRequest) {
+    // In open mode only a ticket has to be looked up; a header there names the user, whatever the query says.
     let open = node.access.mode() == Mode::Open;
-    if node.embedded || (open && !names(request, "ticket")) {
+    let by_header = || [USER, TOKEN, header::AUTHORIZATION].iter().any(|name| request.headers().contains_key(name));
+    let asked = if open { names(request, "ticket=") && !by_header() } else { !HEALTH.contains(&request.path()) };
+    // What an embedding program has found out counts.
+    if !asked || request.extensions().contains::<Identity>() {
         return;
     }
-    match credential(node, request).await {
+    let found = if open {
+        match Query::of(request.request()).first("ticket") {
+            Some(ticket) => by_ticket(node, request, ticket).await,
+            None => return,
+        }
+    } else {
+        credential(node, request).await
+    };
+    match found {
         Ok(identity) => drop(request.extensions_mut().insert(identity)),
         Err(problem) => drop(request.extensions_mut().insert(Stranger(problem))),
     }
@@ -83,38 +97,35 @@ async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, P
         same_site(node, request)?;
         return Ok(node.access.identify(&token).await?);
     }
-    if let Some(identity) = by_session(node, request).await? {
-        return Ok(identity);
-    }
     Err(Problem::unauthenticated(
         "this needs a token: `X-Auth-Token`, `Authorization: Bearer`, the cookie `millstream_token`, or a ticket in the query",
     ))
 }
 
-/// A used ticket is no mistake of a client that reconnects to the same address: then its session counts.
+/// A used ticket is no mistake of a client that reconnects to the same address: then its session counts, which is good for
+/// nothing else.
 async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Result<Identity, Problem> {
     reads(request, "a ticket")?;
     let refused = match node.access.redeem(ticket) {
         Ok(identity) => {
-            let (session, life) = node.access.seal(&identity).await?;
-            let cookie = session_cookie(request, session, life);
-            request.extensions_mut().insert(NewSession(cookie));
+            let (session, life) = node.access.seal(&identity, ticket).await?;
+            if session.len() > MAX_COOKIE {
+                tracing::warn!(
+                    user = identity.user,
+                    "the rights of this user fit no cookie: its EventSource cannot reconnect"
+                );
+            } else if same_site(node, request).is_ok() {
+                // Nor does a page of somebody else's get to put one into this site's.
+                let cookie = session_cookie(node, request, session, life);
+                request.extensions_mut().insert(NewSession(cookie));
+            }
             return Ok(identity);
         }
         Err(refused) => refused,
     };
-    match by_session(node, request).await {
-        Ok(Some(identity)) => Ok(identity),
-        Ok(None) => Err(refused.into()),
-        Err(problem) => Err(problem),
-    }
-}
-
-async fn by_session(node: &Node, request: &ServiceRequest) -> Result<Option<Identity>, Problem> {
-    let Some(session) = cookie(request.request(), SESSION) else { return Ok(None) };
-    reads(request, "a session")?;
+    let Some(session) = cookie(request.request(), SESSION) else { return Err(refused.into()) };
     same_site(node, request)?;
-    Ok(Some(node.access.unseal(&session).await?))
+    Ok(node.access.unseal(&session, ticket).await?)
 }
 
 /// Tickets and sessions open streams and read, for the sake of clients that can do nothing else.
@@ -129,8 +140,7 @@ fn reads(request: &ServiceRequest, what: &str) -> Result<(), Problem> {
 fn same_site(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     let foreign = match request.headers().get(header::ORIGIN) {
         Some(origin) => !gate::is_own(request, origin) && !origins::is_listed(node, origin),
-        // Without an origin browsers say so (Fetch Metadata); nobody else sends cookies of somebody.
-        None => request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site"),
+        None => gate::is_foreign_fetch(request),
     };
     if foreign {
         return Err(Problem::forbidden(
@@ -140,14 +150,14 @@ fn same_site(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     Ok(())
 }
 
-fn session_cookie(request: &ServiceRequest, session: String, life: Duration) -> HeaderValue {
+fn session_cookie(node: &Node, request: &ServiceRequest, session: String, life: Duration) -> HeaderValue {
     let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
     let cookie = Cookie::build(SESSION, session)
         .path("/")
         .http_only(true)
         .same_site(SameSite::Strict)
         // Also behind a proxy that ends TLS and says so. Who lies about it harms its own cookie alone.
-        .secure(request.connection_info().scheme() == "https")
+        .secure(node.tls.is_some() || request.connection_info().scheme() == "https")
         .max_age(actix_web::cookie::time::Duration::seconds(seconds))
         .finish();
     HeaderValue::from_str(&cookie.to_string()).expect("a session is base64url and dots")
@@ -197,7 +207,8 @@ impl FromRequest for Admin {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let admin = identity(request).and_then(|identity| match identity.is_admin() {
             true => {
-                request.extensions_mut().insert(AsAdmin);
+                // At once: what is asked for happens also where the client does not wait for the answer.
+                audit::acting(request, &identity);
                 Ok(Self)
             }
             false => Err(Problem::forbidden("this is for admins")),

@@ -4,10 +4,10 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Bytes, Data},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 
 use super::{
-    Problem,
+    Identity, Problem,
     identity::Admin,
     query::{NoQuery, Query},
 };
@@ -38,7 +38,12 @@ pub(super) async fn inspect(node: Data<Node>, _: Admin, _: NoQuery) -> Result<Ht
 ), responses(
     (status = 200, description = "lines of `{id, topic, alsoIn?, event, data, timestamp, origin?, source?}`", body = String, content_type = LINES),
     (status = 422, description = "this is no topic, or no position of this journal")))]
-pub(super) async fn export(node: Data<Node>, _: Admin, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn export(
+    node: Data<Node>,
+    _: Admin,
+    identity: Identity,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["topic", "topics", "after", "limit", "access_token"])?;
     let patterns = query.list("topic", "topics").map(Pattern::new).collect::<Result<Vec<_>, _>>()?;
@@ -60,7 +65,7 @@ pub(super) async fn export(node: Data<Node>, _: Admin, request: HttpRequest) -> 
             Err(error) => Some((Err(std::io::Error::other(error)), None)),
         }
     });
-    Ok(HttpResponse::Ok().content_type(LINES).streaming(lines))
+    Ok(HttpResponse::Ok().content_type(LINES).streaming(lines.take_until(Box::pin(identity.end()))))
 }
 
 /// Clear away what was deleted; one verification or compaction at a time.

@@ -8,7 +8,8 @@ use actix_web::{
 
 use super::{
     Identity, Problem,
-    connect::{STREAM_PARAMETERS, basics, start},
+    connect::{STREAM_PARAMETERS, StreamParameters, basics, start},
+    openapi::streams::TopicFrame,
     query::Query,
     stream,
 };
@@ -20,21 +21,14 @@ use crate::{
 /// Open a stream that the settings name.
 #[utoipa::path(get, path = "/api/sse/{stream}", tag = "connections", params(
     ("stream" = String, Path, description = "its name in the settings: `[streams.NAME]`"),
-    ("history" = Option<u64>, Query, description = "begin with the last N events"),
-    ("since" = Option<u64>, Query, description = "begin with what was appended since this time (Unix milliseconds)"),
-    ("lastEventId" = Option<String>, Query, description = "resume after this event; the header `Last-Event-ID` wins"),
-    ("heartbeat" = Option<String>, Query, description = "`event`, `comment` or `none`"),
-    ("heartbeatMs" = Option<u64>, Query, description = "silence before a heartbeat, from 1000"),
-    ("timeoutMs" = Option<u64>, Query, description = "lifetime of the stream, 0 for none"),
-    ("retryMs" = Option<u64>, Query, description = "reconnection time for the client"),
-    ("overflow" = Option<String>, Query, description = "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`"),
-    ("envelope" = Option<bool>, Query, description = "wrap data in `{topic, id, event, data, timestamp}`"),
+    ("history" = Option<u64>, Query, minimum = 0, description = "begin with the last N events"),
+    ("since" = Option<u64>, Query, minimum = 0, description = "begin with what was appended since this time (Unix milliseconds)"),
+    StreamParameters,
 ), responses(
-    (status = 200, description = "an event stream; first frame `connection`, or what `connected_event` says", content_type = "text/event-stream"),
-    (status = 400, description = "a parameter cannot be read", body = Problem),
-    (status = 401, description = "a token is needed, or it is wrong", body = Problem),
-    (status = 403, description = "the caller may not hear all of its topics", body = Problem),
-    (status = 404, description = "no stream has this name", body = Problem),
+    (status = 200, description = "an event stream; first frame `connection`, or what `connected_event` says",
+        body = TopicFrame, content_type = "text/event-stream"),
+    (status = 403, description = "the caller may not hear all of its topics"),
+    (status = 404, description = "no stream has this name"),
 ))]
 pub(super) async fn open(
     node: Data<Node>,

@@ -30,6 +30,11 @@ pub(super) fn guard(headers: &mut HeaderMap) {
     }
 }
 
+/// True for what people look at, and links lead to.
+pub(super) fn is_page(path: &str) -> bool {
+    !path.starts_with("/api/") && path != "/events"
+}
+
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     for name in Assets::iter() {
         let path = format!("/{name}");

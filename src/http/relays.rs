@@ -46,6 +46,7 @@ pub(super) async fn create(
 /// A page of relays, newest first.
 #[utoipa::path(get, path = "/api/relays", tag = "relays", params(
     ("status" = inline(Option<Status>), Query, description = "only those that stand so"),
+    ("user" = Option<String>, Query, description = "whose; others than the caller's own are for admins"),
     ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
 ), responses((status = 200, description = "a page of relays", body = Listing)))]
@@ -102,6 +103,7 @@ pub(super) async fn restart(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     permit::relay(&node, &identity, &relay, To::Change).await?;
+    permit::relay_spec(&node, &identity, &node.relays.get(&relay).await?.spec)?;
     node.relays.restart(&relay).await?;
     Ok(HttpResponse::Accepted().json(node.relays.summary(&relay).await?))
 }

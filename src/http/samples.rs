@@ -43,10 +43,12 @@ pub(super) async fn flow(node: Data<Node>, request: HttpRequest, identity: Ident
 }
 
 /// A task behind a limit: the shipped configurations let one caller ask 100 times in a minute (`[[limits.routes]]`).
-#[utoipa::path(get, path = "/api/sse/rate-limited-sse", tag = "samples", responses(
-    (status = 200, description = "the job's events; above the limit, where a stream was asked for, `disconnect` with the reason `rate_limited`", content_type = "text/event-stream"),
-    (status = 429, description = "above the limit; `Retry-After` and `RateLimit-*` say when to come back", body = Problem),
-    (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/api/sse/rate-limited-sse", tag = "samples", params(IdempotencyKey, StreamParameters),
+    responses(
+        (status = 200, body = JobFrame, content_type = "text/event-stream",
+            description = "the job's events; above the limit, where a stream was asked for, `disconnect` with the reason `rate_limited`"),
+        (status = 422, description = "the `Idempotency-Key` stands for another job"),
+        (status = 429, description = "above the limit; `Retry-After` and `RateLimit-*` say when to come back")))]
 pub(super) async fn rate_limited(
     node: Data<Node>,
     request: HttpRequest,

@@ -9,6 +9,7 @@ use crate::{access::Full, app::Node};
 
 /// A ticket.
 #[derive(Serialize, ToSchema)]
+#[schema(examples(json!({ "ticket": "Yq3u5cJ0", "expiresInMs": 30_000 })))]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Ticket {
     /// Goes into the query of one GET: `?ticket=…`.
@@ -23,10 +24,9 @@ pub(super) struct Ticket {
 /// address (`access.session_ms`). A page of another site gets no cookie: it fetches a new ticket for each connection and
 /// passes `lastEventId`. Tickets and their sessions are good for GET alone.
 #[utoipa::path(post, path = "/api/tickets", tag = "connections", responses(
-    (status = 201, body = Ticket),
-    (status = 401, description = "this needs a token; a ticket gets no ticket", body = Problem),
-    (status = 429, description = "too many tickets of this user wait for their use", body = Problem),
-    (status = 503, description = "too many tickets wait for their use", body = Problem),
+    (status = 201, description = "a ticket", body = Ticket),
+    (status = 429, description = "too many tickets of this user wait for their use"),
+    (status = 503, description = "too many tickets wait for their use"),
 ))]
 pub(super) async fn issue(node: Data<Node>, identity: Identity, _: NoQuery) -> Result<HttpResponse, Problem> {
     let (ticket, life) = node.access.issue(&identity)?;

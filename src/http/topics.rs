@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     app::Node,
-    event::{Event, Position},
+    event::{Event, Filter, Meta, Position, Subscriber},
     journal::{Query as JournalQuery, TopicInfo},
     topic::{Pattern, Topic},
 };
@@ -67,9 +67,9 @@ struct EventRow<'a> {
     /// Its position, as `id:` has it in a stream.
     #[schema(value_type = String)]
     id: Position,
-    /// Where it was published.
+    /// Where it was published, as far as the caller may hear that.
     #[schema(value_type = Vec<String>)]
-    topics: &'a [Topic],
+    topics: Vec<&'a Topic>,
     /// Its name.
     event: &'a str,
     /// Its data: JSON where they are JSON, else a string.
@@ -140,7 +140,7 @@ pub(super) async fn events(
     let gap = foreign || (asked.is_some() && !page.trimmed.is_empty());
     let last_event_id = Position { epoch, offset: page.through };
     Ok(HttpResponse::Ok().json(EventPage {
-        events: page.events.iter().map(|event| EventRow::of(event)).collect(),
+        events: page.events.iter().filter_map(|event| EventRow::of(event, &identity)).collect(),
         last_event_id,
         gap,
     }))
@@ -174,15 +174,25 @@ pub(super) async fn purge(
 // === impl EventRow ===
 
 impl<'a> EventRow<'a> {
-    fn of(event: &'a Event) -> Self {
-        Self {
+    /// The event as this caller may see it: nothing of what is filtered for others, and of its topics those that the caller
+    /// may hear.
+    fn of(event: &'a Event, identity: &'a Identity) -> Option<Self> {
+        let meta = Meta::default();
+        let meta = identity.meta.as_ref().unwrap_or(&meta);
+        let (user, groups) = (identity.user.as_deref(), &identity.groups[..]);
+        let caller = Subscriber { meta, user, groups, emitter_id: "" };
+        let passes = |filter: &Filter| identity.is_admin() || filter.matches(&caller).unwrap_or(false);
+        if !event.filter.as_ref().is_none_or(passes) {
+            return None;
+        }
+        Some(Self {
             id: event.position,
-            topics: &event.topics,
+            topics: event.topics.iter().filter(|topic| identity.may_hear(topic)).collect(),
             event: event.name(),
             data: event.data_value(),
             timestamp: event.timestamp,
             origin: event.origin.as_deref(),
             source: event.source(),
-        }
+        })
     }
 }

@@ -24,8 +24,16 @@ pub struct NamedConfig {
 }
 
 /// Names under `/api/sse/` that routes use.
-pub const RESERVED: [&str; 7] =
-    ["emitter", "flow-example", "managed", "parallel-tasks", "parallel-tasks-progress", "sample-parallel", "samples"];
+pub const RESERVED: [&str; 8] = [
+    "emitter",
+    "flow-example",
+    "managed",
+    "parallel-tasks",
+    "parallel-tasks-progress",
+    "rate-limited-sse",
+    "sample-parallel",
+    "samples",
+];
 
 /// Fields that make a response an event stream, or that the connection has for its own use.
 const FIXED_FIELDS: [&str; 11] = [

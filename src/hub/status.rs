@@ -92,6 +92,17 @@ pub struct Change {
     pub topics: Option<Vec<Pattern>>,
     /// Its metadata from now on.
     pub meta: Option<Meta>,
+    /// Whose rights the change rests on; `None` where nobody has to have any.
+    pub by: Option<By>,
+}
+
+/// The credential that a change of an emitter rests on: the emitter must not outlive it.
+#[derive(Clone, Debug)]
+pub struct By {
+    /// The static token; only emitters that came with the same one, or like this one with none, can be changed.
+    pub token: Option<std::sync::Arc<str>>,
+    /// How long from now it is good.
+    pub expires: Option<std::time::Duration>,
 }
 
 // === impl Totals ===
@@ -140,7 +151,17 @@ impl Shard {
     pub(super) fn change(&self, id: &str, change: Change) -> Option<EmitterStatus> {
         let mut state = self.state.borrow_mut();
         let key = state.registry.find(id)?;
-        let emitter = state.emitters.get_mut(key)?;
+        let State { emitters, due, .. } = &mut *state;
+        let emitter = emitters.get_mut(key)?;
+        if let Some(By { token, expires }) = change.by {
+            if emitter.token != token {
+                return None;
+            }
+            let now = Instant::now();
+            let until = expires.and_then(|left| now.checked_add(left));
+            emitter.token_expires = [emitter.token_expires, until].into_iter().flatten().min();
+            due.soon(key, now);
+        }
         emitter.groups = change.groups.unwrap_or_else(|| std::mem::take(&mut emitter.groups));
         emitter.topics = change.topics.unwrap_or_else(|| std::mem::take(&mut emitter.topics));
         emitter.meta = change.meta.unwrap_or_else(|| std::mem::take(&mut emitter.meta));

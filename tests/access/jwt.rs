@@ -176,3 +176,32 @@ fn without_the_issuers_keys_nobody_is_let_in_and_all_are_told_to_come_back() {
     }
     assert_eq!(ask(&node, Some(ADMIN), "GET", "/api/jobs", None).status, 200, "static tokens need no keys");
 }
+
+/// The fetch is nobody's own: a client that leaves must not spoil it for the others, and known keys wait for nothing.
+#[test]
+fn a_client_that_leaves_does_not_keep_the_keys_from_the_others() {
+    use std::io::Write;
+    let issuer = Issuer::ed25519();
+    let keys = json!({ "keys": [issuer.jwk("one")] }).to_string();
+    let slow = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let held = slow.clone();
+    let server = Upstream::start(move |_, socket| {
+        crate::support::eventually(|| (!held.load(std::sync::atomic::Ordering::Relaxed)).then_some(()));
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", keys.len());
+        drop(socket.write_all(format!("{head}{keys}").as_bytes()));
+    });
+    let node = Node::start(&format!(
+        "[access]\nmode = \"token\"\n[access.jwt]\njwks_url = \"{}\"\njwks_pause_ms = 60000\n",
+        server.url("/jwks")
+    ));
+    let claims = json!({ "sub": "carol", "exp": seconds_from_now(600) });
+    let (good, strange) = (issuer.sign_as(Some("one"), &claims), issuer.sign_as(Some("other"), &claims));
+    let mut socket = node.socket();
+    let head = format!("GET /api/jobs HTTP/1.1\r\nHost: {}\r\nX-Auth-Token: {strange}\r\n\r\n", node.addr);
+    socket.write_all(head.as_bytes()).expect("send");
+    crate::support::eventually(|| (!server.seen("/jwks").is_empty()).then_some(()));
+    drop(socket);
+    slow.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(status(&node, &good).0, 200);
+    assert_eq!(server.seen("/jwks").len(), 1);
+}

@@ -217,5 +217,5 @@ fn every_route_lets_in_those_whom_it_is_for_and_nobody_else() {
         assert!(!log.contains(secret), "a token stands in the log");
     }
     assert!(log.contains("access refused") && log.contains("millstream::audit"), "refused access is noted");
-    assert!(log.contains("an admin acted"), "what admins do is noted");
+    assert!(log.contains("an admin acts"), "what admins do is noted");
 }

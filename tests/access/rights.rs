@@ -176,3 +176,54 @@ fn a_public_stream_is_open_to_everybody_and_a_named_one_to_those_who_may_hear_it
     assert_eq!(ask(&node, None, "GET", "/api/sse/nothing", None).status, 401);
     assert_eq!(ask(&node, Some(BOB), "GET", "/api/sse/nothing", None).status, 404);
 }
+
+#[test]
+fn what_is_filtered_for_others_is_not_read_as_json_either() {
+    let sections = [
+        "[access]\nmode = \"token\"\n".to_owned(),
+        token("admin", ADMIN, "admin = true"),
+        token("alice", ALICE, "subscribe = [\"all\", \"shared:*\"]\nmeta = { level = 3 }"),
+    ];
+    let node = Node::start(&sections.concat());
+    for (filter, data) in [(json!("user == 'bob'"), "for bob"), (json!({ "level": 3 }), "for level 3")] {
+        let body = json!({ "filter": filter, "data": data });
+        assert_eq!(ask(&node, Some(ADMIN), "POST", "/api/sse/managed/send/filtered", Some(&body)).status, 200);
+    }
+    let several = json!({ "topics": ["shared:1", "user:bob"], "data": "two topics" });
+    assert_eq!(ask(&node, Some(ADMIN), "POST", "/events", Some(&several)).status, 200);
+    let rows = |token: &str, topic: &str, field: &str| -> Vec<Value> {
+        let page = ask(&node, Some(token), "GET", &format!("/api/topics/{topic}/events"), None).json();
+        page["events"].as_array().expect("events").iter().map(|event| event[field].clone()).collect()
+    };
+    assert_eq!(rows(ALICE, "all", "data"), ["for level 3"]);
+    assert_eq!(rows(ADMIN, "all", "data"), ["for bob", "for level 3"]);
+    assert_eq!(rows(ALICE, "shared:1", "topics"), [json!(["shared:1"])]);
+    assert_eq!(rows(ADMIN, "shared:1", "topics"), [json!(["shared:1", "user:bob"])]);
+}
+
+/// A stream must not hear more than the credential it came with permits, nor for longer.
+#[test]
+fn another_credential_of_the_same_user_cannot_widen_a_stream() {
+    let sections = [tokens(), token("bob-too", "token-of-bob-too", "user = \"bob\"\nsubscribe = [\"orders:*\"]")];
+    let node = Node::start(&sections.concat());
+    let (_bob, connection) = stream(&node, BOB, "/events");
+    let path = format!("/api/sse/managed/emitters/{}", connection["emitterId"].as_str().expect("an id"));
+    let change = json!({ "topics": ["orders:*"] });
+    assert_eq!(ask(&node, Some("token-of-bob-too"), "PATCH", &path, Some(&change)).status, 404);
+    assert_eq!(ask(&node, Some(BOB), "PATCH", &path, Some(&change)).status, 403);
+    assert_eq!(ask(&node, Some(BOB), "PATCH", &path, Some(&json!({ "topics": ["user:bob"] }))).status, 200);
+}
+
+#[test]
+fn a_stranger_does_not_learn_which_remotes_there_are() {
+    let node = Node::start(&tokens());
+    let job = json!({ "tasks": [{ "run": "task1" }] });
+    let hybrid = json!({ "remote": "x", "remoteTasks": ["task1"] });
+    for (path, body) in [
+        ("/api/sse-proxy/x/parallel-tasks/sse-emitter", &job),
+        ("/api/sse-integration/hybrid-execution/sse-emitter", &hybrid),
+    ] {
+        let refused = ask(&node, Some(BOB), "POST", path, Some(body));
+        assert!(!refused.text().contains("reactive") && refused.status == 403, "{path}: {refused:?}");
+    }
+}

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    rig::{ADMIN, ALICE, Issuer, ask, node, publish, seconds_from_now, tokens},
+    rig::{ADMIN, ALICE, BOB, Issuer, ask, node, publish, seconds_from_now, tokens},
     support::{Node, Reply, Stream, eventually},
 };
 
@@ -45,11 +45,14 @@ fn a_ticket_opens_one_stream_and_its_cookie_the_next_ones() {
     node.restart();
     eventually(|| (node.get("/readyz").status == 200).then_some(()));
     assert_eq!(node.stream(&path, &headers).until("news").data, "two");
-    assert_eq!(get(&node, "/api/jobs", &cookie).status, 200, "it reads");
+    // Beside its ticket it opens the stream, and nothing else.
+    assert_eq!(get(&node, "/events", &cookie).status, 401);
+    assert_eq!(get(&node, "/api/jobs", &cookie).status, 401);
     let headers = [("Cookie", cookie.as_str()), ("Content-Type", "application/json")];
     let event = json!({ "topic": "orders:1", "data": 1 }).to_string();
-    assert!(node.request("POST", "/events", &headers, &event).problem(401).contains("GET alone"));
-    assert_eq!(node.request("POST", "/api/tickets", &headers, "").status, 401, "no ticket from a session");
+    assert!(node.request("POST", &path, &headers, &event).problem(401).contains("GET alone"));
+    let more = path.replace("/events", "/api/tickets");
+    assert_eq!(node.request("POST", &more, &headers, "").status, 401, "no ticket from a session");
     let foreign = [("Cookie", cookie.as_str()), ("Origin", "https://evil.example")];
     assert_eq!(node.request("GET", &path, &foreign, "").status, 403);
     for secret in [&cookie, path.split("ticket=").nth(1).expect("the ticket")] {
@@ -72,7 +75,7 @@ fn a_session_ends_with_the_token_behind_it() {
     assert_eq!(stream.until("disconnect").json()["reason"], "token_expired");
     assert_eq!(get(&node, &path, &cookie).status, 401);
     assert_eq!(node.get(&format!("/events?ticket={waiting}")).status, 401, "nor is a ticket worth more than its token");
-    assert_eq!(get(&node, "/events", "millstream_session=forged.by.somebody").status, 401);
+    assert_eq!(get(&node, &path, "millstream_session=forged.by.somebody").status, 401);
 }
 
 #[test]
@@ -125,4 +128,51 @@ fn in_open_mode_a_ticket_names_the_user() {
     let cookie = cookie_of(&stream);
     assert_eq!(node.stream(&path, &[("Cookie", &cookie)]).until("connection").json()["userId"], "42");
     assert_eq!(node.get(&path).status, 401);
+}
+
+/// Two tabs of one browser share its cookies.
+#[test]
+fn the_session_of_one_user_is_none_at_the_address_of_another() {
+    let node = Node::start(&tokens());
+    let (alices, bobs) = (ticket(&node, ALICE), ticket(&node, BOB));
+    let (alices, bobs) = (format!("/events?ticket={alices}"), format!("/events?ticket={bobs}"));
+    drop(node.stream(&alices, &[]));
+    let bob = cookie_of(&node.stream(&bobs, &[]));
+    assert_eq!(get(&node, &alices, &bob).status, 401);
+    assert_eq!(node.stream(&bobs, &[("Cookie", &bob)]).until("connection").json()["userId"], "bob");
+}
+
+#[test]
+fn a_page_of_another_site_puts_no_session_into_the_browser() {
+    let node = Node::start(&tokens());
+    let path = format!("/events?ticket={}", ticket(&node, ALICE));
+    let stream = node.stream(&path, &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")]);
+    assert_eq!((stream.status, stream.header("Set-Cookie")), (200, None));
+}
+
+#[test]
+fn a_session_of_open_mode_is_worth_nothing_in_token_mode() {
+    let mut node = Node::start("");
+    let ticket = node.request("POST", "/api/tickets", &[("X-User-ID", "eve")], "").json();
+    let path = format!("/events?ticket={}", ticket["ticket"].as_str().expect("a ticket"));
+    let cookie = cookie_of(&node.stream(&path, &[]));
+    assert_eq!(get(&node, &path, &cookie).status, 200);
+    node.configure(&tokens());
+    node.restart();
+    eventually(|| (node.get("/readyz").status == 200).then_some(()));
+    assert_eq!(get(&node, &path, &cookie).status, 401);
+}
+
+#[test]
+fn a_session_ends_with_the_issuer_of_its_jwt() {
+    let issuer = Issuer::ed25519();
+    let mut node = node(&issuer);
+    let token = issuer.sign(&json!({ "sub": "carol", "exp": seconds_from_now(600) }));
+    let path = format!("/events?ticket={}", ticket(&node, &token));
+    let cookie = cookie_of(&node.stream(&path, &[]));
+    assert_eq!(get(&node, &path, &cookie).status, 200);
+    node.configure(&tokens());
+    node.restart();
+    eventually(|| (node.get("/readyz").status == 200).then_some(()));
+    assert_eq!(get(&node, &path, &cookie).status, 401);
 }

@@ -5,6 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use millstream::access::digest;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -49,6 +50,7 @@ fn a_page_of_another_site_cannot_use_the_cookie() {
         ("Origin", "https://evil.example", 403),
         ("Origin", "null", 403),
         ("Sec-Fetch-Site", "cross-site", 403),
+        ("Sec-Fetch-Site", "same-site", 403),
         ("Origin", own.as_str(), 200),
         ("Origin", "https://app.example", 200),
         ("Sec-Fetch-Site", "same-origin", 200),
@@ -73,6 +75,12 @@ fn a_revoked_token_ends_its_streams_and_no_others() {
     eventually(|| node.log().contains("those in force stay").then_some(()));
     assert_eq!(publish(&node, ALICE, "orders:1", "still"), 200);
     assert_eq!(alice.until("news").data, "still");
+    // An editor that has just begun to write leaves a file that lets everybody in.
+    std::fs::write(node.config_file(), "").expect("write");
+    node.signal(Signal::HUP);
+    eventually(|| node.log().contains("which needs a restart").then_some(()));
+    assert_eq!(publish(&node, ALICE, "orders:1", "as before"), 200);
+    assert_eq!(alice.until("news").data, "as before");
     // Without Alice's section, and with Bob's changed.
     let cut = good.find("[[access.tokens]]\nname = \"alice\"").expect("her section");
     let end = cut + good[cut + 1..].find("[[access.tokens]]").expect("the next section") + 1;
@@ -141,6 +149,16 @@ fn settings_that_let_in_nobody_or_the_wrong_are_refused() {
     let file = dir.path().join("config.toml");
     for (settings, said) in [
         ("[access]\nmode = \"token\"".to_owned(), "lets nobody in"),
+        (token("a", ALICE, ""), "lets everybody in, and there are tokens"),
+        (token("a", "", ""), "of an empty text"),
+        (
+            format!(
+                "{}{}",
+                token("a", ALICE, ""),
+                token("b", ALICE, "").replace(&digest(ALICE), &digest(ALICE).to_uppercase())
+            ),
+            "the same hash",
+        ),
         (token("a", ALICE, "").replace("sha256 = \"", "sha256 = \"0"), "64 hexadecimal digits"),
         (format!("{}{}", token("a", ALICE, ""), token("a", BOB, "")), "the same name"),
         (format!("{}{}", token("a", ALICE, ""), token("b", ALICE, "")), "the same hash"),
@@ -160,4 +178,43 @@ fn settings_that_let_in_nobody_or_the_wrong_are_refused() {
     let (code, shown, error) = program(&["check-config", "--config", file.to_str().expect("text")], "");
     assert_eq!(code, 0, "{error}");
     assert!(!shown.contains(ALICE), "it knows no token");
+}
+
+#[test]
+fn in_open_mode_a_page_of_another_site_starts_nothing() {
+    let node = Node::start("");
+    for (path, site, status) in [
+        ("/api/sse/sample-parallel", "cross-site", 403),
+        ("/api/sse/sample-parallel", "same-site", 403),
+        ("/events", "cross-site", 403),
+        ("/", "cross-site", 200),
+        ("/api/jobs", "same-origin", 200),
+        ("/api/jobs", "none", 200),
+    ] {
+        let reply = node.raw_get(path, format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: no-cors\r\n"));
+        assert_eq!(reply.status, status, "{path} {site}: {reply:?}");
+    }
+    // A topic may well be called so.
+    assert_eq!(node.raw_get("/api/topics?pattern=ticket:*", "").status, 200);
+    assert_eq!(node.raw_get("/events?topics=ticket=7", "").status, 200);
+}
+
+#[test]
+fn what_admins_do_is_noted_though_they_do_not_wait_for_the_answer() {
+    let node = Node::start(&tokens());
+    let job = json!({ "tasks": [{ "run": "task1" }] });
+    let job = ask(&node, Some(ALICE), "POST", "/api/jobs", Some(&job)).json()["jobId"].clone();
+    let path = format!("/api/jobs/{}", job.as_str().expect("a job"));
+    let _ = ask(&node, Some(ADMIN), "DELETE", &path, None);
+    let line = eventually(|| {
+        node.log().lines().find(|line| line.contains("an admin acts on what is another user's")).map(str::to_owned)
+    });
+    assert!(line.contains("owner=\"alice\"") && line.contains("token=\"admin\""), "{line}");
+    let mut socket = node.socket();
+    let head = format!("DELETE /api/topics/orders:7 HTTP/1.1\r\nHost: {}\r\nX-Auth-Token: {ADMIN}\r\n\r\n", node.addr);
+    socket.write_all(head.as_bytes()).expect("send");
+    drop(socket);
+    eventually(|| {
+        node.log().lines().any(|line| line.contains("an admin acts") && line.contains("orders:7")).then_some(())
+    });
 }

@@ -79,6 +79,11 @@ impl Node {
         self.dir().join("config.toml")
     }
 
+    /// From the next start on it has these settings.
+    pub fn configure(&mut self, settings: &str) {
+        settings.clone_into(&mut self.config);
+    }
+
     /// The directory of its configuration.
     pub fn dir(&self) -> &std::path::Path {
         self.dir.path()
@@ -128,10 +133,10 @@ impl Node {
         *self = Self::launch(&self.config, &self.addr.to_string(), dir);
     }
 
-    /// Resident memory in bytes.
+    /// Memory of its own in bytes, without the pages of its program that happen to be read.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a Linux process");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it has memory");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("it has memory");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 
