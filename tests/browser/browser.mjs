@@ -31,15 +31,20 @@ export class Browser {
     return this.#browser.close();
   }
 
-  /** Pages of one check: `open(path, options)`. */
+  /** Cookies and connections of its own. Certificates of tests are their own authorities. */
+  #context(scheme, width, height) {
+    return this.#browser.newContext({ colorScheme: scheme, viewport: { width, height }, ignoreHTTPSErrors: true });
+  }
+
+  /** Pages of one check: `open(path, options)`; `beside` another page it shares its cookies and connections. */
   session(node) {
     const contexts = [];
     const pages = [];
     const faults = [];
 
-    const open = async (where, { scheme = "light", width = 1400, height = 1000, provokes = false } = {}) => {
-      const context = await this.#browser.newContext({ colorScheme: scheme, viewport: { width, height } });
-      contexts.push(context);
+    const open = async (where, { scheme = "light", width = 1400, height = 1000, provokes = false, beside } = {}) => {
+      const context = beside?.context() ?? (await this.#context(scheme, width, height));
+      if (beside === undefined) contexts.push(context);
       const page = await context.newPage();
       page.setDefaultTimeout(WAIT_MS);
       watch(page, faults, provokes);

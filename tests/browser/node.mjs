@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 
@@ -15,20 +15,26 @@ export class Node {
   #dir = null;
   #journal = "memory";
   #stderr = "";
-  /** `http://127.0.0.1:PORT`; the port stays the same over restarts. */
+  /** `http://127.0.0.1:PORT`, with TLS `https`; the port stays the same over restarts. */
   origin = null;
 
   constructor(binary) {
     this.#binary = binary;
   }
 
-  /** Starts the node, after a crash on the same port and the same data. `remote` is the node that it calls `reactive`. */
-  async start({ journal = this.#journal, remote } = {}) {
+  /**
+   * Starts the node, after a crash on the same port and the same data. `remote` is the node that it calls `reactive`;
+   * `settings` is the text of its settings, `null` for those that it had.
+   */
+  async start({ journal = this.#journal, remote, settings } = {}) {
     assert.equal(this.#child, null, "the node is already running");
     this.#journal = journal;
     this.#dir ??= await mkdtemp(path.join(os.tmpdir(), "millstream-browser-"));
     const listen = this.origin === null ? "127.0.0.1:0" : new URL(this.origin).host;
-    const child = spawn(this.#binary, ["serve", "--listen", listen], {
+    const file = path.join(this.#dir, "config.toml");
+    if (typeof settings === "string") await writeFile(file, settings);
+    const config = settings === undefined ? [] : ["--config", file];
+    const child = spawn(this.#binary, ["serve", "--listen", listen, ...config], {
       cwd: this.#dir,
       env: { ...process.env, MILLSTREAM__JOURNAL__KIND: journal, REACTIVE_SERVER_URL: remote?.origin ?? "" },
       stdio: ["ignore", "pipe", "pipe"],
@@ -93,7 +99,7 @@ function listening(child) {
     child.once("exit", (code, signal) => reject(new Error(`the node ended at its start (${signal ?? code})`)));
     child.stdout.on("data", (chunk) => {
       seen = (seen + chunk).slice(-4000);
-      const line = /^listening on (http:\/\/\S+)$/m.exec(seen);
+      const line = /^listening on (https?:\/\/\S+)$/m.exec(seen);
       if (line === null) return;
       clearTimeout(timer);
       resolve(line[1]);

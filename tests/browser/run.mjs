@@ -16,6 +16,7 @@ import path from "node:path";
 
 import { Browser } from "./browser.mjs";
 import { Node } from "./node.mjs";
+import { access } from "./checks/access.mjs";
 import { connecting } from "./checks/connecting.mjs";
 import { crashes } from "./checks/crashes.mjs";
 import { dashboard } from "./checks/dashboard.mjs";
@@ -46,7 +47,7 @@ const playwright = await import("playwright-core").catch(() =>
   skip("playwright-core is not installed, run `npm ci` here"),
 );
 
-const checks = { ...streams, ...models, ...connecting, ...jobs, ...remotes, ...keyboard, ...dashboard, ...looks, ...crashes };
+const checks = { ...streams, ...models, ...connecting, ...access, ...jobs, ...remotes, ...keyboard, ...dashboard, ...looks, ...crashes };
 const browser = await Browser.launch(playwright, chromium);
 let passed = 0;
 let failed = 0;

@@ -108,13 +108,13 @@ export const access = {
     const cookie = { name: "millstream_token", value: TOKEN, url: node.origin, httpOnly: true, sameSite: "Strict" };
     await first.context().addCookies([cookie]);
     const tabs = [first];
-    while (tabs.length < TABS) tabs.push(await open("/healthz", { beside: first }));
+    while (tabs.length < TABS) tabs.push(await open("/sse-client.html", { beside: first }));
     for (const tab of tabs) await listen(tab, "/events?topics=orders");
     for (const tab of tabs) await until("each tab's stream", async () => (await opened(tab)) === 1);
     await publish(first, "to all tabs");
     for (const tab of tabs) await until("each tab's event", async () => (await heard(tab)) === "to all tabs");
     const metrics = await ask(first, "GET", "/metrics");
-    const figure = (name) => Number(new RegExp(`^millstream_${name} (\\d+)$`, "m").exec(metrics)[1]);
+    const figure = (name) => Number(new RegExp(`^millstream_${name} ([\\d.]+)$`, "m").exec(metrics)[1]);
     assert.equal(figure("connections"), 1, "one connection carries them all");
     assert.ok(figure("streams_open") >= TABS);
   },
@@ -124,10 +124,10 @@ export const access = {
     const page = await open("/sse-client.html", { provokes: true });
     await page.fill("#topics", "orders");
     await page.click("#connect");
-    await until("the refusal", async () => /401/.test(await page.textContent("main")));
+    await badge(page, "refused");
+    assert.match(await page.textContent("#connect-error"), /needs a token/);
     await shoot(page, "without-a-token");
     await connect(page, TOKEN, { topics: "orders" });
-    await badge(page, "live");
     await publish(page, "for the page");
     await until("the event", async () => (await logged(page, "news")).length === 1);
     await shoot(page, "with-a-token");
