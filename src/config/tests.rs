@@ -36,3 +36,14 @@ fn the_built_in_configuration_is_good() {
         assert!(config.handlers.contains_key(name), "{name}");
     }
 }
+
+#[test]
+fn what_is_secret_is_not_shown() {
+    let toml = "[remotes.a]\nbase_url = 'https://a.example'\npaths = ['/x']\nheaders = { 'X-Api-Key' = 'secret-1' }\n\
+                [handlers.h]\nkind = 'http'\nurl = 'https://h.example/x?key=secret-2'\n\
+                [access]\nmode = 'token'\n[access.jwt]\njwks_url = 'https://id.example/keys?key=secret-3'";
+    let config = Config::parse(toml, "test.toml").unwrap();
+    let shown = config.to_json().to_string();
+    assert!(!shown.contains("secret-"), "{shown}");
+    assert!(shown.contains("X-Api-Key") && shown.contains("https://h.example/x?***"), "{shown}");
+}
