@@ -206,7 +206,8 @@ impl App {
 
     /// All routes, for an actix-web application of your own; call it inside the application factory, so that every
     /// worker thread gets its shard. Who may come in is then your middleware's business: let it put an
-    /// [`http::Identity`] into the request's extensions.
+    /// [`crate::access::Identity`] into the request's extensions. Where it puts none, token mode asks for a credential, and
+    /// open mode lets everybody do everything.
     pub fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         http::routes(Node { embedded: true, ..self.node.clone() })
     }

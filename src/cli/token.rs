@@ -73,7 +73,10 @@ fn make(arguments: &MakeArguments) -> Result<(), Failure> {
     }
     // What would be refused at the next start is refused now.
     crate::config::Config::parse(&format!("[access]\nmode = \"token\"\n{section}"), "the new token")?;
-    eprintln!("The token is printed once; the section below is for the settings, and `kill -HUP` puts it in force.");
+    eprintln!(
+        "The token is printed once; the section is for the settings of a node in token mode (`[access] mode = \"token\"`), where \
+         `kill -HUP` puts it in force."
+    );
     say(&format!("# token: {token}\n{section}"))
 }
 

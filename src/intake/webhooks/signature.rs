@@ -38,7 +38,7 @@ pub enum Refusal {
     Wrong,
 }
 
-/// What a delivery says of itself: worth nothing until [`Verifier::verify`] has seen the body.
+/// What a delivery says of itself: worth nothing until `Verifier::verify` has seen the body.
 #[derive(Debug)]
 pub struct Claim {
     /// What is signed before the body.
