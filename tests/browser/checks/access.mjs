@@ -132,4 +132,16 @@ export const access = {
     await until("the event", async () => (await logged(page, "news")).length === 1);
     await shoot(page, "with-a-token");
   },
+
+  "access: the dashboard asks for the token of an admin, and shows numbers with it": async ({ node, open }) => {
+    await node.start({ settings: settings(false) });
+    const board = await open("/", { provokes: true });
+    await badge(board, "offline");
+    assert.match(await board.textContent("#problem"), /401.*Enter the token of an admin/s);
+    await shoot(board, "dashboard-without-a-token");
+    await board.fill("#token", TOKEN);
+    await board.click("#token-form button");
+    await badge(board, "live");
+    assert.equal(await board.textContent("#total-emitters"), "0");
+  },
 };
