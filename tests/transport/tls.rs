@@ -145,3 +145,17 @@ async fn a_handshake_that_never_ends_is_cut_and_plain_http_is_refused() {
     let answer = ask(&mut tcp, "/healthz", "HTTP").await;
     assert!(!answer.contains("200"), "{answer}");
 }
+
+#[tokio::test]
+async fn the_session_of_a_ticket_is_for_tls_alone() {
+    let pair = Pair::new();
+    let node = Node::start(&pair.settings());
+    let client = Client::tls(&node, &pair).await;
+    let answer = soon(client.send("POST", "/api/tickets", None)).await.expect("an answer");
+    let ticket: serde_json::Value = serde_json::from_str(&answer.text().await).expect("JSON");
+    let path = format!("/events?ticket={}", ticket["ticket"].as_str().expect("a ticket"));
+    let mut tls = pair.connect(&node, &["http/1.1"]).await.expect("a handshake");
+    let head = ask(&mut tls, &path, "event: connection").await.to_ascii_lowercase();
+    let cookie = head.lines().find(|line| line.starts_with("set-cookie: millstream_session=")).expect("a cookie");
+    assert!(cookie.contains("; secure") && cookie.contains("; httponly"), "{cookie}");
+}
