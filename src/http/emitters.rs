@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Identity, Problem,
+    Identity, Problem, audit,
     body::Json,
     identity::Admin,
     permit,
     query::{NoQuery, Query},
 };
 use crate::{
+    access::Mode,
     app::Node,
     event::{Meta, now_ms},
     hub::{By, Change, EmitterStatus, Reason, Selector, Totals},
@@ -233,6 +234,8 @@ pub(super) async fn change(
         }
         permit::subscribe(&identity, topics.iter().flatten())?;
         permit::subscribe(&identity, joined.iter())?;
+    } else if node.access.mode() == Mode::Token {
+        audit::acting_for(&identity, "emitter", &id, None);
     }
     match node.hub.change(id.clone(), Change { groups, topics, meta, by }).await {
         Some(status) => Ok(HttpResponse::Ok().json(status)),

@@ -170,7 +170,8 @@ pub(super) async fn pass(
         refusal = limited::of_caller(&node, &request);
     }
     let response = match refusal {
-        Some(refusal) => request.into_response(refusal),
+        // Not `into_response`, which forgets why.
+        Some(refusal) => ServiceResponse::new(request.into_parts().0, refusal),
         None => next.call(request).await?.map_into_boxed_body(),
     };
     let mut response = limited::answer(&node, response);
@@ -201,7 +202,8 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
         && !node.embedded
         && let Err(problem) = local(node, request)
     {
-        return Some(problem.response());
+        // With its cause, for the audit.
+        return Some(HttpResponse::from_error(problem));
     }
     if !is_readable(request.uri().path()) || !is_readable(request.query_string()) {
         return Some(Problem::malformed("path and query must be UTF-8 in percent-encoding").response());

@@ -105,7 +105,10 @@ async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, P
 /// A used ticket is no mistake of a client that reconnects to the same address: then its session counts, which is good for
 /// nothing else.
 async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Result<Identity, Problem> {
-    reads(request, "a ticket")?;
+    // Tickets and their sessions open streams, for the sake of clients that can do nothing else.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Problem::unauthenticated("a ticket is good for GET alone; this needs a token"));
+    }
     let refused = match node.access.redeem(ticket) {
         Ok(identity) => {
             let (session, life) = node.access.seal(&identity, ticket).await?;
@@ -126,14 +129,6 @@ async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Resul
     let Some(session) = cookie(request.request(), SESSION) else { return Err(refused.into()) };
     same_site(node, request)?;
     Ok(node.access.unseal(&session, ticket).await?)
-}
-
-/// Tickets and sessions open streams and read, for the sake of clients that can do nothing else.
-fn reads(request: &ServiceRequest, what: &str) -> Result<(), Problem> {
-    match *request.method() {
-        Method::GET | Method::HEAD => Ok(()),
-        _ => Err(Problem::unauthenticated(format!("{what} is good for GET alone; this needs a token"))),
-    }
 }
 
 /// A browser sends cookies along for pages of anybody, so those pages must be ours or listed.

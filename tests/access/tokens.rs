@@ -194,6 +194,8 @@ fn in_open_mode_a_page_of_another_site_starts_nothing() {
         let reply = node.raw_get(path, format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: no-cors\r\n"));
         assert_eq!(reply.status, status, "{path} {site}: {reply:?}");
     }
+    let line = eventually(|| node.log().lines().find(|line| line.contains("access refused")).map(str::to_owned));
+    assert!(line.contains("pages of other sites"), "it says why: {line}");
     // A topic may well be called so.
     assert_eq!(node.raw_get("/api/topics?pattern=ticket:*", "").status, 200);
     assert_eq!(node.raw_get("/events?topics=ticket=7", "").status, 200);
@@ -210,6 +212,13 @@ fn what_admins_do_is_noted_though_they_do_not_wait_for_the_answer() {
         node.log().lines().find(|line| line.contains("an admin acts on what is another user's")).map(str::to_owned)
     });
     assert!(line.contains("owner=\"alice\"") && line.contains("token=\"admin\""), "{line}");
+    let (_alice, connection) = stream(&node, ALICE, "/events");
+    let emitter = connection["emitterId"].as_str().expect("an id").to_owned();
+    let path = format!("/api/sse/managed/emitters/{emitter}");
+    assert_eq!(ask(&node, Some(ADMIN), "PATCH", &path, Some(&json!({ "topics": [] }))).status, 200);
+    eventually(|| {
+        node.log().lines().any(|line| line.contains("what=\"emitter\"") && line.contains(&emitter)).then_some(())
+    });
     let mut socket = node.socket();
     let head = format!("DELETE /api/topics/orders:7 HTTP/1.1\r\nHost: {}\r\nX-Auth-Token: {ADMIN}\r\n\r\n", node.addr);
     socket.write_all(head.as_bytes()).expect("send");
