@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::Node,
     event::{Event, Filter, Meta, Position, Subscriber},
-    journal::{Query as JournalQuery, TopicInfo},
+    journal::{Page, Query as JournalQuery, TopicInfo, Unavailable},
     topic::{Pattern, Topic},
 };
 
@@ -98,7 +98,7 @@ struct EventPage<'a> {
     /// What a stream goes on from, and the `after` of the next page.
     #[schema(value_type = String)]
     last_event_id: Position,
-    /// True when events that `after` asks for are no longer kept.
+    /// True when events that are asked for are no longer kept, or cannot be read.
     gap: bool,
 }
 
@@ -133,11 +133,13 @@ pub(super) async fn events(
     // A position of another life of the journal says nothing: begin with what is kept, and say so.
     let foreign = asked.is_some_and(|position| position.epoch != epoch);
     let after = asked.filter(|_| !foreign).map_or(0, |position| position.offset);
-    let page = node
-        .journal
-        .read(JournalQuery { patterns: vec![Pattern::Exact(topic)].into(), after, floor: 0, limit, max_bytes: 4 << 20 })
-        .await?;
-    let gap = foreign || (asked.is_some() && !page.trimmed.is_empty());
+    let patterns = vec![Pattern::Exact(topic)].into();
+    let query = JournalQuery { patterns, after, floor: 0, limit, max_bytes: 4 << 20 };
+    let (page, damaged) = match node.journal.read(query).await {
+        Err(Unavailable::Damaged { through, .. }) => (Page { events: Vec::new(), through, trimmed: Vec::new() }, true),
+        page => (page?, false),
+    };
+    let gap = foreign || damaged || (asked.is_some() && !page.trimmed.is_empty());
     let last_event_id = Position { epoch, offset: page.through };
     Ok(HttpResponse::Ok().json(EventPage {
         events: page.events.iter().filter_map(|event| EventRow::of(event, &identity)).collect(),

@@ -47,6 +47,14 @@ pub enum Unavailable {
     /// The node is stopping.
     #[error("the journal is closed")]
     Closed,
+    /// The next events that were asked for are kept and cannot be read. Who can report a gap reads on behind them.
+    #[error("the journal failed: {reason}")]
+    Damaged {
+        /// Up to this offset.
+        through: u64,
+        /// What is wrong.
+        reason: String,
+    },
     /// The adapter failed.
     #[error("the journal failed: {0}")]
     Failed(String),

@@ -42,7 +42,13 @@ impl Shard {
             Some(beginning) => {
                 emitter.cursor = beginning.after;
                 let _turn = self.turns.acquire().await;
-                page = Some(self.journal.read(self.query(&emitter)).await?);
+                page = Some(match self.journal.read(self.query(&emitter)).await {
+                    // Reported when the emitter reads it once more, by itself.
+                    Err(Unavailable::Damaged { .. }) => {
+                        Page { events: Vec::new(), through: beginning.after, trimmed: Vec::new() }
+                    }
+                    page => page?,
+                });
                 Some(beginning)
             }
             None => None,

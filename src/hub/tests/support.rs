@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     task::Poll,
     time::Duration,
@@ -39,6 +39,8 @@ pub(super) struct Held {
     /// Who holds it for writing holds up all pages.
     pub(super) pages: Arc<RwLock<()>>,
     pub(super) broken: AtomicBool,
+    /// The event at this offset cannot be read; 0 for none.
+    pub(super) damaged: AtomicU64,
 }
 
 /// The reading end of a stream.
@@ -87,7 +89,12 @@ impl Rig {
 
     fn beside(config: Config, journal: &journal::Config) -> Self {
         let memory = Memory::new(journal);
-        let journal = Arc::new(Held { memory, pages: Arc::default(), broken: AtomicBool::default() });
+        let journal = Arc::new(Held {
+            memory,
+            pages: Arc::default(),
+            broken: AtomicBool::default(),
+            damaged: AtomicU64::default(),
+        });
         Self { hub: Handle::new(config, journal.clone()), journal }
     }
 
@@ -273,6 +280,12 @@ pub(super) async fn settle() {
 
 // === impl Held ===
 
+impl Held {
+    fn unreadable(&self, through: u64) -> Unavailable {
+        Unavailable::Damaged { through, reason: "it is damaged".into() }
+    }
+}
+
 impl Journal for Held {
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
         self.memory.append(batch)
@@ -284,7 +297,17 @@ impl Journal for Held {
             if self.broken.load(SeqCst) {
                 return Err(Unavailable::Failed("it is broken".into()));
             }
-            let page = self.memory.read(query).await;
+            let mut page = self.memory.read(query).await;
+            let damaged = self.damaged.load(SeqCst);
+            if let Ok(found) = &mut page
+                && let Some(at) = found.events.iter().position(|event| event.position.offset == damaged)
+            {
+                if at == 0 {
+                    return Err(self.unreadable(damaged));
+                }
+                found.events.truncate(at);
+                found.through = damaged - 1;
+            }
             // A page is never quite fresh when it arrives.
             tokio::task::yield_now().await;
             page
@@ -292,7 +315,14 @@ impl Journal for Held {
     }
 
     fn since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Since, Unavailable>> {
-        self.memory.since(after, limit)
+        Box::pin(async move {
+            let since = self.memory.since(after, limit).await?;
+            let damaged = self.damaged.load(SeqCst);
+            match since.events.iter().any(|event| event.position.offset == damaged) {
+                true => Err(self.unreadable(damaged)),
+                false => Ok(since),
+            }
+        })
     }
 
     fn watch_head(&self) -> watch::Receiver<u64> {

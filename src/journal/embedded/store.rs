@@ -47,6 +47,9 @@ pub enum StoreError {
     /// What is on the disk cannot be read.
     #[error("{0}")]
     Damaged(String),
+    /// Nor can the events from one that was asked for on, through this offset.
+    #[error("{what}")]
+    Unreadable { through: u64, what: String },
 }
 
 const KEYSPACE: &str = "rows";

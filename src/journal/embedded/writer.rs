@@ -366,6 +366,7 @@ pub fn unavailable(error: &StoreError) -> Unavailable {
     match error {
         StoreError::Full(_) => Unavailable::Full(error.to_string()),
         StoreError::Closed => Unavailable::Closed,
+        StoreError::Unreadable { through, what } => Unavailable::Damaged { through: *through, reason: what.clone() },
         _ => Unavailable::Failed(error.to_string()),
     }
 }
