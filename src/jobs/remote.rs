@@ -52,10 +52,10 @@ const FETCHES: usize = 16;
 const LATER: Duration = Duration::from_secs(1);
 /// The longest timeout that a job may have.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
-/// Failures in a row that are told in band; of those behind them the 16th, 32nd and so on.
-const TOLD_RETRIES: u32 = 8;
-/// Of so many tasks it is told that their remote is away; a job of thousands says no more by telling it of each.
-const TOLD_TASKS: usize = 32;
+/// The first failures in a row are reported in band, and then the 16th, the 32nd and so on.
+const REPORTED_RETRIES: u32 = 8;
+/// The first tasks that wait for a remote that is away report it: in a job of thousands the rest would add nothing.
+const REPORTED_TASKS: usize = 32;
 /// The longest wait that a remote may ask for.
 const LONGEST_HINT: Duration = Duration::from_mins(5);
 
@@ -209,7 +209,7 @@ impl Session {
         let mut failures = 0;
         while let Place::Asking { body, sent, kept } = &mut self.place {
             let before = std::mem::replace(sent, true);
-            let failure = match ask::submit(remote, &connections, &key, body.clone()).await {
+            let failure = match ask::submit(remote, &connections, &self.group.via, &key, body.clone()).await {
                 Ok(job_id) => {
                     kept.found(job_id.clone());
                     let mut kept = kept.clone();
@@ -259,7 +259,9 @@ impl Session {
             Place::Asking { body, sent: true, .. } => {
                 // Once more, to be told its id.
                 loop {
-                    match ask::submit(&remote, &self.means.connections, &self.key(), body.clone()).await {
+                    match ask::submit(&remote, &self.means.connections, &self.group.via, &self.key(), body.clone())
+                        .await
+                    {
                         Ok(job_id) => break job_id,
                         Err(Trouble::Failed(failure)) if failure.passing() => sleep(AGAIN).await,
                         Err(_) => return,
@@ -319,16 +321,16 @@ impl Session {
         }
     }
 
-    /// Tells the watchers that the remote cannot be reached, and when it is asked again. `failures`: in a row.
+    /// Reports that the remote cannot be reached, and when it is asked again. `failures`: in a row.
     async fn unreached(&mut self, failures: u32, delay: Duration, failure: &Failure) {
-        if failures > TOLD_RETRIES && !failures.is_power_of_two() {
+        if failures > REPORTED_RETRIES && !failures.is_power_of_two() {
             return;
         }
         let error = format!("remote `{}` cannot be reached: {failure}", self.group.remote);
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let mut open: Vec<(u32, String)> = self.open.iter().map(|(id, open)| (open.index, id.clone())).collect();
         open.sort_unstable();
-        for (index, task_id) in open.into_iter().take(TOLD_TASKS) {
+        for (index, task_id) in open.into_iter().take(REPORTED_TASKS) {
             self.started(&task_id).await;
             self.tell(index, Told::Unreached { delay_ms, error: error.clone() }).await;
         }

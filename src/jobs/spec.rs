@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::handlers::ErrorEvents;
-use crate::topic::Topic;
+use crate::{topic::Topic, upstream::Via};
 
 mod check;
 #[cfg(test)]
@@ -158,6 +158,8 @@ pub struct Plan {
     pub fail_fast: bool,
     /// Topics that also get `progress`, `error` and `complete`.
     pub notify: Vec<Topic>,
+    /// The way of the request that submitted the job; its tasks' requests go on from there.
+    pub via: Via,
 }
 
 /// A task that was checked.

@@ -117,6 +117,12 @@ pub enum Error {
     /// What came back has no status code that HTTP knows, which counts as a server error (RFC 9110, section 15).
     #[error("the response has no valid status code")]
     BadStatus,
+    /// The request that this one was to be sent for is a loop (`Via`).
+    #[error("the request goes in a loop: {reason}")]
+    Loop {
+        /// By what that is known.
+        reason: &'static str,
+    },
     /// What came back is no HTTP/1 response.
     #[error("not understood: {0}")]
     Protocol(String),
@@ -139,6 +145,7 @@ impl Error {
             Self::Truncated => "truncated",
             Self::TooLarge { .. } | Self::TooManyFields { .. } | Self::HeadTooLarge { .. } => "response_too_large",
             Self::TooManyRedirects { .. } | Self::Redirect { .. } => "redirect",
+            Self::Loop { .. } => "loop_detected",
             Self::Protocol(_) | Self::BadStatus => "protocol",
         }
     }
@@ -163,6 +170,7 @@ impl Error {
             | Self::HeadTooLarge { .. }
             | Self::TooManyRedirects { .. }
             | Self::Redirect { .. }
+            | Self::Loop { .. }
             | Self::Protocol(_) => false,
         }
     }

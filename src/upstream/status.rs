@@ -26,7 +26,7 @@ pub fn verdict(status: StatusCode) -> Verdict {
         // The server cannot do this at all: method, version, negotiation, a loop, an extension.
         501 | 505 | 506 | 508 | 510 => Verdict::Final,
         500.. => Verdict::Transient,
-        // 1xx is no answer unless it was asked for, and 3xx is one that nobody followed.
+        // 1xx is no answer unless it was asked for, and a 3xx here is one that was not followed.
         _ => Verdict::Final,
     }
 }

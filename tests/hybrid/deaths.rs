@@ -80,7 +80,7 @@ fn a_remote_that_is_not_there_is_asked_for_a_while() {
 
 /// A job must not be silent while its remote is away, whether it has the tasks already or not.
 #[test]
-fn a_remote_that_is_away_is_told_at_once_and_the_job_goes_on_when_it_is_back() {
+fn a_remote_that_is_away_is_reported_at_once_and_the_job_goes_on_when_it_is_back() {
     let mut pair = Pair::start("", "[remotes.reactive]\nmax_retries = 100\n");
     pair.remote.kill();
     let job = submit(&pair.local, &json!({ "tasks": [pair.gated("a")] }));

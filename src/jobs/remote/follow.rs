@@ -64,7 +64,7 @@ impl Session {
                     Some(Said::Retry { failure, .. }) if vain.retries(remote.max_retries()) => break failure,
                     Some(Said::Retry { failure, attempt, delay }) => {
                         tracing::debug!(job_id = %self.group.id, remote = remote.name(), %failure, attempt, ?delay, "the remote's events broke off");
-                        // A connection that is lost and made again at once is no news.
+                        // A connection that is lost and made again at once is not reported.
                         if attempt > 1 || !begun {
                             self.unreached(attempt, delay, &failure).await;
                         }
@@ -91,6 +91,7 @@ impl Session {
         let source = Source {
             end_event: Some(LAST_EVENT.to_owned()),
             pace: self.means.pace,
+            via: self.group.via.clone(),
             ..Source::get(remote.clone(), url.clone(), Purpose::Job)
         };
         EventSource::new(source, cursor, self.means.connections.clone())

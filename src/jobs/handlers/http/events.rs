@@ -1,7 +1,7 @@
 //! A response that is itself an event stream: each of its events is forwarded, the last one is the result.
 //!
 //! It is over when the body ends, or with an event whose data is `[DONE]`: that is how streams of tokens end (chat
-//! completions as `OpenAI` defined them, and all that speak alike). That event is a mark and no news: it is neither forwarded nor
+//! completions as `OpenAI` defined them, and all that speak alike). That event is only a mark: it is neither forwarded nor
 //! counted, and nothing behind it is read, whether the server closes or not. A task may name its stream's last event
 //! (`endEvent`): then a body that ends without it is truncated. An event `error` is how these servers say that a stream
 //! went wrong after its status was sent: it is the error of the task, unless the task says otherwise (`errorEvents`).

@@ -44,7 +44,7 @@ async fn passing_failures_in_a_row_are_bounded_for_a_stream_with_an_end() {
 
 /// RFC 9110, section 15: an unknown status is the x00 of its class, and one outside of 100 to 599 is a server error.
 #[tokio::test]
-async fn a_failure_that_nobody_knows_by_its_number_passes_as_its_class_does() {
+async fn an_unknown_server_error_passes_as_its_class_does() {
     for line in
         ["507 Full", "520 Odd", "521 Odd", "522 Odd", "524 Odd", "529 Overloaded", "530 Odd", "599 Odd", "999 Odd"]
     {

@@ -29,7 +29,7 @@ async fn a_status_is_an_error_by_its_class_and_tried_again_where_that_can_help()
 
 /// RFC 9110, section 15: an unknown status is the x00 of its class, and one outside of 100 to 599 is a server error.
 #[tokio::test]
-async fn a_status_that_nobody_knows_is_understood_by_its_class() {
+async fn an_unknown_status_is_understood_by_its_class() {
     for (status, retryable) in [
         (420, false),
         (499, false),
