@@ -136,8 +136,7 @@ impl Inner {
             return answer;
         }
         match select(first, pin!(self.request())).await {
-            Either::Left((Err(_), other)) => other.await,
-            Either::Right((Err(_), other)) => other.await,
+            Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
             Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
         }
     }

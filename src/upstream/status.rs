@@ -21,11 +21,10 @@ pub enum Verdict {
 pub fn verdict(status: StatusCode) -> Verdict {
     match status.as_u16() {
         200..=299 => Verdict::Success,
-        // The server waited too long for the request, does not want to risk a replay, or is asked too often.
-        408 | 425 | 429 => Verdict::Transient,
         // The server cannot do this at all: method, version, negotiation, a loop, an extension.
         501 | 505 | 506 | 508 | 510 => Verdict::Final,
-        500.. => Verdict::Transient,
+        // 408, 425, 429: it waited too long for the request, does not want to risk a replay, or is asked too often.
+        408 | 425 | 429 | 500.. => Verdict::Transient,
         // 1xx is no answer unless it was asked for, and a 3xx here is one that was not followed.
         _ => Verdict::Final,
     }
@@ -61,10 +60,8 @@ mod tests {
         for number in 100..=999 {
             let expected = match number {
                 200..=299 => Verdict::Success,
-                408 | 425 | 429 => Verdict::Transient,
-                501 | 505 | 506 | 508 | 510 => Verdict::Final,
-                100..=199 | 300..=499 => Verdict::Final,
-                _ => Verdict::Transient,
+                408 | 425 | 429 | 500 | 502..=504 | 507 | 509 | 511..=999 => Verdict::Transient,
+                _ => Verdict::Final,
             };
             assert_eq!(verdict(status(number)), expected, "{number}");
         }

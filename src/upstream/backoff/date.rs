@@ -67,8 +67,11 @@ fn whole_year(two_digits: u64, now: SystemTime) -> u64 {
 fn year_of(time: SystemTime) -> u64 {
     let days = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
     // The guess is never too late, and a few years too early at most.
-    let guess = 1970 + days / 366;
-    (guess..).find(|year| days_before_year(year + 1) - days_before_year(1970) > days).unwrap_or(guess)
+    let mut year = 1970 + days / 366;
+    while days_before_year(year + 1) - days_before_year(1970) <= days {
+        year += 1;
+    }
+    year
 }
 
 fn number(text: &str, digits: usize) -> Option<u64> {
