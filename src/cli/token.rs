@@ -4,7 +4,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, Subcommand};
 
 use super::{Failure, text::say};
-use crate::access::{self, jwt};
+use crate::{
+    access::{self, jwt},
+    telemetry,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
@@ -73,9 +76,9 @@ fn make(arguments: &MakeArguments) -> Result<(), Failure> {
     }
     // What would be refused at the next start is refused now.
     crate::config::Config::parse(&format!("[access]\nmode = \"token\"\n{section}"), "the new token")?;
-    eprintln!(
+    telemetry::say(
         "The token is printed once; the section is for the settings of a node in token mode (`[access] mode = \"token\"`), where \
-         `kill -HUP` puts it in force."
+         `kill -HUP` puts it in force.",
     );
     say(&format!("# token: {token}\n{section}"))
 }
