@@ -33,7 +33,7 @@ pub(super) async fn healthz() -> HttpResponse {
 
 /// The node takes work; 503 with the reason while it does not: it stops, has just started, or a part of it does not work.
 #[utoipa::path(get, path = "/readyz", tag = "operating",
-    responses((status = 200, description = "ready", body = Readiness), (status = 503, description = "stopping, starting, or a part of the node does not work", body = Problem)))]
+    responses((status = 200, description = "ready", body = Readiness), (status = 503, description = "stopping, starting, or a part of the node does not work")))]
 pub(super) async fn readyz(node: Data<Node>) -> Result<HttpResponse, Problem> {
     if let Some(reason) = node.trouble() {
         return Err(Problem::unavailable(reason, 5));
