@@ -201,6 +201,14 @@ impl Handle {
         self.inner.tickets.issue(identity)
     }
 
+    /// Whose ticket it is, without using it up.
+    ///
+    /// # Errors
+    /// As for [`redeem`](Self::redeem).
+    pub fn look_at(&self, ticket: &str) -> Result<Identity, Refused> {
+        self.inner.tickets.look_at(ticket).and_then(current)
+    }
+
     /// Uses a ticket up.
     ///
     /// # Errors

@@ -63,6 +63,16 @@ impl Tickets {
         Ok((ticket, self.life))
     }
 
+    /// Whose it is.
+    pub(super) fn look_at(&self, ticket: &str) -> Result<Identity, Refused> {
+        let waiting = self.waiting.lock().expect("no code that holds the lock panics");
+        let (identity, until) = waiting.get(ticket).ok_or(Refused::Ticket)?;
+        if *until <= Instant::now() {
+            return Err(Refused::Ticket);
+        }
+        Ok(identity.clone())
+    }
+
     /// Whose it is; from now on nobody's.
     pub(super) fn redeem(&self, ticket: &str) -> Result<Identity, Refused> {
         let mut waiting = self.waiting.lock().expect("no code that holds the lock panics");

@@ -66,7 +66,8 @@ pub(super) async fn merge(
     body: Json<Vec<Value>>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
-    query.only(&["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"])?;
+    let known = ["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"];
+    let ignored = query.of_stream(&known, request.headers())?;
     let place = limited::stream(&node, &request)?;
     let heartbeat = heartbeat(&node, &query)?;
     let comment = heartbeat.kind == HeartbeatKind::Comment;
@@ -83,7 +84,7 @@ pub(super) async fn merge(
     }
     let limits = Limits { config: &node.config.relay, remotes: &node.remotes };
     let sources = merge::sources(limits, body.value).map_err(wrong)?;
-    let merged = Merged::new(sources, &node.connections, form);
+    let merged = Merged::new(sources, &node.connections, form).ignoring(ignored);
     let frames = Box::pin(stream::unfold(merged, async |mut merged| {
         let frame = merged.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), merged))

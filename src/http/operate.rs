@@ -1,10 +1,10 @@
 //! For operators and their tools: health and readiness.
 
-use actix_web::{HttpResponse, web::Data};
+use actix_web::{HttpResponse, dev::ServiceRequest, http::Method, web::Data};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Problem;
+use super::{Code, Problem};
 use crate::app::Node;
 
 /// Says that the process is alive.
@@ -25,6 +25,14 @@ struct Readiness {
     status: &'static str,
 }
 
+/// Where health is asked for.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
+/// True for health checks. They come from probes that send no credential and no name of the node, many times a minute.
+pub(super) fn is_probe(request: &ServiceRequest) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD) && PROBES.contains(&request.match_info().as_str())
+}
+
 /// The process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "operating", responses((status = 200, description = "alive", body = Health)))]
 pub(super) async fn healthz() -> HttpResponse {
@@ -36,7 +44,7 @@ pub(super) async fn healthz() -> HttpResponse {
     responses((status = 200, description = "ready", body = Readiness), (status = 503, description = "stopping")))]
 pub(super) async fn readyz(node: Data<Node>) -> Result<HttpResponse, Problem> {
     if node.stopping.is_cancelled() {
-        return Err(Problem::unavailable("the node is stopping", 5));
+        return Err(Problem::unavailable("the node is stopping", 5).coded(Code::NodeStopping));
     }
     Ok(HttpResponse::Ok().json(Readiness { status: "ready" }))
 }

@@ -50,6 +50,11 @@ impl Node {
         Self::launch(settings, "127.0.0.1:0", tempfile::tempdir().expect("a temp directory"))
     }
 
+    /// The same with these settings alone; a restart has the built-in ones, too.
+    pub fn start_bare(settings: &str) -> Self {
+        Self::launch_with(settings, settings, "127.0.0.1:0", tempfile::tempdir().expect("a temp directory"))
+    }
+
     /// The same with these variables in its environment, at each start of it.
     pub fn start_with_env(settings: &str, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
@@ -59,7 +64,11 @@ impl Node {
     }
 
     fn launch(settings: &str, listen: &str, dir: tempfile::TempDir) -> Self {
-        std::fs::write(dir.path().join("config.toml"), merged(settings)).expect("write the configuration");
+        Self::launch_with(&merged(settings), settings, listen, dir)
+    }
+
+    fn launch_with(config: &str, settings: &str, listen: &str, dir: tempfile::TempDir) -> Self {
+        std::fs::write(dir.path().join("config.toml"), config).expect("write the configuration");
         let mut child = steady::serve(dir.path(), &dir.path().join("data"), listen);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -272,8 +281,17 @@ impl Reply {
         let problem = self.json();
         assert_eq!((&problem["type"], &problem["status"]), (&"about:blank".into(), &status.into()), "{problem}");
         assert!(problem["title"].is_string(), "{problem}");
+        assert_code(&problem);
         problem["detail"].as_str().expect("a problem has a detail").to_owned()
     }
+}
+
+/// A problem has a word for programs.
+#[track_caller]
+fn assert_code(problem: &Value) {
+    let code = problem["code"].as_str().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+    assert!(!code.is_empty() && code.chars().all(plain), "{problem}");
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
