@@ -71,8 +71,7 @@ pub(super) fn uncoded(request: &HttpRequest) -> Result<(), Problem> {
     let mut codings = request.headers().get_all(header::CONTENT_ENCODING);
     let Some(coding) = codings.find(|coding| !plain(coding)) else { return Ok(()) };
     let detail = format!("the body is declared to be coded as {coding:?}; send it as it is");
-    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).coded(Code::UnsupportedEncoding);
-    Err(Problem { accepted: Some((header::ACCEPT_ENCODING, "identity")), ..problem })
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).coded(Code::UnsupportedEncoding))
 }
 
 /// 415 for what is declared to be anything else than JSON.
@@ -84,8 +83,7 @@ pub(super) fn media_type(request: &HttpRequest) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = format!("the body is declared as `{media}`; send JSON with `Content-Type: application/json`");
-    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
-    Err(Problem { accepted: Some((header::ACCEPT, "application/json")), ..problem })
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
 /// Reads the whole body within the node's bounds.

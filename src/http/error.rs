@@ -4,7 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
     http::{
         Method, StatusCode,
-        header::{self, HeaderName, HeaderValue},
+        header::{self, HeaderValue},
     },
 };
 use serde::Serialize;
@@ -23,7 +23,7 @@ pub struct Problem {
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The status in words.
-    pub title: String,
+    pub title: &'static str,
     /// The HTTP status.
     pub status: u16,
     /// What was wrong, where, and what to do.
@@ -39,9 +39,6 @@ pub struct Problem {
     /// The limit that refused.
     #[serde(skip)]
     pub(super) refusal: Option<Box<Refusal>>,
-    /// A field that names what would be accepted.
-    #[serde(skip)]
-    pub(super) accepted: Option<(HeaderName, &'static str)>,
 }
 
 /// A field that was wrong.
@@ -63,14 +60,13 @@ impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: detail.into(),
             code: Code::of(status),
             errors: Vec::new(),
             retry_after: None,
             refusal: None,
-            accepted: None,
         }
     }
 
@@ -136,9 +132,12 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             response.insert_header(("Retry-After", seconds));
         }
-        if let Some((name, value)) = &self.accepted {
-            response.insert_header((name.clone(), *value));
-        }
+        // RFC 9110, 15.5.16: what would be taken.
+        match self.code {
+            Code::UnsupportedEncoding => response.insert_header((header::ACCEPT_ENCODING, "identity")),
+            Code::UnsupportedMediaType => response.insert_header((header::ACCEPT, "application/json")),
+            _ => &mut response,
+        };
         if status == StatusCode::UNAUTHORIZED {
             // RFC 9110, 15.5.2: it must say by what it could be otherwise.
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"millstream\""));

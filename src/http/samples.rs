@@ -14,20 +14,22 @@ use super::{
 };
 use crate::{
     app::Node,
-    event::Position,
+    event::{Position, SharedEvent},
     hub::Reason,
     jobs::{
-        Filter,
-        handlers::{self, sample::QuotePage},
+        Filter, Status, Summary,
+        handlers::{self, HandlerConfig, sample::QuotePage},
         spec::Spec,
     },
+    journal,
     topic::{Pattern, Topic},
 };
 
 /// What the topics of jobs begin with.
 const JOB_TOPIC: &str = "job:";
-/// Most pages of the caller's jobs that are searched for the one of a position.
-const MOST_PAGES: usize = 10;
+/// Most events behind a position, and most jobs, that are searched for the caller's job.
+const MOST_EVENTS: usize = 256;
+const MOST_JOBS: usize = 32;
 
 /// Four tasks of different kinds in parallel.
 #[utoipa::path(get, path = "/api/sse/sample-parallel", tag = "samples", params(IdempotencyKey, StreamParameters),
@@ -128,39 +130,53 @@ async fn again(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The job whose event stands at the position; where that is no event of a job, as with the `id:` of a first frame, the
-/// caller's first job of this kind behind it.
-async fn job_of(node: &Node, identity: &Identity, spec: &Spec, seen: Position) -> Result<Option<String>, Problem> {
+/// The job whose event stands at the position. The `id:` of a first frame is no event of a job: then it is the caller's first job of
+/// this kind behind it, or one that has no event yet.
+async fn job_of(node: &Node, identity: &Identity, sample: &Spec, seen: Position) -> Result<Option<String>, Problem> {
     let here = node.journal.since(seen.offset.saturating_sub(1), 1).await?.events.pop();
-    let topics = here.iter().filter(|event| event.position == seen).flat_map(|event| &event.topics);
-    if let Some(job) = topics.filter_map(|topic| topic.as_str().strip_prefix(JOB_TOPIC)).next() {
+    if let Some(job) = here.as_ref().filter(|event| event.position == seen).and_then(|event| job_in(event)) {
         let permitted = permit::job(node, identity, job, To::Read).await.is_ok();
         return Ok(permitted.then(|| job.to_owned()));
     }
-    let mut found = None;
-    let mut filter = Filter { user: identity.user.clone(), limit: 100, ..Filter::default() };
-    for _ in 0..MOST_PAGES {
-        let page = node.jobs.list(filter.clone()).await?;
-        for job in page.jobs {
-            if job.user != identity.user {
-                continue;
-            }
-            let topic = Topic::job(&job.job_id)?;
-            let first = node.journal.topics(Pattern::Exact(topic), None, 1).await?.pop().and_then(|info| info.first);
-            // Newest first: all that follow are older.
-            if first.is_some_and(|first| first.offset <= seen.offset) {
-                return Ok(found);
-            }
-            if node.jobs.spec(&job.job_id).await.is_ok_and(|own| is_same(&own, spec)) {
-                found = Some(job.job_id.as_ref().to_owned());
-            }
+    let patterns = vec![Pattern::new(&format!("{JOB_TOPIC}*"))?].into();
+    let (after, floor) = (seen.offset, seen.offset);
+    let behind = journal::Query { patterns, after, floor, limit: MOST_EVENTS, max_bytes: 1 << 20 };
+    let page = node.journal.read(behind).await?;
+    let mut tried: Vec<&str> = Vec::new();
+    for job in page.events.iter().filter_map(|event| job_in(event)) {
+        if tried.contains(&job) {
+            continue;
         }
-        match page.next {
-            Some(next) => filter.after = Some(next),
-            None => break,
+        if tried.len() == MOST_JOBS {
+            break;
+        }
+        tried.push(job);
+        let first = node.journal.topics(Pattern::Exact(Topic::job(job)?), None, 1).await?.pop();
+        let begins = first.and_then(|info| info.first).is_some_and(|first| first.offset > seen.offset);
+        if begins && is_own(node, identity, sample, job).await {
+            return Ok(Some(job.to_owned()));
         }
     }
-    Ok(found)
+    let user = identity.user.clone();
+    let queued = Filter { status: Some(Status::Queued), user, limit: MOST_JOBS, ..Filter::default() };
+    for job in node.jobs.list(queued).await?.jobs.iter().rev() {
+        if is_own(node, identity, sample, &job.job_id).await {
+            return Ok(Some(job.job_id.as_ref().to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The job whose history the event belongs to.
+fn job_in(event: &SharedEvent) -> Option<&str> {
+    event.topics.iter().find_map(|topic| topic.as_str().strip_prefix(JOB_TOPIC))
+}
+
+/// Whether this is a job of the caller that was made from the sample.
+async fn is_own(node: &Node, identity: &Identity, sample: &Spec, job: &str) -> bool {
+    let of_caller = |summary: &Summary| summary.user == identity.user && summary.total_tasks == sample.tasks.len();
+    node.jobs.summary(job).await.is_ok_and(|summary| of_caller(&summary))
+        && node.jobs.spec(job).await.is_ok_and(|spec| is_same(&spec, sample))
 }
 
 /// Whether a job was made from this sample; ids are given to its tasks when it is accepted.
@@ -176,13 +192,19 @@ fn enabled(node: &Node) -> Result<(), Problem> {
     Err(Problem::unknown("this node has no samples (`samples.enabled` in the settings)").coded(Code::SamplesDisabled))
 }
 
+/// The data are also there for handlers of the kind `sample` that the settings name.
+fn has_data(node: &Node) -> Result<(), Problem> {
+    let named = node.config.handlers.values().any(|handler| matches!(handler, HandlerConfig::Sample { .. }));
+    if named { Ok(()) } else { enabled(node) }
+}
+
 /// The sample table that `Fetch External Data` downloads.
 #[utoipa::path(get, path = "/api/sse/samples/orders.csv", tag = "samples",
     responses(
         (status = 200, description = "10,000 orders: `id,date,region,product,quantity,unit_price`", body = String, content_type = "text/csv"),
         (status = 404, description = "the samples are switched off")))]
 pub(super) async fn orders(node: Data<Node>) -> Result<HttpResponse, Problem> {
-    enabled(&node)?;
+    has_data(&node)?;
     Ok(HttpResponse::Ok().content_type("text/csv; charset=utf-8").body(handlers::sample::orders_csv()))
 }
 
@@ -191,7 +213,7 @@ pub(super) async fn orders(node: Data<Node>) -> Result<HttpResponse, Problem> {
     params(("page" = Option<u32>, Query, minimum = 1, description = "its number, default 1")),
     responses((status = 200, description = "a page", body = QuotePage), (status = 404, description = "there is no such page, or the samples are switched off")))]
 pub(super) async fn quotes(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    enabled(&node)?;
+    has_data(&node)?;
     let query = Query::of(&request);
     query.only(&["page", "access_token"])?;
     let page = query.get("page", "a number from 1")?.unwrap_or(1);

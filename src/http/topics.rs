@@ -205,10 +205,13 @@ impl Reading {
         let mut late = pin!(sleep(wait));
         let mut ended = pin!(identity.end());
         let mut flooded = pin!(pull::flooded(pull::input(request)));
-        let mut poll = node.polls.register(self.topic.clone()).await;
+        let mut poll = tokio::select! {
+            poll = node.polls.register(self.topic.clone()) => poll,
+            () = &mut late => return self.page(node).await,
+        };
         loop {
             let found = self.page(node).await?;
-            if found.gap || EventPage::of(&found, identity).events.first().is_some() {
+            if found.gap || !EventPage::of(&found, identity).events.is_empty() {
                 return Ok(found);
             }
             if !found.events.is_empty() {
