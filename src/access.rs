@@ -201,12 +201,12 @@ impl Handle {
         self.inner.tickets.issue(identity)
     }
 
-    /// Whose ticket it is, without using it up.
+    /// The caller that a ticket stands for, without using it up.
     ///
     /// # Errors
-    /// As for [`redeem`](Self::redeem).
-    pub fn look_at(&self, ticket: &str) -> Result<Identity, Refused> {
-        self.inner.tickets.look_at(ticket).and_then(current)
+    /// When it was used, has expired, or never was one.
+    pub fn peek(&self, ticket: &str) -> Result<Identity, Refused> {
+        self.inner.tickets.peek(ticket).and_then(current)
     }
 
     /// Uses a ticket up.

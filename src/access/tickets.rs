@@ -63,17 +63,16 @@ impl Tickets {
         Ok((ticket, self.life))
     }
 
-    /// Whose it is.
-    pub(super) fn look_at(&self, ticket: &str) -> Result<Identity, Refused> {
+    /// The caller that it stands for; it stays valid.
+    pub(super) fn peek(&self, ticket: &str) -> Result<Identity, Refused> {
         let waiting = self.waiting.lock().expect("no code that holds the lock panics");
-        let (identity, until) = waiting.get(ticket).ok_or(Refused::Ticket)?;
-        if *until <= Instant::now() {
-            return Err(Refused::Ticket);
+        match waiting.get(ticket) {
+            Some((identity, until)) if *until > Instant::now() => Ok(identity.clone()),
+            _ => Err(Refused::Ticket),
         }
-        Ok(identity.clone())
     }
 
-    /// Whose it is; from now on nobody's.
+    /// The caller that it stands for; it is void from now on.
     pub(super) fn redeem(&self, ticket: &str) -> Result<Identity, Refused> {
         let mut waiting = self.waiting.lock().expect("no code that holds the lock panics");
         let (identity, until) = waiting.remove(ticket).ok_or(Refused::Ticket)?;
