@@ -335,7 +335,8 @@ impl Config {
         let defaults = upstream::Config::default();
         // Tasks end many at a time, and with fewer places for their connections most would be closed and made anew.
         let idle_connections = defaults.idle_connections.max(self.jobs.concurrency);
-        Ok(upstream::Config { allow: self.egress()?, roots, idle_connections, ..defaults })
+        let hosts = self.server.hosts.clone();
+        Ok(upstream::Config { allow: self.egress()?, roots, hosts, idle_connections, ..defaults })
     }
 
     fn all(&self) -> serde_json::Value {

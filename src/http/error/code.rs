@@ -89,6 +89,8 @@ pub enum Code {
     UpstreamFailed,
     /// 504: the remote did not answer in time.
     UpstreamTimeout,
+    /// 508: the request goes in a loop: it has been at this node before.
+    LoopDetected,
     /// 503: there is no room for another stream of a remote.
     UpstreamBusy,
     /// 503: it cannot be done now.
@@ -126,6 +128,7 @@ impl Code {
             502 => Self::UpstreamFailed,
             503 => Self::Unavailable,
             504 => Self::UpstreamTimeout,
+            508 => Self::LoopDetected,
             400..=499 => Self::Malformed,
             _ => Self::Internal,
         }
