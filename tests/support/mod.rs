@@ -4,6 +4,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::Child,
     time::{Duration, Instant},
 };
@@ -53,7 +54,8 @@ impl Node {
 
     /// The same with these settings alone; a restart has the built-in ones, too.
     pub fn start_bare(settings: &str) -> Self {
-        Self::launch_with(settings, settings, "127.0.0.1:0", tempfile::tempdir().expect("a temp directory"))
+        let dir = tempfile::tempdir().expect("a temp directory");
+        Self::begin_with(settings, settings, dir, |dir| steady::serve(dir, &dir.join("data"), "127.0.0.1:0"))
     }
 
     /// The same with these variables in its environment, at each start of it.
@@ -65,12 +67,16 @@ impl Node {
     }
 
     fn launch(settings: &str, listen: &str, dir: tempfile::TempDir) -> Self {
-        Self::launch_with(&merged(settings), settings, listen, dir)
+        Self::begin(settings, dir, |dir| steady::serve(dir, &dir.join("data"), listen))
     }
 
-    fn launch_with(config: &str, settings: &str, listen: &str, dir: tempfile::TempDir) -> Self {
+    fn begin(settings: &str, dir: tempfile::TempDir, serve: impl FnOnce(&Path) -> Child) -> Self {
+        Self::begin_with(&merged(settings), settings, dir, serve)
+    }
+
+    fn begin_with(config: &str, settings: &str, dir: tempfile::TempDir, serve: impl FnOnce(&Path) -> Child) -> Self {
         std::fs::write(dir.path().join("config.toml"), config).expect("write the configuration");
-        let mut child = steady::serve(dir.path(), &dir.path().join("data"), listen);
+        let mut child = serve(dir.path());
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line on stdout");
@@ -95,7 +101,7 @@ impl Node {
     }
 
     /// The directory of its configuration.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
@@ -106,6 +112,11 @@ impl Node {
     /// All log lines so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// All log lines so far, once these words stand in them: lines are written by a thread of their own.
+    pub fn logged(&self, words: &str) -> String {
+        eventually(|| Some(self.log()).filter(|log| log.contains(words)))
     }
 
     /// SIGKILL, and gone.
