@@ -205,7 +205,7 @@ async fn pass(
 ) -> Result<HttpResponse, Problem> {
     let place = limited::stream(node, request)?;
     let (name, path) = (remote.name().to_owned(), url.path().to_owned());
-    let patient = method != Method::POST && accept::takes_stream(request.headers());
+    let patient = matches!(method, Method::GET | Method::HEAD) && accept::takes_stream(request.headers());
     let ask = Ask { remote, method, url, headers: fields(request), body, via: address::via(request) };
     let heartbeat = Duration::from_millis(node.config.emitter.heartbeat_ms);
     let input = pull::input(request);
