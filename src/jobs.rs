@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     journal,
+    supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
 
@@ -86,6 +87,8 @@ pub mod code {
     pub const UNKNOWN_HANDLER: &str = "unknown_handler";
     /// The remote that ran the task cannot be reached any more, or has forgotten it.
     pub const REMOTE_LOST: &str = "remote_lost";
+    /// In `task_retry`: the remote that is to run the task, or runs it, cannot be reached for now. Spends no retry.
+    pub const REMOTE_AWAY: &str = "remote_away";
     /// The remote does not take the task.
     pub const REMOTE_REFUSED: &str = "remote_refused";
     /// The result has a form that cannot be passed on.
@@ -136,6 +139,8 @@ pub struct Deps {
     pub connections: Connections,
     /// How fast a remote is asked again that has failed.
     pub pace: Pace,
+    /// Ends the node when the engine fails: the journal has all that the next start needs.
+    pub supervisor: Supervisor,
 }
 
 // === impl Config ===
@@ -201,6 +206,7 @@ impl Deps {
             remotes: Remotes::default(),
             connections: Connections::new(0),
             pace: Pace::default(),
+            supervisor: Supervisor::default(),
         }
     }
 
@@ -208,5 +214,11 @@ impl Deps {
     #[must_use]
     pub fn with_remotes(self, remotes: Remotes, connections: Connections, pace: Pace) -> Self {
         Self { remotes, connections, pace, ..self }
+    }
+
+    /// The same as a part of a node that this supervisor watches over.
+    #[must_use]
+    pub fn supervised(self, supervisor: Supervisor) -> Self {
+        Self { supervisor, ..self }
     }
 }

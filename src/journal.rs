@@ -68,7 +68,7 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Reads events of the query's topics in journal order. The page may be short of the limits and even empty; go on
     /// from [`Page::through`]. Events that are damaged end a page before them; a page that would begin with them is
-    /// [`Unavailable::Damaged`].
+    /// [`Unavailable::Unreadable`].
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>>;
 
     /// All events after `after`, whatever their topic; what [`Tail`] pulls.
@@ -136,6 +136,11 @@ pub trait Journal: Send + Sync + 'static {
                 Maintenance::Verify => Report::Verified(Verified { events, topics, records, ..Verified::default() }),
             })
         })
+    }
+
+    /// Why nothing can be written at the moment, as far as that is known without an attempt.
+    fn refusal(&self) -> Option<String> {
+        None
     }
 
     /// Figures for metrics and status.

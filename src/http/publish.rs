@@ -54,7 +54,7 @@ pub(super) struct EventBody {
     /// The publisher's own id: the same one again appends nothing. Without CR, LF and NUL.
     #[schema(pattern = r"^[^\r\n\x00]*$")]
     id: Option<String>,
-    /// Reconnection time for clients, in milliseconds.
+    /// Reconnection time for clients, in milliseconds; more than an hour counts as an hour.
     retry: Option<u64>,
     /// A comment before the event.
     comment: Option<String>,

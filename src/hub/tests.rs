@@ -2,6 +2,7 @@
 //! still until everybody waits.
 
 mod damage;
+mod death;
 mod link;
 mod manage;
 mod order;

@@ -49,7 +49,7 @@ pub enum Unavailable {
     Closed,
     /// The next events that were asked for are kept and cannot be read. Who can report a gap reads on behind them.
     #[error("the journal failed: {reason}")]
-    Damaged {
+    Unreadable {
         /// Up to this offset.
         through: u64,
         /// What is wrong.
@@ -58,6 +58,9 @@ pub enum Unavailable {
     /// The adapter failed.
     #[error("the journal failed: {0}")]
     Failed(String),
+    /// What is kept is not as it was written.
+    #[error("the journal failed: {0}")]
+    Damaged(String),
 }
 
 /// A journal cannot be opened.

@@ -83,7 +83,7 @@ impl Tail {
             let after = self.bell.after(self.after).await;
             let Since { events, through, missed } = match self.journal.since(after, Self::BATCH).await {
                 // Each reader meets the damage by itself, and reports it.
-                Err(Unavailable::Damaged { through, .. }) => Since { events: Vec::new(), through, missed: true },
+                Err(Unavailable::Unreadable { through, .. }) => Since { events: Vec::new(), through, missed: true },
                 since => since?,
             };
             self.after = through;

@@ -33,6 +33,7 @@ fn a_merge_of_a_merge_of_the_same_node_is_refused() {
         json!([plain]).to_string(),
     );
     assert!(reply.problem(508).contains("loop"));
+    assert_eq!(reply.json()["code"], "loop_detected");
 }
 
 fn reads_on(node: &Node, stream: &mut Stream) {

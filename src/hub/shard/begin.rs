@@ -44,7 +44,7 @@ impl Shard {
                 let _turn = self.turns.acquire().await;
                 page = Some(match self.journal.read(self.query(&emitter)).await {
                     // Reported when the emitter reads it once more, by itself.
-                    Err(Unavailable::Damaged { .. }) => {
+                    Err(Unavailable::Unreadable { .. }) => {
                         Page { events: Vec::new(), through: beginning.after, trimmed: Vec::new() }
                     }
                     page => page?,

@@ -41,6 +41,7 @@ pub(super) struct Held {
     pub(super) broken: AtomicBool,
     /// The event at this offset cannot be read; 0 for none.
     pub(super) damaged: AtomicU64,
+    pub(super) panics: AtomicBool,
 }
 
 /// The reading end of a stream.
@@ -94,6 +95,7 @@ impl Rig {
             pages: Arc::default(),
             broken: AtomicBool::default(),
             damaged: AtomicU64::default(),
+            panics: AtomicBool::default(),
         });
         Self { hub: Handle::new(config, journal.clone()), journal }
     }
@@ -282,7 +284,7 @@ pub(super) async fn settle() {
 
 impl Held {
     fn unreadable(&self, through: u64) -> Unavailable {
-        Unavailable::Damaged { through, reason: "it is damaged".into() }
+        Unavailable::Unreadable { through, reason: "it is damaged".into() }
     }
 }
 
@@ -294,6 +296,7 @@ impl Journal for Held {
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
         Box::pin(async move {
             let _free = self.pages.read().await;
+            assert!(!self.panics.load(SeqCst), "it fails on purpose");
             if self.broken.load(SeqCst) {
                 return Err(Unavailable::Failed("it is broken".into()));
             }
