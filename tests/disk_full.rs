@@ -115,7 +115,10 @@ fn heard(stream: &mut support::Stream, last: &str) -> Acked {
     let mut events = Acked::new();
     while events.last().is_none_or(|(id, _)| id != last) {
         let Event { id, event, data } = stream.next();
-        assert!(event == "e" || id.is_empty() && event != "gap" && event != "disconnect", "{event}: {data}");
+        assert!(
+            matches!(event.as_str(), "e" | "connection") || id.is_empty() && event != "gap" && event != "disconnect",
+            "{event}: {data}"
+        );
         if event == "e" {
             events.push((id, data));
         }

@@ -176,8 +176,7 @@ fn the_events_of_a_relay_are_its_history_and_end_with_it() {
     faucet.pour(1);
     assert_eq!(watcher.next_own().data, "n4");
     faucet.end();
-    let names: Vec<_> =
-        watcher.rest().into_iter().filter(|event| !event.id.is_empty()).map(|event| event.event).collect();
+    let names: Vec<_> = watcher.rest().into_iter().filter(|event| event.is_own()).map(|event| event.event).collect();
     assert_eq!(names, ["relay_complete", "relay_end"]);
     // Later comers get the same, and who has seen a part gets the rest.
     let whole = node.stream(&path, &[]).rest();
