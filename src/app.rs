@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::{self, limits::Limits},
+    clock::Clock,
     config::{self, Config},
-    event::now_ms,
     http::{self, Door, Pulls},
     hub, intake,
     jobs::{
@@ -42,6 +42,8 @@ use crate::{
 pub struct Node {
     /// The settings in force.
     pub config: Arc<Config>,
+    /// What time it is.
+    pub clock: Clock,
     /// The record of all events.
     pub journal: journal::Shared,
     /// Who may come in.
@@ -142,9 +144,11 @@ impl App {
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
         let connections = upstream::Connections::new(config.relay.max_upstreams);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
-        let journal = journal::open(&config.journal, &config.server.data_dir)?;
-        let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
-        let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
+        let clock = Clock::system();
+        let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
+        let access = access::Handle::new(&config.access, upstream.clone(), journal.clone(), clock.clone());
+        let access = access.map_err(config::Error)?;
+        let hub = hub::Handle::with_clock(config.emitter.clone(), journal.clone(), clock.clone());
         let deps = handlers::Deps {
             client: upstream.clone(),
             own_url: own_url.clone(),
@@ -165,6 +169,7 @@ impl App {
                 max_event_bytes: config.journal.max_event_bytes,
                 remotes: remotes.clone(),
                 connections: connections.clone(),
+                clock: clock.clone(),
             },
         );
         let door = Door::new(&config.server, Duration::from_millis(config.emitter.write_deadline_ms));
@@ -172,6 +177,7 @@ impl App {
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
         let node = Node {
             config: Arc::new(config),
+            clock,
             journal,
             access,
             hub,
@@ -192,7 +198,7 @@ impl App {
             embedded: false,
             requests: Arc::default(),
         };
-        actix_rt::spawn(sweep(node.journal.clone(), node.stopping.clone()));
+        actix_rt::spawn(sweep(node.journal.clone(), node.clock.clone(), node.stopping.clone()));
         if let Some(tls) = node.tls.clone() {
             actix_rt::spawn(tls.watch(node.stopping.clone()));
         }
@@ -317,12 +323,13 @@ impl Node {
     }
 }
 
-/// Lets the journal forget what retention says, once a second.
-async fn sweep(journal: journal::Shared, stopping: CancellationToken) {
+/// Follows the wall clock, and lets the journal forget what retention says, once a second.
+async fn sweep(journal: journal::Shared, clock: Clock, stopping: CancellationToken) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stopping.run_until_cancelled(every.tick()).await.is_some() {
-        if let Err(error) = journal.sweep(now_ms()).await {
+        clock.follow();
+        if let Err(error) = journal.sweep(clock.steady_ms()).await {
             tracing::error!(%error, "the journal cannot be swept");
         }
     }

@@ -59,7 +59,7 @@ impl Shard {
             return Err(ConnectError::Stopping);
         }
         // First the audience, then the head: what is appended after it wakes the shard for this emitter.
-        self.audience.join(&emitter.patterns);
+        self.audience.join(emitter.serial, &emitter.patterns);
         let head = self.waker.wake();
         let beginning = beginning.unwrap_or_else(|| self.live(head));
         emitter.cursor = beginning.after;
@@ -86,7 +86,7 @@ impl Shard {
         self.serial.set(serial + 1);
         let user = connect.user.as_deref().map_or_else(|| "anonymous".to_owned(), |user| format!("user_{user}"));
         let id: Arc<str> = format!("{user}_{}", uuid::Uuid::new_v4()).into();
-        Emitter::new(serial, id, connect, &self.config, Instant::now())
+        Emitter::new(serial, id, connect, &self.config, Instant::now(), self.clock.now_ms())
     }
 
     fn position_of(&self, offset: u64) -> Position {

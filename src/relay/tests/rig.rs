@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    clock::Clock,
     event::SharedEvent,
     journal::{
         self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
@@ -237,7 +238,13 @@ pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
     let config = Config { initial_retry_ms: 10, default_remote: Some("up".into()), ..Config::default() };
     start_here(
         config,
-        Deps { journal: journal.clone(), max_event_bytes: 1 << 20, remotes, connections: Connections::new(100) },
+        Deps {
+            journal: journal.clone(),
+            max_event_bytes: 1 << 20,
+            remotes,
+            connections: Connections::new(100),
+            clock: Clock::system(),
+        },
     )
 }
 
