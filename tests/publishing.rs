@@ -143,14 +143,21 @@ fn the_same_id_of_the_same_publisher_appends_once() {
     assert_eq!(again["duplicate"], true);
     for other in [
         json!({ "topic": "t", "event": "e", "data": { "n": 2 }, "id": "order-1" }),
-        json!({ "topic": "u", "event": "e", "data": { "n": 1 }, "id": "order-1" }),
+        json!({ "topics": ["t", "u"], "event": "e", "data": { "n": 1 }, "id": "order-1" }),
     ] {
         assert!(send("alice", &other).problem(422).contains("order-1"));
     }
+    for elsewhere in [
+        json!({ "topic": "u", "event": "e", "data": { "n": 3 }, "id": "order-1" }),
+        json!({ "topics": ["v", "t"], "event": "late", "data": { "n": 1 }, "id": "order-1" }),
+    ] {
+        let (one, two) = (send("alice", &elsewhere).json(), send("alice", &elsewhere).json());
+        assert!(one["duplicate"].is_null() && one["id"] == two["id"], "a key is one of its first topic: {one}, {two}");
+    }
     let theirs = send("bob", &body).json();
     assert_ne!(theirs["id"], first["id"], "a key belongs to its publisher");
-    assert_eq!(kept(&node, "t").len(), 2);
-    let (one, two) = (stream.next_own(), stream.next_own());
+    assert_eq!(kept(&node, "t").len(), 3);
+    let (one, _, two) = (stream.next_own(), stream.next_own(), stream.next_own());
     assert_eq!([json!(one.id), json!(two.id)], [first["id"].clone(), theirs["id"].clone()]);
     assert!(!one.id.contains("order-1"), "the stream's ids are positions");
 
@@ -163,6 +170,48 @@ fn the_same_id_of_the_same_publisher_appends_once() {
     let path = "/api/sse/managed/send/filtered";
     assert_eq!(node.post(path, &filtered)["id"], node.post(path, &filtered)["id"]);
     assert!(node.metric("millstream_journal_duplicates_total") >= 4.0);
+}
+
+/// Callers without a name cannot be told apart: they share one scope per topic.
+#[test]
+fn readers_see_the_publishers_id_and_anonymous_publishers_share_theirs() {
+    let node = Node::start("");
+    let mut stream = open(&node, "/events?topic=t&envelope=true", &[]);
+    let first = node.post("/events", &json!({ "topic": "t", "data": 1, "id": "row 7" }));
+    node.post("/events", &json!({ "topic": "t", "data": 2 }));
+    assert_eq!(stream.next_own().json()["publisherId"], "row 7");
+    assert!(stream.next_own().json()["publisherId"].is_null());
+    let rows = kept(&node, "t");
+    assert_eq!([&rows[0]["publisherId"], &rows[1]["publisherId"]], [&json!("row 7"), &Value::Null]);
+    let export = node.get("/api/admin/journal/export?topic=t").text();
+    assert!(export.lines().next().is_some_and(|row| row.contains("\"publisherId\":\"row 7\"")), "{export}");
+    assert_eq!(node.post("/events", &json!({ "topic": "t", "data": 1, "id": "row 7" }))["id"], first["id"]);
+    assert_eq!(node.json("POST", "/events", &json!({ "topic": "t", "data": 9, "id": "row 7" })).status, 422);
+}
+
+#[test]
+fn an_id_has_a_bound_and_equal_topics_are_one() {
+    let node = Node::start("");
+    let mut stream = open(&node, "/events?topics=t,u*", &[]);
+    let with = |id: String| node.json("POST", "/events", &json!({ "topic": "t", "data": 1, "id": id }));
+    assert_eq!(with("k".repeat(255)).status, 200);
+    for long in ["k".repeat(256), "é".repeat(128), "k".repeat(600_000)] {
+        assert!(with(long).problem(422).contains("255"));
+    }
+    for path in ["broadcast", "broadcast/group/g", "send/filtered"] {
+        let mut body = json!({ "data": 1, "id": "k".repeat(256) });
+        if path == "send/filtered" {
+            body["filter"] = json!({ "a": 1 });
+        }
+        node.json("POST", &format!("/api/sse/managed/{path}"), &body).problem(422);
+    }
+    let equal = node.post("/events", &json!({ "topics": vec!["t"; 100], "data": 2 }));
+    assert_eq!((&equal["topic"], delivered(&equal)), (&json!("t"), &json!(1)));
+    let several = node.post("/events", &json!({ "topics": ["t", "u1", "u2", "t"], "data": 3 }));
+    assert_eq!(delivered(&several), &json!(1), "an emitter counts once");
+    let heard: Vec<String> = (0..3).map(|_| stream.next_own().data).collect();
+    assert_eq!(heard, ["1", "2", "3"]);
+    assert_eq!(kept(&node, "t")[2]["topics"], json!(["t", "u1", "u2"]));
 }
 
 #[test]

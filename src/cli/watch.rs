@@ -141,7 +141,7 @@ fn row(message: &Message, enveloped: bool) -> String {
     };
     let mut row = Map::new();
     // In the order of the contract, whatever the node's.
-    for name in ["id", "topic", "alsoIn", "event", "data", "timestamp", "origin", "source"] {
+    for name in ["id", "topic", "alsoIn", "event", "data", "timestamp", "origin", "source", "publisherId"] {
         if let Some(value) = envelope.get(name) {
             row.insert(name.to_owned(), value.clone());
         }

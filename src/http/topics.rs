@@ -82,6 +82,9 @@ struct EventRow<'a> {
     /// The remote that it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
+    /// The id that its publisher gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publisher_id: Option<&'a str>,
 }
 
 /// A page of events, in journal order.
@@ -193,6 +196,7 @@ impl<'a> EventRow<'a> {
             timestamp: event.timestamp,
             origin: event.origin.as_deref(),
             source: event.source(),
+            publisher_id: event.key.as_deref(),
         })
     }
 }
