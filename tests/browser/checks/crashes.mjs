@@ -74,7 +74,7 @@ const plain = {
       await page.evaluate(() => {
         window.seen = [];
         window.connected = [];
-        const source = new EventSource("/api/sse/ugc-updates?retryMs=100");
+        const source = new EventSource("/api/sse/ugc-updates");
         source.addEventListener("connected", ({ data }) => window.connected.push(JSON.parse(data).resume.status));
         source.addEventListener("generation-completed", ({ data }) => window.seen.push(data));
       });
