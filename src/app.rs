@@ -146,6 +146,8 @@ impl App {
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let clock = Clock::system();
         let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
+        // Random, lives as long as what is relayed from here, and stands in each event's id anyway.
+        upstream.set_node(format!("{:x}", journal.epoch()));
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone(), clock.clone());
         let access = access.map_err(config::Error)?;
         let hub = hub::Handle::with_clock(config.emitter.clone(), journal.clone(), clock.clone());

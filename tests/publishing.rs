@@ -172,48 +172,6 @@ fn the_same_id_of_the_same_publisher_appends_once() {
     assert!(node.metric("millstream_journal_duplicates_total") >= 4.0);
 }
 
-/// Callers without a name cannot be told apart: they share one scope per topic.
-#[test]
-fn readers_see_the_publishers_id_and_anonymous_publishers_share_theirs() {
-    let node = Node::start("");
-    let mut stream = open(&node, "/events?topic=t&envelope=true", &[]);
-    let first = node.post("/events", &json!({ "topic": "t", "data": 1, "id": "row 7" }));
-    node.post("/events", &json!({ "topic": "t", "data": 2 }));
-    assert_eq!(stream.next_own().json()["publisherId"], "row 7");
-    assert!(stream.next_own().json()["publisherId"].is_null());
-    let rows = kept(&node, "t");
-    assert_eq!([&rows[0]["publisherId"], &rows[1]["publisherId"]], [&json!("row 7"), &Value::Null]);
-    let export = node.get("/api/admin/journal/export?topic=t").text();
-    assert!(export.lines().next().is_some_and(|row| row.contains("\"publisherId\":\"row 7\"")), "{export}");
-    assert_eq!(node.post("/events", &json!({ "topic": "t", "data": 1, "id": "row 7" }))["id"], first["id"]);
-    assert_eq!(node.json("POST", "/events", &json!({ "topic": "t", "data": 9, "id": "row 7" })).status, 422);
-}
-
-#[test]
-fn an_id_has_a_bound_and_equal_topics_are_one() {
-    let node = Node::start("");
-    let mut stream = open(&node, "/events?topics=t,u*", &[]);
-    let with = |id: String| node.json("POST", "/events", &json!({ "topic": "t", "data": 1, "id": id }));
-    assert_eq!(with("k".repeat(255)).status, 200);
-    for long in ["k".repeat(256), "é".repeat(128), "k".repeat(600_000)] {
-        assert!(with(long).problem(422).contains("255"));
-    }
-    for path in ["broadcast", "broadcast/group/g", "send/filtered"] {
-        let mut body = json!({ "data": 1, "id": "k".repeat(256) });
-        if path == "send/filtered" {
-            body["filter"] = json!({ "a": 1 });
-        }
-        node.json("POST", &format!("/api/sse/managed/{path}"), &body).problem(422);
-    }
-    let equal = node.post("/events", &json!({ "topics": vec!["t"; 100], "data": 2 }));
-    assert_eq!((&equal["topic"], delivered(&equal)), (&json!("t"), &json!(1)));
-    let several = node.post("/events", &json!({ "topics": ["t", "u1", "u2", "t"], "data": 3 }));
-    assert_eq!(delivered(&several), &json!(1), "an emitter counts once");
-    let heard: Vec<String> = (0..3).map(|_| stream.next_own().data).collect();
-    assert_eq!(heard, ["1", "2", "3"]);
-    assert_eq!(kept(&node, "t")[2]["topics"], json!(["t", "u1", "u2"]));
-}
-
 #[test]
 fn filtered_events_reach_those_whose_metadata_match_live_and_later() {
     let node = Node::start("");
@@ -378,4 +336,40 @@ fn a_query_that_nobody_reads_is_refused() {
         assert!(node.json("POST", &format!("{path}?event=x"), &event).problem(400).contains("`event`"), "{path}");
     }
     assert!(node.json("POST", "/events?topic=t", &event).problem(400).contains("`topic`"));
+}
+
+/// A client could not tell such an event from what the node says of the stream.
+#[test]
+fn names_of_control_frames_are_refused() {
+    let node = Node::start("");
+    let stream = open(&node, "/events?topic=t", &[("X-User-ID", "1")]);
+    let emitter = node.get("/api/sse/managed/emitters").json()["emitters"][0]["emitterId"].clone();
+    let emitter = emitter.as_str().expect("an id");
+    let headers = [("Content-Type", "application/json"), ("X-User-ID", "relay:1/x")];
+    for name in ["connection", "heartbeat", "gap", "disconnect", "relay_open", "relay_x", "merge_complete", "merge_"] {
+        let event = json!({ "event": name, "data": 1 });
+        for (path, body) in [
+            ("/events".to_owned(), json!({ "topic": "t", "event": name, "data": 1 })),
+            (
+                "/events".to_owned(),
+                json!([{ "topic": "t", "data": 1 }, { "topics": ["t", "u"], "event": name, "data": 1 }]),
+            ),
+            (format!("/api/sse/managed/send/user/1?event={name}"), json!(1)),
+            (format!("/api/sse/managed/send/emitter/{emitter}?event={name}"), json!(1)),
+            ("/api/sse/managed/send/filtered".to_owned(), json!({ "filter": {}, "event": name, "data": 1 })),
+            ("/api/sse/managed/broadcast/group/g".to_owned(), event.clone()),
+            ("/api/sse/managed/broadcast".to_owned(), event.clone()),
+            ("/api/sse/managed/broadcast/all".to_owned(), event),
+        ] {
+            let reply = node.request("POST", &path, &headers, body.to_string());
+            let detail = reply.problem(422);
+            assert!(detail.contains(&format!("`{name}`")), "{path}: {detail}");
+        }
+    }
+    assert!(kept(&node, "t").is_empty() && kept(&node, "all").is_empty());
+    for name in ["complete", "error", "progress", "task_start", "relay", "remote.gap", "Gap", "merged"] {
+        node.publish("t", name, &json!(1));
+    }
+    assert_eq!(kept(&node, "t").len(), 8);
+    drop(stream);
 }
