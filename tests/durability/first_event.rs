@@ -78,7 +78,7 @@ fn a_memory_journal_forgets_and_a_client_without_an_event_gets_a_gap() {
 #[test]
 fn streams_of_jobs_and_relays_that_are_cut_before_their_first_event_are_whole() {
     let upstream = Upstream::start(|_, socket| upstream::answer(socket, "200 OK", "text/event-stream", "data: a\n\n"));
-    let mut node = Node::start(&format!("[remotes.up]\nbase_url = \"http://{}\"\n", upstream.addr));
+    let mut node = Node::start(&format!("[remotes.up]\nbase_url = \"http://{}\"\npaths = [\"/*\"]\n", upstream.addr));
     let job = node.post("/api/jobs", &json!({ "tasks": [{ "run": "Calculate Stats" }] }));
     let relay = node.post("/api/relays", &json!({ "topic": "relayed", "sources": [{ "remote": "up", "path": "/x" }] }));
     let followed = [(&job, "job", "jobId", "complete"), (&relay, "relay", "id", "relay_end")];
