@@ -24,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Clock, event::Event, journal, sse::Encoded};
+use crate::{clock::Clock, event::Event, journal, sse::Encoded, supervise::Supervisor};
 
 mod actor;
 mod audience;
@@ -99,6 +99,7 @@ struct Inner {
     /// One per shard.
     audiences: RwLock<Vec<Arc<Audience>>>,
     shards: Mutex<Addrs>,
+    supervisor: Supervisor,
     stopping: tokio_util::sync::CancellationToken,
 }
 
@@ -159,11 +160,11 @@ impl Config {
 impl Handle {
     /// A hub over this journal. Its shards begin with the first connection on each thread.
     pub fn new(config: Config, journal: journal::Shared) -> Self {
-        Self::with_clock(config, journal, Clock::system())
+        Self::supervised(config, journal, Supervisor::default(), Clock::system())
     }
 
-    /// The same with the clock of the node.
-    pub fn with_clock(config: Config, journal: journal::Shared, clock: Clock) -> Self {
+    /// A hub as a part of a node, with its clock; the node ends when a shard fails.
+    pub fn supervised(config: Config, journal: journal::Shared, supervisor: Supervisor, clock: Clock) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             inner: Arc::new(Inner {
@@ -174,6 +175,7 @@ impl Handle {
                 counters: Arc::default(),
                 audiences: RwLock::default(),
                 shards: Mutex::default(),
+                supervisor,
                 stopping: tokio_util::sync::CancellationToken::new(),
             }),
         }
@@ -281,7 +283,7 @@ impl Handle {
             }
             let shard = Rc::new(Shard::new(inner, audience));
             shards.insert(inner.id, Rc::downgrade(&shard));
-            inner.shards.lock().expect("no code that holds the lock panics").start(shard.clone());
+            inner.shards.lock().expect("no code that holds the lock panics").start(shard.clone(), &inner.supervisor);
             shard
         })
     }

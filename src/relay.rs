@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Clock,
     journal,
+    supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
 
@@ -75,6 +76,8 @@ pub struct Deps {
     pub connections: Connections,
     /// How long it is since a relay has ended.
     pub clock: Clock,
+    /// Ends the node when the relays' own thread fails.
+    pub supervisor: Supervisor,
 }
 
 pub mod merge;

@@ -71,10 +71,10 @@ pub(super) struct Place {
 
 impl Door {
     /// A door with these bounds.
-    pub fn new(server: &Server, write_deadline: std::time::Duration) -> Self {
+    pub fn new(server: &Server, limit: usize, write_deadline: std::time::Duration) -> Self {
         Self {
             open: Arc::default(),
-            limit: server.connection_limit(),
+            limit,
             send_buffer: server.send_buffer_bytes,
             // A heartbeat may come half a tick late, and the kernel's timers are coarse: a peer that fell silent is to be
             // gone within heartbeat and deadline all the same.

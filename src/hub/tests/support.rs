@@ -25,6 +25,7 @@ use crate::{
         Unavailable,
     },
     sse::{Decoder, Item, Limits},
+    supervise::Supervisor,
     topic::{Pattern, Topic},
 };
 
@@ -40,6 +41,7 @@ pub(super) struct Held {
     /// Who holds it for writing holds up all pages.
     pub(super) pages: Arc<RwLock<()>>,
     pub(super) broken: AtomicBool,
+    pub(super) panics: AtomicBool,
 }
 
 /// The reading end of a stream.
@@ -93,8 +95,13 @@ impl Rig {
     /// One that goes by this clock.
     pub(super) fn by_clock(config: Config, journal: &journal::Config, clock: Clock) -> Self {
         let memory = Memory::with_clock(journal, clock.clone());
-        let journal = Arc::new(Held { memory, pages: Arc::default(), broken: AtomicBool::default() });
-        Self { hub: Handle::with_clock(config, journal.clone(), clock), journal }
+        let journal = Arc::new(Held {
+            memory,
+            pages: Arc::default(),
+            broken: AtomicBool::default(),
+            panics: AtomicBool::default(),
+        });
+        Self { hub: Handle::supervised(config, journal.clone(), Supervisor::default(), clock), journal }
     }
 
     /// A connection to these topics that gets no heartbeats.
@@ -287,6 +294,7 @@ impl Journal for Held {
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
         Box::pin(async move {
             let _free = self.pages.read().await;
+            assert!(!self.panics.load(SeqCst), "it fails on purpose");
             if self.broken.load(SeqCst) {
                 return Err(Unavailable::Failed("it is broken".into()));
             }
