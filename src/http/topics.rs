@@ -206,7 +206,7 @@ impl Reading {
         let _place = limited::stream(node, request)?;
         let stopping = node.stopping.child_token();
         let mut late = pin!(sleep(wait));
-        let mut ended = pin!(identity.end());
+        let mut ended = pin!(identity.end(&node.clock));
         let mut flooded = pin!(pull::flooded(pull::input(request)));
         let mut poll = tokio::select! {
             poll = node.polls.register(self.topic.clone()) => poll,
