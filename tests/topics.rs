@@ -264,7 +264,7 @@ fn an_id_has_a_bound_and_equal_topics_are_one() {
         }
         node.json("POST", &format!("/api/sse/managed/{path}"), &body).problem(422);
     }
-    let equal = node.post("/events", &json!({ "topics": vec!["t"; 100], "data": 2 }));
+    let equal = node.post("/events", &json!({ "topics": vec!["t"; 64], "data": 2 }));
     assert_eq!((&equal["topic"], &equal["delivered"]), (&json!("t"), &json!(1)));
     let several = node.post("/events", &json!({ "topics": ["t", "u1", "u2", "t"], "data": 3 }));
     assert_eq!(&several["delivered"], &json!(1), "an emitter counts once");

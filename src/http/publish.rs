@@ -294,13 +294,13 @@ fn draft(mut body: EventBody) -> Result<Draft, Problem> {
         (Some(_), Some(_)) => return Err(Problem::field("topic", "give `topic` or `topics`, not both")),
         (None, None) => return Err(Problem::field("topic", "an event needs a `topic` or `topics`")),
     };
-    // Equal names are one topic.
-    let mut seen = HashSet::new();
-    let names: Vec<&String> = names.iter().filter(|name| seen.insert(name.as_str())).collect();
     if names.is_empty() || names.len() > MAX_TOPICS_PER_EVENT {
         return Err(Problem::field("topics", format!("an event has 1 to {MAX_TOPICS_PER_EVENT} topics")));
     }
-    let topics: Vec<Topic> = names.into_iter().map(Topic::new).collect::<Result<_, _>>()?;
+    // Equal names are one topic.
+    let mut seen = HashSet::new();
+    let names = names.iter().filter(|name| seen.insert(name.as_str()));
+    let topics: Vec<Topic> = names.map(Topic::new).collect::<Result<_, _>>()?;
     if let Some(internal) = topics.iter().find(|topic| topic.internal()) {
         return Err(Problem::field("topic", format!("nobody publishes into `{internal}` but the node itself")));
     }
