@@ -213,7 +213,7 @@ impl Handle {
     /// # Errors
     /// When it was used, has expired, or never was one.
     pub fn peek(&self, ticket: &str) -> Result<Identity, Refused> {
-        self.inner.tickets.peek(ticket).and_then(current)
+        self.inner.tickets.peek(ticket).and_then(|identity| self.current(identity))
     }
 
     /// Uses a ticket up.
