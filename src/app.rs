@@ -173,6 +173,7 @@ impl App {
             client: upstream.clone(),
             own_url: own_url.clone(),
             max_response_bytes: config.jobs.max_response_bytes,
+            max_event_bytes: config.journal.max_event_bytes,
         };
         let mut handlers: Handlers = handlers::build(&config.handlers, &deps).map_err(config::Error)?;
         for (name, registered) in own {

@@ -40,7 +40,7 @@ pub struct Draft {
     pub event: String,
     /// The payload; line breaks become several `data:` lines.
     pub data: String,
-    /// Asks clients to wait so many milliseconds before they reconnect.
+    /// Asks clients to wait so many milliseconds before they reconnect; at most [`MAX_RETRY_MS`] count.
     pub retry: Option<u64>,
     /// A comment that goes before the event; clients ignore it.
     pub comment: Option<String>,
@@ -123,6 +123,10 @@ const MAX_WAY: usize = 1024;
 
 /// Most topics that one event may name: each is an index entry.
 pub const MAX_TOPICS_PER_EVENT: usize = 64;
+
+/// The longest reconnection time that a publisher can ask clients for, in milliseconds: an hour. Browsers take more than
+/// 2^31 for no time at all.
+pub const MAX_RETRY_MS: u64 = 60 * 60 * 1000;
 
 // === impl Draft ===
 
@@ -302,7 +306,8 @@ impl Event {
             id: Some(Text::of(self.position).as_str()),
             event,
             data: Some(data),
-            retry: self.retry,
+            // Also of events that were stored before there was a bound.
+            retry: self.retry.map(|ms| ms.min(MAX_RETRY_MS)),
             comment: self.comment.as_deref(),
         }
         .encode()
@@ -363,6 +368,18 @@ mod tests {
         assert_eq!(source("relay:1", "relay:1"), None);
         assert_eq!(source("order:1", "relay:1/a"), None);
         assert_eq!(source("job:1", "jobs"), None);
+    }
+
+    #[test]
+    fn a_reconnection_time_counts_up_to_an_hour() {
+        for (asked, sent) in
+            [(5, 5), (MAX_RETRY_MS, MAX_RETRY_MS), (MAX_RETRY_MS + 1, MAX_RETRY_MS), (u64::MAX, MAX_RETRY_MS)]
+        {
+            let mut draft = Draft::new(Topic::new("t").unwrap(), "", "x");
+            draft.retry = Some(asked);
+            let event = draft.into_event(Position { epoch: 1, offset: 2 }, 3);
+            assert_eq!(event.wire().frame(), format!("id: 1-2\nretry: {sent}\ndata: x\n\n"));
+        }
     }
 
     #[test]

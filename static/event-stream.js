@@ -22,6 +22,8 @@ const RETRY_MAX_MS = 3_600_000;
 export const HEARTBEAT_MS = 15_000;
 /** Whoever misses three of them is dead. */
 const SILENCE_MS = 3 * HEARTBEAT_MS;
+/** Refusals of class 5xx that a repeat meets again: method, version, negotiation, a loop, an extension. */
+const FINAL_5XX = [501, 505, 506, 508, 510];
 /** How many event ids are remembered to drop doubles. */
 const SEEN_IDS_MAX = 10_000;
 
@@ -289,6 +291,8 @@ export class EventStream {
         return;
       }
       this.#seen.add(event.id);
+      // A server that closes often and brings something new each time is read at its own pace.
+      this.#attempt = 0;
       if (this.#seen.size > SEEN_IDS_MAX) this.#seen.delete(this.#seen.values().next().value);
     }
     try {
@@ -351,8 +355,14 @@ async function refusalOf(response) {
   if (status === 204) return { name: "ended", status, reason: "the stream has ended" };
   const problem = await response.json().catch(() => null);
   const reason = problem?.detail ?? problem?.title ?? `the server answered ${status}`;
-  const passing = status >= 500 || status === 408 || status === 425 || status === 429;
+  const passing = (status >= 500 && !FINAL_5XX.includes(status)) || [408, 425, 429].includes(status);
   if (!passing) return { name: "refused", status, reason, problem };
-  const seconds = Number(response.headers.get("Retry-After"));
-  return { name: "offline", status, reason, retryAfterMs: seconds > 0 ? Math.min(seconds * 1000, RETRY_MAX_MS) : 0 };
+  return { name: "offline", status, reason, retryAfterMs: retryAfterMs(response.headers.get("Retry-After")) };
+}
+
+/** What `Retry-After` asks for, as seconds or as a date, within the bound; 0 where it says nothing that can be read. */
+export function retryAfterMs(value, now = Date.now()) {
+  const text = (value ?? "").trim();
+  const asked = /^[0-9]+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - now;
+  return asked > 0 ? Math.min(asked, RETRY_MAX_MS) : 0;
 }

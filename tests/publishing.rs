@@ -85,6 +85,16 @@ fn data_are_text_as_it_is_or_compact_json() {
 }
 
 #[test]
+fn a_reconnection_time_counts_up_to_an_hour() {
+    let node = Node::start("");
+    let mut stream = node.stream("/events?topic=t", &[]);
+    stream.until("connection");
+    node.post("/events", &json!({ "topic": "t", "data": 1, "retry": u64::MAX }));
+    stream.until("message");
+    assert_eq!(stream.retry, Some(3_600_000));
+}
+
+#[test]
 fn retry_and_comment_reach_the_client() {
     let node = Node::start("");
     let mut stream = open(&node, "/events", &[]);

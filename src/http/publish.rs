@@ -55,7 +55,7 @@ pub(super) struct EventBody {
     /// LF and NUL.
     #[schema(pattern = r"^[^\r\n\x00]*$", max_length = 255)]
     id: Option<String>,
-    /// Reconnection time for clients, in milliseconds.
+    /// Reconnection time for clients, in milliseconds; more than an hour counts as an hour.
     retry: Option<u64>,
     /// A comment before the event.
     comment: Option<String>,

@@ -19,10 +19,9 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, HeaderName, HeaderVal
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Connections, Purpose, connections::Lease};
+use super::{Chunks, Connections, Purpose, connections::Lease};
 use crate::sse::{self, Decoder, Limits};
 
-mod chunks;
 mod cursor;
 mod dialect;
 mod failure;
@@ -31,10 +30,7 @@ mod policy;
 mod said;
 mod source;
 
-pub(crate) use self::{
-    chunks::Chunks,
-    open::{Answer, Opened, open},
-};
+pub(crate) use self::open::{Answer, Opened, open};
 pub use self::{
     cursor::Cursor,
     failure::Failure,

@@ -30,7 +30,7 @@ fn a_wrong_spec_is_refused_with_all_its_mistakes() {
         &json!({ "topic": "relay:x", "user": "u", "endEvent": "", "sources": [
             { "path": "/ok/1", "remote": "nobody" },
             { "path": "/secret", "label": "a" },
-            { "path": "/ok/1", "label": "a", "method": "DELETE" },
+            { "path": "/ok/1", "label": "a", "method": "CONNECT" },
             { "path": "/ok/1", "headers": { "Host": "h", "Last-Event-ID": "1", "X-Good": "y", "b ad": "x" }, "lastEventId": "x".repeat(1025) },
             { "path": "/ok/1", "body": { "a": 1 }, "readTimeoutMs": 0, "initialRetryMs": 1 },
             { "path": "", "label": "" },
@@ -47,7 +47,7 @@ fn a_wrong_spec_is_refused_with_all_its_mistakes() {
     assert!(detail("sources[0].remote").contains("`up`"));
     assert!(detail("sources[1].path").contains("`/ok/*`"));
     assert!(detail("sources[2].label").contains("unique"));
-    assert!(detail("sources[2].method").contains("PATCH"));
+    assert!(detail("sources[2].method").contains("`CONNECT` is not sent"));
     let headers = detail("sources[3].headers");
     assert!(headers.contains("`Host`") && headers.contains("`lastEventId`") && headers.contains("`b ad`"), "{headers}");
     assert!(!headers.contains("X-Good"), "{headers}");
