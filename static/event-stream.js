@@ -132,8 +132,9 @@ export function reconnectDelay(attempt, retryMs, random = Math.random()) {
  *
  * `url` is a string or a function of the last event id. `onState` hears `{name, attempt, delayMs, reason, status, problem}`
  * with the names `connecting`, `live`, `offline` (will reconnect), `ended` (the server said 204), `refused` (a status that
- * repeating cannot help) and `closed`. `onEvent` hears `{event, data, id, lastEventId}`; events whose own id was already
- * seen are dropped and counted in `doubles`.
+ * repeating cannot help) and `closed`. `onEvent` hears `{event, data, id, lastEventId, first}`, where `first` marks the
+ * first event of a connection; events whose own id was already seen are dropped and counted in `doubles`. What `isControl`
+ * accepts is never dropped: the id of a control frame is the position of the stream, which an event may have too.
  *
  * With `json` the stream is asked for by a POST; such a stream is read `once`: its end is the end.
  */
@@ -147,13 +148,14 @@ export class EventStream {
   #attempt = 0;
   #seen = new Set();
   #state = { name: "idle" };
+  #first = true;
   /** The id to resume after; empty before the first event with an id. */
   lastEventId;
   /** Events that came twice and were dropped. A server that keeps its promises leaves this at 0. */
   doubles = 0;
 
-  constructor(url, { headers = {}, json, lastEventId = "", silenceMs = SILENCE_MS, onEvent, onState = () => {} }) {
-    this.#options = { url, json, once: json !== undefined, silenceMs, onEvent, onState };
+  constructor(url, { headers = {}, json, lastEventId = "", silenceMs = SILENCE_MS, onEvent, onState = () => {}, isControl = () => false }) {
+    this.#options = { url, json, once: json !== undefined, silenceMs, onEvent, onState, isControl };
     this.#headers = Object.entries(headers).map(([name, value]) => [name, headerValue(value)]);
     this.lastEventId = lastEventId;
   }
@@ -175,11 +177,6 @@ export class EventStream {
     this.#abort?.abort();
     this.#wake?.();
     this.#setState({ name: "closed" });
-  }
-
-  /** Names the position to resume after, for a stream that has not yet seen an event with an id. */
-  resumeAfter(id) {
-    if (this.lastEventId === "") this.lastEventId = id;
   }
 
   /** Does not wait for the rest of the back-off. */
@@ -262,6 +259,7 @@ export class EventStream {
 
   async #read(body, watchdog) {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    this.#first = true;
     const parser = new EventStreamParser({
       lastEventId: this.lastEventId,
       onEvent: (event) => this.#take(event),
@@ -282,10 +280,12 @@ export class EventStream {
     }
   }
 
-  #take(event) {
+  #take(parsed) {
     if (!this.#open) return;
-    if (event.id) {
-      this.lastEventId = event.id;
+    const event = { ...parsed, first: this.#first };
+    this.#first = false;
+    if (event.id) this.lastEventId = event.id;
+    if (event.id && !this.#options.isControl(event)) {
       if (this.#seen.has(event.id)) {
         this.doubles += 1;
         return;

@@ -250,10 +250,10 @@ impl EventSource {
                 let trail = std::mem::take(trail);
                 // Also one that is known: a life that ended between it and the end it stands for is told again.
                 ended = end_event == Some(event);
-                let frame = dialect.hear(event, data, own_id);
+                let frame = dialect.hear(event, data, own_id.then_some(id));
                 let control = frame != Frame::Event;
-                if let Frame::Greeting(position) = frame {
-                    cursor.begin(position);
+                if let Frame::Greeting(Some(position)) = frame {
+                    cursor.set(&position);
                 }
                 let taken = if control { Taken::New } else { cursor.take(event, data, own_id.then_some(id)) };
                 if taken == Taken::Double {
