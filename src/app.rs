@@ -13,6 +13,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    num::NonZero,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ use crate::{
     access::{self, limits::Limits},
     config::{self, Config},
     event::now_ms,
-    http::{self, Door, Pulls},
+    http::{self, Door, Pulls, Results},
     hub, intake,
     jobs::{
         self,
@@ -34,6 +35,7 @@ use crate::{
     journal, relay,
     tls::Tls,
     transport::Heads,
+    unsent::Unsent,
     upstream,
 };
 
@@ -64,12 +66,16 @@ pub struct Node {
     pub door: Door,
     /// How much of it one caller may use.
     pub limits: Limits,
+    /// Results of tasks that are being sent.
+    pub results: Results,
     /// Streams that are passed on from remotes.
     pub pulls: Pulls,
     /// The certificate, where the node speaks TLS.
     pub tls: Option<Tls>,
     /// How long is waited for the heads of requests.
     pub heads: Heads,
+    /// Answers that wait for their clients.
+    pub unsent: Unsent,
     /// Fires at the beginning of a stop.
     pub stopping: CancellationToken,
     /// When the node began.
@@ -144,7 +150,15 @@ impl App {
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let journal = journal::open(&config.journal, &config.server.data_dir)?;
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
-        let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
+        let deadline = Duration::from_millis(config.emitter.write_deadline_ms);
+        let unsent = Unsent::new(deadline, config.server.max_unsent_bytes);
+        // History may take a quarter of what waits in all, shared by the threads.
+        let threads = match config.server.workers {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            workers => workers,
+        };
+        let max_page_bytes = config.server.max_unsent_bytes / 4 / threads;
+        let hub = hub::Handle::bounded(config.emitter.clone(), journal.clone(), unsent.clone(), max_page_bytes);
         let deps = handlers::Deps {
             client: upstream.clone(),
             own_url: own_url.clone(),
@@ -167,7 +181,7 @@ impl App {
                 connections: connections.clone(),
             },
         );
-        let door = Door::new(&config.server, Duration::from_millis(config.emitter.write_deadline_ms));
+        let door = Door::new(&config.server, deadline);
         let limits = Limits::new(&config.limits, config.access.mode);
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
         let node = Node {
@@ -183,9 +197,11 @@ impl App {
             connections,
             door,
             limits,
+            results: Results::default(),
             pulls: Pulls::default(),
             tls,
             heads,
+            unsent,
             stopping: CancellationToken::new(),
             started: Instant::now(),
             own_url,

@@ -16,6 +16,7 @@ mod emitters;
 mod error;
 mod gate;
 mod h2;
+mod heads;
 mod hybrid;
 mod identity;
 mod jobs;
@@ -35,6 +36,7 @@ mod publish;
 mod pull;
 mod query;
 mod relays;
+mod results;
 mod samples;
 mod stream;
 mod tickets;
@@ -48,6 +50,7 @@ pub use self::{
     gate::{Connection, Door},
     metrics::Requests,
     pull::Pulls,
+    results::Results,
 };
 
 /// Puts all routes of a node into an actix-web application or scope.

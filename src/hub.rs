@@ -24,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, journal, sse::Encoded};
+use crate::{event::Event, journal, sse::Encoded, unsent::Unsent};
 
 mod actor;
 mod audience;
@@ -36,6 +36,7 @@ mod line;
 mod link;
 mod named;
 mod outbox;
+mod pages;
 mod registry;
 mod shard;
 mod status;
@@ -99,6 +100,9 @@ struct Inner {
     audiences: RwLock<Vec<Arc<Audience>>>,
     shards: Mutex<Addrs>,
     stopping: tokio_util::sync::CancellationToken,
+    unsent: Unsent,
+    /// Most bytes of history that wait for the readers of one thread.
+    max_page_bytes: usize,
 }
 
 /// Why a connection was not made.
@@ -111,6 +115,9 @@ pub enum ConnectError {
     #[error(transparent)]
     Journal(#[from] journal::Unavailable),
 }
+
+/// History that waits for the readers of one thread, where nothing else is set.
+const PAGE_BYTES: usize = 8 << 20;
 
 thread_local! {
     /// The shards of this thread, by hub; gone with the thread.
@@ -158,6 +165,12 @@ impl Config {
 impl Handle {
     /// A hub over this journal. Its shards begin with the first connection on each thread.
     pub fn new(config: Config, journal: journal::Shared) -> Self {
+        let unsent = Unsent::new(Duration::from_millis(config.write_deadline_ms), usize::MAX);
+        Self::bounded(config, journal, unsent, PAGE_BYTES)
+    }
+
+    /// The same with bounds that it shares with other answers of the node.
+    pub fn bounded(config: Config, journal: journal::Shared, unsent: Unsent, max_page_bytes: usize) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             inner: Arc::new(Inner {
@@ -168,6 +181,8 @@ impl Handle {
                 audiences: RwLock::default(),
                 shards: Mutex::default(),
                 stopping: tokio_util::sync::CancellationToken::new(),
+                unsent,
+                max_page_bytes,
             }),
         }
     }

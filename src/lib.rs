@@ -15,6 +15,7 @@
 //!                   │
 //!          event · topic · sse        the words we speak; pure, no I/O
 //!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
+//!          unsent                     the bound on what waits for clients, in time and in bytes
 //! ```
 //!
 //! To run a node inside a program of your own see [`app::App`]; to run your own tasks see
@@ -36,4 +37,5 @@ pub mod sse;
 pub mod tls;
 pub mod topic;
 pub mod transport;
+pub mod unsent;
 pub mod upstream;

@@ -28,7 +28,11 @@ use actix_web::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Problem, answer::Answer, audit, compress, identity, limited, origins, pages, stream, unread::Unread, wants_stream,
+    Problem,
+    answer::{Answer, Shared},
+    audit, compress, heads, identity, limited, origins, pages, stream,
+    unread::{self, Unread},
+    wants_stream,
 };
 use crate::{
     access::Mode,
@@ -36,7 +40,7 @@ use crate::{
     config::Server,
     hub::Reason,
     socket::{self, Socket},
-    transport::{Answering, Handover},
+    transport::{Answering, Handover, Rest},
 };
 
 /// Counts the connections of a node, and says which are too many.
@@ -58,6 +62,8 @@ pub struct Connection {
     cut: Option<CancellationToken>,
     socket: Option<Socket>,
     handover: Option<Handover>,
+    /// What of the answer is still to be given to the connection.
+    rest: Option<Rest>,
 }
 
 /// A connection's place among those that the door counts; given back when it is dropped.
@@ -96,7 +102,7 @@ impl Door {
             socket::prepare(tcp, self.send_buffer, self.unacknowledged);
             Socket::of(tcp)
         });
-        Connection { place, over, cut: None, socket, handover: None }
+        Connection { place, over, cut: None, socket, handover: None, rest: None }
     }
 
     /// Connections that are open now.
@@ -120,12 +126,19 @@ impl Connection {
 
     /// One that a stream can take over.
     pub(super) fn with_handover(self, handover: Handover) -> Self {
-        Self { handover: Some(handover), ..self }
+        Self { rest: Some(handover.rest()), handover: Some(handover), ..self }
     }
 
     /// The same for one of several requests, which ends with this token.
-    pub(super) fn for_one(&self, cut: CancellationToken) -> Self {
-        Self { cut: Some(cut), socket: None, handover: None, ..self.clone() }
+    pub(super) fn for_one(&self, cut: CancellationToken, rest: Rest) -> Self {
+        Self { cut: Some(cut), rest: Some(rest), socket: None, handover: None, ..self.clone() }
+    }
+
+    /// The answer is a stream that the framework writes: it ends when its client sends no more.
+    pub(super) fn streams(&self) {
+        if let Some(handover) = &self.handover {
+            handover.streams();
+        }
     }
 
     pub(super) fn socket(&self) -> Option<Socket> {
@@ -161,8 +174,15 @@ pub(super) async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
+    heads::name_host(&mut request);
     let answering = Connection::answering(&request);
+    let rest = Connection::of(request.request()).and_then(|connection| connection.rest);
     let origin = request.headers().get(header::ORIGIN).cloned();
+    if let Some(handover) = request.conn_data::<Connection>().and_then(|connection| connection.handover.clone())
+        && handover.expects()
+    {
+        unread::ask_first(&mut request, handover);
+    }
     let unread = Unread::of(&mut request);
     let mut refusal = limited::of_address(&node, &request).or_else(|| refuse(&node, &request));
     if refusal.is_none() {
@@ -190,7 +210,8 @@ pub(super) async fn pass(
     }
     pages::guard(headers);
     origins::tell(&node, origin, headers);
-    Ok(response.map_body(|_, body| Answer::new(body, answering, unread)))
+    let shared = response.response().extensions().get::<Shared>().cloned();
+    Ok(response.map_body(|_, body| Answer::new(body, rest, shared, answering, unread)))
 }
 
 /// What is answered without asking the handler.

@@ -4,6 +4,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use super::{
     Connect, Counters, Heartbeat, HeartbeatKind, Overflow, Reason, frames,
     line::Line,
     outbox::{Outbox, Waiting},
+    pages::{PageBytes, Pages},
     registry::disjoint,
 };
 use crate::{
@@ -19,6 +21,7 @@ use crate::{
     journal::{Page, Trimmed},
     sse::Encoded,
     topic::{Pattern, Topic},
+    unsent::{Pace, least},
 };
 
 /// One live SSE connection to one client.
@@ -53,8 +56,12 @@ pub(super) struct Emitter {
     pub(super) token_expires: Option<Instant>,
     /// When the last frame went towards the socket, or the emitter began.
     pub(super) active: Instant,
-    /// Since when the socket has taken nothing of what left the outbox.
-    pub(super) blocked_since: Option<Instant>,
+    /// Since when the socket has not taken enough of what left the outbox.
+    pace: Pace,
+    /// Bytes that the client takes in each write deadline, at the least.
+    least: u64,
+    /// Of the history that was read for it alone.
+    pub(super) page: PageBytes,
     pub(super) closing: Option<Closing>,
     pub(super) delivered: u64,
     pub(super) dropped: u64,
@@ -102,7 +109,14 @@ pub(super) enum Offered {
 // === impl Emitter ===
 
 impl Emitter {
-    pub(super) fn new(serial: u64, id: Arc<str>, connect: Connect, config: &super::Config, now: Instant) -> Self {
+    pub(super) fn new(
+        serial: u64,
+        id: Arc<str>,
+        connect: Connect,
+        config: &super::Config,
+        pages: Rc<Pages>,
+        now: Instant,
+    ) -> Self {
         let mut emitter = Self {
             serial,
             id,
@@ -128,7 +142,9 @@ impl Emitter {
             expires: connect.lifetime.map(|lifetime| now + jittered(lifetime)),
             token_expires: connect.token_expires.and_then(|left| now.checked_add(left)),
             active: now,
-            blocked_since: None,
+            pace: Pace::default(),
+            least: least(Duration::from_millis(config.write_deadline_ms)),
+            page: PageBytes::new(pages),
             closing: None,
             delivered: 0,
             dropped: 0,
@@ -181,7 +197,7 @@ impl Emitter {
 
     /// How long its socket has not taken what is there for it.
     pub(super) fn stuck_since(&self) -> Option<Instant> {
-        [self.outbox.stuck_since(), self.blocked_since].into_iter().flatten().min()
+        [self.outbox.stuck_since(), self.pace.since()].into_iter().flatten().min()
     }
 
     /// Puts an event into the outbox, or does what the policy says.
@@ -241,6 +257,13 @@ impl Emitter {
         self.told = Vec::new();
     }
 
+    /// All that left the outbox was written.
+    pub(super) fn written(&mut self) {
+        if self.outbox.len() == 0 {
+            self.page.clear();
+        }
+    }
+
     /// Takes the next frame that goes towards the socket.
     pub(super) fn next_frame(&mut self, counters: &Counters, now: Instant) -> Option<Encoded> {
         let waiting = self.outbox.pop(now)?;
@@ -259,13 +282,25 @@ impl Emitter {
         Some(written)
     }
 
-    /// Says whether the socket refuses what was taken; a reader that takes nothing for too long is disconnected.
-    pub(super) fn set_blocked(&mut self, blocked: bool, now: Instant) {
-        if blocked {
-            self.blocked_since.get_or_insert(now);
-        } else if self.blocked_since.take().is_some() {
-            // However slowly, it takes something: what waits behind that is not stuck.
+    /// The socket refuses what left the outbox; a client that takes too little for too long is disconnected.
+    pub(super) fn blocked(&mut self, now: Instant) {
+        self.pace.blocked(now);
+    }
+
+    /// The socket has taken so many bytes.
+    pub(super) fn took(&mut self, bytes: usize, now: Instant) {
+        if self.pace.since().is_some() {
             self.active = now;
+        }
+        if self.pace.took(bytes, self.least, now) {
+            // What waits behind that is not stuck.
+            self.outbox.touch(now);
+        }
+    }
+
+    /// The socket has taken everything.
+    pub(super) fn unblocked(&mut self, now: Instant) {
+        if self.pace.clear() {
             self.outbox.touch(now);
         }
     }
@@ -297,7 +332,7 @@ impl Emitter {
 }
 
 /// A lifetime within a tenth of what was asked, so that streams which began together do not end together.
-fn jittered(lifetime: std::time::Duration) -> std::time::Duration {
+fn jittered(lifetime: Duration) -> Duration {
     lifetime.mul_f64(rand::random_range(0.9..=1.1))
 }
 

@@ -25,6 +25,7 @@ use crate::{
     },
     sse::{Decoder, Item, Limits},
     topic::{Pattern, Topic},
+    unsent::Unsent,
 };
 
 /// A node without its HTTP side.
@@ -86,9 +87,16 @@ impl Rig {
     }
 
     fn beside(config: Config, journal: &journal::Config) -> Self {
-        let memory = Memory::new(journal);
-        let journal = Arc::new(Held { memory, pages: Arc::default(), broken: AtomicBool::default() });
+        let journal = held(journal);
         Self { hub: Handle::new(config, journal.clone()), journal }
+    }
+
+    /// History of so many bytes may wait for all readers.
+    pub(super) fn with_pages(max_page_bytes: usize) -> Self {
+        tokio::time::pause();
+        let journal = held(&journal::Config::default());
+        let unsent = Unsent::new(Duration::from_secs(60), usize::MAX);
+        Self { hub: Handle::bounded(Config::default(), journal.clone(), unsent, max_page_bytes), journal }
     }
 
     /// A connection to these topics that gets no heartbeats.
@@ -139,6 +147,10 @@ impl Rig {
         assert_eq!(list.len(), 1);
         list.remove(0)
     }
+}
+
+fn held(config: &journal::Config) -> Arc<Held> {
+    Arc::new(Held { memory: Memory::new(config), pages: Arc::default(), broken: AtomicBool::default() })
 }
 
 // === impl Reader ===
