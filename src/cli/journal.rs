@@ -202,13 +202,11 @@ fn repair(arguments: &RepairArguments) -> Result<u8, Failure> {
 // === impl Which ===
 
 impl Which {
+    /// The directory that is named, else the node of `--url`, `MILLSTREAM_URL` or the default.
     fn place(&self) -> Result<Place<'_>, Failure> {
-        match (&self.data_dir, &self.node.url) {
-            (Some(dir), _) => Ok(Place::Stopped(dir)),
-            (None, Some(_)) => Ok(Place::Running(Box::new(Api::new(&self.node)?))),
-            (None, None) => Err(Failure::usage(
-                "which journal? `--data-dir DIR` names that of a stopped node, `--url URL` a node that runs",
-            )),
+        match &self.data_dir {
+            Some(dir) => Ok(Place::Stopped(dir)),
+            None => Ok(Place::Running(Box::new(Api::new(&self.node)?))),
         }
     }
 }

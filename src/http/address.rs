@@ -23,6 +23,16 @@ pub(super) fn client(node: &Node, request: &HttpRequest) -> IpAddr {
     behind(peer, &node.config.server.trusted_proxies, request.headers())
 }
 
+/// The scheme with which the client reached a trusted proxy, where that proxy names it in `X-Forwarded-Proto`.
+pub(super) fn scheme(node: &Node, request: &HttpRequest) -> Option<String> {
+    let peer = request.peer_addr()?.ip().to_canonical();
+    if !node.config.server.trusted_proxies.iter().any(|net| net.contains(peer)) {
+        return None;
+    }
+    let named = request.headers().get_all("x-forwarded-proto").last()?.to_str().ok()?;
+    named.rsplit(',').next().map(|scheme| scheme.trim().to_owned())
+}
+
 /// Proxies write one header and may let a client's own pass in the other. So where the two differ neither is believed:
 /// who forges one is counted as the proxy.
 fn behind(peer: IpAddr, trusted: &[Net], headers: &HeaderMap) -> IpAddr {
