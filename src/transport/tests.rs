@@ -1,3 +1,5 @@
+//! A connection that changes hands, and the first words of HTTP/2.
+
 use std::{cell::Cell, time::Duration};
 
 use tokio::{

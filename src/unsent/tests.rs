@@ -1,3 +1,5 @@
+//! The rule by time, on a paused clock, and the bound on bytes.
+
 use std::{future::poll_fn, pin::pin};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Heads: which pass, which are changed, which are refused.
+
 use super::*;
 
 /// What the framework gets of this, in pieces of so many bytes; or why it gets no more.
