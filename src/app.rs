@@ -149,6 +149,8 @@ impl App {
         let connections = upstream::Connections::new(config.relay.max_upstreams);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let journal = journal::open(&config.journal, &config.server.data_dir)?;
+        // Random, lives as long as what is relayed from here, and stands in each event's id anyway.
+        upstream.set_node(format!("{:x}", journal.epoch()));
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
         let deadline = Duration::from_millis(config.emitter.write_deadline_ms);
         let unsent = Unsent::new(deadline, config.server.max_unsent_bytes);

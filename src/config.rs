@@ -333,7 +333,8 @@ impl Config {
         let defaults = upstream::Config::default();
         // Tasks end many at a time, and with fewer places for their connections most would be closed and made anew.
         let idle_connections = defaults.idle_connections.max(self.jobs.concurrency);
-        Ok(upstream::Config { allow: self.egress()?, roots, idle_connections, ..defaults })
+        let hosts = self.server.hosts.clone();
+        Ok(upstream::Config { allow: self.egress()?, roots, hosts, idle_connections, ..defaults })
     }
 
     /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes, and

@@ -36,6 +36,7 @@ mod error;
 mod group;
 mod handle;
 mod lifecycle;
+mod loops;
 mod record;
 mod recovery;
 mod runner;
@@ -46,6 +47,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod told;
+mod trail;
 
 pub use self::{
     actor::start,

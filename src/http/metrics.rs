@@ -78,6 +78,7 @@ impl Collector for Figures {
             ("relay_events_skipped", "Events of sources that were told of and not kept.", relays.skipped),
             ("relay_reconnects", "Connections of relays after the first one of a source.", relays.reconnects),
             ("relay_doubles_dropped", "Events that came again after a reconnect.", relays.doubles_dropped),
+            ("relay_loops_dropped", "Events that came back to where they had been.", relays.loops_dropped),
             ("relay_sources_failed", "Sources of relays that were given up.", relays.sources_failed),
             ("relay_records_unreadable", "Records of relays that could not be read.", relays.records_unreadable),
             ("upstream_streams_opened", "Upstream streams opened.", upstream.opened),

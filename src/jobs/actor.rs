@@ -298,8 +298,8 @@ impl Handler<Submit> for Shell {
         };
         let Submit { spec, plan, user, key, retry_of, hold } = submit;
         let key_record = key.as_ref().map(|key| key.record.clone());
-        let (journal, version, created_at) = (self.journal.clone(), record::VERSION, now_ms());
-        let record = SpecRecord { version, job_id, created_at, user, retry_of, key_record, spec };
+        let (journal, version, created_at, via) = (self.journal.clone(), record::VERSION, now_ms(), plan.via.clone());
+        let record = SpecRecord { version, job_id, created_at, user, retry_of, key_record, via, spec };
         let write = async move { (record::write(&journal, &record, key.as_ref()).await, record) };
         Box::pin(write.into_actor(self).map(|(written, record), shell, ctx| {
             let id = record.job_id.to_string();

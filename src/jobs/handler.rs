@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::journal::BoxFuture;
+use crate::{journal::BoxFuture, upstream::Via};
 
 /// Runs tasks of one kind.
 ///
@@ -34,6 +34,8 @@ pub struct Task {
     pub name: String,
     /// What the client gave it (`input`), or `null`.
     pub input: Value,
+    /// The way of the request that submitted the job; requests that the handler sends go on from there.
+    pub via: Via,
     /// 1 for the first attempt.
     pub attempt: u32,
     /// Takes progress.

@@ -204,7 +204,7 @@ impl Session {
         let mut retries = Retries::new(remote, self.means.pace);
         while let Place::Asking { body, sent, kept } = &mut self.place {
             let before = std::mem::replace(sent, true);
-            let failure = match ask::submit(remote, &connections, &key, body.clone()).await {
+            let failure = match ask::submit(remote, &connections, &self.group.via, &key, body.clone()).await {
                 Ok(job_id) => {
                     kept.found(job_id.clone());
                     let mut kept = kept.clone();
@@ -251,7 +251,9 @@ impl Session {
             Place::Asking { body, sent: true, .. } => {
                 // Once more, to be told its id.
                 loop {
-                    match ask::submit(&remote, &self.means.connections, &self.key(), body.clone()).await {
+                    match ask::submit(&remote, &self.means.connections, &self.group.via, &self.key(), body.clone())
+                        .await
+                    {
                         Ok(job_id) => break job_id,
                         Err(Trouble::Failed(failure)) if failure.passing() => sleep(AGAIN).await,
                         Err(_) => return,

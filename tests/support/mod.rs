@@ -10,6 +10,7 @@ use std::{
 
 use serde_json::Value;
 
+pub mod pipe;
 mod raw;
 pub mod routes;
 mod sse;

@@ -15,9 +15,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Id, Report, Said, sink::AttemptSink};
-use crate::jobs::{
-    code,
-    handler::{Output, Progress, Task, TaskError, TaskHandler},
+use crate::{
+    jobs::{
+        code,
+        handler::{Output, Progress, Task, TaskError, TaskHandler},
+    },
+    upstream::Via,
 };
 
 /// How long a handler may take to tidy up after its token has fired.
@@ -32,6 +35,8 @@ pub struct Attempt {
     pub task_id: String,
     pub name: String,
     pub input: Value,
+    /// The job's.
+    pub via: Via,
     pub timeout: Duration,
     /// The job's.
     pub cancel: CancellationToken,
@@ -70,6 +75,7 @@ impl Attempt {
             task_id: self.task_id,
             name: self.name,
             input: self.input,
+            via: self.via,
             attempt: self.number,
             progress: Progress::new(sink.clone()),
             cancel: token,

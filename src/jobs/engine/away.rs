@@ -12,9 +12,12 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Done, Engine, Id, Phase, tasks::PLAIN_EVENT_BYTES};
-use crate::jobs::{
-    event::{Fact, TaskProgress, TaskRetry, TaskStart},
-    handler::TaskError,
+use crate::{
+    jobs::{
+        event::{Fact, TaskProgress, TaskRetry, TaskStart},
+        handler::TaskError,
+    },
+    upstream::Via,
 };
 
 /// The tasks of a job that one remote is to run, or runs already.
@@ -26,6 +29,8 @@ pub struct Group {
     pub tasks: Vec<(String, u32)>,
     /// When the job is to have ended.
     pub deadline: Option<Instant>,
+    /// The job's.
+    pub via: Via,
     /// The job ends before its tasks do: the remote is to stop.
     pub cancel: CancellationToken,
     /// This node stops and the job outlives it: the remote is to go on.
@@ -133,7 +138,7 @@ impl Engine {
     pub(super) fn begin_away(&mut self, id: &Id) {
         let leave = self.leave.clone();
         let Some(live) = self.live(id) else { return };
-        let (deadline, cancel) = (live.deadline.map(|(at, _)| at), live.far.clone());
+        let (deadline, cancel, via) = (live.deadline.map(|(at, _)| at), live.far.clone(), live.plan.via.clone());
         let mut groups: BTreeMap<&Arc<str>, Vec<(String, u32)>> = BTreeMap::new();
         for (index, (run, task)) in (0..).zip(live.runs.iter().zip(&live.plan.tasks)) {
             if let (Phase::Away, Some(remote)) = (run.phase, &task.remote) {
@@ -141,8 +146,8 @@ impl Engine {
             }
         }
         let group = |(remote, tasks): (&Arc<str>, _)| {
-            let (remote, cancel, leave) = (remote.clone(), cancel.clone(), leave.clone());
-            Group { id: id.clone(), remote, tasks, deadline, cancel, leave }
+            let (remote, via, cancel, leave) = (remote.clone(), via.clone(), cancel.clone(), leave.clone());
+            Group { id: id.clone(), remote, tasks, deadline, via, cancel, leave }
         };
         let groups: Vec<Group> = groups.into_iter().map(group).collect();
         self.followed += groups.len();

@@ -59,6 +59,7 @@ impl Engine {
             task_id: task.id.clone(),
             name: task.name.clone(),
             input,
+            via: live.plan.via.clone(),
             timeout: task.timeout.or(own_timeout).unwrap_or(default_timeout),
             cancel: live.cancel.clone(),
             max_data_bytes,
