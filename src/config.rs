@@ -85,8 +85,7 @@ pub struct Server {
     /// The kernel's send buffer of a connection in bytes; it doubles the number for its own bookkeeping. Bounds what a
     /// stuck reader costs beside its outbox.
     pub send_buffer_bytes: usize,
-    /// Most bytes of answers that wait for their clients, over all connections. Above it, the answer that is stuck for the
-    /// longest time ends.
+    /// Most bytes of answers that wait for clients. Above it, the answer that is stuck for the longest time ends.
     pub max_unsent_bytes: usize,
     /// Origins beside the node's own that web pages may call from, such as `https://app.example`.
     pub cors_origins: Vec<String>,

@@ -177,7 +177,7 @@ fn the_answer_that_is_stuck_for_the_longest_time_goes_first() {
     let grown = node.resident().saturating_sub(before);
     assert!(grown < 40 << 20, "{grown} bytes");
     // The last one was stuck for the shortest time.
-    let mut last = sockets.pop().expect("there are some");
+    let last = sockets.pop().expect("there are some");
     last.shutdown(Shutdown::Write).expect("it is open");
     let reply = Reply::read(last);
     assert!(reply.status == 200 && reply.body.len() > 1_000_000, "{} bytes", reply.body.len());
