@@ -97,8 +97,8 @@ type TakeOver = Box<dyn FnOnce(Wire)>;
 /// What a client of HTTP/2 says first when it knows that it is understood (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Most bytes of the target of a request, on every protocol: what the framework can hold.
-pub const MOST_TARGET: usize = 65_534;
+/// Most bytes of the target of a request: what the framework can hold.
+const MOST_TARGET: usize = 65_534;
 
 /// What a client gets that waits to be asked for the body of its request.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

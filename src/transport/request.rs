@@ -301,15 +301,16 @@ fn check(request: &httparse::Request<'_, '_>, bytes: usize) -> Result<Head, Refu
     let values = |name: &'static str| {
         request.headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     };
-    if method.eq_ignore_ascii_case("CONNECT") {
-        return Err(refused(501, "the node is no proxy: it has no CONNECT"));
-    }
     http::Uri::try_from(target).map_err(|error| refused(400, format!("the request target is none: {error}")))?;
     let hosts = values("host").count();
     if hosts > 1 || (hosts == 0 && modern) {
         return Err(refused(400, format!("the request has {hosts} `Host` fields; it needs one")));
     }
-    let body = body(values("content-length"), values("transfer-encoding"), modern)?;
+    let mut body = body(values("content-length"), values("transfer-encoding"), modern)?;
+    if method == "CONNECT" && body == At::Head {
+        // The framework takes what follows for its body.
+        body = At::Unknown;
+    }
     if !modern && method == "POST" && values("content-length").next().is_none() {
         return Err(refused(411, "a POST of HTTP/1.0 needs a `Content-Length`"));
     }

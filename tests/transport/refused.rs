@@ -30,7 +30,6 @@ fn a_head_that_is_refused_is_answered_with_a_problem() {
         (get("/healthz", "Host: other\r\n"), 400),
         (get("/healthz", "Content-Length: two\r\n"), 400),
         ("POST /events HTTP/1.0\r\nHost: localhost\r\n\r\n".into(), 411),
-        ("CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n".into(), 501),
     ] {
         let what = &text[..text.len().min(80)];
         let reply = node.raw(&text);
@@ -64,15 +63,16 @@ async fn a_head_over_http_2_that_is_refused_is_answered_with_a_problem() {
     }
 }
 
-/// No client of the `http` crate has such a target.
+/// No client of the `http` crate has such a target. One that is longer still is malformed for the `h2` crate, which resets
+/// the stream.
 #[test]
 fn a_target_over_http_2_that_is_too_long_is_answered_with_a_problem() {
     let node = Node::start("");
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     frame(&mut bytes, 4, 0, 0, &[]);
-    // The length of the path as HPACK has it: 127, and 70,000 - 127 in three groups of seven bits.
-    let path = [&b"/healthz?"[..], &[b'x'; 70_000 - 9]].concat();
-    let head = [&[0x82, 0x86, 0x04, 0x7f, 0xf1, 0xa1, 0x04][..], &path, &[0x01, 0x09], b"localhost"].concat();
+    // The length of the path as HPACK has it: 127, and 65,500 - 127 in three groups of seven bits.
+    let path = [&b"/healthz?"[..], &[b'x'; 65_500 - 9]].concat();
+    let head = [&[0x82, 0x86, 0x04, 0x7f, 0xdd, 0xfe, 0x03][..], &path, &[0x01, 0x09], b"localhost"].concat();
     let pieces: Vec<&[u8]> = head.chunks(16_000).collect();
     for (number, piece) in pieces.iter().enumerate() {
         let last = if number + 1 == pieces.len() { 4 } else { 0 };

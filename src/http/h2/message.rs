@@ -17,7 +17,6 @@ use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
 use super::super::{Problem, gate::Connection};
-use crate::transport::MOST_TARGET;
 
 /// Largest head of a request, as HTTP/2 counts it: each field, and 32 bytes for each. What HTTP/1.1 takes is 128 KiB.
 const MOST_HEAD: usize = 64 << 10;
@@ -62,12 +61,15 @@ fn check(parts: &Parts) -> Result<(), Problem> {
     if parts.method == http::Method::CONNECT {
         return Err(Problem::new(OldStatus::NOT_IMPLEMENTED, "the node is no proxy: it has no CONNECT"));
     }
-    if target > MOST_TARGET {
-        let detail = format!("the request target has {target} bytes; at most {MOST_TARGET} are taken");
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    // Method, scheme, path and authority are fields as well.
+    let authority = parts.uri.authority().map_or(0, |authority| authority.as_str().len());
+    let size = target + authority + 4 * 32 + fields.sum::<usize>();
+    if size > MOST_HEAD && target > MOST_HEAD / 2 {
+        let detail =
+            format!("the head of the request has {size} bytes, {target} of them in its target; {MOST_HEAD} are taken");
         return Err(Problem::new(OldStatus::URI_TOO_LONG, detail));
     }
-    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
-    let size = target + fields.sum::<usize>();
     if size > MOST_HEAD {
         let detail = format!("the head of the request has {size} bytes; at most {MOST_HEAD} are taken");
         return Err(Problem::new(OldStatus::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
