@@ -24,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, journal, sse::Encoded, unsent::Unsent};
+use crate::{event::Event, journal, sse::Encoded, supervise::Supervisor, unsent::Unsent};
 
 mod actor;
 mod audience;
@@ -99,10 +99,18 @@ struct Inner {
     /// One per shard.
     audiences: RwLock<Vec<Arc<Audience>>>,
     shards: Mutex<Addrs>,
+    supervisor: Supervisor,
     stopping: tokio_util::sync::CancellationToken,
-    unsent: Unsent,
+    bounds: Bounds,
+}
+
+/// What a hub shares with the other answers of its node.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Where bytes that wait are counted.
+    pub unsent: Unsent,
     /// Most bytes of history that wait for the readers of one thread.
-    max_page_bytes: usize,
+    pub max_page_bytes: usize,
 }
 
 /// Why a connection was not made.
@@ -166,11 +174,12 @@ impl Handle {
     /// A hub over this journal. Its shards begin with the first connection on each thread.
     pub fn new(config: Config, journal: journal::Shared) -> Self {
         let unsent = Unsent::new(Duration::from_millis(config.write_deadline_ms), usize::MAX);
-        Self::bounded(config, journal, unsent, PAGE_BYTES)
+        let bounds = Bounds { unsent, max_page_bytes: PAGE_BYTES };
+        Self::of_node(config, journal, Supervisor::default(), bounds)
     }
 
-    /// The same with bounds that it shares with other answers of the node.
-    pub fn bounded(config: Config, journal: journal::Shared, unsent: Unsent, max_page_bytes: usize) -> Self {
+    /// A hub as a part of a node, which ends when a shard fails, with bounds that it shares with other answers of the node.
+    pub fn of_node(config: Config, journal: journal::Shared, supervisor: Supervisor, bounds: Bounds) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             inner: Arc::new(Inner {
@@ -180,9 +189,9 @@ impl Handle {
                 counters: Arc::default(),
                 audiences: RwLock::default(),
                 shards: Mutex::default(),
+                supervisor,
                 stopping: tokio_util::sync::CancellationToken::new(),
-                unsent,
-                max_page_bytes,
+                bounds,
             }),
         }
     }
@@ -290,7 +299,7 @@ impl Handle {
             }
             let shard = Rc::new(Shard::new(inner, audience));
             shards.insert(inner.id, Rc::downgrade(&shard));
-            inner.shards.lock().expect("no code that holds the lock panics").start(shard.clone());
+            inner.shards.lock().expect("no code that holds the lock panics").start(shard.clone(), &inner.supervisor);
             shard
         })
     }

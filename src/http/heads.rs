@@ -7,11 +7,11 @@ use actix_web::{
     dev::ServiceRequest,
     http::{
         StatusCode,
-        header::{self, HeaderValue, HttpDate},
+        header::{self, HeaderMap, HeaderValue, HttpDate},
     },
 };
 
-use super::{Problem, error::MEDIA_TYPE};
+use super::{Problem, error::MEDIA_TYPE, request_id};
 use crate::transport::Refusal;
 
 /// RFC 9112, section 3.2.2: where the target names a host, `Host` does not count.
@@ -26,7 +26,9 @@ pub(super) fn name_host(request: &mut ServiceRequest) {
 /// The answer to a request that has not come as far as here.
 pub(super) fn refusal(problem: &Problem) -> HttpResponse {
     let mut response = problem.response();
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(request_id::NAME, request_id::of(&HeaderMap::new()));
     response
 }
 
@@ -36,9 +38,11 @@ pub(super) fn render(refusal: &Refusal) -> Vec<u8> {
     let problem = Problem::new(status, refusal.detail.clone());
     let body = serde_json::to_string(&problem).expect("a problem is plain data");
     let (media, date) = (MEDIA_TYPE, HttpDate::from(SystemTime::now()));
+    let id = request_id::of(&HeaderMap::new());
+    let id = id.to_str().unwrap_or_default();
     format!(
         "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {media}\r\nx-content-type-options: nosniff\r\n\
-         content-length: {}\r\ndate: {date}\r\n\r\n{body}",
+         x-request-id: {id}\r\ncontent-length: {}\r\ndate: {date}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()

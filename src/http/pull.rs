@@ -109,7 +109,9 @@ impl Pulls {
 /// What the client of a stream sends from now on; to be asked before anything is waited for.
 pub(super) fn input(request: &HttpRequest) -> Option<Input> {
     let connection = Connection::of(request)?;
-    connection.streams();
+    if let Some((handover, _)) = connection.handover() {
+        handover.streams();
+    }
     connection.socket().map(Input::of)
 }
 

@@ -21,7 +21,7 @@ use actix_web::{
 };
 use futures_util::{Stream, stream::poll_fn};
 
-use crate::transport::Handover;
+use super::gate::Connection;
 
 /// The body of a request in chunks, kept beside whoever reads it.
 #[derive(Clone)]
@@ -42,7 +42,9 @@ impl Unread {
 }
 
 /// Has the client of this request asked for its body when somebody begins to read it: one that is refused is not asked.
-pub(super) fn ask_first(request: &mut ServiceRequest, handover: Handover) {
+pub(super) fn ask_first(request: &mut ServiceRequest) {
+    let handover = Connection::of(request.request()).and_then(|connection| connection.handover());
+    let Some((handover, _)) = handover.filter(|(handover, _)| handover.expects()) else { return };
     let mut payload = request.take_payload();
     let mut asks = Some(handover);
     let body = poll_fn(move |cx| {

@@ -8,6 +8,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use tokio::{sync::Notify, time::timeout};
 
+use super::Bounds;
 use crate::unsent::{Unsent, Why};
 
 /// An emitter whose client has not taken enough for so long gives its page up when others wait for one.
@@ -32,8 +33,9 @@ pub(super) struct PageBytes {
 // === impl Pages ===
 
 impl Pages {
-    pub(super) fn new(unsent: Unsent, max_bytes: usize) -> Self {
-        Self { bytes: Cell::new(0), max_bytes, unsent, written: Notify::new() }
+    pub(super) fn new(bounds: &Bounds) -> Self {
+        let Bounds { unsent, max_page_bytes } = bounds.clone();
+        Self { bytes: Cell::new(0), max_bytes: max_page_bytes, unsent, written: Notify::new() }
     }
 
     /// Bytes that are to go before another page is read.

@@ -91,7 +91,7 @@ impl Shard {
             stopping: hub.stopping.clone(),
             serial: Cell::new(0),
             turns: Semaphore::new(TURNS),
-            pages: Rc::new(Pages::new(hub.unsent.clone(), hub.max_page_bytes)),
+            pages: Rc::new(Pages::new(&hub.bounds)),
             state: RefCell::new(State {
                 emitters,
                 registry,

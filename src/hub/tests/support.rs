@@ -18,12 +18,13 @@ use tokio::{
 
 use crate::{
     event::{Draft, Filter, Meta, Position},
-    hub::{Config, Connect, EmitterStatus, Handle, HeartbeatKind, Selector, Start, Subscription},
+    hub::{Bounds, Config, Connect, EmitterStatus, Handle, HeartbeatKind, Selector, Start, Subscription},
     journal::{
         self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
         Unavailable,
     },
     sse::{Decoder, Item, Limits},
+    supervise::Supervisor,
     topic::{Pattern, Topic},
     unsent::Unsent,
 };
@@ -40,6 +41,7 @@ pub(super) struct Held {
     /// Who holds it for writing holds up all pages.
     pub(super) pages: Arc<RwLock<()>>,
     pub(super) broken: AtomicBool,
+    pub(super) panics: AtomicBool,
 }
 
 /// The reading end of a stream.
@@ -96,7 +98,8 @@ impl Rig {
         tokio::time::pause();
         let journal = held(&journal::Config::default());
         let unsent = Unsent::new(Duration::from_secs(60), usize::MAX);
-        Self { hub: Handle::bounded(Config::default(), journal.clone(), unsent, max_page_bytes), journal }
+        let bounds = Bounds { unsent, max_page_bytes };
+        Self { hub: Handle::of_node(Config::default(), journal.clone(), Supervisor::default(), bounds), journal }
     }
 
     /// A connection to these topics that gets no heartbeats.
@@ -150,7 +153,12 @@ impl Rig {
 }
 
 fn held(config: &journal::Config) -> Arc<Held> {
-    Arc::new(Held { memory: Memory::new(config), pages: Arc::default(), broken: AtomicBool::default() })
+    Arc::new(Held {
+        memory: Memory::new(config),
+        pages: Arc::default(),
+        broken: AtomicBool::default(),
+        panics: AtomicBool::default(),
+    })
 }
 
 // === impl Reader ===
@@ -293,6 +301,7 @@ impl Journal for Held {
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
         Box::pin(async move {
             let _free = self.pages.read().await;
+            assert!(!self.panics.load(SeqCst), "it fails on purpose");
             if self.broken.load(SeqCst) {
                 return Err(Unavailable::Failed("it is broken".into()));
             }
