@@ -52,8 +52,9 @@ pub(super) struct Emitter {
     pub(super) opened: Instant,
     pub(super) opened_at_ms: u64,
     pub(super) expires: Option<Instant>,
-    /// When its user is none any more.
+    /// When its user is none any more, by the monotonic clock and in Unix milliseconds.
     pub(super) token_expires: Option<Instant>,
+    token_expires_at: Option<u64>,
     /// When the last frame went towards the socket, or the emitter began.
     pub(super) active: Instant,
     /// Since when the socket has not taken enough of what left the outbox.
@@ -116,6 +117,7 @@ impl Emitter {
         config: &super::Config,
         pages: Rc<Pages>,
         now: Instant,
+        wall: u64,
     ) -> Self {
         let mut emitter = Self {
             serial,
@@ -138,9 +140,10 @@ impl Emitter {
             cursor: 0,
             told: Vec::new(),
             opened: now,
-            opened_at_ms: crate::event::now_ms(),
+            opened_at_ms: wall,
             expires: connect.lifetime.map(|lifetime| now + jittered(lifetime)),
-            token_expires: connect.token_expires.and_then(|left| now.checked_add(left)),
+            token_expires: None,
+            token_expires_at: None,
             active: now,
             pace: Pace::default(),
             least: least(Duration::from_millis(config.write_deadline_ms)),
@@ -157,7 +160,22 @@ impl Emitter {
             on_close: connect.on_close,
         };
         emitter.patterns = emitter.heard().into_iter().collect();
+        emitter.expires_in(connect.token_expires, now, wall);
         emitter
+    }
+
+    /// Its user is one for so long at most.
+    pub(super) fn expires_in(&mut self, left: Option<Duration>, now: Instant, wall: u64) {
+        let Some(left) = left else { return };
+        let at = wall.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        self.token_expires_at = Some(self.token_expires_at.map_or(at, |known| known.min(at)));
+        self.clock_jumped(now, wall);
+    }
+
+    /// The time of day is another one: a token ends by it, however long that is from now.
+    pub(super) fn clock_jumped(&mut self, now: Instant, wall: u64) {
+        let left = self.token_expires_at.map(|at| Duration::from_millis(at.saturating_sub(wall)));
+        self.token_expires = left.and_then(|left| now.checked_add(left));
     }
 
     /// What it hears: its own topics, those of its groups, and what it asked for.

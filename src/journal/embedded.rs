@@ -31,7 +31,8 @@ use super::{
     log::{Log, Walk},
 };
 use crate::{
-    event::{SharedEvent, now_ms},
+    clock::Clock,
+    event::SharedEvent,
     topic::{Pattern, Topic},
 };
 
@@ -91,6 +92,7 @@ struct Shared {
     head: watch::Sender<u64>,
     bells: Bells,
     epoch: u64,
+    clock: Clock,
     commits: AtomicU64,
     disk_bytes: AtomicU64,
     /// Why nothing can be written at the moment.
@@ -116,8 +118,16 @@ impl Embedded {
     /// # Errors
     /// When another process uses it, when it cannot be had, or when it is damaged.
     pub fn open(config: &Config, dir: &Path) -> Result<Self, OpenError> {
+        Self::with_clock(config, dir, Clock::system())
+    }
+
+    /// The same with the clock of the node.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_clock(config: &Config, dir: &Path, clock: Clock) -> Result<Self, OpenError> {
         let (commands, waiting) = mpsc::channel(QUEUE);
-        let (shared, writer) = open::open(config, dir, waiting)?;
+        let (shared, writer) = open::open(config, dir, clock, waiting)?;
         let queue_kib = u32::try_from(config.queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
         Ok(Self {
             shared,
@@ -186,7 +196,7 @@ impl Journal for Embedded {
             let mut walk = Walk::new(patterns, count);
             loop {
                 let turn = self.walks.acquire().await.map_err(|_| Unavailable::Closed)?;
-                if let Some(position) = self.shared.log().step_back(&mut walk, now_ms()) {
+                if let Some(position) = self.shared.log().step_back(&mut walk, self.shared.clock.steady_ms()) {
                     return Ok(position);
                 }
                 drop(turn);

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    clock::Clock,
     event::{Draft, Filter, Meta, Position},
     hub::{Bounds, Config, Connect, EmitterStatus, Handle, HeartbeatKind, Selector, Start, Subscription},
     journal::{
@@ -89,17 +90,23 @@ impl Rig {
     }
 
     fn beside(config: Config, journal: &journal::Config) -> Self {
-        let journal = held(journal);
-        Self { hub: Handle::new(config, journal.clone()), journal }
+        Self::by_clock(config, journal, Clock::system())
+    }
+
+    /// One that goes by this clock.
+    pub(super) fn by_clock(config: Config, journal: &journal::Config, clock: Clock) -> Self {
+        let journal = held(journal, clock.clone());
+        Self { hub: Handle::supervised(config, journal.clone(), Supervisor::default(), clock), journal }
     }
 
     /// History of so many bytes may wait for all readers.
     pub(super) fn with_pages(max_page_bytes: usize) -> Self {
         tokio::time::pause();
-        let journal = held(&journal::Config::default());
+        let (clock, supervisor) = (Clock::system(), Supervisor::default());
+        let journal = held(&journal::Config::default(), clock.clone());
         let unsent = Unsent::new(Duration::from_secs(60), usize::MAX);
         let bounds = Bounds { unsent, max_page_bytes };
-        Self { hub: Handle::of_node(Config::default(), journal.clone(), Supervisor::default(), bounds), journal }
+        Self { hub: Handle::of_node(&Config::default(), journal.clone(), supervisor, clock, bounds), journal }
     }
 
     /// A connection to these topics that gets no heartbeats.
@@ -152,9 +159,9 @@ impl Rig {
     }
 }
 
-fn held(config: &journal::Config) -> Arc<Held> {
+fn held(config: &journal::Config, clock: Clock) -> Arc<Held> {
     Arc::new(Held {
-        memory: Memory::new(config),
+        memory: Memory::with_clock(config, clock),
         pages: Arc::default(),
         broken: AtomicBool::default(),
         panics: AtomicBool::default(),
