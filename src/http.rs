@@ -12,6 +12,7 @@ mod audit;
 mod body;
 mod compress;
 mod connect;
+mod emitter;
 mod emitters;
 mod error;
 mod gate;
@@ -44,6 +45,7 @@ mod webhooks;
 
 pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
+    emitter::Emitter,
     error::Problem,
     gate::{Connection, Door},
     metrics::Requests,
