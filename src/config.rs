@@ -20,12 +20,16 @@ use crate::{
     access::{self, Mode},
     hub, intake,
     jobs::{self, handlers},
-    journal, relay, upstream,
+    journal, relay, telemetry, upstream,
 };
 
+mod files;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod transport;
+
+pub use self::files::TooFewFiles;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -51,12 +55,14 @@ pub struct Config {
     pub remotes: BTreeMap<String, upstream::RemoteConfig>,
     /// `[handlers.NAME]`: what a task may `run`.
     pub handlers: BTreeMap<String, handlers::HandlerConfig>,
+    /// `[samples]`: jobs that show what a node does.
+    pub samples: handlers::sample::Config,
     /// `[streams.NAME]`: streams with topics of their own.
     pub streams: BTreeMap<String, hub::NamedConfig>,
     /// `[webhooks.NAME]`: deliveries of other services.
     pub webhooks: BTreeMap<String, intake::WebhookConfig>,
     /// `[telemetry]`: logs.
-    pub telemetry: Telemetry,
+    pub telemetry: telemetry::Config,
 }
 
 /// `[server]`.
@@ -73,7 +79,7 @@ pub struct Server {
     pub headers: BTreeMap<String, String>,
     /// Threads that serve connections; 0: one per core.
     pub workers: usize,
-    /// Most connections at once; 0: the limit of open files less 500. Above it, streams are told to come back later and
+    /// Most connections at once; 0: what the limit of open files permits. Above it, streams are told to come back later and
     /// other requests get 503.
     pub max_connections: usize,
     /// Over how many milliseconds streams are ended at a stop.
@@ -82,6 +88,8 @@ pub struct Server {
     pub body_limit_bytes: usize,
     /// How long a request body may take, in milliseconds.
     pub body_timeout_ms: u64,
+    /// Longest time in milliseconds that a request may wait for events (`wait=`).
+    pub max_wait_ms: u64,
     /// The kernel's send buffer of a connection in bytes; it doubles the number for its own bookkeeping. Bounds what a
     /// stuck reader costs beside its outbox.
     pub send_buffer_bytes: usize,
@@ -109,27 +117,6 @@ pub struct Egress {
     pub allow: Vec<String>,
     /// A file with certificates (PEM) of authorities that outgoing requests trust beside the public ones.
     pub ca_file: Option<PathBuf>,
-}
-
-/// `[telemetry]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
-    /// Filter of log lines: a level, or directives such as `info,millstream::hub=debug`.
-    pub log: String,
-    /// Form of log lines.
-    pub format: LogFormat,
-}
-
-/// Form of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 /// The settings are wrong; the message names the key and the accepted form.
@@ -160,6 +147,7 @@ impl Default for Server {
             drain_ms: 5000,
             body_limit_bytes: 4 << 20,
             body_timeout_ms: 30_000,
+            max_wait_ms: 60_000,
             send_buffer_bytes: 64 << 10,
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -169,26 +157,6 @@ impl Default for Server {
             http2_max_streams: 128,
             compress: false,
         }
-    }
-}
-
-impl Server {
-    /// The bound on connections: the one that is set, else the limit of open files less 500.
-    pub fn connection_limit(&self) -> usize {
-        if self.max_connections > 0 {
-            return self.max_connections;
-        }
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        usize::try_from(files.saturating_sub(500)).unwrap_or(usize::MAX).clamp(100, 1_000_000)
-    }
-}
-
-// === impl Telemetry ===
-
-impl Default for Telemetry {
-    fn default() -> Self {
-        // What the framework says of requests that it cannot parse is every stranger's to write.
-        Self { log: "info,actix_http=off,actix_server=warn".into(), format: LogFormat::Text }
     }
 }
 
@@ -246,6 +214,7 @@ impl Config {
         self.egress()?;
         self.limits.check().map_err(Error)?;
         self.relay.check().map_err(Error)?;
+        self.telemetry.check().map_err(Error)?;
         for (name, remote) in &self.remotes {
             remote.check(name).map_err(Error)?;
         }
@@ -333,39 +302,8 @@ impl Config {
         Ok(upstream::Config { allow: self.egress()?, roots, hosts, idle_connections, ..defaults })
     }
 
-    /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes, and
-    /// queries of URLs.
-    pub fn to_json(&self) -> serde_json::Value {
-        let mut json = self.all();
-        for remote in json["remotes"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
-            for value in remote["headers"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
-                *value = REDACTED.into();
-            }
-        }
-        hide_queries(&mut json);
-        json
-    }
-
     fn all(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("settings are plain data")
-    }
-}
-
-/// What stands in place of a secret.
-const REDACTED: &str = "***";
-
-/// Keys like to stand in queries.
-fn hide_queries(json: &mut serde_json::Value) {
-    use serde_json::Value;
-    match json {
-        Value::String(text) if text.starts_with("http://") || text.starts_with("https://") => {
-            if let Some(query) = text.find('?') {
-                text.replace_range(query + 1.., REDACTED);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(hide_queries),
-        Value::Object(fields) => fields.values_mut().for_each(hide_queries),
-        _ => {}
     }
 }
 

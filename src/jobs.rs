@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     journal,
+    supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
 
@@ -137,6 +138,8 @@ pub struct Deps {
     pub connections: Connections,
     /// How fast a remote is asked again that has failed.
     pub pace: Pace,
+    /// Ends the node when the engine fails: the journal has all that the next start needs.
+    pub supervisor: Supervisor,
 }
 
 // === impl Config ===
@@ -202,6 +205,7 @@ impl Deps {
             remotes: Remotes::default(),
             connections: Connections::new(0),
             pace: Pace::default(),
+            supervisor: Supervisor::default(),
         }
     }
 
@@ -209,5 +213,11 @@ impl Deps {
     #[must_use]
     pub fn with_remotes(self, remotes: Remotes, connections: Connections, pace: Pace) -> Self {
         Self { remotes, connections, pace, ..self }
+    }
+
+    /// The same as a part of a node that this supervisor watches over.
+    #[must_use]
+    pub fn supervised(self, supervisor: Supervisor) -> Self {
+        Self { supervisor, ..self }
     }
 }

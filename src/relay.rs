@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     journal,
+    supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
 
@@ -72,6 +73,8 @@ pub struct Deps {
     pub remotes: Remotes,
     /// The places for upstream streams.
     pub connections: Connections,
+    /// Ends the node when the relays' own thread fails.
+    pub supervisor: Supervisor,
 }
 
 pub mod merge;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     event::Position,
-    journal::{self, Export, OpenError, Repaired, Stopped},
+    journal::{self, Export, OpenError, Repaired, Stopped, Unavailable},
     topic::Pattern,
     upstream::Method,
 };
@@ -119,7 +119,8 @@ async fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
                 Err(failure) => break Err(failure),
             },
             Ok(None) => break Ok(0),
-            Err(error) => break Err(Failure { message: error.to_string(), code: EXIT_DAMAGED }),
+            Err(Unavailable::Damaged(what)) => break Err(Failure { message: what, code: EXIT_DAMAGED }),
+            Err(error) => break Err(Failure::new(error.to_string())),
         }
     };
     journal.close().await;
@@ -164,7 +165,7 @@ async fn inspect(arguments: &LookArguments) -> Result<u8, Failure> {
 
 async fn verify(arguments: &LookArguments) -> Result<u8, Failure> {
     let answer = match arguments.which.place()? {
-        Place::Stopped(dir) => value(&at(dir)?.verify()),
+        Place::Stopped(dir) => value(&at(dir)?.verify()?),
         Place::Running(api) => api.json(api.post("/api/admin/journal/verify", "")).await?,
     };
     say(&if arguments.json { answer.to_string() } else { print::verified(&answer) })?;

@@ -6,7 +6,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, Subcommand};
 
 use super::{Failure, text::say};
-use crate::access::{self, jwt};
+use crate::{
+    access::{self, jwt},
+    telemetry,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
@@ -80,14 +83,15 @@ fn make(arguments: &MakeArguments) -> Result<(), Failure> {
     crate::config::Config::parse(&format!("[access]\nmode = \"token\"\n{section}"), "the new token")?;
     match &arguments.append {
         Some(file) => append(file, &section)?,
-        None => eprint!(
+        None => telemetry::say(&format!(
             "Add this section to the settings of a node in token mode (`[access] mode = \"token\"`); `kill -HUP` puts it in \
-             force. The token itself is printed this once.\n\n{section}"
-        ),
+             force. The token itself is printed this once.\n\n{}",
+            section.trim_end()
+        )),
     }
     let covers_all = |text: &String| text == "*" || text == "all";
     if !arguments.admin && !arguments.subscribe.iter().any(covers_all) {
-        eprintln!("\nIt receives no broadcasts: `--subscribe all` adds them.");
+        telemetry::say("\nIt receives no broadcasts: `--subscribe all` adds them.");
     }
     say(&token)
 }

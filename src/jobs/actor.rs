@@ -146,7 +146,7 @@ impl Shell {
         own_thread: bool,
     ) -> Self {
         let (reports, arriving) = mpsc::channel(REPORTS_PER_TURN);
-        let runner = own_thread.then(|| Runner::start(config.concurrency, reports.clone()));
+        let runner = own_thread.then(|| Runner::start(config.concurrency, reports.clone(), &deps.supervisor));
         Self {
             engine: Engine::new(config.clone(), &deps),
             journal: deps.journal.clone(),
@@ -271,14 +271,12 @@ impl Actor for Shell {
         let arriving = self.arriving.take().expect("an actor starts once");
         let shell = ctx.address().downgrade();
         let (config, deps) = self.past.take().expect("an actor starts once");
-        let found = {
-            let shell = shell.clone();
-            async move |found| deliver(&shell, Call::Found(found)).await
-        };
+        let (finder, vital) = (shell.clone(), deps.supervisor.vital("reports of jobs"));
+        let found = async move |found| deliver(&finder, Call::Found(found)).await;
         let recovery = async move { recovery::run(&config, &deps, found).await };
         ctx.spawn(recovery.into_actor(self));
         let deliver = async move |call| deliver(&shell, call).await;
-        actix::spawn(pump::run(deliver, arriving, self.alarm.subscribe()));
+        actix::spawn(vital.run(pump::run(deliver, arriving, self.alarm.subscribe())));
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {

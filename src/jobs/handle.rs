@@ -184,6 +184,11 @@ impl Handle {
         self.door.stop(grace).await;
     }
 
+    /// True once all jobs of the journal are read; before that requests wait.
+    pub fn is_ready(&self) -> bool {
+        self.door.is_ready()
+    }
+
     /// Figures for metrics and status, as of the engine's last turn. Never waits.
     pub fn stats(&self) -> Stats {
         self.door.stats()

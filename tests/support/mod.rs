@@ -4,6 +4,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::Child,
     time::{Duration, Instant},
 };
@@ -51,6 +52,12 @@ impl Node {
         Self::launch(settings, "127.0.0.1:0", tempfile::tempdir().expect("a temp directory"))
     }
 
+    /// The same with these settings alone; a restart has the built-in ones, too.
+    pub fn start_bare(settings: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temp directory");
+        Self::begin_with(settings, settings, dir, |dir| steady::serve(dir, &dir.join("data"), "127.0.0.1:0"))
+    }
+
     /// The same with these variables in its environment, at each start of it.
     pub fn start_with_env(settings: &str, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
@@ -60,8 +67,16 @@ impl Node {
     }
 
     fn launch(settings: &str, listen: &str, dir: tempfile::TempDir) -> Self {
-        std::fs::write(dir.path().join("config.toml"), merged(settings)).expect("write the configuration");
-        let mut child = steady::serve(dir.path(), &dir.path().join("data"), listen);
+        Self::begin(settings, dir, |dir| steady::serve(dir, &dir.join("data"), listen))
+    }
+
+    fn begin(settings: &str, dir: tempfile::TempDir, serve: impl FnOnce(&Path) -> Child) -> Self {
+        Self::begin_with(&merged(settings), settings, dir, serve)
+    }
+
+    fn begin_with(config: &str, settings: &str, dir: tempfile::TempDir, serve: impl FnOnce(&Path) -> Child) -> Self {
+        std::fs::write(dir.path().join("config.toml"), config).expect("write the configuration");
+        let mut child = serve(dir.path());
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line on stdout");
@@ -86,7 +101,7 @@ impl Node {
     }
 
     /// The directory of its configuration.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
@@ -97,6 +112,11 @@ impl Node {
     /// All log lines so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// All log lines so far, once these words stand in them: lines are written by a thread of their own.
+    pub fn logged(&self, words: &str) -> String {
+        eventually(|| Some(self.log()).filter(|log| log.contains(words)))
     }
 
     /// SIGKILL, and gone.
@@ -273,8 +293,17 @@ impl Reply {
         let problem = self.json();
         assert_eq!((&problem["type"], &problem["status"]), (&"about:blank".into(), &status.into()), "{problem}");
         assert!(problem["title"].is_string(), "{problem}");
+        assert_code(&problem);
         problem["detail"].as_str().expect("a problem has a detail").to_owned()
     }
+}
+
+/// A problem has a word for programs.
+#[track_caller]
+fn assert_code(problem: &Value) {
+    let code = problem["code"].as_str().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+    assert!(!code.is_empty() && code.chars().all(plain), "{problem}");
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {

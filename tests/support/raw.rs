@@ -60,7 +60,7 @@ impl Node {
 
     /// Fails unless the node is well: it answers, serves a stream, and takes an event to it.
     pub fn must_be_healthy(&self) {
-        assert_eq!(self.get("/readyz").status, 200);
+        super::eventually(|| (self.get("/readyz").status == 200).then_some(()));
         let mut stream = self.stream("/events?topic=health", &[]);
         stream.until("connection");
         let id = self.publish("health", "check", &serde_json::json!("well"));
@@ -106,6 +106,7 @@ pub fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
     let problem = reply.json();
     assert_eq!(problem["status"], reply.status, "{what}: {reply:?}");
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{what}: {reply:?}");
+    super::assert_code(&problem);
 }
 
 /// The framework's parser refuses what is no HTTP before there is a request: without a body, and the connection ends.

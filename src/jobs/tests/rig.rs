@@ -20,6 +20,7 @@ use crate::{
         state::{Origin, TaskOrigin},
     },
     journal::{self, AppendError, BoxFuture, Journal, Memory, Query},
+    supervise::Supervisor,
     topic::Topic,
 };
 
@@ -43,6 +44,7 @@ pub struct Setup {
     pub durable: Option<Arc<Memory>>,
     /// So many scans of the journal fail at first.
     pub failing_keys: usize,
+    pub supervisor: Supervisor,
 }
 
 /// Some tests hold the clock and let minutes pass.
@@ -122,7 +124,7 @@ impl Setup {
         });
         let alive = Arc::downgrade(&faulty);
         let http = Arc::new(Closure(|task: Task| async move { good(json!({ "asked": task.input })) }));
-        let deps = Deps::new(faulty, &self.journal, self.handlers, http);
+        let deps = Deps::new(faulty, &self.journal, self.handlers, http).supervised(self.supervisor);
         Rig { jobs: start_jobs(self.config, deps), journal, alive }
     }
 }
