@@ -41,6 +41,7 @@ use crate::{
 };
 
 mod publish;
+mod reload;
 
 pub use self::publish::{PublishError, Published};
 
@@ -180,8 +181,8 @@ impl App {
         let deadline = Duration::from_millis(config.emitter.write_deadline_ms);
         let unsent = Unsent::new(deadline, config.server.max_unsent_bytes);
         let bounds = hub::Bounds { unsent: unsent.clone(), max_page_bytes: config.server.max_page_bytes() };
-        let hub =
-            hub::Handle::of_node(config.emitter.clone(), journal.clone(), supervisor.clone(), clock.clone(), bounds);
+        let (watch, time) = (supervisor.clone(), clock.clone());
+        let hub = hub::Handle::of_node(&config.emitter, journal.clone(), supervisor.clone(), clock.clone(), bounds);
         let deps = handlers::Deps {
             client: upstream.clone(),
             own_url: own_url.clone(),
@@ -330,36 +331,6 @@ impl Server {
 // === impl Node ===
 
 impl Node {
-    /// Puts in force what of these settings can change without a restart: the static tokens and the certificate. Streams
-    /// that came with a token that is gone or changed end with `token_expired`; everything else needs a restart, and is
-    /// said to.
-    pub async fn reload(&self, config: &Config) {
-        let gone = self.access.reload(&config.access.tokens);
-        let mut streams = 0;
-        for name in &gone {
-            streams += self.hub.disconnect(hub::Selector::Token(name.clone()), hub::Reason::TokenExpired).await;
-        }
-        let (tokens, revoked) = (config.access.tokens.len(), gone.join(", "));
-        tracing::info!(target: "millstream::audit", tokens, revoked, streams, "static tokens were read again");
-        let node = self.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || node.reload_tls()).await {
-            tracing::error!(%error, "the certificate cannot be read again; the one before it stays");
-        }
-        if self.config.changed_beside_tokens(config) {
-            tracing::warn!("other settings have changed too; they come into force at the next start");
-        }
-    }
-
-    /// Reads `server.tls_cert` and `server.tls_key` again; nothing to do where the node speaks plain HTTP. New connections
-    /// see the new certificate, open ones go on. The node also notices by itself, within seconds, that the files have
-    /// changed. Reads files: not for an async thread.
-    ///
-    /// # Errors
-    /// Says what is wrong with the files; the certificate before stays.
-    pub fn reload_tls(&self) -> Result<(), config::Error> {
-        self.tls.as_ref().map_or(Ok(()), Tls::reload).map_err(config::Error)
-    }
-
     /// Why the node takes no work at the moment, if it does not.
     pub fn trouble(&self) -> Option<String> {
         if self.stopping.is_cancelled() {
