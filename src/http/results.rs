@@ -5,8 +5,6 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use actix_web::web::Bytes;
-
 use crate::{app::Node, jobs, unsent::Share};
 
 /// The copies. Cheap to clone.
@@ -31,7 +29,7 @@ impl Results {
             return Ok(copy);
         }
         let result = node.jobs.result(job, task).await?;
-        let copy = node.unsent.share(Bytes::from(result.json));
+        let copy = node.unsent.share(result.json);
         let mut copies = self.0.lock().expect("no code that holds the lock panics");
         copies.retain(|_, copy| copy.strong_count() > 0);
         copies.insert(key, Arc::downgrade(&copy));

@@ -80,13 +80,13 @@ pub(super) async fn send<B: MessageBody>(
     let sent = respond.send_response(head(&response, size), ends);
     // The body may go on for days.
     drop((response, respond));
-    let mut stuck = false;
-    if let Ok(stream) = sent
-        && !ends
-    {
-        let mut sending = Sending { stream, chunk: Bytes::new(), out, account: None, written: None, waits: false };
-        stuck = sending.run(body).await;
-    }
+    let stuck = match sent {
+        Ok(stream) if !ends => {
+            let chunk = Bytes::new();
+            Sending { stream, chunk, out, account: None, written: None, waits: false }.run(body).await
+        }
+        _ => false,
+    };
     if !stuck {
         out.room.finished();
     }
