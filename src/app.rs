@@ -39,6 +39,10 @@ use crate::{
     upstream,
 };
 
+mod publish;
+
+pub use self::publish::{PublishError, Published};
+
 /// The parts of a node, as the routes hold them. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
