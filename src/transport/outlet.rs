@@ -133,7 +133,7 @@ impl Outlet {
     ) -> Poll<io::Result<T>> {
         match done {
             Poll::Pending => self.blocked(waiting, HTTP1_BYTES, cx).map(Err),
-            done => done,
+            done @ Poll::Ready(_) => done,
         }
     }
 }
