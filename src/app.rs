@@ -181,8 +181,8 @@ impl App {
         let deadline = Duration::from_millis(config.emitter.write_deadline_ms);
         let unsent = Unsent::new(deadline, config.server.max_unsent_bytes);
         let bounds = hub::Bounds { unsent: unsent.clone(), max_page_bytes: config.server.max_page_bytes() };
-        let (watch, time) = (supervisor.clone(), clock.clone());
-        let hub = hub::Handle::of_node(&config.emitter, journal.clone(), supervisor.clone(), clock.clone(), bounds);
+        let hub =
+            hub::Handle::of_node(config.emitter.clone(), journal.clone(), supervisor.clone(), clock.clone(), bounds);
         let deps = handlers::Deps {
             client: upstream.clone(),
             own_url: own_url.clone(),

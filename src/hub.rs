@@ -180,12 +180,12 @@ impl Handle {
     /// A hub as a part of a node, with its clock; the node ends when a shard fails.
     pub fn supervised(config: Config, journal: journal::Shared, supervisor: Supervisor, clock: Clock) -> Self {
         let unsent = Unsent::new(Duration::from_millis(config.write_deadline_ms), usize::MAX);
-        Self::of_node(&config, journal, supervisor, clock, Bounds { unsent, max_page_bytes: PAGE_BYTES })
+        Self::of_node(config, journal, supervisor, clock, Bounds { unsent, max_page_bytes: PAGE_BYTES })
     }
 
     /// The same with bounds that it shares with other answers of the node.
     pub fn of_node(
-        config: &Config,
+        config: Config,
         journal: journal::Shared,
         supervisor: Supervisor,
         clock: Clock,
@@ -195,7 +195,7 @@ impl Handle {
         Self {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Relaxed),
-                config: config.clone(),
+                config,
                 journal,
                 clock,
                 counters: Arc::default(),

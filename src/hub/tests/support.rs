@@ -106,7 +106,7 @@ impl Rig {
         let journal = held(&journal::Config::default(), clock.clone());
         let unsent = Unsent::new(Duration::from_secs(60), usize::MAX);
         let bounds = Bounds { unsent, max_page_bytes };
-        Self { hub: Handle::of_node(&Config::default(), journal.clone(), supervisor, clock, bounds), journal }
+        Self { hub: Handle::of_node(Config::default(), journal.clone(), supervisor, clock, bounds), journal }
     }
 
     /// A connection to these topics that gets no heartbeats.
