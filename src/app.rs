@@ -213,8 +213,10 @@ impl App {
             embedded: false,
             requests: Arc::default(),
         };
-        let kept = node.clone();
-        actix_rt::spawn(supervisor.clone().keep("retention of the journal", move || sweep(kept.clone())));
+        // Not the node: its parts end with their last handles.
+        let (journal, stopping, watcher) = (node.journal.clone(), node.stopping.clone(), supervisor.clone());
+        let sweeping = move || sweep(journal.clone(), stopping.clone(), watcher.clone());
+        actix_rt::spawn(supervisor.clone().keep("retention of the journal", sweeping));
         if let Some(tls) = node.tls.clone() {
             let stopping = node.stopping.clone();
             actix_rt::spawn(supervisor.keep("watch of the certificate", move || tls.clone().watch(stopping.clone())));
@@ -361,8 +363,7 @@ impl Node {
 }
 
 /// Lets the journal forget what retention says, once a second.
-async fn sweep(node: Node) {
-    let Node { journal, stopping, supervisor, .. } = node;
+async fn sweep(journal: journal::Shared, stopping: CancellationToken, supervisor: Supervisor) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failing = false;
@@ -375,5 +376,19 @@ async fn sweep(node: Node) {
             Err(_) if std::mem::replace(&mut failing, true) => {}
             Err(error) => tracing::error!(%error, "the journal cannot be swept"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_journal_whose_writer_is_gone_ends_the_node() {
+        let journal: journal::Shared = Arc::new(journal::Memory::new(&journal::Config::default()));
+        journal.close().await;
+        let supervisor = Supervisor::default();
+        sweep(journal, CancellationToken::new(), supervisor.clone()).await;
+        assert_eq!(supervisor.failed(), Some("journal"));
     }
 }
