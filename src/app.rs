@@ -22,28 +22,33 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::{self, limits::Limits},
+    clock::Clock,
     config::{self, Config},
-    event::now_ms,
-    http::{self, Door, Pulls},
+    http::{self, Door, Polls, Pulls},
     hub, intake,
     jobs::{
         self,
         handler::{Handlers, Registered},
         handlers,
     },
-    journal::{self, Unavailable},
-    relay,
+    journal, relay,
     supervise::Supervisor,
     tls::Tls,
     transport::Heads,
     upstream,
 };
 
+mod sweep;
+
+use self::sweep::Sweep;
+
 /// The parts of a node, as the routes hold them. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
     /// The settings in force.
     pub config: Arc<Config>,
+    /// What time it is.
+    pub clock: Clock,
     /// The record of all events.
     pub journal: journal::Shared,
     /// Who may come in.
@@ -68,6 +73,8 @@ pub struct Node {
     pub limits: Limits,
     /// Streams that are passed on from remotes.
     pub pulls: Pulls,
+    /// Requests that wait for an event.
+    pub polls: Polls,
     /// The certificate, where the node speaks TLS.
     pub tls: Option<Tls>,
     /// How long is waited for the heads of requests.
@@ -158,19 +165,25 @@ impl App {
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
         let connections = upstream::Connections::new(config.relay.max_upstreams);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
-        let journal = journal::open(&config.journal, &config.server.data_dir)?;
+        let clock = Clock::system();
+        let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
         // Random, lives as long as what is relayed from here, and stands in each event's id anyway.
         upstream.set_node(format!("{:x}", journal.epoch()));
-        let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
-        let hub = hub::Handle::supervised(config.emitter.clone(), journal.clone(), supervisor.clone());
+        let access = access::Handle::new(&config.access, upstream.clone(), journal.clone(), clock.clone());
+        let access = access.map_err(config::Error)?;
+        let hub = hub::Handle::supervised(config.emitter.clone(), journal.clone(), supervisor.clone(), clock.clone());
         let deps = handlers::Deps {
             client: upstream.clone(),
             own_url: own_url.clone(),
             max_response_bytes: config.jobs.max_response_bytes,
+            max_event_bytes: config.journal.max_event_bytes,
         };
         let mut handlers: Handlers = handlers::build(&config.handlers, &deps).map_err(config::Error)?;
         for (name, registered) in own {
             handlers.register(name, registered);
+        }
+        if config.samples.enabled {
+            handlers::sample::register_missing(&mut handlers, &deps);
         }
         let http = Arc::new(handlers::HttpTask::new(&deps));
         let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
@@ -184,14 +197,17 @@ impl App {
                 max_event_bytes: config.journal.max_event_bytes,
                 remotes: remotes.clone(),
                 connections: connections.clone(),
+                clock: clock.clone(),
                 supervisor: supervisor.clone(),
             },
         );
         let door = Door::new(&config.server, connection_limit, Duration::from_millis(config.emitter.write_deadline_ms));
         let limits = Limits::new(&config.limits, config.access.mode);
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
+        let polls = Polls::start(&journal);
         let node = Node {
             config: Arc::new(config),
+            clock,
             journal,
             access,
             hub,
@@ -204,6 +220,7 @@ impl App {
             door,
             limits,
             pulls: Pulls::default(),
+            polls,
             tls,
             heads,
             supervisor: supervisor.clone(),
@@ -214,9 +231,13 @@ impl App {
             requests: Arc::default(),
         };
         // Not the node: its parts end with their last handles.
-        let (journal, stopping, watcher) = (node.journal.clone(), node.stopping.clone(), supervisor.clone());
-        let sweeping = move || sweep(journal.clone(), stopping.clone(), watcher.clone());
-        actix_rt::spawn(supervisor.clone().keep("retention of the journal", sweeping));
+        let sweep = Sweep {
+            journal: node.journal.clone(),
+            clock: node.clock.clone(),
+            stopping: node.stopping.clone(),
+            supervisor: supervisor.clone(),
+        };
+        actix_rt::spawn(supervisor.clone().keep("retention of the journal", move || sweep.clone().run()));
         if let Some(tls) = node.tls.clone() {
             let stopping = node.stopping.clone();
             actix_rt::spawn(supervisor.keep("watch of the certificate", move || tls.clone().watch(stopping.clone())));
@@ -359,36 +380,5 @@ impl Node {
         self.jobs.stop(JOBS_GRACE).await;
         self.journal.close().await;
         tracing::info!("stopped");
-    }
-}
-
-/// Lets the journal forget what retention says, once a second.
-async fn sweep(journal: journal::Shared, stopping: CancellationToken, supervisor: Supervisor) {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failing = false;
-    while stopping.run_until_cancelled(every.tick()).await.is_some() {
-        match journal.sweep(now_ms()).await {
-            Ok(()) => failing = false,
-            // Nobody has closed it: its writer is gone.
-            Err(Unavailable::Closed) if !stopping.is_cancelled() => return supervisor.fail("journal"),
-            // One line for a trouble that lasts.
-            Err(_) if std::mem::replace(&mut failing, true) => {}
-            Err(error) => tracing::error!(%error, "the journal cannot be swept"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_journal_whose_writer_is_gone_ends_the_node() {
-        let journal: journal::Shared = Arc::new(journal::Memory::new(&journal::Config::default()));
-        journal.close().await;
-        let supervisor = Supervisor::default();
-        sweep(journal, CancellationToken::new(), supervisor.clone()).await;
-        assert_eq!(supervisor.failed(), Some("journal"));
     }
 }

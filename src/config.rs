@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod files;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -54,6 +55,8 @@ pub struct Config {
     pub remotes: BTreeMap<String, upstream::RemoteConfig>,
     /// `[handlers.NAME]`: what a task may `run`.
     pub handlers: BTreeMap<String, handlers::HandlerConfig>,
+    /// `[samples]`: jobs that show what a node does.
+    pub samples: handlers::sample::Config,
     /// `[streams.NAME]`: streams with topics of their own.
     pub streams: BTreeMap<String, hub::NamedConfig>,
     /// `[webhooks.NAME]`: deliveries of other services.
@@ -85,6 +88,8 @@ pub struct Server {
     pub body_limit_bytes: usize,
     /// How long a request body may take, in milliseconds.
     pub body_timeout_ms: u64,
+    /// Longest time in milliseconds that a request may wait for events (`wait=`).
+    pub max_wait_ms: u64,
     /// The kernel's send buffer of a connection in bytes; it doubles the number for its own bookkeeping. Bounds what a
     /// stuck reader costs beside its outbox.
     pub send_buffer_bytes: usize,
@@ -142,6 +147,7 @@ impl Default for Server {
             drain_ms: 5000,
             body_limit_bytes: 4 << 20,
             body_timeout_ms: 30_000,
+            max_wait_ms: 60_000,
             send_buffer_bytes: 64 << 10,
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -296,39 +302,8 @@ impl Config {
         Ok(upstream::Config { allow: self.egress()?, roots, hosts, idle_connections, ..defaults })
     }
 
-    /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes, and
-    /// queries of URLs.
-    pub fn to_json(&self) -> serde_json::Value {
-        let mut json = self.all();
-        for remote in json["remotes"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
-            for value in remote["headers"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
-                *value = REDACTED.into();
-            }
-        }
-        hide_queries(&mut json);
-        json
-    }
-
     fn all(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("settings are plain data")
-    }
-}
-
-/// What stands in place of a secret.
-const REDACTED: &str = "***";
-
-/// Keys like to stand in queries.
-fn hide_queries(json: &mut serde_json::Value) {
-    use serde_json::Value;
-    match json {
-        Value::String(text) if text.starts_with("http://") || text.starts_with("https://") => {
-            if let Some(query) = text.find('?') {
-                text.replace_range(query + 1.., REDACTED);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(hide_queries),
-        Value::Object(fields) => fields.values_mut().for_each(hide_queries),
-        _ => {}
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 mod support;
 
-use support::Node;
+use support::{Node, eventually};
 
 fn names(page: &Value) -> Vec<&str> {
     page["topics"].as_array().expect("a list").iter().map(|topic| topic["topic"].as_str().expect("a name")).collect()
@@ -114,6 +114,89 @@ fn render_first_then_stream_loses_nothing_and_doubles_nothing() {
     });
 }
 
+fn waiting(node: &Node) -> f64 {
+    node.metric("millstream_requests_waiting")
+}
+
+/// A page for clients that no event stream reaches: it answers when there is something.
+#[test]
+fn a_page_waits_for_an_event() {
+    let node = Node::start("");
+    let first = node.publish("t", "e", &json!(1));
+    // There is something: at once, however long the client would wait.
+    let page = node.get("/api/topics/t/events?wait=60000").json();
+    assert_eq!((&page["events"][0]["id"], &page["lastEventId"]), (&json!(first), &json!(first)));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| node.get(&format!("/api/topics/t/events?after={first}&wait=60000")).json());
+        let other = scope.spawn(|| node.get("/api/topics/u/events?wait=60000").json());
+        eventually(|| (waiting(&node) == 2.0).then_some(()));
+        let second = node.publish("t", "e", &json!(2));
+        let page = waits.join().expect("an answer");
+        assert_eq!(
+            (&page["events"][0]["data"], &page["lastEventId"], &page["gap"]),
+            (&json!(2), &json!(second), &json!(false))
+        );
+        assert_eq!(waiting(&node), 1.0, "another topic's event is none");
+        node.publish("u", "e", &json!(3));
+        assert_eq!(other.join().expect("an answer")["events"][0]["data"], 3);
+    });
+    // Nothing comes: the client stands where it stood.
+    let last = node.get("/api/topics/t/events").json()["lastEventId"].clone();
+    let after = last.as_str().expect("an id");
+    node.publish("elsewhere", "e", &json!(4));
+    let begun = std::time::Instant::now();
+    let page = node.get(&format!("/api/topics/t/events?after={after}&wait=300")).json();
+    assert!(begun.elapsed().as_millis() >= 300);
+    assert_eq!(page, json!({ "events": [], "lastEventId": after, "gap": false }));
+    assert_eq!(node.get(&format!("/api/topics/t/events?after={after}")).json(), page, "the same without a wait");
+    // What is no position here is told at once, as a gap.
+    for position in ["abc-3".to_owned(), format!("{}-99999999", after.split('-').next().expect("an epoch"))] {
+        let page = node.get(&format!("/api/topics/t/events?after={position}&wait=60000")).json();
+        assert_eq!(
+            (&page["gap"], page["events"].as_array().map(Vec::len)),
+            (&json!(true), Some(2)),
+            "{position}: {page}"
+        );
+    }
+    node.get("/api/topics/t/events?wait=soon").problem(400);
+    assert_eq!(
+        node.request("HEAD", "/api/topics/nothing/events?wait=60000", &[], "").status,
+        200,
+        "HEAD waits for nothing"
+    );
+}
+
+#[test]
+fn a_client_that_leaves_waits_no_more_and_a_stop_answers_those_that_do() {
+    use std::io::Write;
+    let mut node = Node::start("[limits]\nconnections_per_user = 2\n[server]\nmax_wait_ms = 40000\n");
+    let ask = |user: &str| {
+        let mut socket = node.socket();
+        write!(
+            socket,
+            "GET /api/topics/t/events?wait=99999999 HTTP/1.1\r\nHost: {}\r\nX-User-ID: {user}\r\n\r\n",
+            node.addr
+        )
+        .expect("send");
+        socket
+    };
+    let (one, two) = (ask("ann"), ask("ann"));
+    eventually(|| (waiting(&node) == 2.0).then_some(()));
+    // Each holds the place of a stream.
+    let refused = node.request("GET", "/api/topics/t/events?wait=1000", &[("X-User-ID", "ann")], "");
+    assert_eq!(refused.json()["code"], "too_many_streams", "{refused:?}");
+    refused.problem(429);
+    drop((one, two));
+    eventually(|| (waiting(&node) == 0.0).then_some(()));
+    let mut last = ask("ann");
+    eventually(|| (waiting(&node) == 1.0).then_some(()));
+    node.signal(rustix::process::Signal::TERM);
+    let reply = support::Reply::read(last.try_clone().expect("a handle"));
+    assert_eq!((reply.status, &reply.json()["events"]), (200, &json!([])), "{reply:?}");
+    assert_eq!(node.exited(), Some(0));
+    let _ = last.flush();
+}
+
 #[test]
 fn a_purged_topic_is_empty_and_who_missed_it_is_told() {
     let node = Node::start("");
@@ -144,4 +227,48 @@ fn the_history_of_a_job_is_not_purged() {
     assert!(refused.contains(id), "{refused}");
     let mut stream = node.stream(job["eventsUrl"].as_str().expect("a path"), &[]);
     stream.until("complete");
+}
+
+/// Callers without a name cannot be told apart: they share one scope per topic.
+#[test]
+fn readers_see_the_publishers_id_and_anonymous_publishers_share_theirs() {
+    let node = Node::start("");
+    let mut stream = node.stream("/events?topic=t&envelope=true", &[]);
+    stream.until("connection");
+    let first = node.post("/events", &json!({ "topic": "t", "data": 1, "id": "row 7" }));
+    node.post("/events", &json!({ "topic": "t", "data": 2 }));
+    assert_eq!(stream.next_own().json()["publisherId"], "row 7");
+    assert!(stream.next_own().json()["publisherId"].is_null());
+    let rows = node.get("/api/topics/t/events").json()["events"].clone();
+    assert_eq!([&rows[0]["publisherId"], &rows[1]["publisherId"]], [&json!("row 7"), &Value::Null]);
+    let export = node.get("/api/admin/journal/export?topic=t").text();
+    assert!(export.lines().next().is_some_and(|row| row.contains("\"publisherId\":\"row 7\"")), "{export}");
+    assert_eq!(node.post("/events", &json!({ "topic": "t", "data": 1, "id": "row 7" }))["id"], first["id"]);
+    assert_eq!(node.json("POST", "/events", &json!({ "topic": "t", "data": 9, "id": "row 7" })).status, 422);
+}
+
+#[test]
+fn an_id_has_a_bound_and_equal_topics_are_one() {
+    let node = Node::start("");
+    let mut stream = node.stream("/events?topics=t,u*", &[]);
+    stream.until("connection");
+    let with = |id: String| node.json("POST", "/events", &json!({ "topic": "t", "data": 1, "id": id }));
+    assert_eq!(with("k".repeat(255)).status, 200);
+    for long in ["k".repeat(256), "é".repeat(128), "k".repeat(600_000)] {
+        assert!(with(long).problem(422).contains("255"));
+    }
+    for path in ["broadcast", "broadcast/group/g", "send/filtered"] {
+        let mut body = json!({ "data": 1, "id": "k".repeat(256) });
+        if path == "send/filtered" {
+            body["filter"] = json!({ "a": 1 });
+        }
+        node.json("POST", &format!("/api/sse/managed/{path}"), &body).problem(422);
+    }
+    let equal = node.post("/events", &json!({ "topics": vec!["t"; 64], "data": 2 }));
+    assert_eq!((&equal["topic"], &equal["delivered"]), (&json!("t"), &json!(1)));
+    let several = node.post("/events", &json!({ "topics": ["t", "u1", "u2", "t"], "data": 3 }));
+    assert_eq!(&several["delivered"], &json!(1), "an emitter counts once");
+    let heard: Vec<String> = (0..3).map(|_| stream.next_own().data).collect();
+    assert_eq!(heard, ["1", "2", "3"]);
+    assert_eq!(node.get("/api/topics/t/events").json()["events"][2]["topics"], json!(["t", "u1", "u2"]));
 }

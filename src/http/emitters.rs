@@ -1,7 +1,5 @@
 //! Who is connected: status, lists, and changing or ending connections.
 
-use std::time::Duration;
-
 use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path},
@@ -10,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Identity, Problem, audit,
+    Code, Identity, Problem, audit,
     body::Json,
     identity::Admin,
     permit,
@@ -19,7 +17,7 @@ use super::{
 use crate::{
     access::Mode,
     app::Node,
-    event::{Meta, now_ms},
+    event::Meta,
     hub::{By, Change, EmitterStatus, Reason, Selector, Totals},
     jobs, journal, relay,
     topic::{Pattern, Topic},
@@ -221,7 +219,7 @@ pub(super) async fn change(
     let id = emitter.into_inner();
     let mut by = None;
     if !identity.is_admin() {
-        let expires = identity.expires_at.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
+        let expires = identity.left(&node.clock);
         by = Some(By { token: identity.token_name().cloned(), expires });
         let known = node.hub.emitters(Selector::Id(id.clone())).await.pop();
         if !known.is_some_and(|known| identity.is(known.user_id.as_deref())) {
@@ -283,10 +281,11 @@ pub(super) fn page_size(query: &Query) -> Result<usize, Problem> {
     match query.get::<usize>("limit", "a number from 1 to 1000")? {
         None => Ok(100),
         Some(limit @ 1..=MAX_PAGE) => Ok(limit),
-        Some(limit) => Err(Problem::malformed(format!("`limit` = {limit} must be from 1 to {MAX_PAGE}"))),
+        Some(limit) => Err(Problem::parameter(format!("`limit` = {limit} must be from 1 to {MAX_PAGE}"))),
     }
 }
 
 pub(super) fn gone(id: &str) -> Problem {
-    Problem::unknown(format!("there is no emitter `{}`; it may have disconnected", id.escape_debug()))
+    let detail = format!("there is no emitter `{}`; it may have disconnected", id.escape_debug());
+    Problem::unknown(detail).coded(Code::UnknownEmitter)
 }

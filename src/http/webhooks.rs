@@ -8,13 +8,8 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Problem, body, query::NoQuery};
-use crate::{
-    app::Node,
-    event::{Position, now_ms},
-    intake::Refused,
-    journal::Batch,
-};
+use super::{Code, Problem, body, query::NoQuery};
+use crate::{app::Node, event::Position, intake::Refused, journal::Batch};
 
 /// What senders put into header fields, by scheme.
 #[derive(utoipa::IntoParams)]
@@ -85,7 +80,7 @@ pub(super) async fn receive(
         Err(refused) => return refuse(refused),
     };
     // A body is read for who may be right.
-    let claim = match webhook.claim(&headers, now_ms()) {
+    let claim = match webhook.claim(&headers, node.clock.now_ms()) {
         Ok(claim) => claim,
         Err(refused) => return refuse(refused),
     };
@@ -117,10 +112,13 @@ fn refusal(node: &Node, name: &str, refused: &Refused) -> Result<HttpResponse, P
     // Not louder: these lines are every stranger's to write.
     tracing::debug!(webhook = name, reason = refused.as_str(), "delivery refused");
     match refused {
-        Refused::Unknown => Err(Problem::unknown("no webhook has this name (`[webhooks.NAME]` in the settings)")),
+        Refused::Unknown => {
+            let detail = "no webhook has this name (`[webhooks.NAME]` in the settings)";
+            Err(Problem::unknown(detail).coded(Code::UnknownWebhook))
+        }
         Refused::Off => {
             let detail = "this webhook is off: the node has no secret for it; its log names the environment variable";
-            Err(Problem::unavailable(detail, OFF_RETRY_S))
+            Err(Problem::unavailable(detail, OFF_RETRY_S).coded(Code::WebhookOff))
         }
         // The same words whatever was wrong: who tries secrets learns nothing from them.
         Refused::Unproven(_) => {
