@@ -38,8 +38,10 @@ use crate::{
     upstream,
 };
 
+mod publish;
 mod sweep;
 
+pub use self::publish::{PublishError, Published};
 use self::sweep::Sweep;
 
 /// The parts of a node, as the routes hold them. Cheap to clone.

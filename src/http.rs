@@ -13,6 +13,7 @@ mod audit;
 mod body;
 mod compress;
 mod connect;
+mod emitter;
 mod emitters;
 mod error;
 mod gate;
@@ -49,6 +50,7 @@ mod webhooks;
 
 pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
+    emitter::Emitter,
     error::{Code, Problem},
     gate::{Connection, Door},
     metrics::Requests,
