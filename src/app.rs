@@ -31,8 +31,7 @@ use crate::{
         handler::{Handlers, Registered},
         handlers,
     },
-    journal::{self, Unavailable},
-    relay,
+    journal, relay,
     supervise::Supervisor,
     tls::Tls,
     transport::Heads,
@@ -42,8 +41,10 @@ use crate::{
 
 mod publish;
 mod reload;
+mod sweep;
 
 pub use self::publish::{PublishError, Published};
+use self::sweep::Sweep;
 
 /// The parts of a node, as the routes hold them. Cheap to clone.
 #[derive(Clone)]
@@ -243,8 +244,14 @@ impl App {
             embedded: false,
             requests: Arc::default(),
         };
-        let kept = node.clone();
-        actix_rt::spawn(supervisor.clone().keep("retention of the journal", move || sweep(kept.clone())));
+        // Not the node: its parts end with their last handles.
+        let sweep = Sweep {
+            journal: node.journal.clone(),
+            clock: node.clock.clone(),
+            stopping: node.stopping.clone(),
+            supervisor: supervisor.clone(),
+        };
+        actix_rt::spawn(supervisor.clone().keep("retention of the journal", move || sweep.clone().run()));
         if let Some(tls) = node.tls.clone() {
             let stopping = node.stopping.clone();
             actix_rt::spawn(supervisor.keep("watch of the certificate", move || tls.clone().watch(stopping.clone())));
@@ -357,24 +364,5 @@ impl Node {
         self.jobs.stop(JOBS_GRACE).await;
         self.journal.close().await;
         tracing::info!("stopped");
-    }
-}
-
-/// Follows the wall clock, and lets the journal forget what retention says, once a second.
-async fn sweep(node: Node) {
-    let Node { journal, clock, stopping, supervisor, .. } = node;
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failing = false;
-    while stopping.run_until_cancelled(every.tick()).await.is_some() {
-        clock.follow();
-        match journal.sweep(clock.steady_ms()).await {
-            Ok(()) => failing = false,
-            // Nobody has closed it: its writer is gone.
-            Err(Unavailable::Closed) if !stopping.is_cancelled() => return supervisor.fail("journal"),
-            // One line for a trouble that lasts.
-            Err(_) if std::mem::replace(&mut failing, true) => {}
-            Err(error) => tracing::error!(%error, "the journal cannot be swept"),
-        }
     }
 }
