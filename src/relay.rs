@@ -23,6 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Clock,
     journal,
     supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
@@ -73,6 +74,8 @@ pub struct Deps {
     pub remotes: Remotes,
     /// The places for upstream streams.
     pub connections: Connections,
+    /// How long it is since a relay has ended.
+    pub clock: Clock,
     /// Ends the node when the relays' own thread fails.
     pub supervisor: Supervisor,
 }

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    clock::Clock,
     event::SharedEvent,
     journal::{
         self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
@@ -243,6 +244,7 @@ pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
             max_event_bytes: 1 << 20,
             remotes,
             connections: Connections::new(100),
+            clock: Clock::system(),
             supervisor: Supervisor::default(),
         },
     )

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     jobs::handler::{Progress, TaskError},
-    upstream::{self, Body},
+    upstream::{self, Chunks},
 };
 
 /// Reports each whole per cent once. Says nothing where the length is not known, nor of a body that came in one piece:
@@ -28,12 +28,12 @@ impl<'a> Meter<'a> {
     ///
     /// # Errors
     /// `response_too_large` above `limit` bytes, before anything is read if the length says so; or how the wire failed.
-    pub async fn collect(&mut self, body: &mut Body, limit: usize) -> Result<Bytes, TaskError> {
+    pub async fn collect(&mut self, body: &mut Chunks, limit: usize) -> Result<Bytes, TaskError> {
         if self.total.is_some_and(|total| total > limit as u64) {
             return Err(upstream::Error::TooLarge { limit }.into());
         }
         let mut whole = BytesMut::new();
-        while let Some(chunk) = body.chunk().await {
+        while let Some(chunk) = body.next().await {
             let chunk = chunk?;
             if chunk.len() > limit - whole.len() {
                 return Err(upstream::Error::TooLarge { limit }.into());
