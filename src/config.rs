@@ -25,6 +25,7 @@ use crate::{
 
 #[cfg(test)]
 mod tests;
+mod secrets;
 mod transport;
 
 /// Everything that can be set.
@@ -255,6 +256,10 @@ impl Config {
         for (name, webhook) in &self.webhooks {
             webhook.check(name, &self.journal).map_err(Error)?;
         }
+        let secrets = secrets::variables(&self.all());
+        for (name, handler) in &self.handlers {
+            handler.check_secrets(name, &secrets).map_err(Error)?;
+        }
         if let Some(name) = &self.relay.default_remote
             && !self.remotes.contains_key(name)
         {
@@ -332,39 +337,16 @@ impl Config {
         Ok(upstream::Config { allow: self.egress()?, roots, idle_connections, ..defaults })
     }
 
-    /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes, and
-    /// queries of URLs.
+    /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes and of
+    /// variables that go to programs, and queries of URLs.
     pub fn to_json(&self) -> serde_json::Value {
         let mut json = self.all();
-        for remote in json["remotes"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
-            for value in remote["headers"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
-                *value = REDACTED.into();
-            }
-        }
-        hide_queries(&mut json);
+        secrets::redact(&mut json);
         json
     }
 
     fn all(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("settings are plain data")
-    }
-}
-
-/// What stands in place of a secret.
-const REDACTED: &str = "***";
-
-/// Keys like to stand in queries.
-fn hide_queries(json: &mut serde_json::Value) {
-    use serde_json::Value;
-    match json {
-        Value::String(text) if text.starts_with("http://") || text.starts_with("https://") => {
-            if let Some(query) = text.find('?') {
-                text.replace_range(query + 1.., REDACTED);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(hide_queries),
-        Value::Object(fields) => fields.values_mut().for_each(hide_queries),
-        _ => {}
     }
 }
 

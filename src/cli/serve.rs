@@ -3,7 +3,10 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, NodeArguments, log, text::say};
-use crate::app::{App, Node};
+use crate::{
+    app::{App, Node},
+    jobs::handlers,
+};
 
 /// Exit code after a second signal: 128 + SIGINT, as shells have it.
 const EXIT_NOW: i32 = 130;
@@ -17,7 +20,9 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     let stop = stop_signal()?;
     say(&format!("listening on {}", server.url()))?;
     let reloading = actix_rt::spawn(reload_on_hangup(server.node().clone(), arguments.clone())?);
+    let adopting = actix_rt::spawn(handlers::adopt());
     let served = server.run(stop).await;
+    adopting.abort();
     reloading.abort();
     Ok(served?)
 }
