@@ -140,7 +140,8 @@ impl App {
         let upstream = upstream::Config { own: tls.as_ref().map(Tls::own), ..config.upstream()? };
         let upstream = upstream::Client::new(upstream);
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
-        let connections = upstream::Connections::new(config.relay.max_upstreams);
+        let share = config.limits.share(config.access.mode);
+        let connections = upstream::Connections::shared(config.relay.max_upstreams, share);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let journal = journal::open(&config.journal, &config.server.data_dir)?;
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
@@ -156,7 +157,7 @@ impl App {
         }
         let http = Arc::new(handlers::HttpTask::new(&deps));
         let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
-        let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace());
+        let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace()).with_share(share);
         let jobs = jobs::start(config.jobs.clone(), deps);
         let relays = relay::start(
             config.relay.clone(),
@@ -165,10 +166,11 @@ impl App {
                 max_event_bytes: config.journal.max_event_bytes,
                 remotes: remotes.clone(),
                 connections: connections.clone(),
+                share,
             },
         );
         let door = Door::new(&config.server, Duration::from_millis(config.emitter.write_deadline_ms));
-        let limits = Limits::new(&config.limits, config.access.mode);
+        let limits = Limits::new(&config.limits, config.access.mode, config.server.connection_limit());
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
         let node = Node {
             config: Arc::new(config),

@@ -23,9 +23,9 @@ use crate::{
     journal, relay, upstream,
 };
 
+mod secrets;
 #[cfg(test)]
 mod tests;
-mod secrets;
 mod transport;
 
 /// Everything that can be set.
@@ -258,7 +258,7 @@ impl Config {
         }
         let secrets = secrets::variables(&self.all());
         for (name, handler) in &self.handlers {
-            handler.check_secrets(name, &secrets).map_err(Error)?;
+            handler.check_environment(name, &secrets).map_err(Error)?;
         }
         if let Some(name) = &self.relay.default_remote
             && !self.remotes.contains_key(name)

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     journal,
+    shares::Share,
     upstream::{Connections, Remotes, events::Pace},
 };
 
@@ -136,6 +137,8 @@ pub struct Deps {
     pub connections: Connections,
     /// How fast a remote is asked again that has failed.
     pub pace: Pace,
+    /// How much of the slots, and of the room for unfinished jobs, one owner may hold.
+    pub share: Share,
 }
 
 // === impl Config ===
@@ -201,6 +204,7 @@ impl Deps {
             remotes: Remotes::default(),
             connections: Connections::new(0),
             pace: Pace::default(),
+            share: Share::WHOLE,
         }
     }
 
@@ -208,5 +212,11 @@ impl Deps {
     #[must_use]
     pub fn with_remotes(self, remotes: Remotes, connections: Connections, pace: Pace) -> Self {
         Self { remotes, connections, pace, ..self }
+    }
+
+    /// The same with this share.
+    #[must_use]
+    pub fn with_share(self, share: Share) -> Self {
+        Self { share, ..self }
     }
 }

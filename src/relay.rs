@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     journal,
+    shares::Share,
     upstream::{Connections, Remotes, events::Pace},
 };
 
@@ -70,6 +71,8 @@ pub struct Deps {
     pub remotes: Remotes,
     /// The places for upstream streams.
     pub connections: Connections,
+    /// How much of the relays one owner may hold.
+    pub share: Share,
 }
 
 pub mod merge;

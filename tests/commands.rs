@@ -23,7 +23,9 @@ const VARIABLE: &str = "MILLSTREAM_LIFELINE";
 /// Processes that have this text in their environment or among their arguments; what waits to be reaped has neither.
 fn with(text: &str) -> Vec<String> {
     let processes = fs::read_dir("/proc").expect("a Linux machine").filter_map(Result::ok);
-    let has = |file: std::path::PathBuf| fs::read(file).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()));
+    let has = |file: std::path::PathBuf| {
+        fs::read(file).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
+    };
     let found = processes.filter(|process| ["environ", "cmdline"].iter().any(|file| has(process.path().join(file))));
     found.map(|process| describe(&process.path())).collect()
 }
@@ -58,7 +60,10 @@ fn script(text: &str) -> String {
 }
 
 fn run(node: &Node) -> String {
-    node.post("/api/jobs", &json!({ "tasks": [{ "id": "a", "run": "it" }] }))["jobId"].as_str().expect("an id").to_owned()
+    node.post("/api/jobs", &json!({ "tasks": [{ "id": "a", "run": "it" }] }))["jobId"]
+        .as_str()
+        .expect("an id")
+        .to_owned()
 }
 
 /// What the task came to.
@@ -159,7 +164,8 @@ fn a_node_that_is_process_1_reaps_what_loses_its_parent() {
     });
     let ask = |method: &str, path: &str, body: &str| {
         let mut socket = TcpStream::connect(&addr).expect("connect");
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {}", body.len());
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {}", body.len());
         write!(socket, "{head}\r\n\r\n{body}").expect("send a request");
         support::Reply::read(socket).json()
     };
@@ -180,7 +186,7 @@ fn programs_see_no_secret_of_the_node() {
     );
     let secrets = [
         ("FAR_TOKEN", "s3cret-far"),
-        ("FAR_URL", "http://127.0.0.1:9/?s3cret-url"),
+        ("FAR_URL", "http://127.0.0.1:9/s3cret-url"),
         ("HOOK_SECRET", "s3cret-hook"),
         ("MILLSTREAM_TOKEN", "s3cret-own"),
         ("MILLSTREAM__SERVER__HOSTS", "[\"s3cret.host\"]"),

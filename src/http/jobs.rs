@@ -304,6 +304,7 @@ impl From<SubmitError> for Problem {
             SubmitError::Full | SubmitError::Starting | SubmitError::Stopping => {
                 Self::unavailable(error.to_string(), 5)
             }
+            SubmitError::Share => Self::share(error.to_string()),
             SubmitError::Journal(error) => error.into(),
         }
     }

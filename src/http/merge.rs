@@ -83,7 +83,7 @@ pub(super) async fn merge(
     }
     let limits = Limits { config: &node.config.relay, remotes: &node.remotes };
     let sources = merge::sources(limits, body.value).map_err(wrong)?;
-    let merged = Merged::new(sources, &node.connections, form);
+    let merged = Merged::new(sources, &node.connections.of(&identity.user.as_deref().map(Into::into)), form);
     let frames = Box::pin(stream::unfold(merged, async |mut merged| {
         let frame = merged.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), merged))

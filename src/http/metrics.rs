@@ -143,6 +143,16 @@ impl Collector for Figures {
         family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
         let limited = node.limits.refused().map(|(limit, count)| (limit.to_owned(), count));
         family(&mut encoder, "limited", "What limits refused, by setting.", "limit", &limited)?;
+        let shares =
+            [("jobs", jobs.shares_refused), ("relays", relays.shares_refused), ("upstreams", upstream.over_share)];
+        let shares = shares.map(|(pool, count)| (pool.to_owned(), count));
+        family(
+            &mut encoder,
+            "shares_refused",
+            "Times that a user had its share (share_percent), by pool.",
+            "pool",
+            &shares,
+        )?;
         let ended = jobs.jobs_ended.by_status().map(|(status, count)| (status.to_owned(), count));
         family(&mut encoder, "jobs_ended", "Jobs that ended, by status.", "status", &ended)
     }

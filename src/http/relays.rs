@@ -175,6 +175,7 @@ impl From<relay::Error> for Problem {
                 Self::fields(errors.into_iter().map(field).collect())
             }
             E::Unknown(_) => Self::unknown(error.to_string()),
+            E::Share => Self::share(error.to_string()),
             E::Full(_) | E::Starting | E::Stopping => Self::unavailable(error.to_string(), 5),
             E::Journal(error) => error.into(),
         }

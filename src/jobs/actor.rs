@@ -292,7 +292,7 @@ impl Handler<Submit> for Shell {
     type Result = ResponseActFuture<Self, Result<(String, bool), SubmitError>>;
 
     fn handle(&mut self, submit: Submit, _: &mut Context<Self>) -> Self::Result {
-        let job_id = match self.engine.admit() {
+        let job_id = match self.engine.admit(&submit.user.as_deref().map(Into::into)) {
             Ok(id) => id,
             Err(error) => return Box::pin(fut::ready(Err(error))),
         };
@@ -304,9 +304,9 @@ impl Handler<Submit> for Shell {
         Box::pin(write.into_actor(self).map(|(written, record), shell, ctx| {
             let id = record.job_id.to_string();
             let answer = match written {
-                Ok(Written::New) => {
+                Ok(Written::New(bytes)) => {
                     let (origin, key_record) = (record.origin(&plan), record.key_record);
-                    shell.engine.accept(Accepted { origin, plan, key_record, hold }, Instant::now());
+                    shell.engine.accept(Accepted { origin, plan, key_record, hold, bytes }, Instant::now());
                     Ok((id, false))
                 }
                 Ok(Written::Existing(job)) => {

@@ -25,7 +25,11 @@ use super::{
     state::{JobState, Origin},
     stats::Stats,
 };
-use crate::{event::now_ms, topic::Topic};
+use crate::{
+    event::now_ms,
+    shares::{Owner, Share},
+    topic::Topic,
+};
 
 mod aggregate;
 mod append;
@@ -96,6 +100,8 @@ pub struct Accepted {
     /// The record of its idempotency key.
     pub key_record: Option<String>,
     pub hold: Option<Hold>,
+    /// Bytes of its record.
+    pub bytes: usize,
 }
 
 /// The jobs of a node.
@@ -169,14 +175,14 @@ impl Engine {
         }
         Self {
             max_event_bytes: deps.max_event_bytes,
-            room: Room::new(deps.journal_max_bytes),
+            room: Room::new(deps.journal_max_bytes, deps.share),
             handlers: deps.handlers.clone(),
             lanes,
             http: deps.http.clone(),
             book: BTreeMap::new(),
             admitted: 0,
             ended: VecDeque::new(),
-            queue: Queue::new(config.concurrency, &slots),
+            queue: Queue::new(deps.share, config.concurrency, &slots),
             doomed: VecDeque::new(),
             interrupted: VecDeque::new(),
             outbox: Outbox::default(),
@@ -197,12 +203,16 @@ impl Engine {
     }
 
     /// Lets a job in: its id, and a place among the unfinished ones until `accept` or `turn_away`.
-    pub fn admit(&mut self) -> Result<Id, SubmitError> {
+    pub fn admit(&mut self, owner: &Owner) -> Result<Id, SubmitError> {
         if self.stopping {
             return Err(SubmitError::Stopping);
         }
         if self.unfinished() >= self.config.max_running || self.room.tight() {
             return Err(SubmitError::Full);
+        }
+        if self.room.tight_for(owner) {
+            self.stats.shares_refused += 1;
+            return Err(SubmitError::Share);
         }
         self.admitted += 1;
         // The generator fails after 2^80 ids in one millisecond.
@@ -219,11 +229,13 @@ impl Engine {
     pub fn accept(&mut self, accepted: Accepted, now: Instant) {
         self.admitted -= 1;
         self.stats.jobs_accepted += 1;
-        let Accepted { origin, plan, key_record, hold } = accepted;
+        let Accepted { origin, plan, key_record, hold, bytes } = accepted;
         let id = origin.job_id.clone();
         let mut live = Live::new(plan, Topic::job(&id).expect("a ULID is a topic name"), now);
         live.hold = hold;
-        self.queue.add(id.clone(), live.plan.concurrency);
+        live.owner = origin.user.as_deref().map(Into::into);
+        live.held = self.room.charge(&live.owner, bytes as u64);
+        self.queue.add(id.clone(), live.owner.clone(), live.plan.concurrency);
         let local = (0..).zip(live.runs.iter_mut().zip(&live.plan.tasks)).filter(|(_, (run, _))| run.away.is_none());
         for (index, (run, task)) in local {
             run.lane = lane(&self.lanes, &task.kind);
@@ -329,6 +341,7 @@ impl Engine {
             tasks_queued: self.queue.waiting() as u64,
             events_pending: self.outbox.len() as u64,
             remote_jobs: self.followed as u64,
+            shares_refused: self.stats.shares_refused + self.queue.passed_over(),
             ..self.stats
         }
     }

@@ -17,6 +17,11 @@ pub enum SubmitError {
         "the node has as much unfinished work as it takes (`jobs.max_running`, `journal.max_bytes`); try again later"
     )]
     Full,
+    /// End some of your jobs, or wait for their end.
+    #[error(
+        "your unfinished jobs hold as much of the node as one user may (`limits.share_percent`); try again when some have ended"
+    )]
+    Share,
     /// Try again soon.
     #[error("the node has just started and still reads the jobs that it kept; try again soon")]
     Starting,

@@ -100,12 +100,14 @@ pub fn build(config: &BTreeMap<String, HandlerConfig>, deps: &Deps) -> Result<Ha
 // === impl HandlerConfig ===
 
 impl HandlerConfig {
-    /// Checks that no program gets one of these variables, which hold secrets of the node.
+    /// Checks the environment of a program: it gets no variable of the node's own, nor one of these, which hold secrets.
     ///
     /// # Errors
     /// Names the key and the variable.
-    pub fn check_secrets(&self, name: &str, secrets: &BTreeSet<String>) -> Result<(), String> {
-        let Self::Command { pass_env, .. } = self else { return Ok(()) };
+    pub fn check_environment(&self, name: &str, secrets: &BTreeSet<String>) -> Result<(), String> {
+        let Self::Command { env, pass_env, .. } = self else { return Ok(()) };
+        let environment = Environment { set: env.clone(), pass: pass_env.clone() };
+        environment.check().map_err(|reason| format!("`handlers.{name}`: {reason}"))?;
         match pass_env.iter().find(|variable| secrets.contains(*variable)) {
             Some(variable) => Err(format!(
                 "`handlers.{name}`: `pass_env`: `{variable}` holds a secret or an address of the node, as another setting \

@@ -138,7 +138,7 @@ impl Recovery {
         if *spec.job_id != *id || spec.spec.tasks.is_empty() {
             return Err("it is not the record of a job".into());
         }
-        Past::new(spec, &self.handlers, self.bounds).map_err(|error| error.to_string())
+        Past::new(spec, record.value.len(), &self.handlers, self.bounds).map_err(|error| error.to_string())
     }
 
     /// Folds the history of a job.
@@ -155,7 +155,7 @@ impl Recovery {
             let page = insist(async || self.journal.read(query.clone()).await).await?;
             for event in &page.events {
                 match JobEvent::decode(event.name(), &event.data) {
-                    Ok(fact) => past.take(&fact, event.position),
+                    Ok(fact) => past.take(&fact, event.data.len(), event.position),
                     Err(error) => {
                         tracing::warn!(job_id = %past.id(), id = %event.position, %error, "an event of a job is passed over");
                     }

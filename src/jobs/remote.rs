@@ -200,7 +200,7 @@ impl Session {
 
     /// Hands the tasks to the remote, again and again while it fails in ways that pass.
     async fn submit(&mut self, remote: &Remote) -> Result<String, TaskError> {
-        let (key, connections) = (self.key(), self.means.connections.clone());
+        let (key, connections) = (self.key(), self.means.connections.of(&self.group.owner));
         let mut retries = Retries::new(remote, self.means.pace);
         while let Place::Asking { body, sent, kept } = &mut self.place {
             let before = std::mem::replace(sent, true);
@@ -251,7 +251,9 @@ impl Session {
             Place::Asking { body, sent: true, .. } => {
                 // Once more, to be told its id.
                 loop {
-                    match ask::submit(&remote, &self.means.connections, &self.key(), body.clone()).await {
+                    match ask::submit(&remote, &self.means.connections.of(&self.group.owner), &self.key(), body.clone())
+                        .await
+                    {
                         Ok(job_id) => break job_id,
                         Err(Trouble::Failed(failure)) if failure.passing() => sleep(AGAIN).await,
                         Err(_) => return,

@@ -38,6 +38,8 @@ pub struct Stats {
     pub events_pending: u64,
     /// Unfinished jobs of the time before that were taken up at the start.
     pub jobs_taken_up: u64,
+    /// Times that an owner had its share of the slots, or of the room for unfinished jobs, and was passed over or refused.
+    pub shares_refused: u64,
     /// Records of jobs that could not be read at the start; they are left alone.
     pub records_unreadable: u64,
 }

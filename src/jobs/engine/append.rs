@@ -93,6 +93,7 @@ impl Engine {
                 self.timers.unset(deadline);
             }
             self.queue.remove(&event.job_id);
+            self.room.discharge(&live.owner, live.held);
             self.ended.push_back((now, event.job_id.clone()));
             self.stats.jobs_ended.count(job.state.status());
         }

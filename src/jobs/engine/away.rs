@@ -12,15 +12,20 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Done, Engine, Id, Phase, tasks::PLAIN_EVENT_BYTES};
-use crate::jobs::{
-    event::{Fact, TaskProgress, TaskRetry, TaskStart},
-    handler::TaskError,
+use crate::{
+    jobs::{
+        event::{Fact, TaskProgress, TaskRetry, TaskStart},
+        handler::TaskError,
+    },
+    shares::Owner,
 };
 
 /// The tasks of a job that one remote is to run, or runs already.
 #[derive(Debug)]
 pub struct Group {
     pub id: Id,
+    /// Who submitted the job.
+    pub owner: Owner,
     pub remote: Arc<str>,
     /// Id and number of each that has not ended.
     pub tasks: Vec<(String, u32)>,
@@ -133,6 +138,7 @@ impl Engine {
     pub(super) fn begin_away(&mut self, id: &Id) {
         let leave = self.leave.clone();
         let Some(live) = self.live(id) else { return };
+        let owner = live.owner.clone();
         let (deadline, cancel) = (live.deadline.map(|(at, _)| at), live.far.clone());
         let mut groups: BTreeMap<&Arc<str>, Vec<(String, u32)>> = BTreeMap::new();
         for (index, (run, task)) in (0..).zip(live.runs.iter().zip(&live.plan.tasks)) {
@@ -142,7 +148,7 @@ impl Engine {
         }
         let group = |(remote, tasks): (&Arc<str>, _)| {
             let (remote, cancel, leave) = (remote.clone(), cancel.clone(), leave.clone());
-            Group { id: id.clone(), remote, tasks, deadline, cancel, leave }
+            Group { id: id.clone(), owner: owner.clone(), remote, tasks, deadline, cancel, leave }
         };
         let groups: Vec<Group> = groups.into_iter().map(group).collect();
         self.followed += groups.len();
@@ -161,7 +167,8 @@ impl Engine {
 
     /// Takes what a remote tells of a task, and what it has told before for what it is.
     pub(super) fn told(&mut self, id: &Id, index: u32, mut told: Told, now: Instant) {
-        let (tight, most) = (self.room.tight(), self.config.max_response_bytes);
+        let Some(owner) = self.live(id).map(|live| live.owner.clone()) else { return };
+        let (tight, most) = (self.room.tight_for(&owner), self.config.max_response_bytes);
         if let Told::Retry { error, .. } | Told::Ended { result: Err(error), .. } = &mut told {
             self.trim(error);
         }
@@ -214,7 +221,7 @@ impl Engine {
             }
             Told::Ended { result, attempts } => {
                 run.attempts = run.attempts.max(attempts.min(MAX_ATTEMPTS));
-                match self.room.for_result(result) {
+                match self.room.for_result(&owner, result) {
                     Ok(done) => self.succeed(id, index, done, now),
                     Err(error) => self.fail_away(id, index, error, now),
                 }

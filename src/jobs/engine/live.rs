@@ -15,6 +15,7 @@ use crate::{
         spec::{Plan, PlannedTask},
         state::Status,
     },
+    shares::Owner,
     topic::Topic,
 };
 
@@ -48,6 +49,10 @@ pub struct Live {
     pub kept_bytes: usize,
     /// Let go when the job has ended.
     pub hold: Option<Hold>,
+    /// Who submitted it.
+    pub owner: Owner,
+    /// Bytes of the journal that count as the owner's until the job has ended.
+    pub held: u64,
 }
 
 /// A task of such a job.
@@ -163,6 +168,8 @@ impl Live {
             errors: Vec::new(),
             kept_bytes: 0,
             hold: None,
+            owner: None,
+            held: 0,
         }
     }
 

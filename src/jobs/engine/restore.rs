@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, timestamp};
+use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, room::FOOTPRINT, timestamp};
 use crate::{
     event::Position,
     jobs::{
@@ -31,6 +31,8 @@ pub struct Past {
     live: Box<Live>,
     key_record: Option<String>,
     bounds: Bounds,
+    /// Bytes of its record and its events.
+    bytes: u64,
     /// A client has cancelled it.
     pub cancelled: bool,
 }
@@ -39,12 +41,12 @@ pub struct Past {
 
 impl Past {
     /// Begins with what the record says.
-    pub fn new(record: SpecRecord, handlers: &Handlers, bounds: Bounds) -> Result<Self, Invalid> {
+    pub fn new(record: SpecRecord, bytes: usize, handlers: &Handlers, bounds: Bounds) -> Result<Self, Invalid> {
         let topic = Topic::job(&record.job_id)?;
         let plan = Plan::restore(&record.spec, handlers);
         let state = JobState::new(record.origin(&plan));
         let live = Box::new(Live::new(plan, topic, Instant::now()));
-        Ok(Self { state, live, key_record: record.key_record, bounds, cancelled: false })
+        Ok(Self { state, live, key_record: record.key_record, bounds, bytes: bytes as u64, cancelled: false })
     }
 
     pub fn id(&self) -> &Id {
@@ -60,7 +62,8 @@ impl Past {
     }
 
     /// Takes the next event of the topic.
-    pub fn take(&mut self, event: &JobEvent, position: Position) {
+    pub fn take(&mut self, event: &JobEvent, bytes: usize, position: Position) {
+        self.bytes += FOOTPRINT * bytes as u64;
         let finished = (self.state.success_count, self.state.error_count);
         self.state.apply(event, Some(position));
         self.live.aggregated |= matches!(event.fact, Fact::AggregatedResult(_));
@@ -72,7 +75,10 @@ impl Past {
             Fact::TaskComplete(done) => {
                 let Some(index) = self.state.index(&done.task_id) else { return };
                 match done.result_bytes {
-                    Some(bytes) => self.live.count_result(index, usize::try_from(bytes).unwrap_or(usize::MAX)),
+                    Some(bytes) => {
+                        self.bytes += bytes;
+                        self.live.count_result(index, usize::try_from(bytes).unwrap_or(usize::MAX));
+                    }
                     None => self.live.keep_result(index, &done.result, self.bounds),
                 }
             }
@@ -137,14 +143,16 @@ impl Engine {
         let wall = timestamp();
         let ago = |at: u64| now.checked_sub(Duration::from_millis(wall.saturating_sub(at))).unwrap_or(now);
         let (ending, left, id) = (past.ending(), past.left(wall), past.id().clone());
-        let Past { state, mut live, key_record, .. } = past;
+        let Past { state, mut live, key_record, bytes, .. } = past;
         if state.status().ended() {
             self.ended.push_back((ago(state.ended_at.unwrap_or(wall)), id.clone()));
             self.book.insert(id, Job { state, key_record, live: None });
             return;
         }
         live.accepted = ago(state.created_at);
-        self.queue.add(id.clone(), live.plan.concurrency);
+        live.owner = state.user.as_deref().map(Into::into);
+        live.held = self.room.charge(&live.owner, bytes);
+        self.queue.add(id.clone(), live.owner.clone(), live.plan.concurrency);
         for (index, task) in live.plan.tasks.iter_mut().enumerate() {
             let (run, known) = (&mut live.runs[index], &state.tasks[index]);
             let number = u32::try_from(index).unwrap_or(u32::MAX);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Done, EVENT_OVERHEAD, Ending, Engine, Id, Phase, Report, Said, Timer, aggregate::aggregate, attempt::Attempt,
-    data_bytes, live::Bounds, millis, outbox::Entry, shorten, timestamp,
+    data_bytes, live::Bounds, millis, outbox::Entry, room::FOOTPRINT, shorten, timestamp,
 };
 use crate::{
     jobs::{
@@ -83,7 +83,8 @@ impl Engine {
             Said::Unfollowed => return self.unfollowed(),
             said => said,
         };
-        let tight = self.room.tight();
+        let Some(owner) = self.live(&id).map(|live| live.owner.clone()) else { return };
+        let tight = self.room.tight_for(&owner);
         let Some(live) = self.live(&id) else { return };
         let run = &mut live.runs[task as usize];
         if run.phase != Phase::Running || run.attempts != attempt {
@@ -101,8 +102,8 @@ impl Engine {
             }
             Said::Ended(result) => {
                 let lane = run.lane;
-                self.queue.release(&id, lane);
-                match self.room.for_result(result) {
+                self.queue.release(&id, &owner, lane);
+                match self.room.for_result(&owner, result) {
                     Ok(done) => self.succeed(&id, task, done, now),
                     Err(error) => self.fail_or_retry(&id, task, error, now),
                 }
@@ -263,7 +264,8 @@ impl Engine {
 
     /// Makes the last two events. They are pushed in one turn, hence appended at once.
     pub(super) fn close(&mut self, id: &Id, now: Instant) {
-        let budget = self.room.for_all_results(self.max_event_bytes.saturating_sub(EVENT_OVERHEAD));
+        let owner = self.live(id).expect("the caller has found it").owner.clone();
+        let budget = self.room.for_all_results(&owner, self.max_event_bytes.saturating_sub(EVENT_OVERHEAD));
         let live = self.live(id).expect("the caller has found it");
         live.told = true;
         let aggregated = live.aggregated;
@@ -309,6 +311,13 @@ impl Engine {
         self.push_with(id, None, fact, Vec::new(), bytes);
     }
 
+    /// Counts bytes of the journal as the owner's, until the job has ended.
+    fn charge(&mut self, id: &Id, bytes: u64) {
+        if let Some(live) = self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()) {
+            live.held += self.room.charge(&live.owner, bytes);
+        }
+    }
+
     fn push_with(&mut self, id: &Id, index: Option<u32>, fact: Fact, records: Vec<RecordWrite>, bytes: usize) {
         let live = self.live(id).expect("only live jobs make events");
         let remote = index.and_then(|index| live.plan.tasks[index as usize].remote.clone());
@@ -319,6 +328,7 @@ impl Engine {
         }
         let event = JobEvent { job_id: id.clone(), source, timestamp: timestamp(), fact };
         self.room.take(bytes);
+        self.charge(id, FOOTPRINT * bytes as u64);
         self.outbox.push(Entry { event, topics, records, bytes });
     }
 }

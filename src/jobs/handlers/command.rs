@@ -100,7 +100,7 @@ impl Command {
         Some(Self { program, arguments: argv.collect(), environment, linger: LINGER })
     }
 
-    fn start(&self, task: &Task) -> io::Result<Running> {
+    async fn start(&self, task: &Task) -> io::Result<Running> {
         use std::process::Stdio;
 
         let variables = self.environment.variables();
@@ -111,7 +111,7 @@ impl Command {
         command.env_clear().envs(variables);
         command.env("MILLSTREAM_IDEMPOTENCY_KEY", task.idempotency_key());
         command.env("MILLSTREAM_ATTEMPT", task.attempt.to_string());
-        let (group, mut child) = Group::start(&mut command)?;
+        let (group, mut child) = Group::start(&mut command).await?;
         let piped = "it was asked for just now";
         Ok(Running {
             group,
@@ -164,7 +164,7 @@ impl TaskHandler for Command {
     fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
         Box::pin(async move {
             unless_cancelled(&task.cancel, async {
-                let mut running = self.start(&task).map_err(|error| self.not_started(&error))?;
+                let mut running = self.start(&task).await.map_err(|error| self.not_started(&error))?;
                 let mut said = Talk::new(&self.program);
                 let end = running.attend(&mut said, format!("{}\n", task.input), &task.progress).await?;
                 self.conclude(&end, said, &running.stderr.text())

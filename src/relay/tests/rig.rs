@@ -22,6 +22,7 @@ use crate::{
         Unavailable,
     },
     relay::{Config, Deps, Handle, Spec, Status, actor::start_here},
+    shares::Share,
     topic::{Pattern, Topic},
     upstream::{Client, Connections, RemoteConfig, Remotes},
 };
@@ -237,7 +238,13 @@ pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
     let config = Config { initial_retry_ms: 10, default_remote: Some("up".into()), ..Config::default() };
     start_here(
         config,
-        Deps { journal: journal.clone(), max_event_bytes: 1 << 20, remotes, connections: Connections::new(100) },
+        Deps {
+            journal: journal.clone(),
+            max_event_bytes: 1 << 20,
+            remotes,
+            connections: Connections::new(100),
+            share: Share::WHOLE,
+        },
     )
 }
 

@@ -42,7 +42,9 @@ impl Environment {
                 return Err(format!("`{key}`: `{name}` is no name of an environment variable"));
             }
             if name.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX)) {
-                return Err(format!("`{key}`: `{name}` is the node's own; name variables that do not begin with `{OWN_PREFIX}`"));
+                return Err(format!(
+                    "`{key}`: `{name}` is the node's own; name variables that do not begin with `{OWN_PREFIX}`"
+                ));
             }
         }
         match self.set.iter().find(|(_, value)| value.contains('\0')) {
@@ -79,7 +81,7 @@ pub fn find(program: &str, path: Option<&OsStr>) -> io::Result<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     fn environment(set: &[(&str, &str)], pass: &[&str]) -> Environment {
@@ -87,17 +89,25 @@ mod tests {
         Environment { set, pass: pass.iter().map(ToString::to_string).collect() }
     }
 
+    /// Some variable of this process that is not passed on by itself.
+    pub fn other() -> (String, String) {
+        let plain = |(name, value): &(String, String)| {
+            !ALWAYS.contains(&name.as_str()) && !name.starts_with(OWN_PREFIX) && name != "_" && !value.contains('\n')
+        };
+        std::env::vars().find(plain).expect("each process has some variable")
+    }
+
     #[test]
     fn only_what_is_needed_and_what_is_named_is_there() {
-        // Cargo sets it for tests.
-        let variables = environment(&[("GREETING", "hello"), ("LANG", "C.UTF-8")], &["CARGO_PKG_NAME", "NO_SUCH_VARIABLE"]);
+        let passed = other().0;
+        let variables = environment(&[("GREETING", "hello"), ("LANG", "C.UTF-8")], &[&passed, "NO_SUCH_VARIABLE"]);
         let variables = variables.variables();
         let value = |name: &str| variables.get(OsStr::new(name)).and_then(|value| value.to_str());
         assert_eq!(value("GREETING"), Some("hello"));
         assert_eq!(value("LANG"), Some("C.UTF-8"), "what is set counts before what is passed on");
-        assert_eq!(value("CARGO_PKG_NAME"), Some(env!("CARGO_PKG_NAME")));
+        assert_eq!(value(&passed), std::env::var(&passed).ok().as_deref());
         assert_eq!(value("PATH"), std::env::var("PATH").ok().as_deref());
-        let known = ["GREETING", "CARGO_PKG_NAME"].into_iter().chain(ALWAYS).collect::<Vec<_>>();
+        let known = ["GREETING", &passed].into_iter().chain(ALWAYS).collect::<Vec<_>>();
         assert!(variables.keys().all(|name| known.iter().any(|known| name == known)), "{variables:?}");
     }
 
@@ -116,6 +126,9 @@ mod tests {
         assert!(find("sh", path).is_ok_and(|file| file.ends_with("bin/sh")));
         assert!(find("sh", None).is_ok());
         assert_eq!(find("./sh", path).expect("it has a slash"), PathBuf::from("./sh"));
-        assert_eq!(find("millstream-no-such-program", path).map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+        assert_eq!(
+            find("millstream-no-such-program", path).map_err(|error| error.kind()),
+            Err(io::ErrorKind::NotFound)
+        );
     }
 }

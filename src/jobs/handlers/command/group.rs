@@ -13,12 +13,15 @@
 use std::{io, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, Command},
+};
 
 use super::orphans::{self, Mark};
 
 /// What the lifeline runs. Signals to the whole group must not end it before the group.
-const SCRIPT: &str = "trap '' HUP INT QUIT TERM USR1 USR2; read -r _; kill -s KILL 0";
+const SCRIPT: &str = "trap '' HUP INT QUIT TERM USR1 USR2; echo; read -r _; kill -s KILL 0";
 
 /// A process group that is killed when this is dropped.
 #[derive(Debug)]
@@ -33,25 +36,23 @@ pub struct Group {
 // === impl Group ===
 
 impl Group {
-    /// Starts a program in a group of its own.
+    /// Starts a program in a group of its own, once its lifeline stands.
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn start(command: &mut Command) -> io::Result<(Self, Child)> {
-        let (mark, (lifeline, program)) = orphans::start(|mark, children| {
-            // Without a shell only the death of the node is not covered, so that is no reason to fail.
-            let lifeline = lifeline()
-                .inspect_err(|error| tracing::warn!(%error, "commands will outlive this node if it is killed"))
-                .ok();
-            let leader = lifeline.as_ref().and_then(pid);
-            children.extend(leader);
-            command.env(orphans::VARIABLE, mark.value());
-            command.process_group(leader.map_or(0, Pid::as_raw_pid)).kill_on_drop(true);
-            let program = command.spawn()?;
-            children.extend(pid(&program));
-            Ok((lifeline, program))
-        })?;
-        let id = lifeline.as_ref().and_then(pid).or_else(|| pid(&program));
+    pub async fn start(command: &mut Command) -> io::Result<(Self, Child)> {
+        let mark = Mark::new();
+        // Without a shell only the death of the node is not covered, so that is no reason to fail.
+        let lifeline = lifeline()
+            .await
+            .inspect_err(|error| tracing::warn!(%error, "commands will outlive this node if it is killed"))
+            .ok();
+        let leader = lifeline.as_ref().and_then(pid);
+        command.env(orphans::VARIABLE, mark.value());
+        command.process_group(leader.map_or(0, Pid::as_raw_pid)).kill_on_drop(true);
+        // On an error the lifeline is dropped, which kills it.
+        let program = orphans::spawn(command)?;
+        let id = leader.or_else(|| pid(&program));
         Ok((Self { id, lifeline, _mark: mark }, program))
     }
 
@@ -77,18 +78,17 @@ fn pid(child: &Child) -> Option<Pid> {
     child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?))
 }
 
-/// Starts a lifeline as the leader of a new group.
-fn lifeline() -> io::Result<Child> {
-    Command::new("/bin/sh")
-        .args(["-c", SCRIPT, "millstream-lifeline"])
-        .env_clear()
-        .envs(orphans::inherited())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
+/// Starts a lifeline as the leader of a new group, and waits until no signal to the group can end it but KILL.
+async fn lifeline() -> io::Result<Child> {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", SCRIPT, "millstream-lifeline"]).env_clear().envs(orphans::inherited());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut lifeline = orphans::spawn(command.process_group(0).kill_on_drop(true))?;
+    match &mut lifeline.stdout {
+        Some(stdout) => drop(stdout.read_u8().await?),
+        None => return Err(io::ErrorKind::BrokenPipe.into()),
+    }
+    Ok(lifeline)
 }
 
 #[cfg(test)]
@@ -97,8 +97,8 @@ mod tests {
 
     use super::*;
 
-    fn sleeper() -> (Group, Child) {
-        Group::start(Command::new("sleep").arg("300")).expect("sleep is everywhere")
+    async fn sleeper() -> (Group, Child) {
+        Group::start(Command::new("sleep").arg("300")).await.expect("sleep is everywhere")
     }
 
     async fn killed(mut child: Child) -> bool {
@@ -109,7 +109,7 @@ mod tests {
     /// When the node is killed, the system closes the node's end of the pipe.
     #[tokio::test]
     async fn a_group_does_not_outlive_the_node() {
-        let (mut group, child) = sleeper();
+        let (mut group, child) = sleeper().await;
         group.id = None;
         drop(group.lifeline.as_mut().expect("there is a shell").stdin.take());
         assert!(killed(child).await);
@@ -119,13 +119,11 @@ mod tests {
     #[tokio::test]
     async fn a_lifeline_survives_a_signal_to_its_group() {
         let mut command = Command::new("sh");
-        let (mut group, mut child) = Group::start(
-            command.args(["-c", "trap '' TERM; kill -s TERM 0; echo sent; exec sleep 300"]).stdout(Stdio::piped()),
-        )
-        .expect("there is a shell");
+        command.args(["-c", "trap '' TERM; kill -s TERM 0; echo sent; exec sleep 300"]).stdout(Stdio::piped());
+        let (mut group, mut child) = Group::start(&mut command).await.expect("there is a shell");
         let mut said = [0; 5];
         let stdout = child.stdout.as_mut().expect("it is piped");
-        tokio::io::AsyncReadExt::read_exact(stdout, &mut said).await.expect("it says that it has sent it");
+        stdout.read_exact(&mut said).await.expect("it says that it has sent it");
         let lifeline = group.lifeline.as_mut().expect("there is a shell");
         assert_eq!(lifeline.try_wait().expect("it can be waited for"), None);
         group.id = None;
@@ -135,7 +133,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_is_killed_with_its_owner() {
-        let (group, child) = sleeper();
+        let (group, child) = sleeper().await;
         drop(group);
         assert!(killed(child).await);
     }

@@ -84,22 +84,18 @@ static FAMILY: LazyLock<Family> = LazyLock::new(|| Family {
     ended: Notify::new(),
 });
 
-/// Starts processes with a mark. `spawn` also lists each child that it has started, even if it fails after that.
-pub fn start<T>(spawn: impl FnOnce(&Mark, &mut Vec<Pid>) -> io::Result<T>) -> io::Result<(Mark, T)> {
-    // Held while they start: a sweep must not see a child before it is known.
+/// Starts a process that its caller waits for.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn(command: &mut tokio::process::Command) -> io::Result<tokio::process::Child> {
+    // Held while it starts: a sweep must not see a child before it is known.
     let mut state = FAMILY.state();
-    state.watch();
-    state.last += 1;
-    let mark = Mark(state.last);
-    state.running.insert(mark.0);
-    let mut children = Vec::new();
-    let started = spawn(&mark, &mut children);
+    let child = command.spawn()?;
     if state.adopts {
-        state.children.extend(children);
+        state.children.extend(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
     }
-    // A mark that is dropped takes the lock.
-    drop(state);
-    started.map(|started| (mark, started))
+    Ok(child)
 }
 
 /// The mark that this process has itself, for what it starts beside programs.
@@ -168,7 +164,9 @@ impl State {
                 self.guard = Some(guard);
             }
             // As without a lifeline.
-            Err(error) => tracing::warn!(%error, "processes that leave their command will outlive this node if it is killed"),
+            Err(error) => {
+                tracing::warn!(%error, "processes that leave their command will outlive this node if it is killed")
+            }
         }
     }
 
@@ -213,6 +211,16 @@ impl State {
 // === impl Mark ===
 
 impl Mark {
+    /// The mark of a program that is about to start.
+    pub fn new() -> Self {
+        let mut state = FAMILY.state();
+        state.watch();
+        state.last += 1;
+        let number = state.last;
+        state.running.insert(number);
+        Self(number)
+    }
+
     /// What stands in the environment.
     pub fn value(&self) -> String {
         let own = format!("{}-{}", FAMILY.name, self.0);
@@ -262,7 +270,10 @@ fn children() -> io::Result<HashSet<Pid>> {
         match fs::read_to_string(thread?.path().join("children")) {
             Ok(list) => found.extend(list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?))),
             Err(_) if found.is_empty() && !fs::exists("/proc/thread-self/children")? => {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel lists no children (CONFIG_PROC_CHILDREN)"));
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the kernel lists no children (CONFIG_PROC_CHILDREN)",
+                ));
             }
             // A thread that has ended meanwhile.
             Err(_) => {}

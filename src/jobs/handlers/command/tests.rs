@@ -216,19 +216,20 @@ async fn a_program_that_closes_stdout_and_lives_on_is_killed() {
 
 #[tokio::test]
 async fn the_environment_has_what_is_named_and_nothing_else() {
-    let environment = Environment {
-        set: [("GREETING".to_owned(), "a \"b\"".to_owned())].into(),
-        pass: vec!["CARGO_PKG_NAME".to_owned()],
-    };
+    let (passed, _) = environment::tests::other();
+    let environment =
+        Environment { set: [("GREETING".to_owned(), "a \"b\"".to_owned())].into(), pass: vec![passed.clone()] };
     let argv = ["env"].map(str::to_owned).to_vec();
     let (done, recorder) = run_with(Command::new(argv, environment).expect("a program is named"), Value::Null).await;
     assert!(done.is_ok());
     let messages = recorder.messages();
     let mut names: Vec<_> = messages.iter().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     names.retain(|name| !["PATH", "HOME", "LANG", "TZ"].contains(name));
-    names.sort_unstable();
     let own = ["MILLSTREAM_ATTEMPT", "MILLSTREAM_IDEMPOTENCY_KEY", "MILLSTREAM_LIFELINE"];
-    assert_eq!(names, [&["CARGO_PKG_NAME", "GREETING"][..], &own[..]].concat());
+    let mut expected = [&["GREETING", passed.as_str()][..], &own[..]].concat();
+    expected.sort_unstable();
+    names.sort_unstable();
+    assert_eq!(names, expected);
     assert!(messages.contains(&"GREETING=a \"b\"".to_owned()), "{messages:?}");
 }
 
