@@ -50,6 +50,8 @@ pub struct Node {
     pub hub: hub::Handle,
     /// Parallel work.
     pub jobs: jobs::Handle,
+    /// Bytes of specs and answers that are in memory.
+    pub memory: jobs::Memory,
     /// Remote streams that live here.
     pub relays: relay::Handle,
     /// Deliveries of other services.
@@ -157,7 +159,9 @@ impl App {
         }
         let http = Arc::new(handlers::HttpTask::new(&deps));
         let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
-        let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace()).with_share(share);
+        let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace());
+        let memory = jobs::Memory::new(config.jobs.max_memory_bytes, share);
+        let deps = deps.with_bounds(share, memory.clone());
         let jobs = jobs::start(config.jobs.clone(), deps);
         let relays = relay::start(
             config.relay.clone(),
@@ -178,6 +182,7 @@ impl App {
             access,
             hub,
             jobs,
+            memory,
             relays,
             webhooks,
             upstream,

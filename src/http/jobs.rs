@@ -315,6 +315,7 @@ impl From<jobs::Error> for Problem {
         use jobs::Error as E;
         match error {
             E::UnknownJob(_) | E::UnknownTask { .. } | E::NoResult(_) => Self::unknown(error.to_string()),
+            E::Unreadable { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             E::Ended(_) | E::NotEnded(_) | E::NothingFailed => Self::new(StatusCode::CONFLICT, error.to_string()),
             E::Starting | E::Stopping => Self::unavailable(error.to_string(), 5),
             E::Journal(error) => error.into(),

@@ -39,6 +39,14 @@ pub enum Error {
     /// There is no such job, or its history has left.
     #[error("no job `{0}`; its history may have left (`jobs.retention_ms`)")]
     UnknownJob(String),
+    /// It cannot be read back.
+    #[error("what is kept of job `{job}` cannot be read: {reason}")]
+    Unreadable {
+        /// The job.
+        job: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The job has no such task.
     #[error("job `{job}` has no task `{task}`")]
     UnknownTask {

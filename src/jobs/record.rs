@@ -62,8 +62,8 @@ struct KeyRecord {
 
 /// What became of a submission.
 pub enum Written {
-    /// It is kept, as so many bytes.
-    New(usize),
+    /// It is kept, in this form.
+    New(Bytes),
     /// The key stands for this job already.
     Existing(String),
 }
@@ -138,7 +138,7 @@ pub async fn write(journal: &Shared, spec: &SpecRecord, key: Option<&Key>) -> Re
             batch.expect.push(Expect { key: key.record.clone(), revision: None });
         }
         match journal.append(batch).await {
-            Ok(_) => return Ok(Written::New(value.len())),
+            Ok(_) => return Ok(Written::New(value)),
             // Somebody else came first with this key: look again.
             Err(AppendError::Conflict(_)) => {}
             Err(AppendError::Unavailable(unavailable)) => return Err(unavailable.into()),

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
     select,
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
@@ -25,6 +25,7 @@ use super::{
     Config, Deps, code,
     engine::{Group, Report, Said, Told, data_bytes},
     handler::TaskError,
+    memory::Memory,
 };
 use crate::{
     journal::{AppendError, Shared, Unavailable},
@@ -46,8 +47,6 @@ const AGAIN: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So often; then the remote's job is followed though its id is not kept: the key finds it again.
 const MAX_KEEPS: usize = 60;
-/// Results that may be fetched from remotes at once.
-const FETCHES: usize = 16;
 /// By how much a remote's deadline is later than this node's, which is the one that counts.
 const LATER: Duration = Duration::from_secs(1);
 /// The longest timeout that a job may have.
@@ -63,8 +62,7 @@ pub struct Means {
     pace: Pace,
     max_result_bytes: usize,
     max_data_bytes: usize,
-    /// Results that may be fetched at once: each may be large.
-    fetches: Semaphore,
+    memory: Memory,
 }
 
 /// Follows one group.
@@ -114,7 +112,7 @@ impl Means {
             pace: deps.pace,
             max_result_bytes: config.max_response_bytes,
             max_data_bytes: data_bytes(deps.max_event_bytes),
-            fetches: Semaphore::new(FETCHES),
+            memory: deps.memory.clone(),
         })
     }
 }

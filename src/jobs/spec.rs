@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::topic::Topic;
@@ -161,8 +161,6 @@ pub struct PlannedTask {
     pub remote: Option<Arc<str>>,
     /// What runs it.
     pub kind: Kind,
-    /// What the handler gets.
-    pub input: Value,
     /// Bounds one attempt, where the task says so.
     pub timeout: Option<Duration>,
     /// How often a failed attempt is repeated.
@@ -195,6 +193,26 @@ impl Spec {
             }
         }
         spec
+    }
+}
+
+// === impl TaskSpec ===
+
+impl TaskSpec {
+    /// What the handler gets: the request of an HTTP task, the input of any other.
+    pub fn into_input(self) -> Value {
+        let Some(url) = self.url else { return self.input.unwrap_or(Value::Null) };
+        let method = self.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
+        let headers = self.headers.map_or(Value::Null, |headers| {
+            headers.into_iter().map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>().into()
+        });
+        let fields = [
+            ("url", Value::String(url)),
+            ("method", Value::String(method)),
+            ("headers", headers),
+            ("body", self.body.unwrap_or(Value::Null)),
+        ];
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Stats {
     pub jobs_ended: Ended,
     /// Attempts that run.
     pub tasks_running: u64,
+    /// Tasks of jobs that have not ended.
+    pub unfinished_tasks: u64,
     /// Tasks that wait for a slot.
     pub tasks_queued: u64,
     /// Tasks that ended with a result.

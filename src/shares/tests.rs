@@ -7,6 +7,7 @@ use super::*;
 
 const HALF: Share = Share(50);
 
+#[expect(clippy::unnecessary_wraps, reason = "it is what an owner is")]
 fn owner(name: &str) -> Owner {
     Some(name.into())
 }

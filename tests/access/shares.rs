@@ -63,7 +63,7 @@ fn quick(node: &Node, token: &str) {
 fn figure(node: &Node, name: &str) -> u64 {
     let text = ask(node, Some(ADMIN), "GET", "/metrics", None).text();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
-    line.trim().parse::<f64>().expect("a number").round() as u64
+    line.trim().trim_end_matches(".0").parse().expect("a whole number")
 }
 
 fn relay(node: &Node, token: &str, sources: usize) -> u16 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, room::FOOTPRINT, timestamp};
+use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, room::FOOTPRINT, tasks::KEPT_PART, timestamp};
 use crate::{
     event::Position,
     jobs::{
@@ -18,9 +18,12 @@ use crate::{
         spec::{Kind, Plan},
         state::{JobState, TaskStatus},
     },
+    shares::Share,
     topic::{Invalid, Topic},
 };
 
+/// So many jobs that cannot be read are named; more are counted.
+const MAX_UNREADABLE: usize = 1000;
 /// A task that was interrupted so often is not run again: it may be what ends the node.
 const MAX_RESTARTS: u32 = 3;
 
@@ -45,7 +48,8 @@ impl Past {
         let topic = Topic::job(&record.job_id)?;
         let plan = Plan::restore(&record.spec, handlers);
         let state = JobState::new(record.origin(&plan));
-        let live = Box::new(Live::new(plan, topic, Instant::now()));
+        let mut live = Box::new(Live::new(plan, topic, Instant::now()));
+        live.record_bytes = bytes;
         Ok(Self { state, live, key_record: record.key_record, bounds, bytes: bytes as u64, cancelled: false })
     }
 
@@ -55,6 +59,11 @@ impl Past {
 
     pub fn topic(&self) -> &Topic {
         &self.live.topic
+    }
+
+    /// What is known of it.
+    pub fn into_state(self) -> JobState {
+        self.state
     }
 
     pub fn ended(&self) -> bool {
@@ -146,14 +155,15 @@ impl Engine {
         let Past { state, mut live, key_record, bytes, .. } = past;
         if state.status().ended() {
             self.ended.push_back((ago(state.ended_at.unwrap_or(wall)), id.clone()));
-            self.book.insert(id, Job { state, key_record, live: None });
+            self.book.insert(id.clone(), Job { state, key_record, live: None });
+            self.remember(id);
             return;
         }
         live.accepted = ago(state.created_at);
         live.owner = state.user.as_deref().map(Into::into);
         live.held = self.room.charge(&live.owner, bytes);
         self.queue.add(id.clone(), live.owner.clone(), live.plan.concurrency);
-        for (index, task) in live.plan.tasks.iter_mut().enumerate() {
+        for (index, task) in live.plan.tasks.iter().enumerate() {
             let (run, known) = (&mut live.runs[index], &state.tasks[index]);
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             run.lane = lane(&self.lanes, &task.kind);
@@ -176,12 +186,17 @@ impl Engine {
             match run.phase {
                 Phase::Waiting => self.queue.push(&id, number, run.lane),
                 Phase::Interrupted => live.interrupted.push_back(number),
-                Phase::Away => {}
-                _ => task.input = serde_json::Value::Null,
+                _ => {}
             }
         }
         tracing::info!(job_id = %id, tasks = live.runs.len(), finished = live.finished(), "job taken up");
         self.stats.jobs_taken_up += 1;
+        // What was accepted goes on, whatever the bound is now.
+        live.tasks = self.tasks.take(Share::WHOLE, &live.owner, live.runs.len() as u64).ok();
+        if self.kept_bytes + live.kept_bytes > self.config.max_memory_bytes / KEPT_PART {
+            live.drop_results();
+        }
+        self.kept_bytes += live.kept_bytes;
         if live.closed() {
             live.ending = ending;
         }
@@ -206,9 +221,12 @@ impl Engine {
         self.ended.make_contiguous().sort_by_key(|(at, _)| *at);
     }
 
-    /// Counts a record that could not be read.
-    pub fn unreadable(&mut self) {
+    /// Notes a job whose record or history could not be read.
+    pub fn unreadable(&mut self, id: String, reason: String) {
         self.stats.records_unreadable += 1;
+        if self.unreadable.len() < MAX_UNREADABLE {
+            self.unreadable.insert(id, reason);
+        }
     }
 
     /// Tells of one task that it was interrupted, or closes a job that was not; false when there is nothing to tell. One

@@ -30,7 +30,10 @@ use tokio::{
 
 use super::unless_cancelled;
 use crate::{
-    jobs::handler::{Output, Progress, Task, TaskError, TaskHandler},
+    jobs::{
+        handler::{Output, Task, TaskError, TaskHandler},
+        memory,
+    },
     journal::BoxFuture,
 };
 
@@ -45,7 +48,7 @@ mod tests;
 pub use self::{environment::Environment, orphans::adopt};
 use self::{
     group::Group,
-    lines::{Lines, Tail},
+    lines::{Line, Lines, Tail},
     talk::Talk,
 };
 
@@ -116,7 +119,7 @@ impl Command {
         Ok(Running {
             group,
             stdin: child.stdin.take(),
-            lines: Lines::new(child.stdout.take().expect(piped), LINE_MAX),
+            lines: Lines::new(child.stdout.take().expect(piped), LINE_MAX, memory::FREE),
             stderr: Tail::new(child.stderr.take().expect(piped), STDERR_TAIL),
             child,
             linger: self.linger,
@@ -166,7 +169,7 @@ impl TaskHandler for Command {
             unless_cancelled(&task.cancel, async {
                 let mut running = self.start(&task).await.map_err(|error| self.not_started(&error))?;
                 let mut said = Talk::new(&self.program);
-                let end = running.attend(&mut said, format!("{}\n", task.input), &task.progress).await?;
+                let end = running.attend(&mut said, format!("{}\n", task.input), &task).await?;
                 self.conclude(&end, said, &running.stderr.text())
             })
             .await
@@ -179,7 +182,7 @@ impl TaskHandler for Command {
 impl Running {
     /// Feeds it, hears it and waits for its end, all at once: whichever of the pipes fills first, none waits for
     /// another.
-    async fn attend(&mut self, talk: &mut Talk, input: String, progress: &Progress) -> Result<End, TaskError> {
+    async fn attend(&mut self, talk: &mut Talk, input: String, task: &Task) -> Result<End, TaskError> {
         let mut feeding = std::pin::pin!(feed(self.stdin.take(), input));
         let (mut fed, mut heard, mut stderr_ended) = (false, false, false);
         let mut status = None;
@@ -187,8 +190,10 @@ impl Running {
         while status.is_none() || !heard || !stderr_ended {
             tokio::select! {
                 line = self.lines.next(), if !heard => match line {
+                    // The program waits as well: its pipe is full.
+                    Some(Line::Long) => task.reserve.answer(LINE_MAX).await,
                     Some(line) => if let Some(report) = talk.take(line)? {
-                        progress.send(report).await;
+                        task.progress.send(report).await;
                     },
                     None => heard = true,
                 },

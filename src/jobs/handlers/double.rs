@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Deps;
 use crate::{
-    jobs::handler::{Progress, Report, Sink, Task},
+    jobs::handler::{Progress, Report, Reserve, Sink, Task},
     journal::BoxFuture,
     upstream::{Client, Config},
 };
@@ -136,6 +136,7 @@ pub fn task(input: Value) -> (Task, Arc<Recorder>) {
         input,
         attempt: 1,
         progress: Progress::new(recorder.clone()),
+        reserve: Reserve::default(),
         cancel: CancellationToken::new(),
     };
     (task, recorder)

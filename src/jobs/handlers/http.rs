@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Deps, excerpt, unless_cancelled};
 use crate::{
-    jobs::handler::{Output, Progress, Task, TaskError, TaskHandler},
+    jobs::handler::{Output, Task, TaskError, TaskHandler},
     journal::BoxFuture,
     sse,
     upstream::{self, Client, HeaderMap, Method, Request, Response, StatusCode, Trust, retry_after},
@@ -122,14 +122,14 @@ impl Exchange {
             let output = if status.is_client_error() || status.is_server_error() {
                 Err(status_error(response).await)
             } else {
-                self.read(response, is_head, &task.progress).await
+                self.read(response, is_head, task).await
             };
             output.map_err(|error| TaskError { http_status: Some(status.as_u16()), ..error })
         })
         .await
     }
 
-    async fn read(&self, mut response: Response, is_head: bool, progress: &Progress) -> Result<Output, TaskError> {
+    async fn read(&self, mut response: Response, is_head: bool, task: &Task) -> Result<Output, TaskError> {
         let http_status = Some(response.status.as_u16());
         if is_head || is_bodiless(response.status) {
             return Ok(Output { http_status, ..Output::default() });
@@ -140,11 +140,11 @@ impl Exchange {
         }
         let media = Media::of(&response.headers);
         if media.is(sse::MEDIA_TYPE) {
-            let result = events::forward(response.body, self.max_response_bytes, progress).await?;
+            let result = events::forward(response.body, self.max_response_bytes, &task.progress).await?;
             return Ok(Output { result, http_status, encoding: None });
         }
-        let mut meter = Meter::new(progress, response.body.content_length());
-        let bytes = meter.collect(&mut response.body, self.max_response_bytes).await?;
+        let mut meter = Meter::new(&task.progress, response.body.content_length());
+        let bytes = meter.collect(&mut response.body, self.max_response_bytes, &task.reserve).await?;
         let (result, encoding) = media.interpret(bytes).await;
         Ok(Output { result, http_status, encoding })
     }

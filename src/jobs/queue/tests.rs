@@ -108,6 +108,7 @@ fn ten_thousand_jobs_and_a_job_of_many_tasks_are_cheap() {
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is what an owner is")]
 fn owner(name: &str) -> Owner {
     Some(name.into())
 }
@@ -173,7 +174,7 @@ proptest! {
     ) {
         let lane_slots = [None, Some(1), Some(2)];
         let mut queue = Queue::new(Share::percent(percent), slots, &lane_slots);
-        let owner_of = |job: usize| owner(if job % 2 == 0 { "even" } else { "odd" });
+        let owner_of = |job: usize| owner(if job.is_multiple_of(2) { "even" } else { "odd" });
         for (job, slots) in job_slots.iter().enumerate() {
             queue.add(job, owner_of(job), *slots);
         }

@@ -61,7 +61,7 @@ fn single() -> Value {
 
 fn done(result: &Value) -> Told {
     let result = to_raw_value(result).unwrap();
-    Told::Ended { result: Ok(Done { result, encoding: None, http_status: None }), attempts: 1 }
+    Told::Ended { result: Ok(Done { result, encoding: None, http_status: None, held: Vec::new() }), attempts: 1 }
 }
 
 fn failed(code: &str) -> Told {
@@ -82,11 +82,14 @@ impl Pure {
         let spec: Spec = serde_json::from_value(spec.clone()).unwrap();
         let engine = Engine::new(Config { concurrency: 1, ..Config::default() }, &deps);
         let mut pure = Self { engine, now: Instant::now(), spec, deps, events: Vec::new() };
-        pure.engine.admit(&None).unwrap();
+        let (_, tasks) = pure.engine.admit(None, 1).unwrap();
         let limits = Limits { max_tasks: 99, handlers: &pure.deps.handlers, remotes: &pure.deps.remotes };
         let plan = Plan::check(&pure.spec, limits).unwrap();
         let origin = pure.record().origin(&plan);
-        pure.engine.accept(Accepted { origin, plan, key_record: None, hold: None, bytes: 0 }, pure.now);
+        pure.engine.accept(
+            Accepted { origin, plan, key_record: None, hold: None, record: bytes::Bytes::new(), tasks },
+            pure.now,
+        );
         pure.turn();
         pure
     }

@@ -165,7 +165,7 @@ impl State {
             }
             // As without a lifeline.
             Err(error) => {
-                tracing::warn!(%error, "processes that leave their command will outlive this node if it is killed")
+                tracing::warn!(%error, "processes that leave their command will outlive this node if it is killed");
             }
         }
     }

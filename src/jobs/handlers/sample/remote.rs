@@ -77,7 +77,7 @@ impl Fetch {
     async fn attempt(&self, task: &Task) -> Result<Output, TaskError> {
         let mut response = self.0.get(ORDERS_PATH).await?;
         let mut meter = Meter::new(&task.progress, response.body.content_length());
-        let table = meter.collect(&mut response.body, self.0.max_response_bytes).await?;
+        let table = meter.collect(&mut response.body, self.0.max_response_bytes, &task.reserve).await?;
         let lines = memchr::memchr_iter(b'\n', &table).count();
         let result = json!({
             "bytes": table.len(),
