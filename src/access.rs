@@ -201,6 +201,14 @@ impl Handle {
         self.inner.tickets.issue(identity)
     }
 
+    /// The caller that a ticket stands for, without using it up.
+    ///
+    /// # Errors
+    /// When it was used, has expired, or never was one.
+    pub fn peek(&self, ticket: &str) -> Result<Identity, Refused> {
+        self.inner.tickets.peek(ticket).and_then(current)
+    }
+
     /// Uses a ticket up.
     ///
     /// # Errors

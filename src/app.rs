@@ -31,7 +31,9 @@ use crate::{
         handler::{Handlers, Registered},
         handlers,
     },
-    journal, relay,
+    journal::{self, Unavailable},
+    relay,
+    supervise::Supervisor,
     tls::Tls,
     transport::Heads,
     upstream,
@@ -72,6 +74,8 @@ pub struct Node {
     pub tls: Option<Tls>,
     /// How long is waited for the heads of requests.
     pub heads: Heads,
+    /// What watches over the long tasks.
+    pub supervisor: Supervisor,
     /// Fires at the beginning of a stop.
     pub stopping: CancellationToken,
     /// When the node began.
@@ -101,6 +105,9 @@ pub enum Error {
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// The system gives too few files.
+    #[error(transparent)]
+    Files(#[from] config::TooFewFiles),
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
@@ -112,6 +119,9 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
+    /// A part that a node cannot do without has failed.
+    #[error("a part of the node has failed: {0}; its log says more")]
+    Failed(&'static str),
     /// The server failed while it ran.
     #[error("the server failed: {0}")]
     Serve(#[from] std::io::Error),
@@ -137,7 +147,13 @@ impl App {
     /// When a setting is wrong.
     pub fn with_handlers(config: Config, own: impl IntoIterator<Item = (String, Registered)>) -> Result<Self, Error> {
         config.check()?;
+        let connection_limit = config.server.connection_limit()?;
+        if connection_limit < config.server.max_connections {
+            let max_connections = config.server.max_connections;
+            tracing::warn!(max_connections, connection_limit, "the limit of open files permits fewer connections");
+        }
         let own_url = Arc::<OnceLock<String>>::default();
+        let supervisor = Supervisor::default();
         let tls = config.server.tls()?;
         let upstream = upstream::Config { own: tls.as_ref().map(Tls::own), ..config.upstream()? };
         let upstream = upstream::Client::new(upstream);
@@ -146,8 +162,10 @@ impl App {
         let connections = upstream::Connections::shared(config.relay.max_upstreams, share);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let journal = journal::open(&config.journal, &config.server.data_dir)?;
+        // Random, lives as long as what is relayed from here, and stands in each event's id anyway.
+        upstream.set_node(format!("{:x}", journal.epoch()));
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
-        let hub = hub::Handle::new(config.emitter.clone(), journal.clone());
+        let hub = hub::Handle::supervised(config.emitter.clone(), journal.clone(), supervisor.clone());
         let deps = handlers::Deps {
             client: upstream.clone(),
             own_url: own_url.clone(),
@@ -161,7 +179,7 @@ impl App {
         let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
         let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace());
         let memory = jobs::Memory::new(config.jobs.max_memory_bytes, share);
-        let deps = deps.with_bounds(share, memory.clone());
+        let deps = deps.with_bounds(share, memory.clone()).supervised(supervisor.clone());
         let jobs = jobs::start(config.jobs.clone(), deps);
         let relays = relay::start(
             config.relay.clone(),
@@ -171,10 +189,11 @@ impl App {
                 remotes: remotes.clone(),
                 connections: connections.clone(),
                 share,
+                supervisor: supervisor.clone(),
             },
         );
-        let door = Door::new(&config.server, Duration::from_millis(config.emitter.write_deadline_ms));
-        let limits = Limits::new(&config.limits, config.access.mode, config.server.connection_limit());
+        let door = Door::new(&config.server, connection_limit, Duration::from_millis(config.emitter.write_deadline_ms));
+        let limits = Limits::new(&config.limits, config.access.mode, connection_limit);
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
         let node = Node {
             config: Arc::new(config),
@@ -193,15 +212,18 @@ impl App {
             pulls: Pulls::default(),
             tls,
             heads,
+            supervisor: supervisor.clone(),
             stopping: CancellationToken::new(),
             started: Instant::now(),
             own_url,
             embedded: false,
             requests: Arc::default(),
         };
-        actix_rt::spawn(sweep(node.journal.clone(), node.stopping.clone()));
+        let kept = node.clone();
+        actix_rt::spawn(supervisor.clone().keep("retention of the journal", move || sweep(kept.clone())));
         if let Some(tls) = node.tls.clone() {
-            actix_rt::spawn(tls.watch(node.stopping.clone()));
+            let stopping = node.stopping.clone();
+            actix_rt::spawn(supervisor.keep("watch of the certificate", move || tls.clone().watch(stopping.clone())));
         }
         Ok(Self { node })
     }
@@ -215,6 +237,9 @@ impl App {
     /// worker thread gets its shard. Who may come in is then your middleware's business: let it put an
     /// [`crate::access::Identity`] into the request's extensions. Where it puts none, token mode asks for a credential, and
     /// open mode lets everybody do everything.
+    ///
+    /// A part of the node that fails ends [`Server::run`]; here it is yours to end the node when
+    /// [`Supervisor::failure`] resolves.
     pub fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         http::routes(Node { embedded: true, ..self.node.clone() })
     }
@@ -255,22 +280,27 @@ impl Server {
         format!("{}://{}", self.node.scheme(), self.addr)
     }
 
-    /// Serves until `shutdown` resolves, then stops in order.
+    /// Serves until `shutdown` resolves, or until a part that the node cannot do without fails; then stops in order.
     ///
     /// # Errors
-    /// When the server fails.
+    /// When the server or another part of the node has failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let handle = self.server.handle();
         let serving = actix_rt::spawn(self.server);
         tracing::info!(addr = %self.addr, version = env!("CARGO_PKG_VERSION"), connections = self.node.door.limit(), "listening");
         tokio::pin!(serving);
         tokio::select! {
-            ended = &mut serving => return Ok(ended.map_err(std::io::Error::other)??),
+            ended = &mut serving => {
+                self.node.stop().await;
+                return Err(ended.map_err(std::io::Error::other).flatten().err().map_or(Error::Failed("listener"), Error::Serve));
+            }
+            _ = self.node.supervisor.failure() => {}
             () = shutdown => {}
         }
         self.node.stop().await;
         handle.stop(true).await;
-        Ok(serving.await.map_err(std::io::Error::other)??)
+        serving.await.map_err(std::io::Error::other)??;
+        self.node.supervisor.failed().map_or(Ok(()), |name| Err(Error::Failed(name)))
     }
 }
 
@@ -307,6 +337,18 @@ impl Node {
         self.tls.as_ref().map_or(Ok(()), Tls::reload).map_err(config::Error)
     }
 
+    /// Why the node takes no work at the moment, if it does not.
+    pub fn trouble(&self) -> Option<String> {
+        if self.stopping.is_cancelled() {
+            return Some("the node is stopping".into());
+        }
+        let unread = |what| Some(format!("the node has just started, and its {what} are being read from the journal"));
+        let failed = self.supervisor.trouble().or_else(|| self.journal.refusal());
+        failed
+            .or_else(|| unread("jobs").filter(|_| !self.jobs.is_ready()))
+            .or_else(|| unread("relays").filter(|_| !self.relays.is_ready()))
+    }
+
     fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
@@ -325,12 +367,19 @@ impl Node {
 }
 
 /// Lets the journal forget what retention says, once a second.
-async fn sweep(journal: journal::Shared, stopping: CancellationToken) {
+async fn sweep(node: Node) {
+    let Node { journal, stopping, supervisor, .. } = node;
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failing = false;
     while stopping.run_until_cancelled(every.tick()).await.is_some() {
-        if let Err(error) = journal.sweep(now_ms()).await {
-            tracing::error!(%error, "the journal cannot be swept");
+        match journal.sweep(now_ms()).await {
+            Ok(()) => failing = false,
+            // Nobody has closed it: its writer is gone.
+            Err(Unavailable::Closed) if !stopping.is_cancelled() => return supervisor.fail("journal"),
+            // One line for a trouble that lasts.
+            Err(_) if std::mem::replace(&mut failing, true) => {}
+            Err(error) => tracing::error!(%error, "the journal cannot be swept"),
         }
     }
 }

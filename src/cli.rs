@@ -6,8 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     app,
-    config::{self, Config, LogFormat, Telemetry},
+    config::{self, Config},
     journal::OpenError,
+    telemetry,
 };
 
 mod bench;
@@ -27,6 +28,9 @@ pub const EXIT_USAGE: u8 = 64;
 
 /// Exit code for a damaged journal (`EX_DATAERR`).
 pub const EXIT_DAMAGED: u8 = 65;
+
+/// Exit code when a part of the node has failed (`EX_SOFTWARE`): a new start may well work.
+pub const EXIT_FAILED: u8 = 70;
 
 /// Parallel tasks, live events, merged streams: one binary between your services and the people who wait for them.
 #[derive(Debug, Parser)]
@@ -98,15 +102,27 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Journal(command) => journal::journal(&command).await,
         Command::CheckConfig(node) => serve::check_config(&node).map(|()| 0),
     };
-    match done {
+    let code = match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("millstream: {}", failure.message);
+                complain(&failure.message);
             }
             ExitCode::from(failure.code)
         }
-    }
+    };
+    telemetry::flush(telemetry::FLUSH);
+    code
+}
+
+/// Says on stderr what went wrong, or what happens; a broken stderr is no error.
+fn complain(message: &str) {
+    telemetry::say(&format!("millstream: {message}"));
+}
+
+/// Sends log lines to stderr.
+fn log(config: &telemetry::Config) -> Result<(), Failure> {
+    telemetry::install(config).map_err(Failure::new)
 }
 
 // === impl NodeArguments ===
@@ -163,21 +179,20 @@ impl From<app::Error> for Failure {
         match error {
             app::Error::Config(error) => error.into(),
             app::Error::Journal(error) => error.into(),
+            app::Error::Failed(_) => Self { message: error.to_string(), code: EXIT_FAILED },
             other => Self::new(other.to_string()),
         }
     }
 }
 
-/// Sends log lines to stderr.
-fn log(telemetry: &Telemetry) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&telemetry.log).map_err(|error| Failure {
-        message: format!("`telemetry.log` = `{}`: {error}", telemetry.log),
-        code: EXIT_USAGE,
-    })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match telemetry.format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        LogFormat::Json => lines.json().init(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_fails_has_an_exit_code_of_its_own() {
+        let failure = Failure::from(app::Error::Failed("jobs"));
+        assert_eq!((failure.code, EXIT_FAILED), (70, 70));
+        assert!(failure.message.contains("jobs"), "{}", failure.message);
     }
-    Ok(())
 }

@@ -20,13 +20,16 @@ use crate::{
     access::{self, Mode},
     hub, intake,
     jobs::{self, handlers},
-    journal, relay, upstream,
+    journal, relay, telemetry, upstream,
 };
 
+mod files;
 mod secrets;
 #[cfg(test)]
 mod tests;
 mod transport;
+
+pub use self::files::TooFewFiles;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -57,7 +60,7 @@ pub struct Config {
     /// `[webhooks.NAME]`: deliveries of other services.
     pub webhooks: BTreeMap<String, intake::WebhookConfig>,
     /// `[telemetry]`: logs.
-    pub telemetry: Telemetry,
+    pub telemetry: telemetry::Config,
 }
 
 /// `[server]`.
@@ -74,7 +77,7 @@ pub struct Server {
     pub headers: BTreeMap<String, String>,
     /// Threads that serve connections; 0: one per core.
     pub workers: usize,
-    /// Most connections at once; 0: the limit of open files less 500. Above it, streams are told to come back later and
+    /// Most connections at once; 0: what the limit of open files permits. Above it, streams are told to come back later and
     /// other requests get 503.
     pub max_connections: usize,
     /// Over how many milliseconds streams are ended at a stop.
@@ -110,27 +113,6 @@ pub struct Egress {
     pub allow: Vec<String>,
     /// A file with certificates (PEM) of authorities that outgoing requests trust beside the public ones.
     pub ca_file: Option<PathBuf>,
-}
-
-/// `[telemetry]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
-    /// Filter of log lines: a level, or directives such as `info,millstream::hub=debug`.
-    pub log: String,
-    /// Form of log lines.
-    pub format: LogFormat,
-}
-
-/// Form of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 /// The settings are wrong; the message names the key and the accepted form.
@@ -170,26 +152,6 @@ impl Default for Server {
             http2_max_streams: 128,
             compress: false,
         }
-    }
-}
-
-impl Server {
-    /// The bound on connections: the one that is set, else the limit of open files less 500.
-    pub fn connection_limit(&self) -> usize {
-        if self.max_connections > 0 {
-            return self.max_connections;
-        }
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        usize::try_from(files.saturating_sub(500)).unwrap_or(usize::MAX).clamp(100, 1_000_000)
-    }
-}
-
-// === impl Telemetry ===
-
-impl Default for Telemetry {
-    fn default() -> Self {
-        // What the framework says of requests that it cannot parse is every stranger's to write.
-        Self { log: "info,actix_http=off,actix_server=warn".into(), format: LogFormat::Text }
     }
 }
 
@@ -247,6 +209,7 @@ impl Config {
         self.egress()?;
         self.limits.check().map_err(Error)?;
         self.relay.check().map_err(Error)?;
+        self.telemetry.check().map_err(Error)?;
         for (name, remote) in &self.remotes {
             remote.check(name).map_err(Error)?;
         }
@@ -334,7 +297,8 @@ impl Config {
         let defaults = upstream::Config::default();
         // Tasks end many at a time, and with fewer places for their connections most would be closed and made anew.
         let idle_connections = defaults.idle_connections.max(self.jobs.concurrency);
-        Ok(upstream::Config { allow: self.egress()?, roots, idle_connections, ..defaults })
+        let hosts = self.server.hosts.clone();
+        Ok(upstream::Config { allow: self.egress()?, roots, hosts, idle_connections, ..defaults })
     }
 
     /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes and of

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod filter;
+pub mod names;
 mod payload;
 mod position;
 
@@ -86,6 +87,9 @@ pub enum Invalid {
     /// `event` or `id` would break the framing of the stream.
     #[error("`{0}` must not contain CR, LF or NUL")]
     ControlCharacter(&'static str),
+    /// It would be mistaken for a frame of the node's own.
+    #[error("`event`: `{0}` is the name of a control frame of this node; choose another one")]
+    Reserved(String),
     /// The journal's `max_event_bytes` is exceeded.
     #[error("the event has {size} bytes, the limit (max_event_bytes) is {limit}")]
     TooLarge {
@@ -102,6 +106,9 @@ pub enum Invalid {
     TooManyTopics(usize),
 }
 
+/// Longest comment with the way of a relayed event, in bytes: 17 positions.
+const MAX_WAY: usize = 1024;
+
 /// Most topics that one event may name: each is an index entry.
 pub const MAX_TOPICS_PER_EVENT: usize = 64;
 
@@ -113,11 +120,14 @@ impl Draft {
         Self { topics: vec![topic], event: event.into(), data: data.into(), ..Self::default() }
     }
 
-    /// Bytes that count against `max_event_bytes`: everything that a subscriber would get.
+    /// Bytes that count against `max_event_bytes`: everything that a subscriber would get, but for the way of an event
+    /// that a relay brings. What fits into a node fits into the next one.
     pub fn size(&self) -> usize {
+        let comment = self.comment.as_ref().map_or(0, String::len);
+        let way = self.of_relay() && comment <= MAX_WAY;
         self.data.len()
             + self.event.len()
-            + self.comment.as_ref().map_or(0, String::len)
+            + if way { 0 } else { comment }
             + self.filter.as_ref().map_or(0, Filter::size)
     }
 
@@ -130,6 +140,7 @@ impl Draft {
         if breaks(&self.event) {
             return Err(Invalid::ControlCharacter("event"));
         }
+        self.check_name()?;
         if self.key.as_deref().is_some_and(breaks) {
             return Err(Invalid::ControlCharacter("id"));
         }
@@ -144,6 +155,22 @@ impl Draft {
             return Err(Invalid::TooLarge { size, limit: max_event_bytes });
         }
         Ok(())
+    }
+
+    /// Checks that the event cannot be mistaken for a control frame. Only what a relay reports of itself has such a name.
+    ///
+    /// # Errors
+    /// [`Invalid::Reserved`].
+    pub fn check_name(&self) -> Result<(), Invalid> {
+        if names::is_control(&self.event) && !self.of_relay() {
+            return Err(Invalid::Reserved(self.event.chars().take(64).collect()));
+        }
+        Ok(())
+    }
+
+    /// True for what the node's relays publish.
+    fn of_relay(&self) -> bool {
+        self.publisher.starts_with("relay:")
     }
 
     /// Gives the draft its place.
@@ -287,6 +314,18 @@ mod tests {
         assert_eq!(draft.check(1), Err(Invalid::TooLarge { size: 2, limit: 1 }));
         draft.topics.clear();
         assert_eq!(draft.check(10), Err(Invalid::NoTopic));
+    }
+
+    #[test]
+    fn only_a_relay_has_events_with_the_names_of_control_frames() {
+        let mut draft = Draft::new(Topic::new("t").unwrap(), "gap", "x");
+        assert_eq!(draft.check(10), Err(Invalid::Reserved("gap".into())));
+        draft.publisher = "relay:1".into();
+        assert_eq!(draft.check(10), Ok(()));
+        draft.comment = Some("via 9c1f00aa0b77-12".into());
+        assert_eq!(draft.size(), 4);
+        draft.comment = Some("x".repeat(1025));
+        assert_eq!(draft.size(), 1029);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, journal, sse::Encoded};
+use crate::{event::Event, journal, sse::Encoded, supervise::Supervisor};
 
 mod actor;
 mod audience;
@@ -98,6 +98,7 @@ struct Inner {
     /// One per shard.
     audiences: RwLock<Vec<Arc<Audience>>>,
     shards: Mutex<Addrs>,
+    supervisor: Supervisor,
     stopping: tokio_util::sync::CancellationToken,
 }
 
@@ -158,6 +159,11 @@ impl Config {
 impl Handle {
     /// A hub over this journal. Its shards begin with the first connection on each thread.
     pub fn new(config: Config, journal: journal::Shared) -> Self {
+        Self::supervised(config, journal, Supervisor::default())
+    }
+
+    /// A hub as a part of a node, which ends when a shard fails.
+    pub fn supervised(config: Config, journal: journal::Shared, supervisor: Supervisor) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             inner: Arc::new(Inner {
@@ -167,6 +173,7 @@ impl Handle {
                 counters: Arc::default(),
                 audiences: RwLock::default(),
                 shards: Mutex::default(),
+                supervisor,
                 stopping: tokio_util::sync::CancellationToken::new(),
             }),
         }
@@ -275,7 +282,7 @@ impl Handle {
             }
             let shard = Rc::new(Shard::new(inner, audience));
             shards.insert(inner.id, Rc::downgrade(&shard));
-            inner.shards.lock().expect("no code that holds the lock panics").start(shard.clone());
+            inner.shards.lock().expect("no code that holds the lock panics").start(shard.clone(), &inner.supervisor);
             shard
         })
     }

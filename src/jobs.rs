@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     journal,
     shares::Share,
+    supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
 
@@ -155,6 +156,8 @@ pub struct Deps {
     pub share: Share,
     /// The budget of bytes in flight.
     pub memory: Memory,
+    /// Ends the node when the engine fails: the journal has all that the next start needs.
+    pub supervisor: Supervisor,
 }
 
 // === impl Config ===
@@ -229,6 +232,7 @@ impl Deps {
             pace: Pace::default(),
             share: Share::WHOLE,
             memory: Memory::default(),
+            supervisor: Supervisor::default(),
         }
     }
 
@@ -242,5 +246,11 @@ impl Deps {
     #[must_use]
     pub fn with_bounds(self, share: Share, memory: Memory) -> Self {
         Self { share, memory, ..self }
+    }
+
+    /// The same as a part of a node that this supervisor watches over.
+    #[must_use]
+    pub fn supervised(self, supervisor: Supervisor) -> Self {
+        Self { supervisor, ..self }
     }
 }

@@ -137,6 +137,11 @@ pub trait Journal: Send + Sync + 'static {
         })
     }
 
+    /// Why nothing can be written at the moment, as far as that is known without an attempt.
+    fn refusal(&self) -> Option<String> {
+        None
+    }
+
     /// Figures for metrics and status.
     fn stats(&self) -> Stats;
 }

@@ -15,10 +15,14 @@
 //!                   │
 //!          event · topic · sse        the words we speak; pure, no I/O
 //!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
+//!          supervise · telemetry      long tasks and what their failure means; the way out of log lines
 //! ```
 //!
 //! To run a node inside a program of your own see [`app::App`]; to run your own tasks see
 //! [`jobs::handler::TaskHandler`].
+
+// A print panics where its stream is broken, and waits where nobody reads it: see `telemetry`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod access;
 pub mod app;
@@ -34,6 +38,8 @@ pub mod relay;
 pub mod shares;
 pub mod socket;
 pub mod sse;
+pub mod supervise;
+pub mod telemetry;
 pub mod tls;
 pub mod topic;
 pub mod transport;

@@ -3,12 +3,19 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use millstream::cli::{self, Arguments};
+use millstream::{
+    cli::{self, Arguments},
+    telemetry,
+};
+use rustix::process::{Resource, getrlimit};
 
 /// A task of a job allocates some hundred times on three threads: with the system's allocator jobs take half as much CPU
 /// again (docs/performance.md). The library leaves the choice to the program that it is in.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Fewer files make the runtime panic. What a node needs is another matter, see `config::TooFewFiles`.
+const LEAST_FILES: u64 = 16;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -19,5 +26,19 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(cli::EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    actix_rt::System::new().block_on(cli::run(arguments))
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if files < LEAST_FILES {
+        telemetry::say(&format!(
+            "millstream: the limit of open files is {files}, and the program needs {LEAST_FILES} at least: raise it (`ulimit -n`)"
+        ));
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            telemetry::say(&format!("millstream: the program cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    actix_rt::System::with_tokio_rt(move || runtime).block_on(cli::run(arguments))
 }

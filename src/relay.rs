@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     journal,
     shares::Share,
+    supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
 
@@ -37,6 +38,7 @@ mod error;
 mod group;
 mod handle;
 mod lifecycle;
+mod loops;
 mod record;
 mod recovery;
 mod runner;
@@ -47,6 +49,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod told;
+mod trail;
 
 pub use self::{
     actor::start,
@@ -73,6 +76,8 @@ pub struct Deps {
     pub connections: Connections,
     /// How much of the relays one owner may hold.
     pub share: Share,
+    /// Ends the node when the relays' own thread fails.
+    pub supervisor: Supervisor,
 }
 
 pub mod merge;

@@ -29,6 +29,9 @@ pub enum Invalid {
     /// A character that the name must not have.
     #[error("topic `{0}` contains `{1}`: white space, control characters, comma and `*` are not allowed in a name")]
     Character(String, char),
+    /// A reserved prefix that no id follows: it would be one topic for all who have no id.
+    #[error("`{0}` needs an id behind the colon")]
+    Id(&'static str),
     /// A `*` that is not at the end.
     #[error("in `{0}` the `*` must be the last character: it stands for the rest of the name")]
     Star(String),
@@ -61,33 +64,40 @@ impl Topic {
     /// A user's own topic.
     ///
     /// # Errors
-    /// When the user id has characters that a topic must not have.
+    /// When the user id is empty or has characters that a topic must not have.
     pub fn user(id: &str) -> Result<Self, Invalid> {
-        Self::new(format!("user:{id}"))
+        Self::with_id("user:", id)
     }
 
     /// A group's topic.
     ///
     /// # Errors
-    /// When the group id has characters that a topic must not have.
+    /// When the group id is empty or has characters that a topic must not have.
     pub fn group(id: &str) -> Result<Self, Invalid> {
-        Self::new(format!("group:{id}"))
+        Self::with_id("group:", id)
     }
 
     /// The history of a job.
     ///
     /// # Errors
-    /// When the id has characters that a topic must not have.
+    /// When the id is empty or has characters that a topic must not have.
     pub fn job(id: &str) -> Result<Self, Invalid> {
-        Self::new(format!("job:{id}"))
+        Self::with_id("job:", id)
     }
 
     /// The history of a relay.
     ///
     /// # Errors
-    /// When the id has characters that a topic must not have.
+    /// When the id is empty or has characters that a topic must not have.
     pub fn relay(id: &str) -> Result<Self, Invalid> {
-        Self::new(format!("relay:{id}"))
+        Self::with_id("relay:", id)
+    }
+
+    fn with_id(prefix: &'static str, id: &str) -> Result<Self, Invalid> {
+        match id {
+            "" => Err(Invalid::Id(prefix)),
+            id => Self::new(format!("{prefix}{id}")),
+        }
     }
 
     /// The name as text.

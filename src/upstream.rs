@@ -15,12 +15,17 @@
 //!                 └── 3xx, at most n ────┴──> Response { head, Body }
 //! ```
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
     Uri, Version,
-    header::{ACCEPT_ENCODING, CONTENT_LENGTH, USER_AGENT},
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, USER_AGENT, VIA},
 };
 use http_body_util::Full;
 use hyper_util::{
@@ -40,6 +45,7 @@ mod redirect;
 mod remote;
 #[cfg(test)]
 mod tests;
+mod via;
 
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use rustls::pki_types::CertificateDer;
@@ -54,6 +60,7 @@ pub use self::{
     guard::{Allow, BadAllow, Net},
     redirect::parse_url,
     remote::{BadPath, Remote, RemoteConfig, Remotes, UnknownRemote},
+    via::Via,
 };
 use self::{connect::Connector, guard::Guard, redirect::Hop};
 
@@ -73,6 +80,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Certificates of authorities that are trusted beside the public ones, DER.
     pub roots: Vec<CertificateDer<'static>>,
+    /// Names of the node itself (`server.hosts`).
+    pub hosts: Vec<String>,
     /// How the node itself is known where it speaks TLS: its certificate is not made for its address.
     pub own: Option<crate::tls::Own>,
     /// Idle connections kept per host and pool; 32, a node keeps one for each task at once (`jobs.concurrency`). What is
@@ -87,6 +96,8 @@ pub struct Config {
 pub struct Client {
     config: Arc<Config>,
     guard: Arc<Guard>,
+    /// The id of the node in `Via`; none before it is set, as in programs that are no node.
+    node: Arc<OnceLock<String>>,
     guarded: Pool<Connector, Full<Bytes>>,
     operator: Pool<Connector, Full<Bytes>>,
 }
@@ -116,6 +127,8 @@ pub struct Request {
     pub trust: Trust,
     /// Limit until the last response head, connecting and redirects included; 30 s.
     pub head_timeout: Duration,
+    /// The way of the request that this one is sent for; the node adds itself. `None` for what the node does of itself.
+    pub via: Option<Via>,
     /// Most redirects that are followed; 5. With 0 a redirect is an answer like any other.
     pub redirects: u8,
 }
@@ -140,6 +153,7 @@ impl Default for Config {
         Self {
             allow: Vec::new(),
             roots: Vec::new(),
+            hosts: Vec::new(),
             own: None,
             connect_timeout: Duration::from_secs(5),
             idle_connections: 32,
@@ -154,17 +168,17 @@ impl Client {
     /// A client with empty pools. Needs no runtime before the first request.
     pub fn new(config: Config) -> Self {
         let guard = Arc::new(Guard::new(config.allow.clone()));
-        Self::with(Arc::new(config), guard)
+        Self::with(Arc::new(config), guard, Arc::default())
     }
 
     /// A client with pools of its own and the same guard, whose connections must be made within `limit`.
     #[must_use]
     pub fn with_connect_timeout(&self, limit: Duration) -> Self {
         let config = Config { connect_timeout: limit, ..Config::clone(&self.config) };
-        Self::with(Arc::new(config), self.guard.clone())
+        Self::with(Arc::new(config), self.guard.clone(), self.node.clone())
     }
 
-    fn with(config: Arc<Config>, guard: Arc<Guard>) -> Self {
+    fn with(config: Arc<Config>, guard: Arc<Guard>, node: Arc<OnceLock<String>>) -> Self {
         let pool = |guard| {
             Pool::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
@@ -173,13 +187,47 @@ impl Client {
                 .http1_max_buf_size(HEAD_MAX)
                 .build(Connector::new(guard, config.connect_timeout, &config.roots, config.own.clone()))
         };
-        Self { guarded: pool(Some(guard.clone())), operator: pool(None), guard, config }
+        Self { guarded: pool(Some(guard.clone())), operator: pool(None), guard, node, config }
     }
 
     /// Tells the guard where this node itself listens; replaces what was told before. An unspecified address such as
     /// `0.0.0.0:8080` stands for every address of this machine with that port.
     pub fn set_own(&self, addrs: Vec<SocketAddr>) {
         self.guard.set_own(addrs);
+    }
+
+    /// Tells by what id this node is known in `Via`; once, before its first request.
+    pub fn set_node(&self, id: String) {
+        drop(self.node.set(id));
+    }
+
+    /// Whether a request may be sent for one that has come this way.
+    ///
+    /// # Errors
+    /// [`Error::Loop`].
+    pub fn permits(&self, via: &Via) -> Result<(), Error> {
+        self.node.get().map_or(Ok(()), |node| via.check(node))
+    }
+
+    /// True for a URL that plainly leads to this node: by an address on which it listens, or by one of its names. No
+    /// name is looked up.
+    pub fn is_own(&self, url: &Url) -> bool {
+        let Some(port) = url.port_or_known_default() else { return false };
+        let ip = match url.host() {
+            Some(url::Host::Ipv4(ip)) => ip.into(),
+            Some(url::Host::Ipv6(ip)) => ip.into(),
+            Some(url::Host::Domain("localhost")) => {
+                return [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+                    .into_iter()
+                    .any(|ip| self.guard.is_own(SocketAddr::new(ip, port)));
+            }
+            Some(url::Host::Domain(name)) => {
+                let known = self.config.hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
+                return known && (url.port().is_none() || self.guard.has_port(port));
+            }
+            None => return false,
+        };
+        self.guard.is_own(SocketAddr::new(ip, port))
     }
 
     /// Sends a request and waits for the response head; the body follows in [`Response::body`].
@@ -194,7 +242,10 @@ impl Client {
 
     /// The same; `redirected` becomes true with the first redirect. A connection that fails after it does not mean that
     /// nobody has got the request.
-    async fn send_noting(&self, request: Request, redirected: &mut bool) -> Result<Response, Error> {
+    async fn send_noting(&self, mut request: Request, redirected: &mut bool) -> Result<Response, Error> {
+        if let (Some(via), Some(node)) = (&request.via, self.node.get()) {
+            request.headers.insert(VIA, via.onward(node)?);
+        }
         let after = request.head_timeout;
         timeout(after, self.follow(request, redirected)).await.unwrap_or(Err(Error::HeadTimeout { after }))
     }
@@ -245,6 +296,7 @@ impl Request {
             url: url.into(),
             headers: HeaderMap::new(),
             body: Bytes::new(),
+            via: None,
             trust,
             head_timeout: Duration::from_secs(30),
             redirects: 5,

@@ -1,8 +1,9 @@
 /** The connect form: opens the caller's stream, shows its state in the badge, and hands every event to the log. */
 
 import { curl, identity } from "./api.js";
-import { byId, duration, el, setText } from "./dom.js";
+import { byId, duration, el, setMessage, setText, spans } from "./dom.js";
 import { EventStream, HEARTBEAT_MS } from "./event-stream.js";
+import { storeToken, storedToken } from "./session.js";
 
 const NOTICES_MAX = 20;
 
@@ -58,13 +59,14 @@ export function connectionPanel(log) {
   const token = () => form.token.value.trim();
 
   function connect() {
-    setText(byId("connect-error"), "");
+    setMessage(byId("connect-error"), "");
     try {
       streamPath(form);
     } catch (error) {
-      setText(byId("connect-error"), error.message);
+      setMessage(byId("connect-error"), error.message);
       return;
     }
+    storeToken(token());
     // Fields are read anew for each connection of this stream, but locked while it is open: what you see is what you hear.
     const enveloped = form.envelope.checked;
     stream = new EventStream((lastEventId) => streamPath(form, { resuming: lastEventId !== "" }), {
@@ -104,7 +106,7 @@ export function connectionPanel(log) {
     }
     wasLive = state.name === "live" || (wasLive && state.name === "connecting");
     if (state.name === "refused") {
-      setText(byId("connect-error"), state.reason);
+      setMessage(byId("connect-error"), state.reason);
       notice("refused", `The server refused the stream: ${state.reason}.`);
     }
     if (state.name === "refused" || state.name === "ended") {
@@ -130,7 +132,7 @@ export function connectionPanel(log) {
       userId = data.userId ?? "";
       // Without this, events published during an outage that comes before the first event would be lost.
       if (typeof data.resume?.from === "string") stream?.resumeAfter(data.resume.from);
-      const who = userId ? `user ${userId}` : "nobody in particular";
+      const who = userId ? `user ${userId}` : "anonymous";
       setText(byId("connection-line"), `Connected as ${who}, emitter ${emitterId || "unknown"}.`);
       tellIdentity();
     } else if (event.event === "gap") {
@@ -140,6 +142,8 @@ export function connectionPanel(log) {
     }
   }
 
+  form.token.value = storedToken();
+  form.token.addEventListener("change", () => storeToken(token()));
   form.addEventListener("submit", (submit) => {
     submit.preventDefault();
     if (stream === null) connect();
@@ -172,7 +176,7 @@ function showBadge(state) {
 function notice(kind, text) {
   const list = byId("notices");
   const time = new Date().toLocaleTimeString();
-  list.append(el("li", { "data-kind": kind }, el("time", {}, time), " ", el("span", {}, text)));
+  list.append(el("li", { "data-kind": kind }, el("time", {}, time), " ", el("span", {}, ...spans(text))));
   while (list.children.length > NOTICES_MAX) list.firstElementChild.remove();
   byId("notices-panel").hidden = false;
 }

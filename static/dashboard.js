@@ -1,20 +1,19 @@
 /** The dashboard: what the node says of itself, asked every two seconds. Old numbers are never passed off as new ones. */
 
 import { problemLine, request } from "./api.js";
-import { byId, el, setText } from "./dom.js";
+import { byId, el, setMessage, setText, spans } from "./dom.js";
 import { words } from "./job-model.js";
+import { storeToken, storedToken } from "./session.js";
 
 const POLL_MS = 2000;
 const ANSWER_MS = 5000;
 /** Tables show so many rows, the busiest first; the rest is counted. */
 const ROWS_MAX = 20;
-const TOKEN_KEY = "millstream-token";
 
 const COUNTS = {
   "total-emitters": "totalEmitters",
   "total-users": "totalUsers",
   "total-groups": "totalGroups",
-  "total-topics": "totalTopics",
   "upstream-streams": "upstreamStreams",
   "dropped-events": "droppedEvents",
 };
@@ -22,25 +21,52 @@ const COUNTS = {
 let updatedAt = null;
 let timer = 0;
 let round = 0;
+/** The node wants another token: nothing is asked before one is entered. */
+let stopped = false;
+/** The numbers of the whole node are for admins; a caller that is none is refused once, not every two seconds. */
+let forAdmins = false;
 
 async function poll() {
   clearTimeout(timer);
+  if (stopped) return;
   round += 1;
   const mine = round;
-  const options = { token: storedToken(), timeoutMs: ANSWER_MS };
+  const options = { token: byId("token").value.trim(), timeoutMs: ANSWER_MS };
   const [status, jobs, relays] = await Promise.all([
-    request("GET", "/api/sse/managed/status", options),
+    forAdmins ? null : request("GET", "/api/sse/managed/status", options),
     request("GET", "/api/jobs", options),
     request("GET", "/api/relays", options),
   ]);
   // Asked again meanwhile (another token, the page came back): that answer counts, and only it keeps the clock going.
   if (mine !== round) return;
-  if (status.ok) showStatus(status.body ?? {});
-  if (jobs.ok) showJobs(listOf(jobs.body));
-  if (relays.ok) showRelays(relays.body?.relays ?? []);
-  showHealth([status, jobs, relays].find((answer) => !answer.ok));
-  // A hidden page asks nobody; it asks at once when it is seen again.
+  const answers = [status, jobs, relays].filter((answer) => answer !== null);
+  stopped = answers.some((answer) => answer.status === 401);
+  forAdmins ||= status?.status === 403;
+  byId("node-numbers").hidden = forAdmins;
+  byId("for-admins").hidden = !forAdmins;
+  if (status?.ok) showStatus(status.body ?? {});
+  if (jobs.ok) showJobs(jobs.body ?? {}, status?.body?.jobs?.jobsKept);
+  if (relays.ok) showRelays(relays.body ?? {}, status?.body?.relays?.relaysKept);
+  if (stopped) showSignIn();
+  else showHealth(answers.find((answer) => !answer.ok && answer.status !== 403));
+  // A hidden page asks nothing; it asks at once when it is seen again.
   if (!document.hidden) timer = setTimeout(poll, POLL_MS);
+}
+
+/** Asks for a token, and for nothing else until there is one. */
+function showSignIn() {
+  const entered = byId("token").value.trim() !== "";
+  byId("problem").hidden = false;
+  setMessage(
+    byId("problem"),
+    entered ? "The node does not accept this token. Enter another one above." : "This node needs a token. Enter one above.",
+  );
+  byId("badge").dataset.state = "idle";
+  setText(byId("badge-text"), "Signed out");
+  for (const id of ["jobs", "relays", "users", "groups"]) {
+    byId(id).replaceChildren();
+    byId(`${id}-empty`).hidden = true;
+  }
 }
 
 function showHealth(failed) {
@@ -58,8 +84,7 @@ function showHealth(failed) {
   }
   const from =
     updatedAt === null ? "There are no numbers yet." : `The numbers are from ${updatedAt.toLocaleTimeString()}.`;
-  const advice = failed.status === 401 || failed.status === 403 ? " Enter the token of an admin above." : "";
-  setText(byId("problem"), `${problemLine(failed)}. ${from}${advice}`);
+  setMessage(byId("problem"), `${problemLine(failed)}. ${from}`);
   badge.dataset.state = "offline";
   setText(byId("badge-text"), failed.status === 0 ? "Offline – asking again" : "Refused – asking again");
 }
@@ -68,6 +93,8 @@ function showStatus(status) {
   for (const [id, key] of Object.entries(COUNTS)) {
     setText(byId(id), typeof status[key] === "number" ? status[key].toLocaleString() : "–");
   }
+  const topics = status.journal?.topics;
+  setText(byId("total-topics"), typeof topics === "number" ? topics.toLocaleString() : "–");
   showTally("users", status.emittersByUser, "No user is connected.");
   showTally("groups", status.emittersByGroup, "No group has an emitter.");
 }
@@ -80,19 +107,14 @@ function showTally(id, tally, none) {
   fill(id, rows, entries.length, none);
 }
 
-/** The answer is a list, or an object that holds one. */
-function listOf(body) {
-  if (Array.isArray(body)) return body;
-  return body?.jobs ?? body?.items ?? [];
+function showJobs({ jobs = [], next }, kept) {
+  fill("jobs", jobs.slice(0, ROWS_MAX).map(jobRow), countOf(jobs, next, kept), "No job yet. The test page submits one with two clicks.");
 }
 
-function showJobs(jobs) {
-  fill(
-    "jobs",
-    jobs.slice(0, ROWS_MAX).map(jobRow),
-    jobs.length,
-    "No job yet. The test page submits one with two clicks.",
-  );
+/** How many there are in all: what the node counts, else what this page has; `undefined` where there are more pages. */
+function countOf(rows, next, kept) {
+  if (!next) return rows.length;
+  return typeof kept === "number" ? Math.max(kept, rows.length) : undefined;
 }
 
 function jobRow(job) {
@@ -115,47 +137,43 @@ function jobRow(job) {
   );
 }
 
-function showRelays(relays) {
+function showRelays({ relays = [], next }, kept) {
   const rows = relays.slice(0, ROWS_MAX).map((relay) => {
     const status = String(relay.status ?? "unknown");
+    const error = (relay.sources ?? []).map((source) => source.lastError).find(Boolean);
     return el(
       "tr",
       { "data-relay-id": String(relay.id) },
-      el("td", {}, el("a", { href: `/api/relays/${encodeURIComponent(relay.id)}` }, String(relay.id))),
+      el("td", {}, el("code", {}, String(relay.id))),
       el("td", { class: "optional" }, String(relay.topic ?? "")),
-      el("td", {}, el("span", { class: "tag", "data-state": status }, words(status))),
+      el(
+        "td",
+        {},
+        el("span", { class: "tag", "data-state": status }, words(status)),
+        error ? el("p", { class: "hint" }, ...spans(error)) : undefined,
+      ),
       el("td", { class: "number" }, (relay.events ?? 0).toLocaleString()),
     );
   });
-  fill("relays", rows, relays.length, "No relay. `POST /api/relays` makes one.");
+  fill("relays", rows, countOf(relays, next, kept), "No relay. `POST /api/relays` makes one.");
 }
 
 /** Draws a table's rows; where the reader's focus is on a link of it, the table waits until the focus has left. */
 function fill(id, rows, count, none) {
   const body = byId(id);
   if (!body.contains(document.activeElement)) body.replaceChildren(...rows);
-  const rest = count > ROWS_MAX ? `and ${count - ROWS_MAX} more` : "";
+  const rest = count === undefined ? "and more" : count > ROWS_MAX ? `and ${(count - ROWS_MAX).toLocaleString()} more` : "";
   const note = byId(`${id}-empty`);
-  setText(note, count === 0 ? none : rest);
+  setMessage(note, count === 0 ? none : rest);
   note.hidden = note.textContent === "";
-}
-
-function storedToken() {
-  try {
-    return sessionStorage.getItem(TOKEN_KEY) ?? "";
-  } catch {
-    return byId("token").value.trim();
-  }
 }
 
 byId("token").value = storedToken();
 byId("token-form").addEventListener("submit", (submit) => {
   submit.preventDefault();
-  try {
-    sessionStorage.setItem(TOKEN_KEY, byId("token").value.trim());
-  } catch {
-    // Then the field itself is the store.
-  }
+  storeToken(byId("token").value.trim());
+  stopped = false;
+  forAdmins = false;
   poll();
 });
 document.addEventListener("visibilitychange", () => document.hidden || poll());

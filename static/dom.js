@@ -22,6 +22,24 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Sets a message of the server, in which backticks mark code, only where it changed. */
+export function setMessage(node, message) {
+  if (node.dataset.message === message) return;
+  node.dataset.message = message;
+  node.replaceChildren(...spans(message));
+}
+
+/** A message as text and `<code>`; a backtick without a partner stays as it is. */
+export function spans(message) {
+  const parts = [];
+  let at = 0;
+  for (const found of message.matchAll(/`([^`]*)`/g)) {
+    parts.push(message.slice(at, found.index), el("code", {}, found[1]));
+    at = found.index + found[0].length;
+  }
+  return [...parts, message.slice(at)].filter((part) => part !== "");
+}
+
 /** Marks a field as wrong (or right again, with an empty text) and says why in its error line `{id}-error`. */
 export function fieldError(field, text) {
   setText(byId(`${field.id}-error`), text);
@@ -33,7 +51,7 @@ export function fieldError(field, text) {
 export function fieldList(errors) {
   if (errors.length === 0) return [];
   return [
-    el("ul", {}, ...errors.map(({ field, detail }) => el("li", {}, el("code", {}, field ?? ""), ` ${detail ?? ""}`))),
+    el("ul", {}, ...errors.map(({ field, detail }) => el("li", {}, el("code", {}, field ?? ""), " ", ...spans(detail ?? "")))),
   ];
 }
 

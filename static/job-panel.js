@@ -1,7 +1,7 @@
 /** The job panel: write or choose a job, submit it, watch its tasks, cancel it, run its failed tasks again. */
 
 import { curl, identity, problemLine, request } from "./api.js";
-import { byId, el, fieldError, fieldList, parseJson, setText } from "./dom.js";
+import { byId, el, fieldError, fieldList, parseJson, setMessage, setText, spans } from "./dom.js";
 import { EventStream, HEARTBEAT_MS } from "./event-stream.js";
 import { emptyJob, foldEvent, foldSnapshot, hasEnded } from "./job-model.js";
 import { clearJob, drawElapsed, drawJob } from "./job-view.js";
@@ -126,7 +126,7 @@ export function jobPanel(connection, log) {
     if (event.event === "connection" && typeof value?.timestamp === "number")
       watched.skewMs = Date.now() - value.timestamp;
     if (event.event === "gap")
-      setText(byId("job-stream"), "A part of this job's history is gone; what is shown may be incomplete.");
+      setMessage(byId("job-stream"), "A part of this job's history is gone; what is shown may be incomplete.");
     if (event.event === "complete") stream.close();
     redraw();
   }
@@ -142,8 +142,12 @@ export function jobPanel(connection, log) {
       refused: `Cannot be watched: ${state.reason}.`,
       closed: "",
     };
-    setText(byId("job-stream"), line[state.name] ?? "");
-    if (state.name === "refused") watched.gone = true;
+    setMessage(byId("job-stream"), line[state.name] ?? "");
+    if (state.name === "refused") {
+      watched.gone = true;
+      // Nothing is known of it: neither a status nor tasks.
+      if (watched.tasks.size === 0) watched.status = "unknown";
+    }
     redraw();
   }
 
@@ -186,6 +190,8 @@ export function jobPanel(connection, log) {
   if (linked) {
     byId("watch-id").value = linked;
     watch(linked);
+    byId("job-heading").scrollIntoView();
+    byId("job-heading").focus();
   }
 }
 
@@ -201,5 +207,5 @@ function showProblem(answer) {
   box.dataset.kind = answer === null ? "ok" : "problem";
   box.replaceChildren();
   if (answer === null) return;
-  box.append(el("p", {}, `✗ ${problemLine(answer)}`), ...fieldList(answer.problem.errors));
+  box.append(el("p", {}, ...spans(`✗ ${problemLine(answer)}`)), ...fieldList(answer.problem.errors));
 }

@@ -1,6 +1,6 @@
 /** Draws one job into the panel: bars, states, errors, the result, the summary. Keeps one row per task and updates it. */
 
-import { byId, duration, el, setText } from "./dom.js";
+import { byId, duration, el, setMessage, setText, spans } from "./dom.js";
 import { hasEnded, overall, words } from "./job-model.js";
 import { paintSource, sourceChip } from "./sources.js";
 
@@ -57,7 +57,9 @@ function drawOverall(job) {
   byId("job-overall").value = percent;
   const finished = [...job.tasks.values()].filter((task) => task.state === "done" || task.state === "failed").length;
   const total = job.totalSteps ?? job.tasks.size;
-  setText(byId("job-overall-text"), `${percent} % · ${finished} of ${total} tasks finished`);
+  const unknown = job.status === "unknown";
+  setText(byId("job-overall-text"), unknown ? "nothing is known of this job" : `${percent} % · ${finished} of ${total} tasks finished`);
+  byId("job-elapsed").hidden = unknown;
 }
 
 /** The time since the start, or what the job took. */
@@ -75,9 +77,9 @@ function drawTask(task) {
   paintSource(row.source, task.source ?? "");
   row.bar.value = task.progress;
   setText(row.percent, `${Math.round(task.progress)} %`);
-  setText(row.message, task.message);
+  setMessage(row.message, task.message);
   const code = task.code ? ` (${task.code})` : "";
-  setText(row.error, task.error === null ? "" : `${task.error}${code}`);
+  setMessage(row.error, task.error === null ? "" : `${task.error}${code}`);
   setText(row.facts, facts(task));
   if (task.resultUrl && row.link.children.length === 0) {
     row.link.append(el("a", { href: sameOrigin(task.resultUrl) }, "open the result"));
@@ -124,7 +126,9 @@ function drawEnd(job) {
   }
   const { summary } = job;
   if (summary === null || byId("job-summary").textContent !== "") return;
-  const counts = `${summary.successCount ?? 0} of ${summary.totalTasks ?? job.tasks.size} tasks succeeded, ${summary.errorCount ?? 0} failed`;
+  const stopped = [...job.tasks.values()].filter((task) => task.state === "stopped").length;
+  const failed = Math.max(0, (summary.errorCount ?? 0) - stopped);
+  const counts = `${summary.successCount ?? 0} of ${summary.totalTasks ?? job.tasks.size} tasks succeeded, ${failed} failed${stopped > 0 ? `, ${stopped} stopped` : ""}`;
   setText(byId("job-summary"), `Job ${words(job.status)}: ${counts}, in ${duration(summary.durationMs ?? 0)}.`);
   // The cards tell of the tasks that were cancelled.
   const told = (Array.isArray(summary.errors) ? summary.errors : []).filter(
@@ -138,7 +142,7 @@ function drawEnd(job) {
 }
 
 function errorLine(job, taskId, error) {
-  return el("li", {}, el("strong", {}, job.tasks.get(taskId)?.name ?? taskId), `: ${error}`);
+  return el("li", {}, el("strong", {}, job.tasks.get(taskId)?.name ?? taskId), ": ", ...spans(String(error)));
 }
 
 function sameOrigin(address) {

@@ -154,7 +154,8 @@ fn fills_up_and_recovers(test: &str, settings: &str, left: u64, bytes: usize, wo
     let mut late = node.stream("/events?topic=t&history=1000", &[]);
     check(&heard(&mut late, &last), &acked);
     assert_eq!(node.get("/healthz").status, 200);
-    println!("{test}: readyz {:?}", node.get("/readyz"));
+    let unready = node.get("/readyz").problem(503);
+    assert!(words.iter().any(|word| unready.contains(word)), "{unready}");
 
     disk.make_room();
     eventually(|| publish(&node, &mut acked).ok());

@@ -34,7 +34,9 @@ fn health_and_readiness_are_told() {
     let node = Node::start("");
     let health = node.get("/healthz");
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
-    assert_eq!(node.get("/readyz").json()["status"], "ready");
+    // Once jobs and relays are read back.
+    let ready = eventually(|| Some(node.get("/readyz")).filter(|reply| reply.status == 200));
+    assert_eq!(ready.json()["status"], "ready");
     assert_eq!(health.header("X-Content-Type-Options"), Some("nosniff"));
 }
 

@@ -330,3 +330,39 @@ fn a_query_that_nobody_reads_is_refused() {
     }
     assert!(node.json("POST", "/events?topic=t", &event).problem(400).contains("`topic`"));
 }
+
+/// A client could not tell such an event from what the node says of the stream.
+#[test]
+fn names_of_control_frames_are_refused() {
+    let node = Node::start("");
+    let stream = open(&node, "/events?topic=t", &[("X-User-ID", "1")]);
+    let emitter = node.get("/api/sse/managed/emitters").json()["emitters"][0]["emitterId"].clone();
+    let emitter = emitter.as_str().expect("an id");
+    let headers = [("Content-Type", "application/json"), ("X-User-ID", "relay:1/x")];
+    for name in ["connection", "heartbeat", "gap", "disconnect", "relay_open", "relay_x", "merge_complete", "merge_"] {
+        let event = json!({ "event": name, "data": 1 });
+        for (path, body) in [
+            ("/events".to_owned(), json!({ "topic": "t", "event": name, "data": 1 })),
+            (
+                "/events".to_owned(),
+                json!([{ "topic": "t", "data": 1 }, { "topics": ["t", "u"], "event": name, "data": 1 }]),
+            ),
+            (format!("/api/sse/managed/send/user/1?event={name}"), json!(1)),
+            (format!("/api/sse/managed/send/emitter/{emitter}?event={name}"), json!(1)),
+            ("/api/sse/managed/send/filtered".to_owned(), json!({ "filter": {}, "event": name, "data": 1 })),
+            ("/api/sse/managed/broadcast/group/g".to_owned(), event.clone()),
+            ("/api/sse/managed/broadcast".to_owned(), event.clone()),
+            ("/api/sse/managed/broadcast/all".to_owned(), event),
+        ] {
+            let reply = node.request("POST", &path, &headers, body.to_string());
+            let detail = reply.problem(422);
+            assert!(detail.contains(&format!("`{name}`")), "{path}: {detail}");
+        }
+    }
+    assert!(kept(&node, "t").is_empty() && kept(&node, "all").is_empty());
+    for name in ["complete", "error", "progress", "task_start", "relay", "remote.gap", "Gap", "merged"] {
+        node.publish("t", name, &json!(1));
+    }
+    assert_eq!(kept(&node, "t").len(), 8);
+    drop(stream);
+}

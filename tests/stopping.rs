@@ -19,7 +19,7 @@ fn streams(node: &Node, count: usize) -> Vec<Stream> {
 }
 
 fn draining(node: &Node) {
-    eventually(|| (node.get("/readyz").status == 503).then_some(()));
+    eventually(|| node.get("/readyz").text().contains("the node is stopping").then_some(()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! token names one that is not among them: issuers change their keys without a word.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -34,6 +34,9 @@ struct Inner {
     /// Changes with each answer.
     answers: watch::Sender<u64>,
 }
+
+/// Held as long as the issuer is being asked.
+struct Asking(Arc<Inner>);
 
 #[derive(Default)]
 struct Known {
@@ -94,14 +97,14 @@ impl Jwks {
 
 impl Inner {
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().expect("no code that holds the lock panics")
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(self: Arc<Self>) {
+        let asking = Asking(self.clone());
         let answer = self.fetch().await;
         {
             let mut known = self.known();
-            known.asking = false;
             match answer {
                 Ok(keys) => {
                     known.keys = keys;
@@ -112,7 +115,7 @@ impl Inner {
                 }
             }
         }
-        self.answers.send_modify(|count| *count += 1);
+        drop(asking);
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, String> {
@@ -125,6 +128,16 @@ impl Inner {
         let body = answer.body.idle_timeout(TIMEOUT).collect(MAX_BYTES).await.map_err(|error| error.to_string())?;
         let set: JwkSet = serde_json::from_slice(&body).map_err(|error| format!("it is no set of keys: {error}"))?;
         Ok(set.keys.iter().filter_map(Key::new).collect())
+    }
+}
+
+// === impl Asking ===
+
+impl Drop for Asking {
+    /// Also after a panic: keys that are never asked for again would lock all users out.
+    fn drop(&mut self) {
+        self.0.known().asking = false;
+        self.0.answers.send_modify(|count| *count += 1);
     }
 }
 

@@ -9,16 +9,16 @@
 //!
 //! Without that claim there is nothing but the caller's own topic.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, errors::ErrorKind};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 use sha2::{Digest, Sha256};
 
 use super::{Identity, Refused, Rights, identity::Origin, jwks::Jwks};
 use crate::{
-    event::Meta,
+    event::{Meta, now_ms},
     topic::{Pattern, Topic},
     upstream,
 };
@@ -67,16 +67,22 @@ enum Keys {
     Fetched(Box<Jwks>),
 }
 
-/// What a token says. What must be there is asked for by the validation, which says it better.
+/// The claims of a token. `sub`, `aud` and `iss` are required by the library's validation; the dates are compared here, as
+/// the library refuses some that are valid and panics where the clock is before 1970.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default)]
     sub: String,
-    #[serde(default)]
-    exp: u64,
+    exp: Option<NumericDate>,
+    nbf: Option<NumericDate>,
     #[serde(default)]
     millstream: Granted,
 }
+
+/// Seconds since 1970, of which fractions are permitted (RFC 7519, 2). Rounded down, so that no token lives longer than it
+/// says; a date before 1970 is 0.
+#[derive(Clone, Copy)]
+struct NumericDate(u64);
 
 /// What the claim `millstream` says. A field that is not known is an error: a right that is spelt wrong is noticed.
 #[derive(Default, Deserialize)]
@@ -145,8 +151,6 @@ fn read(name: &str) -> Option<Algorithm> {
 /// Why a token was refused, in words that tell its holder no more than it can know.
 pub(super) fn refused(error: &jsonwebtoken::errors::Error) -> Refused {
     match error.kind() {
-        ErrorKind::ExpiredSignature => Refused::Expired,
-        ErrorKind::ImmatureSignature => Refused::NotYet,
         ErrorKind::InvalidAudience => Refused::Unacceptable("it is meant for another audience (`aud`)".into()),
         ErrorKind::InvalidIssuer => Refused::Unacceptable("it comes from another issuer (`iss`)".into()),
         ErrorKind::MissingRequiredClaim(claim) => Refused::Unacceptable(format!("it has no `{claim}`")),
@@ -235,9 +239,8 @@ impl Verifier {
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
         let mut validation = Validation::new(algorithm);
-        validation.leeway = self.leeway;
-        validation.validate_nbf = true;
-        validation.required_spec_claims.insert("sub".into());
+        validation.validate_exp = false;
+        validation.required_spec_claims = ["sub".to_owned()].into();
         validation.validate_aud = self.audience.is_some();
         if let Some(audience) = &self.audience {
             validation.set_audience(&[audience]);
@@ -251,7 +254,15 @@ impl Verifier {
     }
 
     fn identity(&self, claims: Claims) -> Result<Identity, Refused> {
-        let Claims { sub, exp, millstream: granted } = claims;
+        let Claims { sub, exp, nbf, millstream: granted } = claims;
+        let NumericDate(exp) = exp.ok_or_else(|| Refused::Unacceptable("it has no `exp`".into()))?;
+        let now = now_ms() / 1000;
+        if exp.saturating_add(self.leeway) < now {
+            return Err(Refused::Expired);
+        }
+        if nbf.is_some_and(|NumericDate(nbf)| nbf > now.saturating_add(self.leeway)) {
+            return Err(Refused::NotYet);
+        }
         Topic::user(&sub)
             .map_err(|invalid| Refused::Unacceptable(format!("its `sub` cannot name a user: {invalid}")))?;
         for group in &granted.groups {
@@ -270,6 +281,37 @@ impl Verifier {
             expires_at: Some(exp.saturating_add(self.leeway).saturating_mul(1000)),
             origin: Origin::Claims,
         })
+    }
+}
+
+// === impl NumericDate ===
+
+impl<'de> Deserialize<'de> for NumericDate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seconds;
+
+        impl Visitor<'_> for Seconds {
+            type Value = NumericDate;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of seconds since 1970")
+            }
+
+            fn visit_u64<E>(self, seconds: u64) -> Result<NumericDate, E> {
+                Ok(NumericDate(seconds))
+            }
+
+            fn visit_i64<E>(self, seconds: i64) -> Result<NumericDate, E> {
+                Ok(NumericDate(u64::try_from(seconds).unwrap_or(0)))
+            }
+
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+            fn visit_f64<E>(self, seconds: f64) -> Result<NumericDate, E> {
+                Ok(NumericDate(seconds as u64))
+            }
+        }
+
+        deserializer.deserialize_any(Seconds)
     }
 }
 

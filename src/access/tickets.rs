@@ -63,7 +63,16 @@ impl Tickets {
         Ok((ticket, self.life))
     }
 
-    /// Whose it is; from now on nobody's.
+    /// The caller that it stands for; it stays valid.
+    pub(super) fn peek(&self, ticket: &str) -> Result<Identity, Refused> {
+        let waiting = self.waiting.lock().expect("no code that holds the lock panics");
+        match waiting.get(ticket) {
+            Some((identity, until)) if *until > Instant::now() => Ok(identity.clone()),
+            _ => Err(Refused::Ticket),
+        }
+    }
+
+    /// The caller that it stands for; it is void from now on.
     pub(super) fn redeem(&self, ticket: &str) -> Result<Identity, Refused> {
         let mut waiting = self.waiting.lock().expect("no code that holds the lock panics");
         let (identity, until) = waiting.remove(ticket).ok_or(Refused::Ticket)?;

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::{Failure, serve::stop_signal, text::say};
+use super::{Failure, complain, serve::stop_signal, text::say};
+use crate::telemetry;
 
 mod call;
 mod clock;
@@ -97,7 +98,7 @@ async fn run(case: impl FnOnce() -> Result<Report, String> + Send + 'static) -> 
     let measured = tokio::task::spawn_blocking(case).await;
     let measured = measured.map_err(|error| error.to_string()).flatten();
     let report = measured.map_err(|message| Failure { message, code: EXIT_NOT_RUN })?;
-    eprint!("{}", report.table());
+    telemetry::say(report.table().trim_end());
     say(&report.json())?;
     Ok(u8::from(!report.clean()))
 }
@@ -127,7 +128,7 @@ async fn measure(case: impl Case) -> Result<u8, Failure> {
     // Its end is waited for where that may block.
     let _ = tokio::task::spawn_blocking(move || drop(started)).await;
     let report = done.map_err(|error| not_run(error.to_string()))?.map_err(not_run)?;
-    eprint!("{}", report.table());
+    telemetry::say(report.table().trim_end());
     say(&report.json())?;
     Ok(u8::from(!report.clean()))
 }
@@ -135,6 +136,6 @@ async fn measure(case: impl Case) -> Result<u8, Failure> {
 /// Ends the process with its node. The threads of a measurement cannot be waited for.
 fn leave(node: Option<Node>, code: u8, why: &str) -> ! {
     drop(node);
-    eprintln!("millstream: {why}");
+    complain(why);
     std::process::exit(code.into());
 }

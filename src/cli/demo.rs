@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, client::Api, log, progress::View, run::Job, serve::stop_signal, text::say};
 use crate::{
     app::{self, App, Server},
-    config::{self, Config, Telemetry},
-    journal,
+    config::{self, Config},
+    journal, telemetry,
     upstream::RemoteConfig,
 };
 
@@ -36,7 +36,7 @@ pub(super) struct DemoArguments {
 
 /// Runs two nodes and a job of local, remote and HTTP tasks on them; exit code 1 if a task failed.
 pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
-    log(&Telemetry { log: "warn".into(), ..Telemetry::default() })?;
+    log(&telemetry::Config { log: "warn".into(), ..telemetry::Config::default() })?;
     let (reactive, remote) =
         node(Config::read(config::REACTIVE, "the built-in reactive configuration")?, REACTIVE_PORT)?;
     let mut config = Config::load(None)?;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     event::Position,
-    journal::{self, Export, OpenError, Repaired, Stopped},
+    journal::{self, Export, OpenError, Repaired, Stopped, Unavailable},
     topic::Pattern,
     upstream::Method,
 };
@@ -119,7 +119,8 @@ async fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
                 Err(failure) => break Err(failure),
             },
             Ok(None) => break Ok(0),
-            Err(error) => break Err(Failure { message: error.to_string(), code: EXIT_DAMAGED }),
+            Err(Unavailable::Damaged(what)) => break Err(Failure { message: what, code: EXIT_DAMAGED }),
+            Err(error) => break Err(Failure::new(error.to_string())),
         }
     };
     journal.close().await;
@@ -164,7 +165,7 @@ async fn inspect(arguments: &LookArguments) -> Result<u8, Failure> {
 
 async fn verify(arguments: &LookArguments) -> Result<u8, Failure> {
     let answer = match arguments.which.place()? {
-        Place::Stopped(dir) => value(&at(dir)?.verify()),
+        Place::Stopped(dir) => value(&at(dir)?.verify()?),
         Place::Running(api) => api.json(api.post("/api/admin/journal/verify", "")).await?,
     };
     say(&if arguments.json { answer.to_string() } else { print::verified(&answer) })?;
@@ -202,13 +203,11 @@ fn repair(arguments: &RepairArguments) -> Result<u8, Failure> {
 // === impl Which ===
 
 impl Which {
+    /// The directory that is named, else the node of `--url`, `MILLSTREAM_URL` or the default.
     fn place(&self) -> Result<Place<'_>, Failure> {
-        match (&self.data_dir, &self.node.url) {
-            (Some(dir), _) => Ok(Place::Stopped(dir)),
-            (None, Some(_)) => Ok(Place::Running(Box::new(Api::new(&self.node)?))),
-            (None, None) => Err(Failure::usage(
-                "which journal? `--data-dir DIR` names that of a stopped node, `--url URL` a node that runs",
-            )),
+        match &self.data_dir {
+            Some(dir) => Ok(Place::Stopped(dir)),
+            None => Ok(Place::Running(Box::new(Api::new(&self.node)?))),
         }
     }
 }

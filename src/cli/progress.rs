@@ -1,9 +1,12 @@
 //! A job's progress on stderr: bars for people at a terminal, lines for everything else.
 
-use std::{collections::HashMap, fmt::Write as _, io::IsTerminal, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
 use super::text::{lasting, plain, short};
-use crate::jobs::event::{Complete, Fact, JobEvent, LOCAL, TaskComplete, TaskFailed};
+use crate::{
+    jobs::event::{Complete, Fact, JobEvent, LOCAL, TaskComplete, TaskFailed},
+    telemetry,
+};
 
 mod bars;
 
@@ -30,7 +33,7 @@ impl View {
     pub(super) fn new(quiet: bool) -> Self {
         if quiet {
             Self::Silent
-        } else if std::io::stderr().is_terminal() {
+        } else if telemetry::stderr_takes_escapes() {
             Self::Bars(Box::default())
         } else {
             Self::Lines(Names::default())
@@ -41,7 +44,7 @@ impl View {
     pub(super) fn begin(&mut self, job_id: &str) {
         match self {
             Self::Bars(bars) => bars.begin(job_id),
-            Self::Lines(_) => eprintln!("job {}", plain(job_id)),
+            Self::Lines(_) => telemetry::say(&format!("job {}", plain(job_id))),
             Self::Silent => {}
         }
     }
@@ -52,7 +55,7 @@ impl View {
             Self::Bars(bars) => bars.on(event),
             Self::Lines(names) => {
                 if let Some(line) = names.line(event) {
-                    eprintln!("{line}");
+                    telemetry::say(&line);
                 }
             }
             Self::Silent => {}
@@ -63,7 +66,7 @@ impl View {
     pub(super) fn note(&mut self, text: &str) {
         match self {
             Self::Bars(bars) => bars.note(&plain(text)),
-            Self::Lines(_) => eprintln!("{}", plain(text)),
+            Self::Lines(_) => telemetry::say(&plain(text)),
             Self::Silent => {}
         }
     }

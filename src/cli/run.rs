@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     Failure,
     client::{Api, ClientArguments, Error, Next, Stream},
+    complain,
     progress::View,
     text::say,
 };
@@ -173,8 +174,8 @@ impl Job {
         let request = self.api.request(Method::DELETE, &self.api.url(&format!("/api/jobs/{}", self.id)));
         match tokio::time::timeout(CANCEL_TIME, self.api.send(request)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => eprintln!("millstream: job {} was not cancelled: {error}", self.id),
-            Err(_) => eprintln!("millstream: job {} was not cancelled within {CANCEL_TIME:?}", self.id),
+            Ok(Err(error)) => complain(&format!("job {} was not cancelled: {error}", self.id)),
+            Err(_) => complain(&format!("job {} was not cancelled within {CANCEL_TIME:?}", self.id)),
         }
     }
 }

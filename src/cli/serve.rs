@@ -1,12 +1,18 @@
 //! `serve` and `check-config`.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, NodeArguments, log, text::say};
 use crate::{
     app::{App, Node},
     jobs::handlers,
+    telemetry,
 };
+
+/// Time that the log has for its last lines when the second signal ends the process.
+const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// Exit code after a second signal: 128 + SIGINT, as shells have it.
 const EXIT_NOW: i32 = 130;
@@ -18,8 +24,11 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     let server = App::build(config)?.bind()?;
     // First the ears, then the word: whoever reads it may send a signal at once.
     let stop = stop_signal()?;
-    say(&format!("listening on {}", server.url()))?;
-    let reloading = actix_rt::spawn(reload_on_hangup(server.node().clone(), arguments.clone())?);
+    let (node, own) = (server.node().clone(), arguments.clone());
+    drop(hangups()?);
+    let reload = move || reload_on_hangup(node.clone(), own.clone());
+    let reloading = actix_rt::spawn(server.node().supervisor.clone().keep("reload of the settings", reload));
+    announce(format!("listening on {}", server.url()))?;
     let adopting = actix_rt::spawn(handlers::adopt());
     let served = server.run(stop).await;
     adopting.abort();
@@ -27,24 +36,37 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     Ok(served?)
 }
 
+/// Prints a line on stdout for those who start nodes. A stdout that is closed or not read stops no node.
+fn announce(line: String) -> Result<(), Failure> {
+    let print = move || {
+        if let Err(Failure { message, .. }) = say(&line) {
+            let error = if message.is_empty() { "its reader is gone" } else { &message };
+            tracing::warn!(error, "stdout takes no lines; the node runs without it");
+        }
+    };
+    let thread = std::thread::Builder::new().name("announce".into()).spawn(print);
+    thread.map(drop).map_err(|error| Failure::new(format!("no thread to print the address: {error}")))
+}
+
+fn hangups() -> Result<Signal, Failure> {
+    signal(SignalKind::hangup()).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))
+}
+
 /// Reads the settings again at each SIGHUP, and puts in force what can change without a restart.
-fn reload_on_hangup(node: Node, arguments: NodeArguments) -> Result<impl Future<Output = ()>, Failure> {
-    let mut hangup =
-        signal(SignalKind::hangup()).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))?;
-    Ok(async move {
-        while hangup.recv().await.is_some() {
-            match arguments.load() {
-                // A file that is being written may be empty, and that is a file that lets everybody in.
-                Ok(config) if config.access.mode != node.config.access.mode => {
-                    tracing::error!("`access.mode` is another one, which needs a restart; the tokens in force stay");
-                }
-                Ok(config) => node.reload(&config).await,
-                Err(Failure { message, .. }) => {
-                    tracing::error!(error = message, "the settings cannot be read again; those in force stay");
-                }
+async fn reload_on_hangup(node: Node, arguments: NodeArguments) {
+    let Ok(mut hangup) = hangups() else { return };
+    while hangup.recv().await.is_some() {
+        match arguments.load() {
+            // A file that is being written may be empty, and that is a file that lets everybody in.
+            Ok(config) if config.access.mode != node.config.access.mode => {
+                tracing::error!("`access.mode` is another one, which needs a restart; the tokens in force stay");
+            }
+            Ok(config) => node.reload(&config).await,
+            Err(Failure { message, .. }) => {
+                tracing::error!(error = message, "the settings cannot be read again; those in force stay");
             }
         }
-    })
+    }
 }
 
 /// Resolves at the first signal to stop; the second one ends the process.
@@ -57,6 +79,7 @@ pub(super) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             tracing::warn!("second signal, leaving at once");
+            telemetry::flush(LAST_LINES);
             std::process::exit(EXIT_NOW);
         });
     })
@@ -65,8 +88,6 @@ pub(super) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
 /// Prints the settings in force as JSON, or says what is wrong.
 pub(super) fn check_config(arguments: &NodeArguments) -> Result<(), Failure> {
     let config = arguments.load()?;
-    tracing_subscriber::EnvFilter::try_new(&config.telemetry.log)
-        .map_err(|error| crate::config::Error(format!("`telemetry.log` = `{}`: {error}", config.telemetry.log)))?;
     let json = serde_json::to_string_pretty(&config.to_json()).expect("settings are plain data");
     say(&json)
 }

@@ -1,14 +1,19 @@
 //! `token`: makes static tokens and shows what a token says.
 
+use std::path::{Path, PathBuf};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, Subcommand};
 
 use super::{Failure, text::say};
-use crate::access::{self, jwt};
+use crate::{
+    access::{self, jwt},
+    telemetry,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make a token: prints it once, and the section for the settings, which holds its hash alone.
+    /// Make a token: stdout gets the token alone, stderr the section for the settings, which holds its hash.
     Make(MakeArguments),
     /// Show the hash of a token (from stdin), and what it says of itself where it is a JWT. Nothing is checked.
     Inspect,
@@ -40,6 +45,9 @@ pub(super) struct MakeArguments {
     /// It may do everything.
     #[arg(long)]
     admin: bool,
+    /// Append the section to this settings file instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    append: Option<PathBuf>,
 }
 
 /// Runs a command.
@@ -73,11 +81,28 @@ fn make(arguments: &MakeArguments) -> Result<(), Failure> {
     }
     // What would be refused at the next start is refused now.
     crate::config::Config::parse(&format!("[access]\nmode = \"token\"\n{section}"), "the new token")?;
-    eprintln!(
-        "The token is printed once; the section is for the settings of a node in token mode (`[access] mode = \"token\"`), where \
-         `kill -HUP` puts it in force."
-    );
-    say(&format!("# token: {token}\n{section}"))
+    match &arguments.append {
+        Some(file) => append(file, &section)?,
+        None => telemetry::say(&format!(
+            "Add this section to the settings of a node in token mode (`[access] mode = \"token\"`); `kill -HUP` puts it in \
+             force. The token itself is printed this once.\n\n{}",
+            section.trim_end()
+        )),
+    }
+    let covers_all = |text: &String| text == "*" || text == "all";
+    if !arguments.admin && !arguments.subscribe.iter().any(covers_all) {
+        telemetry::say("\nIt receives no broadcasts: `--subscribe all` adds them.");
+    }
+    say(&token)
+}
+
+/// Appends the section to a settings file that exists, on a line of its own.
+fn append(file: &Path, section: &str) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::new(format!("cannot append to {}: {error}", file.display()));
+    let before = std::fs::read_to_string(file).map_err(failed)?;
+    let gap = if before.is_empty() || before.ends_with('\n') { "\n" } else { "\n\n" };
+    let mut settings = std::fs::OpenOptions::new().append(true).open(file).map_err(failed)?;
+    std::io::Write::write_all(&mut settings, format!("{gap}{section}").as_bytes()).map_err(failed)
 }
 
 fn inspect() -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Failure,
     client::{Api, ClientArguments, Message, Next, Stream},
+    complain,
     text::{lasting, plain, say},
 };
 use crate::upstream::{self, Url};
@@ -72,7 +73,7 @@ pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
                 }
             }
             Next::Lost { reason, wait } => {
-                eprintln!("millstream: connection lost ({}); trying again in {}", plain(&reason), lasting(wait));
+                complain(&format!("connection lost ({}); trying again in {}", plain(&reason), lasting(wait)));
             }
             Next::End => {
                 return match &arguments.until {
@@ -123,8 +124,8 @@ fn warn(message: &Message) {
     let value = message.value();
     let reason = value.get("reason").and_then(Value::as_str).unwrap_or("unknown");
     match &*message.event {
-        "gap" => eprintln!("millstream: gap ({}): events are missing here", plain(reason)),
-        "disconnect" => eprintln!("millstream: the node ends the stream ({})", plain(reason)),
+        "gap" => complain(&format!("gap ({}): events are missing here", plain(reason))),
+        "disconnect" => complain(&format!("the node ends the stream ({})", plain(reason))),
         _ => {}
     }
 }

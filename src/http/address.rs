@@ -8,10 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use actix_web::{
     HttpRequest,
-    http::header::{self, HeaderMap, HeaderName},
+    http::header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
-use crate::{app::Node, upstream::Net};
+use crate::{
+    app::Node,
+    upstream::{Net, Via},
+};
 
 /// More hops than any chain of proxies has.
 const MAX_HOPS: usize = 32;
@@ -21,6 +24,21 @@ pub(super) fn client(node: &Node, request: &HttpRequest) -> IpAddr {
     // Only a server of somebody else's, over something that has no addresses, does not know.
     let peer = request.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical());
     behind(peer, &node.config.server.trusted_proxies, request.headers())
+}
+
+/// The way on which a request has come.
+pub(super) fn via(request: &HttpRequest) -> Via {
+    Via::read(request.headers().get_all(header::VIA).map(HeaderValue::as_bytes))
+}
+
+/// The scheme with which the client reached a trusted proxy, where that proxy names it in `X-Forwarded-Proto`.
+pub(super) fn scheme(node: &Node, request: &HttpRequest) -> Option<String> {
+    let peer = request.peer_addr()?.ip().to_canonical();
+    if !node.config.server.trusted_proxies.iter().any(|net| net.contains(peer)) {
+        return None;
+    }
+    let named = request.headers().get_all("x-forwarded-proto").last()?.to_str().ok()?;
+    named.rsplit(',').next().map(|scheme| scheme.trim().to_owned())
 }
 
 /// Proxies write one header and may let a client's own pass in the other. So where the two differ neither is believed:
@@ -54,7 +72,7 @@ fn behind(peer: IpAddr, trusted: &[Net], headers: &HeaderMap) -> IpAddr {
 /// also not in quotes, so what a client wrote further left cannot change how the last elements are read.
 fn hops<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = Option<&'a str>> {
     let lines: Vec<_> = headers.get_all(name).collect();
-    let elements = |line: &'a header::HeaderValue| {
+    let elements = |line: &'a HeaderValue| {
         let text = line.to_str().ok();
         let none = text.is_none().then_some(None);
         text.into_iter().flat_map(|text| text.rsplit(',')).map(Some).chain(none)

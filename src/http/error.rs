@@ -98,6 +98,11 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
+    /// 508: the request has been here before.
+    pub fn looped(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::LOOP_DETECTED, detail)
+    }
+
     /// 404.
     pub fn unknown(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)

@@ -28,7 +28,8 @@ use actix_web::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Problem, answer::Answer, audit, compress, identity, limited, origins, pages, stream, unread::Unread, wants_stream,
+    Problem, address, answer::Answer, audit, compress, identity, limited, origins, pages, stream, unread::Unread,
+    wants_stream,
 };
 use crate::{
     access::Mode,
@@ -70,10 +71,10 @@ pub(super) struct Place {
 
 impl Door {
     /// A door with these bounds.
-    pub fn new(server: &Server, write_deadline: std::time::Duration) -> Self {
+    pub fn new(server: &Server, limit: usize, write_deadline: std::time::Duration) -> Self {
         Self {
             open: Arc::default(),
-            limit: server.connection_limit(),
+            limit,
             send_buffer: server.send_buffer_bytes,
             // A heartbeat may come half a tick late, and the kernel's timers are coarse: a peer that fell silent is to be
             // gone within heartbeat and deadline all the same.
@@ -174,13 +175,12 @@ pub(super) async fn pass(
         Some(refusal) => ServiceResponse::new(request.into_parts().0, refusal),
         None => next.call(request).await?.map_into_boxed_body(),
     };
-    let mut response = limited::answer(&node, response);
+    let mut response = identity::use_ticket(&node, limited::answer(&node, response)).await;
     if node.config.server.compress {
         response = compress::pack(response).await;
     }
     node.requests.count(response.status());
     audit::note(&node, &response);
-    identity::set_cookie(&mut response);
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     for (name, value) in &node.config.server.headers {
@@ -250,12 +250,12 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     let Some(origin) = request.headers().get(header::ORIGIN) else {
         // A picture or a form of another site's page has no origin, and would run a sample all the same. Links to pages are
         // well.
-        if is_foreign_fetch(request) && !pages::is_page(request.path()) {
+        if is_foreign_fetch(request.request()) && !pages::is_page(request.path()) {
             return forbidden("in open mode pages of other sites must not call the node".into());
         }
         return Ok(());
     };
-    if is_own(request, origin) || origins::is_listed(node, origin) {
+    if is_own(node, request.request(), origin) || origins::is_listed(node, origin) {
         return Ok(());
     }
     forbidden(format!(
@@ -264,15 +264,23 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
 }
 
 /// True where a browser says that a page of another site has asked (Fetch Metadata); others do not say such things.
-pub(super) fn is_foreign_fetch(request: &ServiceRequest) -> bool {
+pub(super) fn is_foreign_fetch(request: &HttpRequest) -> bool {
     let site = request.headers().get("sec-fetch-site");
     site.is_some_and(|site| site != "same-origin" && site != "none")
 }
 
-/// True for the origin of pages of the node itself.
-pub(super) fn is_own(request: &ServiceRequest, origin: &HeaderValue) -> bool {
+/// True for the origin of pages of the node itself: scheme, host and port are those of this request (RFC 6454). With TLS
+/// the scheme is `https`. Without it a proxy in front may end TLS: a trusted one names the scheme, else both are accepted.
+pub(super) fn is_own(node: &Node, request: &HttpRequest, origin: &HeaderValue) -> bool {
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    origin.to_str().is_ok_and(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority == host))
+    let Some((scheme, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {
+        return false;
+    };
+    let same_scheme = match node.tls {
+        Some(_) => scheme == "https",
+        None => address::scheme(node, request).is_none_or(|named| scheme.eq_ignore_ascii_case(&named)),
+    };
+    same_scheme && authority.eq_ignore_ascii_case(host)
 }
 
 /// Says whether a path or query means one text. The decoders put replacement characters where it does not: the event

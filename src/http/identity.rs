@@ -11,7 +11,7 @@ use std::{
 };
 
 use actix_web::{
-    FromRequest, HttpMessage, HttpRequest,
+    FromRequest, HttpMessage, HttpRequest, HttpResponse,
     cookie::{Cookie, SameSite},
     dev::{Payload, ServiceRequest, ServiceResponse},
     http::{
@@ -20,7 +20,7 @@ use actix_web::{
     },
 };
 
-use super::{Problem, audit, gate, origins, query::Query};
+use super::{Problem, audit, gate, origins, query::Query, stream};
 use crate::{
     access::{Identity, Mode, Refused},
     app::Node,
@@ -33,8 +33,8 @@ pub(super) struct Admin;
 /// Why there is no caller; kept with the request for the handlers that need one.
 struct Stranger(Problem);
 
-/// The cookie that a response sets.
-struct NewSession(HeaderValue);
+/// A valid ticket that came with the request.
+struct Presented(String);
 
 /// Whoever asks these has no time for credentials.
 const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
@@ -94,7 +94,7 @@ async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, P
         return Ok(node.access.identify(token).await?);
     }
     if let Some(token) = cookie(inner, COOKIE) {
-        same_site(node, request)?;
+        same_site(node, inner)?;
         return Ok(node.access.identify(&token).await?);
     }
     Err(Problem::unauthenticated(
@@ -102,39 +102,61 @@ async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, P
     ))
 }
 
-/// A used ticket is no mistake of a client that reconnects to the same address: then its session counts, which is good for
-/// nothing else.
+/// A client that reconnects sends its used ticket again. Then its session counts: the cookie is accepted only beside a
+/// used ticket of the same user, for any GET that this user may make.
 async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Result<Identity, Problem> {
     // Tickets and their sessions open streams, for the sake of clients that can do nothing else.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Problem::unauthenticated("a ticket is good for GET alone; this needs a token"));
     }
-    let refused = match node.access.redeem(ticket) {
+    let refused = match node.access.peek(ticket) {
         Ok(identity) => {
-            let (session, life) = node.access.seal(&identity, ticket).await?;
-            if session.len() > MAX_COOKIE {
-                tracing::warn!(
-                    user = identity.user,
-                    "the rights of this user fit no cookie: its EventSource cannot reconnect"
-                );
-            } else if same_site(node, request).is_ok() {
-                // Nor does a page of somebody else's get to put one into this site's.
-                let cookie = session_cookie(node, request, session, life);
-                request.extensions_mut().insert(NewSession(cookie));
-            }
+            request.extensions_mut().insert(Presented(ticket.to_owned()));
             return Ok(identity);
         }
         Err(refused) => refused,
     };
     let Some(session) = cookie(request.request(), SESSION) else { return Err(refused.into()) };
-    same_site(node, request)?;
+    same_site(node, request.request())?;
     Ok(node.access.unseal(&session, ticket).await?)
 }
 
+/// Uses up the ticket of a request that opened a stream, and lets the browser keep the session for its reconnects. Of two
+/// requests with one ticket the first to open its stream has it; the other is a 401. A response that is no stream (HEAD,
+/// JSON, any refusal, also one in the form of a stream) leaves the ticket valid.
+pub(super) async fn use_ticket(node: &Node, response: ServiceResponse) -> ServiceResponse {
+    let request = response.request().clone();
+    let presented = request.extensions_mut().remove::<Presented>();
+    let Some(Presented(ticket)) = presented.filter(|_| stream::is_open(&request, response.response())) else {
+        return response;
+    };
+    match begin_session(node, &request, &ticket).await {
+        Ok(None) => response,
+        Ok(Some(cookie)) => {
+            let mut response = response;
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+            response
+        }
+        Err(problem) => ServiceResponse::new(request, HttpResponse::from_error(problem)),
+    }
+}
+
+/// The cookie of the session that follows a ticket; `None` where the browser must not or cannot keep one.
+async fn begin_session(node: &Node, request: &HttpRequest, ticket: &str) -> Result<Option<HeaderValue>, Problem> {
+    let identity = node.access.redeem(ticket)?;
+    let (session, life) = node.access.seal(&identity, ticket).await?;
+    if session.len() > MAX_COOKIE {
+        tracing::warn!(user = identity.user, "the rights of this user fit no cookie: its EventSource cannot reconnect");
+        return Ok(None);
+    }
+    // A page of another site must not put a session into the browser.
+    Ok(same_site(node, request).is_ok().then(|| session_cookie(node, request, session, life)))
+}
+
 /// A browser sends cookies along for pages of anybody, so those pages must be ours or listed.
-fn same_site(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
+fn same_site(node: &Node, request: &HttpRequest) -> Result<(), Problem> {
     let foreign = match request.headers().get(header::ORIGIN) {
-        Some(origin) => !gate::is_own(request, origin) && !origins::is_listed(node, origin),
+        Some(origin) => !gate::is_own(node, request, origin) && !origins::is_listed(node, origin),
         None => gate::is_foreign_fetch(request),
     };
     if foreign {
@@ -145,7 +167,7 @@ fn same_site(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     Ok(())
 }
 
-fn session_cookie(node: &Node, request: &ServiceRequest, session: String, life: Duration) -> HeaderValue {
+fn session_cookie(node: &Node, request: &HttpRequest, session: String, life: Duration) -> HeaderValue {
     let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
     let cookie = Cookie::build(SESSION, session)
         .path("/")
@@ -156,14 +178,6 @@ fn session_cookie(node: &Node, request: &ServiceRequest, session: String, life: 
         .max_age(actix_web::cookie::time::Duration::seconds(seconds))
         .finish();
     HeaderValue::from_str(&cookie.to_string()).expect("a session is base64url and dots")
-}
-
-/// Lets the client keep its session, if this request made one.
-pub(super) fn set_cookie<B>(response: &mut ServiceResponse<B>) {
-    let made = response.request().extensions_mut().remove();
-    if let Some(NewSession(cookie)) = made {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
 }
 
 /// The caller of a handler.

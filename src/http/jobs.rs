@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    Identity, Problem,
+    Identity, Problem, address,
     body::Json,
     connect::{STREAM_PARAMETERS, StreamParameters, basics, last_event_id},
     emitters::page_size,
@@ -27,7 +27,7 @@ use crate::{
     hub::{Connect, Reason, Start},
     jobs::{
         self, Filter, Listing, Snapshot, Status, Submission, SubmitError, Submitted, Summary,
-        spec::{OnDisconnect, Spec},
+        spec::{OnDisconnect, Spec, TaskSpec},
     },
     journal,
     topic::{Pattern, Topic},
@@ -129,7 +129,12 @@ async fn accept_job(node: &Node, request: &HttpRequest, identity: Identity, spec
         }
     };
     let hold = limited::job(node, request)?;
-    let submission = Submission { spec, user: identity.user, key, hold };
+    let via = address::via(request);
+    let goes_on = |task: &TaskSpec| task.url.is_some() || task.remote.is_some();
+    if spec.tasks.iter().any(goes_on) {
+        node.upstream.permits(&via).map_err(|error| Problem::looped(error.to_string()))?;
+    }
+    let submission = Submission { spec, user: identity.user, key, via, hold };
     node.jobs.submit(submission).await.map_err(Problem::from)
 }
 
@@ -211,7 +216,7 @@ pub(super) async fn retry(
     permit::job(&node, &identity, &job, To::Change).await?;
     permit::submit(&identity, &node.jobs.spec(&job).await?)?;
     let hold = limited::job(&node, &request)?;
-    let submitted = node.jobs.retry(&job, identity.user, hold).await?;
+    let submitted = node.jobs.retry(&job, identity.user, address::via(&request), hold).await?;
     Ok(accepted(&submitted, Some(&job)))
 }
 

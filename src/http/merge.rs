@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    Identity, Problem,
+    Identity, Problem, address,
     body::Json,
     connect::heartbeat,
     error::Field,
@@ -58,6 +58,7 @@ pub(super) enum SourceDocument {
     ), responses(
         (status = 200, description = "the merged stream", body = MergedFrame, content_type = "text/event-stream"),
         (status = 422, description = "a source is wrong; nothing was asked for"),
+        (status = 508, description = "the request has been here before (`Via`)"),
     ))]
 pub(super) async fn merge(
     node: Data<Node>,
@@ -82,7 +83,10 @@ pub(super) async fn merge(
         }
     }
     let limits = Limits { config: &node.config.relay, remotes: &node.remotes };
-    let sources = merge::sources(limits, body.value).map_err(wrong)?;
+    let via = address::via(&request);
+    node.upstream.permits(&via).map_err(|error| Problem::looped(error.to_string()))?;
+    let mut sources = merge::sources(limits, body.value).map_err(wrong)?;
+    sources.iter_mut().for_each(|planned| planned.source.via = via.clone());
     let merged = Merged::new(sources, &node.connections.of(&identity.user.as_deref().map(Into::into)), form);
     let frames = Box::pin(stream::unfold(merged, async |mut merged| {
         let frame = merged.next().await?;

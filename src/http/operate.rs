@@ -31,12 +31,12 @@ pub(super) async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
-/// The node takes work; 503 from the beginning of a stop.
+/// The node takes work; 503 with the reason while it does not: it stops, has just started, or a part of it does not work.
 #[utoipa::path(get, path = "/readyz", tag = "operating",
-    responses((status = 200, description = "ready", body = Readiness), (status = 503, description = "stopping")))]
+    responses((status = 200, description = "ready", body = Readiness), (status = 503, description = "stopping, starting, or a part of the node does not work")))]
 pub(super) async fn readyz(node: Data<Node>) -> Result<HttpResponse, Problem> {
-    if node.stopping.is_cancelled() {
-        return Err(Problem::unavailable("the node is stopping", 5));
+    if let Some(reason) = node.trouble() {
+        return Err(Problem::unavailable(reason, 5));
     }
     Ok(HttpResponse::Ok().json(Readiness { status: "ready" }))
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Identity, Problem, body,
+    Identity, Problem, address, body,
     identity::Admin,
     limited,
     openapi::streams::RemoteFrame,
@@ -65,6 +65,7 @@ const PREFIX: &str = "/api/sse-proxy/";
     (status = "4XX", description = "what the remote answered, as a problem"),
     (status = 502, description = "the remote failed, or has no stream there"),
     (status = 504, description = "the remote did not answer in time"),
+    (status = 508, description = "the request has been here before (`Via`)"),
 ))]
 pub(super) async fn get(
     node: Data<Node>,
@@ -89,6 +90,7 @@ pub(super) async fn get(
     (status = "4XX", description = "what the remote answered, as a problem"),
     (status = 502, description = "the remote failed, or has no stream there"),
     (status = 504, description = "the remote did not answer in time"),
+    (status = 508, description = "the request has been here before (`Via`)"),
 ))]
 pub(super) async fn post(
     node: Data<Node>,
@@ -113,6 +115,7 @@ pub(super) async fn post(
         (status = "4XX", description = "what the remote answered, as a problem"),
         (status = 502, description = "the remote failed, or has no stream there"),
         (status = 504, description = "the remote did not answer in time"),
+        (status = 508, description = "the request has been here before (`Via`)"),
     ))]
 pub(super) async fn sample(
     node: Data<Node>,
@@ -186,7 +189,7 @@ async fn pass(
     let place = limited::stream(node, request)?;
     let (name, path) = (remote.name().to_owned(), url.path().to_owned());
     let patient = method == Method::GET && wants_stream(text(request, &header::ACCEPT));
-    let ask = Ask { remote, method, url, headers: fields(request), body };
+    let ask = Ask { remote, method, url, headers: fields(request), body, via: address::via(request) };
     let heartbeat = Duration::from_millis(node.config.emitter.heartbeat_ms);
     let input = pull::input(request);
     let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
@@ -261,10 +264,19 @@ fn text<'a>(request: &'a HttpRequest, name: &header::HeaderName) -> Option<&'a s
 
 /// True where the same request may well succeed later.
 fn passing(failure: &Failure) -> bool {
-    failure.passing() || failure.status().is_some_and(|status| status.is_server_error())
+    failure.passing() || failure.status().is_some_and(|status| status.is_server_error() && !looped(failure))
+}
+
+/// True where this node or one behind it has found that the request goes in a loop.
+fn looped(failure: &Failure) -> bool {
+    failure.status().is_some_and(|status| status.as_u16() == 508)
+        || matches!(failure, Failure::Transport(Error::Loop { .. }))
 }
 
 fn problem(failure: &Failure, detail: String) -> Problem {
+    if looped(failure) {
+        return Problem::looped(detail);
+    }
     let asked = failure.retry_after().map(|asked| asked.as_secs().max(1));
     let status = match failure {
         Failure::Busy(_) | Failure::Ended => return Problem::unavailable(detail, BUSY_RETRY),

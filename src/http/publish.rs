@@ -29,7 +29,7 @@ use super::{
 use crate::{
     app::Node,
     event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Payload, Position},
-    journal::Batch,
+    journal::{AppendError, Batch},
     topic::Topic,
 };
 
@@ -255,8 +255,10 @@ async fn append(
     identity: &Identity,
     mut drafts: Vec<Draft>,
 ) -> Result<Vec<Published>, Problem> {
-    for draft in &drafts {
+    for (index, draft) in drafts.iter().enumerate() {
         permit::publish(identity, &draft.topics)?;
+        // Before the publisher is named: no user can be called so as to pass for the node.
+        draft.check_name().map_err(|reason| AppendError::Invalid { index, reason })?;
     }
     limited::publish(node, request, drafts.len())?;
     let publisher = identity.publisher();

@@ -10,7 +10,7 @@ use std::{
 use actix_web::{
     HttpRequest, HttpResponse,
     body::{BodySize, MessageBody},
-    http::{ConnectionType, Version, header},
+    http::{ConnectionType, Method, StatusCode, Version, header},
     web::Bytes,
 };
 use tokio::time::{Duration, Instant};
@@ -45,6 +45,9 @@ struct Body {
     link: Option<(Handover, Rc<Place>, Framing)>,
     storm: Storm,
 }
+
+/// Marks a response that refuses in the form of a stream.
+struct RefusedForNow;
 
 /// Notices that a body is polled over and over without a frame.
 pub(super) struct Storm {
@@ -226,9 +229,19 @@ pub(super) fn disconnect(node: &Node, reason: &str, detail: Option<&str>, not_be
 
 fn refused(frame: Bytes) -> HttpResponse {
     let mut response = headers().body(frame);
+    response.extensions_mut().insert(RefusedForNow);
     // Who is to come back later does not hold a place meanwhile.
     response.head_mut().set_connection_type(ConnectionType::Close);
     response
+}
+
+/// True where this response is a stream that opened, and no refusal in the form of one.
+pub(super) fn is_open<B>(request: &HttpRequest, response: &HttpResponse<B>) -> bool {
+    let streams = |kind: &header::HeaderValue| kind.as_bytes().starts_with(sse::MEDIA_TYPE.as_bytes());
+    request.method() == Method::GET
+        && response.status() == StatusCode::OK
+        && response.headers().get(header::CONTENT_TYPE).is_some_and(streams)
+        && !response.extensions().contains::<RefusedForNow>()
 }
 
 fn headers() -> actix_web::HttpResponseBuilder {

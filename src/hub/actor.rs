@@ -7,11 +7,15 @@ use futures_util::future::join_all;
 use tokio::task::unconstrained;
 
 use super::{Change, EmitterStatus, Reason, Selector, shard::Shard};
-use crate::sse::Encoded;
+use crate::{
+    sse::Encoded,
+    supervise::{Supervisor, Vital},
+};
 
 /// Lives on the thread of its connections, for as long as that thread, or until nobody holds the hub.
 struct ShardActor {
     shard: Rc<Shard>,
+    _vital: Vital,
 }
 
 /// The shards of a hub, as other threads reach them.
@@ -41,12 +45,12 @@ struct Drain(Duration);
 // === impl Addrs ===
 
 impl Addrs {
-    pub(super) fn start(&mut self, shard: Rc<Shard>) {
+    pub(super) fn start(&mut self, shard: Rc<Shard>, supervisor: &Supervisor) {
         self.0.retain(Addr::connected);
         // A task of its own: an actor polls all its futures at each of its wakes. It gives others their turns itself: with
         // the runtime's budget of a turn it could write to no more than 128 connections, and would wake the tasks of others.
-        actix::spawn(unconstrained(shard.clone().run()));
-        self.0.push(ShardActor { shard }.start());
+        actix::spawn(unconstrained(supervisor.vital("delivery of events").run(shard.clone().run())));
+        self.0.push(ShardActor { shard, _vital: supervisor.vital("shard of emitters") }.start());
     }
 
     /// A shard whose thread is gone has no emitters: its answer is empty.

@@ -1,6 +1,7 @@
 //! What the hub promises, seen from the reader's end of a stream: a memory journal, one thread, a clock that stands
 //! still until everybody waits.
 
+mod death;
 mod link;
 mod manage;
 mod order;

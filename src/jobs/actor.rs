@@ -146,7 +146,7 @@ impl Shell {
         own_thread: bool,
     ) -> Self {
         let (reports, arriving) = mpsc::channel(REPORTS_PER_TURN);
-        let runner = own_thread.then(|| Runner::start(config.concurrency, reports.clone()));
+        let runner = own_thread.then(|| Runner::start(config.concurrency, reports.clone(), &deps.supervisor));
         Self {
             engine: Engine::new(config.clone(), &deps),
             journal: deps.journal.clone(),
@@ -268,14 +268,12 @@ impl Actor for Shell {
         let arriving = self.arriving.take().expect("an actor starts once");
         let shell = ctx.address().downgrade();
         let (config, deps) = self.past.take().expect("an actor starts once");
-        let found = {
-            let shell = shell.clone();
-            async move |found| deliver(&shell, Call::Found(found)).await
-        };
+        let (finder, vital) = (shell.clone(), deps.supervisor.vital("reports of jobs"));
+        let found = async move |found| deliver(&finder, Call::Found(found)).await;
         let recovery = async move { recovery::run(&config, &deps, found).await };
         ctx.spawn(recovery.into_actor(self));
         let deliver = async move |call| deliver(&shell, call).await;
-        actix::spawn(pump::run(deliver, arriving, self.alarm.subscribe()));
+        actix::spawn(vital.run(pump::run(deliver, arriving, self.alarm.subscribe())));
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
@@ -294,9 +292,9 @@ impl Handler<Submit> for Shell {
             Err(error) => return Box::pin(fut::ready(Err(error))),
         };
         let Submit { spec, plan, user, key, retry_of, hold } = submit;
-        let (version, created_at, key_record) = (record::VERSION, now_ms(), key.as_ref().map(|key| key.record.clone()));
-        let record = SpecRecord { version, job_id, created_at, user, retry_of, key_record, spec };
-        let journal = self.journal.clone();
+        let (journal, version, created_at, via) = (self.journal.clone(), record::VERSION, now_ms(), plan.via.clone());
+        let key_record = key.as_ref().map(|key| key.record.clone());
+        let record = SpecRecord { version, job_id, created_at, user, retry_of, key_record, via, spec };
         let write = async move { (record::write(&journal, &record, key.as_ref()).await, record) };
         Box::pin(write.into_actor(self).map(|(written, record), shell, ctx| {
             let id = record.job_id.to_string();

@@ -80,6 +80,11 @@ impl Door {
         }
     }
 
+    /// True once the recovery is done.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
     pub fn stats(&self) -> Stats {
         *lock(&self.figures)
     }

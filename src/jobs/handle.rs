@@ -24,7 +24,7 @@ use crate::{
     event::Position,
     journal::{Query, Shared},
     topic::Topic,
-    upstream::Remotes,
+    upstream::{Remotes, Via},
 };
 
 /// Submits, asks and ends jobs. Cheap to clone; when the last one is dropped the jobs end.
@@ -52,6 +52,8 @@ pub struct Submission {
     pub user: Option<String>,
     /// `Idempotency-Key`: the same key and body of the same user is the same job. 1 to 255 bytes.
     pub key: Option<String>,
+    /// The way of the request: what its tasks send goes on from there.
+    pub via: Via,
     /// Kept until the job ends, or until the node does.
     pub hold: Option<Hold>,
 }
@@ -157,7 +159,13 @@ impl Handle {
     ///
     /// # Errors
     /// When the job has not ended, or none failed, or the new job was not accepted.
-    pub async fn retry(&self, id: &str, user: Option<String>, hold: Option<Hold>) -> Result<Submitted, Error> {
+    pub async fn retry(
+        &self,
+        id: &str,
+        user: Option<String>,
+        via: Via,
+        hold: Option<Hold>,
+    ) -> Result<Submitted, Error> {
         let asked = id.to_owned();
         let failed = match self.door.look(move |engine| engine.failed_tasks(&asked)).await?? {
             Some(failed) => failed,
@@ -166,7 +174,7 @@ impl Handle {
         let failed: HashSet<String> = failed.into_iter().collect();
         let mut spec = record::read(&self.shared.journal, id).await?.spec;
         spec.tasks.retain(|task| task.id.as_ref().is_some_and(|id| failed.contains(id)));
-        let submission = Submission { spec, user, key: None, hold };
+        let submission = Submission { spec, user, key: None, via, hold };
         Ok(self.submit_as(submission, Some(id.to_owned())).await?)
     }
 
@@ -197,6 +205,11 @@ impl Handle {
         self.door.stop(grace).await;
     }
 
+    /// True once all jobs of the journal are read; before that requests wait.
+    pub fn is_ready(&self) -> bool {
+        self.door.is_ready()
+    }
+
     /// Figures for metrics and status, as of the engine's last turn. Never waits.
     pub fn stats(&self) -> Stats {
         self.door.stats()
@@ -214,7 +227,7 @@ impl Handle {
     }
 
     async fn submit_as(&self, submission: Submission, retry_of: Option<String>) -> Result<Submitted, SubmitError> {
-        let Submission { mut spec, user, key, hold } = submission;
+        let Submission { mut spec, user, key, via, hold } = submission;
         let Resources { config, handlers, remotes, .. } = &*self.shared;
         let limits = Limits { max_tasks: config.max_tasks, handlers, remotes };
         let checked = Plan::check(&spec, limits);
@@ -222,7 +235,8 @@ impl Handle {
         if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255 || key.contains(char::is_control)) {
             errors.push(FieldError::new("Idempotency-Key", "must have 1 to 255 bytes without control characters"));
         }
-        let plan = checked.ok().filter(|_| errors.is_empty()).ok_or(SubmitError::Invalid(errors))?;
+        let mut plan = checked.ok().filter(|_| errors.is_empty()).ok_or(SubmitError::Invalid(errors))?;
+        plan.via = via.nodes();
         let key = key.map(|key| Key::new(user.as_deref(), &key, &spec));
         for (task, planned) in spec.tasks.iter_mut().zip(&plan.tasks) {
             task.id = Some(planned.id.clone());

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 pub use super::memory::Reserve;
-use crate::journal::BoxFuture;
+use crate::{journal::BoxFuture, upstream::Via};
 
 /// Runs tasks of one kind.
 ///
@@ -35,6 +35,8 @@ pub struct Task {
     pub name: String,
     /// What the client gave it (`input`), or `null`.
     pub input: Value,
+    /// The way of the request that submitted the job; requests that the handler sends go on from there.
+    pub via: Via,
     /// 1 for the first attempt.
     pub attempt: u32,
     /// Takes progress.

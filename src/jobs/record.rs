@@ -28,6 +28,7 @@ use super::{
 use crate::{
     journal::{AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
     topic::Topic,
+    upstream::Via,
 };
 
 /// What a spec record holds.
@@ -43,6 +44,9 @@ pub struct SpecRecord {
     pub retry_of: Option<String>,
     /// The record of the idempotency key, which leaves with the job.
     pub key_record: Option<String>,
+    /// The way of the request that submitted it.
+    #[serde(default, skip_serializing_if = "Via::is_empty")]
+    pub via: Via,
     pub spec: Spec,
 }
 

@@ -202,7 +202,7 @@ impl Session {
         let mut retries = Retries::new(remote, self.means.pace);
         while let Place::Asking { body, sent, kept } = &mut self.place {
             let before = std::mem::replace(sent, true);
-            let failure = match ask::submit(remote, &connections, &key, body.clone()).await {
+            let failure = match ask::submit(remote, &connections, &self.group.via, &key, body.clone()).await {
                 Ok(job_id) => {
                     kept.found(job_id.clone());
                     let mut kept = kept.clone();
@@ -249,9 +249,8 @@ impl Session {
             Place::Asking { body, sent: true, .. } => {
                 // Once more, to be told its id.
                 loop {
-                    match ask::submit(&remote, &self.means.connections.of(&self.group.owner), &self.key(), body.clone())
-                        .await
-                    {
+                    let connections = self.means.connections.of(&self.group.owner);
+                    match ask::submit(&remote, &connections, &self.group.via, &self.key(), body.clone()).await {
                         Ok(job_id) => break job_id,
                         Err(Trouble::Failed(failure)) if failure.passing() => sleep(AGAIN).await,
                         Err(_) => return,

@@ -11,11 +11,14 @@ use tokio::{
 };
 
 use super::engine::{Attempt, Report};
+use crate::supervise::{Supervisor, Vital};
 
 /// The way to the thread.
 #[derive(Debug)]
 pub struct Runner {
     begin: mpsc::Sender<Vec<Attempt>>,
+    /// Of the actor that has this: a panic there drops it.
+    _actor: Vital,
 }
 
 // === impl Runner ===
@@ -25,10 +28,12 @@ impl Runner {
     ///
     /// # Panics
     /// When the system gives no thread or no descriptors: nothing would ever run.
-    pub fn start(slots: usize, reports: mpsc::Sender<Report>) -> Self {
+    pub fn start(slots: usize, reports: mpsc::Sender<Report>, supervisor: &Supervisor) -> Self {
         let (begin, mut begun) = mpsc::channel::<Vec<Attempt>>(slots.clamp(1, tokio::sync::Semaphore::MAX_PERMITS));
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime needs a few descriptors");
+        let vital = supervisor.vital("attempts");
         let run = move || {
+            let _vital = vital;
             let local = LocalSet::new();
             local.block_on(&runtime, async move {
                 while let Some(attempts) = begun.recv().await {
@@ -44,7 +49,7 @@ impl Runner {
             runtime.shutdown_background();
         };
         thread::Builder::new().name("attempts".into()).spawn(run).expect("the system has one more thread");
-        Self { begin }
+        Self { begin, _actor: supervisor.vital("jobs") }
     }
 
     /// Begins attempts. Many go over at once, since each call wakes the thread.

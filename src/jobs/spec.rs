@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::topic::Topic;
+use crate::{topic::Topic, upstream::Via};
 
 mod check;
 #[cfg(test)]
@@ -148,6 +148,8 @@ pub struct Plan {
     pub fail_fast: bool,
     /// Topics that also get `progress`, `error` and `complete`.
     pub notify: Vec<Topic>,
+    /// The way of the request that submitted the job; its tasks' requests go on from there.
+    pub via: Via,
 }
 
 /// A task that was checked.

@@ -2,6 +2,7 @@
 
 mod away;
 mod bounds;
+mod death;
 mod door;
 mod ends;
 mod full;

@@ -13,7 +13,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -36,6 +36,7 @@ use crate::{
 mod check;
 mod look;
 mod open;
+mod own_files;
 mod place;
 mod read;
 mod repair;
@@ -88,7 +89,8 @@ struct Shared {
     epoch: u64,
     commits: AtomicU64,
     disk_bytes: AtomicU64,
-    refusing: AtomicBool,
+    /// Why nothing can be written at the moment.
+    refusal: RwLock<Option<Unavailable>>,
     /// Tells whether the store is gone for good: who hears of an end does not come back.
     closed: AtomicBool,
 }
@@ -235,10 +237,14 @@ impl Journal for Embedded {
         })
     }
 
+    fn refusal(&self) -> Option<String> {
+        self.shared.refusal().map(|why| why.to_string())
+    }
+
     fn stats(&self) -> Stats {
         Stats {
             commits: self.shared.commits.load(Ordering::Relaxed),
-            refusing: self.shared.refusing.load(Ordering::Relaxed),
+            refusing: self.shared.refusal().is_some(),
             disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
             queued_bytes: (u64::from(self.queue_kib) - self.queue.available_permits() as u64) * 1024,
             ..self.shared.log().stats()
@@ -275,6 +281,15 @@ impl Shared {
 
     fn log_mut(&self) -> RwLockWriteGuard<'_, Log> {
         self.log.write().expect("no code that holds the lock panics")
+    }
+
+    fn refusal(&self) -> Option<Unavailable> {
+        self.refusal.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes known why nothing can be written, or that it can.
+    fn refuse(&self, why: Option<Unavailable>) {
+        *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     fn store_slot(&self) -> RwLockWriteGuard<'_, Option<Store>> {

@@ -50,6 +50,9 @@ pub enum Unavailable {
     /// The adapter failed.
     #[error("the journal failed: {0}")]
     Failed(String),
+    /// What is kept is not as it was written.
+    #[error("the journal failed: {0}")]
+    Damaged(String),
 }
 
 /// A journal cannot be opened.

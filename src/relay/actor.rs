@@ -17,9 +17,9 @@ use super::{
 /// # Panics
 /// Outside of an actix system.
 pub fn start(config: Config, deps: Deps) -> Handle {
-    let (handle, supervision) = prepare(config, deps);
+    let (handle, running) = prepare(config, deps);
     Arbiter::new().spawn(async {
-        supervision.await;
+        running.await;
         Arbiter::current().stop();
     });
     handle
@@ -28,8 +28,8 @@ pub fn start(config: Config, deps: Deps) -> Handle {
 /// Starts the relays on this thread, where a test can hold the clock.
 #[cfg(test)]
 pub fn start_here(config: Config, deps: Deps) -> Handle {
-    let (handle, supervision) = prepare(config, deps);
-    tokio::spawn(supervision);
+    let (handle, running) = prepare(config, deps);
+    tokio::spawn(running);
     handle
 }
 
@@ -38,13 +38,15 @@ fn prepare(config: Config, deps: Deps) -> (Handle, impl Future<Output = ()> + Se
     let (asked, work) = mpsc::channel(MAX_REQUESTS);
     let (ready, read) = watch::channel(false);
     let handle = Handle::new(shared.clone(), asked, read);
-    (handle, supervise(shared, work, ready))
+    (handle, shared.deps.supervisor.vital("relays").run(run(shared, work, ready)))
 }
 
 /// Begins what goes on by itself, and what is asked for; ends when the relays are stopped, or nobody is left to ask.
-async fn supervise(shared: Arc<Shared>, mut work: mpsc::Receiver<Work>, ready: watch::Sender<bool>) {
-    shared.tasks.spawn(recovery::run(shared.clone(), ready));
-    shared.tasks.spawn(lifecycle::sweep(shared.clone()));
+async fn run(shared: Arc<Shared>, mut work: mpsc::Receiver<Work>, ready: watch::Sender<bool>) {
+    let supervisor = shared.deps.supervisor.clone();
+    shared.tasks.spawn(supervisor.vital("recovery of relays").run(recovery::run(shared.clone(), ready)));
+    let sweeping = shared.clone();
+    shared.tasks.spawn(supervisor.keep("retention of relays", move || lifecycle::sweep(sweeping.clone())));
     while let Some(Some(work)) = shared.stop.run_until_cancelled(work.recv()).await {
         shared.tasks.spawn(work);
     }

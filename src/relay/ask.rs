@@ -37,7 +37,7 @@ const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::PA
 const MAX_HEADERS: usize = 64;
 /// Fields that belong to the connection, and those that reading an event stream sets itself. They are refused rather than
 /// dropped, so that nobody believes that they were sent.
-const FOREIGN: [HeaderName; 16] = [
+const FOREIGN: [HeaderName; 17] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::CONNECTION,
@@ -54,6 +54,7 @@ const FOREIGN: [HeaderName; 16] = [
     HeaderName::from_static("trailers"),
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    header::VIA,
 ];
 
 // === impl Written ===

@@ -12,9 +12,10 @@ use super::{
     shared::Shared,
     state::State,
     told::{self, State as Word, Told},
+    trail::Trail,
 };
 use crate::{
-    event::{Draft, Event},
+    event::{Draft, Event, names},
     journal::{Page, Query},
     topic::{Pattern, Topic},
     upstream::events::RemoteEvent,
@@ -85,7 +86,11 @@ pub async fn catch_up(stand: Stand<'_>, joiner: &Arc<Member>) -> Result<Outcome,
     if let Some(mut past) = past {
         while let Some(page) = past.next(shared).await {
             for event in &page {
-                own.cursor.note(event.name(), &event.data, event.origin.as_deref().unwrap_or_default());
+                own.cursor.note(
+                    names::original(event.name()),
+                    &event.data,
+                    event.origin.as_deref().unwrap_or_default(),
+                );
             }
             own.seq += 1;
             let drafts = |_: &[Arc<Member>]| page.iter().map(|event| again(event, joiner)).collect();
@@ -112,11 +117,13 @@ fn again(event: &Event, joiner: &Member) -> Draft {
         event: event.name().to_owned(),
         data: event.data.to_string(),
         id: event.origin.as_deref().unwrap_or_default().to_owned(),
+        trail: String::new(),
         control: false,
     };
     // Where an elder has the same target the event is there already.
     let topics = joiner.topics.iter().filter(|topic| !event.topics.contains(topic)).cloned().collect();
-    told::relayed(&remote, topics, told::publisher(joiner))
+    let draft = told::relayed(&remote, &Trail::default(), topics, told::publisher(joiner));
+    Draft { comment: event.comment.as_deref().map(str::to_owned), ..draft }
 }
 
 async fn append_for(

@@ -124,6 +124,11 @@ impl Handle {
         }
     }
 
+    /// True once all relays of the journal are read; before that requests wait.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
     /// Figures for metrics and status. Never waits.
     pub fn stats(&self) -> Stats {
         self.shared.stats()

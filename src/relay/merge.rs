@@ -21,6 +21,7 @@ use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
+    event::names,
     sse::Frame,
     upstream::{
         Connections,
@@ -31,6 +32,7 @@ use crate::{
 mod spec;
 
 pub use self::spec::{SourceSpec, sources};
+use super::trail::Trail;
 
 /// How a merged stream looks.
 #[derive(Clone, Copy, Debug)]
@@ -195,14 +197,17 @@ impl Merged {
 
 /// Without an id: positions of several streams are none of this one.
 fn passed_on(source: &str, event: &RemoteEvent, envelope: bool) -> Bytes {
+    let way = Trail::of(event).comment();
     let RemoteEvent { event, data, id, .. } = event;
+    let event = &*names::passed_on(event);
+    let frame = Frame { event, comment: way.as_deref(), ..Frame::default() };
     if !envelope {
-        return Frame { event, data: Some(data), ..Frame::default() }.encode().frame();
+        return Frame { data: Some(data), ..frame }.encode().frame();
     }
     let payload = serde_json::from_str(data).map_or(Data::Text(data), Data::Json);
     let id = Some(id.as_str()).filter(|id| !id.is_empty());
     let whole = serde_json::to_string(&Envelope { source, event, id, data: payload }).expect("it is plain data");
-    Frame { event, data: Some(&whole), ..Frame::default() }.encode().frame()
+    Frame { data: Some(&whole), ..frame }.encode().frame()
 }
 
 fn frame(event: &str, data: &serde_json::Value) -> Bytes {
@@ -222,13 +227,23 @@ mod tests {
     use super::*;
 
     fn event(event: &str, data: &str, id: &str) -> RemoteEvent {
-        RemoteEvent { event: event.into(), data: data.into(), id: id.into(), control: false }
+        RemoteEvent { event: event.into(), data: data.into(), id: id.into(), trail: String::new(), control: false }
     }
 
     #[test]
     fn an_event_is_passed_on_without_its_id() {
         assert_eq!(passed_on("s", &event("x", "a\nb", "7"), false), "event: x\ndata: a\ndata: b\n\n");
         assert_eq!(passed_on("s", &event("message", "", ""), false), "data: \n\n");
+    }
+
+    #[test]
+    fn an_event_of_a_node_says_where_it_has_been_and_is_not_taken_for_a_frame_of_this_one() {
+        let gap = RemoteEvent { trail: "800000000000-1".into(), ..event("gap", "a", "9c1f00aa0b77-2") };
+        assert_eq!(passed_on("s", &gap, false), ": via 800000000000-1 9c1f00aa0b77-2\nevent: remote.gap\ndata: a\n\n");
+        assert_eq!(
+            passed_on("s", &event("merge_complete", "", "7"), false),
+            "event: remote.merge_complete\ndata: \n\n"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::upstream::{
-    Connections, HeaderMap, Lease, Method, Purpose, Remote, Url,
+    Connections, HeaderMap, Lease, Method, Purpose, Remote, Request, Url, Via,
     events::{Answer, Chunks, Failure, Opened, open},
 };
 
@@ -31,6 +31,8 @@ pub struct Ask {
     pub headers: HeaderMap,
     /// The body of the request.
     pub body: Bytes,
+    /// The way of the client's request.
+    pub via: Via,
 }
 
 /// The bytes of a stream that is open. Dropping it closes its connection at once.
@@ -53,9 +55,9 @@ impl Ask {
     /// # Errors
     /// What the remote answered instead, or why it did not.
     pub async fn open(self, connections: &Connections, heartbeat: Duration) -> Result<Option<Passthrough>, Failure> {
-        let Self { remote, method, url, headers, body } = self;
+        let Self { remote, method, url, headers, body, via } = self;
         let place = connections.enter(&remote, &method, url.path(), Purpose::Proxy);
-        let request = remote.request(method, &url, headers, body);
+        let request = Request { via: Some(via), ..remote.request(method, &url, headers, body) };
         let idle = remote.read_timeout();
         match open(remote.client().clone(), request, idle, place).await.map_err(|refused| refused.failure)? {
             Answer::NoContent => Ok(None),

@@ -8,17 +8,19 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::{
     append::{self, Halt},
     copy::{self, Outcome, Stand},
     group::{Group, Member},
-    lifecycle,
+    lifecycle, loops,
     record::{Ended, Progress},
     shared::Shared,
     spec::PlannedSource,
     state::State,
-    told::{self, State as Word, Told},
+    told::{self, Arrival, State as Word, Told},
+    trail::{Recent, Trail},
 };
 use crate::{
     event::now_ms,
@@ -35,6 +37,10 @@ pub struct Runner {
     pub state: State,
     /// Doubles that are counted already.
     doubles: u64,
+    /// Events that came back to where they had been.
+    looped: u64,
+    /// Where the events of the last minute began.
+    recent: Recent,
     /// What is to be written next.
     gathered: Gathered,
     /// What is on its way to the journal.
@@ -60,6 +66,8 @@ struct Written {
     progress: Progress,
     events: u64,
     skipped: u64,
+    /// Those of them that came back to where they had been.
+    looped: u64,
 }
 
 /// A batch with so many bytes waits for the one before it; one more piece of the stream may come on top.
@@ -122,6 +130,8 @@ impl Runner {
             progress,
             state: State::Connecting,
             doubles: 0,
+            looped: 0,
+            recent: Recent::default(),
             gathered: Gathered::default(),
             writing: None,
             said: None,
@@ -253,7 +263,7 @@ impl Runner {
 
     /// Puts events to those that are to be written next.
     fn gather(&mut self, events: Vec<RemoteEvent>) {
-        let max = self.shared.deps.max_event_bytes;
+        let (max, now) = (self.shared.deps.max_event_bytes, Instant::now());
         let gathered = &mut self.gathered;
         for event in events {
             if event.control {
@@ -268,7 +278,10 @@ impl Runner {
                 gathered.events += 1;
                 gathered.skipped += u64::from(told::unfit(&event, max));
                 gathered.bytes += EVENT_BYTES + event.event.len() + event.data.len() + event.id.len();
-                gathered.told.push(Told::Event(event));
+                gathered.bytes += event.trail.len();
+                let trail = Trail::of(&event);
+                let again = trail.begin().is_some_and(|begin| self.recent.again(begin, now));
+                gathered.told.push(Told::Event(Arrival::new(event, trail, again)));
             }
         }
         if let Some(end) = self.source.take_end() {
@@ -289,26 +302,30 @@ impl Runner {
     fn write(&mut self) -> BoxFuture<'static, Result<Written, Halt>> {
         self.progress.seq += 1;
         self.progress.cursor = self.source.cursor().clone();
-        let Gathered { told, events, skipped, .. } = std::mem::take(&mut self.gathered);
+        let Gathered { mut told, events, skipped, .. } = std::mem::take(&mut self.gathered);
+        let known = self.looped;
         let (shared, group, progress) = (self.shared.clone(), self.group.clone(), self.progress.clone());
         Box::pin(async move {
             let max = shared.deps.max_event_bytes;
+            let looped = loops::mark(&shared.deps.journal, &group.members(), &mut told, known).await;
             let drafts = |members: &[Arc<Member>]| told::drafts(&told, members, max);
             let held = |why: &str| {
                 tracing::warn!(remote = group.planned.source.remote.name(), why, "a relay waits for the journal");
                 shared.note(&group.members(), &progress, None, Some(why));
             };
             let members = append::append(&shared, &group, || group.members(), &progress, drafts, held).await?;
-            Ok(Written { members, progress, events, skipped })
+            Ok(Written { members, progress, events, skipped, looped })
         })
     }
 
     /// Makes known what the journal has.
     fn note(&mut self, written: &Written, error: Option<&str>) {
-        let Written { members, progress, events, skipped } = written;
+        let Written { members, progress, events, skipped, looped } = written;
         self.shared.note(members, progress, Some(self.state), error);
         let counters = &self.shared.counters;
-        counters.events.fetch_add(events - skipped, Relaxed);
+        counters.events.fetch_add(events.saturating_sub(skipped + looped), Relaxed);
+        counters.loops.fetch_add(*looped, Relaxed);
+        self.looped += looped;
         counters.skipped.fetch_add(*skipped, Relaxed);
         let doubles = self.source.doubles();
         counters.doubles.fetch_add(doubles - self.doubles, Relaxed);

@@ -152,13 +152,15 @@ impl Shared {
             let books = self.books();
             (books.running() as u64, books.kept() as u64)
         };
-        let Counters { events, reconnects, doubles, skipped, failed, unreadable, shares_refused } = &self.counters;
+        let Counters { events, reconnects, doubles, loops, skipped, failed, unreadable, shares_refused } =
+            &self.counters;
         Stats {
             relays_running: running,
             relays_kept: kept,
             events: events.load(Relaxed),
             reconnects: reconnects.load(Relaxed),
             doubles_dropped: doubles.load(Relaxed),
+            loops_dropped: loops.load(Relaxed),
             skipped: skipped.load(Relaxed),
             sources_failed: failed.load(Relaxed),
             records_unreadable: unreadable.load(Relaxed),

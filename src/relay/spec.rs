@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod check;
+mod own;
 #[cfg(test)]
 mod tests;
 

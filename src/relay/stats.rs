@@ -20,6 +20,8 @@ pub struct Stats {
     pub reconnects: u64,
     /// Events that came again after a reconnect, and were known.
     pub doubles_dropped: u64,
+    /// Events that came back to where they had been, and were dropped.
+    pub loops_dropped: u64,
     /// Events that were told of and not kept: too large, or with a name that no stream can carry.
     pub skipped: u64,
     /// Sources that were given up.
@@ -36,6 +38,7 @@ pub struct Counters {
     pub events: AtomicU64,
     pub reconnects: AtomicU64,
     pub doubles: AtomicU64,
+    pub loops: AtomicU64,
     pub skipped: AtomicU64,
     pub failed: AtomicU64,
     pub unreadable: AtomicU64,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Status, group::Member};
+use super::{Status, group::Member, trail::Trail};
 use crate::{
-    event::{Draft, Invalid, now_ms},
+    event::{Draft, Invalid, names, now_ms},
     topic::Topic,
     upstream::events::{End, RemoteEvent},
 };
@@ -23,9 +23,33 @@ const STATE_BYTES: usize = 2048;
 #[derive(Clone, Debug)]
 pub enum Told {
     /// An event of the source.
-    Event(RemoteEvent),
+    Event(Arrival),
     /// What the relay has to say of the source.
     State(State),
+}
+
+/// An event of a source, and whether it has been here before.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    pub event: RemoteEvent,
+    /// Where it has been.
+    pub trail: Trail,
+    pub back: Back,
+    /// It is to be reported as a loop, with the number of those so far.
+    pub report: Option<u64>,
+}
+
+/// What is known of an event's return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// It is new here.
+    No,
+    /// It has been in these topics.
+    In(Vec<Topic>),
+    /// It has come from where it began a second time.
+    Repeated,
+    /// It has more hops than a way has that is no loop.
+    TooFar,
 }
 
 /// A state of a source.
@@ -40,6 +64,8 @@ pub enum State {
     Gap { gap: Value },
     /// An event that cannot be kept.
     Skipped { event: String, origin: Option<String>, bytes: usize, error: String, code: &'static str },
+    /// Events that came back to where they had been.
+    Loop { event: String, origin: Option<String>, via: Vec<String>, dropped: u64, error: String, code: &'static str },
     /// The source was given up.
     Error { error: String, code: String },
     /// The source was read to its end.
@@ -75,6 +101,7 @@ impl State {
             Self::Retry { .. } => "relay_retry",
             Self::Gap { .. } => "relay_gap",
             Self::Skipped { .. } => "relay_skipped",
+            Self::Loop { .. } => "relay_loop",
             Self::Error { .. } => "relay_error",
             Self::Complete { .. } => "relay_complete",
         }
@@ -130,9 +157,12 @@ pub fn drafts(told: &[Told], members: &[Arc<Member>], max_event_bytes: usize) ->
             Told::State(state) => {
                 drafts.extend(members.iter().map(|member| state.draft(member)));
             }
-            Told::Event(event) => {
-                for (topics, publisher, sharing) in &shares {
-                    let draft = relayed(event, topics.clone(), publisher.clone());
+            Told::Event(arrival) => {
+                let (back, new): (Vec<_>, Vec<_>) = members.iter().cloned().partition(|member| arrival.is_back(member));
+                drafts.extend(back.iter().filter_map(|member| Some(arrival.looped(member)?.draft(member))));
+                let (event, own) = (&arrival.event, shares_of_new(&back, &new));
+                for (topics, publisher, sharing) in own.as_ref().unwrap_or(&shares) {
+                    let draft = relayed(event, &arrival.trail, topics.clone(), publisher.clone());
                     match draft.check(max_event_bytes) {
                         Ok(()) => drafts.push(draft),
                         Err(invalid) => {
@@ -148,10 +178,11 @@ pub fn drafts(told: &[Told], members: &[Arc<Member>], max_event_bytes: usize) ->
 }
 
 /// An event of a source as an event of this node.
-pub fn relayed(event: &RemoteEvent, topics: Vec<Topic>, publisher: String) -> Draft {
+pub fn relayed(event: &RemoteEvent, trail: &Trail, topics: Vec<Topic>, publisher: String) -> Draft {
     Draft {
         topics,
-        event: if event.event == "message" { String::new() } else { event.event.clone() },
+        event: if event.event == "message" { String::new() } else { names::passed_on(&event.event).into_owned() },
+        comment: trail.comment(),
         data: event.data.clone(),
         origin: origin(&event.id),
         publisher,
@@ -162,6 +193,11 @@ pub fn relayed(event: &RemoteEvent, topics: Vec<Topic>, publisher: String) -> Dr
 /// Who publishes what a source brings.
 pub fn publisher(member: &Member) -> String {
     format!("relay:{}/{}", member.relay, member.label)
+}
+
+/// The shares without those for whom an event is a loop; `None` where it is one for nobody.
+fn shares_of_new<'a>(back: &[Arc<Member>], new: &'a [Arc<Member>]) -> Option<Vec<Share<'a>>> {
+    (!back.is_empty()).then(|| shares(new))
 }
 
 type Share<'a> = (Vec<Topic>, String, Vec<&'a Member>);
@@ -183,18 +219,62 @@ fn shares(members: &[Arc<Member>]) -> Vec<Share<'_>> {
     shares
 }
 
+// === impl Arrival ===
+
+impl Arrival {
+    /// An event that is new, as far as can be known without asking the journal.
+    pub fn new(event: RemoteEvent, trail: Trail, repeated: bool) -> Self {
+        let back = match (trail.too_long(), repeated) {
+            (true, _) => Back::TooFar,
+            (_, true) => Back::Repeated,
+            _ => Back::No,
+        };
+        Self { event, trail, back, report: None }
+    }
+
+    /// True where this one has had the event before.
+    pub fn is_back(&self, member: &Member) -> bool {
+        match &self.back {
+            Back::No => false,
+            Back::In(topics) => member.topics.iter().any(|topic| topics.contains(topic)),
+            Back::Repeated | Back::TooFar => true,
+        }
+    }
+
+    /// What is reported of the loop to this one, if anything.
+    fn looped(&self, member: &Member) -> Option<State> {
+        let dropped = self.report?;
+        let (error, code) = match &self.back {
+            Back::No => return None,
+            Back::In(topics) => {
+                let topic = member.topics.iter().find(|topic| topics.contains(topic))?;
+                (format!("the event has been in `{topic}` before"), "loop")
+            }
+            Back::Repeated => ("an event that began at the same place has come within a minute".to_owned(), "repeated"),
+            Back::TooFar => (format!("the event has come through more than {} nodes", Trail::MAX), "too_many_hops"),
+        };
+        let event = name(&self.event);
+        Some(State::Loop { event, origin: origin(&self.event.id), via: self.trail.words(), dropped, error, code })
+    }
+}
+
 fn skipped(event: &RemoteEvent, invalid: &Invalid) -> State {
     let code = match invalid {
         Invalid::TooLarge { .. } => "event_too_large",
         _ => "event_name",
     };
     State::Skipped {
-        event: event.event.chars().filter(|c| !c.is_control()).take(255).collect(),
+        event: name(event),
         origin: origin(&event.id),
         bytes: event.data.len(),
         error: invalid.to_string(),
         code,
     }
+}
+
+/// An event's name, fit to be told.
+fn name(event: &RemoteEvent) -> String {
+    event.event.chars().filter(|c| !c.is_control()).take(255).collect()
 }
 
 fn origin(id: &str) -> Option<String> {

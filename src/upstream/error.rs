@@ -98,6 +98,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The request that this one was to be sent for is a loop (`Via`).
+    #[error("the request goes in a loop: {reason}")]
+    Loop {
+        /// By what that is known.
+        reason: &'static str,
+    },
     /// What came back is no HTTP/1 response.
     #[error("not understood: {0}")]
     Protocol(String),
@@ -120,6 +126,7 @@ impl Error {
             Self::Truncated => "truncated",
             Self::TooLarge { .. } => "response_too_large",
             Self::TooManyRedirects { .. } | Self::Redirect { .. } => "redirect",
+            Self::Loop { .. } => "loop_detected",
             Self::Protocol(_) => "protocol",
         }
     }
@@ -141,6 +148,7 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::TooManyRedirects { .. }
             | Self::Redirect { .. }
+            | Self::Loop { .. }
             | Self::Protocol(_) => false,
         }
     }

@@ -39,7 +39,7 @@ pub use self::{
     cursor::Cursor,
     failure::Failure,
     policy::Pace,
-    said::{End, RemoteEvent, Said},
+    said::{End, RemoteEvent, Said, TRAIL, TRAIL_MAX},
     source::{Repeat, Source},
 };
 use self::{
@@ -82,6 +82,8 @@ struct Stream {
     decoder: Decoder,
     lease: Lease,
     dialect: Dialect,
+    /// Where the next event has been, as far as that has come.
+    trail: String,
 }
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -194,7 +196,7 @@ impl EventSource {
     }
 
     fn connect(&self) -> BoxFuture<'static, Result<Answer, Refused>> {
-        let Source { remote, method, url, headers, body, purpose, read_timeout, .. } = &self.source;
+        let Source { remote, method, url, headers, body, via, purpose, read_timeout, .. } = &self.source;
         let place = self.connections.enter(remote, method, url.path(), *purpose);
         let mut headers = headers.clone();
         headers.insert(ACCEPT, HeaderValue::from_static(sse::MEDIA_TYPE));
@@ -206,6 +208,7 @@ impl EventSource {
             headers.insert(LAST_EVENT_ID, id);
         }
         let mut request = remote.request(method.clone(), url, headers, body.clone());
+        request.via = Some(via.clone());
         let idle = read_timeout.unwrap_or(remote.read_timeout());
         request.head_timeout = request.head_timeout.min(idle);
         Box::pin(open(remote.client().clone(), request, idle, place))
@@ -223,7 +226,8 @@ impl EventSource {
                 let max = self.source.remote.max_event_bytes();
                 // A line has the name of its field with it.
                 let decoder = Decoder::new(Limits { line: max.saturating_add(64), event: max });
-                let stream = Stream { chunks, rest: Bytes::new(), framed, decoder, lease, dialect: Dialect::new() };
+                let (rest, dialect, trail) = (Bytes::new(), Dialect::new(), String::new());
+                let stream = Stream { chunks, rest, framed, decoder, lease, dialect, trail };
                 self.state = State::Open(Box::new(stream));
                 let may_have_missed = std::mem::take(&mut self.blind);
                 self.policy.opened(Instant::now());
@@ -239,14 +243,15 @@ impl EventSource {
         let State::Open(stream) = &mut self.state else { return None };
         let (mut events, mut ended) = (Vec::new(), false);
         let (cursor, policy, end_event) = (&mut self.cursor, &mut self.policy, self.source.end_event.as_deref());
-        let (doubles, Stream { decoder, dialect, lease, .. }) = (&mut self.doubles, &mut **stream);
+        let (doubles, Stream { decoder, dialect, lease, trail, .. }) = (&mut self.doubles, &mut **stream);
         let taken = decoder.push(piece, |item| match item {
             // What stands behind the last event of a stream belongs to nothing.
             _ if ended => {}
             sse::Item::Retry(ms) => policy.hint(ms),
             sse::Item::Id(id) => cursor.set(id),
-            sse::Item::Comment(_) => {}
+            sse::Item::Comment(text) => note_trail(trail, text),
             sse::Item::Event { event, data, id, own_id } => {
+                let trail = std::mem::take(trail);
                 // Also one that is known: a life that ended between it and the end it stands for is told again.
                 ended = end_event == Some(event);
                 let frame = dialect.hear(event, data, own_id);
@@ -259,7 +264,7 @@ impl EventSource {
                     *doubles += 1;
                 } else {
                     let id = if control { String::new() } else { cursor.last_id.clone() };
-                    events.push(RemoteEvent { event: event.to_owned(), data: data.to_owned(), id, control });
+                    events.push(RemoteEvent { event: event.to_owned(), data: data.to_owned(), id, trail, control });
                 }
             }
         });
@@ -317,6 +322,13 @@ impl EventSource {
             }
             _ => failure,
         })
+    }
+}
+
+/// Keeps what a comment says of the way of the next event, within bounds.
+fn note_trail(trail: &mut String, comment: &str) {
+    if let Some(way) = comment.strip_prefix(TRAIL) {
+        way[..way.floor_char_boundary(TRAIL_MAX)].clone_into(trail);
     }
 }
 

@@ -50,12 +50,19 @@ impl Guard {
         not_public(addr.ip()).map_or(Ok(()), Err)
     }
 
-    fn is_own(&self, addr: SocketAddr) -> bool {
+    /// True where the node listens on this address.
+    pub fn is_own(&self, addr: SocketAddr) -> bool {
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
         own.iter().any(|own| {
             own.port() == addr.port()
                 && (own.ip().to_canonical() == addr.ip() || (own.ip().is_unspecified() && is_local(addr.ip())))
         })
+    }
+
+    /// True where the node listens on this port.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| own.port() == port)
     }
 }
 

@@ -9,7 +9,7 @@ use http::{
     header::{
         ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE,
         CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, EXPECT, HOST, LOCATION, TE, TRAILER, TRANSFER_ENCODING,
-        UPGRADE, USER_AGENT,
+        UPGRADE, USER_AGENT, VIA,
     },
 };
 use url::Url;
@@ -38,7 +38,7 @@ const TRANSPORT: [HeaderName; 10] = [
 const CONTENT: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE];
 
 /// Fields that may go to another origin. A list of what is harmless, because any other field may hold a secret.
-const HARMLESS: [HeaderName; 10] = [
+const HARMLESS: [HeaderName; 11] = [
     ACCEPT,
     ACCEPT_ENCODING,
     ACCEPT_LANGUAGE,
@@ -49,6 +49,7 @@ const HARMLESS: [HeaderName; 10] = [
     HeaderName::from_static("idempotency-key"),
     HeaderName::from_static("last-event-id"),
     USER_AGENT,
+    VIA,
 ];
 
 /// What is asked of one server.

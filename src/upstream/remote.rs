@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use super::{Client, HeaderMap, Method, Request, Trust, Url, parse_url};
+use super::{Client, HeaderMap, Method, Request, Trust, Url, Via, parse_url};
 use crate::shares::Pool;
 
 mod paths;
@@ -262,9 +262,15 @@ impl Remote {
         Request {
             headers: all,
             body,
+            via: Some(Via::default()),
             head_timeout: self.read_timeout.min(HEAD_TIMEOUT_MAX),
             ..Request::new(method, url.as_str(), Trust::Operator)
         }
+    }
+
+    /// True where this remote plainly is this node ([`Client::is_own`]).
+    pub fn is_self(&self) -> bool {
+        self.client.is_own(&self.base)
     }
 
     /// Through which requests to it go.

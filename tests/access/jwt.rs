@@ -36,6 +36,29 @@ fn claims_say_who_it_is_and_what_they_may() {
     assert_eq!(shown["emitters"][0]["meta"], json!({ "level": 3 }));
 }
 
+/// RFC 7519, 2: a `NumericDate` may have a fraction, and JSON an exponent.
+#[test]
+fn dates_may_have_fractions_and_exponents() {
+    let issuer = Issuer::ed25519();
+    let node = node(&issuer);
+    let (past, future) = (seconds_from_now(-60), seconds_from_now(600));
+    for (name, value) in [
+        ("exp", format!("{future}.5")),
+        ("exp", format!("{future}.0")),
+        ("exp", "1.79595e10".to_owned()),
+        ("exp", "1e30".to_owned()),
+        ("nbf", format!("{past}.25")),
+        ("iat", format!("{past}.75")),
+    ] {
+        let mut claims = json!({ "sub": "carol", "exp": future });
+        claims[name] = serde_json::from_str(&value).expect("a number");
+        let (status, detail) = status(&node, &issuer.sign(&claims));
+        assert_eq!(status, 200, "{name} = {value}: {detail}");
+    }
+    let expired = json!({ "sub": "carol", "exp": seconds_from_now(-600) as f64 + 0.5 });
+    assert!(status(&node, &issuer.sign(&expired)).1.contains("expired"));
+}
+
 #[test]
 fn what_is_not_a_good_token_is_refused_with_the_reason() {
     let (issuer, stranger) = (Issuer::ed25519(), Issuer::ed25519());
@@ -60,6 +83,11 @@ fn what_is_not_a_good_token_is_refused_with_the_reason() {
         (with("exp", json!(seconds_from_now(-600))), "expired"),
         (with("nbf", json!(seconds_from_now(600))), "not valid yet"),
         (with("sub", json!("a b")), "cannot name a user"),
+        (with("sub", json!("")), "cannot name a user"),
+        (with("millstream", json!({ "groups": [""] })), "group"),
+        (with("exp", json!("tomorrow")), "claims cannot be read"),
+        (with("exp", json!(-1.5)), "expired"),
+        (with("exp", json!(true)), "claims cannot be read"),
         (with("millstream", json!({ "subscibe": [] })), "unknown field `subscibe`"),
         (with("millstream", json!({ "groups": ["a,b"] })), "group"),
         (with("millstream", json!({ "meta": { "deep": {} } })), "metadata"),

@@ -176,3 +176,57 @@ fn a_session_ends_with_the_issuer_of_its_jwt() {
     eventually(|| (node.get("/readyz").status == 200).then_some(()));
     assert_eq!(get(&node, &path, &cookie).status, 401);
 }
+
+/// HEAD, JSON, a wrong request and a refused stream leave a ticket valid; the stream that it then opens uses it up.
+#[test]
+fn only_a_stream_that_opens_uses_a_ticket_up() {
+    let node = Node::start(&tokens());
+    let ticket = ticket(&node, ALICE);
+    for (method, path, status) in [
+        ("HEAD", "/events", None),
+        ("GET", "/api/jobs", Some(400)),
+        ("GET", "/events?topics=secret:*", Some(403)),
+        ("GET", "/events?topics=a%20b", Some(422)),
+        ("GET", "/events?history=x", Some(400)),
+        ("GET", "/api/jobs/none/events", Some(404)),
+        ("POST", "/events", Some(401)),
+    ] {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let reply = node.request(method, &format!("{path}{separator}ticket={ticket}"), &[("Accept", "*/*")], "");
+        assert!(status.is_none_or(|status| reply.status == status), "{method} {path}: {reply:?}");
+        assert!(reply.header("Set-Cookie").is_none(), "{method} {path} begins no session");
+    }
+    let path = format!("/events?ticket={ticket}");
+    let mut stream = node.stream(&path, &[]);
+    assert_eq!((stream.status, stream.until("connection").json()["userId"].clone()), (200, json!("alice")));
+    cookie_of(&stream);
+    assert!(node.get(&path).problem(401).contains("was used"));
+}
+
+#[test]
+fn a_stream_that_is_refused_for_now_leaves_its_ticket_valid() {
+    let limits = "[[limits.routes]]\npath = \"/api/sse/managed/connect\"\nrequests = 1\nwindow_ms = 60000\n";
+    let node = Node::start(&format!("{}{limits}", tokens()));
+    let (first, second) = (ticket(&node, ALICE), ticket(&node, ALICE));
+    let connect = |ticket: &str| format!("/api/sse/managed/connect?ticket={ticket}");
+    drop(node.stream(&connect(&first), &[]));
+    let mut refused = node.stream(&connect(&second), &[("Accept", "text/event-stream")]);
+    assert_eq!((refused.status, refused.header("Set-Cookie")), (200, None));
+    assert_eq!(refused.until("disconnect").json()["reason"], "rate_limited");
+    let mut stream = node.stream(&format!("/events?ticket={second}"), &[]);
+    assert_eq!(stream.until("connection").json()["userId"], "alice");
+}
+
+/// Requests that race with one ticket open one stream.
+#[test]
+fn of_two_requests_with_one_ticket_one_opens_its_stream() {
+    let node = Node::start(&tokens());
+    for _ in 0..10 {
+        let path = format!("/events?ticket={}", ticket(&node, ALICE));
+        let open = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..4).map(|_| scope.spawn(|| node.stream(&path, &[]).status)).collect();
+            racers.into_iter().map(|racer| racer.join().expect("no panic")).filter(|status| *status == 200).count()
+        });
+        assert_eq!(open, 1);
+    }
+}

@@ -127,13 +127,25 @@ fn a_token_that_was_made_works_as_its_section_says() {
         "--subscribe",
         "builds:*",
     ];
-    let (code, section, _) = program(&arguments, "");
+    let (code, made, said) = program(&arguments, "");
     assert_eq!(code, 0);
-    let made = section.lines().next().and_then(|line| line.strip_prefix("# token: ")).expect("the token").to_owned();
-    assert!(made.len() >= 43, "256 bits: {made}");
-    assert_eq!(section.matches(&made).count(), 1, "the section itself holds the hash alone");
+    let made = made.strip_suffix('\n').expect("one line").to_owned();
+    assert!(made.len() >= 43 && !made.contains(char::is_whitespace), "stdout has the token alone, 256 bits: {made}");
+    let section = &said[said.find("[[access.tokens]]").expect("the section")..];
+    let (section, hint) = section.split_once("\nIt receives no broadcasts").expect("a hint");
+    assert!(hint.contains("--subscribe all") && !said.contains(&made), "the section holds the hash alone");
     let node = Node::start(&format!("[access]\nmode = \"token\"\n{section}"));
     assert_eq!((publish(&node, &made, "builds:1", "x"), publish(&node, &made, "orders:1", "x")), (200, 403));
+    let dir = tempfile::tempdir().expect("a temp directory");
+    let file = dir.path().join("node.toml");
+    let append = ["token", "make", "--name", "more", "--subscribe", "all", "--append", file.to_str().expect("UTF-8")];
+    assert_eq!(program(&append, "").0, 1, "a file that is not there is not made");
+    std::fs::write(&file, "[access]\nmode = \"token\"").expect("write");
+    let (code, _, said) = program(&append, "");
+    assert_eq!((code, said.as_str()), (0, ""), "nothing but the token is printed");
+    let settings = std::fs::read_to_string(&file).expect("the settings");
+    assert!(settings.starts_with("[access]\nmode = \"token\"\n\n[[access.tokens]]\nname = \"more\"\n"), "{settings}");
+    assert_eq!(program(&["check-config", "--config", file.to_str().expect("UTF-8")], "").0, 0);
     let (code, shown, _) = program(&["token", "inspect"], &made);
     assert_eq!(code, 0);
     assert!(section.contains(serde_json::from_str::<Value>(&shown).expect("JSON")["sha256"].as_str().expect("a hash")));

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod ends;
+mod loops;
 mod malice;
 mod requests;
 mod rig;

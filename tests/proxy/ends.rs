@@ -107,7 +107,7 @@ fn a_stream_that_breaks_off_upstream_breaks_off_here() {
     assert!(!stream.finished);
     let mut well = node.stream("/api/sse-proxy/up/well", &[]);
     assert_eq!((well.rest().len(), well.finished), (1, true), "a good end is a good end");
-    let log = node.log();
+    let log = node.logged("code=\"idle_timeout\"");
     assert!(log.contains("code=\"truncated\"") && log.contains("code=\"idle_timeout\""), "{log}");
 }
 

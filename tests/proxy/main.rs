@@ -8,6 +8,7 @@ mod support;
 
 mod bytes;
 mod ends;
+mod loops;
 mod refusals;
 
 use support::{Node, Reply, eventually, upstream::Upstream};

@@ -62,7 +62,7 @@ const CASES: &[Case] = &[
     (
         "names of frames",
         b"event: heartbeat\ndata: a\n\nevent: relay_end\ndata: b\n\nevent: gap\ndata: c\n\n",
-        &[("heartbeat", "a", ""), ("relay_end", "b", ""), ("gap", "c", "")],
+        &[("remote.heartbeat", "a", ""), ("remote.relay_end", "b", ""), ("remote.gap", "c", "")],
     ),
 ];
 

@@ -5,6 +5,7 @@ mod conformance;
 mod faults;
 mod kills;
 mod rig;
+mod rings;
 mod sharing;
 #[path = "../support/mod.rs"]
 mod support;

@@ -4,12 +4,14 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::Child,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
+pub mod pipe;
 mod raw;
 pub mod routes;
 mod sse;
@@ -59,8 +61,12 @@ impl Node {
     }
 
     fn launch(settings: &str, listen: &str, dir: tempfile::TempDir) -> Self {
+        Self::begin(settings, dir, |dir| steady::serve(dir, &dir.join("data"), listen))
+    }
+
+    fn begin(settings: &str, dir: tempfile::TempDir, serve: impl FnOnce(&Path) -> Child) -> Self {
         std::fs::write(dir.path().join("config.toml"), merged(settings)).expect("write the configuration");
-        let mut child = steady::serve(dir.path(), &dir.path().join("data"), listen);
+        let mut child = serve(dir.path());
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line on stdout");
@@ -85,7 +91,7 @@ impl Node {
     }
 
     /// The directory of its configuration.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
@@ -96,6 +102,11 @@ impl Node {
     /// All log lines so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// All log lines so far, once these words stand in them: lines are written by a thread of their own.
+    pub fn logged(&self, words: &str) -> String {
+        eventually(|| Some(self.log()).filter(|log| log.contains(words)))
     }
 
     /// SIGKILL, and gone.

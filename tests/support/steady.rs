@@ -23,6 +23,24 @@ impl Node {
         Self::launch(settings, "127.0.0.1:0", dir)
     }
 
+    /// Starts a node with another stderr than its log.
+    pub fn start_with_stderr(settings: &str, stderr: Stdio) -> Self {
+        let dir = tempfile::tempdir().expect("a temp directory");
+        Self::begin(settings, dir, |dir| serve_with(dir, &dir.join("data"), "127.0.0.1:0", stderr))
+    }
+
+    /// Starts a node that may have so many files open.
+    pub fn start_with_files(limit: u64) -> Self {
+        let dir = tempfile::tempdir().expect("a temp directory");
+        Self::begin("", dir, |dir| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_millstream")]);
+            shell.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(dir.join("config.toml"));
+            shell.arg("--data-dir").arg(dir.join("data")).stdin(Stdio::null()).stdout(Stdio::piped());
+            shell.stderr(File::create(dir.join("log")).expect("a log")).spawn().expect("the shell starts")
+        })
+    }
+
     /// Where its journal is.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
@@ -57,6 +75,11 @@ pub fn skipped(test: &str, why: &str) {
 /// Starts the program with the configuration and the log in `dir`.
 pub fn serve(dir: &Path, data: &Path, listen: &str) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("log")).expect("open the log");
+    serve_with(dir, data, listen, log.into())
+}
+
+/// The same with another stderr.
+pub fn serve_with(dir: &Path, data: &Path, listen: &str, stderr: Stdio) -> Child {
     let environment = std::fs::read_to_string(dir.join("environment")).unwrap_or_default();
     Command::new(env!("CARGO_BIN_EXE_millstream"))
         .envs(environment.lines().filter_map(|line| line.split_once('=')))
@@ -66,7 +89,7 @@ pub fn serve(dir: &Path, data: &Path, listen: &str) -> Child {
         .arg(data)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log)
+        .stderr(stderr)
         .spawn()
         .expect("the binary starts")
 }

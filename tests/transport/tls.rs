@@ -159,3 +159,22 @@ async fn the_session_of_a_ticket_is_for_tls_alone() {
     let cookie = head.lines().find(|line| line.starts_with("set-cookie: millstream_session=")).expect("a cookie");
     assert!(cookie.contains("; secure") && cookie.contains("; httponly"), "{cookie}");
 }
+
+/// An origin is scheme, host and port (RFC 6454): a page that came over plain http from the same host is another site's.
+#[tokio::test]
+async fn a_page_of_the_same_host_without_tls_is_of_another_origin() {
+    let pair = Pair::new();
+    let node = Node::start(&pair.settings());
+    for (scheme, status) in [("https", "200"), ("HTTPS", "403"), ("http", "403"), ("ftp", "403")] {
+        let mut tls = pair.connect(&node, &["http/1.1"]).await.expect("a handshake");
+        let (host, body) = (node.addr, "{\"topic\":\"a\",\"data\":1}");
+        let request = format!(
+            "POST /events HTTP/1.1\r\nHost: {host}\r\nOrigin: {scheme}://{host}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        tls.write_all(request.as_bytes()).await.expect("send");
+        let answer = read_until(&mut tls, "\r\n\r\n").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{scheme}: {answer}");
+    }
+}

@@ -242,7 +242,7 @@ fn a_node_does_not_start_without_a_secret_or_with_a_wrong_one() {
 #[test]
 fn a_webhook_that_is_off_says_so_at_the_start_and_to_its_senders() {
     let node = Node::start("");
-    let log = node.log();
+    let log = node.logged("webhook off");
     assert!(log.contains("webhook off") && log.contains("UGC_WEBHOOK_SECRET"), "{log}");
     let reply = node.json("POST", "/api/webhooks/ugc-completed", &json!({}));
     assert!(reply.problem(503).contains("off"));
@@ -258,7 +258,7 @@ fn no_secret_gets_into_logs_or_settings() {
     Delivery::plain(&json!({})).with("x-token", "plain-hush-3").send(&node).problem(401);
     let (code, output) = check_config(&settings, "check-config", &SECRETS);
     assert_eq!(code, Some(0), "{output}");
-    let log = node.log();
+    let log = node.logged("delivery refused");
     assert!(log.contains("delivery refused"), "the log is as loud as can be");
     for (_, secret) in SECRETS.into_iter().chain([("", "plain-hush-3")]) {
         assert!(!output.contains(secret), "{output}");

@@ -28,7 +28,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("millstream: `{}` is left behind: {error}", self.0.display());
+            crate::cli::complain(&format!("`{}` is left behind: {error}", self.0.display()));
         }
     }
 }

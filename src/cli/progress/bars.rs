@@ -1,22 +1,35 @@
-//! Bars: one per task while they are few, one for the whole job always.
+//! Bars: one for each running task, as many as fit a screen, and one for the whole job.
 
 use std::{collections::HashMap, time::Duration};
 
+use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{complete_text, done_text, failed_text, place, short};
 use crate::jobs::event::{Fact, JobEvent, LOCAL, TaskProgress};
 
-/// Most bars at once; tasks beyond them only count in the job's bar. More would not fit a screen.
+/// Most bars at once: more would not fit a screen. A running task beyond them waits for a bar.
 const MOST: usize = 16;
+/// Most lines for tasks that ended well; failures always get one.
+const MOST_LINES: usize = 16;
 
 /// What is drawn.
 pub(in crate::cli) struct Bars {
     screen: MultiProgress,
     job: ProgressBar,
     tasks: HashMap<String, ProgressBar>,
-    /// Bars of tasks that have ended and still stand there.
-    kept: usize,
+    /// Running tasks without a bar, in the order of their start.
+    waiting: IndexMap<String, Waiting>,
+    /// Lines that were printed for tasks that ended well.
+    lines: usize,
+    job_id: String,
+}
+
+/// A running task that waits for a bar.
+struct Waiting {
+    name: String,
+    place: String,
+    remote: bool,
 }
 
 // === impl Bars ===
@@ -32,26 +45,25 @@ impl Bars {
         let job = screen.add(ProgressBar::new(1));
         job.set_style(style("{prefix:.bold} [{bar:30.green}] {pos}/{len} tasks, {elapsed} {msg}"));
         job.set_prefix("job");
-        Self { screen, job, tasks: HashMap::new(), kept: 0 }
+        Self { screen, job, tasks: HashMap::new(), waiting: IndexMap::new(), lines: 0, job_id: String::new() }
     }
 
     pub(super) fn begin(&mut self, job_id: &str) {
-        self.job.set_message(short(job_id, 40));
+        self.job_id = short(job_id, 40);
+        self.job.set_message(self.job_id.clone());
         self.job.enable_steady_tick(Duration::from_millis(200));
     }
 
     pub(super) fn on(&mut self, event: &JobEvent) {
         match &event.fact {
-            Fact::TaskStart(start) if self.tasks.len() + self.kept < MOST => {
-                let bar = self.screen.insert_before(&self.job, ProgressBar::new(1000));
-                // Bars of remote tasks have a colour of their own.
-                let colour = if event.source == *LOCAL { "cyan" } else { "magenta" };
-                let template = format!("  {{prefix:24!}} [{{bar:30.{colour}}}] {{percent:>3}} % {{wide_msg}}");
-                bar.set_style(style(&template));
-                bar.set_prefix(short(&start.task_name, 24));
-                bar.set_message(place(event).trim_start_matches(", ").to_owned());
-                bar.tick();
-                self.tasks.insert(start.task_id.clone(), bar);
+            Fact::TaskStart(start) => {
+                let waiting = Waiting {
+                    name: short(&start.task_name, 24),
+                    place: place(event).trim_start_matches(", ").to_owned(),
+                    remote: event.source != *LOCAL,
+                };
+                self.waiting.insert(start.task_id.clone(), waiting);
+                self.fill();
             }
             Fact::TaskProgress(progress) => self.progress(progress),
             Fact::TaskRetry(retry) => {
@@ -71,8 +83,29 @@ impl Bars {
                 self.job.finish_and_clear();
                 self.note(&complete_text(complete));
             }
-            Fact::TaskStart(_) | Fact::AggregatedResult(_) => {}
+            Fact::AggregatedResult(_) => {}
         }
+    }
+
+    /// Gives free bars to the tasks that have waited longest, and says how many still wait.
+    fn fill(&mut self) {
+        while self.tasks.len() < MOST
+            && let Some((task_id, task)) = self.waiting.shift_remove_index(0)
+        {
+            let bar = self.screen.insert_before(&self.job, ProgressBar::new(1000));
+            // Bars of remote tasks have a colour of their own.
+            let colour = if task.remote { "magenta" } else { "cyan" };
+            bar.set_style(style(&format!("  {{prefix:24!}} [{{bar:30.{colour}}}] {{percent:>3}} % {{wide_msg}}")));
+            bar.set_prefix(task.name);
+            bar.set_message(task.place);
+            bar.tick();
+            self.tasks.insert(task_id, bar);
+        }
+        let more = self.waiting.len();
+        self.job.set_message(match more {
+            0 => self.job_id.clone(),
+            more => format!("{} +{more} more running", self.job_id),
+        });
     }
 
     pub(super) fn note(&self, text: &str) {
@@ -97,15 +130,16 @@ impl Bars {
 
     /// The bar of an ended task becomes a line above the others. Of many tasks only failures get one.
     fn end(&mut self, task_id: &str, text: &str, well: bool) {
-        let bar = self.tasks.remove(task_id);
-        if let Some(bar) = &bar {
+        self.waiting.shift_remove(task_id);
+        if let Some(bar) = self.tasks.remove(task_id) {
             bar.finish_and_clear();
-            self.screen.remove(bar);
+            self.screen.remove(&bar);
         }
-        if (bar.is_some() && self.kept < MOST) || !well {
-            self.kept += usize::from(bar.is_some());
+        if !well || self.lines < MOST_LINES {
+            self.lines += usize::from(well);
             self.note(text);
         }
+        self.fill();
     }
 }
 
@@ -127,9 +161,15 @@ mod tests {
         for n in 0..100 {
             bars.on(&start(n));
         }
-        assert_eq!(bars.tasks.len(), MOST);
+        assert_eq!((bars.tasks.len(), bars.waiting.len()), (MOST, 100 - MOST));
         bars.end("3", "done", true);
+        assert!(bars.tasks.contains_key("16"), "the task that waited longest has the free bar");
         bars.end("99", "done", true);
-        assert_eq!((bars.tasks.len(), bars.kept), (MOST - 1, 1));
+        assert_eq!((bars.tasks.len(), bars.waiting.len(), bars.lines), (MOST, 100 - MOST - 2, 2));
+        for n in (0..99).filter(|n| *n != 3) {
+            assert!(bars.tasks.contains_key(&n.to_string()), "each running task has a bar in its turn: {n}");
+            bars.end(&n.to_string(), "done", true);
+        }
+        assert_eq!((bars.tasks.len(), bars.waiting.len(), bars.lines), (0, 0, MOST_LINES));
     }
 }

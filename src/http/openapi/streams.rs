@@ -82,9 +82,10 @@ enum JobEvent {
 
 /// A frame of a relay's events, until `relay_end`.
 ///
-/// Events of the sources are as their remotes sent them, but for `id:`. Of each source's state tell `relay_open`,
-/// `relay_retry {source, attempt, retryInMs, error}`, `relay_gap`, `relay_error {source, error, code}` and
-/// `relay_complete {source, events, end: 204|end_event|closed|unknown}`. The control frames are those of every stream over
+/// Events of the sources are as their remotes sent them, but for `id:` and names of control frames, which get the prefix
+/// `remote.`. Of each source's state tell `relay_open`, `relay_retry {source, attempt, retryInMs, error}`, `relay_gap`,
+/// `relay_loop {source, event, origin, via, dropped, error, code}` for events that came back to where they had been,
+/// `relay_error {source, error, code}` and `relay_complete {source, events, end: 204|end_event|closed|unknown}`. The control frames are those of every stream over
 /// topics (`TopicFrame`); `connection` also has `relayId` and `eventsUrl`.
 #[derive(ToSchema)]
 #[schema(examples(json!({
@@ -108,8 +109,8 @@ pub(in crate::http) struct RelayFrame {
 
 /// A frame of several remote streams as one. It has no `id:`: a merged stream cannot be resumed.
 ///
-/// `merge_start {totalStreams, endpoints: [{source, remote, path}]}` comes first. The events follow as they come. A source
-/// that was given up is told with `merge_error {source, error, code}`; when all have ended,
+/// `merge_start {totalStreams, endpoints: [{source, remote, path}]}` comes first. The events follow as they come; names of
+/// control frames get the prefix `remote.`. A source that was given up is told with `merge_error {source, error, code}`; when all have ended,
 /// `merge_complete {totalStreams, completed, failed, events}` is the last frame. Heartbeats fill silence;
 /// `disconnect {reason}` says that the node stops.
 #[derive(ToSchema)]

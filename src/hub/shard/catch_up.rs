@@ -1,10 +1,12 @@
 //! Catching up: an emitter that is behind reads from the journal, page by page, until it stands at the shard's cursor.
 
 use std::{
+    panic::AssertUnwindSafe,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{Shard, State, TURN_OFFERS};
@@ -38,11 +40,18 @@ impl Shard {
         let shard = self.clone();
         tokio::task::spawn_local(async move {
             let asked = query.patterns.clone();
-            let _turn = shard.turns.acquire().await;
-            let page = shard.journal.read(query).await;
-            shard.page_came(key, serial, &asked, page);
-            // The connection writes the page before the next emitter reads one.
-            tokio::task::yield_now().await;
+            let reading = async {
+                let _turn = shard.turns.acquire().await;
+                let page = shard.journal.read(query).await;
+                shard.page_came(key, serial, &asked, page);
+                // The connection writes the page before the next emitter reads one.
+                tokio::task::yield_now().await;
+            };
+            if AssertUnwindSafe(reading).catch_unwind().await.is_err() {
+                // Its panic is logged. The stream would wait for its page for ever.
+                let failed = Unavailable::Failed("reading on has failed".into());
+                shard.page_came(key, serial, &asked, Err(failed));
+            }
         });
     }
 

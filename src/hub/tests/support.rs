@@ -39,6 +39,7 @@ pub(super) struct Held {
     /// Who holds it for writing holds up all pages.
     pub(super) pages: Arc<RwLock<()>>,
     pub(super) broken: AtomicBool,
+    pub(super) panics: AtomicBool,
 }
 
 /// The reading end of a stream.
@@ -87,7 +88,12 @@ impl Rig {
 
     fn beside(config: Config, journal: &journal::Config) -> Self {
         let memory = Memory::new(journal);
-        let journal = Arc::new(Held { memory, pages: Arc::default(), broken: AtomicBool::default() });
+        let journal = Arc::new(Held {
+            memory,
+            pages: Arc::default(),
+            broken: AtomicBool::default(),
+            panics: AtomicBool::default(),
+        });
         Self { hub: Handle::new(config, journal.clone()), journal }
     }
 
@@ -281,6 +287,7 @@ impl Journal for Held {
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
         Box::pin(async move {
             let _free = self.pages.read().await;
+            assert!(!self.panics.load(SeqCst), "it fails on purpose");
             if self.broken.load(SeqCst) {
                 return Err(Unavailable::Failed("it is broken".into()));
             }

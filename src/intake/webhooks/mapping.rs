@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::config::{Target, WebhookConfig};
 use crate::{
-    event::{Draft, Payload},
+    event::{Draft, Payload, names},
     topic::Topic,
 };
 
@@ -187,6 +187,9 @@ impl Mapping {
         let body: &RawValue =
             serde_json::from_slice(body).map_err(|error| Unmapped(self.no_json(&error.to_string())))?;
         let event = self.event.of(headers, body)?;
+        if names::is_control(&event) {
+            return Err(Unmapped(format!("`{}` is the name of a control frame", quoted(&event))));
+        }
         let topic = self.target.of(headers, body)?;
         let data = match &self.data {
             None => payload(body).map_err(|error| Unmapped(self.no_json(&error)))?.0,
@@ -257,6 +260,9 @@ impl EventName {
 }
 
 fn event_name(name: &str, key: &'static str) -> Result<String, (&'static str, String)> {
+    if names::is_control(name) {
+        return Err((key, format!("`{name}` is the name of a control frame; choose another one")));
+    }
     let good = !name.is_empty() && !name.contains(['\r', '\n', '\0']);
     good.then(|| name.to_owned()).ok_or_else(|| (key, format!("`{}` is no name of an event", name.escape_debug())))
 }

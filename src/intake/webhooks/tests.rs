@@ -251,6 +251,10 @@ fn events_are_named_by_what_the_delivery_says() {
     assert_eq!(error, "`/a~1b/1/~0` is `z`, for which this webhook has no event");
     let from_header = json!({ "event": null, "event_from": "header:X-Kind" });
     assert_eq!(mapped(from_header, "{}").unwrap().event, "push");
+    let any = json!({ "event": null, "event_from": "/name" });
+    assert!(
+        mapped(any, r#"{"name":"relay_open"}"#).unwrap_err().contains("`relay_open` is the name of a control frame")
+    );
 }
 
 #[test]
@@ -321,6 +325,8 @@ fn wrong_settings_name_their_key() {
         (set(json!({ "event": null, "event_from": "status" })), "`webhooks.hook.event_from`"),
         (set(json!({ "event": null, "event_from": "/a~2" })), "`webhooks.hook.event_from`"),
         (set(json!({ "event": null, "event_from": "/a", "events": { "a": "" } })), "`webhooks.hook.events`"),
+        (set(json!({ "event": null, "event_from": "/a", "events": { "a": "merge_start" } })), "`webhooks.hook.events`"),
+        (set(json!({ "event": "gap" })), "control frame"),
         (set(json!({ "data": { "a": "b" } })), "`webhooks.hook.data`"),
         (set(json!({ "data": { "a": "header:X-Secret-Key" } })), "must not get into events"),
         (set(json!({ "topic": null })), "exactly one"),

@@ -20,6 +20,7 @@ use crate::{
         memory::Memory,
     },
     shares::{Held, Owner},
+    upstream::Via,
 };
 
 /// Longest text of an error in bytes, where events may be large.
@@ -40,6 +41,8 @@ pub struct Attempt {
     pub record_bytes: usize,
     pub inputs: Arc<Inputs>,
     pub memory: Memory,
+    /// The job's.
+    pub via: Via,
     pub timeout: Duration,
     /// The job's.
     pub cancel: CancellationToken,
@@ -102,6 +105,7 @@ impl Attempt {
             task_id: self.task_id,
             name: self.name,
             input,
+            via: self.via,
             attempt: self.number,
             progress: Progress::new(sink.clone()),
             reserve,

@@ -18,6 +18,7 @@ use crate::{
         handler::TaskError,
     },
     shares::Owner,
+    upstream::Via,
 };
 
 /// The tasks of a job that one remote is to run, or runs already.
@@ -31,6 +32,8 @@ pub struct Group {
     pub tasks: Vec<(String, u32)>,
     /// When the job is to have ended.
     pub deadline: Option<Instant>,
+    /// The job's.
+    pub via: Via,
     /// The job ends before its tasks do: the remote is to stop.
     pub cancel: CancellationToken,
     /// This node stops and the job outlives it: the remote is to go on.
@@ -139,7 +142,7 @@ impl Engine {
         let leave = self.leave.clone();
         let Some(live) = self.live(id) else { return };
         let owner = live.owner.clone();
-        let (deadline, cancel) = (live.deadline.map(|(at, _)| at), live.far.clone());
+        let (deadline, cancel, via) = (live.deadline.map(|(at, _)| at), live.far.clone(), live.plan.via.clone());
         let mut groups: BTreeMap<&Arc<str>, Vec<(String, u32)>> = BTreeMap::new();
         for (index, (run, task)) in (0..).zip(live.runs.iter().zip(&live.plan.tasks)) {
             if let (Phase::Away, Some(remote)) = (run.phase, &task.remote) {
@@ -147,8 +150,8 @@ impl Engine {
             }
         }
         let group = |(remote, tasks): (&Arc<str>, _)| {
-            let (remote, cancel, leave) = (remote.clone(), cancel.clone(), leave.clone());
-            Group { id: id.clone(), owner: owner.clone(), remote, tasks, deadline, cancel, leave }
+            let (remote, via, cancel, leave) = (remote.clone(), via.clone(), cancel.clone(), leave.clone());
+            Group { id: id.clone(), owner: owner.clone(), remote, tasks, deadline, via, cancel, leave }
         };
         let groups: Vec<Group> = groups.into_iter().map(group).collect();
         self.followed += groups.len();

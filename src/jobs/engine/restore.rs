@@ -46,7 +46,7 @@ impl Past {
     /// Begins with what the record says.
     pub fn new(record: SpecRecord, bytes: usize, handlers: &Handlers, bounds: Bounds) -> Result<Self, Invalid> {
         let topic = Topic::job(&record.job_id)?;
-        let plan = Plan::restore(&record.spec, handlers);
+        let plan = Plan { via: record.via.clone(), ..Plan::restore(&record.spec, handlers) };
         let state = JobState::new(record.origin(&plan));
         let mut live = Box::new(Live::new(plan, topic, Instant::now()));
         live.record_bytes = bytes;

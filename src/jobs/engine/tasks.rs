@@ -70,6 +70,7 @@ impl Engine {
             record_bytes: live.record_bytes,
             inputs: self.inputs.clone(),
             memory: self.memory.clone(),
+            via: live.plan.via.clone(),
             timeout: task.timeout.or(own_timeout).unwrap_or(default_timeout),
             cancel: live.cancel.clone(),
             max_data_bytes,

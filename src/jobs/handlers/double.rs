@@ -17,7 +17,7 @@ use super::Deps;
 use crate::{
     jobs::handler::{Progress, Report, Reserve, Sink, Task},
     journal::BoxFuture,
-    upstream::{Client, Config},
+    upstream::{Client, Config, Via},
 };
 
 /// Keeps what was reported.
@@ -134,6 +134,7 @@ pub fn task(input: Value) -> (Task, Arc<Recorder>) {
         task_id: "t1".into(),
         name: "a task".into(),
         input,
+        via: Via::default(),
         attempt: 1,
         progress: Progress::new(recorder.clone()),
         reserve: Reserve::default(),

@@ -11,8 +11,8 @@ use super::bounded;
 use crate::{
     jobs::urls,
     upstream::{
-        Connections, Error, HeaderMap, HeaderValue, Method, Purpose, Remote, Response, StatusCode, events::Failure,
-        retry_after,
+        Connections, Error, HeaderMap, HeaderValue, Method, Purpose, Remote, Request, Response, StatusCode, Via,
+        events::Failure, retry_after,
     },
 };
 
@@ -57,7 +57,13 @@ struct Field {
 }
 
 /// Submits; the id of the job there. The same key and body again are the same job.
-pub async fn submit(remote: &Remote, connections: &Connections, key: &str, body: Bytes) -> Result<String, Trouble> {
+pub async fn submit(
+    remote: &Remote,
+    connections: &Connections,
+    via: &Via,
+    key: &str,
+    body: Bytes,
+) -> Result<String, Trouble> {
     let url = remote.url("/api/jobs").map_err(|bad| refused(None, bad.to_string()))?;
     let place = connections.enter(remote, &Method::POST, url.path(), Purpose::Job);
     let _place = place.map_err(|busy| Trouble::Failed(Failure::Busy(busy)))?;
@@ -66,7 +72,8 @@ pub async fn submit(remote: &Remote, connections: &Connections, key: &str, body:
     headers.insert("accept", HeaderValue::from_static("application/json"));
     let key = HeaderValue::from_str(key).map_err(|bad| refused(None, bad.to_string()))?;
     headers.insert("idempotency-key", key);
-    let response = remote.client().send(remote.request(Method::POST, &url, headers, body)).await.map_err(wire)?;
+    let request = Request { via: Some(via.clone()), ..remote.request(Method::POST, &url, headers, body) };
+    let response = remote.client().send(request).await.map_err(wire)?;
     let (status, answer) = answer(response).await?;
     let accepted = serde_json::from_slice::<Accepted>(&answer).ok().filter(|accepted| good_id(&accepted.job_id));
     match accepted {

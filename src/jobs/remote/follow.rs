@@ -88,6 +88,7 @@ impl Session {
         let source = Source {
             end_event: Some(LAST_EVENT.to_owned()),
             pace: self.means.pace,
+            via: self.group.via.clone(),
             ..Source::get(remote.clone(), url.clone(), Purpose::Job)
         };
         EventSource::new(source, cursor, self.means.connections.clone())

@@ -9,7 +9,7 @@ use super::{FieldError, Kind, Notify, Plan, PlannedTask, Spec, TaskSpec};
 use crate::{
     jobs::{handler::Handlers, handlers::HttpInput},
     topic::Topic,
-    upstream::Remotes,
+    upstream::{Remotes, Via},
 };
 
 /// What the node allows and offers; what a spec is checked against.
@@ -86,6 +86,7 @@ impl Plan {
             timeout,
             fail_fast: spec.fail_fast,
             notify,
+            via: Via::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         record::{SpecRecord, VERSION},
     },
     journal::{self, BoxFuture, Memory},
-    upstream::{self, Client, RemoteConfig, Remotes},
+    upstream::{self, Client, RemoteConfig, Remotes, Via},
 };
 
 use super::full::Faulty;
@@ -120,6 +120,7 @@ impl Pure {
             user: None,
             retry_of: None,
             key_record: None,
+            via: Via::default(),
             spec,
         }
     }

@@ -22,6 +22,7 @@ use crate::{
     },
     journal::{self, AppendError, BoxFuture, Journal, Query},
     shares::Share,
+    supervise::Supervisor,
     topic::Topic,
 };
 
@@ -49,6 +50,7 @@ pub struct Setup {
     pub damaged: Option<String>,
     /// The budget, where it is not the usual one.
     pub memory: Option<Memory>,
+    pub supervisor: Supervisor,
 }
 
 /// Some tests hold the clock and let minutes pass.
@@ -130,7 +132,7 @@ impl Setup {
         let alive = Arc::downgrade(&faulty);
         let http = Arc::new(Closure(|task: Task| async move { good(json!({ "asked": task.input })) }));
         let deps = Deps::new(faulty, &self.journal, self.handlers, http);
-        let deps = deps.with_bounds(Share::WHOLE, self.memory.unwrap_or_default());
+        let deps = deps.with_bounds(Share::WHOLE, self.memory.unwrap_or_default()).supervised(self.supervisor);
         Rig { jobs: start_jobs(self.config, deps), journal, alive }
     }
 }

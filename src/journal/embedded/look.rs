@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     OpenError,
-    place::{self, Mark, MarkFile, Place},
+    place::{self, Mark, MarkFile, Place, of_file, there},
     repair,
     salvage::{self, Salvaged},
 };
@@ -22,7 +22,7 @@ pub struct Look {
     pub place: Place,
     /// The copy, a data directory of its own.
     copy: PathBuf,
-    /// What is wrong with the mark, or `None` where there is no mark.
+    /// What is wrong with the content of the mark, or `None` where there is no mark.
     pub mark: Result<Option<Mark>, String>,
     /// What was found in the logs.
     pub logs: Salvaged,
@@ -49,7 +49,7 @@ impl Look {
         let place = Place::take_existing(dir)?;
         repair::put_back(&place).map_err(|error| OpenError::io(dir, &error))?;
         let copy = place.look();
-        let mark = Mark::read(&place.mark());
+        let mark = Mark::read(&place.mark()).map_err(|error| OpenError::io(dir, &error))?;
         let mut look = Self { place, copy, mark, logs: Salvaged::default() };
         look.copy_all().map_err(|error| OpenError::io(dir, &error))?;
         Ok(look)
@@ -88,22 +88,23 @@ impl Look {
             MarkFile::open(&self.copy.join("journal/MARK"), Mark { commit, synced: true, ..mark })?;
         }
         let store = self.place.store();
-        if store.is_dir() { self.copy_dir(&store, &self.store()) } else { Ok(()) }
+        if there(&store)? { self.copy_dir(&store, &self.store()) } else { Ok(()) }
     }
 
     fn copy_dir(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         fs::create_dir_all(to)?;
-        for entry in fs::read_dir(from)? {
+        for entry in fs::read_dir(from).map_err(of_file(from))? {
             let entry = entry?;
             let (source, target) = (entry.path(), to.join(entry.file_name()));
-            if source.is_dir() {
+            let named = || of_file(&source);
+            if fs::metadata(&source).map_err(named())?.is_dir() {
                 self.copy_dir(&source, &target)?;
             } else if salvage::is_log(&source) {
-                self.logs += salvage::copy_log(&source, &target)?;
+                self.logs += salvage::copy_log(&source, &target).map_err(named())?;
             } else if from.ends_with("tables") && fs::hard_link(&source, &target).is_ok() {
                 // Linked.
             } else {
-                fs::copy(&source, &target)?;
+                fs::copy(&source, &target).map_err(named())?;
             }
         }
         Ok(())

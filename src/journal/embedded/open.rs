@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     path::Path,
     sync::{
         Arc, RwLock,
@@ -38,8 +39,10 @@ pub fn open(
     let place = Place::take(dir)?;
     let boot = place::boot();
     let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what };
-    let known = Mark::read(&place.mark()).map_err(|why| damaged(format!("its file `journal/MARK`: {why}")))?;
-    check_files(&place, known).map_err(&damaged)?;
+    let refused = |error: io::Error| OpenError::io(dir, &error);
+    let known = Mark::read(&place.mark()).map_err(refused)?;
+    let known = known.map_err(|why| damaged(format!("its file `journal/MARK`: {why}")))?;
+    check_files(&place, known).map_err(refused)?.map_err(&damaged)?;
     if let Some(mark) = known.filter(|mark| mark.commit > 0) {
         let complete = mark.synced || !crashed(mark, boot);
         check::check(&place.store(), complete.then_some(mark.commit)).map_err(|error| OpenError::store(dir, &error))?;
@@ -59,8 +62,8 @@ pub fn open(
         renew(&store, epoch, commit, &log).map_err(failed)?;
     }
     let mark = Mark { commit, clean: false, synced: config.sync == SyncMode::Always, boot };
-    let file = MarkFile::open(&place.mark(), mark).map_err(|error| OpenError::io(dir, &error))?;
-    file.write(mark).and_then(|()| file.sync()).map_err(|error| OpenError::io(dir, &error))?;
+    let file = MarkFile::open(&place.mark(), mark).map_err(refused)?;
+    file.write(mark).and_then(|()| file.sync()).map_err(refused)?;
 
     let after = After { commit, changes: log.take_changes(), ragged };
     let shared = Arc::new(Shared {
@@ -72,27 +75,29 @@ pub fn open(
         bells: Bells::default(),
         epoch,
         commits: AtomicU64::new(0),
-        refusing: AtomicBool::new(false),
+        refusal: RwLock::default(),
         closed: AtomicBool::new(false),
     });
     let writer = Writer::new(shared.clone(), place, file, config.clone(), boot, after);
     let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(commands));
-    let thread = thread.map_err(|error| OpenError::io(dir, &error))?;
+    let thread = thread.map_err(refused)?;
     Ok((shared, thread))
 }
 
 /// Mark and store come and go together.
-fn check_files(place: &Place, mark: Option<Mark>) -> Result<(), String> {
-    let store = place.store();
+fn check_files(place: &Place, mark: Option<Mark>) -> io::Result<Result<(), String>> {
+    let stored = place::there(&place.store())?;
     match mark {
-        None if store.exists() => Err("its file `journal/MARK` is missing".into()),
-        Some(mark) if mark.commit > 0 && !store.exists() => Err("its directory `journal/store` is missing".into()),
+        None if stored => return Ok(Err("its file `journal/MARK` is missing".into())),
+        Some(mark) if mark.commit > 0 && !stored => return Ok(Err("its directory `journal/store` is missing".into())),
         // The mark comes first, so that a store without one is never half of a beginning.
-        None => MarkFile::open(&place.mark(), Mark { commit: 0, clean: false, synced: true, boot: place::boot() })
-            .map(drop)
-            .map_err(|error| error.to_string()),
-        Some(_) => Ok(()),
+        None => {
+            let first = Mark { commit: 0, clean: false, synced: true, boot: place::boot() };
+            MarkFile::open(&place.mark(), first).map_err(place::of_file(&place.mark()))?;
+        }
+        Some(_) => {}
     }
+    Ok(Ok(()))
 }
 
 fn begin(store: &Store, config: &Config) -> Result<Restored, StoreError> {

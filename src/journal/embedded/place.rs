@@ -48,14 +48,18 @@ impl Place {
     /// Makes the directory if need be, and takes it.
     pub fn take(dir: &Path) -> Result<Self, OpenError> {
         let failed = |error: io::Error| OpenError::io(dir, &error);
-        if dir.exists() && !dir.is_dir() {
+        if fs::metadata(dir).is_ok_and(|about| !about.is_dir()) {
             return Err(OpenError::NotADirectory(dir.to_owned()));
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(dir.join("journal")).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => OpenError::NotADirectory(dir.to_owned()),
-                _ => failed(error),
-            }
+        let journal = dir.join("journal");
+        DirBuilder::new().recursive(true).mode(0o700).create(&journal).map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory => OpenError::NotADirectory(dir.to_owned()),
+            // Something is there; what it is may not be seen.
+            io::ErrorKind::AlreadyExists => match fs::metadata(&journal).map_err(of_file(&journal)) {
+                Ok(_) => OpenError::NotADirectory(dir.to_owned()),
+                Err(error) => failed(error),
+            },
+            _ => failed(error),
         })?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -79,11 +83,12 @@ impl Place {
     /// Takes a directory in which there is a journal, or was one.
     pub fn take_existing(dir: &Path) -> Result<Self, OpenError> {
         let journal = dir.join("journal");
-        let is_there = |name: &str| journal.join(name).exists();
-        if !is_there("MARK") && !is_there("store") && !is_there("store.new") {
-            return Err(OpenError::Missing(dir.to_owned()));
+        for name in ["MARK", "store", "store.new"] {
+            if there(&journal.join(name)).map_err(|error| OpenError::io(dir, &error))? {
+                return Self::take(dir);
+            }
         }
-        Self::take(dir)
+        Err(OpenError::Missing(dir.to_owned()))
     }
 
     pub fn dir(&self) -> &Path {
@@ -101,6 +106,10 @@ impl Place {
     /// Where a stopped journal is copied to, to be looked at.
     pub fn look(&self) -> PathBuf {
         self.journal().join("look")
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("LOCK")
     }
 
     pub fn mark(&self) -> PathBuf {
@@ -140,15 +149,15 @@ impl MarkFile {
 // === impl Mark ===
 
 impl Mark {
-    /// `None` when there is no such file.
+    /// `None` when there is no such file. Inside, what is wrong with its content.
     ///
     /// # Errors
-    /// What is wrong with the file.
-    pub fn read(path: &Path) -> Result<Option<Self>, String> {
+    /// When the file cannot be read, which says nothing of its content.
+    pub fn read(path: &Path) -> io::Result<Result<Option<Self>, String>> {
         match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.to_string()),
-            Ok(bytes) => Self::decode(&bytes).map(Some).ok_or_else(|| "it is not as it was written".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
+            Err(error) => Err(of_file(path)(error)),
+            Ok(bytes) => Ok(Self::decode(&bytes).map(Some).ok_or_else(|| "it is not as it was written".to_owned())),
         }
     }
 
@@ -180,6 +189,16 @@ impl Mark {
     }
 }
 
+/// Whether a file is there. An error is no answer: a file that may not be looked at is not one that is missing.
+pub fn there(path: &Path) -> io::Result<bool> {
+    path.try_exists().map_err(of_file(path))
+}
+
+/// Names the file in an error of the operating system.
+pub fn of_file(path: &Path) -> impl FnOnce(io::Error) -> io::Error + use<'_> {
+    move |error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
+}
+
 /// Names this boot of the machine; 0 where the system does not tell, which is taken for another boot each time.
 pub fn boot() -> u128 {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -194,18 +213,19 @@ mod tests {
     fn a_mark_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("MARK");
-        assert_eq!(Mark::read(&path), Ok(None));
+        assert_eq!(Mark::read(&path).unwrap(), Ok(None));
         let mark = Mark { commit: 7, clean: true, synced: false, boot: boot() };
         let file = MarkFile::open(&path, mark).unwrap();
-        assert_eq!(Mark::read(&path), Ok(Some(mark)));
+        assert_eq!(Mark::read(&path).unwrap(), Ok(Some(mark)));
         file.write(Mark { commit: 8, ..mark }).unwrap();
-        assert_eq!(Mark::read(&path).unwrap().unwrap().commit, 8);
+        assert_eq!(Mark::read(&path).unwrap().unwrap().unwrap().commit, 8);
         let mut bytes = fs::read(&path).unwrap();
         bytes[9] ^= 1;
         fs::write(&path, bytes).unwrap();
-        assert!(Mark::read(&path).is_err());
+        assert!(Mark::read(&path).unwrap().is_err());
         fs::write(&path, "").unwrap();
-        assert!(Mark::read(&path).is_err());
+        assert!(Mark::read(&path).unwrap().is_err());
+        assert!(Mark::read(dir.path()).is_err(), "a file that cannot be read is not one with wrong content");
     }
 
     #[test]

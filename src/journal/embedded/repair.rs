@@ -249,7 +249,7 @@ fn swap(place: &Place, fresh: &Path, commit: u64) -> io::Result<PathBuf> {
 
 /// After a repair that was interrupted between two renames: the old store comes back.
 pub fn put_back(place: &Place) -> io::Result<()> {
-    if place.store().exists() {
+    if place::there(&place.store())? {
         return Ok(());
     }
     let lies = fs::read_dir(place.journal())?.filter_map(Result::ok).map(|entry| entry.path());

@@ -7,10 +7,11 @@ use super::{
     look::{self, Look},
     place::Place,
     repair::{self, Repaired},
+    store::StoreError,
     survey::unbounded,
     verify,
 };
-use crate::journal::{Compacted, Inspection, Journal, Maintenance, Shared, Verified};
+use crate::journal::{Compacted, Inspection, Journal, Maintenance, Shared, Unavailable, Verified};
 
 /// A look at a stopped journal: at a copy of it, so that looking changes nothing. Nobody can open the journal meanwhile.
 pub struct Stopped {
@@ -43,6 +44,8 @@ impl Stopped {
         match Embedded::open(&unbounded(), self.look.dir()) {
             Ok(journal) => Ok(Arc::new(journal)),
             Err(OpenError::Damaged { what, .. }) => Err(damaged(what)),
+            // Not the directory of the copy.
+            Err(OpenError::Io { reason, .. }) => Err(OpenError::Io { dir: self.look.place.dir().to_owned(), reason }),
             Err(error) => Err(error),
         }
     }
@@ -55,7 +58,10 @@ impl Stopped {
         let journal = self.open()?;
         let inspection = Inspection::of(&*journal).await;
         journal.close().await;
-        let mut inspection = inspection.map_err(|error| self.damaged(error.to_string()))?;
+        let mut inspection = inspection.map_err(|error| match error {
+            Unavailable::Damaged(what) => self.damaged(what),
+            error => OpenError::Io { dir: self.look.place.dir().to_owned(), reason: error.to_string() },
+        })?;
         inspection.last_stop = Some(self.look.last_stop().as_str());
         // Not what the copy takes.
         inspection.stats.disk_bytes = look::disk_bytes(&self.look.place.store()).unwrap_or(0);
@@ -63,14 +69,18 @@ impl Stopped {
     }
 
     /// Reads everything and says what is wrong.
-    pub fn verify(&self) -> Verified {
+    ///
+    /// # Errors
+    /// When the operating system refuses to read.
+    pub fn verify(&self) -> Result<Verified, OpenError> {
         match verify::survey(&self.look) {
-            Ok(survey) => survey.findings,
-            Err(error) => {
+            Ok(survey) => Ok(survey.findings),
+            Err(StoreError::Damaged(what)) => {
                 let mut findings = Verified::default();
-                findings.damage("unreadable", format!("the store cannot be opened: {error}"));
-                findings
+                findings.damage("unreadable", format!("the store cannot be opened: {what}"));
+                Ok(findings)
             }
+            Err(refused) => Err(OpenError::store(self.look.place.dir(), &refused)),
         }
     }
 

@@ -4,16 +4,17 @@
 //! each commit carries, tells how far all rows are complete.
 
 use std::{
-    any::Any,
     io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+
+use crate::supervise::text;
 
 /// A store that is open. Clones are the same one, which is closed with the last of them.
 #[derive(Clone)]
@@ -38,9 +39,12 @@ pub enum StoreError {
     /// The disk has no room.
     #[error("the disk is full: {0}")]
     Full(String),
-    /// The operating system refuses.
+    /// The operating system refuses, which says nothing of what is on the disk.
     #[error("{0}")]
     Io(String),
+    /// The disk itself fails to read or write.
+    #[error("{0}")]
+    Disk(String),
     /// It was closed.
     #[error("the journal is closed")]
     Closed,
@@ -49,6 +53,7 @@ pub enum StoreError {
     Damaged(String),
 }
 
+const EIO: i32 = 5;
 const KEYSPACE: &str = "rows";
 /// Blocks of rows that are kept ready to read; decoded events are kept elsewhere.
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
@@ -69,6 +74,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 impl Store {
     /// Opens the store, or makes an empty one.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        check_clock()?;
         let open = || -> Result<Self, fjall::Error> {
             let db = Database::builder(path)
                 .cache_size(BLOCK_CACHE_BYTES)
@@ -185,15 +191,22 @@ impl Commit {
 
 // === impl StoreError ===
 
+impl StoreError {
+    pub fn io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
+            io::ErrorKind::NotFound => Self::Damaged(format!("a file of the store is missing: {error}")),
+            _ if error.raw_os_error() == Some(EIO) => Self::Disk(error.to_string()),
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}
+
 impl From<fjall::Error> for StoreError {
     fn from(error: fjall::Error) -> Self {
         match &error {
-            fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io)) => match io.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(io.to_string()),
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
-                io::ErrorKind::NotFound => Self::Damaged(format!("a file of the store is missing: {io}")),
-                _ => Self::Io(io.to_string()),
-            },
+            fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io)) => Self::io(io),
             fjall::Error::Poisoned => Self::Io("an earlier write failed".to_owned()),
             fjall::Error::Locked => Self::Io("another process has it open".to_owned()),
             _ => Self::Damaged(error.to_string()),
@@ -205,11 +218,16 @@ impl From<fjall::Error> for StoreError {
 fn guarded<T>(work: impl FnOnce() -> Result<T, fjall::Error>) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(StoreError::from),
-        Err(panic) => Err(StoreError::Damaged(format!("the store cannot make sense of its files: {}", said(&*panic)))),
+        Err(panic) => check_clock().and(Err(match text(&*panic) {
+            // An `expect` on what the operating system refused: no file was taken for another.
+            refused if refused.contains("Os { code: ") => StoreError::Io(refused.to_owned()),
+            other => StoreError::Damaged(format!("the store cannot make sense of its files: {other}")),
+        })),
     }
 }
 
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+/// fjall counts time from 1970, and panics before it.
+fn check_clock() -> Result<(), StoreError> {
+    let before_1970 = || StoreError::Io("the clock of this machine stands before 1970; set it and start again".into());
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map(drop).map_err(|_| before_1970())
 }

@@ -11,7 +11,7 @@ use std::{
 use super::{
     restore::row_name,
     rows::{self, BadRow, RecordRow, STATE, State, TopicRow},
-    store::Store,
+    store::{Store, StoreError},
 };
 use crate::{
     event::Position,
@@ -56,7 +56,10 @@ pub fn unbounded() -> Config {
 
 impl Survey {
     /// Reads everything.
-    pub fn of(store: &Store) -> Self {
+    ///
+    /// # Errors
+    /// When the operating system refuses to read: that is no damage, and nothing can be said.
+    pub fn of(store: &Store) -> Result<Self, StoreError> {
         let mut survey = Self::default();
         match store.get(STATE) {
             Ok(Some(row)) => match rows::decode(&row) {
@@ -64,23 +67,27 @@ impl Survey {
                 Err(bad) => survey.findings.damage("damaged-row", format!("the state row is damaged: {bad}")),
             },
             Ok(None) => survey.findings.damage("damaged-row", "the state row is missing"),
+            Err(refused @ StoreError::Io(_)) => return Err(refused),
             Err(error) => survey.findings.damage("unreadable", format!("the state row cannot be read: {error}")),
         }
         survey.index_hurt = survey.state.is_none();
         for kind in [b't', b'i'] {
-            survey.index_hurt |= survey.walk(store, vec![kind], vec![kind + 1]);
+            survey.index_hurt |= survey.walk(store, vec![kind], vec![kind + 1])?;
         }
-        if survey.walk(store, vec![b'e'], vec![b'f']) {
-            survey.events_one_by_one(store);
+        if survey.walk(store, vec![b'e'], vec![b'f'])? {
+            survey.events_one_by_one(store)?;
         }
-        let broken = [b'k', b'r'].map(|kind| survey.walk(store, vec![kind], vec![kind + 1]));
-        if broken.contains(&true) {
+        let mut broken = false;
+        for kind in [b'k', b'r'] {
+            broken |= survey.walk(store, vec![kind], vec![kind + 1])?;
+        }
+        if broken {
             survey.records_one_by_one(store);
         }
         survey.findings.events = survey.events.len() as u64;
         survey.findings.topics = survey.topics.len() as u64;
         survey.findings.records = survey.records.len() as u64;
-        survey
+        Ok(survey)
     }
 
     /// The index that an opening would make of it.
@@ -93,12 +100,13 @@ impl Survey {
     }
 
     /// Reads a range of keys; true when something in it cannot be read.
-    fn walk(&mut self, store: &Store, from: Vec<u8>, before: Vec<u8>) -> bool {
+    fn walk(&mut self, store: &Store, from: Vec<u8>, before: Vec<u8>) -> Result<bool, StoreError> {
         let mut last = Bound::Included(from);
         let mut rows = store.range(last.clone(), before.clone());
         let error = loop {
             match rows.next() {
-                None => return false,
+                None => return Ok(false),
+                Some(Err(refused @ StoreError::Io(_))) => return Err(refused),
                 Some(Err(error)) => break error,
                 Some(Ok((key, row))) => {
                     self.row(&key, &row);
@@ -116,17 +124,18 @@ impl Survey {
         while let Some(Ok((key, row))) = rows.next_back() {
             self.row(&key, &row);
         }
-        true
+        Ok(true)
     }
 
-    fn events_one_by_one(&mut self, store: &Store) {
+    fn events_one_by_one(&mut self, store: &Store) -> Result<(), StoreError> {
         let homes: Vec<TopicId> = self.topics.keys().copied().collect();
         for home in homes {
-            self.walk(store, rows::event_key(home, 0).to_vec(), rows::event_key(home.saturating_add(1), 0).to_vec());
+            self.walk(store, rows::event_key(home, 0).to_vec(), rows::event_key(home.saturating_add(1), 0).to_vec())?;
         }
         let unseen = self.metas.values().filter(|meta| !self.events.contains_key(&meta.offset));
         let unseen: Vec<_> = unseen.map(|meta| rows::event_key(meta.topics[0], meta.offset)).collect();
         self.one_by_one(store, unseen.iter().map(<[u8; 17]>::as_slice));
+        Ok(())
     }
 
     fn records_one_by_one(&mut self, store: &Store) {

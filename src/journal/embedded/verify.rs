@@ -3,6 +3,7 @@
 use super::{
     Shared,
     look::Look,
+    place::there,
     restore::row_name,
     rows,
     store::{Store, StoreError},
@@ -16,10 +17,10 @@ const PART: usize = 1024;
 /// What is in a stopped journal, and what is wrong with it.
 pub fn survey(look: &Look) -> Result<Survey, StoreError> {
     let store = look.store();
-    if !store.is_dir() {
+    if !there(&store).map_err(|error| StoreError::io(&error))? {
         return Err(StoreError::Damaged("its directory `journal/store` is missing".to_owned()));
     }
-    let mut survey = Survey::of(&Store::open(&store)?);
+    let mut survey = Survey::of(&Store::open(&store)?)?;
     logs(&mut survey, look);
     mark(&mut survey, look);
     events(&mut survey);
@@ -106,7 +107,7 @@ impl Shared {
     /// Verifies a journal that is in use: each row, and that all is there that the index has.
     pub fn verify(&self) -> Result<Verified, StoreError> {
         let store = self.with_store(|store| Ok(store.clone()))?;
-        let Survey { mut findings, .. } = Survey::of(&store);
+        let Survey { mut findings, .. } = Survey::of(&store)?;
         let (head, mut after) = (self.log().head(), 0);
         while after < head {
             let part: Vec<_> = self.log().metas(after, head).take(PART).collect();

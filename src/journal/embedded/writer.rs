@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{
     Shared,
+    own_files::OwnFiles,
     place::{Mark, MarkFile, Place},
     restore::FEW_ROWS,
     rows::{self, RecordRow, SPAN, STATE, State, TopicRow},
@@ -78,6 +79,8 @@ pub struct Writer {
     sync_due: Option<Instant>,
     /// When the disk was last seen to have room.
     disk_checked: Option<Instant>,
+    /// The files by which the data directory is known, and when they were last seen to be there.
+    own_files: OwnFiles,
     /// Why the store does not take anything, and when that was tried last.
     broken: Option<(StoreError, Instant)>,
 }
@@ -87,6 +90,7 @@ pub struct Writer {
 impl Writer {
     pub fn new(shared: Arc<Shared>, place: Place, mark: MarkFile, config: Config, boot: u128, restored: After) -> Self {
         Self {
+            own_files: OwnFiles::of(&place),
             shared,
             place,
             mark,
@@ -169,7 +173,7 @@ impl Writer {
             return;
         }
         let full = self.check_disk().err();
-        self.shared.refusing.store(full.is_some(), Ordering::Relaxed);
+        self.shared.refuse(full.clone());
         let mut group = self.shared.log_mut().begin(now_ms());
         let mut accepted = Vec::with_capacity(appends.len());
         {
@@ -318,8 +322,8 @@ impl Writer {
         }
         self.flush().map_err(|error| self.failed(error))?;
         self.shared.weigh();
-        let full = self.check_disk().is_err();
-        self.shared.refusing.store(full, Ordering::Relaxed);
+        let full = self.check_disk().err();
+        self.shared.refuse(full);
         Ok(())
     }
 
@@ -366,6 +370,7 @@ pub fn unavailable(error: &StoreError) -> Unavailable {
     match error {
         StoreError::Full(_) => Unavailable::Full(error.to_string()),
         StoreError::Closed => Unavailable::Closed,
+        StoreError::Damaged(what) => Unavailable::Damaged(what.clone()),
         _ => Unavailable::Failed(error.to_string()),
     }
 }

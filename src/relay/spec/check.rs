@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{FieldError, Key, Plan, PlannedSource, SourceSpec, Spec};
+use super::{FieldError, Key, Plan, PlannedSource, SourceSpec, Spec, own};
 use crate::{
     relay::{
         Config,
@@ -61,7 +61,15 @@ impl Plan {
         errors.names(spec, limits.config);
         let (common, mut sources) = (spec.clone(), Vec::new());
         for (index, source) in spec.sources.iter().enumerate() {
-            sources.extend(At { index, errors: &mut errors }.source(&common, source, limits));
+            let mut at = At { index, errors: &mut errors };
+            let planned = at.source(&common, source, limits);
+            if let Some(topic) = planned.as_ref().and_then(|planned| own::returns(planned, target.as_ref())) {
+                at.error(
+                    "path",
+                    format!("is a stream of this node that carries `{topic}`: the relay would read its own events"),
+                );
+            }
+            sources.extend(planned);
         }
         if errors.0.is_empty() { Ok(Self { target, sources }) } else { Err(errors.0) }
     }

@@ -23,6 +23,7 @@ use crate::{
     },
     relay::{Config, Deps, Handle, Spec, Status, actor::start_here},
     shares::Share,
+    supervise::Supervisor,
     topic::{Pattern, Topic},
     upstream::{Client, Connections, RemoteConfig, Remotes},
 };
@@ -244,6 +245,7 @@ pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
             remotes,
             connections: Connections::new(100),
             share: Share::WHOLE,
+            supervisor: Supervisor::default(),
         },
     )
 }

@@ -72,6 +72,7 @@ impl Failure {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Transport(error) => error.code(),
+            Self::Status { status: StatusCode::LOOP_DETECTED, .. } => "loop_detected",
             Self::Status { .. } => "http_status",
             Self::ContentType(_) => "content_type",
             Self::Encoding(_) => "unsupported_encoding",
@@ -112,7 +113,11 @@ impl Failure {
             Self::Busy(_) => true,
             Self::Transport(error) => matches!(
                 error,
-                Error::Connect { .. } | Error::ConnectTimeout { .. } | Error::Resolve { .. } | Error::Tls { .. }
+                Error::Connect { .. }
+                    | Error::ConnectTimeout { .. }
+                    | Error::Resolve { .. }
+                    | Error::Tls { .. }
+                    | Error::Loop { .. }
             ),
             _ => false,
         }
@@ -127,7 +132,9 @@ impl Failure {
                 Nature::Passing
             }
             // The same event would come again, and a bad URL stays one.
-            Self::Unreadable(_) | Self::Transport(Error::BadUrl { .. } | Error::BadMethod(_)) => Nature::Final,
+            Self::Unreadable(_)
+            | Self::Transport(Error::BadUrl { .. } | Error::BadMethod(_) | Error::Loop { .. })
+            | Self::Status { status: StatusCode::LOOP_DETECTED, .. } => Nature::Final,
             // A certificate that has run out, a page of a proxy, a redirect into nowhere: somebody may repair it.
             Self::Status { .. } | Self::ContentType(_) | Self::Encoding(_) | Self::Transport(_) => Nature::Refusal,
             Self::NotRepeated { failure, .. } => failure.nature(),

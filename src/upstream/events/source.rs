@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 use url::Url;
 
 use super::Pace;
-use crate::upstream::{Purpose, Remote};
+use crate::upstream::{Purpose, Remote, Via};
 
 /// What to read, and how to go on when it breaks.
 #[derive(Clone)]
@@ -22,6 +22,8 @@ pub struct Source {
     pub headers: HeaderMap,
     /// The body of the request.
     pub body: Bytes,
+    /// The way of the request that it is read for.
+    pub via: Via,
     /// What the stream is read for.
     pub purpose: Purpose,
     /// When the stream is over.
@@ -56,6 +58,7 @@ impl Source {
             url,
             headers: HeaderMap::new(),
             body: Bytes::new(),
+            via: Via::default(),
             purpose,
             repeat: Repeat::UntilEnd,
             end_event: None,

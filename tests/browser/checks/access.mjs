@@ -11,6 +11,8 @@ import { badge, connect, logged, shoot, until } from "../browser.mjs";
 
 const TOKEN = "token-of-ada";
 const TABS = 10;
+/** The dashboard asks so often. */
+const POLL_MS = 2000;
 
 /** Settings in which Ada may do everything, with TLS where HTTP/2 is wanted: browsers speak it over nothing else. */
 function settings(http2) {
@@ -133,15 +135,48 @@ export const access = {
     await shoot(page, "with-a-token");
   },
 
-  "access: the dashboard asks for the token of an admin, and shows numbers with it": async ({ node, open }) => {
+  "access: the dashboard asks for a token once, and both pages keep the one that was entered": async ({ node, open }) => {
     await node.start({ settings: settings(false) });
     const board = await open("/", { provokes: true });
-    await badge(board, "offline");
-    assert.match(await board.textContent("#problem"), /401.*Enter the token of an admin/s);
+    let asked = 0;
+    board.on("request", () => (asked += 1));
+    await badge(board, "idle");
+    assert.match(await board.textContent("#problem"), /needs a token/);
     await shoot(board, "dashboard-without-a-token");
+    const before = asked;
+    await board.waitForTimeout(POLL_MS * 2);
+    assert.equal(asked, before, "without a token nothing is asked again");
+    await board.fill("#token", "wrong");
+    await board.click("#token-form button");
+    await until("the refusal", async () => /does not accept/.test(await board.textContent("#problem")));
     await board.fill("#token", TOKEN);
     await board.click("#token-form button");
     await badge(board, "live");
     assert.equal(await board.textContent("#total-emitters"), "0");
+    await board.goto(`${node.origin}/sse-client.html`);
+    assert.equal(await board.inputValue("#token"), TOKEN, "the test page has the token of the dashboard");
+    await board.click("#connect");
+    await badge(board, "live");
+    await board.goto(`${node.origin}/`);
+    await badge(board, "live");
+  },
+
+  "access: the dashboard of a caller who is no admin shows what is its own": async ({ node, open }) => {
+    const sha256 = createHash("sha256").update("token-of-bob").digest("hex");
+    const bob = `[[access.tokens]]\nname = "bob"\nsha256 = "${sha256}"\njobs = true\n`;
+    await node.start({ settings: settings(false) + bob });
+    const board = await open("/", { provokes: true });
+    let asked = 0;
+    await badge(board, "idle");
+    await board.fill("#token", "token-of-bob");
+    await board.click("#token-form button");
+    await badge(board, "live");
+    board.on("request", (request) => (asked += request.url().endsWith("/status") ? 1 : 0));
+    assert.equal(await board.isVisible("#for-admins"), true);
+    assert.equal(await board.isVisible("#problem"), false);
+    assert.match(await board.textContent("#jobs-empty"), /No job yet/);
+    await board.waitForResponse((response) => response.url().includes("/api/jobs"));
+    assert.equal(asked, 0, "what is refused is asked once");
+    await shoot(board, "dashboard-of-no-admin");
   },
 };

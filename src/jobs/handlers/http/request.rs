@@ -21,7 +21,7 @@ const METHODS: [Method; 7] =
 
 /// Fields that belong to the connection and the framing. They are refused rather than dropped, so that nobody believes
 /// that they were sent.
-const REFUSED: [&str; 13] = [
+const REFUSED: [&str; 14] = [
     "connection",
     "content-length",
     "expect",
@@ -35,6 +35,7 @@ const REFUSED: [&str; 13] = [
     "trailers",
     "transfer-encoding",
     "upgrade",
+    "via",
 ];
 
 /// The input of an HTTP task. All but the URL may be missing or `null`.
@@ -89,6 +90,7 @@ impl Input {
     pub(super) fn request(&self, task: &Task, trust: Trust) -> Result<Request, TaskError> {
         let mut request = Request::new(self.method()?, self.url.as_str(), trust);
         request.headers = self.headers()?;
+        request.via = Some(task.via.clone());
         let (body, media) = match &self.body {
             Value::Null => (Bytes::new(), None),
             Value::String(text) => (Bytes::from(text.clone()), Some("text/plain; charset=utf-8")),

@@ -43,13 +43,13 @@ fn tamper(again: &Again, change: impl FnOnce(&mut Commit)) {
 
 fn spoil(again: &Again, key: &[u8]) -> Verified {
     tamper(again, |commit| commit.put(key, vec![1, 2, 3, 4, 5, 6]));
-    stopped(again).verify()
+    stopped(again).verify().unwrap()
 }
 
 /// Repairs it and goes on with it.
 fn repaired(again: &mut Again) -> Repaired {
     let repaired = stopped(again).repair(false).unwrap().expect("it is damaged");
-    assert!(!stopped(again).verify().damaged, "{:?}", stopped(again).verify());
+    assert!(!stopped(again).verify().unwrap().damaged, "{:?}", stopped(again).verify().unwrap());
     again.open().unwrap();
     repaired
 }
@@ -67,7 +67,7 @@ fn id_of(again: &Again, name: &str) -> u64 {
 #[tokio::test]
 async fn a_sound_journal_is_called_sound_and_left_alone() {
     let again = filled().await;
-    let verified = stopped(&again).verify();
+    let verified = stopped(&again).verify().unwrap();
     assert_eq!(
         (verified.damaged, verified.events, verified.topics, verified.records),
         (false, 4, 3, 1),
@@ -97,7 +97,7 @@ async fn an_event_without_data_is_found() {
     let mut again = filled().await;
     let key = rows::event_key(id_of(&again, "b"), 6);
     tamper(&again, |commit| commit.delete(key));
-    let verified = stopped(&again).verify();
+    let verified = stopped(&again).verify().unwrap();
     assert_eq!((verified.damaged, verified.counts["missing-data"]), (true, 1), "{verified:?}");
     assert!(again.open().is_err(), "the last events are looked at when it is opened");
     assert_eq!(repaired(&mut again).lost_events, 1);
@@ -180,10 +180,10 @@ async fn a_repair_that_was_cut_short_leaves_the_old_store() {
     // While it wrote the new one, and between the two renames of a file system that cannot exchange.
     std::fs::create_dir(journal.join("store.new")).unwrap();
     std::fs::write(journal.join("store.new/version"), "half").unwrap();
-    assert!(stopped(&again).verify().damaged);
+    assert!(stopped(&again).verify().unwrap().damaged);
     std::fs::rename(journal.join("store"), journal.join("store.damaged-1")).unwrap();
     assert!(matches!(again.open(), Err(OpenError::Damaged { .. })));
-    assert_eq!(stopped(&again).verify().counts["damaged-row"], 1);
+    assert_eq!(stopped(&again).verify().unwrap().counts["damaged-row"], 1);
     repaired(&mut again);
     assert_eq!(again.data().await, ["few-2", "few-3", "brief"]);
     assert!(!journal.join("store.new").exists() && !journal.join("look").exists());

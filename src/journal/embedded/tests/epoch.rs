@@ -33,7 +33,7 @@ async fn with_mark(clean: bool, change: impl FnOnce(Mark) -> Mark) -> (Again, u6
             taken => break taken.unwrap(),
         }
     };
-    let mark = Mark::read(&place.mark()).unwrap().unwrap();
+    let mark = Mark::read(&place.mark()).unwrap().unwrap().unwrap();
     assert_eq!(mark.clean, clean);
     MarkFile::open(&place.mark(), mark).unwrap().write(change(mark)).unwrap();
     (again, epoch)

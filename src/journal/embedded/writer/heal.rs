@@ -1,10 +1,7 @@
 //! When the disk does not take any more: publishers are told, reading goes on, and the store is opened again as soon as
 //! there is room.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{Writer, unavailable};
 use crate::{
@@ -33,6 +30,14 @@ const LITTLE_ROOM: u64 = 32 << 20;
 impl Writer {
     /// Refuses when nothing can be written now.
     pub(super) fn ready(&mut self) -> Result<(), Unavailable> {
+        if let Err(gone) = self.own_files.check() {
+            if self.shared.refusal().is_none() {
+                tracing::error!(error = gone, "the journal takes no writes");
+            }
+            let gone = Unavailable::Failed(gone);
+            self.shared.refuse(Some(gone.clone()));
+            return Err(gone);
+        }
         let Some((error, tried)) = &self.broken else { return Ok(()) };
         if tried.elapsed() < HEAL_EVERY {
             return Err(unavailable(error));
@@ -79,7 +84,7 @@ impl Writer {
         tracing::error!(%error, "the journal's store failed; it will be opened again");
         let unavailable = unavailable(&error);
         self.broken = Some((error, Instant::now()));
-        self.shared.refusing.store(true, Ordering::Relaxed);
+        self.shared.refuse(Some(unavailable.clone()));
         unavailable
     }
 

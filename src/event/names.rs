@@ -1,0 +1,41 @@
+//! Names of the frames with which a node speaks of a stream itself. No publisher's event has one; those of other servers
+//! get a prefix where they could be mistaken for this node's own. Pure.
+
+use std::borrow::Cow;
+
+/// What stands before such a name of another server.
+const PREFIX: &str = "remote.";
+
+/// True for the name of a frame of the node's own: `connection`, `heartbeat`, `gap`, `disconnect`, `relay_…`, `merge_…`.
+pub fn is_control(name: &str) -> bool {
+    matches!(name, "connection" | "heartbeat" | "gap" | "disconnect")
+        || ["relay_", "merge_"].iter().any(|begin| name.starts_with(begin))
+}
+
+/// The name under which an event of another server is passed on.
+pub fn passed_on(name: &str) -> Cow<'_, str> {
+    if is_control(name) { Cow::Owned(format!("{PREFIX}{name}")) } else { Cow::Borrowed(name) }
+}
+
+/// The name that an event which was passed on had there.
+pub fn original(name: &str) -> &str {
+    name.strip_prefix(PREFIX).filter(|name| is_control(name)).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_control_frames_are_changed_and_only_once() {
+        for name in ["connection", "heartbeat", "gap", "disconnect", "relay_open", "relay_", "merge_complete"] {
+            let passed = passed_on(name);
+            assert_eq!(passed, format!("remote.{name}"));
+            assert_eq!((passed_on(&passed), original(&passed)), (Cow::Borrowed(&*passed), name));
+        }
+        for name in ["", "message", "complete", "error", "progress", "task_start", "Gap", "relay", "remote.x", "merged"]
+        {
+            assert_eq!((passed_on(name), original(name)), (Cow::Borrowed(name), name));
+        }
+    }
+}

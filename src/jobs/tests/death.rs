@@ -1,0 +1,42 @@
+//! An engine that panics ends the node: the journal has what the next start needs.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::rig::{Setup, submission};
+use crate::{
+    jobs::{Error, Filter, Submission},
+    supervise::Supervisor,
+};
+
+/// Panics where the engine drops it.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "it fails on purpose");
+    }
+}
+
+#[actix_rt::test]
+async fn an_engine_that_panics_ends_the_node() {
+    let supervisor = Supervisor::default();
+    let rig = Setup { supervisor: supervisor.clone(), ..Setup::usual() }.start_apart();
+    let job = submission(json!({"tasks": [{"run": "echo"}]}));
+    rig.jobs.submit(Submission { hold: Some(Arc::new(Bomb)), ..job }).await.unwrap();
+    let failed = timeout(Duration::from_secs(60), supervisor.failure()).await.expect("it is noticed");
+    assert_eq!(failed, "jobs");
+    assert!(matches!(rig.jobs.list(Filter::default()).await, Err(Error::Stopping)));
+}
+
+/// An engine that ends because nobody needs it any more is no failure.
+#[actix_rt::test]
+async fn an_engine_that_ends_in_order_ends_no_node() {
+    let supervisor = Supervisor::default();
+    let rig = Setup { supervisor: supervisor.clone(), ..Setup::usual() }.start_apart();
+    rig.run(json!({"tasks": [{"run": "echo"}]})).await;
+    rig.crash().await;
+    assert_eq!(supervisor.trouble(), None);
+}

@@ -1,0 +1,287 @@
+//! The queue of log lines and the thread that empties it.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::Note;
+
+/// The way into the queue. Clones are the same queue.
+#[derive(Clone, Debug)]
+pub(super) struct Lines(Arc<Queue>);
+
+/// stderr without its lock, which another thread may hold while it waits for a reader.
+pub(super) struct Stderr;
+
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<State>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Wakes those that wait for an empty queue.
+    idle: Condvar,
+    max_bytes: usize,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: VecDeque<Line>,
+    /// Of the lines that wait and of those that are being written.
+    bytes: usize,
+    /// Lines for which there was no room since the last one that had some.
+    lost: u64,
+    /// Nothing waits, and nothing is being written.
+    idle: bool,
+}
+
+#[derive(Debug)]
+struct Line {
+    text: Box<[u8]>,
+    lost_before: u64,
+}
+
+/// What is written at once.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+/// A line of a batch.
+struct Piece {
+    /// Where it ends.
+    end: usize,
+    /// Lines that are missing when it is not written: itself, or those that a note stands for.
+    lines: u64,
+    note: bool,
+}
+
+/// Empties the queue.
+struct Writer<W> {
+    queue: Arc<Queue>,
+    note: Note,
+    out: W,
+    /// Lines that were refused since the last that was written.
+    refused: u64,
+    /// What was written last is a part of a line.
+    torn: bool,
+}
+
+/// Bytes written at once: few calls for many lines, and room for new lines soon.
+const BATCH_BYTES: usize = 16 << 10;
+/// Pause before a non-blocking stderr that is full is tried again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+// === impl Lines ===
+
+impl Lines {
+    /// Starts the writer. Its thread ends with the process.
+    pub(super) fn start(max_bytes: usize, note: Note, out: impl Write + Send + 'static) -> io::Result<Self> {
+        let queue = Arc::new(Queue {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            idle: Condvar::new(),
+            max_bytes,
+            dropped: AtomicU64::new(0),
+        });
+        let writer = Writer { queue: queue.clone(), note, out, refused: 0, torn: false };
+        thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
+        Ok(Self(queue))
+    }
+
+    /// Queues one line, which ends with a line break; where there is no room it is counted.
+    pub(super) fn push(&self, text: &[u8]) {
+        let mut state = self.0.state();
+        if state.bytes + text.len() > self.0.max_bytes {
+            state.lost += 1;
+            drop(state);
+            self.0.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        state.bytes += text.len();
+        let lost_before = std::mem::take(&mut state.lost);
+        state.lines.push_back(Line { text: text.into(), lost_before });
+        let wake = std::mem::take(&mut state.idle);
+        drop(state);
+        if wake {
+            self.0.work.notify_one();
+        }
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.dropped.load(Relaxed)
+    }
+
+    /// Waits for an empty queue.
+    pub(super) fn flush(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let mut state = self.0.state();
+        while !state.idle {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.0.idle.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// A writer whose every write is one line, which is what the formatter of `tracing_subscriber` does.
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+impl Write for &Lines {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.push(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for lines, or for a loss of which no line tells, and takes as many as are written at once.
+    fn next(&self, note: Note, refused: u64) -> Batch {
+        let mut state = self.state();
+        while state.lines.is_empty() && state.lost == 0 {
+            state.idle = true;
+            self.idle.notify_all();
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.idle = false;
+        let mut batch = Batch::default();
+        let mut missing = refused;
+        while batch.bytes.len() < BATCH_BYTES
+            && let Some(line) = state.lines.pop_front()
+        {
+            batch.note(note, missing + line.lost_before);
+            missing = 0;
+            batch.add(&line.text, 1, false);
+        }
+        if state.lines.is_empty() {
+            batch.note(note, missing + std::mem::take(&mut state.lost));
+        }
+        batch
+    }
+
+    fn written(&self, batch: &Batch) {
+        let bytes: usize = batch.line_bytes();
+        self.state().bytes -= bytes;
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    fn add(&mut self, text: &[u8], lines: u64, note: bool) {
+        self.bytes.extend_from_slice(text);
+        self.pieces.push(Piece { end: self.bytes.len(), lines, note });
+    }
+
+    fn note(&mut self, note: Note, lost: u64) {
+        if lost > 0 {
+            self.add(note.of(lost).as_bytes(), lost, true);
+        }
+    }
+
+    /// Bytes that came from the queue.
+    fn line_bytes(&self) -> usize {
+        let mut begin = 0;
+        let sizes = self.pieces.iter().map(|piece| {
+            let size = piece.end - std::mem::replace(&mut begin, piece.end);
+            if piece.note { 0 } else { size }
+        });
+        sizes.sum()
+    }
+}
+
+// === impl Writer ===
+
+impl<W: Write> Writer<W> {
+    fn run(mut self) {
+        loop {
+            let batch = self.queue.next(self.note, self.refused);
+            self.refused = 0;
+            self.write(&batch);
+            self.queue.written(&batch);
+        }
+    }
+
+    fn write(&mut self, batch: &Batch) {
+        if self.torn && self.write_all(b"\n") == 0 {
+            self.lose(batch, 0);
+            return;
+        }
+        self.torn = false;
+        let written = self.write_all(&batch.bytes);
+        if written < batch.bytes.len() {
+            self.torn = written > 0 && batch.bytes[written - 1] != b'\n';
+            self.lose(batch, written);
+        }
+    }
+
+    /// Counts what was refused. The next line that comes through tells of it.
+    fn lose(&mut self, batch: &Batch, written: usize) {
+        for piece in batch.pieces.iter().filter(|piece| piece.end > written) {
+            self.refused += piece.lines;
+            if !piece.note {
+                self.queue.dropped.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Writes as much as stderr takes before it refuses; answers how much.
+    fn write_all(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.out.write(&bytes[written..]) {
+                Ok(0) => break,
+                Ok(count) => written += count,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => thread::park_timeout(AGAIN),
+                    _ => break,
+                },
+            }
+        }
+        written
+    }
+}
+
+// === impl Stderr ===
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(io::stderr(), bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

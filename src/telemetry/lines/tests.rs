@@ -1,0 +1,185 @@
+//! The queue against a stderr that stalls, refuses, or takes a part.
+
+use super::*;
+use crate::telemetry::Format;
+
+/// A stderr whose reader does as it is told.
+#[derive(Clone, Default)]
+struct Pipe(Arc<(Mutex<Reader>, Condvar)>);
+
+#[derive(Default)]
+struct Reader {
+    mode: Mode,
+    read: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Mode {
+    #[default]
+    Open,
+    /// Writes wait.
+    Stalled,
+    /// Writes are refused for the moment.
+    Busy,
+    /// Writes fail.
+    Broken,
+    /// So many bytes, then writes fail.
+    Room(usize),
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+// === impl Pipe ===
+
+impl Pipe {
+    fn lines(&self, max_bytes: usize) -> Lines {
+        Lines::start(max_bytes, Note(Format::Text), self.clone()).unwrap()
+    }
+
+    fn set(&self, mode: Mode) {
+        self.0.0.lock().unwrap().mode = mode;
+        self.0.1.notify_all();
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.0.lock().unwrap().read.clone()).unwrap()
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (reader, changed) = &*self.0;
+        let mut reader = changed.wait_while(reader.lock().unwrap(), |reader| reader.mode == Mode::Stalled).unwrap();
+        let count = match reader.mode {
+            Mode::Broken | Mode::Room(0) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Mode::Busy => return Err(io::ErrorKind::WouldBlock.into()),
+            Mode::Room(left) => {
+                reader.mode = Mode::Room(left.saturating_sub(bytes.len()));
+                left.min(bytes.len())
+            }
+            _ => bytes.len(),
+        };
+        reader.read.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What each line of a log says: the number of the line, or how many are missing.
+#[derive(Debug, PartialEq)]
+enum Said {
+    Line(u64),
+    Lost(u64),
+}
+
+fn said(text: &str) -> Vec<Said> {
+    let said = |line: &str| match line.split_once("lines were lost lines=") {
+        Some((_, lost)) => Said::Lost(lost.parse().unwrap()),
+        None => Said::Line(line.strip_prefix("line ").unwrap().parse().unwrap()),
+    };
+    text.lines().map(said).collect()
+}
+
+fn push(lines: &Lines, numbers: std::ops::Range<u64>) {
+    numbers.for_each(|number| lines.push(format!("line {number}\n").as_bytes()));
+}
+
+#[test]
+fn lines_come_in_their_order() {
+    let pipe = Pipe::default();
+    let lines = pipe.lines(1 << 20);
+    push(&lines, 0..10_000);
+    lines.flush(PATIENCE);
+    assert_eq!(said(&pipe.text()), (0..10_000).map(Said::Line).collect::<Vec<_>>());
+    assert_eq!(lines.dropped(), 0);
+}
+
+#[test]
+fn a_reader_that_stalls_costs_lines_which_are_counted_where_they_are_missing() {
+    for stalled in [Mode::Stalled, Mode::Busy] {
+        let pipe = Pipe::default();
+        let lines = pipe.lines(MAX);
+        pipe.set(stalled);
+        // It takes what has room, and never waits.
+        push(&lines, 0..1000);
+        let lost = lines.dropped();
+        assert!((1..1000).contains(&lost), "{stalled:?}: {lost}");
+        pipe.set(Mode::Open);
+        lines.flush(PATIENCE);
+        push(&lines, 1000..1001);
+        lines.flush(PATIENCE);
+        let kept = 1000 - lost;
+        let mut expected: Vec<Said> = (0..kept).map(Said::Line).collect();
+        expected.extend([Said::Lost(lost), Said::Line(1000)]);
+        assert_eq!(said(&pipe.text()), expected, "{stalled:?}");
+        assert_eq!(lines.dropped(), lost, "the note is no line that was lost");
+    }
+}
+
+#[test]
+fn an_exit_does_not_wait_for_a_reader_that_stalls() {
+    let pipe = Pipe::default();
+    let lines = pipe.lines(MAX);
+    pipe.set(Mode::Stalled);
+    push(&lines, 0..1);
+    let begin = Instant::now();
+    lines.flush(Duration::from_millis(50));
+    assert!(begin.elapsed() < PATIENCE);
+    assert_eq!(pipe.text(), "");
+    pipe.set(Mode::Open);
+}
+
+#[test]
+fn a_stderr_that_refuses_costs_lines_and_the_next_good_line_says_how_many() {
+    let pipe = Pipe::default();
+    let lines = pipe.lines(1 << 20);
+    push(&lines, 0..1);
+    lines.flush(PATIENCE);
+    pipe.set(Mode::Broken);
+    for number in 1..4 {
+        push(&lines, number..number + 1);
+        lines.flush(PATIENCE);
+    }
+    assert_eq!(lines.dropped(), 3);
+    pipe.set(Mode::Open);
+    push(&lines, 4..5);
+    lines.flush(PATIENCE);
+    assert_eq!(said(&pipe.text()), [Said::Line(0), Said::Lost(3), Said::Line(4)]);
+    assert_eq!(lines.dropped(), 3);
+}
+
+#[test]
+fn a_line_that_was_half_written_ends_before_the_next_one() {
+    let pipe = Pipe::default();
+    let lines = pipe.lines(1 << 20);
+    pipe.set(Mode::Room(10));
+    push(&lines, 0..1);
+    lines.flush(PATIENCE);
+    push(&lines, 1..2);
+    lines.flush(PATIENCE);
+    assert_eq!(pipe.text(), "line 0\nlin");
+    pipe.set(Mode::Open);
+    push(&lines, 2..3);
+    lines.flush(PATIENCE);
+    let text = pipe.text();
+    let (torn, rest) = text.split_once("\nlin\n").unwrap();
+    assert_eq!(torn, "line 0");
+    assert_eq!(said(rest), [Said::Lost(1), Said::Line(2)]);
+}
+
+#[test]
+fn a_line_larger_than_the_queue_is_lost_and_no_other() {
+    let pipe = Pipe::default();
+    let lines = pipe.lines(MAX);
+    lines.push(&[b'x'; MAX + 1]);
+    push(&lines, 0..1);
+    lines.flush(PATIENCE);
+    assert_eq!(said(&pipe.text()), [Said::Lost(1), Said::Line(0)]);
+    assert_eq!(lines.dropped(), 1);
+}
+
+/// Bytes of a small queue.
+const MAX: usize = 1000;
