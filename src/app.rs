@@ -24,7 +24,7 @@ use crate::{
     access::{self, limits::Limits},
     config::{self, Config},
     event::now_ms,
-    http::{self, Door, Pulls},
+    http::{self, Door, Polls, Pulls},
     hub, intake,
     jobs::{
         self,
@@ -70,6 +70,8 @@ pub struct Node {
     pub limits: Limits,
     /// Streams that are passed on from remotes.
     pub pulls: Pulls,
+    /// Requests that wait for an event.
+    pub polls: Polls,
     /// The certificate, where the node speaks TLS.
     pub tls: Option<Tls>,
     /// How long is waited for the heads of requests.
@@ -175,6 +177,9 @@ impl App {
         for (name, registered) in own {
             handlers.register(name, registered);
         }
+        if config.samples.enabled {
+            handlers::sample::register_missing(&mut handlers, &deps);
+        }
         let http = Arc::new(handlers::HttpTask::new(&deps));
         let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
         let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace());
@@ -195,6 +200,7 @@ impl App {
         let door = Door::new(&config.server, connection_limit, Duration::from_millis(config.emitter.write_deadline_ms));
         let limits = Limits::new(&config.limits, config.access.mode, connection_limit);
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
+        let polls = Polls::start(&journal);
         let node = Node {
             config: Arc::new(config),
             journal,
@@ -210,6 +216,7 @@ impl App {
             door,
             limits,
             pulls: Pulls::default(),
+            polls,
             tls,
             heads,
             supervisor: supervisor.clone(),

@@ -25,6 +25,7 @@ use crate::{
 
 mod files;
 mod secrets;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -55,6 +56,8 @@ pub struct Config {
     pub remotes: BTreeMap<String, upstream::RemoteConfig>,
     /// `[handlers.NAME]`: what a task may `run`.
     pub handlers: BTreeMap<String, handlers::HandlerConfig>,
+    /// `[samples]`: jobs that show what a node does.
+    pub samples: handlers::sample::Config,
     /// `[streams.NAME]`: streams with topics of their own.
     pub streams: BTreeMap<String, hub::NamedConfig>,
     /// `[webhooks.NAME]`: deliveries of other services.
@@ -86,6 +89,8 @@ pub struct Server {
     pub body_limit_bytes: usize,
     /// How long a request body may take, in milliseconds.
     pub body_timeout_ms: u64,
+    /// Longest time in milliseconds that a request may wait for events (`wait=`).
+    pub max_wait_ms: u64,
     /// The kernel's send buffer of a connection in bytes; it doubles the number for its own bookkeeping. Bounds what a
     /// stuck reader costs beside its outbox.
     pub send_buffer_bytes: usize,
@@ -143,6 +148,7 @@ impl Default for Server {
             drain_ms: 5000,
             body_limit_bytes: 4 << 20,
             body_timeout_ms: 30_000,
+            max_wait_ms: 60_000,
             send_buffer_bytes: 64 << 10,
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -299,14 +305,6 @@ impl Config {
         let idle_connections = defaults.idle_connections.max(self.jobs.concurrency);
         let hosts = self.server.hosts.clone();
         Ok(upstream::Config { allow: self.egress()?, roots, hosts, idle_connections, ..defaults })
-    }
-
-    /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes and of
-    /// variables that go to programs, and queries of URLs.
-    pub fn to_json(&self) -> serde_json::Value {
-        let mut json = self.all();
-        secrets::redact(&mut json);
-        json
     }
 
     fn all(&self) -> serde_json::Value {

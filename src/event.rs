@@ -25,6 +25,12 @@ pub use self::{
     position::Position,
 };
 
+/// The bytes of a JSON text without a byte order mark, which a reader may ignore (RFC 8259, section 8.1). Editors and shells on
+/// Windows write one.
+pub(crate) fn without_mark(json: &[u8]) -> &[u8] {
+    json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json)
+}
+
 /// An event on its way into the journal.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Draft {

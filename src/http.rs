@@ -6,6 +6,7 @@ use actix_web::{Resource, Route, guard, middleware::from_fn, web};
 
 use crate::{access::Identity, app::Node};
 
+mod accept;
 mod address;
 mod answer;
 mod audit;
@@ -16,12 +17,14 @@ mod emitters;
 mod error;
 mod gate;
 mod h2;
+mod head;
 mod hybrid;
 mod identity;
 mod jobs;
 mod journal;
 mod limited;
 mod listen;
+mod me;
 mod merge;
 mod metrics;
 mod named;
@@ -30,11 +33,13 @@ mod operate;
 mod origins;
 mod pages;
 mod permit;
+mod polls;
 mod proxy;
 mod publish;
 mod pull;
 mod query;
 mod relays;
+mod request_id;
 mod samples;
 mod stream;
 mod tickets;
@@ -44,9 +49,10 @@ mod webhooks;
 
 pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
-    error::Problem,
+    error::{Code, Problem},
     gate::{Connection, Door},
     metrics::Requests,
+    polls::Polls,
     pull::Pulls,
 };
 
@@ -76,12 +82,12 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
 
 fn connections(config: &mut web::ServiceConfig) {
     config
-        .service(at("/api/sse/managed/connect").route(web::get().to(connect::connect)))
-        .service(at("/api/sse/managed/connect/group/{group}").route(web::get().to(connect::connect_group)))
-        .service(at("/api/sse/managed/status").route(web::get().to(emitters::status)))
-        .service(at("/api/sse/managed/status/user/{user}").route(web::get().to(emitters::user_status)))
-        .service(at("/api/sse/managed/status/group/{group}").route(web::get().to(emitters::group_status)))
-        .service(at("/api/sse/managed/emitters").route(web::get().to(emitters::list)))
+        .service(at("/api/sse/managed/connect").route(read().to(connect::connect)))
+        .service(at("/api/sse/managed/connect/group/{group}").route(read().to(connect::connect_group)))
+        .service(at("/api/sse/managed/status").route(read().to(emitters::status)))
+        .service(at("/api/sse/managed/status/user/{user}").route(read().to(emitters::user_status)))
+        .service(at("/api/sse/managed/status/group/{group}").route(read().to(emitters::group_status)))
+        .service(at("/api/sse/managed/emitters").route(read().to(emitters::list)))
         .service(
             at("/api/sse/managed/emitters/{emitter}")
                 .route(web::patch().to(emitters::change))
@@ -89,15 +95,16 @@ fn connections(config: &mut web::ServiceConfig) {
         )
         .service(at("/api/sse/managed/disconnect/user/{user}").route(web::delete().to(emitters::disconnect_user)))
         .service(at("/api/sse/managed/disconnect/group/{group}").route(web::delete().to(emitters::disconnect_group)))
+        .service(at("/api/me").route(read().to(me::me)))
         .service(at("/api/tickets").route(web::post().to(tickets::issue)))
-        .service(at("/api/topics").route(web::get().to(topics::list)))
-        .service(at("/api/topics/{topic}/events").route(web::get().to(topics::events)))
+        .service(at("/api/topics").route(read().to(topics::list)))
+        .service(at("/api/topics/{topic}/events").route(read().to(topics::events)))
         .service(at("/api/topics/{topic}").route(web::delete().to(topics::purge)));
 }
 
 fn publishing(config: &mut web::ServiceConfig) {
     config
-        .service(at("/events").route(web::get().to(connect::events)).route(web::post().to(publish::events)))
+        .service(at("/events").route(read().to(connect::events)).route(web::post().to(publish::events)))
         .service(at("/api/sse/managed/send/user/{user}").route(web::post().to(publish::to_user)))
         .service(at("/api/sse/managed/send/emitter/{emitter}").route(web::post().to(publish::to_emitter)))
         .service(at("/api/sse/managed/send/filtered").route(web::post().to(publish::filtered)))
@@ -110,42 +117,42 @@ fn job_routes(config: &mut web::ServiceConfig) {
     config
         .service(at("/api/sse/emitter/parallel-tasks").route(web::post().to(jobs::submit_and_stream)))
         .service(at("/api/sse/parallel-tasks").route(web::post().to(jobs::submit_and_stream)))
-        .service(at("/api/jobs").route(web::get().to(jobs::list)).route(web::post().to(jobs::submit)))
-        .service(at("/api/jobs/{job}").route(web::get().to(jobs::get)).route(web::delete().to(jobs::cancel)))
-        .service(at("/api/jobs/{job}/events").route(web::get().to(jobs::events)))
+        .service(at("/api/jobs").route(read().to(jobs::list)).route(web::post().to(jobs::submit)))
+        .service(at("/api/jobs/{job}").route(read().to(jobs::get)).route(web::delete().to(jobs::cancel)))
+        .service(at("/api/jobs/{job}/events").route(read().to(jobs::events)))
         .service(at("/api/jobs/{job}/retry").route(web::post().to(jobs::retry)))
-        .service(at("/api/jobs/{job}/tasks/{task}/result").route(web::get().to(jobs::result)))
-        .service(at("/api/sse/sample-parallel").route(web::get().to(samples::parallel)))
-        .service(at("/api/sse/rate-limited-sse").route(web::get().to(samples::rate_limited)))
-        .service(at("/api/sse/flow-example").route(web::get().to(samples::flow)))
+        .service(at("/api/jobs/{job}/tasks/{task}/result").route(read().to(jobs::result)))
+        .service(at("/api/sse/sample-parallel").route(read().to(samples::parallel)))
+        .service(at("/api/sse/rate-limited-sse").route(read().to(samples::rate_limited)))
+        .service(at("/api/sse/flow-example").route(read().to(samples::flow)))
         .service(
             at("/api/sse/parallel-tasks-progress")
-                .route(web::get().to(samples::progress))
+                .route(read().to(samples::progress))
                 .route(web::post().to(jobs::submit_and_stream)),
         )
         .service(at("/api/sse-integration/hybrid-execution/sse-emitter").route(web::post().to(hybrid::execute)))
         .service(at("/api/sse-proxy/{remote}/parallel-tasks/sse-emitter").route(web::post().to(hybrid::parallel_tasks)))
-        .service(at("/api/sse/samples/orders.csv").route(web::get().to(samples::orders)))
-        .service(at("/api/sse/samples/quotes").route(web::get().to(samples::quotes)));
+        .service(at("/api/sse/samples/orders.csv").route(read().to(samples::orders)))
+        .service(at("/api/sse/samples/quotes").route(read().to(samples::quotes)));
 }
 
 fn remote_streams(config: &mut web::ServiceConfig) {
     config
-        .service(at("/api/sse-proxy/connections").route(web::get().to(proxy::connections)))
+        .service(at("/api/sse-proxy/connections").route(read().to(proxy::connections)))
         .service(at("/api/sse-proxy/connections/{id}").route(web::delete().to(proxy::end)))
         .service(at("/api/sse-proxy/merge-streams/sse-emitter").route(web::post().to(merge::merge)))
         // Beside the fixed names any other one is a remote.
-        .service(at("/api/sse-proxy/{remote}/sample-parallel/sse-emitter").route(web::get().to(proxy::sample)))
+        .service(at("/api/sse-proxy/{remote}/sample-parallel/sse-emitter").route(read().to(proxy::sample)))
         .service(
-            at("/api/sse-proxy/{remote}/{path:.*}").route(web::get().to(proxy::get)).route(web::post().to(proxy::post)),
+            at("/api/sse-proxy/{remote}/{path:.*}").route(read().to(proxy::get)).route(web::post().to(proxy::post)),
         );
 }
 
 fn relay_routes(config: &mut web::ServiceConfig) {
     config
-        .service(at("/api/relays").route(web::get().to(relays::list)).route(web::post().to(relays::create)))
-        .service(at("/api/relays/{relay}").route(web::get().to(relays::get)).route(web::delete().to(relays::delete)))
-        .service(at("/api/relays/{relay}/events").route(web::get().to(relays::events)))
+        .service(at("/api/relays").route(read().to(relays::list)).route(web::post().to(relays::create)))
+        .service(at("/api/relays/{relay}").route(read().to(relays::get)).route(web::delete().to(relays::delete)))
+        .service(at("/api/relays/{relay}/events").route(read().to(relays::events)))
         .service(at("/api/relays/{relay}/restart").route(web::post().to(relays::restart)));
 }
 
@@ -153,15 +160,15 @@ fn relay_routes(config: &mut web::ServiceConfig) {
 fn intake_routes(config: &mut web::ServiceConfig) {
     config
         .service(at("/api/webhooks/{name}").route(web::post().to(webhooks::receive)))
-        .service(at("/api/sse/{stream}").route(web::get().to(named::open)));
+        .service(at("/api/sse/{stream}").route(read().to(named::open)));
 }
 
 fn operating(config: &mut web::ServiceConfig) {
     config
         .service(at("/healthz").route(read().to(operate::healthz)))
         .service(at("/readyz").route(read().to(operate::readyz)))
-        .service(at("/api/admin/journal").route(web::get().to(journal::inspect)))
-        .service(at("/api/admin/journal/export").route(web::get().to(journal::export)))
+        .service(at("/api/admin/journal").route(read().to(journal::inspect)))
+        .service(at("/api/admin/journal/export").route(read().to(journal::export)))
         .service(at("/api/admin/journal/compact").route(web::post().to(journal::compact)))
         .service(at("/api/admin/journal/verify").route(web::post().to(journal::verify)))
         .service(at("/metrics").route(read().to(metrics::metrics)))
@@ -169,20 +176,17 @@ fn operating(config: &mut web::ServiceConfig) {
         .configure(pages::routes);
 }
 
-/// GET, and HEAD with it, as RFC 9110 wants it; not for streams, whose HEAD would say nothing.
+/// For targets that are in no scope, such as `*`: the same answers as where no route is.
+fn elsewhere() -> Route {
+    web::to(error::not_found).wrap(from_fn(gate::pass))
+}
+
+/// GET, and HEAD with it (RFC 9110, section 9.1): see `head.rs`.
 fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-/// A resource that answers a wrong method with a problem, not with nothing.
+/// A resource that answers OPTIONS, and any other method with a problem and `Allow`.
 fn at(path: &str) -> Resource {
-    web::resource(path).default_service(web::to(error::method_not_allowed))
-}
-
-/// True for requests whose client wants an event stream.
-fn wants_stream(accept: Option<&str>) -> bool {
-    accept.is_some_and(|accept| {
-        let ranges = accept.split(',').map(|range| range.split(';').next().unwrap_or_default().trim());
-        ranges.into_iter().any(|range| range.eq_ignore_ascii_case(crate::sse::MEDIA_TYPE))
-    })
+    web::resource(path).default_service(web::to(error::other_method))
 }

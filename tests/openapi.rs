@@ -1,13 +1,16 @@
 //! The OpenAPI document says everything that a client has to know, and nothing that is not so. `scripts/schema-check` calls
 //! the routes by it.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 mod support;
 
-use support::{Node, routes::route_table};
+use support::{Node, Reply, eventually, routes::route_table, upstream::Upstream};
 
 /// Each operation: method, path, and what is said of it.
 fn operations(document: &Value) -> impl Iterator<Item = (String, &Value)> {
@@ -207,4 +210,133 @@ fn the_parameters_of_the_document_are_those_that_the_routes_read() {
             assert_eq!(unknown, !own.contains(parameter), "{name}: `{parameter}` {reply:?}");
         }
     }
+}
+
+/// Pages and documents, which are not in the route table.
+const PAGES: [&str; 7] =
+    ["/openapi.json", "/docs", "/docs/", "/docs/swagger-ui-bundle.js", "/sse-client.html", "/style.css", "/icon.svg"];
+
+/// A node whose remote answers any GET with a stream, and HEAD with its head.
+fn node_with_remote() -> (Node, Upstream) {
+    let remote = Upstream::start(|request, socket| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+        let body = if request.method == "HEAD" { "" } else { "9\r\ndata: 1\n\n\r\n0\r\n\r\n" };
+        let _ = socket.write_all(format!("{head}{body}").as_bytes());
+    });
+    let node = Node::start(&format!("[remotes.reactive]\nbase_url = \"{}\"\n", remote.url("")));
+    (node, remote)
+}
+
+/// The path with names of what is there.
+fn filled(node: &Node, pattern: &str) -> String {
+    let mut names = BTreeMap::from([
+        ("{user}", "u".to_owned()),
+        ("{group}", "g".to_owned()),
+        ("{topic}", "t".to_owned()),
+        ("{remote}", "reactive".to_owned()),
+        ("{path}", "events".to_owned()),
+        ("{stream}", "ugc-updates".to_owned()),
+        ("{emitter}", "e".to_owned()),
+        ("{name}", "n".to_owned()),
+        ("{id}", "1".to_owned()),
+    ]);
+    if pattern.contains("{job}") {
+        let job = node.post("/api/jobs", &json!({ "tasks": [{ "id": "t", "run": "Calculate Stats" }] }));
+        let job = job["jobId"].as_str().expect("a job").to_owned();
+        eventually(|| (node.get(&format!("/api/jobs/{job}")).json()["status"] == "completed").then_some(()));
+        names.insert("{job}", job);
+        names.insert("{task}", "t".to_owned());
+    }
+    if pattern.contains("{relay}") {
+        let relay = node.post("/api/relays", &json!({ "topic": "r", "sources": [{ "path": "/events" }] }));
+        names.insert("{relay}", relay["id"].as_str().expect("a relay").to_owned());
+    }
+    names.iter().fold(pattern.to_owned(), |path, (part, name)| path.replace(part, name))
+}
+
+fn ask(node: &Node, method: &str, path: &str) -> Reply {
+    node.raw(format!(
+        "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        node.addr
+    ))
+}
+
+/// The fields of an answer but those that are never the same twice.
+fn fields(reply: &Reply, with_length: bool) -> BTreeMap<String, String> {
+    let lines = reply.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    let fields = lines.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
+    let same = |name: &str| match name {
+        "date" | "x-request-id" | "ratelimit-remaining" | "ratelimit-reset" => false,
+        "content-length" => with_length,
+        _ => true,
+    };
+    fields.map(|(name, value)| if same(&name) { (name, value) } else { (name, String::new()) }).collect()
+}
+
+#[test]
+fn head_is_answered_as_get_is_on_every_route_and_does_nothing() {
+    let (node, remote) = node_with_remote();
+    let routes = route_table();
+    let patterns = routes.iter().filter(|(method, _)| method == "get").map(|(_, path)| path.as_str()).chain(PAGES);
+    let paths: Vec<(&str, String)> = patterns.map(|pattern| (pattern, filled(&node, pattern))).collect();
+    assert!(paths.len() > 30, "{paths:?}");
+    node.post("/events", &json!({ "topic": "t", "data": 1 }));
+    let jobs = node.get("/api/jobs").json()["jobs"].as_array().map(Vec::len);
+    let opened = node.count("streams_opened_total");
+    let heads: Vec<Reply> = paths.iter().map(|(_, path)| ask(&node, "HEAD", path)).collect();
+    assert_eq!(node.count("streams_opened_total"), opened, "HEAD opens no stream");
+    assert_eq!(node.get("/api/jobs").json()["jobs"].as_array().map(Vec::len), jobs, "HEAD starts no job");
+    assert!(
+        remote.seen("/api/sse/sample-parallel").iter().all(|request| request.method == "HEAD"),
+        "nor one elsewhere"
+    );
+    for ((pattern, path), head) in paths.iter().zip(heads) {
+        let get = ask(&node, "GET", path);
+        assert_eq!(head.status, get.status, "{path}: {head:?}{get:?}");
+        assert_eq!(head.body, b"", "{path}: {head:?}");
+        // Lists and figures change from one request to the next, and their length with them.
+        let steady = PAGES.contains(pattern) || pattern.starts_with("/api/sse/samples/") || pattern.contains("{task}");
+        assert_eq!(fields(&head, steady), fields(&get, steady), "{path}");
+    }
+    node.must_be_healthy();
+}
+
+#[test]
+fn every_path_says_which_methods_it_takes() {
+    let (node, _remote) = node_with_remote();
+    let mut table: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (method, path) in route_table().into_iter().chain(PAGES.map(|path| ("get".to_owned(), path.to_owned()))) {
+        let methods = table.entry(path).or_insert_with(|| BTreeSet::from(["OPTIONS".to_owned()]));
+        methods.extend((method == "get").then(|| "HEAD".to_owned()));
+        methods.insert(method.to_uppercase());
+    }
+    for (pattern, methods) in &table {
+        let path = ["{job}", "{relay}", "{task}"].iter().fold(pattern.clone(), |path, part| path.replace(part, "x"));
+        let path = filled(&node, &path);
+        let told = |reply: &Reply| -> BTreeSet<String> {
+            reply.header("Allow").unwrap_or_default().split(", ").map(str::to_owned).collect()
+        };
+        let options = ask(&node, "OPTIONS", &path);
+        assert_eq!((options.status, &told(&options)), (204, methods), "OPTIONS {path}: {options:?}");
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"] {
+            if !methods.contains(method) {
+                let refused = ask(&node, method, &path);
+                refused.problem(405);
+                assert_eq!(&told(&refused), methods, "{method} {path}: {refused:?}");
+            }
+        }
+    }
+}
+
+/// The codes of problems are in the document, and the page about them has a row for each.
+#[test]
+fn every_code_of_a_problem_is_documented() {
+    let node = Node::start("");
+    let document = node.get("/openapi.json").json();
+    let code = resolved(&document, &document["components"]["schemas"]["Problem"]["properties"]["code"]);
+    let words: BTreeSet<&str> = code["enum"].as_array().expect("words").iter().filter_map(Value::as_str).collect();
+    assert!(words.len() > 30, "{words:?}");
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md")).expect("the page");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(word, _)| word);
+    assert_eq!(rows.collect::<BTreeSet<_>>(), words, "rows of docs/errors.md on the left");
 }

@@ -15,11 +15,11 @@ fn what_is_not_there_is_answered_with_a_problem() {
     assert!(node.get("/api/nothing").problem(404).contains("/api/nothing"));
     assert!(node.get("/api/jobs/nothing").problem(404).contains("nothing"));
     for (method, path, allow) in [
-        ("DELETE", "/events", "GET, POST"),
-        ("POST", "/api/sse/managed/connect", "GET"),
-        ("PUT", "/api/jobs/1", "GET, DELETE"),
-        ("GET", "/api/sse/parallel-tasks", "POST"),
-        ("GET", "/api/sse/managed/emitters/x", "PATCH, DELETE"),
+        ("DELETE", "/events", "GET, HEAD, POST, OPTIONS"),
+        ("POST", "/api/sse/managed/connect", "GET, HEAD, OPTIONS"),
+        ("PUT", "/api/jobs/1", "GET, HEAD, DELETE, OPTIONS"),
+        ("GET", "/api/sse/parallel-tasks", "POST, OPTIONS"),
+        ("GET", "/api/sse/managed/emitters/x", "PATCH, DELETE, OPTIONS"),
     ] {
         let reply = node.request(method, path, &[], "");
         assert!(reply.problem(405).contains(method), "{reply:?}");
@@ -41,7 +41,26 @@ fn health_and_readiness_are_told() {
 }
 
 fn get_as(node: &Node, host: &str, headers: &str) -> support::Reply {
-    node.raw(format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n"))
+    node.raw(format!("GET /api/topics HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n"))
+}
+
+/// Probes call by address, or with HTTP/1.0 and without a name, many times a minute.
+#[test]
+fn health_checks_are_answered_whatever_the_host() {
+    let node = Node::start("");
+    for path in ["/healthz", "/readyz"] {
+        for host in ["10.1.2.3:8090", "pod.internal", "evil.example"] {
+            for method in ["GET", "HEAD"] {
+                let reply = node.raw(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+                assert_eq!(reply.status, 200, "{method} {path} as {host}: {reply:?}");
+            }
+        }
+        assert_eq!(node.raw(format!("GET {path} HTTP/1.0\r\n\r\n")).status, 200, "{path} without a Host");
+        let posted = node.raw(format!("POST {path} HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(posted.status, 403, "a POST is no probe");
+    }
+    let refused = node.log().matches("access refused").count();
+    assert_eq!(refused, 2, "a line for each POST, none for the probes");
 }
 
 /// A web page must not be able to run handlers on a developer's machine.
@@ -110,9 +129,35 @@ fn a_listed_origin_may_call_and_ask_first() {
             .is_some_and(|methods| methods.contains("POST") && methods.contains("PATCH"))
     );
     let allowed = asked.header("Access-Control-Allow-Headers").expect("they are told").to_lowercase();
-    for header in ["content-type", "last-event-id", "x-auth-token", "authorization", "idempotency-key"] {
+    for header in [
+        "content-type",
+        "last-event-id",
+        "x-auth-token",
+        "authorization",
+        "idempotency-key",
+        "cache-control",
+        "pragma",
+        "x-requested-with",
+        "traceparent",
+    ] {
         assert!(allowed.contains(header), "{allowed}");
     }
+    // Of a listed origin what a library adds is allowed, too; what is no name of a field is not repeated.
+    let asked = "authorization,cache-control, x-secret-key,x-library-version,no name,<b>";
+    let asked = node.request(
+        "OPTIONS",
+        "/events",
+        &[origin, ("Access-Control-Request-Method", "GET"), ("Access-Control-Request-Headers", asked)],
+        "",
+    );
+    let allowed = asked.header("Access-Control-Allow-Headers").expect("they are told").to_lowercase();
+    let names: Vec<&str> = allowed.split(", ").collect();
+    assert!(
+        ["cache-control", "x-secret-key", "x-library-version"].iter().all(|name| names.contains(name)),
+        "{allowed}"
+    );
+    assert!(!allowed.contains("no name") && !allowed.contains('<'), "{allowed}");
+    assert_eq!(names.iter().filter(|name| **name == "authorization").count(), 1, "{allowed}");
     node.request(
         "OPTIONS",
         "/events",

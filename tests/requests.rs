@@ -38,8 +38,20 @@ fn broken_framing_is_refused() {
     ] {
         assert_refused(text, &node.raw(text), 400);
     }
-    assert_problem("content coding", &node.raw(with("Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}")), &[415]);
-    assert_problem("media type", &node.raw(with("Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}")), &[415]);
+    let packed = node.raw(with("Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"));
+    assert_problem("content coding", &packed, &[415]);
+    assert_eq!((packed.header("Accept-Encoding"), packed.header("Accept")), (Some("identity"), None), "{packed:?}");
+    let plain = node.raw(with("Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}"));
+    assert_problem("media type", &plain, &[415]);
+    assert_eq!(
+        (plain.header("Accept-Encoding"), plain.header("Accept")),
+        (None, Some("application/json")),
+        "{plain:?}"
+    );
+    for coding in ["identity", "Identity", "identity, identity", ""] {
+        let lines = format!("Content-Encoding: {coding}\r\nContent-Length: 22\r\n\r\n{{\"topic\":\"t\",\"data\":1}}");
+        assert_eq!(node.raw(with(&lines)).status, 200, "{coding}");
+    }
     let unreadable = [with("Content-Type: ").as_bytes(), b"\xff\r\nContent-Length: 2\r\n\r\n{}"].concat();
     assert_problem("unreadable media type", &node.raw(unreadable), &[415]);
     node.must_be_healthy();
@@ -50,7 +62,9 @@ fn bad_headers_are_refused() {
     let node = Node::start("");
     let path = "/api/sse/managed/connect";
     for name in ["X-Auth-Token", "X-User-ID"] {
-        assert_problem(name, &node.raw_get(path, [name.as_bytes(), b": caf\xc3\xa9\r\n"].concat()), &[400]);
+        assert_problem(name, &node.raw_get(path, [name.as_bytes(), b": caf\xe9\r\n"].concat()), &[400]);
+        let utf8 = node.raw_get(path, [name.as_bytes(), b": caf\xc3\xa9\r\n"].concat());
+        assert_eq!(utf8.status, 200, "{name} takes UTF-8: {utf8:?}");
         assert_problem(name, &node.raw_get(path, format!("{name}: a b\r\n")), &[400]);
         assert_problem(name, &node.raw_get(path, format!("{name}: {}\r\n", "x".repeat(300))), &[400]);
     }
@@ -198,13 +212,16 @@ fn other_methods_and_versions_are_answered() {
     let host = format!("Host: {}\r\nConnection: close\r\n", node.addr);
     assert_eq!(node.raw(format!("GET /healthz HTTP/1.0\r\n{host}\r\n")).status, 200);
     assert_eq!(node.raw(format!("GET http://localhost/healthz HTTP/1.1\r\n{host}\r\n")).status, 200);
-    assert_problem("no Host in 1.0", &node.raw("GET /healthz HTTP/1.0\r\n\r\n"), &[403]);
-    assert_problem("Host that is no text", &node.raw(b"GET /healthz HTTP/1.0\r\nHost: \xff\r\n\r\n"), &[403]);
+    assert_problem("no Host in 1.0", &node.raw("GET /api/jobs HTTP/1.0\r\n\r\n"), &[403]);
+    assert_problem("Host that is no text", &node.raw(b"GET /api/jobs HTTP/1.0\r\nHost: \xff\r\n\r\n"), &[403]);
     for method in ["BREW", "PUT", "TRACE", "DELETE"] {
         assert_problem(method, &node.raw(format!("{method} /events HTTP/1.1\r\n{host}\r\n")), &[405]);
     }
-    for line in ["OPTIONS *", "CONNECT example.com:80", "GET /nothing/here"] {
-        assert_refused(line, &node.raw(format!("{line} HTTP/1.1\r\n{host}\r\n")), 404);
+    let all = node.raw(format!("OPTIONS * HTTP/1.1\r\n{host}\r\n"));
+    assert_eq!(all.status, 204, "{all:?}");
+    assert!(all.header("Allow").is_some_and(|methods| methods.contains("PATCH")), "{all:?}");
+    for line in ["CONNECT example.com:80", "GET /nothing/here", "OPTIONS /nothing/here"] {
+        assert_problem(line, &node.raw(format!("{line} HTTP/1.1\r\n{host}\r\n")), &[404]);
     }
     for id in ["nobody", "01ARZ3NDEKTSV4RRFFQ69G5FAV"] {
         for path in
@@ -214,6 +231,112 @@ fn other_methods_and_versions_are_answered() {
         }
     }
     node.must_be_healthy();
+}
+
+/// A browser's EventSource does not come back after a 400, and proxies, links and libraries add parameters of their own.
+#[test]
+fn unknown_parameters_of_streams_are_ignored_and_named() {
+    let node = Node::start("[streams.shop]\ntopics = [\"orders\"]\nconnected_event = \"connected\"\n");
+    let job = node.post("/api/jobs", &serde_json::json!({ "tasks": [{ "run": "Calculate Stats" }] }));
+    let of_job = job["eventsUrl"].as_str().expect("a path");
+    for (path, first) in [
+        ("/events", "connection"),
+        ("/api/sse/managed/connect", "connection"),
+        ("/api/sse/managed/connect/group/g", "connection"),
+        ("/api/sse/shop", "connected"),
+        ("/api/sse/rate-limited-sse", "connection"),
+        (of_job, "connection"),
+    ] {
+        let added = node.raw_get(&format!("{path}?_=17&utm_source=mail&_sid=x"), "");
+        assert_eq!(added.status, 200, "{path}: {added:?}");
+        let strange = node.raw_get(&format!("{path}?_=17&lastEventld=9&foo=1&foo=2"), "");
+        assert_eq!(strange.json()["code"], "unknown_parameter", "{path}: {strange:?}");
+        assert!(strange.problem(400).contains("did you mean `lastEventId`?"), "{path}: {strange:?}");
+        let mut stream = node.stream(&format!("{path}?_=17&lastEventld=9&foo=1&foo=2&heartbeat=none"), &[]);
+        let frame = stream.until(first).json();
+        assert_eq!(frame["ignored"], serde_json::json!(["lastEventld", "foo"]), "{path}: {frame}");
+        assert_eq!(node.stream(path, &[]).until(first).json()["ignored"], serde_json::Value::Null, "{path}");
+        let refuses = [("Accept", "text/event-stream;q=0, */*")];
+        node.request("GET", &format!("{path}?foo=1"), &refuses, "").problem(400);
+    }
+    let merge = "/api/sse-proxy/merge-streams/sse-emitter?_=17&utm_source=mail&foo=1";
+    let headers = [("Content-Type", "application/json")];
+    let mut merged = support::Stream::open(node.socket(), "POST", merge, &headers, "[\"/events\"]");
+    assert_eq!(merged.until("merge_start").json()["ignored"], serde_json::json!(["foo"]));
+    // As many and as long as they like: the frame stays small.
+    let many: String = (0..100).map(|n| format!("&x{n}{}=1", "y".repeat(300))).collect();
+    let frame = node.stream(&format!("/events?topic=a{many}"), &[]).until("connection");
+    assert_eq!(frame.json()["ignored"].as_array().map(Vec::len), Some(16));
+    assert!(frame.data.len() < 3000, "{}", frame.data.len());
+    node.get("/api/topics?_=17").problem(400);
+}
+
+/// Programs tell refusals apart by their code, and a request by its id.
+#[test]
+fn a_problem_has_a_code_and_every_answer_an_id() {
+    let node = Node::start("");
+    let json = [("Content-Type", "application/json")];
+    let post = |path: &str, body: &str| node.request("POST", path, &json, body);
+    for (code, reply) in [
+        ("unknown_route", node.get("/nothing/here")),
+        ("unknown_job", node.get("/api/jobs/none")),
+        ("unknown_relay", node.get("/api/relays/none")),
+        ("unknown_stream", node.get("/api/sse/none")),
+        ("unknown_remote", node.get("/api/sse-proxy/none/events")),
+        ("path_not_allowed", node.get("/api/sse-proxy/reactive/metrics")),
+        ("unknown_webhook", post("/api/webhooks/none", "{}")),
+        ("unknown_emitter", node.request("DELETE", "/api/sse/managed/emitters/none", &[], "")),
+        ("unknown_parameter", node.get("/api/jobs?limt=1")),
+        ("invalid_parameter", node.get("/api/jobs?limit=0")),
+        ("method_not_allowed", node.request("PUT", "/events", &[], "")),
+        ("malformed_json", post("/events", "{")),
+        ("invalid", post("/events", "{\"topic\":1}")),
+        ("invalid_topic", post("/events", "{\"topic\":\"a b\",\"data\":1}")),
+        ("unsupported_media_type", node.request("POST", "/events", &[("Content-Type", "text/plain")], "{}")),
+        ("host_not_allowed", node.raw("GET /events HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")),
+        ("origin_not_allowed", node.request("GET", "/events", &[("Origin", "http://evil.example")], "")),
+        ("malformed", node.request("GET", "/events", &[("X-User-ID", "a b")], "")),
+    ] {
+        assert_eq!(reply.json()["code"], code, "{reply:?}");
+        let made = reply.header("X-Request-Id").unwrap_or_default();
+        assert_eq!(made.len(), 32, "{reply:?}");
+    }
+    assert!(post("/events", "{\"topic\":1}").json()["errors"][0]["field"] == "topic");
+    for (method, path) in
+        [("GET", "/healthz"), ("GET", "/"), ("HEAD", "/events"), ("OPTIONS", "/events"), ("GET", "/docs/")]
+    {
+        let mine = format!("mine-{method}-{}", path.len());
+        let reply = node.request(method, path, &[("X-Request-Id", &mine)], "");
+        assert_eq!(reply.header("X-Request-Id"), Some(&*mine), "{method} {path}: {reply:?}");
+    }
+    let stream = node.stream("/events?topic=a", &[("X-Request-Id", "of-a-stream")]);
+    assert_eq!(stream.header("X-Request-Id"), Some("of-a-stream"));
+    for foul in ["a b", "x\u{e9}", &"x".repeat(129), "{}"] {
+        let id = node.request("GET", "/healthz", &[("X-Request-Id", foul)], "");
+        assert!(id.header("X-Request-Id").is_some_and(|id| id.len() == 32 && id != foul), "{id:?}");
+    }
+    let event = "{\"topic\":\"t\",\"data\":1}";
+    let headers = [json[0], ("X-Request-Id", "known-by-its-line")];
+    assert_eq!(node.request("POST", "/events", &headers, event).status, 200);
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains("event published")).expect("a line");
+    assert!(line.contains("known-by-its-line"), "{line}");
+}
+
+/// A byte order mark before JSON may be ignored (RFC 8259, section 8.1).
+#[test]
+fn a_byte_order_mark_before_a_body_is_ignored() {
+    let node = Node::start("");
+    for (path, body, status) in [
+        ("/events", "{\"topic\":\"t\",\"data\":1}", 200),
+        ("/api/sse/managed/send/user/u", "{\"a\":1}", 200),
+        ("/api/jobs", "{\"tasks\":[{\"run\":\"Calculate Stats\"}]}", 202),
+    ] {
+        let reply = node.raw_post(path, format!("\u{feff}{body}"));
+        assert_eq!(reply.status, status, "{path}: {reply:?}");
+    }
+    assert_problem("only a mark", &node.raw_post("/events", "\u{feff}"), &[400]);
+    assert_problem("two marks", &node.raw_post("/events", "\u{feff}\u{feff}{}"), &[400]);
 }
 
 /// Proxies still speak HTTP/1.0 to what is behind them; it knows no chunks: the stream goes on to the connection's end.

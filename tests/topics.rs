@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 mod support;
 
-use support::Node;
+use support::{Node, eventually};
 
 fn names(page: &Value) -> Vec<&str> {
     page["topics"].as_array().expect("a list").iter().map(|topic| topic["topic"].as_str().expect("a name")).collect()
@@ -112,6 +112,89 @@ fn render_first_then_stream_loses_nothing_and_doubles_nothing() {
             assert_eq!(seen, (0..goal).collect::<Vec<u64>>());
         }
     });
+}
+
+fn waiting(node: &Node) -> f64 {
+    node.metric("millstream_requests_waiting")
+}
+
+/// A page for clients that no event stream reaches: it answers when there is something.
+#[test]
+fn a_page_waits_for_an_event() {
+    let node = Node::start("");
+    let first = node.publish("t", "e", &json!(1));
+    // There is something: at once, however long the client would wait.
+    let page = node.get("/api/topics/t/events?wait=60000").json();
+    assert_eq!((&page["events"][0]["id"], &page["lastEventId"]), (&json!(first), &json!(first)));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| node.get(&format!("/api/topics/t/events?after={first}&wait=60000")).json());
+        let other = scope.spawn(|| node.get("/api/topics/u/events?wait=60000").json());
+        eventually(|| (waiting(&node) == 2.0).then_some(()));
+        let second = node.publish("t", "e", &json!(2));
+        let page = waits.join().expect("an answer");
+        assert_eq!(
+            (&page["events"][0]["data"], &page["lastEventId"], &page["gap"]),
+            (&json!(2), &json!(second), &json!(false))
+        );
+        assert_eq!(waiting(&node), 1.0, "another topic's event is none");
+        node.publish("u", "e", &json!(3));
+        assert_eq!(other.join().expect("an answer")["events"][0]["data"], 3);
+    });
+    // Nothing comes: the client stands where it stood.
+    let last = node.get("/api/topics/t/events").json()["lastEventId"].clone();
+    let after = last.as_str().expect("an id");
+    node.publish("elsewhere", "e", &json!(4));
+    let begun = std::time::Instant::now();
+    let page = node.get(&format!("/api/topics/t/events?after={after}&wait=300")).json();
+    assert!(begun.elapsed().as_millis() >= 300);
+    assert_eq!(page, json!({ "events": [], "lastEventId": after, "gap": false }));
+    assert_eq!(node.get(&format!("/api/topics/t/events?after={after}")).json(), page, "the same without a wait");
+    // What is no position here is told at once, as a gap.
+    for position in ["abc-3".to_owned(), format!("{}-99999999", after.split('-').next().expect("an epoch"))] {
+        let page = node.get(&format!("/api/topics/t/events?after={position}&wait=60000")).json();
+        assert_eq!(
+            (&page["gap"], page["events"].as_array().map(Vec::len)),
+            (&json!(true), Some(2)),
+            "{position}: {page}"
+        );
+    }
+    node.get("/api/topics/t/events?wait=soon").problem(400);
+    assert_eq!(
+        node.request("HEAD", "/api/topics/nothing/events?wait=60000", &[], "").status,
+        200,
+        "HEAD waits for nothing"
+    );
+}
+
+#[test]
+fn a_client_that_leaves_waits_no_more_and_a_stop_answers_those_that_do() {
+    use std::io::Write;
+    let mut node = Node::start("[limits]\nconnections_per_user = 2\n[server]\nmax_wait_ms = 40000\n");
+    let ask = |user: &str| {
+        let mut socket = node.socket();
+        write!(
+            socket,
+            "GET /api/topics/t/events?wait=99999999 HTTP/1.1\r\nHost: {}\r\nX-User-ID: {user}\r\n\r\n",
+            node.addr
+        )
+        .expect("send");
+        socket
+    };
+    let (one, two) = (ask("ann"), ask("ann"));
+    eventually(|| (waiting(&node) == 2.0).then_some(()));
+    // Each holds the place of a stream.
+    let refused = node.request("GET", "/api/topics/t/events?wait=1000", &[("X-User-ID", "ann")], "");
+    assert_eq!(refused.json()["code"], "too_many_streams", "{refused:?}");
+    refused.problem(429);
+    drop((one, two));
+    eventually(|| (waiting(&node) == 0.0).then_some(()));
+    let mut last = ask("ann");
+    eventually(|| (waiting(&node) == 1.0).then_some(()));
+    node.signal(rustix::process::Signal::TERM);
+    let reply = support::Reply::read(last.try_clone().expect("a handle"));
+    assert_eq!((reply.status, &reply.json()["events"]), (200, &json!([])), "{reply:?}");
+    assert_eq!(node.exited(), Some(0));
+    let _ = last.flush();
 }
 
 #[test]

@@ -77,6 +77,10 @@ async fn read_stdin() -> Result<String, Failure> {
     });
     let text = read.await.map_err(|error| Failure::new(error.to_string()))?;
     let mut text = text.map_err(|error| Failure::usage(format!("cannot read the payload from stdin: {error}")))?;
+    // Shells on Windows put a byte order mark before what they pipe.
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
     // The line break that ends the output of `echo` and of most programs belongs to no payload.
     if text.ends_with('\n') {
         text.truncate(text.trim_end_matches('\n').trim_end_matches('\r').len());

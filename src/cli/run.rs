@@ -21,6 +21,7 @@ use super::{
     text::say,
 };
 use crate::{
+    event::without_mark,
     jobs::{
         Status,
         event::{AggregatedResult, Complete, Fact, JobEvent},
@@ -221,14 +222,17 @@ async fn read_job(path: &Path) -> Result<Vec<u8>, Failure> {
         .map_err(|error| Failure::new(error.to_string()))?
         .map_err(|error| Failure::usage(format!("cannot read `{name}`: {error}")))?;
     check_job(&name, &body)?;
-    Ok(body)
+    Ok(without_mark(&body).to_vec())
 }
 
 fn check_job(name: &str, body: &[u8]) -> Result<(), Failure> {
     if body.len() as u64 > JOB_MAX {
         return Err(Failure::usage(format!("`{name}` has more than {JOB_MAX} bytes")));
     }
-    let parsed: Result<&RawValue, _> = serde_json::from_slice(body);
+    if body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff") {
+        return Err(Failure::usage(format!("`{name}` is UTF-16; save it as UTF-8")));
+    }
+    let parsed: Result<&RawValue, _> = serde_json::from_slice(without_mark(body));
     parsed.map(drop).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let text = error.to_string();
@@ -250,6 +254,8 @@ mod tests {
         assert!(failure.message.starts_with("`job.json`, line 2, column 13: "), "{}", failure.message);
         assert!(check_job("stdin", b"").unwrap_err().message.contains("`stdin`, line 1"));
         assert!(check_job("job.json", br#"{"tasks":[]}"#).is_ok());
+        assert!(check_job("job.json", "\u{feff}{\"tasks\":[]}".as_bytes()).is_ok(), "a byte order mark is ignored");
+        assert!(check_job("job.json", b"\xff\xfe{\0").unwrap_err().message.contains("UTF-16"));
     }
 
     #[test]

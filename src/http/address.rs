@@ -68,7 +68,8 @@ fn behind(peer: IpAddr, trusted: &[Net], headers: &HeaderMap) -> IpAddr {
     }
 }
 
-/// The elements of a list over all its lines, the last one first; `None` where a line is no text. No address has a comma,
+/// The elements of a list over all its lines, the last one first; `None` where a line is no text. Empty elements do not count
+/// (RFC 9110, section 5.6.1). No address has a comma,
 /// also not in quotes, so what a client wrote further left cannot change how the last elements are read.
 fn hops<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = Option<&'a str>> {
     let lines: Vec<_> = headers.get_all(name).collect();
@@ -77,7 +78,7 @@ fn hops<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item 
         let none = text.is_none().then_some(None);
         text.into_iter().flat_map(|text| text.rsplit(',')).map(Some).chain(none)
     };
-    lines.into_iter().rev().flat_map(elements)
+    lines.into_iter().rev().flat_map(elements).filter(|element| element.is_none_or(|text| !text.trim().is_empty()))
 }
 
 /// An element of `Forwarded` (RFC 7239): `for=192.0.2.60;proto=http`, `for="[2001:db8::1]:8080"`. A hop that hides
@@ -152,7 +153,10 @@ mod tests {
             ("6.6.6.6, nonsense, 10.1.1.1", "10.1.1.1"),
             ("6.6.6.6, unknown", "127.0.0.1"),
             ("", "127.0.0.1"),
-            ("192.0.2.1,", "127.0.0.1"),
+            ("192.0.2.1,", "192.0.2.1"),
+            ("192.0.2.1, , ,,", "192.0.2.1"),
+            ("6.6.6.6, 192.0.2.1,, 10.1.1.1,", "192.0.2.1"),
+            (",", "127.0.0.1"),
             ("192.0.2.1:", "127.0.0.1"),
             ("192.0.2.1:x", "127.0.0.1"),
             ("[2001:db8::1", "127.0.0.1"),

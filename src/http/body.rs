@@ -11,8 +11,8 @@ use actix_web::{
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
-use super::{Identity, Problem};
-use crate::app::Node;
+use super::{Code, Identity, Problem};
+use crate::{app::Node, event::without_mark};
 
 /// A JSON body. 415 for another media type, 400 for what is no JSON, 422 for JSON of the wrong shape.
 ///
@@ -68,12 +68,15 @@ async fn reserve(request: &HttpRequest) -> Result<(), Problem> {
 /// 400 where the text is no JSON, 422 where the JSON is not what was asked for; the error then names the field.
 fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
     use serde_json::error::Category;
+    let raw = without_mark(raw);
     // To keep track of the path costs as much again as to read: only who is told of it pays for it.
     if let Ok(value) = serde_json::from_slice(raw) {
         return Ok(value);
     }
     let mut json = serde_json::Deserializer::from_slice(raw);
-    let malformed = |error: &serde_json::Error| Problem::malformed(format!("the body is no JSON: {error}"));
+    let malformed = |error: &serde_json::Error| {
+        Problem::malformed(format!("the body is no JSON: {error}")).coded(Code::MalformedJson)
+    };
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
         match error.inner() {
@@ -88,10 +91,14 @@ fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
 
 /// 415 for a body that is compressed.
 pub(super) fn uncoded(request: &HttpRequest) -> Result<(), Problem> {
-    let coding = request.headers().get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity");
-    let Some(coding) = coding else { return Ok(()) };
+    let plain = |coding: &&header::HeaderValue| {
+        let text = coding.to_str().unwrap_or("?");
+        text.split(',').map(str::trim).all(|one| one.is_empty() || one.eq_ignore_ascii_case("identity"))
+    };
+    let mut codings = request.headers().get_all(header::CONTENT_ENCODING);
+    let Some(coding) = codings.find(|coding| !plain(coding)) else { return Ok(()) };
     let detail = format!("the body is declared to be coded as {coding:?}; send it as it is");
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).coded(Code::UnsupportedEncoding))
 }
 
 /// 415 for what is declared to be anything else than JSON.

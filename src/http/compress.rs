@@ -8,13 +8,14 @@
 use std::io::Write;
 
 use actix_web::{
-    HttpMessage,
     body::{BodySize, BoxBody, MessageBody},
     dev::ServiceResponse,
-    http::header::{self, AcceptEncoding, Encoding, Header, HeaderValue},
+    http::header::{self, HeaderValue},
     web::{self, Bytes},
 };
 use flate2::{Compression, write::GzEncoder};
+
+use super::accept;
 
 /// Smaller bodies fit into one packet as they are.
 const LEAST: u64 = 1024;
@@ -32,7 +33,7 @@ pub(super) async fn pack(mut response: ServiceResponse<BoxBody>) -> ServiceRespo
         return response;
     }
     response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    if !takes_gzip(response.request()) {
+    if !accept::takes_gzip(response.request().headers()) {
         return response;
     }
     let (request, response) = response.into_parts();
@@ -53,14 +54,6 @@ pub(super) async fn pack(mut response: ServiceResponse<BoxBody>) -> ServiceRespo
         Err(body) => body,
     };
     ServiceResponse::new(request, response.set_body(body))
-}
-
-fn takes_gzip(request: &impl HttpMessage) -> bool {
-    // Without the field any coding would do, but who says nothing may well know none.
-    request.headers().contains_key(header::ACCEPT_ENCODING)
-        && AcceptEncoding::parse(request).is_ok_and(|accepts| {
-            accepts.negotiate([Encoding::gzip(), Encoding::identity()].iter()) == Some(Encoding::gzip())
-        })
 }
 
 fn gzip(bytes: &[u8]) -> Option<Bytes> {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Query parameters that shape any stream.
-pub(super) const STREAM_PARAMETERS: &[&str] = &[
+const STREAM_PARAMETERS: &[&str] = &[
     "access_token",
     "ticket",
     "lastEventId",
@@ -136,8 +136,7 @@ pub(super) async fn events(
 /// What the streams over topics have in common: the user's own topic, the broadcast, and what the query names.
 fn managed(node: &Node, request: &HttpRequest, identity: &Identity, group: Option<String>) -> Result<Connect, Problem> {
     let query = Query::of(request);
-    query.only(&[STREAM_PARAMETERS, TOPIC_PARAMETERS].concat())?;
-    let mut connect = basics(node, request, &query)?;
+    let mut connect = basics(node, request, &query, TOPIC_PARAMETERS)?;
     if identity.may_hear(&Topic::all()) {
         connect.own.push(Topic::all());
     }
@@ -171,7 +170,7 @@ pub(super) fn start(connect: &mut Connect, query: &Query) -> Result<(), Problem>
     if connect.start == Start::Live {
         connect.start =
             match (query.get("history", "a number of events")?, query.get("since", "a time in Unix milliseconds")?) {
-                (Some(_), Some(_)) => return Err(Problem::malformed("`history` and `since` cannot go together")),
+                (Some(_), Some(_)) => return Err(Problem::parameter("`history` and `since` cannot go together")),
                 (Some(0) | None, None) => Start::Live,
                 (Some(count), None) => Start::History(count),
                 (None, Some(timestamp)) => Start::Since(timestamp),
@@ -180,17 +179,21 @@ pub(super) fn start(connect: &mut Connect, query: &Query) -> Result<(), Problem>
     Ok(())
 }
 
-/// What shapes any stream: position, heartbeat, lifetime, policy, form.
-pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query) -> Result<Connect, Problem> {
+/// What shapes any stream: position, heartbeat, lifetime, policy, form. `more` are parameters that the caller reads itself.
+pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query, more: &[&str]) -> Result<Connect, Problem> {
     let config = &node.config.emitter;
     let mut connect = Connect::new(config);
+    let ignored = query.of_stream(&[STREAM_PARAMETERS, more].concat(), request.headers())?;
+    if !ignored.is_empty() {
+        connect.greeting.fields.insert("ignored".into(), ignored.into());
+    }
     if let Some(id) = last_event_id(request, query)? {
         connect.start = Start::After(id);
     }
     connect.heartbeat = heartbeat(node, query)?;
     if let Some(ms) = query.get::<u64>("timeoutMs", "a number of milliseconds")? {
         if ms > config.max_timeout_ms {
-            return Err(Problem::malformed(format!("`timeoutMs` = {ms} must be at most {}", config.max_timeout_ms)));
+            return Err(Problem::parameter(format!("`timeoutMs` = {ms} must be at most {}", config.max_timeout_ms)));
         }
         connect.lifetime = Some(ms).filter(|ms| *ms > 0).map(Duration::from_millis);
     }
@@ -210,7 +213,7 @@ pub(super) fn heartbeat(node: &Node, query: &Query) -> Result<Heartbeat, Problem
     let every = query.get::<u64>("heartbeatMs", "a number of milliseconds")?;
     match every.unwrap_or(node.config.emitter.heartbeat_ms) {
         ms if ms < Heartbeat::MIN_MS => {
-            Err(Problem::malformed(format!("`heartbeatMs` = {ms} must be at least {}", Heartbeat::MIN_MS)))
+            Err(Problem::parameter(format!("`heartbeatMs` = {ms} must be at least {}", Heartbeat::MIN_MS)))
         }
         ms => Ok(Heartbeat { kind, every: Duration::from_millis(ms) }),
     }
@@ -223,7 +226,7 @@ pub(super) fn last_event_id(request: &HttpRequest, query: &Query) -> Result<Opti
     let query = query.first("lastEventId").map(str::to_owned);
     let id = header.filter(|id| !id.is_empty()).or(query).filter(|id| !id.is_empty());
     match id {
-        Some(id) if id.len() > 1024 => Err(Problem::malformed("the last event id has more than 1024 bytes")),
+        Some(id) if id.len() > 1024 => Err(Problem::parameter("the last event id has more than 1024 bytes")),
         id => Ok(id),
     }
 }
@@ -233,7 +236,7 @@ fn meta(query: &Query) -> Result<Meta, Problem> {
     let meta = Meta(pairs.collect());
     if meta.0.len() > Meta::MAX_KEYS || meta.size() > Meta::MAX_BYTES {
         let (keys, bytes) = (Meta::MAX_KEYS, Meta::MAX_BYTES);
-        return Err(Problem::malformed(format!("metadata may have at most {keys} keys and {bytes} bytes")));
+        return Err(Problem::parameter(format!("metadata may have at most {keys} keys and {bytes} bytes")));
     }
     Ok(meta)
 }
@@ -242,5 +245,5 @@ fn meta(query: &Query) -> Result<Meta, Problem> {
 fn word<T: serde::de::DeserializeOwned>(query: &Query, name: &str, form: &str) -> Result<Option<T>, Problem> {
     let Some(text) = query.first(name) else { return Ok(None) };
     let value = T::deserialize(IntoDeserializer::<serde::de::value::Error>::into_deserializer(text));
-    value.map(Some).map_err(|_| Problem::malformed(format!("query parameter `{name}` = `{text}` must be {form}")))
+    value.map(Some).map_err(|_| Problem::parameter(format!("query parameter `{name}` = `{text}` must be {form}")))
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Identity, Problem, audit,
+    Code, Identity, Problem, audit,
     body::Json,
     identity::Admin,
     permit,
@@ -283,10 +283,11 @@ pub(super) fn page_size(query: &Query) -> Result<usize, Problem> {
     match query.get::<usize>("limit", "a number from 1 to 1000")? {
         None => Ok(100),
         Some(limit @ 1..=MAX_PAGE) => Ok(limit),
-        Some(limit) => Err(Problem::malformed(format!("`limit` = {limit} must be from 1 to {MAX_PAGE}"))),
+        Some(limit) => Err(Problem::parameter(format!("`limit` = {limit} must be from 1 to {MAX_PAGE}"))),
     }
 }
 
 pub(super) fn gone(id: &str) -> Problem {
-    Problem::unknown(format!("there is no emitter `{}`; it may have disconnected", id.escape_debug()))
+    let detail = format!("there is no emitter `{}`; it may have disconnected", id.escape_debug());
+    Problem::unknown(detail).coded(Code::UnknownEmitter)
 }

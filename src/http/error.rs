@@ -3,13 +3,16 @@
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
     http::{
-        StatusCode,
+        Method, StatusCode,
         header::{self, HeaderValue},
     },
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
+mod code;
+
+pub use self::code::Code;
 use super::openapi;
 use crate::{access::limits::Refusal, event, hub, journal, topic};
 
@@ -20,11 +23,13 @@ pub struct Problem {
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The status in words.
-    pub title: String,
+    pub title: &'static str,
     /// The HTTP status.
     pub status: u16,
     /// What was wrong, where, and what to do.
     pub detail: String,
+    /// The same for programs.
+    pub code: Code,
     /// Which fields of the body were wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Field>,
@@ -55,18 +60,30 @@ impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: detail.into(),
+            code: Code::of(status),
             errors: Vec::new(),
             retry_after: None,
             refusal: None,
         }
     }
 
+    /// The same with this code.
+    #[must_use]
+    pub fn coded(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
     /// 400: it cannot be read.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 400: a query parameter has a wrong value.
+    pub fn parameter(detail: impl Into<String>) -> Self {
+        Self::malformed(detail).coded(Code::InvalidParameter)
     }
 
     /// 422: it can be read, and is wrong.
@@ -125,6 +142,12 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             response.insert_header(("Retry-After", seconds));
         }
+        // RFC 9110, 15.5.16: what would be taken.
+        match self.code {
+            Code::UnsupportedEncoding => response.insert_header((header::ACCEPT_ENCODING, "identity")),
+            Code::UnsupportedMediaType => response.insert_header((header::ACCEPT, "application/json")),
+            _ => &mut response,
+        };
         if status == StatusCode::UNAUTHORIZED {
             // RFC 9110, 15.5.2: it must say by what it could be otherwise.
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"millstream\""));
@@ -151,14 +174,16 @@ impl ResponseError for Problem {
 
 impl From<topic::Invalid> for Problem {
     fn from(invalid: topic::Invalid) -> Self {
-        Self::wrong(invalid.to_string())
+        Self::wrong(invalid.to_string()).coded(Code::InvalidTopic)
     }
 }
 
 impl From<event::Invalid> for Problem {
     fn from(invalid: event::Invalid) -> Self {
         match invalid {
-            event::Invalid::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, invalid.to_string()),
+            event::Invalid::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, invalid.to_string()).coded(Code::EventTooLarge)
+            }
             _ => Self::wrong(invalid.to_string()),
         }
     }
@@ -168,7 +193,7 @@ impl From<journal::Unavailable> for Problem {
     fn from(error: journal::Unavailable) -> Self {
         match error {
             journal::Unavailable::Working => Self::new(StatusCode::CONFLICT, error.to_string()),
-            _ => Self::unavailable(error.to_string(), 5),
+            _ => Self::unavailable(error.to_string(), 5).coded(Code::JournalUnavailable),
         }
     }
 }
@@ -182,7 +207,7 @@ impl From<journal::AppendError> for Problem {
                 problem.detail = format!("event {index}: {}", problem.detail);
                 problem
             }
-            E::KeyReused { .. } => Self::wrong(error.to_string()),
+            E::KeyReused { .. } => Self::wrong(error.to_string()).coded(Code::KeyReused),
             E::Conflict(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             E::Unavailable(error) => error.into(),
         }
@@ -191,22 +216,44 @@ impl From<journal::AppendError> for Problem {
 
 impl From<hub::ConnectError> for Problem {
     fn from(error: hub::ConnectError) -> Self {
-        Self::unavailable(error.to_string(), 1)
+        let code = match &error {
+            hub::ConnectError::Stopping => Code::NodeStopping,
+            hub::ConnectError::Journal(_) => Code::JournalUnavailable,
+        };
+        Self::unavailable(error.to_string(), 1).coded(code)
     }
 }
 
-pub(super) async fn not_found(request: HttpRequest) -> Problem {
-    Problem::unknown(format!("there is nothing at `{}`; /docs lists all routes", request.path()))
+/// Where no route is. `OPTIONS *` asks for the node as a whole (RFC 9110, section 9.3.7).
+pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
+    if *request.method() == Method::OPTIONS && request.path() == "*" {
+        return options("GET, HEAD, POST, PATCH, DELETE, OPTIONS");
+    }
+    let detail = format!("there is nothing at `{}`; /docs lists all routes", request.path());
+    Problem::unknown(detail).coded(Code::UnknownRoute).response()
 }
 
-pub(super) async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
+/// Where a route is, and does not take the method. OPTIONS is taken everywhere.
+pub(super) async fn other_method(request: HttpRequest) -> HttpResponse {
     let allowed = openapi::allowed(&request.match_pattern().unwrap_or_default());
+    if *request.method() == Method::OPTIONS {
+        return options(&allowed);
+    }
     let detail = format!("`{}` takes {allowed}, not {}; /docs lists all routes", request.path(), request.method());
     let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).response();
-    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
-        response.headers_mut().insert(header::ALLOW, allowed);
-    }
+    allow(&mut response, &allowed);
     response
+}
+
+fn options(allowed: &str) -> HttpResponse {
+    let mut response = HttpResponse::NoContent().finish();
+    allow(&mut response, allowed);
+    response
+}
+
+fn allow(response: &mut HttpResponse, methods: &str) {
+    let methods = HeaderValue::from_str(methods).expect("methods are header text");
+    response.headers_mut().insert(header::ALLOW, methods);
 }
 
 impl actix_web::Responder for Problem {

@@ -18,7 +18,7 @@ use actix_web::{
     body::MessageBody,
     dev::{Extensions, RequestHead, ServiceRequest, ServiceResponse},
     http::{
-        Method, StatusCode,
+        Method,
         header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -26,10 +26,11 @@ use actix_web::{
     web::Data,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
-    Problem, address, answer::Answer, audit, compress, identity, limited, origins, pages, stream, unread::Unread,
-    wants_stream,
+    Code, Problem, accept, address, answer::Answer, audit, compress, head, identity, limited, operate, origins, pages,
+    request_id, stream, unread::Unread,
 };
 use crate::{
     access::Mode,
@@ -156,14 +157,27 @@ impl Drop for Place {
     }
 }
 
-/// The middleware.
+/// The middleware. All log lines of a request carry its id.
 pub(super) async fn pass(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let id = request_id::of(request.headers());
+    // Of the highest level, so that a filter that lets a line through lets its id through, too.
+    let span = tracing::error_span!("request", id = %id.to_str().unwrap_or_default());
+    let mut response = answer(request, next).instrument(span).await?;
+    response.headers_mut().insert(request_id::NAME, id);
+    Ok(response)
+}
+
+async fn answer(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
     let answering = Connection::answering(&request);
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let only_head = head::is_head(request.request());
     let unread = Unread::of(&mut request);
     let mut refusal = limited::of_address(&node, &request).or_else(|| refuse(&node, &request));
     if refusal.is_none() {
@@ -178,6 +192,9 @@ pub(super) async fn pass(
     let mut response = identity::use_ticket(&node, limited::answer(&node, response)).await;
     if node.config.server.compress {
         response = compress::pack(response).await;
+    }
+    if only_head {
+        response = response.map_body(|_, body| head::without_body(&body));
     }
     node.requests.count(response.status());
     audit::note(&node, &response);
@@ -200,6 +217,8 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     }
     if node.config.access.mode == Mode::Open
         && !node.embedded
+        // Health checks come by address, or without a name; there is no secret in their answers.
+        && !operate::is_probe(request)
         && let Err(problem) = local(node, request)
     {
         // With its cause, for the audit.
@@ -210,7 +229,9 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if node.stopping.is_cancelled() && !reads {
-        return Some(Problem::unavailable("the node is stopping and takes no new work", 5).response());
+        return Some(
+            Problem::unavailable("the node is stopping and takes no new work", 5).coded(Code::NodeStopping).response(),
+        );
     }
     if node.stopping.is_cancelled() && is_event_source(request.head()) {
         return Some(stream::refused_for_now(node, Reason::Shutdown.as_str()));
@@ -222,45 +243,49 @@ fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
     let mut response = if is_event_source(request.head()) {
         stream::refused_for_now(node, "full")
     } else {
-        Problem::unavailable("the node has as many connections as it takes (max_connections)", 5).response()
+        Problem::unavailable("the node has as many connections as it takes (max_connections)", 5)
+            .coded(Code::NodeFull)
+            .response()
     };
     // The place is given back at once.
     response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     response
 }
 
-/// A GET that any status but 200 would end for good.
+/// A GET that any status but 200 would end for good, or a HEAD that asks what it would get.
 pub(super) fn is_event_source(request: &RequestHead) -> bool {
-    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    request.method == Method::GET && wants_stream(accept)
+    matches!(request.method, Method::GET | Method::HEAD) && accept::takes_stream(request.headers())
 }
 
 /// The rule of open mode.
 fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
-    let forbidden = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    let forbidden = |detail: String, code| Err(Problem::forbidden(detail).coded(code));
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let name = host_name(host);
     let known = is_loopback(name) || node.config.server.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
     if !known {
-        return forbidden(format!(
+        let detail = format!(
             "in open mode the node answers only to names of this machine, not to `{}`; add it to `server.hosts` if it is yours",
             name.escape_debug()
-        ));
+        );
+        return forbidden(detail, Code::HostNotAllowed);
     }
     let Some(origin) = request.headers().get(header::ORIGIN) else {
         // A picture or a form of another site's page has no origin, and would run a sample all the same. Links to pages are
         // well.
         if is_foreign_fetch(request.request()) && !pages::is_page(request.path()) {
-            return forbidden("in open mode pages of other sites must not call the node".into());
+            let detail = "in open mode pages of other sites must not call the node".into();
+            return forbidden(detail, Code::OriginNotAllowed);
         }
         return Ok(());
     };
     if is_own(node, request.request(), origin) || origins::is_listed(node, origin) {
         return Ok(());
     }
-    forbidden(format!(
+    let detail = format!(
         "in open mode web pages of other origins must not call the node; add {origin:?} to `server.cors_origins` if it is yours"
-    ))
+    );
+    forbidden(detail, Code::OriginNotAllowed)
 }
 
 /// True where a browser says that a page of another site has asked (Fetch Metadata); others do not say such things.

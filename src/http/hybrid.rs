@@ -106,7 +106,7 @@ pub(super) async fn parallel_tasks(
 ) -> Result<HttpResponse, Problem> {
     let remote = remote.into_inner();
     permit::remote(&identity, &remote)?;
-    node.remotes.get(&remote).map_err(|unknown| Problem::unknown(unknown.to_string()))?;
+    node.remotes.get(&remote).map_err(Problem::from)?;
     let mut spec = body.value;
     let mut strangers = Vec::new();
     for (index, task) in spec.tasks.iter_mut().enumerate() {

@@ -20,7 +20,7 @@ use actix_web::{
     },
 };
 
-use super::{Problem, audit, gate, origins, query::Query, stream};
+use super::{Code, Problem, audit, gate, operate, origins, query::Query, stream};
 use crate::{
     access::{Identity, Mode, Refused},
     app::Node,
@@ -36,9 +36,6 @@ struct Stranger(Problem);
 /// A valid ticket that came with the request.
 struct Presented(String);
 
-/// Whoever asks these has no time for credentials.
-const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
-
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 /// The cookie that carries a token; set by whoever serves the pages.
@@ -53,7 +50,7 @@ pub(super) async fn authenticate(node: &Node, request: &ServiceRequest) {
     // In open mode only a ticket has to be looked up; a header there names the user, whatever the query says.
     let open = node.access.mode() == Mode::Open;
     let by_header = || [USER, TOKEN, header::AUTHORIZATION].iter().any(|name| request.headers().contains_key(name));
-    let asked = if open { names(request, "ticket=") && !by_header() } else { !HEALTH.contains(&request.path()) };
+    let asked = if open { names(request, "ticket=") && !by_header() } else { !operate::is_probe(request) };
     // What an embedding program has found out counts.
     if !asked || request.extensions().contains::<Identity>() {
         return;
@@ -162,7 +159,8 @@ fn same_site(node: &Node, request: &HttpRequest) -> Result<(), Problem> {
     if foreign {
         return Err(Problem::forbidden(
             "a page of another site called with this site's cookie; add its origin to `server.cors_origins` if it is yours",
-        ));
+        )
+        .coded(Code::OriginNotAllowed));
     }
     Ok(())
 }
@@ -248,9 +246,9 @@ fn names(request: &ServiceRequest, parameter: &str) -> bool {
 
 fn named(request: &HttpRequest, header: &HeaderName) -> Result<Option<String>, Problem> {
     let Some(value) = request.headers().get(header) else { return Ok(None) };
-    match value.to_str() {
+    match std::str::from_utf8(value.as_bytes()) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
-        Err(_) => Err(Problem::malformed(format!("the header `{header}` has characters outside of visible ASCII"))),
+        Err(_) => Err(Problem::malformed(format!("the header `{header}` is not UTF-8"))),
     }
 }
 

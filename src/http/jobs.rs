@@ -6,20 +6,21 @@ use actix_web::{
     web::{Data, Path},
 };
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    Identity, Problem, address,
+    Code, Identity, Problem, accept, address,
     body::Json,
-    connect::{STREAM_PARAMETERS, StreamParameters, basics, last_event_id},
+    connect::{StreamParameters, basics, last_event_id},
     emitters::page_size,
     error::Field,
+    head::is_head,
     limited,
     openapi::streams::JobFrame,
     permit::{self, To},
     query::{NoQuery, Query},
-    stream, wants_stream,
+    stream,
 };
 use crate::{
     app::Node,
@@ -85,8 +86,7 @@ pub(super) async fn submit(
     identity: Identity,
     body: Json<Spec>,
 ) -> Result<HttpResponse, Problem> {
-    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    if wants_stream(accept) {
+    if accept::prefers_stream(request.headers()) {
         return submit_spec(&node, &request, identity, body.value).await;
     }
     Query::of(&request).only(&["access_token"])?;
@@ -102,10 +102,13 @@ pub(super) async fn submit_spec(
     spec: Spec,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(request);
-    query.only(STREAM_PARAMETERS)?;
     // What could be wrong with the stream is found before there is a job.
-    let mut connect = basics(node, request, &query)?;
+    let mut connect = basics(node, request, &query, &[])?;
     connect.start = Start::Beginning;
+    if is_head(request) {
+        permit::submit(&identity, &spec)?;
+        return Ok(stream::only_head(request));
+    }
     let cancel_on_leave = spec.on_disconnect == OnDisconnect::Cancel;
     let Submitted { job_id, events_url, .. } = accept_job(node, request, identity.clone(), spec).await?;
     if cancel_on_leave {
@@ -158,7 +161,7 @@ pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequ
         None => None,
         Some(word) => Some(
             serde_json::from_value(json!(word))
-                .map_err(|_| Problem::malformed(format!("`{word}` is no status of a job")))?,
+                .map_err(|_| Problem::parameter(format!("`{word}` is no status of a job")))?,
         ),
     };
     let filter = Filter {
@@ -233,21 +236,30 @@ pub(super) async fn events(
     identity: Identity,
     job: Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let query = Query::of(&request);
-    query.only(STREAM_PARAMETERS)?;
-    let mut connect = basics(&node, &request, &query)?;
-    permit::job(&node, &identity, &job, To::Read).await?;
-    let summary = node.jobs.summary(&job).await?;
-    let seen = last_event_id(&request, &query)?.and_then(|id| id.parse::<Position>().ok());
+    follow(&node, &request, identity, &job).await
+}
+
+/// Streams a job from where the client stands.
+pub(super) async fn follow(
+    node: &Node,
+    request: &HttpRequest,
+    identity: Identity,
+    job: &str,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::of(request);
+    let mut connect = basics(node, request, &query, &[])?;
+    permit::job(node, &identity, job, To::Read).await?;
+    let summary = node.jobs.summary(job).await?;
+    let seen = last_event_id(request, &query)?.and_then(|id| id.parse::<Position>().ok());
     if let Some(seen) = seen
-        && seen_all(&node, &job, &summary, seen).await?
+        && seen_all(node, job, &summary, seen).await?
     {
         return Ok(HttpResponse::NoContent().finish());
     }
     if connect.start == Start::Live {
         connect.start = Start::Beginning;
     }
-    watch(&node, &request, identity, connect, &job, &summary.events_url).await
+    watch(node, request, identity, connect, job, &summary.events_url).await
 }
 
 /// A task's result as JSON, also one that was too large for an event.
@@ -278,8 +290,8 @@ async fn watch(
 ) -> Result<HttpResponse, Problem> {
     connect.topics = vec![Pattern::Exact(Topic::job(job_id)?)];
     connect.until = Some(LAST_EVENT);
-    connect.greeting.fields =
-        Map::from_iter([("jobId".to_owned(), Value::from(job_id)), ("eventsUrl".to_owned(), Value::from(events_url))]);
+    let own = [("jobId".to_owned(), Value::from(job_id)), ("eventsUrl".to_owned(), Value::from(events_url))];
+    connect.greeting.fields.extend(own);
     stream::open(node, request, &identity, connect).await
 }
 
@@ -305,10 +317,10 @@ impl From<SubmitError> for Problem {
                 let field = |error: jobs::spec::FieldError| Field { field: error.field, detail: error.detail };
                 Self::fields(errors.into_iter().map(field).collect())
             }
-            SubmitError::KeyReused => Self::wrong(error.to_string()),
-            SubmitError::Full | SubmitError::Starting | SubmitError::Stopping => {
-                Self::unavailable(error.to_string(), 5)
-            }
+            SubmitError::KeyReused => Self::wrong(error.to_string()).coded(Code::KeyReused),
+            SubmitError::Full => Self::unavailable(error.to_string(), 5),
+            SubmitError::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
+            SubmitError::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
             SubmitError::Share => Self::share(error.to_string()),
             SubmitError::Journal(error) => error.into(),
         }
@@ -319,10 +331,14 @@ impl From<jobs::Error> for Problem {
     fn from(error: jobs::Error) -> Self {
         use jobs::Error as E;
         match error {
-            E::UnknownJob(_) | E::UnknownTask { .. } | E::NoResult(_) => Self::unknown(error.to_string()),
+            E::UnknownJob(_) => Self::unknown(error.to_string()).coded(Code::UnknownJob),
+            E::UnknownTask { .. } | E::NoResult(_) => Self::unknown(error.to_string()).coded(Code::UnknownResult),
+            E::Ended(_) => Self::new(StatusCode::CONFLICT, error.to_string()).coded(Code::JobEnded),
+            E::NotEnded(_) => Self::new(StatusCode::CONFLICT, error.to_string()).coded(Code::JobNotEnded),
+            E::NothingFailed => Self::new(StatusCode::CONFLICT, error.to_string()).coded(Code::NothingFailed),
+            E::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
+            E::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
             E::Unreadable { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            E::Ended(_) | E::NotEnded(_) | E::NothingFailed => Self::new(StatusCode::CONFLICT, error.to_string()),
-            E::Starting | E::Stopping => Self::unavailable(error.to_string(), 5),
             E::Journal(error) => error.into(),
             E::Submit(error) => error.into(),
         }

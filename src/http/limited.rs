@@ -17,7 +17,7 @@ use actix_web::{
     },
 };
 
-use super::{Identity, Problem, address, gate, identity::identity, stream};
+use super::{Code, Identity, Problem, address, gate, head, identity::identity, operate, stream};
 use crate::{
     access::limits::{Allowance, Caller, Limit, Place, Refusal, StreamPlace, tighter},
     app::Node,
@@ -25,12 +25,10 @@ use crate::{
     jobs,
 };
 
-/// Whoever asks these asks for the node, and must not be told that it is ill because a neighbour is busy.
-const NEVER_LIMITED: [&str; 2] = ["/healthz", "/readyz"];
-
 /// What is refused to an address, whoever calls; to be asked before it is known who that is.
 pub(super) fn of_address(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
-    if NEVER_LIMITED.contains(&request.path()) {
+    // A busy client must not make the node look unhealthy.
+    if operate::is_probe(request) {
         return None;
     }
     kept(request, node.limits.request_from(|| address::client(node, request.request())))
@@ -39,8 +37,10 @@ pub(super) fn of_address(node: &Node, request: &ServiceRequest) -> Option<HttpRe
 /// What is refused to a caller, once it is known who that is.
 pub(super) fn of_caller(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     // As the routes are matched, so that another spelling of a path is no other path.
-    let (method, path) = (request.method().as_str(), request.match_info().as_str());
-    if !node.limits.limits_request(method, path) || NEVER_LIMITED.contains(&path) {
+    let path = request.match_info().as_str();
+    // HEAD costs what GET does.
+    let method = if head::is_head(request.request()) { "GET" } else { request.method().as_str() };
+    if !node.limits.limits_request(method, path) || operate::is_probe(request) {
         return None;
     }
     let user = user(request.request());
@@ -163,6 +163,15 @@ fn reason(limit: Limit) -> &'static str {
     }
 }
 
+/// The same where it is told as a problem.
+fn code(limit: Limit) -> Code {
+    match limit {
+        Limit::Requests | Limit::AddressRequests | Limit::Route | Limit::Publishes => Code::RateLimited,
+        Limit::UserStreams | Limit::AddressStreams => Code::TooManyStreams,
+        Limit::Jobs => Code::TooManyJobs,
+    }
+}
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let (setting, most) = (refusal.limit.as_str(), refusal.most);
@@ -174,7 +183,7 @@ impl From<Refusal> for Problem {
                 let detail = format!(
                     "more than {most} events never pass at once (`limits.{setting}`); send them in smaller arrays"
                 );
-                return Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail);
+                return Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail).coded(Code::TooManyEvents);
             }
             Limit::Publishes => format!("you have published the {most} events that one caller has in a second"),
             Limit::UserStreams => format!("you have the {most} open streams that one caller may have; close one"),
@@ -184,6 +193,7 @@ impl From<Refusal> for Problem {
         Self {
             retry_after: refusal.wait.map(|wait| seconds(wait).max(1)),
             refusal: Some(Box::new(refusal)),
+            code: code(refusal.limit),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, format!("{what} (`limits.{setting}`); try again later"))
         }
     }

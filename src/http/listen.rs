@@ -27,11 +27,12 @@ use actix_web::{
     body::MessageBody,
     dev::{AppConfig, Extensions, ServiceResponse},
     rt::net::TcpStream,
+    web::Data,
 };
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{gate::Connection, h2, routes};
+use super::{elsewhere, gate::Connection, h2, routes};
 use crate::{
     app::Node,
     socket,
@@ -71,7 +72,8 @@ pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
     let node = node.clone();
     let service = move || {
         let (node, stop) = (node.clone(), stop.clone());
-        let app = App::new().configure(routes(node.clone())).into_factory();
+        let app = App::new().app_data(Data::new(node.clone())).configure(routes(node.clone()));
+        let app = app.default_service(elsewhere()).into_factory();
         let app = app.map_err(|error: actix_web::Error| error.error_response());
         let app = map_config(app, |()| AppConfig::default());
         fn_factory(move || {

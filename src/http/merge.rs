@@ -67,7 +67,8 @@ pub(super) async fn merge(
     body: Json<Vec<Value>>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
-    query.only(&["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"])?;
+    let known = ["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"];
+    let ignored = query.of_stream(&known, request.headers())?;
     let place = limited::stream(&node, &request)?;
     let heartbeat = heartbeat(&node, &query)?;
     let comment = heartbeat.kind == HeartbeatKind::Comment;
@@ -87,7 +88,8 @@ pub(super) async fn merge(
     node.upstream.permits(&via).map_err(|error| Problem::looped(error.to_string()))?;
     let mut sources = merge::sources(limits, body.value).map_err(wrong)?;
     sources.iter_mut().for_each(|planned| planned.source.via = via.clone());
-    let merged = Merged::new(sources, &node.connections.of(&identity.user.as_deref().map(Into::into)), form);
+    let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
+    let merged = Merged::new(sources, &connections, form).ignoring(ignored);
     let frames = Box::pin(stream::unfold(merged, async |mut merged| {
         let frame = merged.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), merged))

@@ -154,6 +154,7 @@ fn gauges(node: &Node) -> Vec<Figure> {
         ("connections", "Open connections.", node.door.open() as u64),
         ("connections_limit", "Most connections at once (max_connections).", node.door.limit() as u64),
         ("streams_open", "Open streams.", hub.open()),
+        ("requests_waiting", "Requests that wait for an event (`wait=`).", node.polls.waiting() as u64),
         ("journal_events", "Events kept.", journal.events),
         ("journal_bytes", "Bytes of the events kept.", journal.bytes),
         ("journal_pinned_bytes", "Bytes of job histories, which retention leaves alone.", journal.pinned_bytes),

@@ -7,16 +7,13 @@ use actix_web::{
 };
 
 use super::{
-    Identity, Problem,
-    connect::{STREAM_PARAMETERS, StreamParameters, basics, start},
+    Code, Identity, Problem,
+    connect::{StreamParameters, basics, start},
     openapi::streams::TopicFrame,
     query::Query,
     stream,
 };
-use crate::{
-    app::Node,
-    hub::{Greeting, NamedConfig},
-};
+use crate::{app::Node, hub::NamedConfig};
 
 /// Open a stream that the settings name.
 #[utoipa::path(get, path = "/api/sse/{stream}", tag = "connections", params(
@@ -43,19 +40,19 @@ pub(super) async fn open(
         identity => identity?,
     };
     let Some(named) = named else {
-        return Err(Problem::unknown("no stream has this name (`[streams.NAME]` in the settings)"));
+        let detail = "no stream has this name (`[streams.NAME]` in the settings)";
+        return Err(Problem::unknown(detail).coded(Code::UnknownStream));
     };
     if !permitted(&identity, named) {
         return Err(Problem::forbidden("you may not hear all topics of this stream"));
     }
     let query = Query::of(&request);
-    query.only(&[STREAM_PARAMETERS, &["history", "since"]].concat())?;
-    let mut connect = basics(&node, &request, &query)?;
+    let mut connect = basics(&node, &request, &query, &["history", "since"])?;
     start(&mut connect, &query)?;
     connect.meta = identity.meta.clone().unwrap_or_default();
     connect.topics.clone_from(&named.topics);
     connect.groups.clone_from(&named.groups);
-    connect.greeting = Greeting { event: named.connected_event.clone(), ..Greeting::default() };
+    connect.greeting.event.clone_from(&named.connected_event);
     let mut response = stream::open(&node, &request, &identity, connect).await?;
     for (field, value) in &named.headers {
         if let (Ok(field), Ok(value)) = (field.parse::<HeaderName>(), value.parse::<HeaderValue>()) {

@@ -3,9 +3,16 @@
 //! An annotation tells what is special about its route; what all routes have in common is added here: refusals
 //! (`openapi/common.rs`), who may call (`openapi/access.rs`).
 
-use std::sync::LazyLock;
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock, OnceLock},
+};
 
-use actix_web::web;
+use actix_web::{
+    HttpResponse,
+    http::header,
+    web::{self, Bytes, Path},
+};
 use utoipa::{
     OpenApi as _,
     openapi::{
@@ -13,7 +20,7 @@ use utoipa::{
         path::{Operation, PathItem},
     },
 };
-use utoipa_swagger_ui::SwaggerUi;
+use utoipa_swagger_ui::{Config, serve};
 
 use crate::access::Mode;
 
@@ -22,8 +29,8 @@ mod common;
 pub(super) mod streams;
 
 use super::{
-    connect, emitters, error, hybrid, jobs, journal, merge, metrics, named, operate, pages, proxy, publish, relays,
-    samples, tickets, topics, webhooks,
+    Problem, at, connect, emitters, hybrid, jobs, journal, me, merge, metrics, named, operate, pages, proxy, publish,
+    read, relays, samples, tickets, topics, webhooks,
 };
 
 /// Every route of the contract.
@@ -32,7 +39,8 @@ use super::{
     info(
         title = "Millstream",
         description = "Parallel tasks, live events, merged streams.\n\n\
-            Errors are problems as RFC 9457 defines them. A method that a path does not take is answered with 405 and `Allow`; \
+            Errors are problems as RFC 9457 defines them; `code` is for programs. Every GET route takes HEAD, every route OPTIONS. \
+            A method that a path does not take is answered with 405 and `Allow`; \
             a GET that accepts `text/event-stream` and is refused only for now gets 200, one `disconnect` frame and the end.",
     ),
     paths(
@@ -48,6 +56,7 @@ use super::{
         emitters::disconnect,
         emitters::disconnect_user,
         emitters::disconnect_group,
+        me::me,
         tickets::issue,
         topics::list,
         topics::events,
@@ -96,9 +105,14 @@ use super::{
         metrics::metrics,
         pages::index,
     ),
-    components(schemas(error::Problem))
+    components(schemas(Problem))
 )]
 struct Annotated;
+
+/// Where the document is.
+const DOCUMENT: &str = "/openapi.json";
+/// Where the page that shows it is.
+const DOCS: &str = "/docs/";
 
 /// Routes whose handler is annotated with another path: the alias, then the path.
 const ALIASES: [(&str, &str); 3] = [
@@ -129,9 +143,39 @@ static ROUTES: LazyLock<OpenApi> = LazyLock::new(|| {
 
 pub(super) fn routes(mode: Mode) -> impl FnOnce(&mut web::ServiceConfig) {
     move |config| {
-        config.service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", document(mode)));
-        config.service(web::redirect("/docs", "/docs/"));
+        config
+            .service(at(DOCUMENT).route(
+                read().to(move || async move { HttpResponse::Ok().content_type("application/json").body(text(mode)) }),
+            ))
+            .service(at(DOCS.trim_end_matches('/')).route(
+                read().to(|| async {
+                    HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, DOCS)).finish()
+                }),
+            ))
+            .service(at(&format!("{DOCS}{{file:.*}}")).route(read().to(page)));
     }
+}
+
+/// A file of Swagger UI, from inside the binary.
+async fn page(file: Path<String>) -> Result<HttpResponse, Problem> {
+    let found = serve(&file, Arc::new(Config::from(DOCUMENT))).ok().flatten();
+    let found = found.ok_or_else(|| Problem::unknown(format!("there is no page `{DOCS}{}`", file.escape_debug())))?;
+    let bytes = match found.bytes {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    Ok(HttpResponse::Ok().content_type(found.content_type).body(bytes))
+}
+
+/// The document as JSON, made once.
+fn text(mode: Mode) -> Bytes {
+    static OPEN: OnceLock<Bytes> = OnceLock::new();
+    static TOKEN: OnceLock<Bytes> = OnceLock::new();
+    let text = match mode {
+        Mode::Open => &OPEN,
+        Mode::Token => &TOKEN,
+    };
+    text.get_or_init(|| serde_json::to_vec(&document(mode)).expect("it is plain data").into()).clone()
 }
 
 /// The whole document of a node in this mode.
@@ -152,8 +196,12 @@ fn document(mode: Mode) -> OpenApi {
 pub(super) fn allowed(pattern: &str) -> String {
     // The document has no expressions behind the names of a path's parts.
     let pattern = pattern.replace(":.*}", "}");
-    let Some(mut item) = ROUTES.paths.paths.get(&pattern).cloned() else { return "GET, HEAD".into() };
-    operations(&mut item).map(|(method, _)| method).collect::<Vec<_>>().join(", ")
+    let Some(mut item) = ROUTES.paths.paths.get(&pattern).cloned() else { return "GET, HEAD, OPTIONS".into() };
+    let methods = operations(&mut item).flat_map(|(method, _)| match method {
+        "GET" => vec!["GET", "HEAD"],
+        other => vec![other],
+    });
+    methods.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ")
 }
 
 /// All paths of the document.

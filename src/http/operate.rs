@@ -1,10 +1,10 @@
 //! For operators and their tools: health and readiness.
 
-use actix_web::{HttpResponse, web::Data};
+use actix_web::{HttpResponse, dev::ServiceRequest, http::Method, web::Data};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Problem;
+use super::{Code, Problem};
 use crate::app::Node;
 
 /// Says that the process is alive.
@@ -25,6 +25,14 @@ struct Readiness {
     status: &'static str,
 }
 
+/// Where health is asked for.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
+/// True for health checks. They come from probes that send no credential and no name of the node, many times a minute.
+pub(super) fn is_probe(request: &ServiceRequest) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD) && PROBES.contains(&request.match_info().as_str())
+}
+
 /// The process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "operating", responses((status = 200, description = "alive", body = Health)))]
 pub(super) async fn healthz() -> HttpResponse {
@@ -36,7 +44,8 @@ pub(super) async fn healthz() -> HttpResponse {
     responses((status = 200, description = "ready", body = Readiness), (status = 503, description = "stopping, starting, or a part of the node does not work")))]
 pub(super) async fn readyz(node: Data<Node>) -> Result<HttpResponse, Problem> {
     if let Some(reason) = node.trouble() {
-        return Err(Problem::unavailable(reason, 5));
+        let code = if node.stopping.is_cancelled() { Code::NodeStopping } else { Code::Unavailable };
+        return Err(Problem::unavailable(reason, 5).coded(code));
     }
     Ok(HttpResponse::Ok().json(Readiness { status: "ready" }))
 }

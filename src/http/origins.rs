@@ -4,17 +4,23 @@ use actix_web::{
     HttpResponse,
     dev::ServiceRequest,
     http::{
-        Method, StatusCode,
-        header::{self, HeaderMap, HeaderValue},
+        Method,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
     },
 };
 
-use super::Problem;
+use super::{Code, Problem};
 use crate::app::Node;
 
 /// What they may read of a response beside what every page may.
-const EXPOSED: &str =
-    "Location, Retry-After, RateLimit, RateLimit-Policy, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset";
+const EXPOSED: &str = "Location, Retry-After, RateLimit, RateLimit-Policy, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id";
+
+/// What they may send: the fields that the node reads, those that clients of event streams send, and those of proxies and
+/// tracers.
+const ALLOWED: &str = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Pragma, traceparent, \
+                       tracestate, X-Auth-Token, X-Request-Id, X-Requested-With, X-User-ID";
+/// Most fields beside those that one preflight may ask for.
+const MOST_ASKED: usize = 32;
 
 /// Whether pages of this origin may call the node.
 pub(super) fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
@@ -48,15 +54,26 @@ pub(super) fn preflight(node: &Node, request: &ServiceRequest) -> Option<HttpRes
             }
             None => "a preflight names the page's `Origin`, which must be one of `server.cors_origins`".into(),
         };
-        return Some(Problem::new(StatusCode::FORBIDDEN, detail).response());
+        return Some(Problem::forbidden(detail).coded(Code::OriginNotAllowed).response());
     }
     let answer = HttpResponse::NoContent()
-        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE"))
-        .insert_header((
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Auth-Token, X-User-ID",
-        ))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, PUT, PATCH, DELETE"))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, allowed(request.headers())))
         .insert_header((header::ACCESS_CONTROL_MAX_AGE, 600))
         .finish();
     Some(answer)
+}
+
+/// The usual fields and those that the browser asks for: a listed origin is trusted with the credentials of its users, and a
+/// field that the node does not read does nothing. The webhook's secret may be in a field of any name.
+fn allowed(headers: &HeaderMap) -> String {
+    let lines = headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).filter_map(|line| line.to_str().ok());
+    let asked = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    let usual = |name: &HeaderName| ALLOWED.split(", ").any(|usual| usual.eq_ignore_ascii_case(name.as_str()));
+    let mut all = ALLOWED.to_owned();
+    for name in asked.filter(|name| !usual(name)).take(MOST_ASKED) {
+        all.push_str(", ");
+        all.push_str(name.as_str());
+    }
+    all
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{StatusCode, header},
+    http::StatusCode,
     web::{Bytes, Data, Path, Payload},
 };
 use futures_util::stream;
@@ -12,15 +12,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Identity, Problem, address, body,
+    Code, Identity, Problem, accept, address, body,
+    head::is_head,
     identity::Admin,
     limited,
     openapi::streams::RemoteFrame,
     permit,
     pull::{self, Farewell},
     query::{NoQuery, Query},
-    stream::{refused_for_now, unavailable_for_now},
-    wants_stream,
+    stream::{only_head, refused_for_now, unavailable_for_now},
 };
 use crate::{
     app::Node,
@@ -32,8 +32,8 @@ use crate::{
     },
 };
 
-/// Fields of a client that go up, beside `Last-Event-ID` and `Accept`. Credentials never do.
-const PASSED: [&str; 2] = ["accept-language", "content-type"];
+/// Fields of a client that go up, beside `Last-Event-ID`. Credentials never do.
+const PASSED: [&str; 5] = ["accept", "accept-language", "content-type", "traceparent", "tracestate"];
 /// Query parameters that are meant for this node.
 const OWN: [&str; 3] = ["access_token", "ticket", "lastEventId"];
 /// When to try again where there is no place, in seconds.
@@ -75,7 +75,7 @@ pub(super) async fn get(
 ) -> Result<HttpResponse, Problem> {
     permit::remote(&identity, &path.0)?;
     let (remote, url) = target(&node, &request, &path.0, &path.1)?;
-    pass(&node, &request, &identity, remote, url, Method::GET, Bytes::new()).await
+    pass(&node, &request, &identity, remote, url, reading(&request), Bytes::new()).await
 }
 
 /// The same for streams that begin with a POST; its body and content type go up.
@@ -125,7 +125,7 @@ pub(super) async fn sample(
 ) -> Result<HttpResponse, Problem> {
     permit::remote(&identity, &remote)?;
     let (remote, url) = ask_for(&node, &request, &remote, "/api/sse/sample-parallel")?;
-    pass(&node, &request, &identity, remote, url, Method::GET, Bytes::new()).await
+    pass(&node, &request, &identity, remote, url, reading(&request), Bytes::new()).await
 }
 
 /// Open streams of remotes.
@@ -155,6 +155,11 @@ pub(super) async fn end(node: Data<Node>, _: Admin, id: Path<String>, _: NoQuery
         return Ok(HttpResponse::NoContent().finish());
     }
     Err(Problem::unknown(format!("there is no upstream connection `{}`; it may have ended", id.escape_debug())))
+}
+
+/// HEAD goes up as HEAD: what the remote would begin for a GET is its own business.
+fn reading(request: &HttpRequest) -> Method {
+    if is_head(request) { Method::HEAD } else { Method::GET }
 }
 
 /// What the path of the request names. It is read as the client wrote it: what is decoded once too often may name
@@ -188,7 +193,7 @@ async fn pass(
 ) -> Result<HttpResponse, Problem> {
     let place = limited::stream(node, request)?;
     let (name, path) = (remote.name().to_owned(), url.path().to_owned());
-    let patient = method == Method::GET && wants_stream(text(request, &header::ACCEPT));
+    let patient = method != Method::POST && accept::takes_stream(request.headers());
     let ask = Ask { remote, method, url, headers: fields(request), body, via: address::via(request) };
     let heartbeat = Duration::from_millis(node.config.emitter.heartbeat_ms);
     let input = pull::input(request);
@@ -199,11 +204,12 @@ async fn pass(
         () = node.stopping.cancelled() => {
             return match patient {
                 true => Ok(refused_for_now(node, Reason::Shutdown.as_str())),
-                false => Err(Problem::unavailable("the node is stopping", BUSY_RETRY)),
+                false => Err(Problem::unavailable("the node is stopping", BUSY_RETRY).coded(Code::NodeStopping)),
             };
         }
     };
     match answer {
+        Ok(Some(_)) if is_head(request) => Ok(only_head(request)),
         Ok(Some(bytes)) => {
             let chunks = chunks(bytes, name, path);
             Ok(pull::open(node, request, identity, input, chunks, Farewell::Break, place))
@@ -245,8 +251,7 @@ fn chunks(
 fn fields(request: &HttpRequest) -> HeaderMap {
     let mut fields = HeaderMap::new();
     let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok();
-    let passed = PASSED.iter().chain(&["accept"]);
-    for (name, sent) in passed.filter_map(|name| Some((*name, request.headers().get(*name)?))) {
+    for (name, sent) in PASSED.iter().filter_map(|name| Some((*name, request.headers().get(*name)?))) {
         fields.extend(value(sent.as_bytes()).map(|sent| (HeaderName::from_static(name), sent)));
     }
     fields.entry("accept").or_insert(HeaderValue::from_static(sse::MEDIA_TYPE));
@@ -256,10 +261,6 @@ fn fields(request: &HttpRequest) -> HeaderMap {
     let id = id.filter(|id| !id.is_empty()).and_then(|id| value(&id));
     fields.extend(id.map(|id| (HeaderName::from_static("last-event-id"), id)));
     fields
-}
-
-fn text<'a>(request: &'a HttpRequest, name: &header::HeaderName) -> Option<&'a str> {
-    request.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
 /// True where the same request may well succeed later.
@@ -279,18 +280,24 @@ fn problem(failure: &Failure, detail: String) -> Problem {
     }
     let asked = failure.retry_after().map(|asked| asked.as_secs().max(1));
     let status = match failure {
-        Failure::Busy(_) | Failure::Ended => return Problem::unavailable(detail, BUSY_RETRY),
-        Failure::Status { status, .. } if status.is_client_error() => status.as_u16(),
-        Failure::Transport(Error::HeadTimeout { .. } | Error::ConnectTimeout { .. } | Error::IdleTimeout { .. }) => 504,
-        _ => 502,
+        Failure::Busy(_) | Failure::Ended => {
+            return Problem::unavailable(detail, BUSY_RETRY).coded(Code::UpstreamBusy);
+        }
+        Failure::Status { status, .. } if status.is_client_error() => {
+            let status = StatusCode::from_u16(status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+            return Problem { retry_after: asked, ..Problem::new(status, detail).coded(Code::UpstreamRefused) };
+        }
+        Failure::Transport(Error::HeadTimeout { .. } | Error::ConnectTimeout { .. } | Error::IdleTimeout { .. }) => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
+        _ => StatusCode::BAD_GATEWAY,
     };
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     Problem { retry_after: asked, ..Problem::new(status, detail) }
 }
 
 impl From<UnknownRemote> for Problem {
     fn from(unknown: UnknownRemote) -> Self {
-        Self::unknown(unknown.to_string())
+        Self::unknown(unknown.to_string()).coded(Code::UnknownRemote)
     }
 }
 
@@ -298,7 +305,7 @@ impl From<BadPath> for Problem {
     fn from(bad: BadPath) -> Self {
         match bad {
             BadPath::Malformed { .. } => Self::malformed(bad.to_string()),
-            BadPath::Refused { .. } => Self::new(StatusCode::FORBIDDEN, bad.to_string()),
+            BadPath::Refused { .. } => Self::forbidden(bad.to_string()).coded(Code::PathNotAllowed),
         }
     }
 }

@@ -5,9 +5,9 @@ use std::{
     str::FromStr,
 };
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload};
+use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderMap};
 
-use super::Problem;
+use super::{Code, Problem, accept};
 
 /// The parameters of a request, decoded, in order.
 #[derive(Debug)]
@@ -15,6 +15,11 @@ pub(super) struct Query(Vec<(String, String)>);
 
 /// From this likeness (of 1) on a parameter may have been meant by another one's name.
 const ALIKE: f64 = 0.7;
+
+/// Beginnings of names that proxies and links add for purposes of their own; on stream routes they are passed over.
+const PASSED_OVER: [&str; 2] = ["_", "utm_"];
+/// Most ignored parameters that a stream names, and most characters of each name.
+const MOST_IGNORED: (usize, usize) = (16, 64);
 
 /// For routes that read no parameters: one that is given would be ignored without a word.
 pub(super) struct NoQuery;
@@ -28,17 +33,35 @@ impl Query {
 
     /// Refuses parameters that nobody reads: a typing error must not be ignored silently.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
-        let stranger = self.0.iter().map(|(name, _)| name.as_str()).find(|name| {
+        self.strangers(known).next().map_or(Ok(()), |stranger| Err(unknown(stranger, known)))
+    }
+
+    /// The same for routes that answer with a stream. A browser's EventSource does not come back after a 400, so a client
+    /// that takes event streams is not refused: the names that nobody reads are answered, to be named in the first frame.
+    pub(super) fn of_stream(&self, known: &[&str], headers: &HeaderMap) -> Result<Vec<String>, Problem> {
+        let added = |name: &&str| PASSED_OVER.iter().any(|prefix| name.starts_with(prefix));
+        let mut strangers = self.strangers(known).filter(|name| !added(name)).peekable();
+        if let Some(stranger) = strangers.peek()
+            && !accept::takes_stream(headers)
+        {
+            return Err(unknown(stranger, known));
+        }
+        let mut names: Vec<String> = Vec::new();
+        for name in strangers.map(|name| name.chars().take(MOST_IGNORED.1).collect()) {
+            if names.len() < MOST_IGNORED.0 && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Names that are not among the known ones; of those a trailing `*` matches the rest.
+    fn strangers<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        self.0.iter().map(|(name, _)| name.as_str()).filter(|name| {
             let reads =
                 |known: &&str| known.strip_suffix('*').map_or(*known == *name, |prefix| name.starts_with(prefix));
             !known.iter().any(reads)
-        });
-        let Some(stranger) = stranger else { return Ok(()) };
-        let likeness = |known: &str| strsim::jaro_winkler(known, stranger);
-        let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-        let nearest = nearest.filter(|known| likeness(known) >= ALIKE);
-        let nearest = nearest.map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
-        Err(Problem::malformed(format!("unknown query parameter `{stranger}`{nearest}")))
+        })
     }
 
     pub(super) fn first(&self, name: &str) -> Option<&str> {
@@ -65,9 +88,18 @@ impl Query {
         let Some(text) = self.first(name) else { return Ok(None) };
         match text.parse() {
             Ok(value) => Ok(Some(value)),
-            Err(_) => Err(Problem::malformed(format!("query parameter `{name}` = `{text}` must be {form}"))),
+            Err(_) => Err(Problem::parameter(format!("query parameter `{name}` = `{text}` must be {form}"))),
         }
     }
+}
+
+/// Names the parameter, and the one that was perhaps meant.
+fn unknown(stranger: &str, known: &[&str]) -> Problem {
+    let likeness = |known: &str| strsim::jaro_winkler(known, stranger);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let nearest = nearest.filter(|known| likeness(known) >= ALIKE);
+    let nearest = nearest.map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
+    Problem::malformed(format!("unknown query parameter `{stranger}`{nearest}")).coded(Code::UnknownParameter)
 }
 
 // === impl NoQuery ===

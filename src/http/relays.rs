@@ -5,12 +5,12 @@ use actix_web::{
     http::header,
     web::{Data, Path},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
-    Identity, Problem,
+    Code, Identity, Problem,
     body::Json,
-    connect::{STREAM_PARAMETERS, StreamParameters, basics, last_event_id},
+    connect::{StreamParameters, basics, last_event_id},
     emitters::page_size,
     error::Field,
     openapi::streams::RelayFrame,
@@ -58,7 +58,7 @@ pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequ
         None => None,
         Some(word) => Some(
             serde_json::from_value(json!(word))
-                .map_err(|_| Problem::malformed(format!("`{word}` is no status of a relay")))?,
+                .map_err(|_| Problem::parameter(format!("`{word}` is no status of a relay")))?,
         ),
     };
     let user = permit::listed(&identity, query.first("user"))?;
@@ -122,8 +122,7 @@ pub(super) async fn events(
     relay: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
-    query.only(STREAM_PARAMETERS)?;
-    let mut connect = basics(&node, &request, &query)?;
+    let mut connect = basics(&node, &request, &query, &[])?;
     permit::relay(&node, &identity, &relay, To::Read).await?;
     // Before it is asked how the relay is: an end that comes after this one stands behind it.
     let head = *node.journal.watch_head().borrow();
@@ -142,7 +141,7 @@ pub(super) async fn events(
     if !summary.status.ended() {
         connect.until_after = head;
     }
-    connect.greeting.fields = Map::from_iter([
+    connect.greeting.fields.extend([
         ("relayId".to_owned(), Value::from(summary.id)),
         ("eventsUrl".to_owned(), Value::from(summary.events_url)),
     ]);
@@ -174,9 +173,11 @@ impl From<relay::Error> for Problem {
                 let field = |error: relay::FieldError| Field { field: error.field, detail: error.detail };
                 Self::fields(errors.into_iter().map(field).collect())
             }
-            E::Unknown(_) => Self::unknown(error.to_string()),
+            E::Unknown(_) => Self::unknown(error.to_string()).coded(Code::UnknownRelay),
+            E::Full(_) => Self::unavailable(error.to_string(), 5),
+            E::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
+            E::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
             E::Share => Self::share(error.to_string()),
-            E::Full(_) | E::Starting | E::Stopping => Self::unavailable(error.to_string(), 5),
             E::Journal(error) => error.into(),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    body::{BodySize, MessageBody},
+    body::{BodySize, BodyStream, MessageBody},
     http::{ConnectionType, Method, StatusCode, Version, header},
     web::Bytes,
 };
@@ -18,6 +18,7 @@ use tokio::time::{Duration, Instant};
 use super::{
     Problem,
     gate::{Connection, Place},
+    head::is_head,
 };
 use crate::{
     access::{Identity, Refused},
@@ -161,6 +162,9 @@ pub(super) async fn open(
     identity: &Identity,
     mut connect: Connect,
 ) -> Result<HttpResponse, Problem> {
+    if is_head(request) {
+        return Ok(only_head(request));
+    }
     connect.user.clone_from(&identity.user);
     connect.token = identity.token_name().cloned();
     connect.token_expires = identity.expires_at.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
@@ -189,6 +193,15 @@ pub(super) async fn open(
         Err(ConnectError::Stopping) => Ok(refused_for_now(node, Reason::Shutdown.as_str())),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What a stream begins with, for HEAD: nothing is opened.
+pub(super) fn only_head(request: &HttpRequest) -> HttpResponse {
+    let mut response = respond(request, BodyStream::new(futures_util::stream::empty::<io::Result<Bytes>>()));
+    if Connection::of(request).is_some_and(|connection| connection.handover().is_some()) {
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    response
 }
 
 /// The response whose body is a stream.

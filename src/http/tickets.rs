@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web::Data};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Identity, Problem, query::NoQuery};
+use super::{Code, Identity, Problem, query::NoQuery};
 use crate::{access::Full, app::Node};
 
 /// A ticket.
@@ -39,9 +39,10 @@ impl From<Full> for Problem {
         match full {
             Full::User => Self {
                 retry_after: Some(5),
+                code: Code::TooManyTickets,
                 ..Self::new(actix_web::http::StatusCode::TOO_MANY_REQUESTS, full.to_string())
             },
-            Full::Node => Self::unavailable(full.to_string(), 5),
+            Full::Node => Self::unavailable(full.to_string(), 5).coded(Code::TooManyTickets),
         }
     }
 }

@@ -1,23 +1,28 @@
 //! Topics as JSON: what there is, a page of the past to render before streaming, and purging.
 
+use std::{pin::pin, sync::Arc, time::Duration};
+
 use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path},
 };
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::sleep;
 use utoipa::ToSchema;
 
 use super::{
     Identity, Problem,
     emitters::page_size,
+    head::is_head,
     identity::Admin,
-    permit,
+    limited, permit, pull,
     query::{NoQuery, Query},
 };
 use crate::{
+    access::Refused,
     app::Node,
-    event::{Event, Filter, Meta, Position, Subscriber},
+    event::{Event, Filter, Meta, Position, SharedEvent, Subscriber},
     journal::{Query as JournalQuery, TopicInfo},
     topic::{Pattern, Topic},
 };
@@ -115,8 +120,10 @@ struct Purged {
     ("topic" = String, Path, min_length = 1, max_length = 255, description = "the topic", example = "order:7"),
     ("after" = Option<String>, Query, pattern = "^[0-9a-f]+-[0-9]+$", description = "an event id"),
     ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
+    ("wait" = Option<u64>, Query, minimum = 0, description = "where there is nothing, wait so many milliseconds for it; more than \
+        `server.max_wait_ms` is taken for that", example = 30_000),
 ), responses(
-    (status = 200, description = "a page of events", body = EventPage<'_>), (status = 422, description = "this is no topic")))]
+    (status = 200, description = "a page of events; after `wait` an empty one with the same `lastEventId`", body = EventPage<'_>), (status = 422, description = "this is no topic")))]
 pub(super) async fn events(
     node: Data<Node>,
     identity: Identity,
@@ -124,26 +131,102 @@ pub(super) async fn events(
     topic: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
-    query.only(&["after", "limit", "access_token"])?;
+    query.only(&["after", "limit", "wait", "access_token"])?;
     let limit = page_size(&query)?;
+    let wait = query.get("wait", "a number of milliseconds")?.unwrap_or(0).min(node.config.server.max_wait_ms);
     let topic = Topic::new(topic.into_inner())?;
     permit::subscribe(&identity, [&Pattern::Exact(topic.clone())])?;
-    let epoch = node.journal.epoch();
     let asked: Option<Position> = query.get("after", "an event id")?;
-    // A position of another life of the journal says nothing: begin with what is kept, and say so.
-    let foreign = asked.is_some_and(|position| position.epoch != epoch);
-    let after = asked.filter(|_| !foreign).map_or(0, |position| position.offset);
-    let page = node
-        .journal
-        .read(JournalQuery { patterns: vec![Pattern::Exact(topic)].into(), after, floor: 0, limit, max_bytes: 4 << 20 })
-        .await?;
-    let gap = foreign || (asked.is_some() && !page.trimmed.is_empty());
-    let last_event_id = Position { epoch, offset: page.through };
-    Ok(HttpResponse::Ok().json(EventPage {
-        events: page.events.iter().filter_map(|event| EventRow::of(event, &identity)).collect(),
-        last_event_id,
-        gap,
-    }))
+    let reading = Reading { topic, asked, limit, cursor: None };
+    let page = if wait > 0 && !is_head(&request) {
+        reading.awaited(&node, &identity, &request, Duration::from_millis(wait)).await?
+    } else {
+        reading.page(&node).await?
+    };
+    Ok(HttpResponse::Ok().json(EventPage::of(&page, &identity)))
+}
+
+/// What a request for a page asks for.
+struct Reading {
+    topic: Topic,
+    asked: Option<Position>,
+    limit: usize,
+    /// Behind events that were read and are not for this caller.
+    cursor: Option<u64>,
+}
+
+/// What was read for it.
+struct Found {
+    events: Vec<SharedEvent>,
+    last_event_id: Position,
+    gap: bool,
+}
+
+// === impl Reading ===
+
+impl Reading {
+    async fn page(&self, node: &Node) -> Result<Found, Problem> {
+        let epoch = node.journal.epoch();
+        // A position of another life of the journal, or beyond its end, says nothing: begin with what is kept, and say so.
+        let strange = |asked: Position| asked.epoch != epoch || asked.offset > *node.journal.watch_head().borrow();
+        let known = self.asked.filter(|asked| !strange(*asked));
+        let patterns: Arc<[Pattern]> = [Pattern::Exact(self.topic.clone())].into();
+        let mut after = self.cursor.or(known.map(|asked| asked.offset)).unwrap_or(0);
+        let head = *node.journal.watch_head().borrow();
+        let mut trimmed = false;
+        // A page may be empty and yet not the last one.
+        let page = loop {
+            let (patterns, limit) = (patterns.clone(), self.limit);
+            let query = JournalQuery { patterns, after, floor: 0, limit, max_bytes: 4 << 20 };
+            let page = node.journal.read(query).await?;
+            trimmed |= !page.trimmed.is_empty();
+            if !page.events.is_empty() || page.through >= head || page.through <= after {
+                break page;
+            }
+            after = page.through;
+        };
+        let gap = self.asked.is_some() && (known.is_none() || trimmed);
+        // Where nothing came, the client stands where it stood.
+        let same = known.filter(|_| page.events.is_empty() && !gap && self.cursor.is_none());
+        let last_event_id = same.unwrap_or(Position { epoch, offset: page.through });
+        Ok(Found { events: page.events, last_event_id, gap })
+    }
+
+    /// The same, but waits for something that this caller may see. It holds a place among the open streams of its caller.
+    async fn awaited(
+        mut self,
+        node: &Node,
+        identity: &Identity,
+        request: &HttpRequest,
+        wait: Duration,
+    ) -> Result<Found, Problem> {
+        let _place = limited::stream(node, request)?;
+        let stopping = node.stopping.child_token();
+        let mut late = pin!(sleep(wait));
+        let mut ended = pin!(identity.end());
+        let mut flooded = pin!(pull::flooded(pull::input(request)));
+        let mut poll = tokio::select! {
+            poll = node.polls.register(self.topic.clone()) => poll,
+            () = &mut late => return self.page(node).await,
+        };
+        loop {
+            let found = self.page(node).await?;
+            if found.gap || !EventPage::of(&found, identity).events.is_empty() {
+                return Ok(found);
+            }
+            if !found.events.is_empty() {
+                self.cursor = Some(found.last_event_id.offset);
+                continue;
+            }
+            tokio::select! {
+                () = poll.changed() => {}
+                () = &mut late => return Ok(found),
+                () = stopping.cancelled() => return Ok(found),
+                () = &mut ended => return Err(Refused::Expired.into()),
+                () = &mut flooded => return Err(Problem::malformed("nothing may follow a request that waits")),
+            }
+        }
+    }
 }
 
 /// Purge a topic; who had not seen its events is told of a gap.
@@ -169,6 +252,16 @@ pub(super) async fn purge(
     }
     let purged = node.journal.purge(topic).await?;
     Ok(HttpResponse::Ok().json(Purged { purged }))
+}
+
+// === impl EventPage ===
+
+impl<'a> EventPage<'a> {
+    /// The page as this caller may see it.
+    fn of(found: &'a Found, identity: &'a Identity) -> Self {
+        let events = found.events.iter().filter_map(|event| EventRow::of(event, identity)).collect();
+        Self { events, last_event_id: found.last_event_id, gap: found.gap }
+    }
 }
 
 // === impl EventRow ===

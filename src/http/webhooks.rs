@@ -8,7 +8,7 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Problem, body, query::NoQuery};
+use super::{Code, Problem, body, query::NoQuery};
 use crate::{
     app::Node,
     event::{Position, now_ms},
@@ -117,10 +117,13 @@ fn refusal(node: &Node, name: &str, refused: &Refused) -> Result<HttpResponse, P
     // Not louder: these lines are every stranger's to write.
     tracing::debug!(webhook = name, reason = refused.as_str(), "delivery refused");
     match refused {
-        Refused::Unknown => Err(Problem::unknown("no webhook has this name (`[webhooks.NAME]` in the settings)")),
+        Refused::Unknown => {
+            let detail = "no webhook has this name (`[webhooks.NAME]` in the settings)";
+            Err(Problem::unknown(detail).coded(Code::UnknownWebhook))
+        }
         Refused::Off => {
             let detail = "this webhook is off: the node has no secret for it; its log names the environment variable";
-            Err(Problem::unavailable(detail, OFF_RETRY_S))
+            Err(Problem::unavailable(detail, OFF_RETRY_S).coded(Code::WebhookOff))
         }
         // The same words whatever was wrong: who tries secrets learns nothing from them.
         Refused::Unproven(_) => {

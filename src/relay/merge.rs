@@ -67,6 +67,8 @@ pub struct Planned {
 pub struct Merged {
     sources: SelectAll<Reading>,
     endpoints: Vec<Endpoint>,
+    /// Query parameters of the reader that nobody reads.
+    ignored: Vec<String>,
     form: Form,
     phase: Phase,
     completed: usize,
@@ -121,7 +123,13 @@ impl Merged {
             }));
             sources.push(reading);
         }
-        Self { sources, endpoints, form, phase: Phase::Begin, completed: 0, failed: 0, events: 0 }
+        Self { sources, endpoints, ignored: Vec::new(), form, phase: Phase::Begin, completed: 0, failed: 0, events: 0 }
+    }
+
+    /// The same, and its first frame names these parameters as ignored.
+    #[must_use]
+    pub fn ignoring(self, ignored: Vec<String>) -> Self {
+        Self { ignored, ..self }
     }
 
     /// The next frames, never empty; `None` when all sources have ended and that was said.
@@ -131,7 +139,10 @@ impl Merged {
         match self.phase {
             Phase::Begin => {
                 self.phase = Phase::Live;
-                let data = json!({ "totalStreams": self.endpoints.len(), "endpoints": self.endpoints });
+                let mut data = json!({ "totalStreams": self.endpoints.len(), "endpoints": self.endpoints });
+                if !self.ignored.is_empty() {
+                    data["ignored"] = json!(self.ignored);
+                }
                 return Some(frame("merge_start", &data));
             }
             Phase::Live => {}

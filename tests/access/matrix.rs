@@ -59,6 +59,7 @@ fn rows() -> Vec<Row> {
         row("delete", managed("emitters/{emitter}"), Admins, &[200]),
         row("delete", managed("disconnect/user/{user}"), Admins, &[200]),
         row("delete", managed("disconnect/group/{group}"), Admins, &[200]),
+        row("get", "/api/me", Callers, &[200]),
         row("post", "/api/tickets", Callers, &[201]),
         row("get", "/api/topics", Callers, &[200]),
         row("get", "/api/topics/{topic}/events", Alice(403), &[200]),

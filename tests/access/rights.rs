@@ -227,3 +227,27 @@ fn a_stranger_does_not_learn_which_remotes_there_are() {
         assert!(!refused.text().contains("reactive") && refused.status == 403, "{path}: {refused:?}");
     }
 }
+
+/// What pages need to offer only what may be done.
+#[test]
+fn a_caller_is_told_who_it_is_and_what_it_may_do() {
+    let node = Node::start(&tokens());
+    let me = |token| ask(&node, Some(token), "GET", "/api/me", None).json();
+    assert_eq!(
+        me(ALICE),
+        json!({
+            "mode": "token", "user": "alice", "groups": ["staff"], "admin": false, "rights": {
+                "publish": ["orders:*", "all", "user:*", "group:staff", "emitter:*", "user:alice"],
+                "subscribe": ["orders:*", "user:alice", "group:staff"], "jobs": true, "remotes": ["reactive"],
+            },
+        })
+    );
+    let rights = json!({ "publish": ["user:bob"], "subscribe": ["user:bob"], "jobs": false, "remotes": [] });
+    assert_eq!(me(BOB)["rights"], rights);
+    let all = json!({ "publish": ["*"], "subscribe": ["*"], "jobs": true, "remotes": ["*"] });
+    assert_eq!((&me(ADMIN)["admin"], &me(ADMIN)["rights"]), (&json!(true), &all));
+    let open = Node::start("");
+    let anybody = open.get("/api/me").json();
+    assert_eq!(anybody, json!({ "mode": "open", "user": null, "groups": [], "admin": true, "rights": all }));
+    assert_eq!(open.request("GET", "/api/me", &[("X-User-ID", "jo\u{e3}o")], "").json()["user"], "jo\u{e3}o");
+}

@@ -61,6 +61,19 @@ fn a_ticket_opens_one_stream_and_its_cookie_the_next_ones() {
 }
 
 #[test]
+fn a_head_uses_up_no_ticket() {
+    let node = Node::start(&tokens());
+    let path = format!("/events?topics=orders:*&ticket={}", ticket(&node, ALICE));
+    for _ in 0..2 {
+        let head = node.request("HEAD", &path, &[], "");
+        assert_eq!((head.status, head.header("Content-Type")), (200, Some("text/event-stream")), "{head:?}");
+        assert_eq!(head.header("Set-Cookie"), None);
+    }
+    assert_eq!(node.stream(&path, &[]).until("connection").json()["userId"], "alice");
+    assert_eq!(node.request("HEAD", &path, &[], "").status, 401, "it is used up now");
+}
+
+#[test]
 fn a_session_ends_with_the_token_behind_it() {
     let node = Node::start(&tokens());
     let path = format!("/events?ticket={}", ticket(&node, ALICE));

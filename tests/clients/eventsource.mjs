@@ -104,6 +104,21 @@ const checks = {
     assert.deepEqual(late.events.map((event) => event.data), stream.events.map((event) => event.data));
   },
 
+  async "a sample is one job, however often its stream comes back"({ node, wire, start, connect }) {
+    const proxy = await start({ remote: node.origin });
+    const proxied = "/api/sse-proxy/reactive/sample-parallel/sse-emitter";
+    for (const [origin, where] of [[wire.origin, "/api/sse/parallel-tasks-progress"], [proxy.origin, proxied]]) {
+      const before = (await node.get("/api/jobs")).jobs.length;
+      const stream = await connect(origin, where, { names: OF_A_JOB });
+      await stream.until("an event", () => stream.events.length > 0);
+      wire.cut();
+      await stream.until("the end", () => stream.source.readyState === EventSource.CLOSED);
+      assert.equal(stream.refusals.at(-1), 204);
+      assert.equal(stream.named("complete").length, 1);
+      assert.equal((await node.get("/api/jobs")).jobs.length, before + 1);
+    }
+  },
+
   async "a stream through the proxy goes on over a crash of the remote"({ start, connect }) {
     const remote = await start({ durable: true });
     const proxy = await start({ remote: remote.origin });

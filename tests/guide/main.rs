@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 mod curl;
+mod samples;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;

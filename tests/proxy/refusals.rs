@@ -42,7 +42,7 @@ fn what_the_upstream_refuses_is_refused_with_its_reason() {
     assert!(ask("mute").problem(504).contains("`up`"));
     assert!(whole(&node, "/api/sse-proxy/other/x", &[]).problem(404).contains("`up`"));
     let wrong = node.request("PUT", "/api/sse-proxy/up/x", &[], "");
-    assert!(wrong.problem(405).contains("GET, POST"), "{wrong:?}");
+    assert!(wrong.problem(405).contains("GET, HEAD, POST"), "{wrong:?}");
 }
 
 #[test]

@@ -52,6 +52,12 @@ impl Node {
         Self::launch(settings, "127.0.0.1:0", tempfile::tempdir().expect("a temp directory"))
     }
 
+    /// The same with these settings alone; a restart has the built-in ones, too.
+    pub fn start_bare(settings: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temp directory");
+        Self::begin_with(settings, settings, dir, |dir| steady::serve(dir, &dir.join("data"), "127.0.0.1:0"))
+    }
+
     /// The same with these variables in its environment, at each start of it.
     pub fn start_with_env(settings: &str, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
@@ -65,7 +71,11 @@ impl Node {
     }
 
     fn begin(settings: &str, dir: tempfile::TempDir, serve: impl FnOnce(&Path) -> Child) -> Self {
-        std::fs::write(dir.path().join("config.toml"), merged(settings)).expect("write the configuration");
+        Self::begin_with(&merged(settings), settings, dir, serve)
+    }
+
+    fn begin_with(config: &str, settings: &str, dir: tempfile::TempDir, serve: impl FnOnce(&Path) -> Child) -> Self {
+        std::fs::write(dir.path().join("config.toml"), config).expect("write the configuration");
         let mut child = serve(dir.path());
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -283,8 +293,17 @@ impl Reply {
         let problem = self.json();
         assert_eq!((&problem["type"], &problem["status"]), (&"about:blank".into(), &status.into()), "{problem}");
         assert!(problem["title"].is_string(), "{problem}");
+        assert_code(&problem);
         problem["detail"].as_str().expect("a problem has a detail").to_owned()
     }
+}
+
+/// A problem has a word for programs.
+#[track_caller]
+fn assert_code(problem: &Value) {
+    let code = problem["code"].as_str().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+    assert!(!code.is_empty() && code.chars().all(plain), "{problem}");
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {

@@ -106,6 +106,7 @@ pub fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
     let problem = reply.json();
     assert_eq!(problem["status"], reply.status, "{what}: {reply:?}");
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{what}: {reply:?}");
+    super::assert_code(&problem);
 }
 
 /// The framework's parser refuses what is no HTTP before there is a request: without a body, and the connection ends.

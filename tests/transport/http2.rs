@@ -35,6 +35,10 @@ async fn a_stream_goes_over_http_2_by_alpn_and_by_prior_knowledge() {
         assert_eq!(answer.headers["x-content-type-options"], "nosniff");
         let head = soon(client.send("HEAD", "/healthz", None)).await.expect("an answer");
         assert_eq!((head.status.as_u16(), head.text().await), (200, String::new()));
+        let head = soon(client.send("HEAD", "/events", None)).await.expect("an answer");
+        assert_eq!(head.status, 200);
+        assert_eq!(head.headers["content-type"], "text/event-stream");
+        assert_eq!(head.text().await, "", "no stream begins");
         assert_eq!(client.get("/nowhere").await.status, 404);
     }
 }

@@ -183,7 +183,7 @@ fn requests_are_bounded_as_everywhere() {
     send("POST", "/api/webhooks/plain?event=x", &[token], "{}").problem(400);
     let get = send("GET", "/api/webhooks/plain", &[token], "");
     get.problem(405);
-    assert_eq!(get.header("Allow"), Some("POST"));
+    assert_eq!(get.header("Allow"), Some("POST, OPTIONS"));
     send("POST", "/api/webhooks/plain", &[token], &format!("\"{}\"", "x".repeat(2000))).problem(413);
     send("POST", "/api/webhooks/plain", &[token, ("Content-Type", "text/plain")], "{}").problem(415);
     send("POST", "/api/webhooks/plain", &[token, ("Content-Encoding", "gzip")], "{}").problem(415);

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::config::{Target, WebhookConfig};
 use crate::{
-    event::{Draft, Payload, names},
+    event::{Draft, Payload, names, without_mark},
     topic::Topic,
 };
 
@@ -185,7 +185,7 @@ impl Mapping {
     /// Makes the event.
     pub fn draft(&self, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Unmapped> {
         let body: &RawValue =
-            serde_json::from_slice(body).map_err(|error| Unmapped(self.no_json(&error.to_string())))?;
+            serde_json::from_slice(without_mark(body)).map_err(|error| Unmapped(self.no_json(&error.to_string())))?;
         let event = self.event.of(headers, body)?;
         if names::is_control(&event) {
             return Err(Unmapped(format!("`{}` is the name of a control frame", quoted(&event))));

@@ -9,13 +9,14 @@
 //!
 //! They take no input. The node serves what the last two ask for: [`orders_csv`] and [`quotes`].
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Deps, cancelled, unless_cancelled};
 use crate::{
-    jobs::handler::{Output, Registered, Task, TaskError, TaskHandler},
+    jobs::handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
     journal::BoxFuture,
 };
 
@@ -29,6 +30,37 @@ use self::remote::Node;
 
 /// The names that `sample = "…"` may give.
 pub const NAMES: [&str; 4] = ["thumbnail", "stats", "fetch", "third_party"];
+
+/// The handlers that the sample jobs run, by the names under which they do.
+pub const HANDLERS: [(&str, &str); 4] = [
+    ("Process Image", "thumbnail"),
+    ("Calculate Stats", "stats"),
+    ("Fetch External Data", "fetch"),
+    ("Call Third-party API", "third_party"),
+];
+
+/// Settings of section `[samples]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Whether the node has the sample jobs, their handlers and their data.
+    pub enabled: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// Registers the handlers of the sample jobs where no other has their names.
+pub fn register_missing(handlers: &mut Handlers, deps: &Deps) {
+    for (name, kind) in HANDLERS {
+        if handlers.get(name).is_none() {
+            handlers.register(name, sample(kind, deps).expect("each sample has a handler"));
+        }
+    }
+}
 
 /// Makes the handler of a sample; `None` if there is none of this name.
 pub fn sample(name: &str, deps: &Deps) -> Option<Registered> {

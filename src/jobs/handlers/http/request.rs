@@ -146,10 +146,11 @@ fn idempotency_key(task: &Task) -> HeaderValue {
     })
 }
 
-/// A W3C trace context: all requests of a job share the trace, each attempt is a span of its own.
+/// A W3C trace context: all requests of a job share the trace, each attempt is a span of its own. The flag "sampled" is not set:
+/// the node records no spans.
 fn traceparent(job_id: &str) -> HeaderValue {
     let trace = hex(&Sha256::digest(job_id)[..16]);
     // Zero means "no span" to the standard.
     let span = rand::random::<u64>().max(1);
-    HeaderValue::try_from(format!("00-{trace}-{span:016x}-01")).expect("hexadecimal digits are header text")
+    HeaderValue::try_from(format!("00-{trace}-{span:016x}-00")).expect("hexadecimal digits are header text")
 }

@@ -1,0 +1,48 @@
+//! The id of a request: the field `X-Request-Id` of its answer, and the field `id` of its log lines.
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+
+pub(super) const NAME: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id of a client's that is kept, in bytes.
+const LONGEST: usize = 128;
+
+/// The client's own id where it sent one that can go into a log line as it is; else a random one.
+pub(super) fn of(headers: &HeaderMap) -> HeaderValue {
+    let mut sent = headers.get_all(&NAME);
+    match (sent.next(), sent.next()) {
+        (Some(own), None) if is_sane(own.as_bytes()) => own.clone(),
+        _ => HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>())).expect("digits are header text"),
+    }
+}
+
+fn is_sane(id: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=:@|".contains(byte);
+    (1..=LONGEST).contains(&id.len()) && id.iter().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(lines: &[&[u8]]) -> bool {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(NAME, HeaderValue::from_bytes(line).unwrap());
+        }
+        let id = of(&headers);
+        assert!(is_sane(id.as_bytes()));
+        lines.first().is_some_and(|line| id.as_bytes() == *line)
+    }
+
+    #[test]
+    fn a_sane_id_of_the_client_is_kept_and_any_other_is_replaced() {
+        for id in ["a", "4bf92f3577b34da6a3ce929d0e0e4736", "lb-1/req:7@eu|x=1+2~z.", &"x".repeat(128)] {
+            assert!(kept(&[id.as_bytes()]), "{id}");
+        }
+        for id in ["", "a b", "a,b", "a\"b", "{a}", "caf\u{e9}", "a\tb", &"x".repeat(129)] {
+            assert!(!kept(&[id.as_bytes()]), "{id}");
+        }
+        assert!(!kept(&[]) && !kept(&[b"a", b"b"]), "of two ids neither counts");
+    }
+}
