@@ -24,6 +24,14 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
 # Each process of a test inherits it, programs of command handlers and lifelines too: see `left_behind`.
 export MILLSTREAM_LIFELINE="gate-$$-$RANDOM$RANDOM"
 
+# Tests that are ignored for a known reason, which stands in the test itself. They must pass once the reason is gone. The list
+# is exact: another ignored test counts as skipped, and one that is listed and not ignored any more counts as failed.
+readonly IGNORED=(
+    damage_in_a_table_of_records_costs_one_record
+    what_a_purge_deletes_comes_back_on_a_disk_that_was_full
+    what_retention_deletes_comes_back_on_a_disk_that_was_full
+)
+
 passed=0
 failed=0
 skipped=0
@@ -117,6 +125,17 @@ step() {
     if [[ $status -ne 0 && $broke -eq 0 ]]; then broke=1; fi
     passed=$((passed + ran))
     failed=$((failed + broke))
+    if [[ "$name" == tests ]]; then
+        local known stale
+        known="$(comm -12 <(ignored <"$log") <(printf '%s\n' "${IGNORED[@]}" | sort) | wc -l)"
+        stale="$(comm -13 <(ignored <"$log") <(printf '%s\n' "${IGNORED[@]}" | sort) | tr '\n' ' ')"
+        left=$((left - known))
+        if [[ -n "$stale" && $status -ne 124 ]]; then
+            broke=$((broke + 1))
+            failed=$((failed + 1))
+            notes+=("FAILED  $name: listed in IGNORED and not ignored: $stale")
+        fi
+    fi
     if [[ $left -gt 0 ]]; then
         skipped=$((skipped + left))
         notes+=("SKIPPED $name: $left ignored tests")
@@ -139,6 +158,11 @@ count() {
             if ($(i + 1) ~ /^passed/) ran += $i; if ($(i + 1) ~ /^failed/) broke += $i } }
         END { print ran + 0, broke + 0, left + 0 }
     '
+}
+
+# Names of the ignored tests in the output of `cargo test`, sorted.
+ignored() {
+    sed -n 's/^test \(.*::\)\{0,1\}\([A-Za-z0-9_]*\) \.\.\. ignored.*/\2/p' | sort
 }
 
 # Steps that need the program.
@@ -259,6 +283,7 @@ install cc gcc libc6-dev || echo "there is no C compiler; some crates will not b
 install curl curl ca-certificates || echo "there is no curl; the README's commands cannot be tried"
 # Debian has it where only root looks.
 PATH="$PATH:/usr/sbin" install nginx nginx || echo "there is no nginx; a node behind it cannot be tried"
+install faketime faketime || echo "there is no faketime; a wall clock that is moved cannot be tried"
 
 # === Form, lints, walls, licences ===
 

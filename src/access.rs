@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{journal, upstream};
+use crate::{clock::Clock, journal, upstream};
 
 mod identity;
 mod jwks;
@@ -100,6 +100,7 @@ struct Inner {
     jwt: Option<jwt::Verifier>,
     tickets: Tickets,
     seal: Seal,
+    clock: Clock,
 }
 
 /// Milliseconds of a lifetime that a setting may name: a year.
@@ -158,14 +159,20 @@ impl Handle {
     ///
     /// # Errors
     /// Names the key of the settings that is wrong: a file or a variable cannot be read.
-    pub fn new(config: &Config, client: upstream::Client, journal: journal::Shared) -> Result<Self, String> {
+    pub fn new(
+        config: &Config,
+        client: upstream::Client,
+        journal: journal::Shared,
+        clock: Clock,
+    ) -> Result<Self, String> {
         let jwt = config.jwt.as_ref().map(|jwt| jwt::Verifier::new(jwt, client)).transpose()?;
         let inner = Inner {
             mode: config.mode,
             tokens: Tokens::new(&config.tokens),
             jwt,
             tickets: Tickets::new(Duration::from_millis(config.ticket_ms)),
-            seal: Seal::new(journal, Duration::from_millis(config.session_ms)),
+            seal: Seal::new(journal, Duration::from_millis(config.session_ms), clock.clone()),
+            clock,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -188,7 +195,7 @@ impl Handle {
         }
         match &self.inner.jwt {
             // The library lets a token live through the second in which it ends.
-            Some(jwt) if jwt::looks_like_one(token) => current(jwt.verify(token).await?),
+            Some(jwt) if jwt::looks_like_one(token) => self.current(jwt.verify(token).await?),
             _ => Err(Refused::Unknown),
         }
     }
@@ -206,7 +213,7 @@ impl Handle {
     /// # Errors
     /// When it was used, has expired, or never was one.
     pub fn peek(&self, ticket: &str) -> Result<Identity, Refused> {
-        self.inner.tickets.peek(ticket).and_then(current)
+        self.inner.tickets.peek(ticket).and_then(|identity| self.current(identity))
     }
 
     /// Uses a ticket up.
@@ -214,7 +221,7 @@ impl Handle {
     /// # Errors
     /// When it was used, has expired, or never was one.
     pub fn redeem(&self, ticket: &str) -> Result<Identity, Refused> {
-        self.inner.tickets.redeem(ticket).and_then(current)
+        self.inner.tickets.redeem(ticket).and_then(|identity| self.current(identity))
     }
 
     /// A session for a client that came with this ticket: its text, and how long it is good.
@@ -232,7 +239,15 @@ impl Handle {
     /// When it is none of this node's, or over, or of another user, or the token behind it is gone.
     pub async fn unseal(&self, session: &str, ticket: &str) -> Result<Identity, Refused> {
         let token = |name: &str, digest: &[u8; 32]| self.inner.tokens.named(name, digest);
-        current(self.inner.seal.unseal(session, ticket, &self.inner.issuer(), token).await?)
+        self.current(self.inner.seal.unseal(session, ticket, &self.inner.issuer(), token).await?)
+    }
+
+    /// A caller may have waited since it was identified.
+    fn current(&self, identity: Identity) -> Result<Identity, Refused> {
+        match identity.ended(&self.inner.clock) {
+            true => Err(Refused::Expired),
+            false => Ok(identity),
+        }
     }
 
     /// Puts other static tokens in force. Who came with one that is gone or changed is no caller any more; answers their
@@ -252,13 +267,5 @@ impl Inner {
             (Mode::Token, Some(jwt)) => jwt.fingerprint().into(),
             (Mode::Token, None) => String::new(),
         }
-    }
-}
-
-/// A caller may have waited since it was identified.
-fn current(identity: Identity) -> Result<Identity, Refused> {
-    match identity.ended() {
-        true => Err(Refused::Expired),
-        false => Ok(identity),
     }
 }

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::{self, limits::Limits},
+    clock::Clock,
     config::{self, Config},
-    event::now_ms,
     http::{self, Door, Polls, Pulls},
     hub, intake,
     jobs::{
@@ -44,6 +44,8 @@ use crate::{
 pub struct Node {
     /// The settings in force.
     pub config: Arc<Config>,
+    /// What time it is.
+    pub clock: Clock,
     /// The record of all events.
     pub journal: journal::Shared,
     /// Who may come in.
@@ -163,15 +165,18 @@ impl App {
         let share = config.limits.share(config.access.mode);
         let connections = upstream::Connections::shared(config.relay.max_upstreams, share);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
-        let journal = journal::open(&config.journal, &config.server.data_dir)?;
+        let clock = Clock::system();
+        let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
         // Random, lives as long as what is relayed from here, and stands in each event's id anyway.
         upstream.set_node(format!("{:x}", journal.epoch()));
-        let access = access::Handle::new(&config.access, upstream.clone(), journal.clone()).map_err(config::Error)?;
-        let hub = hub::Handle::supervised(config.emitter.clone(), journal.clone(), supervisor.clone());
+        let access = access::Handle::new(&config.access, upstream.clone(), journal.clone(), clock.clone());
+        let access = access.map_err(config::Error)?;
+        let hub = hub::Handle::supervised(config.emitter.clone(), journal.clone(), supervisor.clone(), clock.clone());
         let deps = handlers::Deps {
             client: upstream.clone(),
             own_url: own_url.clone(),
             max_response_bytes: config.jobs.max_response_bytes,
+            max_event_bytes: config.journal.max_event_bytes,
         };
         let mut handlers: Handlers = handlers::build(&config.handlers, &deps).map_err(config::Error)?;
         for (name, registered) in own {
@@ -194,6 +199,7 @@ impl App {
                 remotes: remotes.clone(),
                 connections: connections.clone(),
                 share,
+                clock: clock.clone(),
                 supervisor: supervisor.clone(),
             },
         );
@@ -203,6 +209,7 @@ impl App {
         let polls = Polls::start(&journal);
         let node = Node {
             config: Arc::new(config),
+            clock,
             journal,
             access,
             hub,
@@ -373,14 +380,15 @@ impl Node {
     }
 }
 
-/// Lets the journal forget what retention says, once a second.
+/// Follows the wall clock, and lets the journal forget what retention says, once a second.
 async fn sweep(node: Node) {
-    let Node { journal, stopping, supervisor, .. } = node;
+    let Node { journal, clock, stopping, supervisor, .. } = node;
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failing = false;
     while stopping.run_until_cancelled(every.tick()).await.is_some() {
-        match journal.sweep(now_ms()).await {
+        clock.follow();
+        match journal.sweep(clock.steady_ms()).await {
             Ok(()) => failing = false,
             // Nobody has closed it: its writer is gone.
             Err(Unavailable::Closed) if !stopping.is_cancelled() => return supervisor.fail("journal"),

@@ -40,13 +40,13 @@ pub struct Draft {
     pub event: String,
     /// The payload; line breaks become several `data:` lines.
     pub data: String,
-    /// Asks clients to wait so many milliseconds before they reconnect.
+    /// Asks clients to wait so many milliseconds before they reconnect; at most [`MAX_RETRY_MS`] count.
     pub retry: Option<u64>,
     /// A comment that goes before the event; clients ignore it.
     pub comment: Option<String>,
-    /// The publisher's own id: the same key of the same publisher appends once.
+    /// The publisher's own id: the same key of the same publisher in the same first topic appends once.
     pub key: Option<String>,
-    /// Who publishes; the scope of `key`.
+    /// Who publishes; with the first topic the scope of `key`.
     pub publisher: String,
     /// After so many milliseconds the event is gone, which is no gap.
     pub ttl_ms: Option<u64>,
@@ -104,6 +104,9 @@ pub enum Invalid {
         /// The limit in force.
         limit: usize,
     },
+    /// The publisher's own id is too long.
+    #[error("`id` has {0} bytes, at most {MAX_KEY_BYTES}")]
+    LongKey(usize),
     /// An event without topic reaches nobody.
     #[error("an event needs at least one topic")]
     NoTopic,
@@ -112,11 +115,18 @@ pub enum Invalid {
     TooManyTopics(usize),
 }
 
+/// Longest publisher's own id, in bytes.
+pub const MAX_KEY_BYTES: usize = 255;
+
 /// Longest comment with the way of a relayed event, in bytes: 17 positions.
 const MAX_WAY: usize = 1024;
 
 /// Most topics that one event may name: each is an index entry.
 pub const MAX_TOPICS_PER_EVENT: usize = 64;
+
+/// The longest reconnection time that a publisher can ask clients for, in milliseconds: an hour. Browsers take more than
+/// 2^31 for no time at all.
+pub const MAX_RETRY_MS: u64 = 60 * 60 * 1000;
 
 // === impl Draft ===
 
@@ -126,14 +136,16 @@ impl Draft {
         Self { topics: vec![topic], event: event.into(), data: data.into(), ..Self::default() }
     }
 
-    /// Bytes that count against `max_event_bytes`: everything that a subscriber would get, but for the way of an event
-    /// that a relay brings. What fits into a node fits into the next one.
+    /// Bytes that count against `max_event_bytes`: everything that a publisher chooses the length of, but for the topics,
+    /// which have bounds of their own, and the way of an event that a relay brings. What fits into a node fits into the next
+    /// one.
     pub fn size(&self) -> usize {
         let comment = self.comment.as_ref().map_or(0, String::len);
         let way = self.of_relay() && comment <= MAX_WAY;
         self.data.len()
             + self.event.len()
             + if way { 0 } else { comment }
+            + self.key.as_ref().map_or(0, String::len)
             + self.filter.as_ref().map_or(0, Filter::size)
     }
 
@@ -149,6 +161,9 @@ impl Draft {
         self.check_name()?;
         if self.key.as_deref().is_some_and(breaks) {
             return Err(Invalid::ControlCharacter("id"));
+        }
+        if let Some(bytes) = self.key.as_ref().map(String::len).filter(|bytes| *bytes > MAX_KEY_BYTES) {
+            return Err(Invalid::LongKey(bytes));
         }
         if self.topics.is_empty() {
             return Err(Invalid::NoTopic);
@@ -217,6 +232,8 @@ struct Envelope<'a> {
     origin: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publisher_id: Option<&'a str>,
 }
 
 impl Event {
@@ -257,6 +274,7 @@ impl Event {
                     timestamp: self.timestamp,
                     origin: self.origin.as_deref(),
                     source: self.source(),
+                    publisher_id: self.key.as_deref(),
                 };
                 let data = serde_json::to_string(&envelope).expect("plain data serialises");
                 self.encode(&self.event, &data)
@@ -288,7 +306,8 @@ impl Event {
             id: Some(Text::of(self.position).as_str()),
             event,
             data: Some(data),
-            retry: self.retry,
+            // Also of events that were stored before there was a bound.
+            retry: self.retry.map(|ms| ms.min(MAX_RETRY_MS)),
             comment: self.comment.as_deref(),
         }
         .encode()
@@ -316,6 +335,10 @@ mod tests {
         draft.event = "a".into();
         draft.key = Some("k\0".into());
         assert_eq!(draft.check(10), Err(Invalid::ControlCharacter("id")));
+        draft.key = Some("k".repeat(256));
+        assert_eq!(draft.check(1000), Err(Invalid::LongKey(256)));
+        draft.key = Some("k".repeat(255));
+        assert_eq!(draft.check(256), Err(Invalid::TooLarge { size: 257, limit: 256 }));
         draft.key = None;
         assert_eq!(draft.check(1), Err(Invalid::TooLarge { size: 2, limit: 1 }));
         draft.topics.clear();
@@ -348,13 +371,26 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_tells_topic_position_and_origin() {
+    fn a_reconnection_time_counts_up_to_an_hour() {
+        for (asked, sent) in
+            [(5, 5), (MAX_RETRY_MS, MAX_RETRY_MS), (MAX_RETRY_MS + 1, MAX_RETRY_MS), (u64::MAX, MAX_RETRY_MS)]
+        {
+            let mut draft = Draft::new(Topic::new("t").unwrap(), "", "x");
+            draft.retry = Some(asked);
+            let event = draft.into_event(Position { epoch: 1, offset: 2 }, 3);
+            assert_eq!(event.wire().frame(), format!("id: 1-2\nretry: {sent}\ndata: x\n\n"));
+        }
+    }
+
+    #[test]
+    fn an_envelope_tells_topic_position_origin_and_the_publishers_id() {
         let mut draft = Draft::new(Topic::new("order:1").unwrap(), "", r#"{"a":1}"#);
         draft.origin = Some("up-7".into());
+        draft.key = Some("row 7".into());
         let event = draft.into_event(Position { epoch: 1, offset: 2 }, 3);
         assert_eq!(
             event.wire_in_envelope().frame(),
-            "id: 1-2\ndata: {\"topic\":\"order:1\",\"id\":\"1-2\",\"event\":\"message\",\"data\":{\"a\":1},\"timestamp\":3,\"origin\":\"up-7\"}\n\n"
+            "id: 1-2\ndata: {\"topic\":\"order:1\",\"id\":\"1-2\",\"event\":\"message\",\"data\":{\"a\":1},\"timestamp\":3,\"origin\":\"up-7\",\"publisherId\":\"row 7\"}\n\n"
         );
         assert_eq!(event.wire().frame(), "id: 1-2\ndata: {\"a\":1}\n\n");
     }

@@ -144,7 +144,10 @@ fn remote_streams(config: &mut web::ServiceConfig) {
         // Beside the fixed names any other one is a remote.
         .service(at("/api/sse-proxy/{remote}/sample-parallel/sse-emitter").route(read().to(proxy::sample)))
         .service(
-            at("/api/sse-proxy/{remote}/{path:.*}").route(read().to(proxy::get)).route(web::post().to(proxy::post)),
+            at("/api/sse-proxy/{remote}/{path:.*}")
+                .route(read().to(proxy::get))
+                .route(web::post().to(proxy::post))
+                .route(web::route().guard(guard::fn_guard(proxy::passes)).to(proxy::post)),
         );
 }
 

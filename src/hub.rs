@@ -24,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, journal, sse::Encoded, supervise::Supervisor};
+use crate::{clock::Clock, event::Event, journal, sse::Encoded, supervise::Supervisor};
 
 mod actor;
 mod audience;
@@ -94,6 +94,7 @@ struct Inner {
     id: u64,
     config: Config,
     journal: journal::Shared,
+    clock: Clock,
     counters: Arc<Counters>,
     /// One per shard.
     audiences: RwLock<Vec<Arc<Audience>>>,
@@ -159,17 +160,18 @@ impl Config {
 impl Handle {
     /// A hub over this journal. Its shards begin with the first connection on each thread.
     pub fn new(config: Config, journal: journal::Shared) -> Self {
-        Self::supervised(config, journal, Supervisor::default())
+        Self::supervised(config, journal, Supervisor::default(), Clock::system())
     }
 
-    /// A hub as a part of a node, which ends when a shard fails.
-    pub fn supervised(config: Config, journal: journal::Shared, supervisor: Supervisor) -> Self {
+    /// A hub as a part of a node, with its clock; the node ends when a shard fails.
+    pub fn supervised(config: Config, journal: journal::Shared, supervisor: Supervisor, clock: Clock) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             inner: Arc::new(Inner {
                 id: NEXT.fetch_add(1, Relaxed),
                 config,
                 journal,
+                clock,
                 counters: Arc::default(),
                 audiences: RwLock::default(),
                 shards: Mutex::default(),
@@ -200,12 +202,11 @@ impl Handle {
         self.local().connect(connect).await
     }
 
-    /// How many emitters of this node hear the event, from counters. One that hears several of the event's topics
-    /// counts once for each of them. `None` for filtered events: that would mean to ask each emitter.
+    /// How many emitters of this node hear the event, each of them once, by the index of subscriptions. `None` for filtered
+    /// events: that would mean to ask each emitter.
     pub fn delivered(&self, topics: &[crate::topic::Topic], filtered: bool) -> Option<u64> {
         let audiences = self.inner.audiences.read().expect("no code that holds the lock panics");
-        let hearing = |topic| audiences.iter().map(|audience| audience.count(topic)).sum::<u64>();
-        (!filtered).then(|| topics.iter().map(hearing).sum())
+        (!filtered).then(|| audiences.iter().map(|audience| audience.count(topics)).sum())
     }
 
     /// Sends one frame to one emitter, past the journal; false when it is gone.

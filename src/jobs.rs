@@ -91,6 +91,8 @@ pub mod code {
     pub const UNKNOWN_HANDLER: &str = "unknown_handler";
     /// The remote that ran the task cannot be reached any more, or has forgotten it.
     pub const REMOTE_LOST: &str = "remote_lost";
+    /// In `task_retry`: the remote that is to run the task, or runs it, cannot be reached for now. Spends no retry.
+    pub const REMOTE_AWAY: &str = "remote_away";
     /// The remote does not take the task.
     pub const REMOTE_REFUSED: &str = "remote_refused";
     /// The result has a form that cannot be passed on.

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use crate::{
+    clock::Clock,
     event::{Draft, Position, SharedEvent},
     topic::{Pattern, Topic},
 };
@@ -117,7 +118,8 @@ pub trait Journal: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>>;
 
-    /// Lets go of what retention says; called about once a second by the node.
+    /// Lets go of what retention says, by this time of the steady clock ([`Clock::steady_ms`]); called about once a second
+    /// by the node.
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>>;
 
     /// Ends in order: what was accepted is on the disk, and the next opening knows that nothing is missing. Afterwards
@@ -323,8 +325,16 @@ fn new_epoch() -> u64 {
 /// # Errors
 /// When the directory cannot be had or what is in it is damaged.
 pub fn open(config: &Config, data_dir: &Path) -> Result<Shared, OpenError> {
+    open_with(config, data_dir, Clock::system())
+}
+
+/// The same with the clock of the node.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(config: &Config, data_dir: &Path, clock: Clock) -> Result<Shared, OpenError> {
     Ok(match config.kind {
-        Kind::Embedded => Arc::new(Embedded::open(config, data_dir)?),
-        Kind::Memory => Arc::new(Memory::new(config)),
+        Kind::Embedded => Arc::new(Embedded::with_clock(config, data_dir, clock)?),
+        Kind::Memory => Arc::new(Memory::with_clock(config, clock)),
     })
 }

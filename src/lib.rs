@@ -15,6 +15,7 @@
 //!                   │
 //!          event · topic · sse        the words we speak; pure, no I/O
 //!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
+//!          clock                      what time it is, and how old things are
 //!          supervise · telemetry      long tasks and what their failure means; the way out of log lines
 //! ```
 //!
@@ -27,6 +28,7 @@
 pub mod access;
 pub mod app;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod event;
 pub mod http;

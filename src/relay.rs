@@ -23,6 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Clock,
     journal,
     shares::Share,
     supervise::Supervisor,
@@ -76,6 +77,8 @@ pub struct Deps {
     pub connections: Connections,
     /// How much of the relays one owner may hold.
     pub share: Share,
+    /// How long it is since a relay has ended.
+    pub clock: Clock,
     /// Ends the node when the relays' own thread fails.
     pub supervisor: Supervisor,
 }

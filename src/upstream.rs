@@ -36,13 +36,17 @@ use tokio::time::timeout;
 
 mod backoff;
 mod body;
+mod chunks;
 mod connect;
 mod connections;
 mod error;
 pub mod events;
 mod guard;
+mod method;
 mod redirect;
 mod remote;
+mod reuse;
+mod status;
 #[cfg(test)]
 mod tests;
 mod via;
@@ -51,6 +55,7 @@ pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use rustls::pki_types::CertificateDer;
 pub use url::Url;
 
+pub(crate) use self::chunks::Chunks;
 pub use self::{
     backoff::{Backoff, retry_after},
     body::Body,
@@ -58,15 +63,20 @@ pub use self::{
     connections::{Busy, Connections, Figures, Lease, Open, Purpose},
     error::Error,
     guard::{Allow, BadAllow, Net},
+    method::parse_method,
     redirect::parse_url,
     remote::{BadPath, Remote, RemoteConfig, Remotes, UnknownRemote},
+    status::{Verdict, describe, verdict},
     via::Via,
 };
 use self::{connect::Connector, guard::Guard, redirect::Hop};
 
 /// Largest response head in bytes, and the read buffer of a connection. Generous: common servers stop at 8 or 16 KiB.
-/// The number of header fields has hyper's limit, 100.
 const HEAD_MAX: usize = 64 * 1024;
+/// Most header fields of a response.
+const FIELDS_MAX: usize = 100;
+/// Fields that the parser takes: more than are permitted, since it reports a head with more as one with too many bytes.
+const FIELDS_PARSED: usize = 5 * FIELDS_MAX;
 
 /// What this program calls itself.
 const PRODUCT: &str = concat!("millstream/", env!("CARGO_PKG_VERSION"));
@@ -98,8 +108,17 @@ pub struct Client {
     guard: Arc<Guard>,
     /// The id of the node in `Via`; none before it is set, as in programs that are no node.
     node: Arc<OnceLock<String>>,
-    guarded: Pool<Connector, Full<Bytes>>,
-    operator: Pool<Connector, Full<Bytes>>,
+    guarded: Pools,
+    operator: Pools,
+}
+
+/// Connections of one trust.
+#[derive(Clone)]
+struct Pools {
+    /// Are used again.
+    kept: Pool<Connector, Full<Bytes>>,
+    /// Are used once: for a request that met a kept connection which its server had closed.
+    fresh: Pool<Connector, Full<Bytes>>,
 }
 
 /// Who has named the URL of a request.
@@ -179,15 +198,20 @@ impl Client {
     }
 
     fn with(config: Arc<Config>, guard: Arc<Guard>, node: Arc<OnceLock<String>>) -> Self {
-        let pool = |guard| {
+        let pool = |connector: Connector, idle_connections| {
             Pool::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(config.idle_timeout)
-                .pool_max_idle_per_host(config.idle_connections)
+                .pool_max_idle_per_host(idle_connections)
                 .http1_max_buf_size(HEAD_MAX)
-                .build(Connector::new(guard, config.connect_timeout, &config.roots, config.own.clone()))
+                .http1_max_headers(FIELDS_PARSED)
+                .build(connector)
         };
-        Self { guarded: pool(Some(guard.clone())), operator: pool(None), guard, node, config }
+        let pools = |guard| {
+            let connector = Connector::new(guard, config.connect_timeout, &config.roots, config.own.clone());
+            Pools { kept: pool(connector.clone(), config.idle_connections), fresh: pool(connector, 0) }
+        };
+        Self { guarded: pools(Some(guard.clone())), operator: pools(None), guard, node, config }
     }
 
     /// Tells the guard where this node itself listens; replaces what was told before. An unspecified address such as
@@ -272,11 +296,19 @@ impl Client {
     }
 
     async fn exchange(&self, hop: &Hop) -> Result<hyper::Response<hyper::body::Incoming>, Error> {
-        let pool = match hop.trust {
+        let pools = match hop.trust {
             Trust::Client => &self.guarded,
             Trust::Operator => &self.operator,
         };
-        pool.request(hop.to_http()?).await.map_err(|error| Error::before_head(&error, HEAD_MAX))
+        let answer = match pools.kept.request(hop.to_http()?).await {
+            Err(error) if reuse::may_repeat(&hop.method, &error) => pools.fresh.request(hop.to_http()?).await,
+            answer => answer,
+        };
+        let response = answer.map_err(|error| Error::before_head(&error))?;
+        if response.headers().len() > FIELDS_MAX {
+            return Err(Error::TooManyFields { limit: FIELDS_MAX });
+        }
+        Ok(response)
     }
 }
 

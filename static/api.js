@@ -10,6 +10,11 @@ export function identity(token) {
   return token === "" ? {} : { "X-Auth-Token": token };
 }
 
+/** True for a frame of the server itself, not of a publisher: the greeting of a connection, and frames without an id. */
+export function isControl({ event, id, first }) {
+  return id === null || (first && event === "connection");
+}
+
 /**
  * Sends a request and reads the answer. Never throws: `{ok, status, body, problem}`, where `problem` is
  * `{title, detail, errors: [{field, detail}]}` whenever `ok` is false.

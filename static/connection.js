@@ -1,6 +1,6 @@
 /** The connect form: opens the caller's stream, shows its state in the badge, and hands every event to the log. */
 
-import { curl, identity } from "./api.js";
+import { curl, identity, isControl } from "./api.js";
 import { byId, duration, el, setMessage, setText, spans } from "./dom.js";
 import { EventStream, HEARTBEAT_MS } from "./event-stream.js";
 import { storeToken, storedToken } from "./session.js";
@@ -73,6 +73,7 @@ export function connectionPanel(log) {
       headers: identity(token()),
       onEvent: (event) => take(event, enveloped),
       onState: showState,
+      isControl,
     });
     lock(true);
     stream.start();
@@ -117,21 +118,18 @@ export function connectionPanel(log) {
 
   function take(event, enveloped) {
     const row = { time: Date.now(), event: event.event, id: event.id ?? "", topic: "", data: event.data };
-    if (enveloped && event.id) openEnvelope(row);
-    if (event.id === null) takeControl(event);
+    if (isControl(event)) takeControl(event);
+    else if (enveloped) openEnvelope(row);
     log.add(row);
     setText(byId("doubles"), String(stream?.doubles ?? 0));
     setText(byId("last-event-id"), stream?.lastEventId || "none");
   }
 
-  /** Frames without an id come from the server itself, not from a publisher. */
   function takeControl(event) {
     const data = parseObject(event.data);
     if (event.event === "connection") {
       emitterId = data.emitterId ?? "";
       userId = data.userId ?? "";
-      // Without this, events published during an outage that comes before the first event would be lost.
-      if (typeof data.resume?.from === "string") stream?.resumeAfter(data.resume.from);
       const who = userId ? `user ${userId}` : "anonymous";
       setText(byId("connection-line"), `Connected as ${who}, emitter ${emitterId || "unknown"}.`);
       tellIdentity();

@@ -22,6 +22,8 @@ const RETRY_MAX_MS = 3_600_000;
 export const HEARTBEAT_MS = 15_000;
 /** Whoever misses three of them is dead. */
 const SILENCE_MS = 3 * HEARTBEAT_MS;
+/** Refusals of class 5xx that a repeat meets again: method, version, negotiation, a loop, an extension. */
+const FINAL_5XX = [501, 505, 506, 508, 510];
 /** How many event ids are remembered to drop doubles. */
 const SEEN_IDS_MAX = 10_000;
 
@@ -130,8 +132,9 @@ export function reconnectDelay(attempt, retryMs, random = Math.random()) {
  *
  * `url` is a string or a function of the last event id. `onState` hears `{name, attempt, delayMs, reason, status, problem}`
  * with the names `connecting`, `live`, `offline` (will reconnect), `ended` (the server said 204), `refused` (a status that
- * repeating cannot help) and `closed`. `onEvent` hears `{event, data, id, lastEventId}`; events whose own id was already
- * seen are dropped and counted in `doubles`.
+ * repeating cannot help) and `closed`. `onEvent` hears `{event, data, id, lastEventId, first}`, where `first` marks the
+ * first event of a connection; events whose own id was already seen are dropped and counted in `doubles`. What `isControl`
+ * accepts is never dropped: the id of a control frame is the position of the stream, which an event may have too.
  *
  * With `json` the stream is asked for by a POST; such a stream is read `once`: its end is the end.
  */
@@ -145,13 +148,14 @@ export class EventStream {
   #attempt = 0;
   #seen = new Set();
   #state = { name: "idle" };
+  #first = true;
   /** The id to resume after; empty before the first event with an id. */
   lastEventId;
   /** Events that came twice and were dropped. A server that keeps its promises leaves this at 0. */
   doubles = 0;
 
-  constructor(url, { headers = {}, json, lastEventId = "", silenceMs = SILENCE_MS, onEvent, onState = () => {} }) {
-    this.#options = { url, json, once: json !== undefined, silenceMs, onEvent, onState };
+  constructor(url, { headers = {}, json, lastEventId = "", silenceMs = SILENCE_MS, onEvent, onState = () => {}, isControl = () => false }) {
+    this.#options = { url, json, once: json !== undefined, silenceMs, onEvent, onState, isControl };
     this.#headers = Object.entries(headers).map(([name, value]) => [name, headerValue(value)]);
     this.lastEventId = lastEventId;
   }
@@ -173,11 +177,6 @@ export class EventStream {
     this.#abort?.abort();
     this.#wake?.();
     this.#setState({ name: "closed" });
-  }
-
-  /** Names the position to resume after, for a stream that has not yet seen an event with an id. */
-  resumeAfter(id) {
-    if (this.lastEventId === "") this.lastEventId = id;
   }
 
   /** Does not wait for the rest of the back-off. */
@@ -260,6 +259,7 @@ export class EventStream {
 
   async #read(body, watchdog) {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    this.#first = true;
     const parser = new EventStreamParser({
       lastEventId: this.lastEventId,
       onEvent: (event) => this.#take(event),
@@ -280,15 +280,19 @@ export class EventStream {
     }
   }
 
-  #take(event) {
+  #take(parsed) {
     if (!this.#open) return;
-    if (event.id) {
-      this.lastEventId = event.id;
+    const event = { ...parsed, first: this.#first };
+    this.#first = false;
+    if (event.id) this.lastEventId = event.id;
+    if (event.id && !this.#options.isControl(event)) {
       if (this.#seen.has(event.id)) {
         this.doubles += 1;
         return;
       }
       this.#seen.add(event.id);
+      // A server that closes often and brings something new each time is read at its own pace.
+      this.#attempt = 0;
       if (this.#seen.size > SEEN_IDS_MAX) this.#seen.delete(this.#seen.values().next().value);
     }
     try {
@@ -351,8 +355,14 @@ async function refusalOf(response) {
   if (status === 204) return { name: "ended", status, reason: "the stream has ended" };
   const problem = await response.json().catch(() => null);
   const reason = problem?.detail ?? problem?.title ?? `the server answered ${status}`;
-  const passing = status >= 500 || status === 408 || status === 425 || status === 429;
+  const passing = (status >= 500 && !FINAL_5XX.includes(status)) || [408, 425, 429].includes(status);
   if (!passing) return { name: "refused", status, reason, problem };
-  const seconds = Number(response.headers.get("Retry-After"));
-  return { name: "offline", status, reason, retryAfterMs: seconds > 0 ? Math.min(seconds * 1000, RETRY_MAX_MS) : 0 };
+  return { name: "offline", status, reason, retryAfterMs: retryAfterMs(response.headers.get("Retry-After")) };
+}
+
+/** What `Retry-After` asks for, as seconds or as a date, within the bound; 0 where it says nothing that can be read. */
+export function retryAfterMs(value, now = Date.now()) {
+  const text = (value ?? "").trim();
+  const asked = /^[0-9]+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - now;
+  return asked > 0 ? Math.min(asked, RETRY_MAX_MS) : 0;
 }

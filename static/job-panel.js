@@ -1,6 +1,6 @@
 /** The job panel: write or choose a job, submit it, watch its tasks, cancel it, run its failed tasks again. */
 
-import { curl, identity, problemLine, request } from "./api.js";
+import { curl, identity, isControl, problemLine, request } from "./api.js";
 import { byId, el, fieldError, fieldList, parseJson, setMessage, setText, spans } from "./dom.js";
 import { EventStream, HEARTBEAT_MS } from "./event-stream.js";
 import { emptyJob, foldEvent, foldSnapshot, hasEnded } from "./job-model.js";
@@ -93,6 +93,7 @@ export function jobPanel(connection, log) {
       headers: identity(connection.token()),
       onEvent: (event) => take(watched, event),
       onState: (state) => showStream(watched, state),
+      isControl,
     });
     stream.start();
     loadSnapshot(watched);

@@ -310,3 +310,29 @@ fn the_samples_do_real_work_on_the_node_itself() {
     node.get("/api/sse/samples/quotes?page=100000").problem(404);
     node.get("/api/sse/samples/quotes?page=x").problem(400);
 }
+
+/// A position that the journal has not given says nothing about what was seen.
+#[test]
+fn an_ended_job_answers_an_unknown_position_with_a_gap_and_its_whole_history() {
+    let node = Node::start("");
+    let job = node.post("/api/jobs", &json!({ "tasks": [{ "run": "Calculate Stats" }] }));
+    let url = job["eventsUrl"].as_str().expect("a path");
+    let whole: Vec<String> =
+        node.stream(url, &[]).rest().into_iter().filter(Event::is_own).map(|event| event.id).collect();
+    let last = whole.last().expect("it has events");
+    let (epoch, offset) = last.split_once('-').expect("a position");
+    let future = format!("{epoch}-{}", offset.parse::<u64>().expect("a number") + 1);
+    let far = format!("{epoch}-99999999");
+    for (requested, reason) in [(future.as_str(), "future"), (&far, "future"), ("abc-7", "foreign"), ("x", "unknown")] {
+        let mut stream = node.stream(url, &[("Last-Event-ID", requested)]);
+        let events = stream.rest();
+        assert_eq!(events[1].json()["reason"], reason, "{requested}: {events:?}");
+        let seen: Vec<String> = events.into_iter().filter(Event::is_own).map(|event| event.id).collect();
+        assert_eq!((seen, stream.finished), (whole.clone(), true), "{requested}");
+    }
+    // What other topics have had since is no future.
+    let later = node.publish("elsewhere", "e", &json!(1));
+    for seen in [last, &later] {
+        assert_eq!(node.request("GET", url, &[("Last-Event-ID", seen)], "").status, 204, "{seen}");
+    }
+}

@@ -32,7 +32,7 @@ fn of_task<'a>(events: &'a [Event], name: &'a str, task: &'a str) -> Vec<Value> 
 
 /// All events of a stream up to its end, without the control frames.
 fn history(stream: &mut Stream) -> Vec<Event> {
-    let events: Vec<Event> = stream.rest().into_iter().filter(|event| !event.id.is_empty()).collect();
+    let events: Vec<Event> = stream.rest().into_iter().filter(Event::is_own).collect();
     assert!(stream.finished, "the stream ends well");
     events
 }

@@ -85,6 +85,16 @@ fn data_are_text_as_it_is_or_compact_json() {
 }
 
 #[test]
+fn a_reconnection_time_counts_up_to_an_hour() {
+    let node = Node::start("");
+    let mut stream = node.stream("/events?topic=t", &[]);
+    stream.until("connection");
+    node.post("/events", &json!({ "topic": "t", "data": 1, "retry": u64::MAX }));
+    stream.until("message");
+    assert_eq!(stream.retry, Some(3_600_000));
+}
+
+#[test]
 fn retry_and_comment_reach_the_client() {
     let node = Node::start("");
     let mut stream = open(&node, "/events", &[]);
@@ -143,14 +153,21 @@ fn the_same_id_of_the_same_publisher_appends_once() {
     assert_eq!(again["duplicate"], true);
     for other in [
         json!({ "topic": "t", "event": "e", "data": { "n": 2 }, "id": "order-1" }),
-        json!({ "topic": "u", "event": "e", "data": { "n": 1 }, "id": "order-1" }),
+        json!({ "topics": ["t", "u"], "event": "e", "data": { "n": 1 }, "id": "order-1" }),
     ] {
         assert!(send("alice", &other).problem(422).contains("order-1"));
     }
+    for elsewhere in [
+        json!({ "topic": "u", "event": "e", "data": { "n": 3 }, "id": "order-1" }),
+        json!({ "topics": ["v", "t"], "event": "late", "data": { "n": 1 }, "id": "order-1" }),
+    ] {
+        let (one, two) = (send("alice", &elsewhere).json(), send("alice", &elsewhere).json());
+        assert!(one["duplicate"].is_null() && one["id"] == two["id"], "a key is one of its first topic: {one}, {two}");
+    }
     let theirs = send("bob", &body).json();
     assert_ne!(theirs["id"], first["id"], "a key belongs to its publisher");
-    assert_eq!(kept(&node, "t").len(), 2);
-    let (one, two) = (stream.next_own(), stream.next_own());
+    assert_eq!(kept(&node, "t").len(), 3);
+    let (one, _, two) = (stream.next_own(), stream.next_own(), stream.next_own());
     assert_eq!([json!(one.id), json!(two.id)], [first["id"].clone(), theirs["id"].clone()]);
     assert!(!one.id.contains("order-1"), "the stream's ids are positions");
 

@@ -202,7 +202,7 @@ fn a_watcher_sees_one_history_across_a_kill() {
     loop {
         let event = watcher.next();
         assert_ne!(event.event, "gap");
-        if event.id.is_empty() {
+        if !event.is_own() {
             continue;
         }
         seen.push(event);

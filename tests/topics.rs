@@ -228,3 +228,47 @@ fn the_history_of_a_job_is_not_purged() {
     let mut stream = node.stream(job["eventsUrl"].as_str().expect("a path"), &[]);
     stream.until("complete");
 }
+
+/// Callers without a name cannot be told apart: they share one scope per topic.
+#[test]
+fn readers_see_the_publishers_id_and_anonymous_publishers_share_theirs() {
+    let node = Node::start("");
+    let mut stream = node.stream("/events?topic=t&envelope=true", &[]);
+    stream.until("connection");
+    let first = node.post("/events", &json!({ "topic": "t", "data": 1, "id": "row 7" }));
+    node.post("/events", &json!({ "topic": "t", "data": 2 }));
+    assert_eq!(stream.next_own().json()["publisherId"], "row 7");
+    assert!(stream.next_own().json()["publisherId"].is_null());
+    let rows = node.get("/api/topics/t/events").json()["events"].clone();
+    assert_eq!([&rows[0]["publisherId"], &rows[1]["publisherId"]], [&json!("row 7"), &Value::Null]);
+    let export = node.get("/api/admin/journal/export?topic=t").text();
+    assert!(export.lines().next().is_some_and(|row| row.contains("\"publisherId\":\"row 7\"")), "{export}");
+    assert_eq!(node.post("/events", &json!({ "topic": "t", "data": 1, "id": "row 7" }))["id"], first["id"]);
+    assert_eq!(node.json("POST", "/events", &json!({ "topic": "t", "data": 9, "id": "row 7" })).status, 422);
+}
+
+#[test]
+fn an_id_has_a_bound_and_equal_topics_are_one() {
+    let node = Node::start("");
+    let mut stream = node.stream("/events?topics=t,u*", &[]);
+    stream.until("connection");
+    let with = |id: String| node.json("POST", "/events", &json!({ "topic": "t", "data": 1, "id": id }));
+    assert_eq!(with("k".repeat(255)).status, 200);
+    for long in ["k".repeat(256), "é".repeat(128), "k".repeat(600_000)] {
+        assert!(with(long).problem(422).contains("255"));
+    }
+    for path in ["broadcast", "broadcast/group/g", "send/filtered"] {
+        let mut body = json!({ "data": 1, "id": "k".repeat(256) });
+        if path == "send/filtered" {
+            body["filter"] = json!({ "a": 1 });
+        }
+        node.json("POST", &format!("/api/sse/managed/{path}"), &body).problem(422);
+    }
+    let equal = node.post("/events", &json!({ "topics": vec!["t"; 64], "data": 2 }));
+    assert_eq!((&equal["topic"], &equal["delivered"]), (&json!("t"), &json!(1)));
+    let several = node.post("/events", &json!({ "topics": ["t", "u1", "u2", "t"], "data": 3 }));
+    assert_eq!(&several["delivered"], &json!(1), "an emitter counts once");
+    let heard: Vec<String> = (0..3).map(|_| stream.next_own().data).collect();
+    assert_eq!(heard, ["1", "2", "3"]);
+    assert_eq!(node.get("/api/topics/t/events").json()["events"][2]["topics"], json!(["t", "u1", "u2"]));
+}

@@ -6,7 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Rights;
 use crate::{
-    event::{Meta, now_ms},
+    clock::Clock,
+    event::Meta,
     topic::{Pattern, Topic},
 };
 
@@ -110,18 +111,23 @@ impl Identity {
     }
 
     /// True once it is no caller any more: expired, or its token revoked.
-    pub fn ended(&self) -> bool {
+    pub fn ended(&self, clock: &Clock) -> bool {
         let revoked = matches!(&self.origin, Origin::Static { revoked, .. } if revoked.is_cancelled());
-        revoked || self.expires_at.is_some_and(|at| at <= now_ms())
+        revoked || self.expires_at.is_some_and(|at| at <= clock.now_ms())
     }
 
-    /// Resolves when it is no caller any more.
-    pub fn end(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// How long it is one.
+    pub fn left(&self, clock: &Clock) -> Option<std::time::Duration> {
+        self.expires_at.map(|at| clock.until(at))
+    }
+
+    /// Resolves when it is no caller any more, however the wall clock jumps meanwhile.
+    pub fn end(&self, clock: &Clock) -> impl Future<Output = ()> + Send + use<> {
         let revoked = match &self.origin {
             Origin::Static { revoked, .. } => Some(revoked.clone()),
             Origin::Open | Origin::Claims => None,
         };
-        let left = self.expires_at.map(|at| std::time::Duration::from_millis(at.saturating_sub(now_ms())));
+        let expiry = self.expires_at.map(|at| clock.reached(at));
         async move {
             let revoked = async {
                 match revoked {
@@ -130,8 +136,8 @@ impl Identity {
                 }
             };
             let expired = async {
-                match left {
-                    Some(left) => tokio::time::sleep(left).await,
+                match expiry {
+                    Some(expiry) => expiry.await,
                     None => std::future::pending().await,
                 }
             };
@@ -147,9 +153,14 @@ impl Identity {
         }
     }
 
-    /// The scope of this caller's idempotency keys.
+    /// Whose idempotency keys they are: the user's, else the token's. Callers with neither share one scope. A user's name
+    /// has no white space, so none can be taken for a token.
     pub(crate) fn publisher(&self) -> String {
-        self.user.clone().unwrap_or_default()
+        match (&self.user, self.token_name()) {
+            (Some(user), _) => user.clone(),
+            (None, Some(token)) => format!("token {token}"),
+            (None, None) => String::new(),
+        }
     }
 
     fn own_topic(&self) -> Option<Topic> {

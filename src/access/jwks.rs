@@ -1,10 +1,16 @@
 //! The keys of an issuer (RFC 7517), fetched when a token needs them, kept, and fetched again when they grow old or a
 //! token names one that is not among them: issuers change their keys without a word.
+//!
+//! A fetch has one deadline for all of it, so an answer that comes drop by drop cannot hold up the next one; and where an
+//! answer is slow, the issuer is asked once more meanwhile.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use futures_util::future::{Either, select};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
@@ -16,11 +22,14 @@ use tokio::{
 };
 
 use super::Refused;
-use crate::upstream::{Client, Method, Request, StatusCode, Trust};
+use crate::upstream::{Chunks, Client, Method, Request, Response, StatusCode, Trust, describe};
 
 /// Largest answer in bytes.
 const MAX_BYTES: usize = 256 << 10;
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a fetch may take, connecting and reading included.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// An answer that is not there by then is slow: the issuer is asked a second time, and the first answer counts.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// The keys of one issuer.
 pub(super) struct Jwks(Arc<Inner>);
@@ -79,8 +88,8 @@ impl Jwks {
             known.asking.then(|| self.0.answers.subscribe())
         };
         if let Some(answer) = &mut answer {
-            // Its own limits end it sooner.
-            drop(timeout(TIMEOUT * 4, answer.changed()).await);
+            // Its own deadline ends it sooner.
+            drop(timeout(2 * DEADLINE, answer.changed()).await);
         }
         let known = self.0.known();
         match known.find(id, algorithm) {
@@ -119,13 +128,35 @@ impl Inner {
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, String> {
-        let mut request = Request::new(Method::GET, self.url.as_str(), Trust::Operator);
-        request.head_timeout = TIMEOUT;
-        let answer = self.client.send(request).await.map_err(|error| error.to_string())?;
-        if answer.status != StatusCode::OK {
-            return Err(format!("the status is {}", answer.status));
+        let late = |_| Err(format!("there is no whole answer within {DEADLINE:?}"));
+        timeout(DEADLINE, self.insist()).await.unwrap_or_else(late)
+    }
+
+    /// Asks, and once more where the answer is slow; gives up only when both have failed.
+    async fn insist(&self) -> Result<Vec<Key>, String> {
+        let mut first = pin!(self.request());
+        if let Ok(answer) = timeout(SLOW, first.as_mut()).await {
+            return answer;
         }
-        let body = answer.body.idle_timeout(TIMEOUT).collect(MAX_BYTES).await.map_err(|error| error.to_string())?;
+        match select(first, pin!(self.request())).await {
+            Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
+            Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
+        }
+    }
+
+    async fn request(&self) -> Result<Vec<Key>, String> {
+        let mut request = Request::new(Method::GET, self.url.as_str(), Trust::Operator);
+        request.head_timeout = DEADLINE;
+        let Response { status, headers, body, .. } =
+            self.client.send(request).await.map_err(|error| error.to_string())?;
+        if status != StatusCode::OK {
+            return Err(format!("the status is {}", describe(status)));
+        }
+        let body = Chunks::of(&headers, body.idle_timeout(DEADLINE))
+            .map_err(|encoding| format!("it is encoded as `{encoding}`"))?
+            .collect(MAX_BYTES)
+            .await
+            .map_err(|error| error.to_string())?;
         let set: JwkSet = serde_json::from_slice(&body).map_err(|error| format!("it is no set of keys: {error}"))?;
         Ok(set.keys.iter().filter_map(Key::new).collect())
     }

@@ -14,7 +14,8 @@ use tokio::sync::OnceCell;
 
 use super::{Identity, Refused, Rights, identity::Origin};
 use crate::{
-    event::{Meta, now_ms},
+    clock::Clock,
+    event::Meta,
     journal::{AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
 };
 
@@ -25,6 +26,7 @@ const KEY: &str = "access/session-key";
 pub(super) struct Seal {
     journal: Shared,
     life: Duration,
+    clock: Clock,
     key: OnceCell<Bytes>,
 }
 
@@ -52,8 +54,8 @@ enum Of {
 // === impl Seal ===
 
 impl Seal {
-    pub(super) fn new(journal: Shared, life: Duration) -> Self {
-        Self { journal, life, key: OnceCell::new() }
+    pub(super) fn new(journal: Shared, life: Duration, clock: Clock) -> Self {
+        Self { journal, life, clock, key: OnceCell::new() }
     }
 
     /// The text of a session and how long it is good.
@@ -75,7 +77,7 @@ impl Seal {
                 meta: identity.meta.clone(),
             },
         };
-        let now = now_ms();
+        let now = self.clock.now_ms();
         let life = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX);
         let until = identity.expires_at.unwrap_or(u64::MAX).min(now.saturating_add(life));
         let session = Session { exp: until / 1000, mark: mark_of(ticket).to_owned(), of };

@@ -10,7 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{EXIT_USAGE, Failure};
-use crate::upstream::{self, Client, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Trust, Url};
+use crate::upstream::{
+    self, Client, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Trust, Url, Verdict,
+    verdict,
+};
 
 mod stream;
 
@@ -172,7 +175,9 @@ impl Error {
     pub(super) fn retryable(&self) -> bool {
         match self {
             Self::Transport(error) => error.retryable(),
-            Self::Refused { status, .. } => matches!(status, 429 | 503),
+            Self::Refused { status, .. } => {
+                StatusCode::from_u16(*status).is_ok_and(|status| verdict(status) == Verdict::Transient)
+            }
             Self::Unexpected(_) => false,
         }
     }

@@ -137,12 +137,12 @@ fn line(message: &Message) -> String {
 
 fn row(message: &Message, enveloped: bool) -> String {
     let envelope = match message.value() {
-        Value::Object(fields) if enveloped && message.id.is_some() => fields,
+        Value::Object(fields) if enveloped && !message.is_control() && message.id.is_some() => fields,
         data => return json!({ "id": message.id, "event": message.event, "data": data }).to_string(),
     };
     let mut row = Map::new();
     // In the order of the contract, whatever the node's.
-    for name in ["id", "topic", "alsoIn", "event", "data", "timestamp", "origin", "source"] {
+    for name in ["id", "topic", "alsoIn", "event", "data", "timestamp", "origin", "source", "publisherId"] {
         if let Some(value) = envelope.get(name) {
             row.insert(name.to_owned(), value.clone());
         }
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line() {
-        let message = Message { event: "note".into(), data: "a\nb".into(), id: Some("e-1".into()) };
+        let message = Message { event: "note".into(), data: "a\nb".into(), id: Some("e-1".into()), first: false };
         assert_eq!(line(&message), "e-1 note a\\nb");
         let message = Message { id: None, ..message };
         assert_eq!(line(&message), "- note a\\nb");
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_row_has_what_the_envelope_tells() {
         let data = r#"{"topic":"t","id":"e-1","event":"note","data":{"a":1},"timestamp":5}"#;
-        let message = Message { event: "note".into(), data: data.into(), id: Some("e-1".into()) };
+        let message = Message { event: "note".into(), data: data.into(), id: Some("e-1".into()), first: false };
         assert_eq!(row(&message, true), r#"{"id":"e-1","topic":"t","event":"note","data":{"a":1},"timestamp":5}"#);
         let plain = Message { data: "text".into(), ..message };
         assert_eq!(row(&plain, false), r#"{"id":"e-1","event":"note","data":"text"}"#);

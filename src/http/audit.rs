@@ -13,7 +13,7 @@ use actix_web::{
 };
 
 use super::{Identity, address, identity::known};
-use crate::{app::Node, event::now_ms};
+use crate::app::Node;
 
 const TARGET: &str = "millstream::audit";
 
@@ -52,7 +52,7 @@ fn refused(node: &Node, request: &HttpRequest, status: StatusCode, reason: &str)
     static SECOND: AtomicU64 = AtomicU64::new(0);
     static LINES: AtomicU64 = AtomicU64::new(0);
     static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
-    let now = now_ms() / 1000;
+    let now = node.started.elapsed().as_secs();
     if SECOND.swap(now, Relaxed) != now {
         LINES.store(0, Relaxed);
     }

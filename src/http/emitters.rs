@@ -1,7 +1,5 @@
 //! Who is connected: status, lists, and changing or ending connections.
 
-use std::time::Duration;
-
 use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path},
@@ -19,7 +17,7 @@ use super::{
 use crate::{
     access::Mode,
     app::Node,
-    event::{Meta, now_ms},
+    event::Meta,
     hub::{By, Change, EmitterStatus, Reason, Selector, Totals},
     jobs, journal, relay,
     topic::{Pattern, Topic},
@@ -221,7 +219,7 @@ pub(super) async fn change(
     let id = emitter.into_inner();
     let mut by = None;
     if !identity.is_admin() {
-        let expires = identity.expires_at.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
+        let expires = identity.left(&node.clock);
         by = Some(By { token: identity.token_name().cloned(), expires });
         let known = node.hub.emitters(Selector::Id(id.clone())).await.pop();
         if !known.is_some_and(|known| identity.is(known.user_id.as_deref())) {

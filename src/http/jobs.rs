@@ -295,10 +295,10 @@ async fn watch(
     stream::open(node, request, &identity, connect).await
 }
 
-/// True when nothing follows the position. The summary comes a moment after the journal, so an unfinished one is not
+/// True when nothing follows the position, which is one that the journal has given. The summary comes a moment after the journal, so an unfinished one is not
 /// believed when the position is that of the job's last event.
 async fn seen_all(node: &Node, job: &str, summary: &Summary, seen: Position) -> Result<bool, Problem> {
-    if seen.epoch != node.journal.epoch() {
+    if seen.epoch != node.journal.epoch() || seen.offset > *node.journal.watch_head().borrow() {
         return Ok(false);
     }
     if summary.status.ended() {

@@ -65,7 +65,7 @@ pub(super) async fn export(
             Err(error) => Some((Err(std::io::Error::other(error)), None)),
         }
     });
-    Ok(HttpResponse::Ok().content_type(LINES).streaming(lines.take_until(Box::pin(identity.end()))))
+    Ok(HttpResponse::Ok().content_type(LINES).streaming(lines.take_until(Box::pin(identity.end(&node.clock)))))
 }
 
 /// Clear away what was deleted; one verification or compaction at a time.

@@ -109,6 +109,7 @@ fn counters(node: &Node) -> Vec<Figure> {
             hub.filters_failed.load(Relaxed),
         ),
         ("heartbeats", "Heartbeats sent.", hub.heartbeats.load(Relaxed)),
+        ("clock_jumps", "Jumps of the wall clock that were followed.", node.clock.jumps()),
         ("journal_events_appended", "Events appended.", journal.appended),
         ("journal_events_trimmed", "Events that retention let go.", journal.trimmed),
         ("journal_commits", "Commits to the disk; each holds all that waited.", journal.commits),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
+    guard::GuardContext,
     http::StatusCode,
     web::{Bytes, Data, Path, Payload},
 };
@@ -79,6 +80,8 @@ pub(super) async fn get(
 }
 
 /// The same for streams that begin with a POST; its body and content type go up.
+///
+/// So do those of any other method, such as QUERY, REPORT or PUT, but for CONNECT and TRACE.
 #[utoipa::path(post, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
     ("remote" = String, Path, description = "a remote of the settings", example = "reactive"),
     ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits", example = "api/sse/sample-parallel"),
@@ -103,7 +106,16 @@ pub(super) async fn post(
     let (remote, url) = target(&node, &request, &path.0, &path.1)?;
     body::uncoded(&request)?;
     let body = body::read(&request, &mut payload.into_inner()).await?;
-    pass(&node, &request, &identity, remote, url, Method::POST, body).await
+    let method = Method::from_bytes(request.method().as_str().as_bytes())
+        .map_err(|_| Problem::malformed("the method cannot be passed on"))?;
+    pass(&node, &request, &identity, remote, url, method, body).await
+}
+
+/// True for methods that are passed on beside GET and POST. The node answers HEAD and OPTIONS itself, a tunnel is no
+/// stream, and TRACE reflects credentials.
+pub(super) fn passes(context: &GuardContext<'_>) -> bool {
+    use actix_web::http::Method;
+    !matches!(context.head().method, Method::HEAD | Method::OPTIONS | Method::CONNECT | Method::TRACE)
 }
 
 /// The remote's sample, `/api/sse/sample-parallel`, through the transparent proxy.
@@ -193,7 +205,7 @@ async fn pass(
 ) -> Result<HttpResponse, Problem> {
     let place = limited::stream(node, request)?;
     let (name, path) = (remote.name().to_owned(), url.path().to_owned());
-    let patient = method != Method::POST && accept::takes_stream(request.headers());
+    let patient = matches!(method, Method::GET | Method::HEAD) && accept::takes_stream(request.headers());
     let ask = Ask { remote, method, url, headers: fields(request), body, via: address::via(request) };
     let heartbeat = Duration::from_millis(node.config.emitter.heartbeat_ms);
     let input = pull::input(request);
@@ -218,7 +230,7 @@ async fn pass(
         Err(failure) => {
             tracing::info!(remote = name, path, code = failure.code(), error = %failure, "no stream to pass on");
             let detail = format!("remote `{name}`: {failure}");
-            if patient && passing(&failure) {
+            if patient && failure.passing() {
                 let not_before = failure.retry_after().unwrap_or_default();
                 return Ok(unavailable_for_now(node, "upstream_unavailable", &detail, not_before));
             }
@@ -261,11 +273,6 @@ fn fields(request: &HttpRequest) -> HeaderMap {
     let id = id.filter(|id| !id.is_empty()).and_then(|id| value(&id));
     fields.extend(id.map(|id| (HeaderName::from_static("last-event-id"), id)));
     fields
-}
-
-/// True where the same request may well succeed later.
-fn passing(failure: &Failure) -> bool {
-    failure.passing() || failure.status().is_some_and(|status| status.is_server_error() && !looped(failure))
 }
 
 /// True where this node or one behind it has found that the request goes in a loop.

@@ -1,6 +1,6 @@
 //! Publishing: every route makes drafts, and the journal's answer is the publisher's answer.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -51,10 +51,11 @@ pub(super) struct EventBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Value, required = true)]
     data: Option<Payload>,
-    /// The publisher's own id: the same one again appends nothing. Without CR, LF and NUL.
-    #[schema(pattern = r"^[^\r\n\x00]*$")]
+    /// The publisher's own id: the same one again in the same (first) topic appends nothing. At most 255 bytes, without CR,
+    /// LF and NUL.
+    #[schema(pattern = r"^[^\r\n\x00]*$", max_length = 255)]
     id: Option<String>,
-    /// Reconnection time for clients, in milliseconds.
+    /// Reconnection time for clients, in milliseconds; more than an hour counts as an hour.
     retry: Option<u64>,
     /// A comment before the event.
     comment: Option<String>,
@@ -104,8 +105,8 @@ pub(super) struct FilteredBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Value, required = true)]
     data: Option<Payload>,
-    /// The publisher's own id; without CR, LF and NUL.
-    #[schema(pattern = r"^[^\r\n\x00]*$")]
+    /// The publisher's own id; at most 255 bytes, without CR, LF and NUL.
+    #[schema(pattern = r"^[^\r\n\x00]*$", max_length = 255)]
     id: Option<String>,
 }
 
@@ -119,7 +120,7 @@ pub(super) struct Published {
     /// Where it went.
     #[schema(value_type = String)]
     topic: Topic,
-    /// Emitters of this node that hear it; `null` for filtered events.
+    /// Emitters of this node that hear it, each of them once; `null` for filtered events.
     delivered: Option<u64>,
     /// True when it had been appended before, under the same publisher's id.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -296,7 +297,10 @@ fn draft(mut body: EventBody) -> Result<Draft, Problem> {
     if names.is_empty() || names.len() > MAX_TOPICS_PER_EVENT {
         return Err(Problem::field("topics", format!("an event has 1 to {MAX_TOPICS_PER_EVENT} topics")));
     }
-    let topics: Vec<Topic> = names.iter().map(Topic::new).collect::<Result<_, _>>()?;
+    // Equal names are one topic.
+    let mut seen = HashSet::new();
+    let names = names.iter().filter(|name| seen.insert(name.as_str()));
+    let topics: Vec<Topic> = names.map(Topic::new).collect::<Result<_, _>>()?;
     if let Some(internal) = topics.iter().find(|topic| topic.internal()) {
         return Err(Problem::field("topic", format!("nobody publishes into `{internal}` but the node itself")));
     }

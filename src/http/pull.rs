@@ -142,7 +142,7 @@ where
     // A token of its own: asking it does not contend with all other streams.
     let stopping = node.stopping.child_token();
     let drain = Duration::from_millis(node.config.server.drain_ms);
-    let refused = identity.end();
+    let refused = identity.end(&node.clock);
     let leaving = Box::pin(async move {
         let stopped = async {
             stopping.cancelled().await;

@@ -156,7 +156,8 @@ async fn seen_all(node: &Node, topic: &Topic, seen: Option<Position>) -> Result<
         // Retention has taken all of it, its last event, too: whoever waited for that would wait for ever.
         return Ok(true);
     };
-    if seen.is_none_or(|seen| seen.epoch != last.epoch || seen.offset < last.offset) {
+    let head = *node.journal.watch_head().borrow();
+    if seen.is_none_or(|seen| seen.epoch != last.epoch || !(last.offset..=head).contains(&seen.offset)) {
         return Ok(false);
     }
     let (patterns, after) = (vec![Pattern::Exact(topic.clone())].into(), last.offset.saturating_sub(1));

@@ -23,7 +23,6 @@ use super::{
 use crate::{
     access::{Identity, Refused},
     app::Node,
-    event::now_ms,
     hub::{Connect, ConnectError, Framing, Link, MOST_INPUT, Reason, Subscription},
     socket::Socket,
     sse::{self, Frame},
@@ -167,7 +166,7 @@ pub(super) async fn open(
     }
     connect.user.clone_from(&identity.user);
     connect.token = identity.token_name().cloned();
-    connect.token_expires = identity.expires_at.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
+    connect.token_expires = identity.left(&node.clock);
     let connection = Connection::of(request);
     let handover = connection.as_ref().and_then(Connection::handover);
     connect.cut = connection.as_ref().and_then(Connection::cutter);
@@ -181,7 +180,7 @@ pub(super) async fn open(
     let link = handover.map(|(handover, place)| (handover, place, framing));
     match node.hub.connect(connect).await {
         // What was revoked between the question and here was not told to this stream.
-        Ok(_) if identity.ended() => Err(Refused::Expired.into()),
+        Ok(_) if identity.ended(&node.clock) => Err(Refused::Expired.into()),
         Ok(frames) => {
             let taken = link.is_some();
             let mut response = respond(request, Body { frames: Some(frames), link, storm: Storm::new() });

@@ -87,6 +87,9 @@ struct EventRow<'a> {
     /// The remote that it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
+    /// The id that its publisher gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publisher_id: Option<&'a str>,
 }
 
 /// A page of events, in journal order.
@@ -203,7 +206,7 @@ impl Reading {
         let _place = limited::stream(node, request)?;
         let stopping = node.stopping.child_token();
         let mut late = pin!(sleep(wait));
-        let mut ended = pin!(identity.end());
+        let mut ended = pin!(identity.end(&node.clock));
         let mut flooded = pin!(pull::flooded(pull::input(request)));
         let mut poll = tokio::select! {
             poll = node.polls.register(self.topic.clone()) => poll,
@@ -286,6 +289,7 @@ impl<'a> EventRow<'a> {
             timestamp: event.timestamp,
             origin: event.origin.as_deref(),
             source: event.source(),
+            publisher_id: event.key.as_deref(),
         })
     }
 }

@@ -9,12 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Code, Problem, body, query::NoQuery};
-use crate::{
-    app::Node,
-    event::{Position, now_ms},
-    intake::Refused,
-    journal::Batch,
-};
+use crate::{app::Node, event::Position, intake::Refused, journal::Batch};
 
 /// What senders put into header fields, by scheme.
 #[derive(utoipa::IntoParams)]
@@ -85,7 +80,7 @@ pub(super) async fn receive(
         Err(refused) => return refuse(refused),
     };
     // A body is read for who may be right.
-    let claim = match webhook.claim(&headers, now_ms()) {
+    let claim = match webhook.claim(&headers, node.clock.now_ms()) {
         Ok(claim) => claim,
         Err(refused) => return refuse(refused),
     };

@@ -19,50 +19,51 @@ pub(super) struct Audience {
 
 #[derive(Debug, Default)]
 struct Counts {
-    exact: HashMap<Topic, u64>,
-    prefixes: HashMap<Arc<str>, u64>,
+    exact: HashMap<Topic, Listeners>,
+    prefixes: HashMap<Arc<str>, Listeners>,
     /// Lengths of the prefixes in use, and how many have each: a topic is looked up once per length.
     lengths: BTreeMap<usize, u64>,
 }
 
+/// The serial numbers of emitters.
+type Listeners = HashSet<u64>;
+
 // === impl Audience ===
 
 impl Audience {
-    /// The patterns must not overlap ([`Pattern`]s of one emitter, see `registry::disjoint`), or it counts twice.
-    pub(super) fn join(&self, patterns: &[Pattern]) {
-        let mut counts = self.counts.write().expect("no code that holds the lock panics");
-        for pattern in patterns {
-            match pattern {
-                Pattern::Exact(topic) => *counts.exact.entry(topic.clone()).or_default() += 1,
-                Pattern::Prefix(prefix) => {
-                    *counts.prefixes.entry(prefix.clone()).or_default() += 1;
-                    *counts.lengths.entry(prefix.len()).or_default() += 1;
-                }
-            }
-        }
+    pub(super) fn join(&self, emitter: u64, patterns: &[Pattern]) {
+        self.write(|counts| patterns.iter().for_each(|pattern| counts.join(emitter, pattern)));
     }
 
-    pub(super) fn leave(&self, patterns: &[Pattern]) {
-        let mut counts = self.counts.write().expect("no code that holds the lock panics");
-        for pattern in patterns {
-            match pattern {
-                Pattern::Exact(topic) => decrement(counts.exact.get_mut(topic)).then(|| counts.exact.remove(topic)),
-                Pattern::Prefix(prefix) => {
-                    if decrement(counts.lengths.get_mut(&prefix.len())) {
-                        counts.lengths.remove(&prefix.len());
-                    }
-                    decrement(counts.prefixes.get_mut(prefix)).then(|| counts.prefixes.remove(prefix))
-                }
-            };
-        }
+    pub(super) fn leave(&self, emitter: u64, patterns: &[Pattern]) {
+        self.write(|counts| patterns.iter().for_each(|pattern| counts.leave(emitter, pattern)));
     }
 
-    pub(super) fn count(&self, topic: &Topic) -> u64 {
+    /// An emitter hears something else. At no moment it is missing where it hears a topic before and after.
+    pub(super) fn change(&self, emitter: u64, before: &[Pattern], after: &[Pattern]) {
+        self.write(|counts| {
+            after.iter().for_each(|pattern| counts.join(emitter, pattern));
+            let gone = before.iter().filter(|pattern| !after.contains(pattern));
+            gone.for_each(|pattern| counts.leave(emitter, pattern));
+        });
+    }
+
+    /// How many emitters hear at least one of these topics.
+    pub(super) fn count(&self, topics: &[Topic]) -> u64 {
         let counts = self.counts.read().expect("no code that holds the lock panics");
-        let exact = counts.exact.get(topic).copied().unwrap_or(0);
-        let name = topic.as_str();
-        let prefixes = counts.lengths.keys().filter_map(|length| name.get(..*length));
-        exact + prefixes.filter_map(|prefix| counts.prefixes.get(prefix)).sum::<u64>()
+        let mut listeners: Vec<&Listeners> = Vec::new();
+        for topic in topics {
+            listeners.extend(counts.hearing(topic));
+        }
+        match listeners.as_slice() {
+            [] => 0,
+            [one] => one.len() as u64,
+            many => many.iter().flat_map(|listeners| listeners.iter()).collect::<HashSet<_>>().len() as u64,
+        }
+    }
+
+    fn write(&self, work: impl FnOnce(&mut Counts)) {
+        work(&mut self.counts.write().expect("no code that holds the lock panics"));
     }
 
     /// Adds the topics and patterns that somebody hears.
@@ -73,16 +74,63 @@ impl Audience {
     }
 }
 
-impl Interest for Audience {
-    fn wants(&self, topics: &[Topic]) -> bool {
-        topics.iter().any(|topic| self.count(topic) > 0)
+// === impl Counts ===
+
+impl Counts {
+    fn join(&mut self, emitter: u64, pattern: &Pattern) {
+        match pattern {
+            Pattern::Exact(topic) => {
+                self.exact.entry(topic.clone()).or_default().insert(emitter);
+            }
+            Pattern::Prefix(prefix) => {
+                if self.prefixes.entry(prefix.clone()).or_default().insert(emitter) {
+                    *self.lengths.entry(prefix.len()).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self, emitter: u64, pattern: &Pattern) {
+        match pattern {
+            Pattern::Exact(topic) => {
+                if self.exact.get_mut(topic).is_some_and(|listeners| removed_last(listeners, emitter)) {
+                    self.exact.remove(topic);
+                }
+            }
+            Pattern::Prefix(prefix) => {
+                let Some(listeners) = self.prefixes.get_mut(prefix).filter(|own| own.contains(&emitter)) else {
+                    return;
+                };
+                if removed_last(listeners, emitter) {
+                    self.prefixes.remove(prefix);
+                }
+                if let Some(count) = self.lengths.get_mut(&prefix.len()) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.lengths.remove(&prefix.len());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Who hears a topic, by its name and by each prefix of it.
+    fn hearing(&self, topic: &Topic) -> impl Iterator<Item = &Listeners> {
+        let name = topic.as_str();
+        let prefixes = self.lengths.keys().filter_map(move |length| name.get(..*length));
+        self.exact.get(topic).into_iter().chain(prefixes.filter_map(|prefix| self.prefixes.get(prefix)))
     }
 }
 
-/// Counts one less; true when nobody is left.
-fn decrement(count: Option<&mut u64>) -> bool {
-    count.is_some_and(|count| {
-        *count -= 1;
-        *count == 0
-    })
+impl Interest for Audience {
+    fn wants(&self, topics: &[Topic]) -> bool {
+        let counts = self.counts.read().expect("no code that holds the lock panics");
+        topics.iter().any(|topic| counts.hearing(topic).next().is_some())
+    }
+}
+
+/// Takes an emitter out; true when nobody is left.
+fn removed_last(listeners: &mut Listeners, emitter: u64) -> bool {
+    listeners.remove(&emitter);
+    listeners.is_empty()
 }

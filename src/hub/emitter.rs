@@ -4,6 +4,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -49,8 +50,9 @@ pub(super) struct Emitter {
     pub(super) opened: Instant,
     pub(super) opened_at_ms: u64,
     pub(super) expires: Option<Instant>,
-    /// When its user is none any more.
+    /// When its user is none any more, by the monotonic clock and in Unix milliseconds.
     pub(super) token_expires: Option<Instant>,
+    token_expires_at: Option<u64>,
     /// When the last frame went towards the socket, or the emitter began.
     pub(super) active: Instant,
     /// Since when the socket has taken nothing of what left the outbox.
@@ -102,7 +104,14 @@ pub(super) enum Offered {
 // === impl Emitter ===
 
 impl Emitter {
-    pub(super) fn new(serial: u64, id: Arc<str>, connect: Connect, config: &super::Config, now: Instant) -> Self {
+    pub(super) fn new(
+        serial: u64,
+        id: Arc<str>,
+        connect: Connect,
+        config: &super::Config,
+        now: Instant,
+        wall: u64,
+    ) -> Self {
         let mut emitter = Self {
             serial,
             id,
@@ -124,9 +133,10 @@ impl Emitter {
             cursor: 0,
             told: Vec::new(),
             opened: now,
-            opened_at_ms: crate::event::now_ms(),
+            opened_at_ms: wall,
             expires: connect.lifetime.map(|lifetime| now + jittered(lifetime)),
-            token_expires: connect.token_expires.and_then(|left| now.checked_add(left)),
+            token_expires: None,
+            token_expires_at: None,
             active: now,
             blocked_since: None,
             closing: None,
@@ -141,7 +151,22 @@ impl Emitter {
             on_close: connect.on_close,
         };
         emitter.patterns = emitter.heard().into_iter().collect();
+        emitter.expires_in(connect.token_expires, now, wall);
         emitter
+    }
+
+    /// Its user is one for so long at most.
+    pub(super) fn expires_in(&mut self, left: Option<Duration>, now: Instant, wall: u64) {
+        let Some(left) = left else { return };
+        let at = wall.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        self.token_expires_at = Some(self.token_expires_at.map_or(at, |known| known.min(at)));
+        self.clock_jumped(now, wall);
+    }
+
+    /// The time of day is another one: a token ends by it, however long that is from now.
+    pub(super) fn clock_jumped(&mut self, now: Instant, wall: u64) {
+        let left = self.token_expires_at.map(|at| Duration::from_millis(at.saturating_sub(wall)));
+        self.token_expires = left.and_then(|left| now.checked_add(left));
     }
 
     /// What it hears: its own topics, those of its groups, and what it asked for.
@@ -297,7 +322,7 @@ impl Emitter {
 }
 
 /// A lifetime within a tenth of what was asked, so that streams which began together do not end together.
-fn jittered(lifetime: std::time::Duration) -> std::time::Duration {
+fn jittered(lifetime: Duration) -> Duration {
     lifetime.mul_f64(rand::random_range(0.9..=1.1))
 }
 

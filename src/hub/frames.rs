@@ -1,12 +1,14 @@
-//! Control frames: `connection`, `gap`, `heartbeat`, `disconnect`. They carry no `id:`, so they never move a client's
-//! position.
+//! Control frames: `connection`, `gap`, `heartbeat`, `disconnect`.
+//!
+//! Only `connection` carries an `id:`, the position after which the stream continues: a client that is cut before its first
+//! event resumes from there and loses nothing. The other frames never move a client's position.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Greeting, HeartbeatKind, Reason, emitter::Emitter};
 use crate::{
-    event::now_ms,
+    event::{Position, now_ms},
     journal::Trimmed,
     sse::{Encoded, Frame, comment},
 };
@@ -36,7 +38,13 @@ pub(super) enum GapReason {
     Dropped,
 }
 
-pub(super) fn connection(emitter: &Emitter, greeting: &Greeting, from: Option<&str>, resumed: Resumed) -> Encoded {
+pub(super) fn connection(
+    emitter: &Emitter,
+    greeting: &Greeting,
+    position: Position,
+    from: Option<&str>,
+    resumed: Resumed,
+) -> Encoded {
     let mut data = json!({
         "status": "connected",
         "emitterId": &*emitter.id,
@@ -52,7 +60,8 @@ pub(super) fn connection(emitter: &Emitter, greeting: &Greeting, from: Option<&s
     }
     fields.extend(greeting.fields.clone());
     let event = greeting.event.as_deref().unwrap_or("connection");
-    Frame { event, data: Some(&data.to_string()), retry: Some(emitter.retry_ms), ..Frame::default() }.encode()
+    let (id, data) = (position.to_string(), data.to_string());
+    Frame { id: Some(&id), event, data: Some(&data), retry: Some(emitter.retry_ms), ..Frame::default() }.encode()
 }
 
 pub(super) fn gap(requested: Option<&str>, reason: GapReason, topics: &[Trimmed]) -> Encoded {

@@ -21,6 +21,7 @@ use super::{
     registry::{Key, Registry},
 };
 use crate::{
+    clock::Clock,
     event::{Event, Filter, SharedEvent, Undecided},
     journal::{Shared, Tail, Unavailable, Waker},
     topic::Pattern,
@@ -47,6 +48,9 @@ pub(super) struct Shard {
     journal: Shared,
     pub(super) counters: Arc<Counters>,
     audience: Arc<Audience>,
+    pub(super) clock: Clock,
+    /// Jumps of the clock that the ends of tokens were adjusted to.
+    jumps: Cell<u64>,
     /// Until the shard follows it.
     tail: Cell<Option<Tail>>,
     waker: Waker,
@@ -83,6 +87,8 @@ impl Shard {
             journal: hub.journal.clone(),
             counters: hub.counters.clone(),
             audience,
+            jumps: Cell::new(hub.clock.jumps()),
+            clock: hub.clock.clone(),
             waker: tail.waker(),
             tail: Cell::new(Some(tail)),
             stopping: hub.stopping.clone(),
@@ -189,7 +195,7 @@ impl Shard {
             None if stuck && fallback == Reason::ClientGone => Reason::WriteDeadline,
             None => fallback,
         };
-        self.audience.leave(&emitter.patterns);
+        self.audience.leave(emitter.serial, &emitter.patterns);
         self.counters.close(reason);
         let (delivered, dropped, millis) = (emitter.delivered, emitter.dropped, (now - emitter.opened).as_millis());
         let open = self.counters.open();
@@ -312,8 +318,7 @@ impl Shard {
         let Some(emitter) = emitters.get_mut(key) else { return };
         let patterns: Arc<[Pattern]> = emitter.heard().into();
         // First this: in between nobody would want what both hear, and the shard would pass over it.
-        self.audience.join(&patterns);
-        self.audience.leave(&emitter.patterns);
+        self.audience.change(emitter.serial, &emitter.patterns, &patterns);
         registry.remove(key, &emitter.patterns);
         registry.add(key, &patterns);
         emitter.patterns = patterns;

@@ -158,8 +158,7 @@ impl Shard {
                 return None;
             }
             let now = Instant::now();
-            let until = expires.and_then(|left| now.checked_add(left));
-            emitter.token_expires = [emitter.token_expires, until].into_iter().flatten().min();
+            emitter.expires_in(expires, now, self.clock.now_ms());
             due.soon(key, now);
         }
         emitter.groups = change.groups.unwrap_or_else(|| std::mem::take(&mut emitter.groups));

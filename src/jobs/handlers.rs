@@ -24,7 +24,7 @@ pub mod sample;
 
 pub use self::{
     command::{Command, Environment, adopt},
-    http::{Endpoint, HttpTask, Input as HttpInput},
+    http::{Endpoint, ErrorEvents, HttpTask, Input as HttpInput},
 };
 
 /// Settings of one section `[handlers.NAME]`; clients ask for it by `"run": "NAME"`.
@@ -82,6 +82,8 @@ pub struct Deps {
     pub own_url: Arc<OnceLock<String>>,
     /// A response above this many bytes is an error.
     pub max_response_bytes: usize,
+    /// An event of a stream above this many bytes is an error (`journal.max_event_bytes`).
+    pub max_event_bytes: usize,
 }
 
 /// Makes the handlers that the settings name, by their names.

@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use tokio::{
     select,
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -51,6 +51,10 @@ const MAX_KEEPS: usize = 60;
 const LATER: Duration = Duration::from_secs(1);
 /// The longest timeout that a job may have.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
+/// The first failures in a row are reported in band, and then the 16th, the 32nd and so on.
+const REPORTED_RETRIES: u32 = 8;
+/// The first tasks that wait for a remote that is away report it: in a job of thousands the rest would add nothing.
+const REPORTED_TASKS: usize = 32;
 /// The longest wait that a remote may ask for.
 const LONGEST_HINT: Duration = Duration::from_mins(5);
 
@@ -200,6 +204,7 @@ impl Session {
     async fn submit(&mut self, remote: &Remote) -> Result<String, TaskError> {
         let (key, connections) = (self.key(), self.means.connections.of(&self.group.owner));
         let mut retries = Retries::new(remote, self.means.pace);
+        let mut failures = 0;
         while let Place::Asking { body, sent, kept } = &mut self.place {
             let before = std::mem::replace(sent, true);
             let failure = match ask::submit(remote, &connections, &self.group.via, &key, body.clone()).await {
@@ -225,7 +230,10 @@ impl Session {
                 return Err(TaskError::transient(code::REMOTE_LOST, message));
             };
             tracing::debug!(job_id = %self.group.id, remote = remote.name(), %failure, ?delay, "submitting again");
-            sleep(delay).await;
+            failures += 1;
+            let next = Instant::now() + delay;
+            self.unreached(failures, delay, &failure).await;
+            sleep_until(next).await;
         }
         match &self.place {
             Place::At(job_id) => Ok(job_id.clone()),
@@ -307,6 +315,21 @@ impl Session {
                     sleep(PATIENCE).await;
                 }
             }
+        }
+    }
+
+    /// Reports that the remote cannot be reached, and when it is asked again. `failures`: in a row.
+    async fn unreached(&mut self, failures: u32, delay: Duration, failure: &Failure) {
+        if failures > REPORTED_RETRIES && !failures.is_power_of_two() {
+            return;
+        }
+        let error = format!("remote `{}` cannot be reached: {failure}", self.group.remote);
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let mut open: Vec<(u32, String)> = self.open.iter().map(|(id, open)| (open.index, id.clone())).collect();
+        open.sort_unstable();
+        for (index, task_id) in open.into_iter().take(REPORTED_TASKS) {
+            self.started(&task_id).await;
+            self.tell(index, Told::Unreached { delay_ms, error: error.clone() }).await;
         }
     }
 

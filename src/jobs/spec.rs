@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::handlers::ErrorEvents;
 use crate::{topic::Topic, upstream::Via};
 
 mod check;
@@ -71,7 +72,7 @@ pub struct TaskSpec {
     /// Where to send an HTTP request: `http` or `https`, without user and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The request's method, `GET` where it is missing.
+    /// The request's method, `GET` where it is missing; any but `CONNECT` and `TRACE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The request's header fields. Their values are shown to nobody.
@@ -80,6 +81,15 @@ pub struct TaskSpec {
     /// The request's body: a string as it is, any other JSON value as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
+    /// Of a response that is an event stream: the name of its last event, or `[DONE]` where it ends with that as data.
+    /// A stream that ends without it is an error, `truncated`.
+    #[schema(min_length = 1, max_length = 255)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_event: Option<String>,
+    /// Of such a response: whether an event `error` is the error of the task (`fail`, also where it is missing) or an
+    /// event like any other (`ignore`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_events: Option<ErrorEvents>,
     /// The handler to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
@@ -214,7 +224,14 @@ impl TaskSpec {
             ("headers", headers),
             ("body", self.body.unwrap_or(Value::Null)),
         ];
-        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
+        let mut input: Map<_, _> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        if let Some(name) = self.end_event {
+            input.insert("endEvent".to_owned(), name.into());
+        }
+        if let Some(meaning) = self.error_events {
+            input.insert("errorEvents".to_owned(), serde_json::to_value(meaning).expect("it is a word"));
+        }
+        input.into()
     }
 }
 

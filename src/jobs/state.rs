@@ -154,6 +154,10 @@ impl JobState {
             }
             Fact::TaskRetry(retry) => {
                 if let Some(task) = self.open(&retry.task_id) {
+                    if retry.code == code::REMOTE_AWAY {
+                        // The remote may go on with the task all the while.
+                        return;
+                    }
                     task.begin(retry.attempt);
                     task.status = TaskStatus::Retrying;
                     let (restarted, stopped) = (retry.code == code::NODE_RESTARTED, retry.code == code::NODE_STOPPED);

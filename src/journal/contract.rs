@@ -143,6 +143,7 @@ macro_rules! contract {
                 append: nobody_sees_half_a_batch;
                 keys: the_same_key_appends_once;
                 keys: keys_of_publishers_are_apart;
+                keys: a_key_is_one_of_its_first_topic;
                 keys: another_body_under_the_same_key_refuses_the_batch;
                 keys: the_same_key_twice_in_a_batch_appends_once;
                 keys: many_keys_in_one_batch_are_no_trouble;

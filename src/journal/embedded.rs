@@ -29,7 +29,8 @@ use super::{
     Record, Report, Since, Stats, TopicInfo, Unavailable, bell::Bells, log::Log,
 };
 use crate::{
-    event::{SharedEvent, now_ms},
+    clock::Clock,
+    event::SharedEvent,
     topic::{Pattern, Topic},
 };
 
@@ -87,6 +88,7 @@ struct Shared {
     head: watch::Sender<u64>,
     bells: Bells,
     epoch: u64,
+    clock: Clock,
     commits: AtomicU64,
     disk_bytes: AtomicU64,
     /// Why nothing can be written at the moment.
@@ -112,8 +114,16 @@ impl Embedded {
     /// # Errors
     /// When another process uses it, when it cannot be had, or when it is damaged.
     pub fn open(config: &Config, dir: &Path) -> Result<Self, OpenError> {
+        Self::with_clock(config, dir, Clock::system())
+    }
+
+    /// The same with the clock of the node.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_clock(config: &Config, dir: &Path, clock: Clock) -> Result<Self, OpenError> {
         let (commands, waiting) = mpsc::channel(QUEUE);
-        let (shared, writer) = open::open(config, dir, waiting)?;
+        let (shared, writer) = open::open(config, dir, clock, waiting)?;
         let queue_kib = u32::try_from(config.queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
         Ok(Self {
             shared,
@@ -177,7 +187,7 @@ impl Journal for Embedded {
     }
 
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        Box::pin(async move { Ok(self.shared.log().before_last(&patterns, count, now_ms())) })
+        Box::pin(async move { Ok(self.shared.log().before_last(&patterns, count, self.shared.clock.steady_ms())) })
     }
 
     fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>> {

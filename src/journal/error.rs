@@ -17,7 +17,7 @@ pub enum AppendError {
         reason: event::Invalid,
     },
     /// The key was used for another event; take a new one.
-    #[error("event {index}: id `{key}` was used for another event by this publisher")]
+    #[error("event {index}: id `{key}` was used for another event by this publisher in this topic")]
     KeyReused {
         /// Which event of the batch.
         index: usize,

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    clock::Moment,
     event::{Event, Position},
     journal::{Config, Stats},
     topic::Topic,
@@ -54,10 +55,17 @@ pub struct Gone {
 pub struct Log {
     epoch: u64,
     head: u64,
-    /// Timestamps never go back, so that a search by time is a search by offset.
+    /// The steady time of the last commit. All times in here are steady, so that no jump of the wall clock changes an age;
+    /// they never go back, so that a search by time is a search by offset.
     last_timestamp: u64,
+    /// The timestamp of the last commit, by the wall clock.
+    last_label: u64,
+    /// What the wall clock shows beyond the steady one.
+    shift: i64,
     /// The latest time by which events were let go.
     swept: u64,
+    /// Restored events whose timestamps are ahead of the clock: how old they are, the next one tells.
+    ahead: Vec<Meta>,
     entries: Entries,
     topics: Topics,
     records: Records,
@@ -85,7 +93,10 @@ impl Log {
             epoch,
             head: 0,
             last_timestamp: 0,
+            last_label: 0,
+            shift: 0,
             swept: 0,
+            ahead: Vec::new(),
             entries: Entries::default(),
             topics: Topics::default(),
             records: Records::default(),
@@ -110,9 +121,24 @@ impl Log {
         self.head
     }
 
-    /// The time to judge by: a clock that was set back brings nothing back to life.
+    /// The time to judge by: what has expired for a commit does not come back to life.
     pub fn time(&self, now: u64) -> u64 {
         now.max(self.last_timestamp)
+    }
+
+    /// Takes over by how much wall clock and steady clock differ.
+    pub fn follow(&mut self, now: Moment) {
+        self.shift = now.shift();
+    }
+
+    /// The wall clock at this steady time.
+    fn label(&self, steady: u64) -> u64 {
+        steady.saturating_add_signed(self.shift)
+    }
+
+    /// The steady time at this time of the wall clock.
+    fn steady(&self, label: u64) -> u64 {
+        label.saturating_add_signed(self.shift.saturating_neg())
     }
 
     /// What has changed since the last call, beside what groups brought.
@@ -148,11 +174,12 @@ impl Log {
         for (topic, id) in event.topics.iter().zip(topics) {
             self.topics.enter(topic, *id, || self.rules.limits(topic));
         }
-        let extra = Extra { expires: event.expires, key: planned.key };
+        let ttl = event.expires.map(|at| at.saturating_sub(event.timestamp));
+        let extra = Extra { expires: ttl.map(|ttl| now.saturating_add(ttl)), key: planned.key };
         self.keep(
             event.position.offset,
             Entry {
-                timestamp: event.timestamp,
+                timestamp: now,
                 size: size(event),
                 kept_by: 0,
                 pinned_by: 0,

@@ -19,7 +19,8 @@ use super::{
     new_epoch,
 };
 use crate::{
-    event::{SharedEvent, now_ms},
+    clock::{Clock, Moment},
+    event::SharedEvent,
     topic::{Pattern, Topic},
 };
 
@@ -29,6 +30,7 @@ pub struct Memory {
     head: watch::Sender<u64>,
     bells: Bells,
     epoch: u64,
+    clock: Clock,
 }
 
 /// The index and what it speaks of.
@@ -43,9 +45,14 @@ struct Kept {
 impl Memory {
     /// An empty journal with a fresh epoch.
     pub fn new(config: &Config) -> Self {
+        Self::with_clock(config, Clock::system())
+    }
+
+    /// The same with the clock of the node.
+    pub fn with_clock(config: &Config, clock: Clock) -> Self {
         let epoch = new_epoch();
         let kept = Kept { log: Log::new(config, epoch), events: BTreeMap::new(), records: HashMap::new() };
-        Self { kept: RwLock::new(kept), head: watch::Sender::new(0), bells: Bells::default(), epoch }
+        Self { kept: RwLock::new(kept), head: watch::Sender::new(0), bells: Bells::default(), epoch, clock }
     }
 
     fn read_lock(&self) -> RwLockReadGuard<'_, Kept> {
@@ -61,7 +68,7 @@ impl Journal for Memory {
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
         Box::pin(async move {
             let mut kept = self.write_lock();
-            let (receipts, events) = kept.append(batch, now_ms())?;
+            let (receipts, events) = kept.append(batch, self.clock.moment())?;
             let head = kept.log.head();
             // Under the lock: the head never goes back.
             self.head.send_if_modified(|seen| std::mem::replace(seen, head) != head);
@@ -74,11 +81,11 @@ impl Journal for Memory {
     }
 
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().page(&query, now_ms())) })
+        Box::pin(async move { Ok(self.read_lock().page(&query, self.clock.steady_ms())) })
     }
 
     fn since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Since, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().since(after, limit, now_ms())) })
+        Box::pin(async move { Ok(self.read_lock().since(after, limit, self.clock.steady_ms())) })
     }
 
     fn watch_head(&self) -> watch::Receiver<u64> {
@@ -98,7 +105,7 @@ impl Journal for Memory {
     }
 
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().log.before_last(&patterns, count, now_ms())) })
+        Box::pin(async move { Ok(self.read_lock().log.before_last(&patterns, count, self.clock.steady_ms())) })
     }
 
     fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>> {
@@ -115,7 +122,7 @@ impl Journal for Memory {
     }
 
     fn purge(&self, topic: Topic) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        Box::pin(async move { Ok(self.write_lock().purge(&topic, now_ms())) })
+        Box::pin(async move { Ok(self.write_lock().purge(&topic, self.clock.steady_ms())) })
     }
 
     fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>> {
@@ -134,6 +141,7 @@ impl Journal for Memory {
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {
         Box::pin(async move {
             // In slices, so that publishers get their turns between them.
+            self.write_lock().log.follow(self.clock.moment());
             while self.write_lock().sweep(now_ms) {
                 tokio::task::yield_now().await;
             }
@@ -153,7 +161,7 @@ impl Journal for Memory {
 // === impl Kept ===
 
 impl Kept {
-    fn append(&mut self, batch: Batch, now: u64) -> Result<(Vec<Receipt>, Vec<Planned>), AppendError> {
+    fn append(&mut self, batch: Batch, now: Moment) -> Result<(Vec<Receipt>, Vec<Planned>), AppendError> {
         let mut group = self.log.begin(now);
         let receipts = group.add(&self.log, batch)?;
         self.events.extend(group.events.iter().map(|planned| (planned.event.position.offset, planned.event.clone())));

@@ -128,6 +128,8 @@ struct Row<'a> {
     origin: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publisher_id: Option<&'a str>,
 }
 
 // === impl Verified ===
@@ -241,6 +243,7 @@ fn line(event: &Event) -> String {
         timestamp: event.timestamp,
         origin: event.origin.as_deref(),
         source: event.source(),
+        publisher_id: event.key.as_deref(),
     };
     serde_json::to_string(&row).expect("plain data serialises") + "\n"
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::Value;
 
 use super::Config;
-use crate::upstream::{Purpose, Remotes, events::Source};
+use crate::upstream::{Purpose, Remotes, events::Source, parse_method};
 
 /// What the node allows and offers; what a request is checked against.
 #[derive(Clone, Copy)]
@@ -32,7 +32,6 @@ pub struct Written<'a> {
     pub body: Option<&'a Value>,
 }
 
-const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
 /// Most header fields of one request; below what common servers take.
 const MAX_HEADERS: usize = 64;
 /// Fields that belong to the connection, and those that reading an event stream sets itself. They are refused rather than
@@ -95,13 +94,7 @@ impl Written<'_> {
     }
 
     fn method(&self, fail: &mut impl FnMut(&'static str, String)) -> Option<Method> {
-        let name = self.method.unwrap_or("GET");
-        let method = METHODS.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(name));
-        if method.is_none() {
-            let shown: String = name.escape_debug().take(32).collect();
-            fail("method", format!("`{shown}` is none of GET, POST, PUT, PATCH"));
-        }
-        method
+        parse_method(self.method.unwrap_or("GET")).map_err(|reason| fail("method", reason)).ok()
     }
 
     fn headers(&self, purpose: Purpose, fail: &mut impl FnMut(&'static str, String)) -> HeaderMap {

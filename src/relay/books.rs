@@ -39,6 +39,8 @@ pub struct Relay {
     pub created_at: u64,
     pub status: Status,
     pub ended_at: Option<u64>,
+    /// The same by the steady clock: what its age is measured from.
+    pub ended: Option<u64>,
     pub sources: Vec<SourceState>,
     /// Held by whoever begins, ends or changes this relay.
     pub gate: Arc<Gate<()>>,
@@ -205,10 +207,10 @@ impl Books {
         self.relays.len() - self.running()
     }
 
-    /// Relays whose time is over, and the oldest of those that are beyond `most`.
+    /// Relays whose time is over at this steady time, and the oldest of those that are beyond `most`.
     pub fn leaving(&self, now: u64, retention_ms: u64, most: usize) -> Vec<String> {
         let mut ended: Vec<_> =
-            self.relays.values().filter_map(|relay| Some((relay.ended_at?, relay.id.as_str()))).collect();
+            self.relays.values().filter_map(|relay| Some((relay.ended?, relay.id.as_str()))).collect();
         ended.sort_unstable();
         let mut beyond: HashSet<_> = ended.iter().take(ended.len().saturating_sub(most)).map(|(_, id)| *id).collect();
         let mut too_much = self.bytes().saturating_sub(MAX_SPEC_BYTES / 2);

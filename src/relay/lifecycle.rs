@@ -55,6 +55,7 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan, user: Option<St
                 created_at,
                 status: Status::Running,
                 ended_at: None,
+                ended: None,
                 sources: progress.iter().map(SourceState::new).collect(),
                 gate,
             });
@@ -148,7 +149,7 @@ pub async fn restart(shared: Arc<Shared>, id: String) -> Result<(), Error> {
     }
     let progress = kept?;
     if let Some(relay) = books.get_mut(&id) {
-        (relay.status, relay.ended_at) = (Status::Running, None);
+        (relay.status, relay.ended_at, relay.ended) = (Status::Running, None, None);
         for (index, progress) in &progress {
             let last_error = relay.sources[*index].last_error.take();
             relay.sources[*index] = SourceState { last_error, ..SourceState::new(progress) };
@@ -291,7 +292,7 @@ async fn finish(shared: Arc<Shared>, id: String) {
                 Err(_) => {}
             }
             if let Some(relay) = shared.books().get_mut(&id) {
-                (relay.status, relay.ended_at) = (Status::Running, None);
+                (relay.status, relay.ended_at, relay.ended) = (Status::Running, None, None);
             }
         }
         pause(&shared).await;
@@ -302,11 +303,12 @@ async fn finish(shared: Arc<Shared>, id: String) {
 fn end_of(shared: &Shared, id: &str) -> Option<Batch> {
     let mut books = shared.books();
     let relay = books.get_mut(id).filter(|relay| !relay.status.ended() && !shared.stop.is_cancelled())?;
-    let (status, ended_at) = (Status::of(&relay.sources), now_ms());
+    let (status, ended) = (Status::of(&relay.sources), shared.deps.clock.moment());
+    let ended_at = ended.wall;
     if !status.ended() {
         return None;
     }
-    (relay.status, relay.ended_at) = (status, Some(ended_at));
+    (relay.status, relay.ended_at, relay.ended) = (status, Some(ended_at), Some(ended.steady));
     let topics = told::topics(id, relay.target.as_ref());
     Some(Batch {
         events: vec![told::end(id, topics, status, relay.sources.len(), relay.events())],
@@ -320,7 +322,7 @@ pub async fn sweep(shared: Arc<Shared>) {
     let mut every = interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while shared.stop.run_until_cancelled(every.tick()).await.is_some() {
-        let leaving = shared.books().leaving(now_ms(), shared.config.retention_ms, MAX_KEPT);
+        let leaving = shared.books().leaving(shared.deps.clock.steady_ms(), shared.config.retention_ms, MAX_KEPT);
         for id in leaving {
             if let Err(error) = leave(&shared, &id).await {
                 tracing::warn!(relay_id = id, %error, "what is kept of an ended relay could not go; trying again");

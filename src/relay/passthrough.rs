@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::upstream::{
-    Connections, HeaderMap, Lease, Method, Purpose, Remote, Request, Url, Via,
-    events::{Answer, Chunks, Failure, Opened, open},
+    Chunks, Connections, HeaderMap, Lease, Method, Purpose, Remote, Request, Url, Via,
+    events::{Answer, Failure, Opened, open},
 };
 
 mod weaver;

@@ -113,6 +113,9 @@ async fn relay(shared: &Shared, id: &str) -> Result<Option<(Relay, Vec<Progress>
         progress.push(known.map_or_else(fresh, |(progress, _)| progress));
     }
     let end = record::read::<EndRecord>(journal, record::end_key(id)).await?.map(|(end, _)| end);
+    let now = shared.deps.clock.moment();
+    // An end that is ahead of the clock says nothing about its age, which then begins now.
+    let ended = end.as_ref().map(|end| now.steady.saturating_sub(now.wall.saturating_sub(end.ended_at)));
     let relay = Relay {
         id: id.to_owned(),
         user: kept.user,
@@ -120,6 +123,7 @@ async fn relay(shared: &Shared, id: &str) -> Result<Option<(Relay, Vec<Progress>
         created_at: kept.created_at,
         status: end.as_ref().map_or(Status::Running, |end| end.status),
         ended_at: end.map(|end| end.ended_at),
+        ended,
         sources: progress.iter().map(SourceState::new).collect(),
         bytes: kept.spec.bytes(),
         spec: Arc::new(kept.spec),

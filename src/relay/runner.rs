@@ -58,6 +58,8 @@ struct Gathered {
     /// Those of them that will be told of and not kept.
     skipped: u64,
     bytes: usize,
+    /// The remote has given a position, and no event yet: without it the next life would begin behind what comes meanwhile.
+    moved: bool,
 }
 
 /// A batch that the journal has.
@@ -157,7 +159,7 @@ impl Runner {
                 if self.group.take_restart() {
                     self.reconnect();
                 }
-                if !self.gathered.told.is_empty() {
+                if !self.gathered.told.is_empty() || self.gathered.moved {
                     if let Some(Said::End(end)) = self.said {
                         // In the commit of the last events: a life that ends between the two would wait for an end that
                         // has been.
@@ -284,6 +286,7 @@ impl Runner {
                 gathered.told.push(Told::Event(Arrival::new(event, trail, again)));
             }
         }
+        self.gathered.moved = self.source.cursor().last_id != self.progress.cursor.last_id;
         if let Some(end) = self.source.take_end() {
             self.said = Some(Said::End(end));
         }

@@ -25,7 +25,7 @@ pub enum Item<'a> {
     Id(&'a str),
     /// A comment line, without the colon and one leading space.
     Comment(&'a str),
-    /// The server's wish for the reconnection time, in milliseconds.
+    /// The server's wish for the reconnection time, in milliseconds; the longest that a `u64` can say where it is longer.
     Retry(u64),
 }
 
@@ -188,9 +188,9 @@ impl Decoder {
                 self.own_id = true;
             }
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
-                if let Some(ms) = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()) {
-                    each(Item::Retry(ms));
-                }
+                // More digits than a u64 takes are a longer time still, not none.
+                let ms = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX);
+                each(Item::Retry(ms));
             }
             b"" => each(Item::Comment(&lossy(value))),
             _ => {}

@@ -41,7 +41,7 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         // More digits than a u64 takes mean "never"; the longest wait is the nearest to that.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
-    Some(date::parse(value)?.duration_since(now).unwrap_or_default())
+    Some(date::parse(value, now)?.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -97,5 +97,14 @@ mod tests {
             assert_eq!(retry_after(&headers(nonsense), now), None, "{nonsense:?}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    /// RFC 9110, section 5.6.7: a recipient accepts all three formats.
+    #[test]
+    fn retry_after_is_understood_in_the_two_old_forms_of_dates() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for date in ["Sunday, 06-Nov-94 08:50:07 GMT", "Sun Nov  6 08:50:07 1994"] {
+            assert_eq!(retry_after(&headers(date), now), Some(Duration::from_secs(30)), "{date}");
+        }
     }
 }

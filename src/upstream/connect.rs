@@ -25,7 +25,7 @@ use rustls::{
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tower_service::Service;
 
-use super::{Error, guard::Guard};
+use super::{Error, guard::Guard, reuse::Watched};
 use crate::tls;
 
 /// Name lookups at one time. The system's resolver blocks a thread for each, which cannot be interrupted: without a
@@ -106,7 +106,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = TokioIo<Watched<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>>;
     type Error = Error;
     type Future = BoxFuture<'static, Result<Self::Response, Error>>;
 
@@ -120,7 +120,7 @@ impl Service<Uri> for Connector {
         let connection = self.https.call(uri);
         Box::pin(async move {
             match timeout(limit, connection).await {
-                Ok(Ok(stream)) => Ok(stream),
+                Ok(Ok(stream)) => Ok(TokioIo::new(Watched::new(TokioIo::new(stream)))),
                 Ok(Err(error)) => Err(Error::in_handshake(error.as_ref(), host)),
                 Err(_) => Err(Error::ConnectTimeout { host, after: limit }),
             }

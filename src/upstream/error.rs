@@ -7,6 +7,8 @@ use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
 
 use http::Method;
 
+use super::{FIELDS_PARSED, HEAD_MAX};
+
 /// Why a request failed. Cheap to clone, so that it can stand in a job's state and in an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -17,7 +19,7 @@ pub enum Error {
         reason: String,
     },
     /// `CONNECT` and `TRACE` make no sense here: one opens a tunnel, the other reflects credentials.
-    #[error("method `{0}` is not sent; use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS")]
+    #[error("method `{0}` is not sent; use any other HTTP method, such as GET or POST")]
     BadMethod(Method),
     /// The egress guard refuses every address of the host. The message keeps the address to itself when the host is a
     /// name: who may name a URL need not learn how the names of this network resolve. `addr` is for the log.
@@ -80,7 +82,21 @@ pub enum Error {
     /// The connection ended before the body was complete.
     #[error("the response body ended before it was complete")]
     Truncated,
-    /// The response head or body is larger than the caller takes.
+    /// The response head has more fields than are taken.
+    #[error("the response has more than {limit} header fields")]
+    TooManyFields {
+        /// The limit in force.
+        limit: usize,
+    },
+    /// The response head is larger than is taken; which of the bounds it passed is not known.
+    #[error("the response head has more than {bytes} bytes or {fields} fields")]
+    HeadTooLarge {
+        /// Most bytes.
+        bytes: usize,
+        /// Most fields that are read.
+        fields: usize,
+    },
+    /// The response body is larger than the caller takes.
     #[error("the response has more than {limit} bytes")]
     TooLarge {
         /// The limit in force, in bytes.
@@ -98,6 +114,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// What came back has no status code that HTTP knows, which counts as a server error (RFC 9110, section 15).
+    #[error("the response has no valid status code")]
+    BadStatus,
     /// The request that this one was to be sent for is a loop (`Via`).
     #[error("the request goes in a loop: {reason}")]
     Loop {
@@ -124,10 +143,10 @@ impl Error {
             Self::IdleTimeout { .. } => "idle_timeout",
             Self::Closed => "closed",
             Self::Truncated => "truncated",
-            Self::TooLarge { .. } => "response_too_large",
+            Self::TooLarge { .. } | Self::TooManyFields { .. } | Self::HeadTooLarge { .. } => "response_too_large",
             Self::TooManyRedirects { .. } | Self::Redirect { .. } => "redirect",
             Self::Loop { .. } => "loop_detected",
-            Self::Protocol(_) => "protocol",
+            Self::Protocol(_) | Self::BadStatus => "protocol",
         }
     }
 
@@ -140,12 +159,15 @@ impl Error {
             | Self::HeadTimeout { .. }
             | Self::IdleTimeout { .. }
             | Self::Closed
-            | Self::Truncated => true,
+            | Self::Truncated
+            | Self::BadStatus => true,
             Self::BadUrl { .. }
             | Self::BadMethod(_)
             | Self::Refused { .. }
             | Self::Tls { .. }
             | Self::TooLarge { .. }
+            | Self::TooManyFields { .. }
+            | Self::HeadTooLarge { .. }
             | Self::TooManyRedirects { .. }
             | Self::Redirect { .. }
             | Self::Loop { .. }
@@ -153,14 +175,17 @@ impl Error {
         }
     }
 
-    /// Translates what happened before the response head was there. `head_max` is the largest head in bytes.
-    pub(super) fn before_head(error: &(dyn StdError + 'static), head_max: usize) -> Self {
+    /// Translates what happened before the response head was there.
+    pub(super) fn before_head(error: &(dyn StdError + 'static)) -> Self {
         if let Some(own) = find::<Self>(error) {
             return own.clone();
         }
         match find::<hyper::Error>(error) {
             // hyper tells clients so by its text alone; the test with the endless head watches over it.
-            Some(e) if e.is_parse() && e.to_string().contains("too large") => Self::TooLarge { limit: head_max },
+            Some(e) if e.is_parse() && e.to_string().contains("too large") => {
+                Self::HeadTooLarge { bytes: HEAD_MAX, fields: FIELDS_PARSED }
+            }
+            Some(e) if e.is_parse_status() => Self::BadStatus,
             Some(e) if e.is_parse() => Self::Protocol(e.to_string()),
             // Incomplete, reset, or cancelled because the connection went away: to the caller it is all one.
             _ => Self::Closed,

@@ -19,10 +19,9 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, HeaderName, HeaderVal
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Connections, Purpose, connections::Lease};
+use super::{Chunks, Connections, Purpose, connections::Lease};
 use crate::sse::{self, Decoder, Limits};
 
-mod chunks;
 mod cursor;
 mod dialect;
 mod failure;
@@ -31,10 +30,7 @@ mod policy;
 mod said;
 mod source;
 
-pub(crate) use self::{
-    chunks::Chunks,
-    open::{Answer, Opened, open},
-};
+pub(crate) use self::open::{Answer, Opened, open};
 pub use self::{
     cursor::Cursor,
     failure::Failure,
@@ -254,10 +250,10 @@ impl EventSource {
                 let trail = std::mem::take(trail);
                 // Also one that is known: a life that ended between it and the end it stands for is told again.
                 ended = end_event == Some(event);
-                let frame = dialect.hear(event, data, own_id);
+                let frame = dialect.hear(event, data, own_id.then_some(id));
                 let control = frame != Frame::Event;
-                if let Frame::Greeting(position) = frame {
-                    cursor.begin(position);
+                if let Frame::Greeting(Some(position)) = frame {
+                    cursor.set(&position);
                 }
                 let taken = if control { Taken::New } else { cursor.take(event, data, own_id.then_some(id)) };
                 if taken == Taken::Double {

@@ -8,8 +8,8 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{
         ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE,
-        CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, EXPECT, HOST, LOCATION, TE, TRAILER, TRANSFER_ENCODING,
-        UPGRADE, USER_AGENT, VIA,
+        CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, LAST_MODIFIED, LOCATION, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
     },
 };
 use url::Url;
@@ -34,8 +34,18 @@ const TRANSPORT: [HeaderName; 10] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Fields that describe a body, and go with it.
-const CONTENT: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_TYPE];
+/// Fields that describe a body, and go with it (RFC 9110, section 15.4).
+const CONTENT: [HeaderName; 9] = [
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_LOCATION,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    LAST_MODIFIED,
+];
 
 /// Fields that may go to another origin. A list of what is harmless, because any other field may hold a secret.
 const HARMLESS: [HeaderName; 11] = [
@@ -78,7 +88,8 @@ pub fn parse_url(text: &str) -> Result<Url, Error> {
     Ok(url)
 }
 
-/// Finds where a response redirects to. Other 3xx responses are answers like any other.
+/// Finds where a response redirects to (Fetch, "redirect status"). Any other 3xx, and one of these without `Location`, is
+/// an answer; what it means is decided in `status`.
 pub fn location(status: StatusCode, headers: &HeaderMap) -> Option<&HeaderValue> {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308).then(|| headers.get(LOCATION))?
 }
@@ -135,8 +146,13 @@ impl Hop {
             // The configuration vouches for the server that it names, not for those that this server names.
             self.trust = Trust::Client;
         }
-        let safe = self.method == Method::GET || self.method == Method::HEAD;
-        if matches!(status.as_u16(), 301..=303) && !safe {
+        // RFC 9110, section 15.4: only POST may become GET, but 303 names what is to be looked at.
+        let to_get = match status.as_u16() {
+            301 | 302 => self.method == Method::POST,
+            303 => self.method != Method::GET && self.method != Method::HEAD,
+            _ => false,
+        };
+        if to_get {
             self.method = Method::GET;
             self.body = Bytes::new();
             self.remove(&CONTENT);
@@ -272,19 +288,32 @@ mod tests {
         assert_eq!(back.expect("a good redirect").trust, Trust::Client, "lost trust does not come back");
     }
 
+    /// RFC 9110, section 15.4, and Fetch, "HTTP-redirect fetch".
     #[test]
-    fn see_other_becomes_get_without_body_and_307_keeps_both() {
-        for status in [301, 302, 303] {
-            let next = follow(hop(Method::POST, "http://h/"), status, "/x").expect("a good redirect");
-            assert_eq!((next.method, next.body.len()), (Method::GET, 0), "{status}");
-            assert!(!next.headers.contains_key(CONTENT_TYPE), "{status}");
-            let next = follow(hop(Method::HEAD, "http://h/"), status, "/x").expect("a good redirect");
-            assert_eq!(next.method, Method::HEAD, "{status}");
+    fn only_post_becomes_get_unless_another_resource_is_to_be_seen() {
+        let method = |name: &str| Method::from_bytes(name.as_bytes()).expect("a token");
+        for (status, before, after) in [
+            (301, "POST", "GET"),
+            (302, "POST", "GET"),
+            (303, "POST", "GET"),
+            (303, "PUT", "GET"),
+            (303, "DELETE", "GET"),
+            (303, "QUERY", "GET"),
+        ] {
+            let next = follow(hop(method(before), "http://h/"), status, "/x").expect("a good redirect");
+            assert_eq!((next.method, next.body.len()), (method(after), 0), "{status} {before}");
+            assert!(!next.headers.contains_key(CONTENT_TYPE), "{status} {before}");
         }
-        for status in [307, 308] {
-            let next = follow(hop(Method::PUT, "http://h/"), status, "/x").expect("a good redirect");
-            assert_eq!((next.method, next.body.len()), (Method::PUT, 4), "{status}");
-            assert!(next.headers.contains_key(CONTENT_TYPE), "{status}");
+        for status in [301, 302, 307, 308] {
+            for name in ["PUT", "PATCH", "DELETE", "QUERY", "REPORT", "GET", "HEAD", "OPTIONS"] {
+                let next = follow(hop(method(name), "http://h/"), status, "/x").expect("a good redirect");
+                assert_eq!((next.method, next.body.len()), (method(name), 4), "{status} {name}");
+                assert!(next.headers.contains_key(CONTENT_TYPE), "{status} {name}");
+            }
+        }
+        for (status, name) in [(303, "HEAD"), (303, "GET"), (307, "POST"), (308, "POST")] {
+            let next = follow(hop(method(name), "http://h/"), status, "/x").expect("a good redirect");
+            assert_eq!((next.method, next.body.len()), (method(name), 4), "{status} {name}");
         }
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use super::{Client, HeaderMap, Method, Request, Trust, Url, Via, parse_url};
+use super::{Client, HeaderMap, Method, Request, Trust, Url, Via, method::is_safe, parse_url};
 use crate::shares::Pool;
 
 mod paths;
@@ -45,7 +45,7 @@ pub struct RemoteConfig {
     pub max_retries: u32,
     /// Longest line of a stream and most data of one event, in bytes.
     pub max_event_bytes: usize,
-    /// Requests other than GET may be sent again: the remote takes a repeat for what it is.
+    /// Requests that are not safe, such as POST, may be sent again: the remote recognises a repeat.
     pub repeat_post: bool,
 }
 
@@ -231,7 +231,7 @@ impl Remote {
 
     /// True where a request with this method may be sent a second time.
     pub fn may_repeat(&self, method: &Method) -> bool {
-        method.is_safe() || self.repeat_post
+        is_safe(method) || self.repeat_post
     }
 
     /// The URL of a path (with query) that a client names, if the allow-list has it.

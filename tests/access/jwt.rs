@@ -205,6 +205,42 @@ fn without_the_issuers_keys_nobody_is_let_in_and_all_are_told_to_come_back() {
     assert_eq!(ask(&node, Some(ADMIN), "GET", "/api/jobs", None).status, 200, "static tokens need no keys");
 }
 
+/// One answer that comes drop by drop must not keep the keys away: the issuer is asked once more.
+#[test]
+fn an_answer_that_drips_does_not_keep_the_keys_away() {
+    use std::{
+        io::Write,
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        time::{Duration, Instant},
+    };
+    let issuer = Issuer::ed25519();
+    let keys = json!({ "keys": [issuer.jwk("one")] }).to_string();
+    let asked = AtomicUsize::new(0);
+    let server = Upstream::start(move |_, socket| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", keys.len());
+        drop(socket.write_all(head.as_bytes()));
+        if asked.fetch_add(1, SeqCst) > 0 {
+            drop(socket.write_all(keys.as_bytes()));
+            return;
+        }
+        let pause = std::sync::mpsc::channel::<()>();
+        for byte in keys.as_bytes() {
+            if socket.write_all(&[*byte]).is_err() {
+                return;
+            }
+            // Nothing ever comes: this is the pause between two drops.
+            let _ = pause.1.recv_timeout(Duration::from_secs(2));
+        }
+    });
+    let node =
+        Node::start(&format!("[access]\nmode = \"token\"\n[access.jwt]\njwks_url = \"{}\"\n", server.url("/jwks")));
+    let claims = json!({ "sub": "carol", "exp": seconds_from_now(600) });
+    let begun = Instant::now();
+    crate::support::eventually(|| (status(&node, &issuer.sign_as(Some("one"), &claims)).0 == 200).then_some(()));
+    // The whole answer would take minutes.
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
 /// The fetch is nobody's own: a client that leaves must not spoil it for the others, and known keys wait for nothing.
 #[test]
 fn a_client_that_leaves_does_not_keep_the_keys_from_the_others() {

@@ -52,6 +52,11 @@ export class Node {
     await this.#end("SIGKILL");
   }
 
+  /** SIGTERM; it can be started again. */
+  async halt() {
+    await this.#end("SIGTERM");
+  }
+
   async stop() {
     if (this.#child !== null) await this.#end("SIGTERM");
     if (this.#dir !== null) await rm(this.#dir, { recursive: true, force: true });

@@ -18,6 +18,7 @@ import { Node, Wire } from "./node.mjs";
 const CHECK_MS = 60_000;
 const WAIT_MS = 20_000;
 const CONTROL = ["connection", "heartbeat", "gap", "disconnect"];
+const OF_A_RELAY = ["relay_open", "relay_retry", "relay_gap", "relay_error", "relay_complete", "relay_end"];
 const OF_A_JOB = ["task_start", "task_progress", "task_retry", "task_complete", "error", "progress", "aggregated_result", "complete"];
 
 const binary = path.resolve(import.meta.dirname, process.env.MILLSTREAM_BIN ?? "../../target/debug/millstream");
@@ -36,6 +37,53 @@ const checks = {
         ["greeting", "hello", named.id],
       ],
     );
+  },
+
+  async "a client that is cut before its first event gets what came meanwhile, once"({ start, wireTo, connect }) {
+    const node = await start({ durable: true });
+    const wire = await wireTo(node);
+    const ways = {
+      reset: () => {},
+      stop: () => node.stop({ keep: true }).then(() => node.start()),
+      kill: () => node.crash().then(() => node.start()),
+    };
+    for (const [way, away] of Object.entries(ways)) {
+      const paths = ["/events?topic=first", "/api/sse/managed/connect?topic=first", "/api/sse/managed/connect/group/ops?topic=first"];
+      const streams = await Promise.all(paths.map((where) => connect(wire.origin, where)));
+      wire.down();
+      await away();
+      const { id } = await node.post("/events", { topic: "first", data: way });
+      wire.up();
+      for (const stream of streams) {
+        await stream.until(`the event after ${way}`, () => stream.events.length > 0);
+        assert.equal(JSON.parse(stream.controls("connection").at(-1).data).resume.status, "resumed");
+      }
+      const last = await node.post("/events", { topic: "first", data: "last" });
+      for (const stream of streams) {
+        await stream.until("the last event", () => stream.events.at(-1).data === "last");
+        assert.deepEqual(stream.events.map((event) => event.lastEventId), [id, last.id]);
+        stream.source.close();
+      }
+    }
+  },
+
+  async "a job and a relay whose client is cut before their first event are seen whole"({ start, wireTo, connect }) {
+    const remote = await start({});
+    const node = await start({ durable: true, remote: remote.origin });
+    const wire = await wireTo(node);
+    const job = await node.post("/api/jobs", { tasks: [{ run: "Calculate Stats" }] });
+    const source = { remote: "reactive", path: "/api/sse/sample-parallel" };
+    const relay = await node.post("/api/relays", { topic: "relayed", sources: [source] });
+    for (const [eventsUrl, topic, names] of [
+      [job.eventsUrl, `job:${job.jobId}`, OF_A_JOB],
+      [relay.eventsUrl, `relay:${relay.id}`, [...OF_A_JOB, ...OF_A_RELAY]],
+    ]) {
+      const stream = await connect(wire.origin, eventsUrl, { names });
+      wire.cut();
+      await stream.until("the end", () => stream.source.readyState === EventSource.CLOSED);
+      const history = await node.get(`/api/topics/${topic}/events?limit=1000`);
+      assert.deepEqual(stream.events.map((event) => event.lastEventId), history.events.map((event) => event.id));
+    }
   },
 
   async "control frames leave the last event id alone"({ node, wire, connect }) {
@@ -176,6 +224,11 @@ async function run(check) {
   const node = await new Node(binary).start();
   const wire = await new Wire().start(node);
   const others = [];
+  const wires = [wire];
+  const wireTo = async (other) => {
+    wires.push(await new Wire().start(other));
+    return wires.at(-1);
+  };
   const start = async (settings) => {
     others.push(await new Node(binary, settings).start());
     return others.at(-1);
@@ -190,13 +243,13 @@ async function run(check) {
     return stream;
   };
   try {
-    await check({ node, wire, start, connect });
+    await check({ node, wire, start, wireTo, connect });
   } catch (error) {
     error.message += `\nthe node's last words:\n${node.log()}`;
     throw error;
   } finally {
     for (const { source } of streams) source.close();
-    await wire.stop();
+    for (const one of wires) await one.stop();
     for (const other of [...others, node]) await other.stop();
   }
 }

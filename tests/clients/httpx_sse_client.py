@@ -103,6 +103,27 @@ def the_first_frame_says_how_the_stream_was_resumed(node):
     assert json.loads(connection.data)["resume"] == {"from": first, "status": "resumed"}
 
 
+def a_client_that_left_before_its_first_event_gets_what_came_meanwhile(node):
+    for where in ("/events?topic=first", "/api/sse/managed/connect?topic=first", "/api/sse/managed/connect/group/ops?topic=first"):
+        with node.stream("GET", where) as source:
+            connection = next(source.iter_sse())
+        sent = node.post("/events", {"topic": "first", "data": where})["id"]
+        with node.stream("GET", where, connection.id) as source:
+            frames = source.iter_sse()
+            assert json.loads(next(frames).data)["resume"] == {"from": connection.id, "status": "resumed"}
+            event = next(frames)
+            assert (event.id, event.data) == (sent, where)
+            last = node.post("/events", {"topic": "first", "data": "last"})["id"]
+            assert next(frames).id == last
+    job = node.post("/api/jobs", {"tasks": [{"run": "Calculate Stats"}]})
+    with node.stream("GET", job["eventsUrl"]) as source:
+        connection = next(source.iter_sse())
+    with node.stream("GET", job["eventsUrl"], connection.id) as source:
+        seen = [event.id for event in source.iter_sse() if event.event not in CONTROL]
+    history = node.get(f"/api/topics/job:{job['jobId']}/events?limit=1000")["events"]
+    assert seen == [event["id"] for event in history]
+
+
 def a_node_that_crashed_and_forgot_says_so(node):
     before = node.post("/events", {"topic": "news", "data": "before"})["id"]
     node.end(signal.SIGKILL)
@@ -149,6 +170,7 @@ def a_job_is_streamed_by_its_submission_and_resumed_in_the_middle(node):
 CHECKS = [
     a_stream_that_was_left_goes_on_where_it_was,
     the_first_frame_says_how_the_stream_was_resumed,
+    a_client_that_left_before_its_first_event_gets_what_came_meanwhile,
     a_node_that_crashed_and_forgot_says_so,
     a_node_that_stops_says_goodbye,
     a_job_is_streamed_by_its_submission_and_resumed_in_the_middle,

@@ -43,9 +43,10 @@ export class Node {
     return this.#end("SIGKILL");
   }
 
-  async stop() {
+  /** `keep` leaves its data for another start. */
+  async stop({ keep = false } = {}) {
     await this.#end("SIGTERM");
-    if (this.#data !== null) await rm(this.#data, { recursive: true, force: true });
+    if (!keep && this.#data !== null) await rm(this.#data, { recursive: true, force: true });
   }
 
   /** The end of what the node wrote to its log. */
@@ -85,11 +86,13 @@ export class Node {
 export class Wire {
   #server;
   #open = new Set();
+  #down = false;
   origin = null;
 
   async start(node) {
     const { hostname, port } = new URL(node.origin);
     this.#server = net.createServer((client) => {
+      if (this.#down) return client.resetAndDestroy();
       const upstream = net.connect(Number(port), hostname);
       for (const [from, to] of [[client, upstream], [upstream, client]]) {
         this.#open.add(from);
@@ -100,6 +103,7 @@ export class Wire {
         });
         from.pipe(to);
       }
+      return undefined;
     });
     await new Promise((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
     this.origin = `http://127.0.0.1:${this.#server.address().port}`;
@@ -108,6 +112,16 @@ export class Wire {
 
   cut() {
     for (const socket of this.#open) socket.resetAndDestroy();
+  }
+
+  /** Cuts it, and no client gets through until `up`. */
+  down() {
+    this.#down = true;
+    this.cut();
+  }
+
+  up() {
+    this.#down = false;
   }
 
   stop() {

@@ -4,7 +4,10 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::{store::Sound, support::Node};
+use crate::{
+    store::Sound,
+    support::{Node, eventually, steady::noise},
+};
 
 #[test]
 fn an_event_that_cannot_be_read_is_refused_and_other_topics_go_on() {
@@ -35,4 +38,49 @@ fn an_event_that_cannot_be_read_is_refused_and_other_topics_go_on() {
     let id = node.publish("a", "e", &json!("later"));
     assert_eq!(live.next_own().id, id);
     node.must_be_healthy();
+}
+
+/// Records stand side by side: one that is damaged must not take its neighbours along, nor what works with them.
+#[test]
+#[ignore = "a damaged block of the store takes all records in it; the store is to be exchanged"]
+fn damage_in_a_table_of_records_costs_one_record() {
+    const JOBS: usize = 20;
+    let data = tempfile::tempdir().expect("a temp directory");
+    let settings = "[journal]\nmin_free_bytes = 0\n";
+    let mut node = Node::start_on(data.path(), settings);
+    let marks: Vec<String> = (0..JOBS).map(|_| noise(64)).collect();
+    let jobs: Vec<String> = marks
+        .iter()
+        .map(|mark| {
+            let job =
+                node.post("/api/jobs", &json!({ "tasks": [{ "run": "Calculate Stats", "input": { "mark": mark } }] }));
+            node.stream(job["eventsUrl"].as_str().expect("a path"), &[]).rest();
+            job["jobId"].as_str().expect("an id").to_owned()
+        })
+        .collect();
+    node.post("/api/admin/journal/compact", &json!({}));
+    assert_eq!(node.terminate(), Some(0));
+    let mut damaged = 0;
+    let keyspaces = data.path().join("journal/store/keyspaces");
+    for keyspace in fs::read_dir(keyspaces).expect("keyspaces").flatten() {
+        for table in fs::read_dir(keyspace.path().join("tables")).into_iter().flatten().flatten() {
+            let mut bytes = fs::read(table.path()).expect("a table");
+            let mark = marks[JOBS / 2].as_bytes();
+            let Some(place) = bytes.windows(mark.len()).position(|window| window == mark) else { continue };
+            bytes[place] ^= 1;
+            fs::write(table.path(), bytes).expect("a table");
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0, "the record is in no table");
+    node.start_again();
+    let listed = eventually(|| {
+        let reply = node.get("/api/jobs?limit=1000");
+        (reply.status == 200).then(|| reply.json())
+    });
+    let listed = listed["jobs"].as_array().expect("a list").clone();
+    let missing = jobs.iter().filter(|job| listed.iter().all(|row| row["jobId"] != json!(job))).count();
+    assert!(missing <= 1, "{missing} of {JOBS} jobs are missing");
+    assert_eq!(node.metric("millstream_job_records_unreadable_total"), 1.0);
+    assert_eq!(node.json("POST", "/api/jobs", &json!({ "tasks": [{ "run": "Calculate Stats" }] })).status, 202);
 }

@@ -8,6 +8,8 @@
 //! 50 kills in all, over the three `journal.sync` modes; `MILLSTREAM_LONG=1` makes it 500, `MILLSTREAM_LONG=3` 150. The moments come from a seed
 //! that is printed; `MILLSTREAM_SEED=…` takes it again (the moments within the node differ all the same).
 
+mod clock;
+mod first_event;
 mod jobs;
 mod kills;
 mod ledger;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    rig::{HANDLERS, Pair, all, begun, history, names, one, open, pointing, submit, verdict, watch},
+    rig::{HANDLERS, Pair, all, begun, history, names, one, open, pointing, retry, submit, verdict, watch},
     support::{Node, eventually},
 };
 
@@ -25,7 +25,7 @@ fn a_remote_that_is_killed_and_comes_back_completes_the_job() {
     let events = history(&pair.local, &job);
     assert_eq!(verdict(&events), ("completed".into(), 4, 0));
     for task in ["a", "b"] {
-        assert_eq!(one(&events, "task_retry", task)["code"], "node_restarted", "the remote's own word");
+        assert_eq!(retry(&events, task)["code"], "node_restarted", "the remote's own word");
         let done = one(&events, "task_complete", task);
         assert_eq!((&done["attempts"], &done["result"]), (&json!(2), &json!(2)));
     }
@@ -59,7 +59,14 @@ fn a_remote_that_is_not_there_is_asked_for_a_while() {
     let events = history(&pair.local, &job);
     assert_eq!(verdict(&events), ("partial".into(), 1, 1));
     let lost = one(&events, "error", "a");
-    assert_eq!((&lost["code"], &lost["attempts"]), (&json!("remote_lost"), &json!(0)));
+    assert_eq!((&lost["code"], &lost["attempts"]), (&json!("remote_lost"), &json!(1)));
+    let away = all(&events, "task_retry", "a");
+    assert_eq!(away.len(), 5, "each failure but the last is told: {away:?}");
+    for retry in &away {
+        assert_eq!((&retry["code"], &retry["attempt"]), (&json!("remote_away"), &json!(1)), "it spends no retry");
+        assert!(retry["error"].as_str().is_some_and(|text| text.contains("`reactive` cannot be reached")), "{retry}");
+        assert!(retry["delayMs"].as_u64().is_some_and(|ms| ms > 0), "{retry}");
+    }
     assert!(lost["error"].as_str().is_some_and(|text| text.contains("could not be handed to")), "{lost}");
 
     // While there is patience it may come up.
@@ -69,6 +76,38 @@ fn a_remote_that_is_not_there_is_asked_for_a_while() {
     pair.remote.start_again();
     open(&pair.gate("a"));
     assert_eq!(verdict(&history(&pair.local, &job)), ("completed".into(), 1, 0));
+}
+
+/// A job must not be silent while its remote is away, whether it has the tasks already or not.
+#[test]
+fn a_remote_that_is_away_is_reported_at_once_and_the_job_goes_on_when_it_is_back() {
+    let mut pair = Pair::start("", "[remotes.reactive]\nmax_retries = 100\n");
+    pair.remote.kill();
+    let job = submit(&pair.local, &json!({ "tasks": [pair.gated("a")] }));
+    let mut stream = watch(&pair.local, &job);
+    assert_eq!(stream.until("task_start").json()["source"], "reactive");
+    assert_eq!(stream.until("task_retry").json()["code"], "remote_away");
+    assert_eq!(pair.local.get(&format!("/api/jobs/{job}")).json()["tasks"][0]["status"], "running");
+    pair.remote.start_again();
+    pair.remote_becomes("running");
+    pair.remote.kill();
+    let told = all(&begun(&pair.local, &job, "a"), "task_retry", "a").len();
+    // What was told before the remote had the task is counted, not waited for.
+    eventually(|| {
+        let mut all_of_it = watch(&pair.local, &job);
+        let mut retries = 0;
+        while let Some(event) = all_of_it.next_within(std::time::Duration::from_millis(300)) {
+            retries += usize::from(event.event == "task_retry");
+        }
+        (retries > told + 1).then_some(())
+    });
+    pair.local.restart();
+    pair.remote.start_again();
+    open(&pair.gate("a"));
+    let events = history(&pair.local, &job);
+    assert_eq!(verdict(&events), ("completed".into(), 1, 0));
+    assert_eq!(names(&events, "a").iter().filter(|name| **name == "task_start").count(), 1);
+    pair.remote_job();
 }
 
 #[test]
@@ -122,7 +161,7 @@ fn a_node_that_is_killed_takes_its_remote_tasks_up_again() {
     for task in ["done", "a", "b", "large"] {
         assert_eq!(names(&events, task), ["task_start", "task_complete"], "{task}");
     }
-    assert_eq!(one(&events, "task_retry", "here")["code"], "node_restarted");
+    assert_eq!(retry(&events, "here")["code"], "node_restarted");
     assert_eq!(one(&events, "task_complete", "a")["attempts"], 1, "nothing ran twice");
     let result = pair.local.get(&format!("{url}/tasks/large/result")).json();
     assert_eq!(result.as_str().map(str::len), Some(400_000));
@@ -159,7 +198,7 @@ fn both_sides_killed_at_once_still_complete() {
     open(&pair.gate("a"));
     let events = history(&pair.local, &job);
     assert_eq!(verdict(&events), ("completed".into(), 1, 0));
-    assert_eq!(one(&events, "task_retry", "a")["code"], "node_restarted");
+    assert_eq!(retry(&events, "a")["code"], "node_restarted");
 }
 
 /// A cancel that was acknowledged before the node was killed is carried out after it.

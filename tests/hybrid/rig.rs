@@ -146,6 +146,14 @@ pub fn one(events: &[Event], name: &str, task: &str) -> Value {
     found.remove(0)
 }
 
+/// The one `task_retry` of a task beside those that say that its remote is away, of which there may be any number.
+pub fn retry(events: &[Event], task: &str) -> Value {
+    let mut found = all(events, "task_retry", task);
+    found.retain(|retry| retry["code"] != "remote_away");
+    assert_eq!(found.len(), 1, "task_retry of {task:?}: {events:?}");
+    found.remove(0)
+}
+
 /// `status`, `successCount`, `errorCount`.
 pub fn verdict(events: &[Event]) -> (String, u64, u64) {
     let complete = one(events, "complete", "");

@@ -41,8 +41,23 @@ fn what_the_upstream_refuses_is_refused_with_its_reason() {
     assert!(ask("mute").problem(504).contains("no response"));
     assert!(ask("mute").problem(504).contains("`up`"));
     assert!(whole(&node, "/api/sse-proxy/other/x", &[]).problem(404).contains("`up`"));
-    let wrong = node.request("PUT", "/api/sse-proxy/up/x", &[], "");
+    let wrong = node.request("TRACE", "/api/sse-proxy/up/x", &[], "");
     assert!(wrong.problem(405).contains("GET, HEAD, POST"), "{wrong:?}");
+}
+
+/// RFC 9110, section 9.1: a method is any token; those that open a tunnel or reflect credentials are not passed on.
+#[test]
+fn any_method_is_passed_on_with_its_body() {
+    let upstream = Upstream::start(|request, socket| {
+        let text = format!("data: {} {}\n\n", request.method, String::from_utf8_lossy(&request.body));
+        upstream::answer(socket, "200 OK", "text/event-stream", text);
+    });
+    let node = node(&upstream, "");
+    for method in ["POST", "QUERY", "REPORT", "PUT", "PATCH", "DELETE", "X-ANY"] {
+        let headers = [("Content-Type", "text/plain")];
+        let mut stream = crate::support::Stream::open(node.socket(), method, "/api/sse-proxy/up/x", &headers, "why");
+        assert_eq!((stream.status, stream.next().data), (200, format!("{method} why")));
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn a_wrong_spec_is_refused_with_all_its_mistakes() {
         &json!({ "topic": "relay:x", "user": "u", "endEvent": "", "sources": [
             { "path": "/ok/1", "remote": "nobody" },
             { "path": "/secret", "label": "a" },
-            { "path": "/ok/1", "label": "a", "method": "DELETE" },
+            { "path": "/ok/1", "label": "a", "method": "CONNECT" },
             { "path": "/ok/1", "headers": { "Host": "h", "Last-Event-ID": "1", "X-Good": "y", "b ad": "x" }, "lastEventId": "x".repeat(1025) },
             { "path": "/ok/1", "body": { "a": 1 }, "readTimeoutMs": 0, "initialRetryMs": 1 },
             { "path": "", "label": "" },
@@ -47,7 +47,7 @@ fn a_wrong_spec_is_refused_with_all_its_mistakes() {
     assert!(detail("sources[0].remote").contains("`up`"));
     assert!(detail("sources[1].path").contains("`/ok/*`"));
     assert!(detail("sources[2].label").contains("unique"));
-    assert!(detail("sources[2].method").contains("PATCH"));
+    assert!(detail("sources[2].method").contains("`CONNECT` is not sent"));
     let headers = detail("sources[3].headers");
     assert!(headers.contains("`Host`") && headers.contains("`lastEventId`") && headers.contains("`b ad`"), "{headers}");
     assert!(!headers.contains("X-Good"), "{headers}");
@@ -177,7 +177,7 @@ fn the_events_of_a_relay_are_its_history_and_end_with_it() {
     assert_eq!(watcher.next_own().data, "n4");
     faucet.end();
     let names: Vec<_> =
-        watcher.rest().into_iter().filter(|event| !event.id.is_empty()).map(|event| event.event).collect();
+        watcher.rest().into_iter().filter(crate::support::Event::is_own).map(|event| event.event).collect();
     assert_eq!(names, ["relay_complete", "relay_end"]);
     // Later comers get the same, and who has seen a part gets the rest.
     let whole = node.stream(&path, &[]).rest();
@@ -192,6 +192,12 @@ fn the_events_of_a_relay_are_its_history_and_end_with_it() {
     let last = &whole.last().expect("it has an end").id;
     assert_eq!(node.request("GET", &path, &[("Last-Event-ID", last)], "").status, 204);
     assert_eq!(node.get(&format!("{path}?lastEventId={last}")).status, 204);
+    // A position that the journal has not given says nothing about what was seen.
+    let epoch = last.split('-').next().expect("an epoch");
+    for (requested, reason) in [(format!("{epoch}-99999999"), "future"), ("abc-7".into(), "foreign")] {
+        let events = node.stream(&path, &[("Last-Event-ID", &requested)]).rest();
+        assert_eq!((&events[1].json()["reason"], data(&events)), (&json!(reason), data(&whole)), "{requested}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde_json::Value;
 /// An event as a client sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// The id of this event's own block; empty for control frames.
+    /// The id of this event's own block; empty for control frames but the first.
     pub id: String,
     pub event: String,
     pub data: String,
@@ -38,6 +38,11 @@ pub struct Stream {
 // === impl Event ===
 
 impl Event {
+    /// True for what a publisher sent through the journal, as opposed to frames of the stream itself.
+    pub fn is_own(&self) -> bool {
+        !self.id.is_empty() && self.event != "connection"
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
@@ -124,7 +129,7 @@ impl Stream {
     pub fn next_own(&mut self) -> Event {
         loop {
             let event = self.next();
-            if !event.id.is_empty() {
+            if event.is_own() {
                 return event;
             }
         }

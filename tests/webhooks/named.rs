@@ -34,6 +34,7 @@ fn a_named_stream_hears_its_topics_and_resumes() {
     assert_eq!(again.next().json()["resume"]["status"], "resumed");
     assert_eq!([again.next_own().data, again.next_own().data], ["group:ops", "later"]);
     let mut history = node.stream("/api/sse/news?history=1", &[]);
+    history.until("connected");
     assert_eq!(history.next_own().data, "later");
 
     let unknown = node.get("/api/sse/olds").problem(404);

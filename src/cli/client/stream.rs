@@ -1,8 +1,7 @@
 //! An event stream that is read on and on: it reconnects where it was.
 //!
 //! Promises what EventSource does and a little more: the last event id goes back up, `retry:` is honoured, 204 is the
-//! end. A node's `connection` frame tells the position of a live stream, so nothing is missed even before the first
-//! event. Other refusals end it, but for 429 and 503. [`Stream::next`] may be cancelled and called again.
+//! end. Other refusals end it, but for 429 and 503. [`Stream::next`] may be cancelled and called again.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -29,6 +28,8 @@ pub(in crate::cli) struct Message {
     pub(in crate::cli) data: String,
     /// Its own id, if it has one.
     pub(in crate::cli) id: Option<String>,
+    /// True for the first event of a connection.
+    pub(in crate::cli) first: bool,
 }
 
 /// What a stream does next.
@@ -67,6 +68,8 @@ pub(in crate::cli) struct Stream {
     /// Since when nothing came.
     lost_since: Option<Instant>,
     was_open: bool,
+    /// No event of this connection has come yet.
+    first: bool,
 }
 
 // === impl Message ===
@@ -77,9 +80,13 @@ impl Message {
         serde_json::from_str(&self.data).unwrap_or_else(|_| serde_json::Value::from(&*self.data))
     }
 
-    /// True for what tells of the stream itself: it has no id.
+    /// True for what tells of the stream itself: the first frame, and others that have no id.
     pub(in crate::cli) fn is_control(&self) -> bool {
-        self.id.is_none() && matches!(&*self.event, "connection" | "heartbeat" | "gap" | "disconnect")
+        match &*self.event {
+            "connection" => self.first || self.id.is_none(),
+            "heartbeat" | "gap" | "disconnect" => self.id.is_none(),
+            _ => false,
+        }
     }
 }
 
@@ -102,6 +109,7 @@ impl Stream {
             due: None,
             lost_since: None,
             was_open: false,
+            first: true,
         }
     }
 
@@ -172,20 +180,19 @@ impl Stream {
         self.decoder = Decoder::new(sse::Limits::default());
         self.due = None;
         self.was_open = true;
+        self.first = true;
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let Self { decoder, ready, last_id, retry, attempt, lost_since, .. } = self;
+        let Self { decoder, ready, last_id, retry, attempt, lost_since, first, .. } = self;
         let taken = decoder.push(bytes, |item| match item {
             Item::Event { event, data, id, own_id } => {
                 let own = own_id.then(|| id.to_owned());
                 if own_id {
                     *last_id = Some(id.to_owned()).filter(|id| !id.is_empty());
                 }
-                let message = Message { event: event.to_owned(), data: data.to_owned(), id: own };
-                if last_id.is_none() && message.is_control() && event == "connection" {
-                    *last_id = live_position(&message);
-                }
+                let first = std::mem::take(first);
+                let message = Message { event: event.to_owned(), data: data.to_owned(), id: own, first };
                 // A node that only says when to come back is not there yet.
                 if !(message.is_control() && event == "disconnect") {
                     *attempt = 0;
@@ -212,14 +219,6 @@ impl Stream {
         self.due = Some(now + wait);
         Ok(Next::Lost { reason: reason.to_owned(), wait })
     }
-}
-
-/// Where a live stream began, so that a break before its first event loses nothing.
-fn live_position(connection: &Message) -> Option<String> {
-    let value = connection.value();
-    let resume = value.get("resume")?;
-    (resume.get("status")? == "live").then_some(())?;
-    Some(resume.get("from")?.as_str()?.to_owned())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 /// A frame of a stream over topics.
 ///
 /// - `connection {status, emitterId, userId, groups, topics, timestamp, resume: {from, status: live|resumed|gap}}`: the first
-///   frame, with `retry:`.
+///   frame, with `retry:` and `id:`, the position after which the stream continues.
 /// - `gap {requested, reason: unknown|foreign|future|trimmed|dropped, topics: [{topic, earliest}], dropped?}`: history is
 ///   missing; the stream goes on from the earliest event that is kept.
 /// - The events, in journal order, each with `id:`, a position to resume from.
@@ -16,12 +16,12 @@ use utoipa::ToSchema;
 /// - `disconnect {reason}`: the node ends the stream; with `retry:` where the client is to come back. Who is refused only for
 ///   now (the node is full or stopping) gets this frame alone.
 ///
-/// Control frames have no `id:`.
+/// The other control frames have no `id:`.
 #[derive(ToSchema)]
 #[schema(examples(json!({ "id": "9c1f00aa0b77-12", "event": "paid", "data": "{\"total\":12}" })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
 pub(in crate::http) struct TopicFrame {
-    /// Where the event stands in the journal; give it as `Last-Event-ID` to resume behind it.
+    /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
     /// Its name; `message` where there is none.
@@ -49,7 +49,7 @@ pub(in crate::http) struct TopicFrame {
 })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
 pub(in crate::http) struct JobFrame {
-    /// Where the event stands in the journal; give it as `Last-Event-ID` to resume behind it.
+    /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
     /// What happened.
@@ -94,7 +94,7 @@ enum JobEvent {
 })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
 pub(in crate::http) struct RelayFrame {
-    /// Where the event stands in the journal; give it as `Last-Event-ID` to resume behind it.
+    /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
     /// Its name; `message` where there is none.

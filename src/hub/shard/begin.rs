@@ -59,14 +59,15 @@ impl Shard {
             return Err(ConnectError::Stopping);
         }
         // First the audience, then the head: what is appended after it wakes the shard for this emitter.
-        self.audience.join(&emitter.patterns);
+        self.audience.join(emitter.serial, &emitter.patterns);
         let head = self.waker.wake();
         let beginning = beginning.unwrap_or_else(|| self.live(head));
         emitter.cursor = beginning.after;
         let now = Instant::now();
         let requested = beginning.from.as_deref();
         let resumed = if gap.is_some() { Resumed::Gap } else { beginning.resumed };
-        emitter.outbox.push_control(frames::connection(&emitter, &greeting, requested, resumed), now);
+        let position = self.position_of(announced(&beginning, resumed, page.as_ref()));
+        emitter.outbox.push_control(frames::connection(&emitter, &greeting, position, requested, resumed), now);
         if let Some(reason) = gap {
             self.counters.gaps.fetch_add(1, Relaxed);
             emitter.outbox.push_control(frames::gap(requested, reason, &lost), now);
@@ -85,12 +86,16 @@ impl Shard {
         self.serial.set(serial + 1);
         let user = connect.user.as_deref().map_or_else(|| "anonymous".to_owned(), |user| format!("user_{user}"));
         let id: Arc<str> = format!("{user}_{}", uuid::Uuid::new_v4()).into();
-        Emitter::new(serial, id, connect, &self.config, Instant::now())
+        Emitter::new(serial, id, connect, &self.config, Instant::now(), self.clock.now_ms())
+    }
+
+    fn position_of(&self, offset: u64) -> Position {
+        Position { epoch: self.journal.epoch(), offset }
     }
 
     /// Begins with what comes after the head.
     fn live(&self, after: u64) -> Beginning {
-        let from = Position { epoch: self.journal.epoch(), offset: after }.to_string();
+        let from = self.position_of(after).to_string();
         Beginning { after, from: Some(from), resumed: Resumed::Live, gap: None, whole: false }
     }
 
@@ -130,5 +135,16 @@ impl Shard {
             list.extend(infos.into_iter().map(|info| Trimmed { topic: info.topic.to_string(), earliest: info.first }));
         }
         Ok(list)
+    }
+}
+
+/// The offset that the first frame carries. It is never beyond what was sent: a client that resumes without a gap keeps its
+/// own position, one that gets a part of the past has the position before the first event of that part.
+fn announced(beginning: &Beginning, resumed: Resumed, page: Option<&Page>) -> u64 {
+    match page {
+        Some(page) if resumed != Resumed::Resumed => {
+            page.events.first().map_or(page.through, |first| first.position.offset - 1)
+        }
+        _ => beginning.after,
     }
 }

@@ -25,6 +25,12 @@ impl Shard {
         let mut cuts = Vec::new();
         let mut state = self.state.borrow_mut();
         let State { emitters, due, unwritten, .. } = &mut *state;
+        if self.jumps.replace(self.clock.jumps()) != self.clock.jumps() {
+            for (key, emitter) in emitters.iter_mut() {
+                emitter.clock_jumped(now, self.clock.now_ms());
+                due.soon(key, now);
+            }
+        }
         for key in due.reached(now) {
             let Some(emitter) = emitters.get_mut(key) else { continue };
             if self.overdue(emitter, now) {

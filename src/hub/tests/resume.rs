@@ -70,6 +70,39 @@ async fn a_long_past_runs_into_the_present_without_a_seam() {
     assert_eq!(rig.status(&reader).await.state, "live");
 }
 
+/// Its id is never beyond what was sent, and who comes back with it gets what this stream would have brought.
+#[actix_rt::test]
+async fn the_first_frame_carries_the_position_after_which_the_stream_continues() {
+    let rig = keeping(3);
+    let at = |offset| Position { offset, ..Position::start(rig.journal.epoch()) }.to_string();
+    assert_eq!(rig.from(&["a"], Start::Live).await.next().await.id, Some(at(0)));
+    rig.burst("a", 0..5).await;
+    rig.publish("b", "5").await;
+    for (start, position) in [
+        (Start::Live, 6),
+        (Start::After(at(6)), 6),
+        (Start::After(at(4)), 4),
+        (Start::After(at(2)), 2),
+        (Start::After(at(1)), 2),
+        (Start::After(at(7)), 2),
+        (Start::After("yesterday".into()), 2),
+        (Start::Beginning, 2),
+        (Start::Since(0), 2),
+        (Start::History(1), 5),
+        (Start::History(3), 3),
+    ] {
+        let mut reader = rig.from(&["a", "b"], start.clone()).await;
+        let first = reader.next().await;
+        assert_eq!((first.name.as_str(), first.id), ("connection", Some(at(position))), "{start:?}");
+        let sent: Vec<Got> = reader.frames().await.into_iter().filter(|got| got.name != "gap").collect();
+        let mut again = rig.from(&["a", "b"], Start::After(at(position))).await;
+        assert_eq!(greeting(&mut again).await.0["status"], "resumed", "{start:?}");
+        assert_eq!(again.frames().await, sent, "{start:?}");
+    }
+    // Nothing of these topics is kept: the stream continues after the head.
+    assert_eq!(rig.from(&["none"], Start::History(3)).await.next().await.id, Some(at(6)));
+}
+
 #[actix_rt::test]
 async fn a_position_that_is_none_of_ours_is_a_gap() {
     let rig = Rig::new();

@@ -30,7 +30,7 @@ async fn the_first_frame_tells_who_and_where() {
         })
         .await;
     let first = reader.next().await;
-    assert_eq!((first.name.as_str(), first.retry, first.id.as_ref()), ("connection", Some(1234), None));
+    assert_eq!((first.name.as_str(), first.retry, &first.id), ("connection", Some(1234), &Some(last.to_string())));
     let data = first.json();
     assert!(data["emitterId"].as_str().unwrap().starts_with("user_42_"), "{data}");
     assert_eq!(data["emitterId"], reader.id());

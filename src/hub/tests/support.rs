@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    clock::Clock,
     event::{Draft, Filter, Meta, Position},
     hub::{Config, Connect, EmitterStatus, Handle, HeartbeatKind, Selector, Start, Subscription},
     journal::{
@@ -24,6 +25,7 @@ use crate::{
         Unavailable,
     },
     sse::{Decoder, Item, Limits},
+    supervise::Supervisor,
     topic::{Pattern, Topic},
 };
 
@@ -87,14 +89,19 @@ impl Rig {
     }
 
     fn beside(config: Config, journal: &journal::Config) -> Self {
-        let memory = Memory::new(journal);
+        Self::by_clock(config, journal, Clock::system())
+    }
+
+    /// One that goes by this clock.
+    pub(super) fn by_clock(config: Config, journal: &journal::Config, clock: Clock) -> Self {
+        let memory = Memory::with_clock(journal, clock.clone());
         let journal = Arc::new(Held {
             memory,
             pages: Arc::default(),
             broken: AtomicBool::default(),
             panics: AtomicBool::default(),
         });
-        Self { hub: Handle::new(config, journal.clone()), journal }
+        Self { hub: Handle::supervised(config, journal.clone(), Supervisor::default(), clock), journal }
     }
 
     /// A connection to these topics that gets no heartbeats.

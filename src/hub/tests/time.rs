@@ -10,6 +10,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::support::{Got, Reader, Rig, events, numbers, settle};
+use crate::clock::Clock;
 use crate::hub::{Config, Connect, Heartbeat, HeartbeatKind, Reason, Selector};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -218,4 +219,28 @@ async fn a_stream_that_ended_well_is_given_time_to_be_read() {
     slot.replace(Some(reader));
     sleep(61 * SECOND).await;
     assert_eq!((cuts.get(), rig.hub.counters().closed(Reason::Ended)), (1, 1));
+}
+
+/// A token ends by the time of day: a jump past its end is seen, one that goes back gives it its time again.
+#[actix_rt::test]
+async fn a_stream_ends_with_its_token_also_when_the_wall_clock_jumps() {
+    tokio::time::pause();
+    let (clock, hands) = Clock::by_hand(1_790_000_000_000);
+    let rig = Rig::by_clock(Config::default(), &crate::journal::Config::default(), clock.clone());
+    let with_token = |seconds| Connect { token_expires: Some(SECOND * seconds), ..rig.connect(&["a"]) };
+    let mut reader = rig.greeted(with_token(3600)).await;
+    for (jump, open) in [(-7_200_000, true), (7_200_000, true), (3_700_000, false)] {
+        hands.jump(jump);
+        hands.pass_and_follow(&clock, 20);
+        sleep(2 * SECOND).await;
+        assert_eq!(reader.poll().await.is_none(), open, "{jump}");
+    }
+    assert_eq!(rig.hub.counters().open(), 1);
+    drop(reader);
+    assert_eq!(rig.hub.counters().closed(Reason::TokenExpired), 1);
+    // Without a jump it ends by the monotonic clock.
+    let mut reader = rig.greeted(with_token(60)).await;
+    let (end, seconds) = timed(&mut reader).await;
+    assert_eq!((end.name.as_str(), end.reason().as_str()), ("disconnect", "token_expired"));
+    assert!(near(seconds, 60.0), "{seconds}");
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Done, Engine, Id, Phase, tasks::PLAIN_EVENT_BYTES};
 use crate::{
     jobs::{
+        code,
         event::{Fact, TaskProgress, TaskRetry, TaskStart},
         handler::TaskError,
     },
@@ -51,6 +52,8 @@ pub enum Told {
     Progress { progress: f64, message: Option<String>, data: Option<Box<RawValue>> },
     /// An attempt failed there, and another will follow.
     Retry { attempt: u32, delay_ms: u64, error: TaskError },
+    /// The remote cannot be reached for now, and is asked again after the delay.
+    Unreached { delay_ms: u64, error: String },
     /// It has ended there, or nobody will ever know.
     Ended { result: Result<Done, TaskError>, attempts: u32 },
 }
@@ -94,6 +97,8 @@ impl Away {
     pub fn recall(&mut self, fact: &Fact) {
         match fact {
             Fact::TaskProgress(progress) => self.note(progress.progress),
+            // This node's own words, which the remote does not tell once more.
+            Fact::TaskRetry(retry) if retry.code == code::REMOTE_AWAY => {}
             Fact::TaskRetry(_) => self.renew(),
             _ => {}
         }
@@ -220,6 +225,14 @@ impl Engine {
                 let TaskError { message: error, code, .. } = error;
                 let fact = TaskRetry { task_id, attempt, delay_ms, error, code };
                 self.stats.task_retries += 1;
+                self.push(id, index, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
+            }
+            Told::Unreached { delay_ms, error } => {
+                if tight || !away.permits(PLAIN_EVENT_BYTES, true, most, now) {
+                    return;
+                }
+                let (attempt, code) = (run.attempts.max(1), code::REMOTE_AWAY.to_owned());
+                let fact = TaskRetry { task_id, attempt, delay_ms, error, code };
                 self.push(id, index, Fact::TaskRetry(fact), PLAIN_EVENT_BYTES);
             }
             Told::Ended { result, attempts } => {

@@ -123,7 +123,7 @@ impl Upstream {
 pub fn deps() -> Deps {
     let allow = vec!["127.0.0.0/8".parse().expect("a network")];
     let client = Client::new(Config { allow, ..Config::default() });
-    Deps { client, own_url: Arc::new(OnceLock::new()), max_response_bytes: 4 << 20 }
+    Deps { client, own_url: Arc::new(OnceLock::new()), max_response_bytes: 4 << 20, max_event_bytes: 1 << 20 }
 }
 
 /// A first attempt at task `t1` of job `j1`.

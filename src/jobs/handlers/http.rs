@@ -12,7 +12,10 @@ use crate::{
     jobs::handler::{Output, Task, TaskError, TaskHandler},
     journal::BoxFuture,
     sse,
-    upstream::{self, Client, HeaderMap, Method, Request, Response, StatusCode, Trust, retry_after},
+    upstream::{
+        self, Chunks, Client, HeaderMap, Method, Request, Response, StatusCode, Trust, Verdict, describe, retry_after,
+        verdict,
+    },
 };
 
 mod content;
@@ -22,7 +25,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use self::request::Input;
+pub use self::request::{ErrorEvents, Input};
 use self::{content::Media, meter::Meter};
 
 /// The engine bounds each attempt as a whole, so the head gets as long as any attempt may reasonably take.
@@ -36,6 +39,9 @@ const ERROR_EXCERPT: usize = 300;
 
 /// How long the body of an error may take. The status is the news; its text is not worth waiting for.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Fields of a request that asks for a body only where it has changed (RFC 9110, section 13.1).
+const CONDITIONS: [&str; 2] = ["if-none-match", "if-modified-since"];
 
 /// The handler of tasks that have a `url`. The input is an [`Input`].
 #[derive(Debug)]
@@ -56,6 +62,7 @@ pub struct Endpoint {
 struct Exchange {
     client: Client,
     max_response_bytes: usize,
+    max_event_bytes: usize,
 }
 
 // === impl HttpTask ===
@@ -72,7 +79,7 @@ impl TaskHandler for HttpTask {
         Box::pin(async move {
             let input: Input = serde_json::from_value(std::mem::take(&mut task.input))
                 .map_err(|error| TaskError::fatal("bad_input", format!("the HTTP task is malformed: {error}")))?;
-            self.exchange.run(input.request(&task, Trust::Client)?, &task).await
+            self.exchange.run(input.request(&task, Trust::Client)?, &input, &task).await
         })
     }
 }
@@ -100,7 +107,7 @@ impl TaskHandler for Endpoint {
             if !task.input.is_null() {
                 input.headers.insert("content-type".into(), "application/json".into());
             }
-            self.exchange.run(input.request(&task, Trust::Operator)?, &task).await
+            self.exchange.run(input.request(&task, Trust::Operator)?, &input, &task).await
         })
     }
 }
@@ -109,42 +116,45 @@ impl TaskHandler for Endpoint {
 
 impl Exchange {
     fn new(deps: &Deps) -> Self {
-        Self { client: deps.client.clone(), max_response_bytes: deps.max_response_bytes }
+        let (max_response_bytes, max_event_bytes) = (deps.max_response_bytes, deps.max_event_bytes);
+        Self { client: deps.client.clone(), max_response_bytes, max_event_bytes }
     }
 
-    async fn run(&self, mut request: Request, task: &Task) -> Result<Output, TaskError> {
+    async fn run(&self, mut request: Request, input: &Input, task: &Task) -> Result<Output, TaskError> {
         request.head_timeout = HEAD_TIMEOUT;
         let is_head = request.method == Method::HEAD;
+        let conditional = CONDITIONS.iter().any(|name| request.headers.contains_key(*name));
         unless_cancelled(&task.cancel, async {
             let mut response = self.client.send(request).await?;
             response.body = response.body.idle_timeout(IDLE_TIMEOUT);
             let status = response.status;
-            let output = if status.is_client_error() || status.is_server_error() {
-                Err(status_error(response).await)
-            } else {
-                self.read(response, is_head, task).await
+            let succeeded = verdict(status) == Verdict::Success || (status == StatusCode::NOT_MODIFIED && conditional);
+            let output = match succeeded {
+                true => self.read(response, is_head, input, task).await,
+                false => Err(status_error(response).await),
             };
             output.map_err(|error| TaskError { http_status: Some(status.as_u16()), ..error })
         })
         .await
     }
 
-    async fn read(&self, mut response: Response, is_head: bool, task: &Task) -> Result<Output, TaskError> {
-        let http_status = Some(response.status.as_u16());
-        if is_head || is_bodiless(response.status) {
+    async fn read(&self, response: Response, is_head: bool, input: &Input, task: &Task) -> Result<Output, TaskError> {
+        let Response { status, headers, body, .. } = response;
+        let http_status = Some(status.as_u16());
+        if is_head || is_bodiless(status) {
             return Ok(Output { http_status, ..Output::default() });
         }
-        if let Some(encoding) = encoding(&response.headers) {
-            let message = format!("the response is encoded as `{encoding}`, only `identity` is taken");
-            return Err(TaskError::fatal("unsupported_encoding", message));
-        }
-        let media = Media::of(&response.headers);
+        let mut body = Chunks::of(&headers, body).map_err(|encoding| {
+            let message = format!("the response is encoded as `{encoding}`; `identity` and `gzip` are taken");
+            TaskError::fatal("unsupported_encoding", message)
+        })?;
+        let media = Media::of(&headers);
         if media.is(sse::MEDIA_TYPE) {
-            let result = events::forward(response.body, self.max_response_bytes, &task.progress).await?;
+            let result = events::forward(body, self.max_event_bytes, input, &task.progress).await?;
             return Ok(Output { result, http_status, encoding: None });
         }
-        let mut meter = Meter::new(&task.progress, response.body.content_length());
-        let bytes = meter.collect(&mut response.body, self.max_response_bytes, &task.reserve).await?;
+        let mut meter = Meter::new(&task.progress, body.content_length());
+        let bytes = meter.collect(&mut body, self.max_response_bytes, &task.reserve).await?;
         let (result, encoding) = media.interpret(bytes).await;
         Ok(Output { result, http_status, encoding })
     }
@@ -166,21 +176,14 @@ fn is_bodiless(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The content encoding, where it is another than `identity`.
-fn encoding(headers: &HeaderMap) -> Option<String> {
-    let encoding = String::from_utf8_lossy(headers.get("content-encoding")?.as_bytes()).trim().to_owned();
-    (!encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity")).then(|| excerpt(&encoding, 40))
-}
-
-/// What a status from 400 on means for the task.
+/// What any other status than a success means for the task.
 pub(super) async fn status_error(response: Response) -> TaskError {
     let Response { status, headers, url, body } = response;
-    // Too early, too many, overloaded, restarting: what passes by itself. A 501 or 404 is the same tomorrow.
-    let retryable = matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504);
+    let retryable = verdict(status) == Verdict::Transient;
     let host = url.host_str().unwrap_or_default();
-    let mut message = format!("`{host}` answered {status}");
-    if encoding(&headers).is_none() {
-        let said = beginning(body).await;
+    let mut message = format!("`{host}` answered {}", describe(status));
+    if let Ok(body) = Chunks::of(&headers, body) {
+        let said = beginning(body, &headers).await;
         if !said.is_empty() {
             message = format!("{message}: {said}");
         }
@@ -194,20 +197,10 @@ pub(super) async fn status_error(response: Response) -> TaskError {
 }
 
 /// The first characters of a body, as text on one line.
-async fn beginning(mut body: upstream::Body) -> String {
-    let mut bytes = Vec::new();
-    let reading = async {
-        // Four bytes hold any character.
-        while bytes.len() < ERROR_EXCERPT * 4 {
-            match body.chunk().await {
-                Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
-                _ => break,
-            }
-        }
-    };
-    // Late or cut short: what is there is what there is to show.
-    let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, reading).await;
-    let text = String::from_utf8_lossy(&bytes);
+async fn beginning(body: Chunks, headers: &HeaderMap) -> String {
+    // Four bytes hold any character.
+    let bytes = body.beginning(ERROR_EXCERPT * 4, ERROR_BODY_TIMEOUT).await;
+    let text = Media::of(headers).lossy(&bytes);
     let line: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|s| !s.is_empty()).collect();
     excerpt(&line.join(" "), ERROR_EXCERPT)
 }

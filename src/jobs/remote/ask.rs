@@ -11,8 +11,8 @@ use super::bounded;
 use crate::{
     jobs::urls,
     upstream::{
-        Connections, Error, HeaderMap, HeaderValue, Method, Purpose, Remote, Request, Response, StatusCode, Via,
-        events::Failure, retry_after,
+        Chunks, Connections, Error, HeaderMap, HeaderValue, Method, Purpose, Remote, Request, Response, StatusCode,
+        Verdict, Via, events::Failure, retry_after, verdict,
     },
 };
 
@@ -109,6 +109,7 @@ pub async fn result(remote: &Remote, path: &str, limit: usize) -> Result<Box<Raw
         return Err(refused(Some(status), "the answer has no result".into()));
     }
     let body = response.body.idle_timeout(remote.read_timeout());
+    let body = Chunks::of(&response.headers, body).map_err(encoded)?;
     let late = |_| Error::IdleTimeout { after: RESULT_TIMEOUT };
     let body = timeout(RESULT_TIMEOUT, body.collect(limit)).await.unwrap_or_else(|after| Err(late(after)));
     let text = String::from_utf8(body.map_err(wire)?.to_vec()).map_err(|bad| refused(None, bad.to_string()))?;
@@ -119,11 +120,17 @@ pub async fn result(remote: &Remote, path: &str, limit: usize) -> Result<Box<Raw
 async fn answer(response: Response) -> Result<(u16, Bytes), Trouble> {
     let Response { status, headers, body, .. } = response;
     let late = |_| Error::IdleTimeout { after: ANSWER_TIMEOUT };
-    let body = timeout(ANSWER_TIMEOUT, body.collect(ANSWER_MAX)).await.unwrap_or_else(|after| Err(late(after)));
-    if status.is_success() {
-        return Ok((status.as_u16(), body.map_err(wire)?));
+    let body = match Chunks::of(&headers, body) {
+        Ok(body) => {
+            let body = timeout(ANSWER_TIMEOUT, body.collect(ANSWER_MAX)).await;
+            body.unwrap_or_else(|after| Err(late(after))).map_err(wire)
+        }
+        Err(encoding) => Err(encoded(encoding)),
+    };
+    if verdict(status) == Verdict::Success {
+        return Ok((status.as_u16(), body?));
     }
-    // Late or cut short: the status says enough.
+    // Late, cut short or encoded: the status says enough.
     let excerpt = problem(&body.unwrap_or_default());
     let failure = Failure::Status { status, retry_after: retry_after(&headers, SystemTime::now()), excerpt };
     if failure.passing() {
@@ -156,6 +163,10 @@ fn problem(body: &[u8]) -> String {
 
 fn wire(error: Error) -> Trouble {
     Trouble::Failed(Failure::Transport(error))
+}
+
+fn encoded(encoding: String) -> Trouble {
+    Trouble::Failed(Failure::Encoding(encoding))
 }
 
 fn refused(http_status: Option<u16>, detail: String) -> Trouble {

@@ -65,6 +65,10 @@ impl Session {
                     Some(Said::Retry { failure, .. }) if vain.retries(remote.max_retries()) => break failure,
                     Some(Said::Retry { failure, attempt, delay }) => {
                         tracing::debug!(job_id = %self.group.id, remote = remote.name(), %failure, attempt, ?delay, "the remote's events broke off");
+                        // A connection that is lost and made again at once is not reported.
+                        if attempt > 1 || !begun {
+                            self.unreached(attempt, delay, &failure).await;
+                        }
                     }
                     Some(Said::GaveUp(failure)) => break failure,
                     Some(Said::End(_)) | None => return self.lost("its job is over without an end of this task"),
@@ -161,7 +165,7 @@ impl Session {
     }
 
     /// The number of a task that is open, and of which is told that it has begun.
-    async fn started(&mut self, task_id: &str) -> Option<u32> {
+    pub(super) async fn started(&mut self, task_id: &str) -> Option<u32> {
         let open = self.open.get_mut(task_id)?;
         let index = open.index;
         if !std::mem::replace(&mut open.started, true) {

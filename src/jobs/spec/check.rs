@@ -9,7 +9,7 @@ use super::{FieldError, Kind, Notify, Plan, PlannedTask, Spec, TaskSpec};
 use crate::{
     jobs::{handler::Handlers, handlers::HttpInput},
     topic::Topic,
-    upstream::{Remotes, Via},
+    upstream::{Remotes, Via, parse_method},
 };
 
 /// What the node allows and offers; what a spec is checked against.
@@ -31,8 +31,6 @@ const MAX_RETRIES: u64 = 20;
 const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 /// A client with ten thousand broken tasks is told of the first so many.
 const MAX_ERRORS: usize = 100;
-/// Methods of HTTP tasks: those that send a request and get an answer.
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Collects what is wrong.
 struct Errors(Vec<FieldError>);
@@ -239,8 +237,13 @@ impl At<'_> {
             };
             self.error("run", format!("no handler is called `{}`; {known}", run.escape_debug()));
         }
-        let foreign =
-            [("method", task.method.is_some()), ("headers", task.headers.is_some()), ("body", task.body.is_some())];
+        let foreign = [
+            ("method", task.method.is_some()),
+            ("headers", task.headers.is_some()),
+            ("body", task.body.is_some()),
+            ("endEvent", task.end_event.is_some()),
+            ("errorEvents", task.error_events.is_some()),
+        ];
         for (field, _) in foreign.into_iter().filter(|(_, present)| *present) {
             self.error(field, "belongs to a task with `url`; a handler gets `input`");
         }
@@ -252,9 +255,18 @@ impl At<'_> {
         }
         let mistakes = self.errors.0.len();
         self.url(url);
-        let method = task.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
-        if !METHODS.contains(&method.as_str()) {
-            self.error("method", format!("`{}` is none of {}", method.escape_debug(), METHODS.join(", ")));
+        let method = match parse_method(task.method.as_deref().unwrap_or("GET")) {
+            Ok(method) => method.to_string(),
+            Err(reason) => {
+                self.error("method", reason);
+                String::new()
+            }
+        };
+        if let Some(name) = &task.end_event
+            && (name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(['\r', '\n', '\0']))
+        {
+            let detail = format!("must have 1 to {MAX_NAME_BYTES} bytes without CR, LF and NUL");
+            self.error("endEvent", detail);
         }
         for (name, value) in task.headers.iter().flatten() {
             // The message leaves the value out: it may be a secret.
@@ -272,6 +284,8 @@ impl At<'_> {
             url: Some(url.to_owned()),
             method: task.method.clone(),
             headers: task.headers.clone(),
+            end_event: task.end_event.clone(),
+            error_events: task.error_events,
             ..TaskSpec::default()
         };
         if self.errors.0.len() == mistakes

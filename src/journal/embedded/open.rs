@@ -23,7 +23,7 @@ use super::{
     writer::{After, Command, Writer},
 };
 use crate::{
-    event::now_ms,
+    clock::Clock,
     journal::{Config, SyncMode, bell::Bells, log::Log, new_epoch},
 };
 
@@ -34,6 +34,7 @@ const CACHED_EVENTS: usize = 1 << 14;
 pub fn open(
     config: &Config,
     dir: &Path,
+    clock: Clock,
     commands: mpsc::Receiver<Command>,
 ) -> Result<(Arc<Shared>, JoinHandle<()>), OpenError> {
     let place = Place::take(dir)?;
@@ -49,7 +50,7 @@ pub fn open(
     }
     let store = Store::open(&place.store()).map_err(|error| OpenError::store(dir, &error))?;
     let failed = |error: StoreError| OpenError::store(dir, &error);
-    let restored = match restore::restore(&store, config, now_ms()).map_err(failed)? {
+    let restored = match restore::restore(&store, config, clock.moment()).map_err(failed)? {
         Some(restored) => restored,
         None if known.is_none_or(|mark| mark.commit == 0) => begin(&store, config).map_err(failed)?,
         None => return Err(damaged("its store is empty and should not be".into())),
@@ -74,6 +75,7 @@ pub fn open(
         store: RwLock::new(Some(store)),
         bells: Bells::default(),
         epoch,
+        clock,
         commits: AtomicU64::new(0),
         refusal: RwLock::default(),
         closed: AtomicBool::new(false),

@@ -17,7 +17,7 @@ use super::{
     writer::unavailable,
 };
 use crate::{
-    event::{Position, SharedEvent, now_ms},
+    event::{Position, SharedEvent},
     journal::{
         Page, Query, Record, Since, Unavailable,
         log::{Chosen, Found},
@@ -42,7 +42,7 @@ struct Fetched {
 impl Embedded {
     pub(super) async fn page(&self, query: Query) -> Result<Page, Unavailable> {
         loop {
-            let Found { chosen, through, trimmed, .. } = self.shared.log().read(&query, now_ms());
+            let Found { chosen, through, trimmed, .. } = self.shared.log().read(&query, self.shared.clock.steady_ms());
             let Fetched { events, full, missing } = self.fetch(chosen, query.max_bytes).await?;
             let last = events.last().map(|event| event.position.offset);
             let through = match (missing, last) {
@@ -58,7 +58,8 @@ impl Embedded {
 
     pub(super) async fn tail(&self, after: u64, limit: usize) -> Result<Since, Unavailable> {
         loop {
-            let Found { chosen, through, missed, .. } = self.shared.log().since(after, limit, now_ms());
+            let Found { chosen, through, missed, .. } =
+                self.shared.log().since(after, limit, self.shared.clock.steady_ms());
             let Fetched { events, missing, .. } = self.fetch(chosen, usize::MAX).await?;
             let through = match missing {
                 Some(_) if events.is_empty() => continue,

@@ -26,6 +26,7 @@ use super::{
     survey::{Survey, unbounded},
 };
 use crate::{
+    clock::Clock,
     event::{Position, now_ms},
     journal::{
         Verified,
@@ -69,7 +70,7 @@ struct Plan {
 
 /// Repairs what was looked at; `survey` is what can be read of it.
 pub fn repair(look: &Look, mut survey: Survey, dry_run: bool) -> Result<Repaired, StoreError> {
-    let before = survey.log(now_ms());
+    let before = survey.log(Clock::system().moment());
     let mut known: BTreeSet<u64> = before.metas(0, u64::MAX).map(|meta| meta.offset).collect();
     known.extend(&survey.bad_events);
     let known_records = survey.records.len().max(survey.values.len()) as u64;
@@ -153,13 +154,10 @@ impl Plan {
         marks.last_topic = survey.topics.keys().max().copied().unwrap_or(0).max(marks.last_topic);
 
         let mut log = Log::new(&unbounded(), new_epoch());
-        log.restore_marks(&marks, now_ms());
+        log.restore_marks(&marks, Clock::system().moment());
         survey.topics.iter().for_each(|(id, topic)| log.restore_topic(*id, &topic.name, topic.trimmed_through));
-        let mut latest = 0;
-        for meta in metas {
-            latest = meta.timestamp.max(latest);
-            log.restore_event(Meta { timestamp: latest, ..meta.clone() });
-        }
+        metas.for_each(|meta| log.restore_event(meta.clone()));
+        log.settle();
         let mut revision = survey.records.values().map(|record| record.revision).max().unwrap_or(0).max(marks.revision);
         let record = |(name, size): (&String, &u64)| {
             let known = survey.records.get(name).filter(|record| record.size == *size).copied();
@@ -206,7 +204,7 @@ impl Plan {
         to.compact()?;
         drop(to);
         // What cannot be opened must not take the place of anything.
-        restore::restore(&Store::open(path)?, &unbounded(), now_ms()).map(drop)
+        restore::restore(&Store::open(path)?, &unbounded(), Clock::system().moment()).map(drop)
     }
 }
 

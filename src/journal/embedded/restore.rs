@@ -6,7 +6,10 @@ use super::{
     rows::{self, RecordRow, SPAN, STATE, State, TopicRow},
     store::{Store, StoreError},
 };
-use crate::journal::{Config, log::Log};
+use crate::{
+    clock::Moment,
+    journal::{Config, log::Log},
+};
 
 /// What was read.
 pub struct Restored {
@@ -21,15 +24,24 @@ pub const FEW_ROWS: u32 = 8;
 /// Events at the end of the log whose payloads an opening looks at.
 const TAIL: u64 = 16;
 
+/// By less than this an event may be ahead of the clock without a word.
+const NOTED_MS: u64 = 60_000;
+
 /// Reads the state row; `None` in an empty store.
 pub fn state(store: &Store) -> Result<Option<State>, StoreError> {
     store.get(STATE)?.map(|row| rows::decode(&row)).transpose().map_err(|bad| damaged("the state row", &bad))
 }
 
 /// Reads the index.
-pub fn restore(store: &Store, config: &Config, now: u64) -> Result<Option<Restored>, StoreError> {
+pub fn restore(store: &Store, config: &Config, now: Moment) -> Result<Option<Restored>, StoreError> {
     let Some(state) = state(store)? else { return Ok(None) };
     let marks = state.marks();
+    if let Some(ahead_ms) = marks.last_timestamp.checked_sub(now.wall).filter(|ahead| *ahead > NOTED_MS) {
+        tracing::warn!(
+            ahead_ms,
+            "the last event is ahead of the clock; events ahead of it are taken to be as old as the next"
+        );
+    }
     let mut log = Log::new(config, state.epoch);
     log.restore_marks(&marks, now);
     for row in store.scan(b't', &[]) {
@@ -50,11 +62,12 @@ pub fn restore(store: &Store, config: &Config, now: u64) -> Result<Option<Restor
         for mut meta in metas {
             let offset = meta.offset;
             // A clock that was set back brings nothing back to life, nor does it end what came after.
-            let swept = meta.expires.is_some_and(|at| now < at && at <= marks.swept);
+            let swept = meta.expires.is_some_and(|at| now.wall < at && at <= marks.swept);
             if swept && store.get(rows::event_key(meta.topics[0], offset))?.is_none() {
                 meta.expires = Some(0);
             }
             log.restore_event(meta);
+            // One that is ahead of the clock comes later: its row is written anew with a time that can be believed.
             whole &= log.contains(offset);
         }
         if !whole || in_span > FEW_ROWS {

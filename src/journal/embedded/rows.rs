@@ -242,7 +242,7 @@ pub fn encode_metas(metas: impl Iterator<Item = Meta>) -> Vec<(u64, Vec<u8>)> {
         let Some((first, began, row)) = rows.last_mut() else { continue };
         row.push(MetaRow {
             offset: meta.offset - *first,
-            timestamp: meta.timestamp - *began,
+            timestamp: meta.timestamp.saturating_sub(*began),
             size: meta.size,
             topics: meta.topics,
             expires: meta.expires,

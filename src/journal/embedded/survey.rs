@@ -14,6 +14,7 @@ use super::{
     store::{Store, StoreError},
 };
 use crate::{
+    clock::Moment,
     event::Position,
     journal::{
         Config, Verified,
@@ -91,11 +92,12 @@ impl Survey {
     }
 
     /// The index that an opening would make of it.
-    pub fn log(&self, now: u64) -> Log {
+    pub fn log(&self, now: Moment) -> Log {
         let mut log = Log::new(&unbounded(), self.state.map_or(0, |state| state.epoch));
         log.restore_marks(&self.state.map(|state| state.marks()).unwrap_or_default(), now);
         self.topics.iter().for_each(|(id, topic)| log.restore_topic(*id, &topic.name, topic.trimmed_through));
         self.metas.values().for_each(|meta| log.restore_event(meta.clone()));
+        log.settle();
         log
     }
 

@@ -8,10 +8,11 @@ use std::{
 
 use super::*;
 use crate::{
-    event::Draft,
+    event::{Draft, now_ms},
     journal::{Retention, Shared as Journal_, SyncMode},
 };
 
+mod clock;
 mod damage;
 mod disk;
 mod epoch;
@@ -37,6 +38,8 @@ fn directory() -> PathBuf {
 struct Again {
     dir: PathBuf,
     config: Config,
+    /// That of the system unless it is set.
+    clock: Option<Clock>,
     journal: Option<Embedded>,
 }
 
@@ -47,7 +50,7 @@ impl Again {
         let config = Config { min_free_bytes: 0, sync: SyncMode::Os, ..config };
         let dir = directory();
         let journal = Some(Embedded::open(&config, &dir).unwrap());
-        Self { dir, config, journal }
+        Self { dir, config, clock: None, journal }
     }
 
     /// In order.
@@ -65,7 +68,8 @@ impl Again {
     fn open(&mut self) -> Result<(), OpenError> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            match Embedded::open(&self.config, &self.dir) {
+            let clock = self.clock.clone().unwrap_or_else(Clock::system);
+            match Embedded::with_clock(&self.config, &self.dir, clock) {
                 Err(OpenError::InUse { .. }) if Instant::now() < until => std::thread::yield_now(),
                 opened => {
                     self.journal = Some(opened?);

@@ -9,7 +9,7 @@ use super::{
     store::{Store, StoreError},
     survey::Survey,
 };
-use crate::{event::now_ms, journal::Verified};
+use crate::{clock::Clock, journal::Verified};
 
 /// Events whose rows are looked for under one lock.
 const PART: usize = 1024;
@@ -62,7 +62,7 @@ fn mark(survey: &mut Survey, look: &Look) {
 
 /// The index against the events, both ways.
 fn events(survey: &mut Survey) {
-    let log = survey.log(now_ms());
+    let log = survey.log(Clock::system().moment());
     let findings = &mut survey.findings;
     let head = survey.state.map_or(u64::MAX, |state| state.marks().head);
     for meta in survey.metas.values() {

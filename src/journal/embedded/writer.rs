@@ -24,7 +24,6 @@ use super::{
     store::{Commit, Store, StoreError},
 };
 use crate::{
-    event::now_ms,
     journal::{
         AppendError, Batch, Config, Receipt, SyncMode, Unavailable,
         log::{Changes, Group, Marks},
@@ -174,7 +173,7 @@ impl Writer {
         }
         let full = self.check_disk().err();
         self.shared.refuse(full.clone());
-        let mut group = self.shared.log_mut().begin(now_ms());
+        let mut group = self.shared.log_mut().begin(self.shared.clock.moment());
         let mut accepted = Vec::with_capacity(appends.len());
         {
             let log = self.shared.log();
@@ -297,7 +296,7 @@ impl Writer {
         self.ready()?;
         let count = {
             let mut log = self.shared.log_mut();
-            let count = log.purge(topic, now_ms());
+            let count = log.purge(topic, self.shared.clock.steady_ms());
             self.pending.merge(log.take_changes());
             count
         };
@@ -313,6 +312,7 @@ impl Writer {
         loop {
             // In slices, so that readers get their turns between them.
             let mut log = self.shared.log_mut();
+            log.follow(self.shared.clock.moment());
             let more = log.sweep(now);
             self.pending.merge(log.take_changes());
             drop(log);

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 
 use sha2::{Digest, Sha256};
 
-use crate::event::Draft;
+use crate::{event::Draft, topic::Topic};
 
 /// The keys in force. Bounded by the events that are kept: an event that goes takes its key along.
 ///
@@ -56,11 +56,12 @@ impl Dedupe {
     }
 }
 
-/// What a draft's key is known by, and what a repeat of it must have in common with the first.
+/// What a draft's key is known by, which is the key, its publisher and the first topic; and what a repeat of it must have in
+/// common with the first.
 pub fn hashes(draft: &Draft) -> Option<(u128, u128)> {
     let key = draft.key.as_deref()?;
     let mut name = Hash::default();
-    name.text(&draft.publisher).text(key);
+    name.text(&draft.publisher).text(draft.topics.first().map_or("", Topic::as_str)).text(key);
     let mut content = Hash::default();
     content.number(draft.topics.len() as u64);
     for topic in &draft.topics {

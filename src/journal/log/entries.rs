@@ -9,6 +9,7 @@ use super::topics::TopicId;
 
 /// An event and who still keeps it.
 pub struct Entry {
+    /// When it was committed, in steady time.
     pub timestamp: u64,
     /// What it counts against bounds in bytes.
     pub size: u32,
@@ -24,7 +25,7 @@ pub struct Entry {
 /// What few events have.
 #[derive(Clone, Debug)]
 pub struct Extra {
-    /// Unix milliseconds.
+    /// In steady time.
     pub expires: Option<u64>,
     /// Hash of publisher and key, and of all that must be the same in a repeat.
     pub key: Option<(u128, u128)>,
@@ -114,6 +115,11 @@ impl Entries {
 
     pub fn get_mut(&mut self, offset: u64) -> Option<&mut Entry> {
         self.blocks.get_mut(&(block_of(offset)))?.entries[place(offset)].as_mut()
+    }
+
+    /// The entry with the greatest offset.
+    pub fn last(&self) -> Option<&Entry> {
+        self.blocks.values().next_back()?.entries.iter().rev().find_map(Option::as_ref)
     }
 
     pub fn contains(&self, offset: u64) -> bool {

@@ -13,16 +13,22 @@ use super::{
     topics::{TopicId, pinned},
 };
 use crate::{
+    clock::Moment,
     event::{Draft, Position, SharedEvent},
     journal::{AppendError, Batch, Expect, Receipt, RecordWrite, Unavailable},
     topic::Topic,
 };
 
+/// By less than this a clock that goes back does not take timestamps back.
+const ORDERED_MS: u64 = 1000;
+
 /// What a commit consists of.
 #[derive(Default)]
 pub struct Group {
-    /// The time of all its events.
-    pub now: u64,
+    /// The steady time of all its events.
+    now: u64,
+    /// Their timestamp.
+    stamp: u64,
     pub events: Vec<Planned>,
     pub records: Vec<Write>,
     /// Topics that the log does not know yet.
@@ -60,12 +66,18 @@ pub struct Write {
 
 impl Log {
     /// Begins a group. Nothing else may change the log until it is applied or dropped.
-    pub fn begin(&mut self, now: u64) -> Group {
-        let now = self.time(now);
+    pub fn begin(&mut self, now: Moment) -> Group {
+        self.follow(now);
+        let now = self.time(now.steady);
         self.last_timestamp = now;
+        let label = self.label(now);
+        // Small corrections do not put timestamps out of order; a jump that the clock has followed does.
+        let stamp = if self.last_label.saturating_sub(label) < ORDERED_MS { self.last_label.max(label) } else { label };
+        self.last_label = stamp;
         self.dedupe.expire(now);
         Group {
             now,
+            stamp,
             next_offset: self.head + 1,
             next_topic: self.topics.next_id(),
             next_revision: self.records.revision + 1,
@@ -98,7 +110,7 @@ impl Group {
     pub fn marks(&self, log: &Log) -> Marks {
         Marks {
             head: self.next_offset - 1,
-            last_timestamp: self.now,
+            last_timestamp: self.stamp,
             last_topic: self.next_topic - 1,
             revision: self.next_revision - 1,
             ..log.marks()
@@ -126,8 +138,9 @@ impl Group {
         let hashes: Vec<_> = batch.events.iter().map(dedupe::hashes).collect();
         let (receipts, keys) = self.plan(log, &batch.events, &hashes)?;
         let new = batch.events.into_iter().zip(hashes).zip(&receipts).filter(|(_, receipt)| !receipt.duplicate);
-        let events: Vec<_> =
-            new.map(|((draft, key), receipt)| (Arc::new(draft.into_event(receipt.position, self.now)), key)).collect();
+        let events: Vec<_> = new
+            .map(|((draft, key), receipt)| (Arc::new(draft.into_event(receipt.position, self.stamp)), key))
+            .collect();
         self.check_room(log, events.iter().map(|(event, _)| event))?;
         self.duplicates += (receipts.len() - events.len()) as u64;
         self.next_offset += events.len() as u64;

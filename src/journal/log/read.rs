@@ -88,6 +88,7 @@ impl Log {
     }
 
     pub fn before_time(&self, timestamp: u64) -> u64 {
+        let timestamp = self.steady(timestamp);
         // Timestamps grow with offsets, so the boundary is found by halving. What is gone and was older does not count.
         let (mut low, mut high) = (if self.gone.timestamp < timestamp { self.gone.through } else { 0 }, self.head);
         while low < high {

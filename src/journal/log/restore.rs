@@ -6,9 +6,9 @@ use super::{
     records::Known,
     topics::{TopicId, pinned},
 };
-use crate::{journal::Stats, topic::Topic};
+use crate::{clock::Moment, journal::Stats, topic::Topic};
 
-/// What an adapter keeps of the log as a whole.
+/// What an adapter keeps of the log as a whole. Times are those of the wall clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Marks {
     pub head: u64,
@@ -23,7 +23,7 @@ pub struct Marks {
     pub pinned_forgotten_through: u64,
 }
 
-/// What an adapter keeps of an event beside its payload.
+/// What an adapter keeps of an event beside its payload. Times are those of the wall clock.
 #[derive(Clone, Debug)]
 pub struct Meta {
     pub offset: u64,
@@ -33,6 +33,9 @@ pub struct Meta {
     pub expires: Option<u64>,
     pub key: Option<(u128, u128)>,
 }
+
+/// So many events ahead of the clock wait for one that is not.
+const AHEAD: usize = 1 << 16;
 
 // === impl Marks ===
 
@@ -50,12 +53,12 @@ impl Log {
     pub fn marks(&self) -> Marks {
         Marks {
             head: self.head,
-            last_timestamp: self.last_timestamp,
-            swept: self.swept,
+            last_timestamp: self.last_label,
+            swept: self.label(self.swept),
             last_topic: self.topics.next_id() - 1,
             revision: self.records.revision,
             trimmed_through: self.trimmed_through,
-            gone: self.gone,
+            gone: Gone { timestamp: self.label(self.gone.timestamp), ..self.gone },
             forgotten_through: self.topics.forgotten_through,
             pinned_forgotten_through: self.topics.pinned_forgotten_through,
         }
@@ -71,23 +74,25 @@ impl Log {
         let entries = self.entries.after(after).take_while(move |(offset, _)| *offset <= through);
         entries.map(|(offset, entry)| Meta {
             offset,
-            timestamp: entry.timestamp,
+            timestamp: self.label(entry.timestamp),
             size: entry.size,
             topics: entry.topics.ids().to_vec(),
-            expires: entry.expires(),
+            expires: entry.expires().map(|at| self.label(at)),
             key: entry.key(),
         })
     }
 
     /// First step: the marks, and the time to judge by.
-    pub fn restore_marks(&mut self, marks: &Marks, now: u64) {
+    pub fn restore_marks(&mut self, marks: &Marks, now: Moment) {
+        self.follow(now);
         self.head = marks.head;
-        self.last_timestamp = now.max(marks.last_timestamp);
-        self.swept = marks.swept;
+        self.last_timestamp = now.steady;
+        self.last_label = marks.last_timestamp;
+        self.swept = self.steady(marks.swept);
         self.topics.used(marks.last_topic);
         self.records.revision = marks.revision;
         self.trimmed_through = marks.trimmed_through;
-        self.gone = marks.gone;
+        self.gone = Gone { timestamp: self.steady(marks.gone.timestamp).min(now.steady), ..marks.gone };
         self.topics.forgotten_through = marks.forgotten_through;
         self.topics.pinned_forgotten_through = marks.pinned_forgotten_through;
     }
@@ -99,8 +104,40 @@ impl Log {
     }
 
     /// Third step: each event, in order. What has expired meanwhile, or has no topic left, is dropped.
-    pub fn restore_event(&mut self, meta: Meta) {
-        let Meta { offset, timestamp, size, topics, expires, key } = meta;
+    ///
+    /// A timestamp that is ahead of the clock says nothing about an age: such an event is as old as the next one that can be
+    /// believed, and one without a next begins its life now.
+    pub fn restore_event(&mut self, mut meta: Meta) {
+        meta.timestamp = self.steady(meta.timestamp);
+        meta.expires = meta.expires.map(|at| self.steady(at));
+        if meta.timestamp > self.last_timestamp {
+            self.ahead.push(meta);
+            if self.ahead.len() >= AHEAD {
+                self.settle();
+            }
+            return;
+        }
+        let timestamp = meta.timestamp;
+        self.settle_by(timestamp);
+        self.enter(meta, timestamp);
+    }
+
+    /// After the last event.
+    pub fn settle(&mut self) {
+        self.settle_by(self.last_timestamp);
+    }
+
+    fn settle_by(&mut self, timestamp: u64) {
+        for meta in std::mem::take(&mut self.ahead) {
+            self.enter(meta, timestamp);
+        }
+    }
+
+    /// Enters an event as one of this time, which is not before that of the event before it.
+    fn enter(&mut self, meta: Meta, timestamp: u64) {
+        let Meta { offset, timestamp: own, size, topics, expires, key } = meta;
+        let timestamp = self.entries.last().map_or(timestamp, |last| last.timestamp.max(timestamp));
+        let expires = expires.map(|at| timestamp.saturating_add(at.saturating_sub(own)));
         let extra = (expires.is_some() || key.is_some()).then(|| Box::new(Extra { expires, key }));
         let Some(topics) = TopicSet::new(topics) else { return };
         let entry = Entry { timestamp, size, kept_by: 0, pinned_by: 0, topics, extra };
@@ -120,6 +157,7 @@ impl Log {
 
     /// Last step: the settings may ask for less than they did before.
     pub fn restored(&mut self) {
+        self.settle();
         let now = self.last_timestamp;
         self.dedupe.expire(now);
         let ids: Vec<TopicId> = self.topics.after(None).map(|(_, id)| id).collect();

@@ -1,11 +1,11 @@
 //! What the contract cannot see: the indexes stay as small as what is kept.
 
 use super::*;
-use crate::{event::Draft, journal::Batch, topic::Topic};
+use crate::{clock::Moment, event::Draft, journal::Batch, topic::Topic};
 
 fn append(log: &mut Log, name: &str, draft: Draft) {
     let draft = Draft { topics: vec![Topic::new(name).unwrap()], data: "x".into(), ..draft };
-    let mut group = log.begin(0);
+    let mut group = log.begin(Moment { steady: 0, wall: 0 });
     group.add(log, Batch::events(vec![draft])).unwrap();
     log.apply(&group);
 }

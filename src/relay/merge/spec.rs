@@ -27,7 +27,7 @@ pub struct SourceSpec {
     /// A path that the remote's `paths` permit, with query.
     #[schema(min_length = 1)]
     path: String,
-    /// `GET` where none is named; `POST`, `PUT` or `PATCH`.
+    /// `GET` where none is named; any HTTP method but `CONNECT` and `TRACE`.
     method: Option<String>,
     /// Header fields of the request, at most 64.
     headers: Option<BTreeMap<String, String>>,
@@ -181,7 +181,7 @@ mod tests {
         let found = errors(json!([
             "/api/jobs",
             7,
-            { "path": "/api/sse/x", "remote": "c", "method": "DELETE", "label": "" },
+            { "path": "/api/sse/x", "remote": "c", "method": "CONNECT", "label": "" },
             { "path": "/api/sse/x", "lable": "x" },
             { "path": "/api/sse/x", "body": 1, "headers": { "Host": "h", "a b": "c", "X": "1", "x": "2" } },
             { "path": 1 },
@@ -190,7 +190,7 @@ mod tests {
             "[0].path: `/api/jobs` may not be asked of remote `a`",
             "[1]: a source is",
             "[2].label: ",
-            "[2].method: `DELETE` is none of GET, POST, PUT, PATCH",
+            "[2].method: method `CONNECT` is not sent",
             "[2].remote: no remote is called `c`; there are `a`, `b`",
             "[3].lable: unknown field `lable`",
             "[4].headers: `Host` is set by the node itself",

@@ -10,13 +10,17 @@ use crate::{
     upstream::{Client, RemoteConfig, Remotes},
 };
 
-fn plan(spec: &Value) -> Plan {
+fn check(spec: &Value) -> Result<Plan, Vec<FieldError>> {
     let config = RemoteConfig { base_url: Some("http://h".into()), ..RemoteConfig::default() };
     let remotes = BTreeMap::from([("up".to_owned(), config)]);
     let remotes = Remotes::build(&remotes, &Client::new(crate::upstream::Config::default())).unwrap();
     let config = Config { default_remote: Some("up".into()), ..Config::default() };
     let mut spec = Spec::deserialize(spec).unwrap();
-    Plan::check(&mut spec, Limits { config: &config, remotes: &remotes }).unwrap()
+    Plan::check(&mut spec, Limits { config: &config, remotes: &remotes })
+}
+
+fn plan(spec: &Value) -> Plan {
+    check(spec).unwrap()
 }
 
 fn source(source: &Value) -> PlannedSource {
@@ -63,5 +67,37 @@ fn what_makes_requests_equal_is_all_but_the_label() {
     ];
     for other in others {
         assert_ne!(key(&other), plain, "{other}");
+    }
+}
+
+/// RFC 9110, section 9.1: a method is any token, and its case counts.
+#[test]
+fn a_source_has_any_method_but_those_that_open_a_tunnel_or_reflect() {
+    let method = |name: &str| source(&json!({ "path": "/api/sse/a", "method": name })).source.method.to_string();
+    for (written, sent) in
+        [("REPORT", "REPORT"), ("QUERY", "QUERY"), ("DELETE", "DELETE"), ("options", "OPTIONS"), ("X-y!", "X-y!")]
+    {
+        assert_eq!(method(written), sent);
+    }
+    for name in ["CONNECT", "TRACE", "trace", "", "A B", "A\r\nB", "é"] {
+        let errors = check(&json!({ "sources": [{ "path": "/api/sse/a", "method": name }] })).unwrap_err();
+        assert_eq!(errors[0].field, "sources[0].method", "{name}");
+    }
+}
+
+/// QUERY, REPORT, SEARCH and PROPFIND are safe (the registry of methods): a stream that is lost may be asked for again.
+#[test]
+fn a_safe_method_may_be_repeated() {
+    for (name, repeated) in [
+        ("QUERY", true),
+        ("REPORT", true),
+        ("SEARCH", true),
+        ("PROPFIND", true),
+        ("GET", true),
+        ("POST", false),
+        ("PURGE", false),
+    ] {
+        let source = source(&json!({ "path": "/api/sse/a", "method": name })).source;
+        assert_eq!(source.may_repeat(), repeated, "{name}");
     }
 }

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    clock::Clock,
     event::SharedEvent,
     journal::{
         self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
@@ -245,6 +246,7 @@ pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
             remotes,
             connections: Connections::new(100),
             share: Share::WHOLE,
+            clock: Clock::system(),
             supervisor: Supervisor::default(),
         },
     )

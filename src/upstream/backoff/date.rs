@@ -1,29 +1,77 @@
-//! The date of HTTP, in the one form that RFC 9110 (section 5.6.7) lets a sender use: `Sun, 06 Nov 1994 08:49:37 GMT`.
+//! The dates of HTTP, in the three forms that a recipient must accept (RFC 9110, section 5.6.7):
+//!
+//! ```text
+//! Sun, 06 Nov 1994 08:49:37 GMT     the one that is sent today
+//! Sunday, 06-Nov-94 08:49:37 GMT    of RFC 850
+//! Sun Nov  6 08:49:37 1994          of the C function asctime
+//! ```
+//!
+//! Written here because common parsers read the two-digit year by a fixed century; the RFC wants it read by the clock.
 
 use std::time::{Duration, SystemTime};
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
+/// A year of two digits is the one that is nearest to now without being more than this many years ahead.
+const AHEAD: u64 = 50;
+
 /// Reads a date; the name of the day is not compared with it.
-pub fn parse(text: &str) -> Option<SystemTime> {
-    let (_, rest) = text.split_once(", ")?;
-    let mut parts = rest.split(' ');
-    let day = number(parts.next()?, 2)?;
-    let name = parts.next()?;
-    let month = MONTHS.iter().position(|month| *month == name)?;
-    let year = number(parts.next()?, 4)?;
-    let mut clock = parts.next()?.split(':');
-    let (hour, minute, second) = (number(clock.next()?, 2)?, number(clock.next()?, 2)?, number(clock.next()?, 2)?);
-    if clock.next().is_some() || parts.next() != Some("GMT") || parts.next().is_some() {
+pub fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
+    let (day, month, year, clock) = match text.split_once(", ") {
+        Some((_, rest)) => {
+            let (date, clock) = rest.strip_suffix(" GMT")?.rsplit_once(' ')?;
+            match date.split_once('-') {
+                Some((day, rest)) => {
+                    let (month, year) = rest.split_once('-')?;
+                    (number(day, 2)?, month, whole_year(number(year, 2)?, now), clock)
+                }
+                None => {
+                    let (day, rest) = date.split_once(' ')?;
+                    let (month, year) = rest.split_once(' ')?;
+                    (number(day, 2)?, month, number(year, 4)?, clock)
+                }
+            }
+        }
+        None => {
+            let (_, rest) = text.split_once(' ')?;
+            let (month, rest) = rest.split_once(' ')?;
+            // The day has two places, and a blank before a single digit.
+            let (day, rest) = rest.split_at_checked(2)?;
+            let (clock, year) = rest.strip_prefix(' ')?.split_once(' ')?;
+            let day = day.strip_prefix(' ').map_or_else(|| number(day, 2), |day| number(day, 1))?;
+            (day, month, number(year, 4)?, clock)
+        }
+    };
+    let month = MONTHS.iter().position(|name| *name == month)?;
+    let mut parts = clock.split(':');
+    let (hour, minute, second) = (number(parts.next()?, 2)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
+    // A leap second is a valid one.
+    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // A leap second is a valid one.
-    if year < 1970 || hour > 23 || minute > 59 || second > 60 || day == 0 || day > days_in(month, year) {
+    if year < 1970 || day == 0 || day > days_in(month, year) {
         return None;
     }
     let days = days_before_year(year) - days_before_year(1970) + (0..month).map(|m| days_in(m, year)).sum::<u64>();
     let seconds = ((days + day - 1) * 24 + hour) * 3600 + minute * 60 + second;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+/// The year that two digits mean: never more than 50 years ahead, else the most recent one that ends so.
+fn whole_year(two_digits: u64, now: SystemTime) -> u64 {
+    let latest = year_of(now) + AHEAD;
+    let year = latest - latest % 100 + two_digits;
+    if year > latest { year - 100 } else { year }
+}
+
+fn year_of(time: SystemTime) -> u64 {
+    let days = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    // The guess is never too late, and a few years too early at most.
+    let mut year = 1970 + days / 366;
+    while days_before_year(year + 1) - days_before_year(1970) <= days {
+        year += 1;
+    }
+    year
 }
 
 fn number(text: &str, digits: usize) -> Option<u64> {
@@ -53,6 +101,15 @@ fn days_before_year(year: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// The end of November 2026.
+    fn now() -> SystemTime {
+        at(1_795_953_600)
+    }
+
     #[test]
     fn known_dates_are_read() {
         for (text, seconds) in [
@@ -61,8 +118,41 @@ mod tests {
             ("Tue, 29 Feb 2000 12:00:00 GMT", 951_825_600),
             ("Fri, 01 Mar 2024 00:00:00 GMT", 1_709_251_200),
             ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_799),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", 784_111_777),
+            ("Friday, 01-Mar-24 00:00:00 GMT", 1_709_251_200),
+            ("Sun Nov  6 08:49:37 1994", 784_111_777),
+            ("Tue Feb 29 12:00:00 2000", 951_825_600),
         ] {
-            assert_eq!(parse(text), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), "{text}");
+            assert_eq!(parse(text, now()), Some(at(seconds)), "{text}");
+        }
+    }
+
+    /// RFC 9110, section 5.6.7: what appears to be more than 50 years in the future is a year of the past.
+    #[test]
+    fn a_year_of_two_digits_is_read_by_the_clock() {
+        for (digits, year) in
+            [(26, 2026), (27, 2027), (70, 2070), (75, 2075), (76, 2076), (77, 1977), (99, 1999), (0, 2000)]
+        {
+            assert_eq!(whole_year(digits, now()), year);
+        }
+        let in_2080 = at(3_471_292_800);
+        for (digits, year) in [(94, 2094), (29, 2129), (30, 2130), (31, 2031)] {
+            assert_eq!(whole_year(digits, in_2080), year);
+        }
+    }
+
+    #[test]
+    fn the_year_of_a_moment_is_found() {
+        for (seconds, year) in [
+            (0, 1970),
+            (31_535_999, 1970),
+            (31_536_000, 1971),
+            (951_825_600, 2000),
+            (978_307_199, 2000),
+            (978_307_200, 2001),
+            (253_402_300_799, 9999),
+        ] {
+            assert_eq!(year_of(at(seconds)), year, "{seconds}");
         }
     }
 
@@ -76,13 +166,21 @@ mod tests {
             "Sun, 06 Nov 0000 08:49:37 GMT",
             "Sun, 06 Nov 1994 24:00:00 GMT",
             "Sun, 6 Nov 1994 08:49:37 GMT",
-            "Sunday, 06-Nov-94 08:49:37 GMT",
             "Sun, 06 nov 1994 08:49:37 GMT",
             "Sun, 06 Nov 1994 08:49:37 GMT ",
             "Sun, 00 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37",
+            "Sunday, 6-Nov-94 08:49:37 GMT",
+            "Sun Nov 6 08:49:37 1994",
+            "Sun Nov  6 08:49:37 94",
+            "Sun Nov  6 08:49:37 1994 GMT",
+            "Sun Nov  0 08:49:37 1994",
+            "Sun Nov é 08:49:37 1994",
+            "Sun Nov",
             "",
         ] {
-            assert_eq!(parse(text), None, "{text:?}");
+            assert_eq!(parse(text, now()), None, "{text:?}");
         }
     }
 }

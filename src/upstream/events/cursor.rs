@@ -70,14 +70,7 @@ impl Cursor {
         self.again = None;
     }
 
-    /// The stream began at this position.
-    pub(super) fn begin(&mut self, id: Option<String>) {
-        if let Some(id) = id.filter(|_| self.last_id.is_empty() && self.events == 0) {
-            self.set(&id);
-        }
-    }
-
-    /// A block without data had this id.
+    /// A block without data, or the greeting of another Millstream, had this id.
     pub(super) fn set(&mut self, id: &str) {
         self.again = None;
         self.last_id.clear();

@@ -1,7 +1,7 @@
 //! The frames with which another Millstream speaks of a stream itself; pure.
 //!
-//! They have no id, and are known as such only on a stream that began with a Millstream's greeting: an event that
-//! somebody else calls `heartbeat` is an event like any other.
+//! Only the greeting has an id, the position after which the stream continues. The others are known as control frames only
+//! on a stream that began with a Millstream's greeting: an event that another server calls `heartbeat` is an ordinary event.
 
 use serde::Deserialize;
 
@@ -13,18 +13,18 @@ pub struct Dialect {
     leaving: bool,
 }
 
-/// What a frame without an id of its own is.
+/// What a frame is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
     /// An event.
     Event,
-    /// The greeting; with the position at which a live stream began.
+    /// The greeting; with the position after which the stream continues.
     Greeting(Option<String>),
     /// Another control frame.
     Control,
 }
 
-/// Frames without an id; the greeting may have another name (`[streams.NAME] connected_event`).
+/// The greeting may have another name (`[streams.NAME] connected_event`).
 const CONTROL: [&str; 4] = ["connection", "heartbeat", "gap", "disconnect"];
 
 /// What the first frame of a Millstream's own streams says.
@@ -61,15 +61,16 @@ impl Dialect {
     }
 
     /// Hears the next event.
-    pub fn hear(&mut self, event: &str, data: &str, own_id: bool) -> Frame {
+    pub fn hear(&mut self, event: &str, data: &str, own_id: Option<&str>) -> Frame {
         let first = std::mem::take(&mut self.first);
-        if own_id {
-            return Frame::Event;
-        }
         if first && let Some(greeting) = greeting(data) {
             self.spoken = true;
-            // A break before the first event then loses nothing.
-            return Frame::Greeting(greeting.resume.from.filter(|_| greeting.resume.status == "live"));
+            // A break before the first event then loses nothing. Version 0.1 gives the position in `resume` only.
+            let live = || greeting.resume.from.filter(|_| greeting.resume.status == "live");
+            return Frame::Greeting(own_id.map(str::to_owned).or_else(live));
+        }
+        if own_id.is_some() {
+            return Frame::Event;
         }
         if first && event == "disconnect" && serde_json::from_str::<Refusal>(data).is_ok() {
             (self.spoken, self.leaving) = (true, true);
@@ -101,27 +102,36 @@ mod tests {
     #[test]
     fn control_frames_are_known_after_a_greeting_only() {
         let mut dialect = Dialect::new();
-        assert_eq!(dialect.hear("connection", HELLO, false), Frame::Greeting(Some("a-1".into())));
-        assert_eq!(dialect.hear("heartbeat", "{}", false), Frame::Control);
-        assert_eq!(dialect.hear("heartbeat", "{}", true), Frame::Event);
-        assert_eq!(dialect.hear("order", "{}", false), Frame::Event);
+        assert_eq!(dialect.hear("connection", HELLO, None), Frame::Greeting(Some("a-1".into())));
+        assert_eq!(dialect.hear("heartbeat", "{}", None), Frame::Control);
+        assert_eq!(dialect.hear("heartbeat", "{}", Some("a-2")), Frame::Event);
+        assert_eq!(dialect.hear("order", "{}", None), Frame::Event);
         assert!(!dialect.leaving());
-        assert_eq!(dialect.hear("disconnect", "{}", false), Frame::Control);
+        assert_eq!(dialect.hear("disconnect", "{}", None), Frame::Control);
         assert!(dialect.leaving());
         let mut other = Dialect::new();
-        assert_eq!(other.hear("message", "hello", false), Frame::Event);
-        assert_eq!(other.hear("connection", HELLO, false), Frame::Event);
-        assert_eq!(other.hear("disconnect", "{}", false), Frame::Event);
+        assert_eq!(other.hear("message", "hello", None), Frame::Event);
+        assert_eq!(other.hear("connection", HELLO, None), Frame::Event);
+        assert_eq!(other.hear("disconnect", "{}", None), Frame::Event);
         assert!(!other.leaving());
     }
 
     #[test]
-    fn a_greeting_may_have_another_name_and_a_position_only_where_it_is_live() {
-        let renamed = Dialect::new().hear("connected", HELLO, false);
+    fn a_greeting_may_have_another_name() {
+        let renamed = Dialect::new().hear("connected", HELLO, None);
         assert_eq!(renamed, Frame::Greeting(Some("a-1".into())));
-        let resumed = Dialect::new().hear("connection", &HELLO.replace("live", "resumed"), false);
-        assert_eq!(resumed, Frame::Greeting(None));
-        assert_eq!(Dialect::new().hear("connection", &HELLO.replace("connected", "x"), false), Frame::Event);
-        assert_eq!(Dialect::new().hear("connection", HELLO, true), Frame::Event);
+        assert_eq!(Dialect::new().hear("connection", &HELLO.replace("connected", "x"), None), Frame::Event);
+    }
+
+    #[test]
+    fn the_position_of_a_greeting_is_its_id_or_where_a_live_stream_began() {
+        let resumed = HELLO.replace("live", "resumed");
+        assert_eq!(Dialect::new().hear("connection", &resumed, None), Frame::Greeting(None));
+        for hello in [HELLO, &resumed] {
+            let mut dialect = Dialect::new();
+            assert_eq!(dialect.hear("connection", hello, Some("a-7")), Frame::Greeting(Some("a-7".into())));
+            // Later frames of this name are what a publisher calls so.
+            assert_eq!(dialect.hear("connection", hello, Some("a-8")), Frame::Event);
+        }
     }
 }

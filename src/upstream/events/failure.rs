@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 
 use crate::{
     sse::DecodeError,
-    upstream::{Busy, Error},
+    upstream::{Busy, Error, Verdict, describe, verdict},
 };
 
 /// Why a connection was not made, or was lost.
@@ -16,7 +16,7 @@ pub enum Failure {
     #[error(transparent)]
     Transport(Error),
     /// Another status than 200 and 204.
-    #[error("the remote answered {status}{}", said(.excerpt))]
+    #[error("the remote answered {}{}", describe(*.status), said(.excerpt))]
     Status {
         /// Which.
         status: StatusCode,
@@ -127,10 +127,7 @@ impl Failure {
         match self {
             Self::Busy(_) | Self::ClosedEarly | Self::Ended => Nature::Passing,
             Self::Transport(error) if error.retryable() => Nature::Passing,
-            // Too early, too many, overloaded, restarting.
-            Self::Status { status, .. } if matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504) => {
-                Nature::Passing
-            }
+            Self::Status { status, .. } if verdict(*status) == Verdict::Transient => Nature::Passing,
             // The same event would come again, and a bad URL stays one.
             Self::Unreadable(_)
             | Self::Transport(Error::BadUrl { .. } | Error::BadMethod(_) | Error::Loop { .. })

@@ -4,10 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
 
-use super::{chunks::Chunks, failure::Failure};
+use super::failure::Failure;
 use crate::{
     sse,
-    upstream::{Busy, Client, Request, Response, connections::Lease, retry_after},
+    upstream::{
+        Busy, Chunks, Client, Request, Response,
+        chunks::{shorten, text},
+        connections::Lease,
+        retry_after,
+    },
 };
 
 /// What came back.
@@ -73,13 +78,7 @@ async fn judge(response: Response, idle: Duration, lease: Lease) -> Result<Answe
         return Err(Failure::ContentType(shorten(&media, 80)));
     }
     let framed = is_framed(&response.headers)?;
-    let encoding = text(&response.headers, &header::CONTENT_ENCODING);
-    let body = response.body.idle_timeout(idle);
-    let chunks = match encoding.trim().to_ascii_lowercase().as_str() {
-        "" | "identity" => Chunks::plain(body),
-        "gzip" | "x-gzip" => Chunks::gzip(body),
-        _ => return Err(Failure::Encoding(shorten(&encoding, 40))),
-    };
+    let chunks = Chunks::of(&response.headers, response.body.idle_timeout(idle)).map_err(Failure::Encoding)?;
     Ok(Answer::Stream(Box::new(Opened { chunks, framed, lease })))
 }
 
@@ -95,26 +94,14 @@ fn is_framed(headers: &HeaderMap) -> Result<bool, Failure> {
 }
 
 async fn refusal(response: Response) -> Failure {
-    let Response { status, headers, mut body, .. } = response;
-    let mut bytes = Vec::new();
-    let reading = async {
-        while bytes.len() < EXCERPT * 4 {
-            match body.chunk().await {
-                Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
-                _ => break,
-            }
-        }
+    let Response { status, headers, body, .. } = response;
+    let said = match Chunks::of(&headers, body) {
+        Ok(chunks) => words_of(&chunks.beginning(EXCERPT * 4, EXCERPT_TIMEOUT).await),
+        Err(_) => String::new(),
     };
-    // Late or cut short: what is there is what there is to show.
-    let _ = tokio::time::timeout(EXCERPT_TIMEOUT, reading).await;
-    let excerpt = if headers.contains_key(header::CONTENT_ENCODING) {
-        String::new()
-    } else {
-        let said = words_of(&bytes);
-        let words: Vec<&str> =
-            said.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
-        shorten(&words.join(" "), EXCERPT)
-    };
+    let words: Vec<&str> =
+        said.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+    let excerpt = shorten(&words.join(" "), EXCERPT);
     Failure::Status { status, retry_after: retry_after(&headers, SystemTime::now()), excerpt }
 }
 
@@ -126,14 +113,4 @@ fn words_of(bytes: &[u8]) -> String {
     }
     let problem = serde_json::from_slice::<Problem>(bytes);
     problem.map_or_else(|_| String::from_utf8_lossy(bytes).into_owned(), |problem| problem.detail)
-}
-
-/// A field's value; of several lines of a list, all of it (RFC 9110, section 5.3).
-fn text(headers: &HeaderMap, name: &header::HeaderName) -> String {
-    let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-    values.join(", ")
-}
-
-fn shorten(text: &str, max: usize) -> String {
-    text.chars().filter(|c| !c.is_control()).take(max).collect()
 }

@@ -1,8 +1,8 @@
 //! When a lost stream is opened again, and when it is given up; pure.
 //!
-//! The delay grows exponentially with jitter, never below what the upstream asked for (`retry:`, `Retry-After`), and
-//! starts anew after a connection that held for a healthy while. A stream that was closed in good order after it had
-//! brought events is no failure: it is opened again at its own pace, as one that polls would have it.
+//! The delay grows exponentially with jitter, never below what the upstream asked for (`retry:`, `Retry-After`). It starts
+//! anew with a connection that brought a new event, however that connection ended, and with one that held for a healthy
+//! while: an upstream that makes progress is read at its own pace.
 
 use std::time::Duration;
 
@@ -120,7 +120,10 @@ impl Policy {
     /// request may be sent once more.
     pub fn lost(&mut self, now: Instant, failure: &Failure, again: bool, rng: &mut impl rand::Rng) -> Decision {
         let held = self.opened.take().map(|opened| now - opened);
-        let in_order = held.is_some() && self.progressed && matches!(failure, Failure::ClosedEarly);
+        let progressed = held.is_some() && self.progressed;
+        if progressed {
+            self.growth = 0;
+        }
         if held.is_some_and(|held| held >= HEALTHY) {
             (self.growth, self.failures) = (0, 0);
         }
@@ -143,10 +146,9 @@ impl Policy {
         if !again {
             return Decision::NotAgain;
         }
-        if in_order {
-            self.growth = 0;
-        }
         let delay = self.delay(failure.retry_after(), rng);
+        // A close in good order is no failure either: the next connection may bring nothing, and come at the same pace.
+        let in_order = progressed && matches!(failure, Failure::ClosedEarly);
         self.growth = if in_order { 0 } else { (self.growth + 1).min(16) };
         Decision::Retry { attempt: self.failures, delay }
     }
@@ -332,6 +334,41 @@ mod tests {
         assert_eq!(case.policy.lost(case.now, &cut(), false, &mut case.rng), Decision::NotAgain);
         let refusal = status(404, None);
         assert_eq!(case.policy.lost(case.now, &refusal, false, &mut case.rng), Decision::GiveUp);
+    }
+
+    /// An upstream that breaks off every few seconds, and brings something new each time, is read at its own pace.
+    #[tokio::test]
+    async fn one_that_breaks_off_after_new_events_keeps_its_pace() {
+        let idle = Failure::Transport(Error::IdleTimeout { after: SECOND });
+        for failure in [cut(), idle, Failure::Ended, Failure::ClosedEarly] {
+            let mut case = Case::new(Some(3));
+            case.policy.hint(100);
+            for _ in 0..20 {
+                case.open_for(3 * SECOND);
+                case.policy.progressed();
+                let delay = case.lose(&failure).unwrap();
+                assert!((100..=125).contains(&delay.as_millis()), "{failure}: {delay:?}");
+            }
+            // What brings nothing new grows from there.
+            for _ in 0..2 {
+                case.open_for(3 * SECOND);
+                assert!(case.lose(&failure).is_some());
+            }
+            assert!(case.lose(&failure).is_none(), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_before_the_new_event_do_not_slow_what_comes_after_it() {
+        let mut case = Case::new(None);
+        for _ in 0..8 {
+            assert!(case.lose(&cut()).is_some());
+        }
+        case.open_for(SECOND);
+        case.policy.progressed();
+        assert!(is_first(case.lose(&cut()).unwrap()));
+        let second = case.lose(&cut()).unwrap();
+        assert!(second >= SECOND && second <= 2 * SECOND + SECOND / SPREAD, "{second:?}");
     }
 
     #[tokio::test]

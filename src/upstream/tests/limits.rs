@@ -103,6 +103,20 @@ async fn an_endless_head_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_head_with_too_many_fields_is_refused_by_their_number() {
+    let head = |fields: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{}\r\nok", "X-A: b\r\n".repeat(fields));
+    for fields in [100, 200, 300] {
+        let upstream = Upstream::answering(head(fields)).await;
+        let error = client(&[]).send(get(upstream.url("/"))).await.expect_err("too many fields");
+        assert_eq!(error.code(), "response_too_large", "{error}");
+        assert!(error.to_string().contains("100 header fields") && !error.to_string().contains("bytes"), "{error}");
+    }
+    let upstream = Upstream::answering(head(99)).await;
+    let response = client(&[]).send(get(upstream.url("/"))).await.expect("a hundred are taken");
+    assert_eq!(response.body.collect(10).await.as_deref(), Ok(b"ok".as_slice()));
+}
+
+#[tokio::test]
 async fn dropping_a_response_closes_its_connection() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;

@@ -66,6 +66,65 @@ async fn a_kept_connection_that_the_server_has_closed_is_replaced() {
     }
 }
 
+/// Answers one request, and closes with the next one without a word: what the client sees when the server closes an idle
+/// connection in the very moment in which it is used again.
+async fn close_on_reuse(mut stream: TcpStream, seen: Arc<Seen>) {
+    if seen.request(&mut stream).await {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    }
+    if seen.request(&mut stream).await && seen.requests().len().is_multiple_of(2) {
+        // A reset instead of an end.
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// RFC 9112, section 9.3.1: a client may repeat an idempotent request by itself.
+#[tokio::test]
+async fn an_idempotent_request_that_meets_a_closed_connection_is_sent_once_more() {
+    for method in ["GET", "OPTIONS", "PUT", "DELETE", "QUERY", "REPORT"] {
+        let upstream = Upstream::run(close_on_reuse).await;
+        let client = client(&[]);
+        for _ in 0..10 {
+            let method = crate::upstream::Method::from_bytes(method.as_bytes()).expect("a method");
+            let response = client.send(Request { method, ..get(upstream.url("/")) }).await.expect("an answer");
+            response.body.collect(10).await.expect("a body");
+        }
+        assert!(upstream.requests().len() > 10, "no connection was used again");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_idempotent_is_sent_once() {
+    let upstream = Upstream::run(close_on_reuse).await;
+    let client = client(&[]);
+    let post = || Request { method: crate::upstream::Method::POST, ..get(upstream.url("/")) };
+    client.send(post()).await.expect("an answer").body.collect(10).await.expect("a body");
+    assert_eq!(client.send(post()).await.expect_err("it may have been done").code(), "closed");
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn what_fails_on_a_fresh_connection_is_not_repeated() {
+    let upstream = Upstream::run(|mut stream, seen| async move {
+        let _ = seen.request(&mut stream).await;
+    })
+    .await;
+    assert_eq!(client(&[]).send(get(upstream.url("/"))).await.expect_err("no answer").code(), "closed");
+    assert_eq!(upstream.accepted(), 1);
+    // Nor one of which a part of the answer came.
+    let upstream = Upstream::run(|mut stream, seen| async move {
+        seen.request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        seen.request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 O").await;
+    })
+    .await;
+    let client = client(&[]);
+    ask(&client, get(upstream.url("/"))).await.expect("an answer");
+    assert_eq!(client.send(get(upstream.url("/"))).await.expect_err("half a head").code(), "closed");
+    assert_eq!(upstream.requests().len(), 2);
+}
+
 #[test]
 fn arbiters_share_one_client() {
     let client = client(&[]);

@@ -61,4 +61,34 @@ const checks = {
   },
 };
 
-export const crashes = Object.assign({}, ...journals.map((journal) => checks[journal.trim()]));
+/** A page of any site: `EventSource` and nothing else. */
+const plain = {
+  "crash: a plain EventSource that was cut before its first event gets it once, by its own means": async ({ node, open }) => {
+    const settings = '[streams.ugc-updates]\ntopics = ["ugc"]\nconnected_event = "connected"\n';
+    await node.start({ journal: "embedded", settings });
+    for (const [name, away] of [
+      ["kill", () => node.crash()],
+      ["stop", () => node.halt()],
+    ]) {
+      const page = await open("/sse-client.html", { provokes: true });
+      await page.evaluate(() => {
+        window.seen = [];
+        window.connected = [];
+        const source = new EventSource("/api/sse/ugc-updates");
+        source.addEventListener("connected", ({ data }) => window.connected.push(JSON.parse(data).resume.status));
+        source.addEventListener("generation-completed", ({ data }) => window.seen.push(data));
+      });
+      await until("the connection", () => page.evaluate(() => window.connected.length === 1));
+      await away();
+      await node.start({ settings: null });
+      await node.post("/events", { topic: "ugc", event: "generation-completed", data: name });
+      await until("the event", () => page.evaluate(() => window.seen.length > 0), BACK_MS);
+      await node.post("/events", { topic: "ugc", event: "generation-completed", data: "last" });
+      await until("the last event", () => page.evaluate(() => window.seen.at(-1) === "last"));
+      assert.deepEqual(await page.evaluate(() => window.seen), [name, "last"]);
+      assert.equal(await page.evaluate(() => window.connected.at(-1)), "resumed");
+    }
+  },
+};
+
+export const crashes = Object.assign({}, plain, ...journals.map((journal) => checks[journal.trim()]));

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import http from "node:http";
 
-import { EventStream, EventStreamParser, reconnectDelay } from "../../../static/event-stream.js";
+import { EventStream, EventStreamParser, reconnectDelay, retryAfterMs } from "../../../static/event-stream.js";
 import { until } from "../browser.mjs";
 
 /** Parses the text cut into pieces of every length, which must not matter. */
@@ -87,6 +87,27 @@ export const streams = {
     assert.equal(reconnectDelay(5, 60_000, 0), 60_000);
     assert.equal(reconnectDelay(1, 0, 0), 500);
     assert.equal(reconnectDelay(1, 3000, 1), 4500);
+  },
+  "stream: a reconnection time with any number of digits counts": async () => {
+    const { retries } = parse("retry: 99999999999999999999999\n\nretry: 1e3\n\n");
+    assert.deepEqual(retries, [99999999999999999999999]);
+  },
+  "stream: Retry-After is read as seconds and as a date, up to an hour": async () => {
+    const now = Date.parse("Sun, 29 Nov 2026 11:06:15 GMT");
+    assert.equal(retryAfterMs("20", now), 20_000);
+    assert.equal(retryAfterMs("Sun, 29 Nov 2026 11:06:35 GMT", now), 20_000);
+    assert.equal(retryAfterMs("Sunday, 29-Nov-26 11:06:35 GMT", now), 20_000);
+    assert.equal(retryAfterMs("99999999999999999999999", now), 3_600_000);
+    for (const value of [null, "", "soon", "-1", "Sun, 29 Nov 2026 11:00:00 GMT"]) assert.equal(retryAfterMs(value, now), 0);
+  },
+  "stream: a server that closes after new events is read at its own pace": async () => {
+    const answers = [1, 2, 3, 4].map((n) => streaming(`retry: 10\nid: a-${n}\ndata: ${n}\n\n`, true));
+    await scripted([...answers, status(204)], async ({ states, reached }) => {
+      await reached("ended");
+      const delays = states.filter((state) => state.name === "offline").map((state) => state.delayMs);
+      assert.equal(delays.length, 4);
+      assert.ok(delays.every((delay) => delay <= 750), `waited ${delays}`);
+    });
   },
   "stream: it resumes after the last id, drops doubles, and 204 ends it": async () => {
     const answers = [

@@ -71,12 +71,27 @@ async fn goes_on_where_it_was_until_the_server_says_that_nothing_follows() {
 
 #[tokio::test]
 async fn a_live_stream_that_breaks_before_its_first_event_goes_on_from_its_beginning() {
-    let connection = r#"{"status":"connected","resume":{"from":"e-7","status":"live"}}"#;
-    let answers =
-        vec![format!("{HEAD}event: connection\nretry: 1\ndata: {connection}\n\n"), "HTTP/1.1 204 N\r\n\r\n".to_owned()];
+    let answers = vec![
+        format!("{HEAD}id: e-7\nevent: connection\nretry: 1\ndata: {{}}\n\n"),
+        "HTTP/1.1 204 N\r\n\r\n".to_owned(),
+    ];
     let (api, asked) = serve(answers).await;
     events(&mut Stream::new(&api, api.url("/x"), None)).await.unwrap();
     assert!(asked.lock().unwrap()[1].contains("last-event-id: e-7\r\n"));
+}
+
+#[tokio::test]
+async fn a_greeting_is_a_control_frame_and_an_event_of_its_name_is_not() {
+    let frames =
+        "id: e-7\nevent: connection\ndata: {}\n\nid: e-8\nevent: connection\ndata: {}\n\nevent: gap\ndata: {}\n\n";
+    let (api, _) = serve(vec![format!("{HEAD}{frames}")]).await;
+    let mut stream = Stream::new(&api, api.url("/x"), None);
+    for control in [true, false, true] {
+        match stream.next().await {
+            Ok(Next::Event(message)) => assert_eq!(message.is_control(), control, "{message:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

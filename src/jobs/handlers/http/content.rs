@@ -1,7 +1,13 @@
 //! What a body is worth as a task's result: JSON, text, or base64; pure.
+//!
+//! Text is decoded by the character set that the response names, as browsers do (Encoding, "decode"): a byte order mark
+//! counts more than the name, and without either it is UTF-8. Bytes that do not fit are not text; they stay as they are.
+
+use std::borrow::Cow;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use encoding_rs::{Encoding, UTF_8};
 use serde_json::Value;
 
 use crate::upstream::HeaderMap;
@@ -9,9 +15,19 @@ use crate::upstream::HeaderMap;
 /// From this size on parsing or encoding would hold up the other tasks of the thread.
 const LARGE: usize = 128 * 1024;
 
-/// A media type without its parameters, in lower case; empty where the response names none.
+/// The media type of a response.
 #[derive(Clone, Debug)]
-pub struct Media(String);
+pub struct Media {
+    /// Without parameters, in lower case; empty where the response names none.
+    essence: String,
+    /// The encoding of its text, where the response names one that is known.
+    charset: Option<&'static Encoding>,
+}
+
+/// Types that are no text: servers add `charset` to these, too, and it means nothing.
+const BINARY: [&str; 4] = ["image/", "audio/", "video/", "font/"];
+const BINARY_APPLICATIONS: [&str; 4] =
+    ["application/octet-stream", "application/pdf", "application/zip", "application/gzip"];
 
 // === impl Media ===
 
@@ -19,12 +35,25 @@ impl Media {
     /// What the fields of a response name.
     pub fn of(headers: &HeaderMap) -> Self {
         let field = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        Self(field.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+        let mut parts = split(field);
+        let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+        let binary = BINARY.iter().any(|kind| essence.starts_with(kind)) || BINARY_APPLICATIONS.contains(&&*essence);
+        let charset = parts.find_map(|part| {
+            let (name, value) = part.split_once('=')?;
+            let value = value.trim().trim_matches('"');
+            name.trim().eq_ignore_ascii_case("charset").then(|| Encoding::for_label_no_replacement(value.as_bytes()))?
+        });
+        Self { essence, charset: charset.filter(|_| !binary) }
     }
 
     /// True for this type.
     pub fn is(&self, media: &str) -> bool {
-        self.0 == media
+        self.essence == media
+    }
+
+    /// The bytes as text for people, whatever they are.
+    pub fn lossy<'b>(&self, bytes: &'b [u8]) -> Cow<'b, str> {
+        self.charset.unwrap_or(UTF_8).decode_with_bom_removal(bytes).0
     }
 
     /// The body as a result, with its `encoding` where it is no text. Large ones are read on another thread.
@@ -36,25 +65,53 @@ impl Media {
     }
 
     fn read(&self, bytes: &[u8]) -> (Value, Option<&'static str>) {
-        if bytes.is_empty() && (self.0.is_empty() || self.names_json()) {
+        let may_be_json = self.essence.is_empty() || self.names_json();
+        if bytes.is_empty() && may_be_json {
             return (Value::Null, None);
         }
-        if self.0.is_empty() || self.names_json() {
-            // A byte order mark is no JSON, but some servers send one.
-            let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-            if let Ok(value) = serde_json::from_slice(text) {
-                return (value, None);
-            }
+        let Some(text) = self.text(bytes) else {
+            return (Value::String(BASE64_STANDARD.encode(bytes)), Some("base64"));
+        };
+        if may_be_json && let Ok(value) = serde_json::from_str(&text) {
+            return (value, None);
         }
-        match std::str::from_utf8(bytes) {
-            Ok(text) => (Value::String(text.to_owned()), None),
-            Err(_) => (Value::String(BASE64_STANDARD.encode(bytes)), Some("base64")),
-        }
+        (Value::String(text.into_owned()), None)
+    }
+
+    /// The bytes as text, if they are some.
+    fn text<'b>(&self, bytes: &'b [u8]) -> Option<Cow<'b, str>> {
+        let mark =
+            Encoding::for_bom(bytes).map(|(encoding, _)| encoding).filter(|mark| *mark == UTF_8 || self.names_text());
+        let (text, malformed) = mark.or(self.charset).unwrap_or(UTF_8).decode_with_bom_removal(bytes);
+        (!malformed).then_some(text)
+    }
+
+    /// True for types that are text by their name: others may begin with the bytes of a mark by chance.
+    fn names_text(&self) -> bool {
+        self.charset.is_some()
+            || self.names_json()
+            || self.essence.starts_with("text/")
+            || self.essence == "application/xml"
+            || self.essence.ends_with("+xml")
     }
 
     fn names_json(&self) -> bool {
-        matches!(self.0.as_str(), "application/json" | "text/json") || self.0.ends_with("+json")
+        matches!(self.essence.as_str(), "application/json" | "text/json") || self.essence.ends_with("+json")
     }
+}
+
+/// The parts of a field between semicolons that stand in no quoted string (RFC 9110, section 5.6.6).
+fn split(field: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    field.split(move |sign: char| {
+        match sign {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        sign == ';' && !quoted
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::{
         handler::{Progress, Reserve, TaskError},
         memory,
     },
-    upstream::{self, Body},
+    upstream::{self, Chunks},
 };
 
 /// Reports each whole per cent once. Says nothing where the length is not known, nor of a body that came in one piece:
@@ -31,7 +31,7 @@ impl<'a> Meter<'a> {
     ///
     /// # Errors
     /// `response_too_large` above `limit` bytes, before anything is read if the length says so; or how the wire failed.
-    pub async fn collect(&mut self, body: &mut Body, limit: usize, reserve: &Reserve) -> Result<Bytes, TaskError> {
+    pub async fn collect(&mut self, body: &mut Chunks, limit: usize, reserve: &Reserve) -> Result<Bytes, TaskError> {
         if self.total.is_some_and(|total| total > limit as u64) {
             return Err(upstream::Error::TooLarge { limit }.into());
         }
@@ -40,7 +40,7 @@ impl<'a> Meter<'a> {
         reserve.answer(declared.unwrap_or(0)).await;
         let mut steps = [memory::FREE, memory::SMALL].into_iter().filter(|_| declared.is_none()).peekable();
         let mut whole = BytesMut::with_capacity(declared.unwrap_or(0));
-        while let Some(chunk) = body.chunk().await {
+        while let Some(chunk) = body.next().await {
             let chunk = chunk?;
             if chunk.len() > limit - whole.len() {
                 return Err(upstream::Error::TooLarge { limit }.into());

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::{
     jobs::{
@@ -14,10 +15,6 @@ use crate::{
     },
     upstream::{self, HeaderMap, HeaderName, HeaderValue, Method, Request, Trust},
 };
-
-/// Methods that tasks may use.
-const METHODS: [Method; 7] =
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
 /// Fields that belong to the connection and the framing. They are refused rather than dropped, so that nobody believes
 /// that they were sent.
@@ -44,7 +41,7 @@ const REFUSED: [&str; 14] = [
 pub struct Input {
     /// An absolute URL, http or https, without credentials.
     pub url: String,
-    /// GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS, in any case.
+    /// Any HTTP method but CONNECT and TRACE; the usual ones in any case.
     #[serde(default = "get", deserialize_with = "method")]
     pub method: String,
     /// Header fields, each name once. They win over those that are added: `Idempotency-Key`, `traceparent`, and the
@@ -54,6 +51,23 @@ pub struct Input {
     /// `null` for none; a string goes as it is, as `text/plain` unless the headers say otherwise; anything else as JSON.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub body: Value,
+    /// Of a response that is an event stream: the name of its last event, or `[DONE]`. Without it the stream is cut.
+    #[serde(default, rename = "endEvent", skip_serializing_if = "Option::is_none")]
+    pub end_event: Option<String>,
+    /// Of such a response: what an event `error` means.
+    #[serde(default, rename = "errorEvents", deserialize_with = "error_events")]
+    pub error_events: ErrorEvents,
+}
+
+/// What an event `error` of a stream means for the task that reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ErrorEvents {
+    /// The task fails with it.
+    #[default]
+    Fail,
+    /// It is an event like any other.
+    Ignore,
 }
 
 fn get() -> String {
@@ -62,6 +76,10 @@ fn get() -> String {
 
 fn method<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_else(get))
+}
+
+fn error_events<'de, D: Deserializer<'de>>(from: D) -> Result<ErrorEvents, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 fn fields<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
@@ -73,7 +91,14 @@ fn fields<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>
 impl Input {
     /// A plain GET.
     pub fn get(url: impl Into<String>) -> Self {
-        Self { url: url.into(), method: get(), headers: BTreeMap::new(), body: Value::Null }
+        Self {
+            url: url.into(),
+            method: get(),
+            headers: BTreeMap::new(),
+            body: Value::Null,
+            end_event: None,
+            error_events: ErrorEvents::default(),
+        }
     }
 
     /// Checks all that can be known without sending: so that a job can be refused when it is submitted.
@@ -109,11 +134,7 @@ impl Input {
     }
 
     fn method(&self) -> Result<Method, TaskError> {
-        METHODS.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(&self.method)).ok_or_else(|| {
-            let given = excerpt(&self.method, 40);
-            let message = format!("method `{given}` is not sent; use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS");
-            TaskError::fatal("bad_method", message)
-        })
+        upstream::parse_method(&self.method).map_err(|reason| TaskError::fatal("bad_method", reason))
     }
 
     fn headers(&self) -> Result<HeaderMap, TaskError> {

@@ -8,6 +8,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::jobs::handlers::double::{Answer, Recorder, Upstream, deps, response, task};
 
+mod bodies;
+mod statuses;
 mod tokens;
 
 async fn run(input: Value) -> (Result<Output, TaskError>, Arc<Recorder>) {
@@ -209,65 +211,9 @@ async fn a_response_that_is_too_large_is_refused_while_it_comes() {
 }
 
 #[tokio::test]
-async fn a_compressed_response_is_refused() {
-    let error = failure(response("200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b")).await;
-    assert_eq!(error.code, "unsupported_encoding");
-    assert!(error.message.contains("`gzip`"), "{error}");
-    assert!(ask(response("200 OK\r\nContent-Encoding: identity", b"1")).await.0.is_ok());
-}
-
-#[tokio::test]
 async fn a_body_that_stops_short_is_an_error_worth_another_try() {
     let error = failure(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec()).await;
     assert_eq!((error.code.as_str(), error.retryable, error.http_status), ("truncated", true, Some(200)));
-}
-
-// --- statuses ---
-
-#[tokio::test]
-async fn statuses_from_400_are_errors_and_only_passing_ones_are_tried_again() {
-    for (status, retryable) in [
-        ("400 Bad Request", false),
-        ("404 Not Found", false),
-        ("408 Request Timeout", true),
-        ("409 Conflict", false),
-        ("425 Too Early", true),
-        ("429 Too Many Requests", true),
-        ("500 Internal Server Error", true),
-        ("501 Not Implemented", false),
-        ("502 Bad Gateway", true),
-        ("503 Service Unavailable", true),
-        ("504 Gateway Timeout", true),
-    ] {
-        let error = failure(response(status, b"{\"why\":\r\n \"because\"}")).await;
-        assert_eq!((error.code.as_str(), error.retryable), ("http_status", retryable), "{status}");
-        assert_eq!(error.message, format!("`127.0.0.1` answered {status}: {{\"why\": \"because\"}}"));
-        assert_eq!(error.http_status.map(|code| code.to_string()).as_deref(), status.get(..3));
-    }
-}
-
-#[tokio::test]
-async fn retry_after_is_passed_on_where_a_repeat_can_help() {
-    let error = failure(response("503 Service Unavailable\r\nRetry-After: 7", b"")).await;
-    assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
-    assert_eq!(failure(response("404 Not Found\r\nRetry-After: 7", b"")).await.retry_after, None);
-}
-
-#[tokio::test]
-async fn of_a_long_error_the_beginning_is_shown() {
-    let error = failure(response("500 Internal Server Error", "ä".repeat(1_000_000).as_bytes())).await;
-    let said = error.message.split_once(": ").map_or("", |(_, said)| said);
-    assert_eq!(said, format!("{}…", "ä".repeat(300)));
-}
-
-#[tokio::test]
-async fn an_error_whose_body_never_ends_is_an_error_soon() {
-    let head = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 100\r\n\r\nsorry".to_vec();
-    let upstream = Upstream::start(move |_| Answer::Stall(head.clone())).await;
-    let error = timeout(Duration::from_secs(10), run(json!({"url": upstream.url}))).await.expect("soon").0;
-    let error = error.expect_err("it failed");
-    assert_eq!(error.code, "http_status");
-    assert!(error.message.ends_with(": sorry"), "{error}");
 }
 
 // --- event streams ---

@@ -23,7 +23,7 @@ use crate::{
         },
     },
     journal::BoxFuture,
-    upstream::{Client, Method, Request, Response, Trust},
+    upstream::{Chunks, Client, Method, Request, Response, StatusCode, Trust, Verdict, verdict},
 };
 
 /// Most pages that are asked for.
@@ -63,11 +63,17 @@ impl Node {
         Self { client: deps.client.clone(), url: deps.own_url.clone(), max_response_bytes: deps.max_response_bytes }
     }
 
-    async fn get(&self, path: &str) -> Result<Response, TaskError> {
+    /// The status and the body of a success.
+    async fn get(&self, path: &str) -> Result<(StatusCode, Chunks), TaskError> {
         let base = self.url.get().ok_or_else(|| TaskError::transient("not_ready", "the node does not listen yet"))?;
         let url = format!("{}{path}", base.trim_end_matches('/'));
         let response = self.client.send(Request::new(Method::GET, url, Trust::Operator)).await?;
-        if response.status.is_success() { Ok(response) } else { Err(status_error(response).await) }
+        if verdict(response.status) != Verdict::Success {
+            return Err(status_error(response).await);
+        }
+        let Response { status, headers, body, .. } = response;
+        let unreadable = |encoding| TaskError::fatal("unsupported_encoding", format!("encoded as `{encoding}`"));
+        Ok((status, Chunks::of(&headers, body).map_err(unreadable)?))
     }
 }
 
@@ -75,9 +81,9 @@ impl Node {
 
 impl Fetch {
     async fn attempt(&self, task: &Task) -> Result<Output, TaskError> {
-        let mut response = self.0.get(ORDERS_PATH).await?;
-        let mut meter = Meter::new(&task.progress, response.body.content_length());
-        let table = meter.collect(&mut response.body, self.0.max_response_bytes, &task.reserve).await?;
+        let (status, mut body) = self.0.get(ORDERS_PATH).await?;
+        let mut meter = Meter::new(&task.progress, body.content_length());
+        let table = meter.collect(&mut body, self.0.max_response_bytes, &task.reserve).await?;
         let lines = memchr::memchr_iter(b'\n', &table).count();
         let result = json!({
             "bytes": table.len(),
@@ -85,7 +91,7 @@ impl Fetch {
             "rows": lines.saturating_sub(1),
             "sha256": hex(&Sha256::digest(&table)),
         });
-        Ok(Output { http_status: Some(response.status.as_u16()), ..result.into() })
+        Ok(Output { http_status: Some(status.as_u16()), ..result.into() })
     }
 }
 
@@ -102,8 +108,8 @@ impl ThirdParty {
         let mut quotes = Vec::new();
         let (mut page, mut pages) = (1, 1);
         while page <= pages {
-            let response = self.0.get(&format!("{QUOTES_PATH}?page={page}")).await?;
-            let body = response.body.collect(self.0.max_response_bytes).await?;
+            let (_, body) = self.0.get(&format!("{QUOTES_PATH}?page={page}")).await?;
+            let body = body.collect(self.0.max_response_bytes).await?;
             let answer: Page = serde_json::from_slice(&body).map_err(|error| {
                 TaskError::fatal("bad_response", format!("page {page} of the quotes is not as expected: {error}"))
             })?;

@@ -4,15 +4,12 @@
 use std::time::{Duration, Instant};
 
 use super::{Writer, unavailable};
-use crate::{
-    event::now_ms,
-    journal::{
-        Unavailable,
-        embedded::{
-            check,
-            restore::{self, Restored},
-            store::{Store, StoreError},
-        },
+use crate::journal::{
+    Unavailable,
+    embedded::{
+        check,
+        restore::{self, Restored},
+        store::{Store, StoreError},
     },
 };
 
@@ -100,7 +97,7 @@ impl Writer {
         // A commit that was refused may stand in the log all the same. Whoever was refused comes again.
         check::cut(&self.place.store(), self.commit)?;
         let store = Store::open(&self.place.store())?;
-        let restored = restore::restore(&store, &self.config, now_ms());
+        let restored = restore::restore(&store, &self.config, shared.clock.moment());
         let restored = restored.map(|restored| restored.filter(|restored| restored.state.commit >= self.commit));
         let Restored { mut log, state, ragged } = match restored {
             Ok(Some(restored)) => restored,

@@ -42,9 +42,51 @@ async fn passing_failures_in_a_row_are_bounded_for_a_stream_with_an_end() {
     }
 }
 
+/// RFC 9110, section 15: an unknown status is the x00 of its class, and one outside of 100 to 599 is a server error.
+#[tokio::test]
+async fn an_unknown_server_error_passes_as_its_class_does() {
+    for line in
+        ["507 Full", "520 Odd", "521 Odd", "522 Odd", "524 Odd", "529 Overloaded", "530 Odd", "599 Odd", "999 Odd"]
+    {
+        let upstream = Upstream::steps([Step::serve(status(line))]).await;
+        let config = RemoteConfig { max_retries: 2, ..RemoteConfig::default() };
+        let said = told(source(&upstream, config)).await;
+        assert_eq!(said, ["retry 1 http_status", "retry 2 http_status", "gave up http_status"], "{line}");
+    }
+    // More often than a refusal is borne.
+    let mut steps = vec![Step::close(begun("id: 1\ndata: a\n\n"))];
+    steps.extend((0..8).map(|_| Step::serve(status("529 Overloaded"))));
+    steps.push(Step::serve(status("204 No Content")));
+    let upstream = Upstream::steps::<10>(steps.try_into().ok().expect("ten steps")).await;
+    let forever = Source { repeat: Repeat::Forever, ..source(&upstream, RemoteConfig::default()) };
+    let said = told(forever).await;
+    assert_eq!(said.last().map(String::as_str), Some("end 204"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_status_that_has_no_number_of_http_is_a_server_error() {
+    let upstream = Upstream::steps([
+        Step::close("HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n"),
+        Step::serve(stream("data: a\n\n")),
+    ])
+    .await;
+    let said = told(source(&upstream, RemoteConfig::default())).await;
+    assert_eq!(said, ["retry 1 protocol", "open", "=a", "end closed"]);
+}
+
 #[tokio::test]
 async fn a_refusal_at_first_is_final_and_says_what_the_remote_said() {
-    for line in ["404 Not Found", "401 Unauthorized", "403 Forbidden", "400 Bad Request", "501 Oops", "201 Created"] {
+    for line in [
+        "404 Not Found",
+        "401 Unauthorized",
+        "403 Forbidden",
+        "400 Bad Request",
+        "501 Oops",
+        "505 Oops",
+        "302 Oops",
+        "499 Odd",
+        "201 Created",
+    ] {
         let body = "{\"why\":\r\n  \"because\"}";
         let length = body.len();
         let upstream =

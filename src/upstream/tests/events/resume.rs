@@ -159,6 +159,23 @@ async fn a_break_before_the_first_event_goes_on_at_the_position_of_the_greeting(
     );
 }
 
+/// Also where it resumes behind a gap, and in the cursor that is stored.
+#[tokio::test]
+async fn a_greeting_with_an_id_moves_the_cursor_and_is_no_event() {
+    let gap = HELLO.replace("live", "gap").replace("event:", "id: e-60\nevent:");
+    let upstream = Upstream::steps([
+        Step::close(begun(&HELLO.replace("event:", "id: e-40\nevent:"))),
+        Step::close(begun(&gap)),
+        Step::serve(stream("id: e-61\ndata: a\n\n")),
+    ])
+    .await;
+    let (said, cursor) = tell_after(source(&upstream, RemoteConfig::default()), Cursor::default()).await;
+    let expected = ["open", "!connection", "retry 1 truncated", "open after e-40", "!connection", "retry 2 truncated"];
+    assert_eq!(said[..6], expected);
+    assert_eq!(said[6..], ["open after e-60", "e-61=a", "end closed"]);
+    assert_eq!((cursor.events, cursor.last_id.as_str()), (1, "e-61"));
+}
+
 #[tokio::test]
 async fn what_others_call_a_heartbeat_is_an_event() {
     let text = "event: connection\ndata: hello\n\nevent: heartbeat\ndata: 1\n\nevent: disconnect\ndata: 2\n\n";

@@ -67,3 +67,68 @@ async fn a_stream_that_breaks_before_done_is_worth_another_try() {
     let error = failure(bytes[..bytes.len() - 3].to_vec()).await;
     assert_eq!((error.code.as_str(), error.retryable), ("truncated", true));
 }
+
+/// How `OpenAI` and Anthropic end a stream that went wrong.
+#[tokio::test]
+async fn an_error_event_is_the_error_of_the_task() {
+    for (data, says) in [
+        (r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, "Overloaded"),
+        (r#"{"error":"out of tokens"}"#, "out of tokens"),
+        (r#"{"message":"broken"}"#, "broken"),
+        (r#"{"detail":"gone"}"#, "gone"),
+        ("plain words", "plain words"),
+        (r#"{"other":1}"#, r#"{"other":1}"#),
+    ] {
+        let text =
+            format!("data: {{\"token\":\"a\"}}\n\nevent: error\ndata: {data}\n\ndata: {{\"token\":\"late\"}}\n\n");
+        let (done, recorder) = ask(stream(&text)).await;
+        let error = done.expect_err("the stream says that it failed");
+        assert_eq!((error.code.as_str(), error.retryable, error.http_status), ("error_event", true, Some(200)));
+        assert_eq!(error.message, format!("the stream ended with `event: error`: {says}"));
+        assert_eq!(recorder.forwarded(), [token("a")], "what came before it was forwarded");
+    }
+}
+
+#[tokio::test]
+async fn error_events_can_be_events_like_any_other() {
+    let text = "event: error\ndata: a\n\ndata: {\"token\":\"b\"}\n\n";
+    let upstream = Upstream::saying(stream(text)).await;
+    let (done, recorder) = run(json!({"url": upstream.url, "errorEvents": "ignore"})).await;
+    assert_eq!(done.expect("it is well").result, json!({"events": 2, "lastEvent": token("b")}));
+    assert_eq!(recorder.forwarded()[0], json!({"event": "error", "data": "a", "id": ""}));
+}
+
+#[tokio::test]
+async fn a_stream_that_must_end_with_an_event_is_truncated_without_it() {
+    let whole = "data: {\"token\":\"a\"}\n\nevent: done\ndata: 1\n\n";
+    let run = async |text: &str, end: &str| {
+        let upstream = Upstream::saying(stream(text)).await;
+        let (done, recorder) = run(json!({"url": upstream.url, "endEvent": end})).await;
+        (done, recorder.forwarded().len())
+    };
+    let (done, forwarded) = run(&format!("{whole}data: late\n\n"), "done").await;
+    assert_eq!(done.expect("it has ended").result["lastEvent"]["event"], "done");
+    assert_eq!(forwarded, 2, "its last event is one of its events, and nothing behind it is read");
+    let (done, _) = run("data: {\"token\":\"a\"}\n\ndata: [DONE]\n\n", "[DONE]").await;
+    assert_eq!(done.expect("it has ended").result["events"], 1);
+    for (text, end) in
+        [("data: a\n\n", "[DONE]"), ("data: a\n\n", "done"), ("", "done"), ("event: done\ndata: cut", "done")]
+    {
+        let error = run(text, end).await.0.expect_err("its end is missing");
+        assert_eq!((error.code.as_str(), error.retryable), ("truncated", true), "{text}");
+        assert!(error.message.contains(&format!("`{end}`")), "{error}");
+    }
+    // A stream of tokens that is done is at its end, whatever its last event is called.
+    assert!(run("data: [DONE]\n\n", "done").await.0.is_ok());
+}
+
+/// Images in a stream of tokens are longer than 256 KiB.
+#[tokio::test]
+async fn an_event_may_be_as_long_as_an_event_of_the_node() {
+    let (done, recorder) = ask(stream(&format!("data: {}\n\n", "x".repeat(1 << 20)))).await;
+    assert_eq!(done.expect("it is well").result["events"], 1);
+    assert_eq!(recorder.forwarded()[0]["data"].as_str().map(str::len), Some(1 << 20));
+    let error = failure(stream(&format!("data: {}\n\n", "x".repeat((1 << 20) + 1)))).await;
+    assert_eq!((error.code.as_str(), error.retryable), ("response_too_large", false));
+    assert!(error.message.contains("max_event_bytes"), "{error}");
+}

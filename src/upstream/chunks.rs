@@ -1,9 +1,9 @@
-//! The bytes of a stream as its parser wants them: decompressed where the upstream has compressed them unasked.
+//! The bytes of a body as its reader wants them: decompressed where the upstream has compressed them unasked.
 //!
 //! Decompression is pulled through a fixed buffer, so that a small body that inflates to gigabytes (a "bomb") costs no
 //! more memory than any other, and what the upstream has flushed comes out at once.
 
-use std::{io, pin::Pin};
+use std::{io, pin::Pin, time::Duration};
 
 use async_compression::tokio::bufread::GzipDecoder;
 use bytes::{Bytes, BytesMut};
@@ -11,12 +11,16 @@ use futures_util::{
     StreamExt as _,
     stream::{self, Stream},
 };
+use http::{
+    HeaderMap,
+    header::{self, HeaderName},
+};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::StreamReader;
 
-use crate::upstream::{Body, Error};
+use super::{Body, Error};
 
-/// The bytes of one connection.
+/// The bytes of a body.
 pub enum Chunks {
     Plain(Body),
     Gzip(Box<Inflating>),
@@ -36,13 +40,22 @@ const PIECE: usize = 16 * 1024;
 // === impl Chunks ===
 
 impl Chunks {
-    /// As they come.
-    pub fn plain(body: Body) -> Self {
-        Self::Plain(body)
+    /// The body of an answer with these fields.
+    ///
+    /// # Errors
+    /// The encoding, where it is another than `identity` and `gzip`.
+    pub fn of(headers: &HeaderMap, body: Body) -> Result<Self, String> {
+        let encoding = text(headers, &header::CONTENT_ENCODING);
+        match encoding.trim().to_ascii_lowercase().as_str() {
+            "" | "identity" => Ok(Self::Plain(body)),
+            // Nothing is no gzip, but some servers name the encoding of an empty body too.
+            "gzip" | "x-gzip" if body.content_length() == Some(0) => Ok(Self::Plain(body)),
+            "gzip" | "x-gzip" => Ok(Self::gzip(body)),
+            _ => Err(shorten(&encoding, 40)),
+        }
     }
 
-    /// Decompressed.
-    pub fn gzip(body: Body) -> Self {
+    fn gzip(body: Body) -> Self {
         Self::Gzip(Box::new(Inflating::new(stream::unfold(body, async |mut body| Some((body.chunk().await?, body))))))
     }
 
@@ -54,6 +67,49 @@ impl Chunks {
             Self::Plain(body) => body.chunk().await,
             Self::Gzip(inflating) => inflating.next().await,
         }
+    }
+
+    /// Bytes still to come, where that can be known.
+    pub fn content_length(&self) -> Option<u64> {
+        match self {
+            Self::Plain(body) => body.content_length(),
+            Self::Gzip(_) => None,
+        }
+    }
+
+    /// All of it, if it has no more than `limit` bytes once it is decompressed.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] as soon as it is known, and what [`next`](Self::next) gives.
+    pub async fn collect(mut self, limit: usize) -> Result<Bytes, Error> {
+        if self.content_length().is_some_and(|announced| announced > limit as u64) {
+            return Err(Error::TooLarge { limit });
+        }
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = self.next().await {
+            let chunk = chunk?;
+            if chunk.len() > limit - whole.len() {
+                return Err(Error::TooLarge { limit });
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// The beginning, at least `most` bytes if they come within `limit`; for the words of a refusal, which are not worth
+    /// waiting for. What is late or broken is left out.
+    pub async fn beginning(mut self, most: usize, limit: Duration) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let reading = async {
+            while bytes.len() < most {
+                match self.next().await {
+                    Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
+                    _ => break,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(limit, reading).await;
+        bytes
     }
 }
 
@@ -84,6 +140,17 @@ impl Inflating {
             Err(error) => Some(Err(translate(&error))),
         }
     }
+}
+
+/// A field's value; of several lines of a list, all of it (RFC 9110, section 5.3).
+pub fn text(headers: &HeaderMap, name: &HeaderName) -> String {
+    let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    values.join(", ")
+}
+
+/// The first characters of a text, without control characters.
+pub fn shorten(text: &str, max: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(max).collect()
 }
 
 /// What the wire said, or what is wrong with the compressed bytes.

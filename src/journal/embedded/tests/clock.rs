@@ -1,0 +1,135 @@
+//! Ages by a clock that is wrong for a while, in memory and on disk, during a life and over restarts.
+
+use super::*;
+use crate::{
+    clock::{Clock, Hands},
+    journal::Memory,
+};
+
+const START: i64 = 1_790_000_000_000;
+const HOUR: i64 = 60 * 60 * 1000;
+/// A day and ten years ahead, an hour back, and before 1970.
+const WRONG: [i64; 4] = [24 * HOUR, 10 * 365 * 24 * HOUR, -HOUR, -START - HOUR];
+
+/// Events live for two seconds, keys for one.
+fn brief() -> Config {
+    Config { retention_ms: 2000, dedupe_ms: 1000, min_free_bytes: 0, sync: SyncMode::Os, ..Config::default() }
+}
+
+async fn put(journal: &dyn Journal, draft: Draft) -> u64 {
+    journal.append(Batch::events(vec![draft])).await.unwrap()[0].position.offset
+}
+
+fn keyed(data: &str) -> Draft {
+    Draft { key: Some("k".into()), publisher: "p".into(), ..draft(&["t"], data) }
+}
+
+async fn kept(journal: &dyn Journal) -> Vec<SharedEvent> {
+    let patterns = vec![Pattern::any()].into();
+    let query = Query { patterns, after: 0, floor: 0, limit: usize::MAX, max_bytes: usize::MAX };
+    journal.read(query).await.unwrap().events
+}
+
+async fn data(journal: &dyn Journal) -> Vec<String> {
+    kept(journal).await.iter().map(|event| event.data.to_string()).collect()
+}
+
+/// The clock is right again: all ages are measured by it. `known` events are there, none of them younger than now.
+async fn judges_by_the_right_time(journal: &dyn Journal, clock: &Clock, hands: &Hands, case: &str) {
+    let at = clock.now_ms();
+    let ttl = put(journal, Draft { ttl_ms: Some(500), ..draft(&["t"], "short") }).await;
+    assert_eq!(put(journal, keyed("once")).await, ttl + 1, "{case}: offsets go on");
+    assert_eq!(put(journal, keyed("once")).await, ttl + 1, "{case}: a repeat is known");
+    let fresh: Vec<u64> =
+        kept(journal).await.iter().filter(|event| event.position.offset >= ttl).map(|event| event.timestamp).collect();
+    assert_eq!(fresh, [at, at], "{case}: timestamps are those of the present clock");
+    assert_eq!(journal.before_time(at + 60_000).await.unwrap(), ttl + 1, "{case}: nothing is from the future");
+    hands.pass(600);
+    assert!(!data(journal).await.contains(&"short".to_owned()), "{case}: its time to live is over");
+    assert_eq!(journal.before_time(at + 500).await.unwrap(), ttl + 1, "{case}: nothing came since");
+    hands.pass(1400);
+    journal.sweep(clock.steady_ms()).await.unwrap();
+    assert_eq!(data(journal).await, Vec::<String>::new(), "{case}: retention has let all go");
+    put(journal, keyed("another")).await;
+    assert_eq!(data(journal).await, ["another"], "{case}: the key is forgotten");
+}
+
+/// For one event, unnoticed; and for so long that the clock is followed, and followed back.
+async fn is_wrong_for_a_while(open: impl Fn(Clock) -> Box<dyn Journal>) {
+    for wrong in WRONG {
+        for seconds in [1, 30] {
+            let case = format!("{wrong} ms for {seconds} s");
+            let (clock, hands) = Clock::by_hand(START);
+            let journal = open(clock.clone());
+            put(&*journal, draft(&["t"], "before")).await;
+            hands.jump(wrong);
+            hands.pass_and_follow(&clock, seconds);
+            put(&*journal, draft(&["t"], "wrong")).await;
+            hands.pass(1);
+            assert_eq!(data(&*journal).await.last().map(String::as_str), Some("wrong"), "{case}");
+            hands.jump(-wrong);
+            hands.pass_and_follow(&clock, 30);
+            judges_by_the_right_time(&*journal, &clock, &hands, &case).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_for_a_while_changes_no_age_in_memory() {
+    is_wrong_for_a_while(|clock| Box::new(Memory::with_clock(&brief(), clock))).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_for_a_while_changes_no_age_on_disk() {
+    is_wrong_for_a_while(|clock| Box::new(Embedded::with_clock(&brief(), &directory(), clock).unwrap())).await;
+}
+
+/// Each life has a clock of its own, the one in the middle a wrong one.
+#[tokio::test]
+async fn a_clock_that_was_wrong_for_one_life_does_not_hold_the_next() {
+    for wrong in WRONG {
+        for clean in [true, false] {
+            let case = format!("{wrong} ms, clean: {clean}");
+            let mut again = Again::new(Config::default());
+            let mut lives = Vec::new();
+            for (data, ahead) in [("first", 0), ("wrong", wrong), ("third", 60_000), ("fourth", 120_000)] {
+                let (clock, hands) = Clock::by_hand(START + ahead);
+                again.clock = Some(clock.clone());
+                again.reopen(clean).await;
+                again.put(&["t"], data).await;
+                lives.push((clock, hands));
+            }
+            let all = data(&*again).await;
+            assert!(all.ends_with(&["third".to_owned(), "fourth".to_owned()]), "{case}: {all:?}");
+            assert!(wrong > 7 * 24 * HOUR || all.len() == 4, "{case}: {all:?}");
+            // Of what came since, nothing is taken for older and nothing for younger.
+            let start = u64::try_from(START).unwrap();
+            assert!(again.before_time(start + 60_000).await.unwrap() <= 2, "{case}");
+            assert_eq!(again.before_time(start + 61_000).await.unwrap(), 3, "{case}");
+            assert_eq!(again.before_time(start + 180_000).await.unwrap(), 4, "{case}");
+            let (clock, hands) = Clock::by_hand(START + 180_000);
+            (again.clock, again.config) = (Some(clock.clone()), brief());
+            again.reopen(clean).await;
+            judges_by_the_right_time(&*again, &clock, &hands, &case).await;
+        }
+    }
+}
+
+/// The last event is one from the future: it begins its life with the next one, and the index says so from then on.
+#[tokio::test]
+async fn an_event_from_the_future_ages_from_the_next_start_on() {
+    let mut again = Again::new(brief());
+    let (clock, _) = Clock::by_hand(START + 24 * HOUR);
+    again.clock = Some(clock);
+    again.reopen(true).await;
+    again.append(vec![Draft { ttl_ms: Some(500), ..draft(&["t"], "short") }, draft(&["t"], "long")]).await;
+    let (clock, hands) = Clock::by_hand(START);
+    again.clock = Some(clock.clone());
+    again.reopen(true).await;
+    assert_eq!(again.data().await, ["short", "long"]);
+    hands.pass(600);
+    assert_eq!(again.data().await, ["long"]);
+    hands.pass(1400);
+    again.sweep(clock.steady_ms()).await.unwrap();
+    assert_eq!(again.data().await, Vec::<String>::new());
+}

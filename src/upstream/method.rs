@@ -1,0 +1,56 @@
+//! Methods of outgoing requests: which are sent, and which may be repeated; pure.
+
+use http::Method;
+
+/// The methods that clients may write in any case, as browsers have it (Fetch, "normalize").
+const USUAL: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+/// Registered methods that are safe (RFC 9110, section 9.2.1), beside those that [`Method`] knows. A safe request asks for
+/// no change, so it may be sent again.
+const SAFE: [&str; 4] = ["PROPFIND", "QUERY", "REPORT", "SEARCH"];
+
+/// Reads a method as a client writes it: any token but `CONNECT`, which opens a tunnel, and `TRACE`, which reflects
+/// credentials.
+///
+/// # Errors
+/// Says which methods there are.
+pub fn parse_method(text: &str) -> Result<Method, String> {
+    if let Some(usual) = USUAL.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(text)) {
+        return Ok(usual);
+    }
+    let refused = text.eq_ignore_ascii_case("CONNECT") || text.eq_ignore_ascii_case("TRACE");
+    Method::from_bytes(text.as_bytes()).ok().filter(|_| !refused).ok_or_else(|| {
+        let shown: String = text.escape_debug().take(40).collect();
+        format!("method `{shown}` is not sent; use any HTTP method, such as GET, POST or QUERY, but CONNECT and TRACE")
+    })
+}
+
+/// True for requests that change nothing, and may be sent again for that reason.
+pub fn is_safe(method: &Method) -> bool {
+    method.is_safe() || SAFE.contains(&method.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_any_token_but_connect_and_trace() {
+        for (text, method) in
+            [("get", "GET"), ("Patch", "PATCH"), ("QUERY", "QUERY"), ("query", "query"), ("M-x!", "M-x!")]
+        {
+            assert_eq!(parse_method(text).unwrap().as_str(), method);
+        }
+        for text in ["", "CONNECT", "trace", "A B", "A\r\nB", "é", "A:", "(x)"] {
+            assert!(parse_method(text).unwrap_err().contains("GET"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_changes_nothing_is_safe() {
+        let is_safe = |name: &str| is_safe(&Method::from_bytes(name.as_bytes()).unwrap());
+        assert!(["GET", "HEAD", "OPTIONS", "QUERY", "REPORT", "SEARCH", "PROPFIND"].into_iter().all(is_safe));
+        assert!(!["POST", "PUT", "DELETE", "PATCH", "PURGE", "query"].into_iter().any(is_safe));
+    }
+}
