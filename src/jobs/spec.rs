@@ -11,7 +11,10 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::handlers::ErrorEvents;
-use crate::{topic::Topic, upstream::Via};
+use crate::{
+    topic::Topic,
+    upstream::{Via, parse_method},
+};
 
 mod check;
 #[cfg(test)]
@@ -214,7 +217,9 @@ impl TaskSpec {
     /// What the handler gets: the request of an HTTP task, the input of any other.
     pub fn into_input(self) -> Value {
         let Some(url) = self.url else { return self.input.unwrap_or(Value::Null) };
-        let method = self.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
+        let method = self.method.unwrap_or_else(|| "GET".to_owned());
+        // One that is no method was refused before.
+        let method = parse_method(&method).map_or(method, |method| method.to_string());
         let headers = self.headers.map_or(Value::Null, |headers| {
             headers.into_iter().map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>().into()
         });

@@ -255,13 +255,9 @@ impl At<'_> {
         }
         let mistakes = self.errors.0.len();
         self.url(url);
-        let method = match parse_method(task.method.as_deref().unwrap_or("GET")) {
-            Ok(method) => method.to_string(),
-            Err(reason) => {
-                self.error("method", reason);
-                String::new()
-            }
-        };
+        if let Err(reason) = parse_method(task.method.as_deref().unwrap_or("GET")) {
+            self.error("method", reason);
+        }
         if let Some(name) = &task.end_event
             && (name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(['\r', '\n', '\0']))
         {
