@@ -61,6 +61,8 @@ pub struct Node {
     pub hub: hub::Handle,
     /// Parallel work.
     pub jobs: jobs::Handle,
+    /// Bytes of specs and answers that are in memory.
+    pub memory: jobs::Memory,
     /// Remote streams that live here.
     pub relays: relay::Handle,
     /// Deliveries of other services.
@@ -171,7 +173,8 @@ impl App {
         let upstream = upstream::Config { own: tls.as_ref().map(Tls::own), ..config.upstream()? };
         let upstream = upstream::Client::new(upstream);
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
-        let connections = upstream::Connections::new(config.relay.max_upstreams);
+        let share = config.limits.share(config.access.mode);
+        let connections = upstream::Connections::shared(config.relay.max_upstreams, share);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let clock = Clock::system();
         let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
@@ -200,7 +203,8 @@ impl App {
         let http = Arc::new(handlers::HttpTask::new(&deps));
         let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
         let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace());
-        let deps = deps.supervised(supervisor.clone());
+        let memory = jobs::Memory::new(config.jobs.max_memory_bytes, share);
+        let deps = deps.with_bounds(share, memory.clone()).supervised(supervisor.clone());
         let jobs = jobs::start(config.jobs.clone(), deps);
         let relays = relay::start(
             config.relay.clone(),
@@ -209,12 +213,13 @@ impl App {
                 max_event_bytes: config.journal.max_event_bytes,
                 remotes: remotes.clone(),
                 connections: connections.clone(),
+                share,
                 clock: clock.clone(),
                 supervisor: supervisor.clone(),
             },
         );
         let door = Door::new(&config.server, connection_limit, deadline);
-        let limits = Limits::new(&config.limits, config.access.mode);
+        let limits = Limits::new(&config.limits, config.access.mode, connection_limit);
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
         let polls = Polls::start(&journal);
         let node = Node {
@@ -224,6 +229,7 @@ impl App {
             access,
             hub,
             jobs,
+            memory,
             relays,
             webhooks,
             upstream,

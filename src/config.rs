@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod files;
+mod secrets;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -226,6 +227,10 @@ impl Config {
         }
         for (name, webhook) in &self.webhooks {
             webhook.check(name, &self.journal).map_err(Error)?;
+        }
+        let secrets = secrets::variables(&self.all());
+        for (name, handler) in &self.handlers {
+            handler.check_environment(name, &secrets).map_err(Error)?;
         }
         if let Some(name) = &self.relay.default_remote
             && !self.remotes.contains_key(name)

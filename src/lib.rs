@@ -38,6 +38,7 @@ pub mod intake;
 pub mod jobs;
 pub mod journal;
 pub mod relay;
+pub mod shares;
 pub mod socket;
 pub mod sse;
 pub mod supervise;

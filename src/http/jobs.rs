@@ -324,6 +324,7 @@ impl From<SubmitError> for Problem {
             SubmitError::Full => Self::unavailable(error.to_string(), 5),
             SubmitError::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
             SubmitError::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
+            SubmitError::Share => Self::share(error.to_string()),
             SubmitError::Journal(error) => error.into(),
         }
     }
@@ -340,6 +341,7 @@ impl From<jobs::Error> for Problem {
             E::NothingFailed => Self::new(StatusCode::CONFLICT, error.to_string()).coded(Code::NothingFailed),
             E::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
             E::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
+            E::Unreadable { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             E::Journal(error) => error.into(),
             E::Submit(error) => error.into(),
         }

@@ -1,0 +1,73 @@
+//! Memory of a node under jobs that bring as much as they may: a short form of `scripts/bench-memory`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+mod support;
+
+use support::{
+    Node, eventually,
+    upstream::{Upstream, answer},
+};
+
+const MIB: u64 = 1 << 20;
+
+/// The highest memory of the node while `work` goes on, beyond what it had before.
+fn highest(node: &Node, work: impl FnOnce() + Send) -> u64 {
+    let before = node.resident();
+    let over = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        let ended = over.clone();
+        let sampling = scope.spawn(move || {
+            let mut highest = 0;
+            while !ended.load(Relaxed) {
+                highest = highest.max(node.resident());
+                #[expect(clippy::disallowed_methods, reason = "a sample every 5 ms; nothing waits for it")]
+                thread::sleep(Duration::from_millis(5));
+            }
+            highest
+        });
+        work();
+        over.store(true, Relaxed);
+        sampling.join().expect("it samples").saturating_sub(before)
+    })
+}
+
+#[test]
+fn memory_stays_within_its_bound_whatever_jobs_bring() {
+    let text = "a \"line\" of text\n".repeat(9_500_000 / 17);
+    let upstream = Upstream::start(move |_, socket| answer(socket, "200 OK", "text/plain", &text));
+    let node = Node::start(&format!(
+        "[jobs]\nmax_memory_bytes = 33554432\n[egress]\nallow = [\"{}\"]\n\
+         [handlers.block]\nkind = \"command\"\ncommand = [\"sleep\", \"600\"]\n",
+        upstream.addr
+    ));
+    let submit = |tasks: Vec<Value>| {
+        node.post("/api/jobs", &json!({ "tasks": tasks }))["jobId"].as_str().expect("an id").to_owned()
+    };
+
+    // Specs of unfinished jobs: 24 times 3.9 MB.
+    let specs = highest(&node, || {
+        for _ in 0..24 {
+            submit(vec![json!({ "run": "block", "input": "x".repeat(3_900_000) })]);
+        }
+    });
+    assert!(specs < 90 * MIB, "{} MiB", specs / MIB);
+
+    // Answers of tasks that run at once: ten times 9.5 MB.
+    let answers = highest(&node, || {
+        let job = submit(vec![json!({ "url": upstream.url("/") }); 10]);
+        let ended = || node.get(&format!("/api/jobs/{job}")).json()["status"] == "completed";
+        eventually(|| ended().then_some(()));
+    });
+    assert!(answers < 150 * MIB, "{} MiB", answers / MIB);
+    println!("specs {} MiB, answers {} MiB", specs / MIB, answers / MIB);
+}
