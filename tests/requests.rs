@@ -264,7 +264,7 @@ fn unknown_parameters_of_streams_are_ignored_and_named() {
     let mut merged = support::Stream::open(node.socket(), "POST", merge, &headers, "[\"/events\"]");
     assert_eq!(merged.until("merge_start").json()["ignored"], serde_json::json!(["foo"]));
     // As many and as long as they like: the frame stays small.
-    let many: String = (0..100).map(|n| format!("&x{n}{}=1", "y".repeat(300))).collect();
+    let many = (0..100).map(|n| format!("&x{n}{}=1", "y".repeat(300))).collect::<Vec<_>>().concat();
     let frame = node.stream(&format!("/events?topic=a{many}"), &[]).until("connection");
     assert_eq!(frame.json()["ignored"].as_array().map(Vec::len), Some(16));
     assert!(frame.data.len() < 3000, "{}", frame.data.len());
