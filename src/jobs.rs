@@ -54,6 +54,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod urls;
+mod watch;
 
 pub use self::{
     actor::start,

@@ -138,7 +138,7 @@ fn bad_queries_are_refused_and_unknown_parameters_are_named() {
             );
         }
     }
-    assert_refused("more than any URI may have", &node.raw_get(&format!("/healthz?{}", "a".repeat(70_000)), ""), 400);
+    assert_refused("more than any URI may have", &node.raw_get(&format!("/healthz?{}", "a".repeat(70_000)), ""), 414);
     assert_problem("a misspelt parameter", &node.raw_get("/api/jobs?limt=5", ""), &[400]);
     assert!(node.raw_get("/api/jobs?limt=5", "").text().contains("did you mean `limit`?"));
     node.must_be_healthy();

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::{
     Code, Identity, Problem, accept, address,
+    answer::Shared,
     body::Json,
     connect::{StreamParameters, basics, last_event_id},
     emitters::page_size,
@@ -276,8 +277,10 @@ pub(super) async fn result(
 ) -> Result<HttpResponse, Problem> {
     let (job, task) = path.into_inner();
     permit::job(&node, &identity, &job, To::Read).await?;
-    let result = node.jobs.result(&job, &task).await?;
-    Ok(HttpResponse::Ok().content_type("application/json").body(result.json))
+    let result = node.results.get(&node, &job, &task).await?;
+    let mut response = HttpResponse::Ok().content_type("application/json").body(result.bytes().clone());
+    response.extensions_mut().insert(Shared(result));
+    Ok(response)
 }
 
 async fn watch(

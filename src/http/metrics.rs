@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 
 use super::{Problem, identity::Admin};
-use crate::{app::Node, hub::Reason, telemetry};
+use crate::{app::Node, hub::Reason, telemetry, unsent::Why};
 
 /// Requests answered, by class of status.
 #[derive(Debug, Default)]
@@ -64,6 +64,14 @@ impl Collector for Figures {
         family(&mut encoder, "webhook_refusals", "Deliveries to webhooks that were refused.", "reason", &refused)?;
         let classes = [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.0[class - 1].load(Relaxed)));
         family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
+        let ended = Why::ALL.map(|why| (why.as_str().to_owned(), node.unsent.ended(why)));
+        family(
+            &mut encoder,
+            "answers_ended",
+            "Answers and connections ended because their clients took too little, by reason.",
+            "reason",
+            &ended,
+        )?;
         let limited = node.limits.refused().map(|(limit, count)| (limit.to_owned(), count));
         family(&mut encoder, "limited", "What limits refused, by setting.", "limit", &limited)?;
         in_sum(node, &mut encoder)?;
@@ -154,6 +162,8 @@ fn gauges(node: &Node) -> Vec<Figure> {
     vec![
         ("connections", "Open connections.", node.door.open() as u64),
         ("connections_limit", "Most connections at once (max_connections).", node.door.limit() as u64),
+        ("unsent_bytes", "Bytes of answers that wait for their clients.", node.unsent.bytes() as u64),
+        ("unsent_bytes_limit", "Most of them (max_unsent_bytes).", node.unsent.max_bytes() as u64),
         ("streams_open", "Open streams.", hub.open()),
         ("requests_waiting", "Requests that wait for an event (`wait=`).", node.polls.waiting() as u64),
         ("journal_events", "Events kept.", journal.events),

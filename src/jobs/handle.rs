@@ -215,6 +215,10 @@ impl Handle {
         self.door.stats()
     }
 
+    pub(super) fn journal(&self) -> &Shared {
+        &self.shared.journal
+    }
+
     /// The names that `run` knows, sorted.
     pub fn handlers(&self) -> Vec<&str> {
         self.shared.handlers.names()

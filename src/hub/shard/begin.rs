@@ -41,7 +41,7 @@ impl Shard {
         let beginning = match self.begin(&emitter.patterns, start).await? {
             Some(beginning) => {
                 emitter.cursor = beginning.after;
-                let _turn = self.turns.acquire().await;
+                let _turn = self.turn().await;
                 page = Some(self.journal.read(self.query(&emitter)).await?);
                 Some(beginning)
             }
@@ -86,7 +86,7 @@ impl Shard {
         self.serial.set(serial + 1);
         let user = connect.user.as_deref().map_or_else(|| "anonymous".to_owned(), |user| format!("user_{user}"));
         let id: Arc<str> = format!("{user}_{}", uuid::Uuid::new_v4()).into();
-        Emitter::new(serial, id, connect, &self.config, Instant::now(), self.clock.now_ms())
+        Emitter::new(serial, id, connect, &self.config, self.pages.clone(), Instant::now(), self.clock.now_ms())
     }
 
     fn position_of(&self, offset: u64) -> Position {

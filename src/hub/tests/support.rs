@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     event::{Draft, Filter, Meta, Position},
-    hub::{Config, Connect, EmitterStatus, Handle, HeartbeatKind, Selector, Start, Subscription},
+    hub::{Bounds, Config, Connect, EmitterStatus, Handle, HeartbeatKind, Selector, Start, Subscription},
     journal::{
         self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
         Unavailable,
@@ -27,6 +27,7 @@ use crate::{
     sse::{Decoder, Item, Limits},
     supervise::Supervisor,
     topic::{Pattern, Topic},
+    unsent::Unsent,
 };
 
 /// A node without its HTTP side.
@@ -94,14 +95,18 @@ impl Rig {
 
     /// One that goes by this clock.
     pub(super) fn by_clock(config: Config, journal: &journal::Config, clock: Clock) -> Self {
-        let memory = Memory::with_clock(journal, clock.clone());
-        let journal = Arc::new(Held {
-            memory,
-            pages: Arc::default(),
-            broken: AtomicBool::default(),
-            panics: AtomicBool::default(),
-        });
+        let journal = held(journal, clock.clone());
         Self { hub: Handle::supervised(config, journal.clone(), Supervisor::default(), clock), journal }
+    }
+
+    /// History of so many bytes may wait for all readers.
+    pub(super) fn with_pages(max_page_bytes: usize) -> Self {
+        tokio::time::pause();
+        let (clock, supervisor) = (Clock::system(), Supervisor::default());
+        let journal = held(&journal::Config::default(), clock.clone());
+        let unsent = Unsent::new(Duration::from_secs(60), usize::MAX);
+        let bounds = Bounds { unsent, max_page_bytes };
+        Self { hub: Handle::of_node(Config::default(), journal.clone(), supervisor, clock, bounds), journal }
     }
 
     /// A connection to these topics that gets no heartbeats.
@@ -152,6 +157,15 @@ impl Rig {
         assert_eq!(list.len(), 1);
         list.remove(0)
     }
+}
+
+fn held(config: &journal::Config, clock: Clock) -> Arc<Held> {
+    Arc::new(Held {
+        memory: Memory::with_clock(config, clock),
+        pages: Arc::default(),
+        broken: AtomicBool::default(),
+        panics: AtomicBool::default(),
+    })
 }
 
 // === impl Reader ===
