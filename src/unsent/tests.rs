@@ -26,7 +26,7 @@ fn stuck(unsent: &Unsent, bytes: usize) -> Account {
 async fn a_client_that_takes_nothing_has_one_deadline() {
     let unsent = unsent(usize::MAX);
     let mut account = stuck(&unsent, 100);
-    assert_eq!(ends(&mut account, DEADLINE - Duration::from_secs(1)).await, None);
+    assert_eq!(ends(&mut account, DEADLINE.saturating_sub(Duration::from_secs(1))).await, None);
     assert_eq!(ends(&mut account, Duration::from_secs(2)).await, Some(Why::WriteDeadline));
     assert_eq!((unsent.ended(Why::WriteDeadline), unsent.bytes()), (1, 100));
     drop(account);
