@@ -220,7 +220,9 @@ fn other_methods_and_versions_are_answered() {
     let all = node.raw(format!("OPTIONS * HTTP/1.1\r\n{host}\r\n"));
     assert_eq!(all.status, 204, "{all:?}");
     assert!(all.header("Allow").is_some_and(|methods| methods.contains("PATCH")), "{all:?}");
-    for line in ["CONNECT example.com:80", "GET /nothing/here", "OPTIONS /nothing/here"] {
+    // The host that the target names is not one of this machine.
+    assert_problem("CONNECT", &node.raw(format!("CONNECT example.com:80 HTTP/1.1\r\n{host}\r\n")), &[403]);
+    for line in ["GET /nothing/here", "OPTIONS /nothing/here"] {
         assert_problem(line, &node.raw(format!("{line} HTTP/1.1\r\n{host}\r\n")), &[404]);
     }
     for id in ["nobody", "01ARZ3NDEKTSV4RRFFQ69G5FAV"] {

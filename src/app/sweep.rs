@@ -44,16 +44,16 @@ impl Sweep {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn a_journal_whose_writer_is_gone_ends_the_node() {
-        let journal: journal::Shared = Arc::new(journal::Memory::new(&journal::Config::default()));
+        let dir = tempfile::tempdir().unwrap();
+        let journal = journal::open(&journal::Config::default(), dir.path()).unwrap();
         journal.close().await;
         let (clock, stopping, supervisor) = (Clock::system(), CancellationToken::new(), Supervisor::default());
-        Sweep { journal, clock, stopping, supervisor: supervisor.clone() }.run().await;
+        let sweep = Sweep { journal, clock, stopping, supervisor: supervisor.clone() };
+        tokio::time::timeout(Duration::from_secs(60), sweep.run()).await.expect("it ends by itself");
         assert_eq!(supervisor.failed(), Some("journal"));
     }
 }
