@@ -13,10 +13,7 @@ use serde_json::{Value, json};
 
 mod support;
 
-use support::{
-    Node, eventually,
-    upstream::{Upstream, answer},
-};
+use support::Node;
 
 const MIB: u64 = 1 << 20;
 
@@ -42,14 +39,10 @@ fn highest(node: &Node, work: impl FnOnce() + Send) -> u64 {
 }
 
 #[test]
-fn memory_stays_within_its_bound_whatever_jobs_bring() {
-    let text = "a \"line\" of text\n".repeat(9_500_000 / 17);
-    let upstream = Upstream::start(move |_, socket| answer(socket, "200 OK", "text/plain", &text));
-    let node = Node::start(&format!(
-        "[jobs]\nmax_memory_bytes = 33554432\n[egress]\nallow = [\"{}\"]\n\
-         [handlers.block]\nkind = \"command\"\ncommand = [\"sleep\", \"600\"]\n",
-        upstream.addr
-    ));
+fn specs_of_unfinished_jobs_stay_out_of_memory() {
+    let node = Node::start(
+        "[jobs]\nmax_memory_bytes = 33554432\n[handlers.block]\nkind = \"command\"\ncommand = [\"sleep\", \"600\"]\n",
+    );
     let submit = |tasks: Vec<Value>| {
         node.post("/api/jobs", &json!({ "tasks": tasks }))["jobId"].as_str().expect("an id").to_owned()
     };
@@ -60,13 +53,4 @@ fn memory_stays_within_its_bound_whatever_jobs_bring() {
     block(10);
     let specs = highest(&node, || block(16));
     assert!(specs < 80 * MIB, "{} MiB", specs / MIB);
-
-    // Answers of tasks that run at once: ten times 9.5 MB.
-    let answers = highest(&node, || {
-        let job = submit(vec![json!({ "url": upstream.url("/") }); 10]);
-        let ended = || node.get(&format!("/api/jobs/{job}")).json()["status"] == "completed";
-        eventually(|| ended().then_some(()));
-    });
-    assert!(answers < 150 * MIB, "{} MiB", answers / MIB);
-    println!("specs {} MiB, answers {} MiB", specs / MIB, answers / MIB);
 }
