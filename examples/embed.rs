@@ -4,7 +4,7 @@
 //!
 //! - [`sign_in`] is the program's middleware. It decides who comes in, and tells Millstream by an [`Identity`].
 //! - [`CountWords`] is a task handler in Rust; a client asks for it by `"run": "count words"`.
-//! - `GET /hello` is the program's own route, beside Millstream's.
+//! - `GET /hello` and `GET /greetings`, a stream, are the program's own routes, beside Millstream's.
 //!
 //! ```sh
 //! cargo run --example embed              # then: curl -N -H 'X-Session: s-alice' http://127.0.0.1:8091/api/sse/managed/connect
@@ -14,7 +14,7 @@
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_web::{
-    App as WebApp, Error as WebError, HttpMessage, HttpResponse, HttpServer,
+    App as WebApp, Error as WebError, HttpMessage, HttpRequest, HttpResponse, HttpServer,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     middleware::{Next, from_fn},
@@ -22,8 +22,9 @@ use actix_web::{
 };
 use millstream::{
     access::Identity,
-    app::App,
+    app::{App, Node},
     config::Config,
+    http::Problem,
     jobs::handler::{Output, Registered, Task, TaskError, TaskHandler},
     journal::{BoxFuture, Kind},
     sse::{Decoder, Item, Limits},
@@ -78,7 +79,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = HttpServer::new(move || {
         WebApp::new()
             .wrap(from_fn(sign_in))
+            .app_data(web::Data::new(millstream.node().clone()))
             .route("/hello", web::get().to(hello))
+            .route("/greetings", web::get().to(greetings))
             // Last, since it answers whatever nobody else does.
             .configure(millstream.routes())
     })
@@ -95,7 +98,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on http://{addr}");
 
     let checked = if once {
-        tokio::time::timeout(PATIENCE, check(addr)).await.unwrap_or_else(|_| Err("it took too long".into()))
+        tokio::time::timeout(PATIENCE, check(addr, &node)).await.unwrap_or_else(|_| Err("it took too long".into()))
     } else {
         tokio::signal::ctrl_c().await.map_err(Into::into)
     };
@@ -124,10 +127,16 @@ async fn hello(identity: Identity) -> String {
     format!("hello, {}\n", identity.user.as_deref().unwrap_or("stranger"))
 }
 
+/// A stream of the caller's own events and those of the group `greeters`; it ends after a minute.
+async fn greetings(node: web::Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let user = identity.user.unwrap_or_default();
+    node.emitter().user(user).group("greeters").timeout(Duration::from_secs(60)).respond(&request).await
+}
+
 // === The check of `--once` ===
 
 /// Does over HTTP what a client of this program would do.
-async fn check(addr: SocketAddr) -> Result<(), Box<dyn Error>> {
+async fn check(addr: SocketAddr, node: &Node) -> Result<(), Box<dyn Error>> {
     let client = Client::new(millstream::upstream::Config::default());
 
     let hello = client.send(request(addr, Method::GET, "/hello", "s-bob")).await?;
@@ -153,6 +162,29 @@ async fn check(addr: SocketAddr) -> Result<(), Box<dyn Error>> {
     ensure(data("task_progress")?["progress"].is_number(), "there was no progress")?;
     ensure(data("task_complete")?["result"] == json!({ "lines": 3, "words": 12 }), "the words were counted wrong")?;
     ensure(data("complete")?["status"] == "completed", "the job did not complete")?;
+
+    // A stream of the program's own route, and an event from Rust.
+    let mut stream = client.send(request(addr, Method::GET, "/greetings", "s-bob")).await?;
+    ensure(stream.status == 200, "the program's own stream was refused")?;
+    let mut decoder = Decoder::new(Limits::default());
+    let mut published = false;
+    let mut greeted = false;
+    while !greeted {
+        let chunk = stream.body.chunk().await.ok_or("the stream ended before the greeting")??;
+        let mut connected = false;
+        decoder.push(&chunk, |item| {
+            if let Item::Event { event, data, .. } = item {
+                println!("{event}: {data}");
+                connected |= event == "connection";
+                greeted |= event == "greeting" && data == "good morning";
+            }
+        })?;
+        if connected && !published {
+            published = true;
+            let done = node.publish_to_group("greeters", "greeting", "good morning").await?;
+            ensure(done.delivered == Some(1), "one stream is subscribed")?;
+        }
+    }
     println!("embed: all well");
     Ok(())
 }

@@ -21,6 +21,8 @@ readonly WANTED=("$@")
 export MILLSTREAM_BIN="$PWD/$TARGET/debug/millstream"
 [[ "$TARGET" = /* ]] && MILLSTREAM_BIN="$TARGET/debug/millstream"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+# Each process of a test inherits it, programs of command handlers and lifelines too: see `left_behind`.
+export MILLSTREAM_LIFELINE="gate-$$-$RANDOM$RANDOM"
 
 # Tests that are ignored for a known reason, which stands in the test itself. They must pass once the reason is gone. The list
 # is exact: another ignored test counts as skipped, and one that is listed and not ignored any more counts as failed.
@@ -172,6 +174,47 @@ with_program() {
     fi
 }
 
+# The last step: fails when a process of a test is still there, and ends it. Only processes with the mark of this run count.
+left_behind() {
+    local name="processes left behind" found
+    wanted "$name" || return 0
+    printf '\n=== %s\n' "$name"
+    found="$(env -u MILLSTREAM_LIFELINE python3 - "$MILLSTREAM_LIFELINE" <<'PYTHON'
+import os, signal, sys, time
+
+mark = sys.argv[1].encode()
+
+
+def marked():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/cmdline", "rb") as command:
+                if mark in environ.read():
+                    yield int(pid), command.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            pass
+
+
+# What is about to end gets the time to.
+deadline = time.monotonic() + 10
+while left := list(marked()):
+    if time.monotonic() > deadline:
+        break
+    time.sleep(0.1)
+for pid, command in left:
+    print(pid, command)
+    os.kill(pid, signal.SIGKILL)
+PYTHON
+)"
+    if [[ -n "$found" ]]; then
+        printf '%s\n' "$found"
+        fail "$name" "$(wc -l <<<"$found") processes of tests were still there"
+    else
+        passed=$((passed + 1))
+        printf -- '--- %s ok\n' "$name"
+    fi
+}
+
 # === What the machine lacks ===
 
 # install COMMAND PACKAGE...: installs Debian packages where the command is missing; false when that is not possible.
@@ -318,6 +361,8 @@ elif ! python_packages tests/clients; then
 else
     with_program "clients: httpx-sse" "$(venv_of tests/clients)/bin/python" tests/clients/httpx_sse_client.py
 fi
+
+left_behind
 
 # === What came of it ===
 

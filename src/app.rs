@@ -24,20 +24,27 @@ use crate::{
     access::{self, limits::Limits},
     clock::Clock,
     config::{self, Config},
-    http::{self, Door, Polls, Pulls},
+    http::{self, Door, Polls, Pulls, Results},
     hub, intake,
     jobs::{
         self,
         handler::{Handlers, Registered},
         handlers,
     },
-    journal::{self, Unavailable},
-    relay,
+    journal, relay,
     supervise::Supervisor,
     tls::Tls,
     transport::Heads,
+    unsent::Unsent,
     upstream,
 };
+
+mod publish;
+mod reload;
+mod sweep;
+
+pub use self::publish::{PublishError, Published};
+use self::sweep::Sweep;
 
 /// The parts of a node, as the routes hold them. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +61,8 @@ pub struct Node {
     pub hub: hub::Handle,
     /// Parallel work.
     pub jobs: jobs::Handle,
+    /// Bytes of specs and answers that are in memory.
+    pub memory: jobs::Memory,
     /// Remote streams that live here.
     pub relays: relay::Handle,
     /// Deliveries of other services.
@@ -68,6 +77,8 @@ pub struct Node {
     pub door: Door,
     /// How much of it one caller may use.
     pub limits: Limits,
+    /// Results of tasks that are being sent.
+    pub results: Results,
     /// Streams that are passed on from remotes.
     pub pulls: Pulls,
     /// Requests that wait for an event.
@@ -76,6 +87,8 @@ pub struct Node {
     pub tls: Option<Tls>,
     /// How long is waited for the heads of requests.
     pub heads: Heads,
+    /// Answers that wait for their clients.
+    pub unsent: Unsent,
     /// What watches over the long tasks.
     pub supervisor: Supervisor,
     /// Fires at the beginning of a stop.
@@ -160,7 +173,8 @@ impl App {
         let upstream = upstream::Config { own: tls.as_ref().map(Tls::own), ..config.upstream()? };
         let upstream = upstream::Client::new(upstream);
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
-        let connections = upstream::Connections::new(config.relay.max_upstreams);
+        let share = config.limits.share(config.access.mode);
+        let connections = upstream::Connections::shared(config.relay.max_upstreams, share);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let clock = Clock::system();
         let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
@@ -168,7 +182,11 @@ impl App {
         upstream.set_node(format!("{:x}", journal.epoch()));
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone(), clock.clone());
         let access = access.map_err(config::Error)?;
-        let hub = hub::Handle::supervised(config.emitter.clone(), journal.clone(), supervisor.clone(), clock.clone());
+        let deadline = Duration::from_millis(config.emitter.write_deadline_ms);
+        let unsent = Unsent::new(deadline, config.server.max_unsent_bytes);
+        let bounds = hub::Bounds { unsent: unsent.clone(), max_page_bytes: config.server.max_page_bytes() };
+        let hub =
+            hub::Handle::of_node(config.emitter.clone(), journal.clone(), supervisor.clone(), clock.clone(), bounds);
         let deps = handlers::Deps {
             client: upstream.clone(),
             own_url: own_url.clone(),
@@ -185,7 +203,8 @@ impl App {
         let http = Arc::new(handlers::HttpTask::new(&deps));
         let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
         let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace());
-        let deps = deps.supervised(supervisor.clone());
+        let memory = jobs::Memory::new(config.jobs.max_memory_bytes, share);
+        let deps = deps.with_bounds(share, memory.clone()).supervised(supervisor.clone());
         let jobs = jobs::start(config.jobs.clone(), deps);
         let relays = relay::start(
             config.relay.clone(),
@@ -194,12 +213,13 @@ impl App {
                 max_event_bytes: config.journal.max_event_bytes,
                 remotes: remotes.clone(),
                 connections: connections.clone(),
+                share,
                 clock: clock.clone(),
                 supervisor: supervisor.clone(),
             },
         );
-        let door = Door::new(&config.server, connection_limit, Duration::from_millis(config.emitter.write_deadline_ms));
-        let limits = Limits::new(&config.limits, config.access.mode);
+        let door = Door::new(&config.server, connection_limit, deadline);
+        let limits = Limits::new(&config.limits, config.access.mode, connection_limit);
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
         let polls = Polls::start(&journal);
         let node = Node {
@@ -209,6 +229,7 @@ impl App {
             access,
             hub,
             jobs,
+            memory,
             relays,
             webhooks,
             upstream,
@@ -216,10 +237,12 @@ impl App {
             connections,
             door,
             limits,
+            results: Results::default(),
             pulls: Pulls::default(),
             polls,
             tls,
             heads,
+            unsent,
             supervisor: supervisor.clone(),
             stopping: CancellationToken::new(),
             started: Instant::now(),
@@ -227,8 +250,14 @@ impl App {
             embedded: false,
             requests: Arc::default(),
         };
-        let kept = node.clone();
-        actix_rt::spawn(supervisor.clone().keep("retention of the journal", move || sweep(kept.clone())));
+        // Not the node: its parts end with their last handles.
+        let sweep = Sweep {
+            journal: node.journal.clone(),
+            clock: node.clock.clone(),
+            stopping: node.stopping.clone(),
+            supervisor: supervisor.clone(),
+        };
+        actix_rt::spawn(supervisor.clone().keep("retention of the journal", move || sweep.clone().run()));
         if let Some(tls) = node.tls.clone() {
             let stopping = node.stopping.clone();
             actix_rt::spawn(supervisor.keep("watch of the certificate", move || tls.clone().watch(stopping.clone())));
@@ -315,36 +344,6 @@ impl Server {
 // === impl Node ===
 
 impl Node {
-    /// Puts in force what of these settings can change without a restart: the static tokens and the certificate. Streams
-    /// that came with a token that is gone or changed end with `token_expired`; everything else needs a restart, and is
-    /// said to.
-    pub async fn reload(&self, config: &Config) {
-        let gone = self.access.reload(&config.access.tokens);
-        let mut streams = 0;
-        for name in &gone {
-            streams += self.hub.disconnect(hub::Selector::Token(name.clone()), hub::Reason::TokenExpired).await;
-        }
-        let (tokens, revoked) = (config.access.tokens.len(), gone.join(", "));
-        tracing::info!(target: "millstream::audit", tokens, revoked, streams, "static tokens were read again");
-        let node = self.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || node.reload_tls()).await {
-            tracing::error!(%error, "the certificate cannot be read again; the one before it stays");
-        }
-        if self.config.changed_beside_tokens(config) {
-            tracing::warn!("other settings have changed too; they come into force at the next start");
-        }
-    }
-
-    /// Reads `server.tls_cert` and `server.tls_key` again; nothing to do where the node speaks plain HTTP. New connections
-    /// see the new certificate, open ones go on. The node also notices by itself, within seconds, that the files have
-    /// changed. Reads files: not for an async thread.
-    ///
-    /// # Errors
-    /// Says what is wrong with the files; the certificate before stays.
-    pub fn reload_tls(&self) -> Result<(), config::Error> {
-        self.tls.as_ref().map_or(Ok(()), Tls::reload).map_err(config::Error)
-    }
-
     /// Why the node takes no work at the moment, if it does not.
     pub fn trouble(&self) -> Option<String> {
         if self.stopping.is_cancelled() {
@@ -371,24 +370,5 @@ impl Node {
         self.jobs.stop(JOBS_GRACE).await;
         self.journal.close().await;
         tracing::info!("stopped");
-    }
-}
-
-/// Follows the wall clock, and lets the journal forget what retention says, once a second.
-async fn sweep(node: Node) {
-    let Node { journal, clock, stopping, supervisor, .. } = node;
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failing = false;
-    while stopping.run_until_cancelled(every.tick()).await.is_some() {
-        clock.follow();
-        match journal.sweep(clock.steady_ms()).await {
-            Ok(()) => failing = false,
-            // Nobody has closed it: its writer is gone.
-            Err(Unavailable::Closed) if !stopping.is_cancelled() => return supervisor.fail("journal"),
-            // One line for a trouble that lasts.
-            Err(_) if std::mem::replace(&mut failing, true) => {}
-            Err(error) => tracing::error!(%error, "the journal cannot be swept"),
-        }
     }
 }

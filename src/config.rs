@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod files;
+mod secrets;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -93,6 +94,8 @@ pub struct Server {
     /// The kernel's send buffer of a connection in bytes; it doubles the number for its own bookkeeping. Bounds what a
     /// stuck reader costs beside its outbox.
     pub send_buffer_bytes: usize,
+    /// Most bytes of answers that wait for clients. Above it, the answer that is stuck for the longest time ends.
+    pub max_unsent_bytes: usize,
     /// Origins beside the node's own that web pages may call from, such as `https://app.example`.
     pub cors_origins: Vec<String>,
     /// Proxies that are believed when they say for whom a request is: `10.0.0.0/8`, `::1`.
@@ -149,6 +152,7 @@ impl Default for Server {
             body_timeout_ms: 30_000,
             max_wait_ms: 60_000,
             send_buffer_bytes: 64 << 10,
+            max_unsent_bytes: 32 << 20,
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             tls_cert: None,
@@ -223,6 +227,10 @@ impl Config {
         }
         for (name, webhook) in &self.webhooks {
             webhook.check(name, &self.journal).map_err(Error)?;
+        }
+        let secrets = secrets::variables(&self.all());
+        for (name, handler) in &self.handlers {
+            handler.check_environment(name, &secrets).map_err(Error)?;
         }
         if let Some(name) = &self.relay.default_remote
             && !self.remotes.contains_key(name)

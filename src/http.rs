@@ -13,11 +13,13 @@ mod audit;
 mod body;
 mod compress;
 mod connect;
+mod emitter;
 mod emitters;
 mod error;
 mod gate;
 mod h2;
 mod head;
+mod heads;
 mod hybrid;
 mod identity;
 mod jobs;
@@ -40,6 +42,7 @@ mod pull;
 mod query;
 mod relays;
 mod request_id;
+mod results;
 mod samples;
 mod stream;
 mod tickets;
@@ -49,11 +52,13 @@ mod webhooks;
 
 pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
+    emitter::Emitter,
     error::{Code, Problem},
     gate::{Connection, Door},
     metrics::Requests,
     polls::Polls,
     pull::Pulls,
+    results::Results,
 };
 
 /// Puts all routes of a node into an actix-web application or scope.

@@ -24,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Clock, event::Event, journal, sse::Encoded, supervise::Supervisor};
+use crate::{clock::Clock, event::Event, journal, sse::Encoded, supervise::Supervisor, unsent::Unsent};
 
 mod actor;
 mod audience;
@@ -36,6 +36,7 @@ mod line;
 mod link;
 mod named;
 mod outbox;
+mod pages;
 mod registry;
 mod shard;
 mod status;
@@ -101,6 +102,16 @@ struct Inner {
     shards: Mutex<Addrs>,
     supervisor: Supervisor,
     stopping: tokio_util::sync::CancellationToken,
+    bounds: Bounds,
+}
+
+/// What a hub shares with the other answers of its node.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Where bytes that wait are counted.
+    pub unsent: Unsent,
+    /// Most bytes of history that wait for the readers of one thread.
+    pub max_page_bytes: usize,
 }
 
 /// Why a connection was not made.
@@ -113,6 +124,9 @@ pub enum ConnectError {
     #[error(transparent)]
     Journal(#[from] journal::Unavailable),
 }
+
+/// History that waits for the readers of one thread, where nothing else is set.
+const PAGE_BYTES: usize = 8 << 20;
 
 thread_local! {
     /// The shards of this thread, by hub; gone with the thread.
@@ -165,6 +179,18 @@ impl Handle {
 
     /// A hub as a part of a node, with its clock; the node ends when a shard fails.
     pub fn supervised(config: Config, journal: journal::Shared, supervisor: Supervisor, clock: Clock) -> Self {
+        let unsent = Unsent::new(Duration::from_millis(config.write_deadline_ms), usize::MAX);
+        Self::of_node(config, journal, supervisor, clock, Bounds { unsent, max_page_bytes: PAGE_BYTES })
+    }
+
+    /// The same with bounds that it shares with other answers of the node.
+    pub fn of_node(
+        config: Config,
+        journal: journal::Shared,
+        supervisor: Supervisor,
+        clock: Clock,
+        bounds: Bounds,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             inner: Arc::new(Inner {
@@ -177,6 +203,7 @@ impl Handle {
                 shards: Mutex::default(),
                 supervisor,
                 stopping: tokio_util::sync::CancellationToken::new(),
+                bounds,
             }),
         }
     }

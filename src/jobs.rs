@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     journal,
+    shares::Share,
     supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
@@ -38,6 +39,8 @@ pub mod event;
 mod handle;
 pub mod handler;
 pub mod handlers;
+mod inputs;
+pub mod memory;
 mod pump;
 mod queue;
 mod record;
@@ -51,13 +54,15 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod urls;
+mod watch;
 
 pub use self::{
     actor::start,
-    engine::{Filter, Listing},
+    engine::{Filter, Listing, Unreadable},
     error::{Error, SubmitError},
     handle::{Handle, Hold, Submission, Submitted, TaskResult},
     handler::{Handlers, TaskHandler},
+    memory::Memory,
     spec::{FieldError, Limits, OnDisconnect, Plan, Spec},
     state::{JobState, Snapshot, Status, Summary},
     stats::Stats,
@@ -93,9 +98,14 @@ pub mod code {
     pub const REMOTE_REFUSED: &str = "remote_refused";
     /// The result has a form that cannot be passed on.
     pub const BAD_RESULT: &str = "bad_result";
+    /// What the task was to run with cannot be read back.
+    pub const INPUT_LOST: &str = "input_lost";
     /// The result is larger than `jobs.max_response_bytes`.
     pub const RESPONSE_TOO_LARGE: &str = "response_too_large";
 }
+
+/// The smallest budget: room for an answer of a megabyte in its smallest part.
+const LEAST_MEMORY: usize = 32 << 20;
 
 /// Settings of section `[jobs]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,6 +127,12 @@ pub struct Config {
     pub max_running: usize,
     /// Most jobs that have ended and are kept; the oldest leave early.
     pub max_kept: usize,
+    /// Most tasks of ended jobs that are in memory; those of older jobs are read back when they are asked for.
+    pub max_kept_tasks: usize,
+    /// Most tasks of all jobs that have not ended; more are refused until some end.
+    pub max_running_tasks: usize,
+    /// Most bytes of specs, inputs and answers that are in memory at once; what finds no room waits.
+    pub max_memory_bytes: usize,
 }
 
 /// What the jobs of a node work with.
@@ -139,6 +155,10 @@ pub struct Deps {
     pub connections: Connections,
     /// How fast a remote is asked again that has failed.
     pub pace: Pace,
+    /// How much of the slots, and of the room for unfinished jobs, one owner may hold.
+    pub share: Share,
+    /// The budget of bytes in flight.
+    pub memory: Memory,
     /// Ends the node when the engine fails: the journal has all that the next start needs.
     pub supervisor: Supervisor,
 }
@@ -156,6 +176,9 @@ impl Default for Config {
             retention_ms: 24 * 60 * 60 * 1000,
             max_running: 10_000,
             max_kept: 10_000,
+            max_kept_tasks: 50_000,
+            max_running_tasks: 100_000,
+            max_memory_bytes: memory::DEFAULT,
         }
     }
 }
@@ -172,9 +195,13 @@ impl Config {
             ("max_running", self.max_running),
             ("max_result_bytes", self.max_result_bytes),
             ("max_response_bytes", self.max_response_bytes),
+            ("max_running_tasks", self.max_running_tasks),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`jobs.{key}` must be at least 1"));
+        }
+        if self.max_memory_bytes < LEAST_MEMORY {
+            return Err(format!("`jobs.max_memory_bytes` must be at least {LEAST_MEMORY}"));
         }
         if self.task_timeout_ms == 0 {
             return Err("`jobs.task_timeout_ms` must be at least 1: an attempt without end would hold its slot".into());
@@ -206,6 +233,8 @@ impl Deps {
             remotes: Remotes::default(),
             connections: Connections::new(0),
             pace: Pace::default(),
+            share: Share::WHOLE,
+            memory: Memory::default(),
             supervisor: Supervisor::default(),
         }
     }
@@ -214,6 +243,12 @@ impl Deps {
     #[must_use]
     pub fn with_remotes(self, remotes: Remotes, connections: Connections, pace: Pace) -> Self {
         Self { remotes, connections, pace, ..self }
+    }
+
+    /// The same with this share and this budget.
+    #[must_use]
+    pub fn with_bounds(self, share: Share, memory: Memory) -> Self {
+        Self { share, memory, ..self }
     }
 
     /// The same as a part of a node that this supervisor watches over.

@@ -15,6 +15,7 @@
 //!                   │
 //!          event · topic · sse        the words we speak; pure, no I/O
 //!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
+//!          unsent                     the bound on what waits for clients, in time and in bytes
 //!          clock                      what time it is, and how old things are
 //!          supervise · telemetry      long tasks and what their failure means; the way out of log lines
 //! ```
@@ -37,6 +38,7 @@ pub mod intake;
 pub mod jobs;
 pub mod journal;
 pub mod relay;
+pub mod shares;
 pub mod socket;
 pub mod sse;
 pub mod supervise;
@@ -44,4 +46,5 @@ pub mod telemetry;
 pub mod tls;
 pub mod topic;
 pub mod transport;
+pub mod unsent;
 pub mod upstream;

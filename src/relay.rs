@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Clock,
     journal,
+    shares::Share,
     supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
@@ -74,6 +75,8 @@ pub struct Deps {
     pub remotes: Remotes,
     /// The places for upstream streams.
     pub connections: Connections,
+    /// How much of the relays one owner may hold.
+    pub share: Share,
     /// How long it is since a relay has ended.
     pub clock: Clock,
     /// Ends the node when the relays' own thread fails.

@@ -19,18 +19,30 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 mod head;
+mod outlet;
+mod request;
 mod wire;
 
-use self::head::{Late, Mark, Watch};
 pub use self::{
     head::{Answering, Heads},
+    outlet::{Rest, Room, Shared},
     wire::{Rewound, Wire},
 };
+use self::{
+    head::{Late, Mark, Watch},
+    outlet::Outlet,
+    request::Requests,
+};
+use crate::unsent::Unsent;
 
 /// A connection as the HTTP framework reads and writes it.
 pub struct Transport {
@@ -38,13 +50,32 @@ pub struct Transport {
     watch: Watch,
     /// What has come of the preface of HTTP/2; `None` once it is known that it is something else.
     preface: Option<Vec<u8>>,
+    outlet: Outlet,
+    requests: Requests,
+    render: Render,
+    /// It was said why there is no answer. What still comes is thrown away until then, so that the answer is not lost behind a
+    /// reset.
+    last: Option<Pin<Box<Sleep>>>,
 }
+
+/// A head that the framework does not get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status of the answer.
+    pub status: u16,
+    /// What is wrong.
+    pub detail: String,
+}
+
+/// Makes the whole answer to a head that is refused, with the end of the connection.
+pub type Render = fn(&Refusal) -> Vec<u8>;
 
 /// Asks for the connection of a [`Transport`] on the same thread. Cheap to clone.
 #[derive(Clone)]
 pub struct Handover {
     stage: Stage,
     mark: Mark,
+    rest: Rest,
 }
 
 type Stage = Rc<RefCell<At>>;
@@ -66,21 +97,28 @@ type TakeOver = Box<dyn FnOnce(Wire)>;
 /// What a client of HTTP/2 says first when it knows that it is understood (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What a client hears whose request did not come.
-const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// Most bytes of the target of a request: what the framework can hold.
+const MOST_TARGET: usize = 65_534;
+
+/// What a client gets that waits to be asked for the body of its request.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// A client is given so long to take the answer to a head that is refused.
+const LAST: Duration = Duration::from_secs(1);
 
 // === impl Transport ===
 
 impl Transport {
     /// A connection for the framework to serve.
-    pub fn new(connection: Wire, heads: Heads) -> Self {
+    pub fn new(connection: Wire, heads: Heads, unsent: Unsent, render: Render) -> Self {
         let preface = matches!(connection, Wire::Plain(_)).then(Vec::new);
-        Self { stage: Rc::new(RefCell::new(At::Served(connection))), watch: Watch::new(heads), preface }
+        let stage = Rc::new(RefCell::new(At::Served(connection)));
+        let (watch, outlet) = (Watch::new(heads), Outlet::new(unsent));
+        Self { stage, watch, preface, outlet, requests: Requests::default(), render, last: None }
     }
 
     /// What a stream takes it over with.
     pub fn handover(&self) -> Handover {
-        Handover { stage: self.stage.clone(), mark: self.watch.mark() }
+        Handover { stage: self.stage.clone(), mark: self.watch.mark().clone(), rest: self.outlet.rest() }
     }
 
     fn poll<T>(
@@ -137,13 +175,64 @@ impl Transport {
     /// The head did not come: says so where nothing else is on its way out, and ends the framework's part.
     fn cut(&mut self, late: Late, cx: &mut Context<'_>) -> io::Error {
         if late == Late::Head {
-            // As much as the socket takes at once.
-            let said = self.poll(|mut io| io.as_mut().poll_write(cx, TOO_LATE), || Ok(0));
-            if said.is_ready() {
-                let _ = self.poll(|io| io.poll_flush(cx), || Ok(()));
-            }
+            let detail = "the head of the request did not come in time (`server.head_timeout_ms`)".to_owned();
+            self.say(&(self.render)(&Refusal { status: 408, detail }), cx);
         }
         io::ErrorKind::TimedOut.into()
+    }
+
+    /// As much of this as the socket takes at once.
+    fn say(&mut self, bytes: &[u8], cx: &mut Context<'_>) {
+        let said = self.poll(|mut io| io.as_mut().poll_write(cx, bytes), || Ok(0));
+        if said.is_ready() {
+            let _ = self.poll(|io| io.poll_flush(cx), || Ok(()));
+        }
+    }
+
+    /// Answers a head that is refused, once all before it are answered.
+    fn refuse(&mut self, cx: &mut Context<'_>) {
+        let Some(refusal) = self.requests.refused() else { return };
+        if self.last.is_none() && self.watch.mark().answered(self.requests.passed()) {
+            self.say(&(self.render)(refusal), cx);
+            let _ = self.poll(|io| io.poll_shutdown(cx), || Ok(()));
+            self.last = Some(Box::pin(sleep(LAST)));
+            // The framework has to read on.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Throws away what comes, until the client has ended or had its time.
+    fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match read(&self.stage, cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
+                Poll::Pending => break,
+            }
+        }
+        let Some(last) = &mut self.last else { return Poll::Pending };
+        ready!(last.as_mut().poll(cx));
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Bytes that wait for the framework.
+    fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let ready = self.requests.ready();
+        let count = ready.len().min(buffer.remaining());
+        buffer.put_slice(&ready[..count]);
+        self.requests.gave(count);
+        count > 0
+    }
+
+    /// An error for a stream whose client sends no more.
+    fn check_over(&self) -> io::Result<()> {
+        if self.watch.is_over() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    fn is_served(&self) -> bool {
+        matches!(&*self.stage.borrow(), At::Served(_) | At::Leaving(..))
     }
 }
 
@@ -157,18 +246,52 @@ fn read(stage: &Stage, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<i
 
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let done = if self.preface.is_some() { self.poll_first(cx, buffer) } else { read(&self.stage, cx, buffer) };
-        if buffer.filled().len() > before {
-            self.watch.came();
+        if self.last.is_some() {
+            return self.poll_last(cx).map(Err);
         }
-        done
+        if self.give(buffer) {
+            return Poll::Ready(Ok(()));
+        }
+        while self.requests.refused().is_none() {
+            let before = buffer.filled().len();
+            let done = if self.preface.is_some() { self.poll_first(cx, buffer) } else { read(&self.stage, cx, buffer) };
+            if buffer.filled().len() > before {
+                self.watch.came();
+            }
+            ready!(done)?;
+            if buffer.filled().len() == before {
+                if self.is_served() {
+                    // A request that is whole is answered; a stream has nobody left to read it.
+                    self.watch.mark().set_ended();
+                    self.check_over()?;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let passed = self.requests.take(&buffer.filled()[before..]);
+            buffer.set_filled(before + passed);
+            self.watch.mark().set_expects(self.requests.expects());
+            if passed > 0 || self.give(buffer) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        // The answer goes out with the next flush.
+        Poll::Pending
     }
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll(|connection| connection.poll_write(cx, bytes), || Err(io::ErrorKind::BrokenPipe.into()))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let gone = || Err(io::ErrorKind::BrokenPipe.into());
+        self.check_over()?;
+        if !bytes.is_empty() {
+            // The answer begins.
+            self.watch.mark().set_asks(false);
+        }
+        let done = self.poll(|connection| connection.poll_write(cx, bytes), gone);
+        if let Poll::Ready(Ok(written)) = done {
+            self.outlet.took(written);
+        }
+        self.outlet.watch(done, bytes.len(), cx)
     }
 
     /// The framework flushes when it has written all that it had: the moment in which a connection changes hands. Each
@@ -179,7 +302,14 @@ impl AsyncWrite for Transport {
     /// or is still waited for.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let gone = || Err(io::ErrorKind::BrokenPipe.into());
-        ready!(self.poll(|connection| connection.poll_flush(cx), gone))?;
+        let done = self.poll(|connection| connection.poll_flush(cx), gone);
+        ready!(self.outlet.watch(done, 0, cx))?;
+        self.outlet.flushed();
+        self.check_over()?;
+        if self.watch.mark().set_asks(false) {
+            self.say(CONTINUE, cx);
+        }
+        self.refuse(cx);
         if let Poll::Ready(late) = self.watch.poll(cx) {
             return Poll::Ready(Err(self.cut(late, cx)));
         }
@@ -218,6 +348,26 @@ impl Handover {
         self.mark.answering()
     }
 
+    /// The answer is a stream: it ends when its client sends no more.
+    pub fn streams(&self) {
+        self.mark.set_streams();
+    }
+
+    /// True when the client of the request that is answered waits to be asked for its body.
+    pub fn expects(&self) -> bool {
+        self.mark.expects()
+    }
+
+    /// Asks for the body, unless the answer has begun.
+    pub fn ask(&self) {
+        self.mark.set_asks(true);
+    }
+
+    /// What of the answer is still to be given to the connection.
+    pub fn rest(&self) -> Rest {
+        self.rest.clone()
+    }
+
     /// The connection, once it has turned out to speak HTTP/2.
     pub fn left(&self) -> Option<Rewound> {
         let mut stage = self.stage.borrow_mut();
@@ -238,103 +388,4 @@ impl fmt::Debug for Handover {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{cell::Cell, time::Duration};
-
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::{TcpListener, TcpStream},
-    };
-
-    use super::*;
-
-    fn heads() -> Heads {
-        Heads::new(Duration::from_secs(5), Duration::from_secs(5))
-    }
-
-    /// The node's end of a connection, as the framework has it, and the client's.
-    async fn connection() -> (Transport, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Transport::new(Wire::Plain(listener.accept().await.unwrap().0), heads()), client)
-    }
-
-    #[tokio::test]
-    async fn a_connection_changes_hands_when_all_that_was_written_is_flushed() {
-        let (mut transport, mut client) = connection().await;
-        let taken = Rc::new(RefCell::new(None));
-        let keep = taken.clone();
-        transport.handover().take_over(move |connection| drop(keep.replace(Some(connection))));
-        transport.write_all(b"head").await.unwrap();
-        assert!(taken.borrow().is_none(), "the framework still has it");
-        transport.flush().await.unwrap();
-        let mut connection = taken.take().expect("it was handed over");
-        assert_eq!(transport.read(&mut [0; 8]).await.unwrap(), 0, "the framework is told that the client is gone");
-        assert!(transport.write_all(b"more").await.is_err());
-        assert!(transport.flush().await.is_err(), "else it would poll without end");
-        transport.shutdown().await.unwrap();
-        drop(transport);
-        connection.write_all(b", body").await.unwrap();
-        drop(connection);
-        let mut text = String::new();
-        client.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "head, body", "what the framework did to its end had no effect");
-    }
-
-    #[tokio::test]
-    async fn what_the_framework_gives_up_is_taken_over_by_nobody() {
-        struct Dropped(Rc<Cell<bool>>);
-        impl Drop for Dropped {
-            fn drop(&mut self) {
-                self.0.set(true);
-            }
-        }
-        let (transport, _client) = connection().await;
-        let gone = Rc::new(Cell::new(false));
-        let guard = Dropped(gone.clone());
-        let handover = transport.handover();
-        handover.take_over(move |_| drop(guard));
-        drop(transport);
-        assert!(!gone.get(), "somebody still holds the connection");
-        drop(handover);
-        assert!(gone.get());
-    }
-
-    #[tokio::test]
-    async fn a_client_of_http_2_is_known_by_its_first_words_however_they_are_cut() {
-        for cut in [1, 3, 14, 23, 24] {
-            let (mut transport, mut client) = connection().await;
-            let say = async {
-                client.write_all(&PREFACE[..cut]).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                client.write_all(&PREFACE[cut..]).await.unwrap();
-                client.write_all(b"frames").await.unwrap();
-                client.shutdown().await.unwrap();
-            };
-            let ((), seen) = tokio::join!(say, async { transport.read(&mut [0; 1024]).await.unwrap() });
-            assert_eq!(seen, 0, "the framework is told that the client is gone");
-            let mut text = Vec::new();
-            transport.handover().left().expect("it is HTTP/2").read_to_end(&mut text).await.unwrap();
-            assert_eq!(text, [PREFACE, b"frames"].concat());
-        }
-    }
-
-    #[tokio::test]
-    async fn what_begins_like_http_2_and_is_not_comes_whole() {
-        for words in ["PRI", "PRI * HTTP/1.1\r\n\r\n", "PROPFIND / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\n\r\n"] {
-            let (mut transport, mut client) = connection().await;
-            let say = async {
-                client.write_all(&words.as_bytes()[..2]).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                client.write_all(&words.as_bytes()[2..]).await.unwrap();
-                client.shutdown().await.unwrap();
-            };
-            let mut text = Vec::new();
-            let ((), read) = tokio::join!(say, transport.read_buf(&mut text));
-            read.unwrap();
-            while transport.read_buf(&mut text).await.unwrap() > 0 {}
-            assert_eq!(String::from_utf8(text).unwrap(), words);
-            assert!(transport.handover().left().is_none());
-        }
-    }
-}
+mod tests;

@@ -165,6 +165,9 @@ pub struct Response {
     pub body: Body,
 }
 
+/// W3C Trace Context.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 // === impl Config ===
 
 impl Default for Config {
@@ -269,6 +272,9 @@ impl Client {
     async fn send_noting(&self, mut request: Request, redirected: &mut bool) -> Result<Response, Error> {
         if let (Some(via), Some(node)) = (&request.via, self.node.get()) {
             request.headers.insert(VIA, via.onward(node)?);
+            if let Some(trace) = via.traceparent() {
+                request.headers.entry(TRACEPARENT).or_insert(trace);
+            }
         }
         let after = request.head_timeout;
         timeout(after, self.follow(request, redirected)).await.unwrap_or(Err(Error::HeadTimeout { after }))

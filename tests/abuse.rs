@@ -22,7 +22,7 @@ fn bodies_that_are_no_json_are_malformed() {
         ("bad UTF-8 in a string", b"{\"topic\":\"a\xff\",\"data\":1}".to_vec()),
         ("a NUL as it is", b"{\"topic\":\"a\",\"data\":\"x\x00y\"}".to_vec()),
         ("half a surrogate pair", br#"{"topic":"a","data":"\ud800"}"#.to_vec()),
-        ("a byte order mark", b"\xef\xbb\xbf{\"topic\":\"a\",\"data\":1}".to_vec()),
+        ("two byte order marks", b"\xef\xbb\xbf\xef\xbb\xbf{\"topic\":\"a\",\"data\":1}".to_vec()),
         ("10,000 levels", deep(10_000).into_bytes()),
         ("10,000 levels that never close", "[".repeat(10_000).into_bytes()),
         ("10,000 objects", "{\"a\":".repeat(10_000).into_bytes()),

@@ -127,7 +127,7 @@ fn line_breaks_end_no_field_of_a_request_that_goes_out() {
 
 /// A few kilobytes that unpack to very much more.
 #[test]
-fn a_zip_bomb_as_the_answer_to_a_task_is_not_unpacked() {
+fn a_zip_bomb_as_the_answer_to_a_task_is_unpacked_no_further_than_its_bound() {
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
     for _ in 0..256 {
         packed.write_all(&vec![b' '; 1 << 20]).expect("into memory");
@@ -147,7 +147,8 @@ fn a_zip_bomb_as_the_answer_to_a_task_is_not_unpacked() {
     for path in ["/json", "/stream"] {
         let mut job = node.post_stream("/api/sse/parallel-tasks", &json!({ "tasks": [{ "url": source.url(path) }] }));
         let error = job.until("error").json();
-        assert_eq!(error["code"], "unsupported_encoding", "{error}");
+        let code = error["code"].as_str().unwrap_or_default();
+        assert!(["response_too_large", "event_too_large", "bad_stream"].contains(&code), "{error}");
         assert_eq!(job.until("complete").json()["status"], "failed");
     }
     let grown = node.resident().saturating_sub(before);

@@ -208,7 +208,7 @@ fn the_first_failure_or_the_deadline_may_end_a_job() {
     assert_eq!((&fast["status"], &fast["errorCount"]), (&json!("failed"), &json!(2)));
     let mut stream = node.post_stream(
         "/api/sse/parallel-tasks",
-        &json!({ "tasks": [tasks[1], { "run": TRIVIAL, "id": "ok" }], "timeoutMs": 400 }),
+        &json!({ "tasks": [tasks[1], { "run": TRIVIAL, "id": "ok" }], "timeoutMs": 2500 }),
     );
     let error = stream.until("error").json();
     assert_eq!((&error["taskId"], &error["code"]), (&json!("long"), &json!("job_timeout")));

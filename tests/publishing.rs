@@ -321,7 +321,7 @@ fn bodies_must_be_json_of_the_right_form() {
     for media in ["text/plain", "application/x-www-form-urlencoded", "application/xml"] {
         assert!(send(media, good).problem(415).contains("application/json"), "{media}");
     }
-    for malformed in ["", "{", "{\"topic\":\"t\",}", "{'topic':'t'}", "{\"topic\":\"t\",\"data\":1}}", "\u{feff}{}"] {
+    for malformed in ["", "{", "{\"topic\":\"t\",}", "{'topic':'t'}", "{\"topic\":\"t\",\"data\":1}}"] {
         send("application/json", malformed).problem(400);
     }
     for wrong in [

@@ -138,7 +138,7 @@ fn bad_queries_are_refused_and_unknown_parameters_are_named() {
             );
         }
     }
-    assert_refused("more than any URI may have", &node.raw_get(&format!("/healthz?{}", "a".repeat(70_000)), ""), 400);
+    assert_refused("more than any URI may have", &node.raw_get(&format!("/healthz?{}", "a".repeat(70_000)), ""), 414);
     assert_problem("a misspelt parameter", &node.raw_get("/api/jobs?limt=5", ""), &[400]);
     assert!(node.raw_get("/api/jobs?limt=5", "").text().contains("did you mean `limit`?"));
     node.must_be_healthy();
@@ -220,7 +220,9 @@ fn other_methods_and_versions_are_answered() {
     let all = node.raw(format!("OPTIONS * HTTP/1.1\r\n{host}\r\n"));
     assert_eq!(all.status, 204, "{all:?}");
     assert!(all.header("Allow").is_some_and(|methods| methods.contains("PATCH")), "{all:?}");
-    for line in ["CONNECT example.com:80", "GET /nothing/here", "OPTIONS /nothing/here"] {
+    // The host that the target names is not one of this machine.
+    assert_problem("CONNECT", &node.raw(format!("CONNECT example.com:80 HTTP/1.1\r\n{host}\r\n")), &[403]);
+    for line in ["GET /nothing/here", "OPTIONS /nothing/here"] {
         assert_problem(line, &node.raw(format!("{line} HTTP/1.1\r\n{host}\r\n")), &[404]);
     }
     for id in ["nobody", "01ARZ3NDEKTSV4RRFFQ69G5FAV"] {
@@ -264,7 +266,7 @@ fn unknown_parameters_of_streams_are_ignored_and_named() {
     let mut merged = support::Stream::open(node.socket(), "POST", merge, &headers, "[\"/events\"]");
     assert_eq!(merged.until("merge_start").json()["ignored"], serde_json::json!(["foo"]));
     // As many and as long as they like: the frame stays small.
-    let many: String = (0..100).map(|n| format!("&x{n}{}=1", "y".repeat(300))).collect();
+    let many = (0..100).map(|n| format!("&x{n}{}=1", "y".repeat(300))).collect::<Vec<_>>().concat();
     let frame = node.stream(&format!("/events?topic=a{many}"), &[]).until("connection");
     assert_eq!(frame.json()["ignored"].as_array().map(Vec::len), Some(16));
     assert!(frame.data.len() < 3000, "{}", frame.data.len());
@@ -321,6 +323,28 @@ fn a_problem_has_a_code_and_every_answer_an_id() {
     let log = node.log();
     let line = log.lines().find(|line| line.contains("event published")).expect("a line");
     assert!(line.contains("known-by-its-line"), "{line}");
+}
+
+/// A trace that a request belongs to goes on in what its job asks for; without one nothing claims to be sampled.
+#[test]
+fn a_trace_goes_on_in_the_requests_of_tasks() {
+    use support::{eventually, upstream::Upstream};
+    let upstream = Upstream::start(|_, socket| support::upstream::json(socket, &serde_json::json!(1)));
+    let node = Node::start(&upstream.allowed());
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let own = format!("00-{trace}-00f067aa0ba902b7-01");
+    for (path, headers, begins, ends) in [
+        ("/traced", vec![("traceparent", own.as_str())], format!("00-{trace}-"), "-01"),
+        ("/plain", vec![], "00-".to_owned(), "-00"),
+        ("/foul", vec![("traceparent", "00-x-y-01")], "00-".to_owned(), "-00"),
+    ] {
+        let job = serde_json::json!({ "tasks": [{ "url": upstream.url(path) }] }).to_string();
+        let headers = [vec![("Content-Type", "application/json")], headers].concat();
+        assert_eq!(node.request("POST", "/api/jobs", &headers, job).status, 202);
+        let request = eventually(|| upstream.seen(path).pop());
+        let sent = request.header("traceparent").expect("it is sent");
+        assert!(sent.starts_with(&begins) && sent.ends_with(ends) && sent != own, "{path}: {sent}");
+    }
 }
 
 /// A byte order mark before JSON may be ignored (RFC 8259, section 8.1).

@@ -109,10 +109,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 // === impl Limits ===
 
 impl Limits {
-    /// The limits that these settings put in force in this mode.
-    pub fn new(config: &Config, mode: Mode) -> Self {
+    /// The limits that these settings put in force in this mode, on a node with so many connections.
+    pub fn new(config: &Config, mode: Mode, connections: usize) -> Self {
         let InForce { requests, address_requests, user_streams, address_streams, publishes, jobs, queued_bytes } =
-            config.in_force(mode);
+            config.in_force(mode, connections);
         let rate = |limit: u64, window| {
             let limit = NonZeroU32::new(u32::try_from(limit).unwrap_or(u32::MAX))?;
             Some(Rate::new(limit, window, config.max_callers, DefaultClock::default()))
@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn limits(config: &Config) -> Limits {
-        Limits::new(config, Mode::Open)
+        Limits::new(config, Mode::Open, 1000)
     }
 
     #[test]

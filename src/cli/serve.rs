@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Failure, NodeArguments, log, text::say};
 use crate::{
     app::{App, Node},
+    jobs::handlers,
     telemetry,
 };
 
@@ -28,7 +29,9 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     let reload = move || reload_on_hangup(node.clone(), own.clone());
     let reloading = actix_rt::spawn(server.node().supervisor.clone().keep("reload of the settings", reload));
     announce(format!("listening on {}", server.url()))?;
+    let adopting = actix_rt::spawn(handlers::adopt());
     let served = server.run(stop).await;
+    adopting.abort();
     reloading.abort();
     Ok(served?)
 }

@@ -131,7 +131,8 @@ fn warn(message: &Message) {
 }
 
 fn line(message: &Message) -> String {
-    let id = message.id.as_deref().unwrap_or("-");
+    // A control frame is no event that could be asked for.
+    let id = message.id.as_deref().filter(|_| !message.is_control()).unwrap_or("-");
     format!("{} {} {}", plain(id), plain(&message.event), plain(&message.data))
 }
 
@@ -186,6 +187,8 @@ mod tests {
         assert_eq!(line(&message), "e-1 note a\\nb");
         let message = Message { id: None, ..message };
         assert_eq!(line(&message), "- note a\\nb");
+        let greeting = Message { event: "connection".into(), data: "{}".into(), id: Some("e-1".into()), first: true };
+        assert_eq!(line(&greeting), "- connection {}");
     }
 
     #[test]

@@ -8,14 +8,14 @@ use super::Config;
 const REDACTED: &str = "***";
 
 impl Config {
-    /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes, and
-    /// queries of URLs.
+    /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes and of
+    /// variables that go to programs, and queries of URLs.
     pub fn to_json(&self) -> Value {
         let mut json = self.all();
-        for remote in json["remotes"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-            for value in remote["headers"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-                *value = REDACTED.into();
-            }
+        for (section, key) in [("remotes", "headers"), ("handlers", "env")] {
+            let entries = json[section].as_object_mut().into_iter().flat_map(Map::values_mut);
+            let values = entries.filter_map(|entry| entry.get_mut(key)?.as_object_mut());
+            values.flat_map(Map::values_mut).for_each(|value| *value = REDACTED.into());
         }
         hide_queries(&mut json);
         json

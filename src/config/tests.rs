@@ -40,10 +40,27 @@ fn the_built_in_configuration_is_good() {
 #[test]
 fn what_is_secret_is_not_shown() {
     let toml = "[remotes.a]\nbase_url = 'https://a.example'\npaths = ['/x']\nheaders = { 'X-Api-Key' = 'secret-1' }\n\
+                [handlers.c]\nkind = 'command'\ncommand = ['x']\nenv = { KEY = 'secret-4' }\n\
                 [handlers.h]\nkind = 'http'\nurl = 'https://h.example/x?key=secret-2'\n\
                 [access]\nmode = 'token'\n[access.jwt]\njwks_url = 'https://id.example/keys?key=secret-3'";
     let config = Config::parse(toml, "test.toml").unwrap();
     let shown = config.to_json().to_string();
     assert!(!shown.contains("secret-"), "{shown}");
     assert!(shown.contains("X-Api-Key") && shown.contains("https://h.example/x?***"), "{shown}");
+}
+
+#[test]
+fn variables_that_hold_secrets_are_not_passed_on_to_programs() {
+    let with = |more: &str, name: &str| {
+        let toml = format!("{more}\n[handlers.c]\nkind = 'command'\ncommand = ['x']\npass_env = ['{name}']");
+        Config::parse(&toml, "test.toml").map(drop).map_err(|error| error.to_string())
+    };
+    let remote =
+        "[remotes.a]\nbase_url_env = 'A_URL'\nbase_url = 'https://a.example'\ntoken_env = 'A_TOKEN'\npaths = ['/x']";
+    let webhook = "[webhooks.w]\nsecret_env = ['W_ONE', 'W_TWO']\nevent = 'e'\ntopic = 't'";
+    for (more, name) in [(remote, "A_TOKEN"), (remote, "A_URL"), (webhook, "W_TWO"), ("", "MILLSTREAM_TOKEN")] {
+        assert_eq!(with(more, "OTHER"), Ok(()));
+        let error = with(more, name);
+        assert!(error.is_err_and(|error| error.contains("`handlers.c`") && error.contains(name)), "{name}");
+    }
 }

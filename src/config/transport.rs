@@ -21,12 +21,24 @@ impl Server {
         }
     }
 
+    /// History may take a quarter of the bytes that wait for clients, shared by the threads.
+    pub fn max_page_bytes(&self) -> usize {
+        let threads = match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            workers => workers,
+        };
+        self.max_unsent_bytes / 4 / threads
+    }
+
     pub(super) fn check_transport(&self) -> Result<(), Error> {
         if self.head_timeout_ms < 100 {
             return Err(Error("`server.head_timeout_ms` must be at least 100".into()));
         }
         if self.http2_max_streams == 0 {
             return Err(Error("`server.http2_max_streams` must be at least 1; browsers expect 100".into()));
+        }
+        if self.max_unsent_bytes < 1 << 20 {
+            return Err(Error("`server.max_unsent_bytes` must be at least 1048576".into()));
         }
         self.tls().map(drop)
     }

@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    fn headers(name: HeaderName, lines: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, lines: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(name.clone(), HeaderValue::from_str(line).unwrap());
@@ -119,11 +119,11 @@ mod tests {
             (", ,text/event-stream,", true, true),
             ("", false, false),
         ] {
-            let headers = headers(header::ACCEPT, &[accept]);
+            let headers = headers(&header::ACCEPT, &[accept]);
             assert_eq!((takes_stream(&headers), prefers_stream(&headers)), (takes, prefers), "{accept}");
         }
         assert!(!takes_stream(&HeaderMap::new()) && !prefers_stream(&HeaderMap::new()));
-        let lines = headers(header::ACCEPT, &["application/json;q=0.1", "text/event-stream"]);
+        let lines = headers(&header::ACCEPT, &["application/json;q=0.1", "text/event-stream"]);
         assert!(takes_stream(&lines) && prefers_stream(&lines), "a list may have several lines");
     }
 
@@ -149,7 +149,7 @@ mod tests {
             ("br, deflate", false),
             ("", false),
         ] {
-            assert_eq!(takes_gzip(&headers(header::ACCEPT_ENCODING, &[accept])), takes, "{accept}");
+            assert_eq!(takes_gzip(&headers(&header::ACCEPT_ENCODING, &[accept])), takes, "{accept}");
         }
         assert!(!takes_gzip(&HeaderMap::new()), "a client that says nothing may know no coding");
     }

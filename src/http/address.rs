@@ -26,9 +26,11 @@ pub(super) fn client(node: &Node, request: &HttpRequest) -> IpAddr {
     behind(peer, &node.config.server.trusted_proxies, request.headers())
 }
 
-/// The way on which a request has come.
+/// The way on which a request has come, and its trace.
 pub(super) fn via(request: &HttpRequest) -> Via {
-    Via::read(request.headers().get_all(header::VIA).map(HeaderValue::as_bytes))
+    let headers = request.headers();
+    let trace = headers.get("traceparent").map(HeaderValue::as_bytes);
+    Via::read(headers.get_all(header::VIA).map(HeaderValue::as_bytes)).traced(trace)
 }
 
 /// The scheme with which the client reached a trusted proxy, where that proxy names it in `X-Forwarded-Proto`.

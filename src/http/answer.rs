@@ -1,7 +1,11 @@
 //! The body of every response: as long as it is there, its request is being answered, and no head is waited for.
+//!
+//! It goes out in pieces, so that the connection never copies more than one of them, and says how much of it is still to
+//! come: that is what a client which takes nothing costs.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,24 +16,87 @@ use actix_web::{
 use pin_project_lite::pin_project;
 
 use super::unread::Unread;
-use crate::transport::Answering;
+use crate::{
+    transport::{Answering, Rest},
+    unsent::Share,
+};
+
+/// Most bytes of a piece. With the head of the response before it and one more behind it, the framework's buffer does not
+/// grow beyond 16 KiB.
+const PIECE: usize = 7 << 10;
 
 pin_project! {
-    /// A body, the mark on its connection, and what the client still sends.
+    /// A body and what of it is there and not sent, the mark on its connection, and what the client still sends.
     pub(super) struct Answer<B> {
         #[pin]
-        body: B,
+        body: Option<B>,
+        whole: Bytes,
+        own: bool,
+        size: BodySize,
+        out: Out,
         _answering: Option<Answering>,
         unread: Option<Unread>,
     }
 }
 
+/// Tells the connection how much is still to come.
+struct Out {
+    rest: Option<Rest>,
+    _shared: Option<Shared>,
+}
+
+/// Marks a response that sends a copy which others send too.
+#[derive(Clone, Debug)]
+pub(super) struct Shared(pub(super) Arc<Share>);
+
+// === impl Out ===
+
+impl Out {
+    fn new(rest: Option<Rest>, shared: Option<Shared>) -> Self {
+        if let (Some(rest), Some(Shared(share))) = (&rest, &shared) {
+            rest.set_share(Some(share.clone()));
+        }
+        Self { rest, _shared: shared }
+    }
+
+    /// So many bytes are still to come, and cost as much as `own` says.
+    fn tell(&self, bytes: usize, own: bool) {
+        if let Some(rest) = &self.rest {
+            rest.set(if own { bytes } else { 0 });
+        }
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        if let Some(rest) = &self.rest {
+            rest.set(0);
+            rest.set_share(None);
+        }
+    }
+}
+
 // === impl Answer ===
 
-impl<B> Answer<B> {
+impl<B: MessageBody> Answer<B> {
     /// Without a mark where the connection is not the node's own, or is shared by requests.
-    pub(super) fn new(body: B, answering: Option<Answering>, unread: Option<Unread>) -> Self {
-        Self { body, _answering: answering, unread }
+    pub(super) fn new(
+        body: B,
+        rest: Option<Rest>,
+        shared: Option<Shared>,
+        answering: Option<Answering>,
+        unread: Option<Unread>,
+    ) -> Self {
+        let size = body.size();
+        let (body, whole) = match body.try_into_bytes() {
+            Ok(whole) => (None, whole),
+            Err(body) => (Some(body), Bytes::new()),
+        };
+        let out = Out::new(rest, shared);
+        // Bytes that others hold too cost nothing more: assets of the program, shared copies.
+        let own = whole.is_unique();
+        out.tell(whole.len(), own);
+        Self { body, whole, own, size, out, _answering: answering, unread }
     }
 }
 
@@ -37,19 +104,31 @@ impl<B: MessageBody> MessageBody for Answer<B> {
     type Error = B::Error;
 
     fn size(&self) -> BodySize {
-        self.body.size()
+        self.size
     }
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
-        self.project().body.poll_next(cx)
+        let this = self.project();
+        if this.whole.is_empty() {
+            let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
+            match std::task::ready!(body.poll_next(cx)) {
+                Some(Ok(bytes)) => {
+                    *this.own = bytes.is_unique();
+                    *this.whole = bytes;
+                }
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = this.whole.split_to(this.whole.len().min(PIECE));
+        this.out.tell(this.whole.len(), *this.own);
+        Poll::Ready(Some(Ok(piece)))
     }
 
-    /// A body that is there as a whole goes out in the same turn: it is as good as answered, and need not be boxed.
+    /// A small body that is there as a whole goes out in the same turn: its request is answered, and it need not be boxed.
     fn try_into_bytes(self) -> Result<Bytes, Self> {
-        if self.unread.is_some() {
+        if self.unread.is_some() || self.body.is_some() || self.whole.len() > PIECE {
             return Err(self);
         }
-        let Self { body, _answering: answering, unread } = self;
-        body.try_into_bytes().map_err(|body| Self::new(body, answering, unread))
+        Ok(self.whole)
     }
 }

@@ -5,13 +5,13 @@ use std::{future::Future, pin::Pin, time::Duration};
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
-    http::{StatusCode, header},
+    http::{StatusCode, Version, header},
     web::{Bytes, BytesMut, Data},
 };
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
-use super::{Code, Problem};
+use super::{Code, Identity, Problem};
 use crate::{app::Node, event::without_mark};
 
 /// A JSON body. 415 for another media type, 400 for what is no JSON, 422 for JSON of the wrong shape.
@@ -30,11 +30,38 @@ impl<T: DeserializeOwned> FromRequest for Json<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let media = media_type(request);
         let reading = read(request, payload);
+        let request = request.clone();
         Box::pin(async move {
             media?;
+            reserve(&request).await?;
             let raw = reading.await?;
             Ok(Self { value: parse(&raw)? })
         })
+    }
+}
+
+/// Waits for room for a large body, which the request keeps until it is answered.
+async fn reserve(request: &HttpRequest) -> Result<(), Problem> {
+    let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
+    let server = &node.config.server;
+    // Without a length it may be as long as any.
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let unknown = if chunked || request.version() == Version::HTTP_2 { server.body_limit_bytes } else { 0 };
+    let bytes = header_number(request, &header::CONTENT_LENGTH);
+    let bytes =
+        bytes.map_or(unknown, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).min(server.body_limit_bytes));
+    let owner = request.extensions().get::<Identity>().and_then(|identity| identity.user.as_deref().map(Into::into));
+    let time = Duration::from_millis(server.body_timeout_ms);
+    match tokio::time::timeout(time, node.memory.spec(&owner, bytes)).await {
+        Ok(held) => {
+            request.extensions_mut().insert(held);
+            Ok(())
+        }
+        Err(_) => {
+            let detail =
+                "the node reads as many large bodies as it has memory for (`jobs.max_memory_bytes`); try again later";
+            Err(Problem::unavailable(detail, 5))
+        }
     }
 }
 

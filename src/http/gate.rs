@@ -29,8 +29,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
-    Code, Problem, accept, address, answer::Answer, audit, compress, head, identity, limited, operate, origins, pages,
-    request_id, stream, unread::Unread,
+    Code, Problem, accept, address,
+    answer::{Answer, Shared},
+    audit, compress, head, heads, identity, limited, operate, origins, pages, request_id, stream,
+    unread::{self, Unread},
 };
 use crate::{
     access::Mode,
@@ -38,7 +40,7 @@ use crate::{
     config::Server,
     hub::Reason,
     socket::{self, Socket},
-    transport::{Answering, Handover},
+    transport::{Answering, Handover, Rest},
 };
 
 /// Counts the connections of a node, and says which are too many.
@@ -60,6 +62,8 @@ pub struct Connection {
     cut: Option<CancellationToken>,
     socket: Option<Socket>,
     handover: Option<Handover>,
+    /// What of the answer is still to be given to the connection.
+    rest: Option<Rest>,
 }
 
 /// A connection's place among those that the door counts; given back when it is dropped.
@@ -98,7 +102,7 @@ impl Door {
             socket::prepare(tcp, self.send_buffer, self.unacknowledged);
             Socket::of(tcp)
         });
-        Connection { place, over, cut: None, socket, handover: None }
+        Connection { place, over, cut: None, socket, handover: None, rest: None }
     }
 
     /// Connections that are open now.
@@ -122,12 +126,12 @@ impl Connection {
 
     /// One that a stream can take over.
     pub(super) fn with_handover(self, handover: Handover) -> Self {
-        Self { handover: Some(handover), ..self }
+        Self { rest: Some(handover.rest()), handover: Some(handover), ..self }
     }
 
     /// The same for one of several requests, which ends with this token.
-    pub(super) fn for_one(&self, cut: CancellationToken) -> Self {
-        Self { cut: Some(cut), socket: None, handover: None, ..self.clone() }
+    pub(super) fn for_one(&self, cut: CancellationToken, rest: Rest) -> Self {
+        Self { cut: Some(cut), rest: Some(rest), socket: None, handover: None, ..self.clone() }
     }
 
     pub(super) fn socket(&self) -> Option<Socket> {
@@ -175,8 +179,11 @@ async fn answer(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
+    heads::name_host(&mut request);
     let answering = Connection::answering(&request);
+    let rest = Connection::of(request.request()).and_then(|connection| connection.rest);
     let origin = request.headers().get(header::ORIGIN).cloned();
+    unread::ask_first(&mut request);
     let only_head = head::is_head(request.request());
     let unread = Unread::of(&mut request);
     let mut refusal = limited::of_address(&node, &request).or_else(|| refuse(&node, &request));
@@ -207,7 +214,8 @@ async fn answer(
     }
     pages::guard(headers);
     origins::tell(&node, origin, headers);
-    Ok(response.map_body(|_, body| Answer::new(body, answering, unread)))
+    let shared = response.response().extensions().get::<Shared>().cloned();
+    Ok(response.map_body(|_, body| Answer::new(body, rest, shared, answering, unread)))
 }
 
 /// What is answered without asking the handler.

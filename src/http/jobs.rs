@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::{
     Code, Identity, Problem, accept, address,
+    answer::Shared,
     body::Json,
     connect::{StreamParameters, basics, last_event_id},
     emitters::page_size,
@@ -276,8 +277,10 @@ pub(super) async fn result(
 ) -> Result<HttpResponse, Problem> {
     let (job, task) = path.into_inner();
     permit::job(&node, &identity, &job, To::Read).await?;
-    let result = node.jobs.result(&job, &task).await?;
-    Ok(HttpResponse::Ok().content_type("application/json").body(result.json))
+    let result = node.results.get(&node, &job, &task).await?;
+    let mut response = HttpResponse::Ok().content_type("application/json").body(result.bytes().clone());
+    response.extensions_mut().insert(Shared(result));
+    Ok(response)
 }
 
 async fn watch(
@@ -321,6 +324,7 @@ impl From<SubmitError> for Problem {
             SubmitError::Full => Self::unavailable(error.to_string(), 5),
             SubmitError::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
             SubmitError::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
+            SubmitError::Share => Self::share(error.to_string()),
             SubmitError::Journal(error) => error.into(),
         }
     }
@@ -337,6 +341,7 @@ impl From<jobs::Error> for Problem {
             E::NothingFailed => Self::new(StatusCode::CONFLICT, error.to_string()).coded(Code::NothingFailed),
             E::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
             E::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
+            E::Unreadable { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             E::Journal(error) => error.into(),
             E::Submit(error) => error.into(),
         }

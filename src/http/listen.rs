@@ -32,7 +32,7 @@ use actix_web::{
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{elsewhere, gate::Connection, h2, routes};
+use super::{elsewhere, gate::Connection, h2, heads, routes};
 use crate::{
     app::Node,
     socket,
@@ -43,6 +43,8 @@ use crate::{
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
 /// A client is given so long to take the end of a connection.
 const LAST: Duration = Duration::from_secs(1);
+/// The framework asks the body for more as long as it holds fewer bytes.
+const WRITE_BUFFER: usize = 8 << 10;
 /// Most bytes that TLS holds for a connection whose socket takes nothing.
 const TLS_BUFFER: usize = 16 << 10;
 
@@ -91,11 +93,12 @@ pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
                         async move { stop.notified().await }
                     })
                     .keep_alive(IDLE)
+                    .h1_write_buffer_size(WRITE_BUFFER)
                     // The transport watches over all heads, not only the first.
                     .client_request_timeout(Duration::ZERO)
                     .client_disconnect_timeout(LAST)
-                    // A peer that closed its side is gone; half-closed clients of event streams do not exist.
-                    .h1_allow_half_closed(false)
+                    // A request that is whole is answered. The transport ends a stream whose client sends no more.
+                    .h1_allow_half_closed(true)
                     .local_addr(address)
                     .on_connect_ext(move |_: &Transport, data: &mut Extensions| {
                         if let Some(connection) = entered.take() {
@@ -165,7 +168,7 @@ where
     }
 
     async fn http1(&self, wire: Wire, connection: Connection, peer: Option<SocketAddr>) {
-        let transport = Transport::new(wire, self.node.heads.clone());
+        let transport = Transport::new(wire, self.node.heads.clone(), self.node.unsent.clone(), heads::render);
         let handover = transport.handover();
         let connection = connection.with_handover(handover.clone());
         // The framework takes it in the same moment, in `on_connect_ext`.

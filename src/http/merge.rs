@@ -88,7 +88,8 @@ pub(super) async fn merge(
     node.upstream.permits(&via).map_err(|error| Problem::looped(error.to_string()))?;
     let mut sources = merge::sources(limits, body.value).map_err(wrong)?;
     sources.iter_mut().for_each(|planned| planned.source.via = via.clone());
-    let merged = Merged::new(sources, &node.connections, form).ignoring(ignored);
+    let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
+    let merged = Merged::new(sources, &connections, form).ignoring(ignored);
     let frames = Box::pin(stream::unfold(merged, async |mut merged| {
         let frame = merged.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), merged))

@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 
 use super::{Problem, identity::Admin};
-use crate::{app::Node, hub::Reason, telemetry};
+use crate::{app::Node, hub::Reason, telemetry, unsent::Why};
 
 /// Requests answered, by class of status.
 #[derive(Debug, Default)]
@@ -64,11 +64,38 @@ impl Collector for Figures {
         family(&mut encoder, "webhook_refusals", "Deliveries to webhooks that were refused.", "reason", &refused)?;
         let classes = [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.0[class - 1].load(Relaxed)));
         family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
+        let ended = Why::ALL.map(|why| (why.as_str().to_owned(), node.unsent.ended(why)));
+        family(
+            &mut encoder,
+            "answers_ended",
+            "Answers and connections ended because their clients took too little, by reason.",
+            "reason",
+            &ended,
+        )?;
         let limited = node.limits.refused().map(|(limit, count)| (limit.to_owned(), count));
         family(&mut encoder, "limited", "What limits refused, by setting.", "limit", &limited)?;
+        in_sum(node, &mut encoder)?;
         let ended = jobs.jobs_ended.by_status().map(|(status, count)| (status.to_owned(), count));
         family(&mut encoder, "jobs_ended", "Jobs that ended, by status.", "status", &ended)
     }
+}
+
+/// How often users had their share of each pool, and what specs and answers take of the memory for them.
+fn in_sum(node: &Node, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let shares = [
+        ("jobs", node.jobs.stats().shares_refused),
+        ("relays", node.relays.stats().shares_refused),
+        ("upstreams", node.connections.figures().over_share),
+    ];
+    let shares = shares.map(|(pool, count)| (pool.to_owned(), count));
+    let help = "Times that a user had its share (share_percent), by pool.";
+    family(encoder, "shares_refused", help, "pool", &shares)?;
+    let held = node.memory.figures().map(|(part, figures)| (part.to_owned(), figures.held));
+    let help = "Bytes that specs and answers take of max_memory_bytes, by part.";
+    gauges_by(encoder, "memory_reserved_bytes", help, "part", &held)?;
+    let waiting = node.memory.figures().map(|(part, figures)| (part.to_owned(), figures.waiting));
+    let help = "Specs and answers that wait for room in max_memory_bytes, by part.";
+    gauges_by(encoder, "memory_waiting", help, "part", &waiting)
 }
 
 /// Name without prefix and suffix, meaning, value.
@@ -135,6 +162,8 @@ fn gauges(node: &Node) -> Vec<Figure> {
     vec![
         ("connections", "Open connections.", node.door.open() as u64),
         ("connections_limit", "Most connections at once (max_connections).", node.door.limit() as u64),
+        ("unsent_bytes", "Bytes of answers that wait for their clients.", node.unsent.bytes() as u64),
+        ("unsent_bytes_limit", "Most of them (max_unsent_bytes).", node.unsent.max_bytes() as u64),
         ("streams_open", "Open streams.", hub.open()),
         ("requests_waiting", "Requests that wait for an event (`wait=`).", node.polls.waiting() as u64),
         ("journal_events", "Events kept.", journal.events),
@@ -149,6 +178,7 @@ fn gauges(node: &Node) -> Vec<Figure> {
         ("jobs_running", "Jobs that have not ended.", jobs.jobs_running),
         ("jobs_kept", "Jobs that have ended and are kept.", jobs.jobs_kept),
         ("tasks_running", "Attempts that run.", jobs.tasks_running),
+        ("unfinished_tasks", "Tasks of jobs that have not ended (max_running_tasks).", jobs.unfinished_tasks),
         ("tasks_queued", "Tasks that wait for a slot.", jobs.tasks_queued),
         ("remote_jobs", "Jobs on remotes that run tasks of jobs here.", jobs.remote_jobs),
         ("job_events_pending", "Events of jobs that wait for the journal.", jobs.events_pending),
@@ -173,6 +203,23 @@ fn family(
     for (value, count) in rows {
         let labels = [(label, value.as_str())];
         ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floating point, and these are far below 2^52")]
+fn gauges_by(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    rows: &[(String, u64)],
+) -> Result<(), std::fmt::Error> {
+    let kind = ConstGauge::new(0.0).metric_type();
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (value, figure) in rows {
+        let labels = [(label, value.as_str())];
+        ConstGauge::new(*figure as f64).encode(metric.encode_family(&labels)?)?;
     }
     Ok(())
 }

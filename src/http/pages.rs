@@ -1,9 +1,11 @@
 //! The pages, from inside the binary.
 
+use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
+
 use actix_web::{
     HttpResponse,
     http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, REFERRER_POLICY},
-    web,
+    web::{self, Bytes},
 };
 use rust_embed::Embed;
 
@@ -51,8 +53,17 @@ pub(super) async fn index() -> Result<HttpResponse, Problem> {
     asset("index.html")
 }
 
+/// The files, each in memory once.
+static FILES: LazyLock<HashMap<Cow<'static, str>, Bytes>> = LazyLock::new(|| {
+    let bytes = |file: Cow<'static, [u8]>| match file {
+        Cow::Borrowed(data) => Bytes::from_static(data),
+        Cow::Owned(data) => Bytes::from(data),
+    };
+    Assets::iter().filter_map(|name| Some((name.clone(), bytes(Assets::get(&name)?.data)))).collect()
+});
+
 fn asset(name: &str) -> Result<HttpResponse, Problem> {
-    let file = Assets::get(name).ok_or_else(|| Problem::unknown(format!("there is no page `{name}`")))?;
+    let file = FILES.get(name).ok_or_else(|| Problem::unknown(format!("there is no page `{name}`")))?;
     let media = match name.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",
@@ -65,5 +76,5 @@ fn asset(name: &str) -> Result<HttpResponse, Problem> {
         .insert_header(("Cache-Control", "no-cache"))
         .insert_header(("Content-Security-Policy", POLICY))
         .insert_header(("Referrer-Policy", "no-referrer"))
-        .body(file.data.into_owned()))
+        .body(file.clone()))
 }

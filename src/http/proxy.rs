@@ -209,8 +209,9 @@ async fn pass(
     let ask = Ask { remote, method, url, headers: fields(request), body, via: address::via(request) };
     let heartbeat = Duration::from_millis(node.config.emitter.heartbeat_ms);
     let input = pull::input(request);
+    let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
     let answer = tokio::select! {
-        answer = ask.open(&node.connections, heartbeat) => answer,
+        answer = ask.open(&connections, heartbeat) => answer,
         () = pull::flooded(input) => return Err(Problem::malformed("nothing may follow the request for a stream")),
         () = node.stopping.cancelled() => {
             return match patient {

@@ -27,9 +27,9 @@ use super::{
     query::{NoQuery, Query},
 };
 use crate::{
-    app::Node,
+    app::{self, Node},
     event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Payload, Position},
-    journal::{AppendError, Batch},
+    journal::AppendError,
     topic::Topic,
 };
 
@@ -263,20 +263,15 @@ async fn append(
     }
     limited::publish(node, request, drafts.len())?;
     let publisher = identity.publisher();
-    let answers: Vec<(Topic, Option<u64>)> = drafts
-        .iter_mut()
-        .map(|draft| {
-            draft.publisher.clone_from(&publisher);
-            (draft.topics[0].clone(), node.hub.delivered(&draft.topics, draft.filter.is_some()))
-        })
-        .collect();
-    let receipts = node.journal.append(Batch::events(drafts)).await?;
-    let published = |((topic, delivered), receipt): ((Topic, Option<u64>), crate::journal::Receipt)| {
-        let id = receipt.position;
-        tracing::info!(%topic, %id, delivered, duplicate = receipt.duplicate, "event published");
-        Published { id: Some(id), topic, delivered, duplicate: receipt.duplicate }
+    for draft in &mut drafts {
+        draft.publisher.clone_from(&publisher);
+    }
+    let published = |done: app::Published| {
+        let app::Published { id, topic, delivered, duplicate } = done;
+        tracing::info!(%topic, %id, delivered, duplicate, "event published");
+        Published { id: Some(id), topic, delivered, duplicate }
     };
-    Ok(answers.into_iter().zip(receipts).map(published).collect())
+    Ok(node.publish_drafts(drafts).await?.into_iter().map(published).collect())
 }
 
 /// An event whose route has named its topic already.

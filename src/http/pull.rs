@@ -106,9 +106,13 @@ impl Pulls {
     }
 }
 
-/// What the client sends from now on; to be asked before anything is waited for.
+/// What the client of a stream sends from now on; to be asked before anything is waited for.
 pub(super) fn input(request: &HttpRequest) -> Option<Input> {
-    Connection::of(request).as_ref().and_then(Connection::socket).map(Input::of)
+    let connection = Connection::of(request)?;
+    if let Some((handover, _)) = connection.handover() {
+        handover.streams();
+    }
+    connection.socket().map(Input::of)
 }
 
 /// Resolves once the client has flooded its connection, which is cut then. For handlers that wait long: the framework

@@ -178,6 +178,7 @@ impl From<relay::Error> for Problem {
             E::Full(_) => Self::unavailable(error.to_string(), 5),
             E::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
             E::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
+            E::Share => Self::share(error.to_string()),
             E::Journal(error) => error.into(),
         }
     }

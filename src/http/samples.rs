@@ -106,6 +106,10 @@ async fn sample(
     if node.stopping.is_cancelled() {
         return Ok(stream::refused_for_now(node, Reason::Shutdown.as_str()));
     }
+    let is_key = |key: &[u8]| (1..=255).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
+    if request.headers().get("idempotency-key").is_some_and(|key| !is_key(key.as_bytes())) {
+        return Err(Problem::field("Idempotency-Key", "must have 1 to 255 visible ASCII characters"));
+    }
     match last_event_id(request, &Query::of(request))? {
         Some(seen) => again(node, request, identity, &spec, &seen).await,
         None => submit_spec(node, request, identity, spec).await,

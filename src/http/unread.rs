@@ -19,7 +19,9 @@ use actix_web::{
     http::header,
     web::Bytes,
 };
-use futures_util::Stream;
+use futures_util::{Stream, stream::poll_fn};
+
+use super::gate::Connection;
 
 /// The body of a request in chunks, kept beside whoever reads it.
 #[derive(Clone)]
@@ -37,6 +39,21 @@ impl Unread {
         request.set_payload(Payload::Stream { payload: Box::pin(unread.clone()) });
         Some(unread)
     }
+}
+
+/// Has the client of this request asked for its body when somebody begins to read it: one that is refused is not asked.
+pub(super) fn ask_first(request: &mut ServiceRequest) {
+    let handover = Connection::of(request.request()).and_then(|connection| connection.handover());
+    let Some((handover, _)) = handover.filter(|(handover, _)| handover.expects()) else { return };
+    let mut payload = request.take_payload();
+    let mut asks = Some(handover);
+    let body = poll_fn(move |cx| {
+        if let Some(handover) = asks.take() {
+            handover.ask();
+        }
+        Pin::new(&mut payload).poll_next(cx)
+    });
+    request.set_payload(Payload::Stream { payload: Box::pin(body) });
 }
 
 impl Stream for Unread {

@@ -13,6 +13,7 @@ use super::{
     Connect, Counters, Heartbeat, HeartbeatKind, Overflow, Reason, frames,
     line::Line,
     outbox::{Outbox, Waiting},
+    pages::{PageBytes, Pages},
     registry::disjoint,
 };
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     journal::{Page, Trimmed},
     sse::Encoded,
     topic::{Pattern, Topic},
+    unsent::{Pace, least},
 };
 
 /// One live SSE connection to one client.
@@ -55,8 +57,12 @@ pub(super) struct Emitter {
     token_expires_at: Option<u64>,
     /// When the last frame went towards the socket, or the emitter began.
     pub(super) active: Instant,
-    /// Since when the socket has taken nothing of what left the outbox.
-    pub(super) blocked_since: Option<Instant>,
+    /// Since when the socket has not taken enough of what left the outbox.
+    pace: Pace,
+    /// Bytes that the client takes in each write deadline, at the least.
+    least: u64,
+    /// Of the history that was read for it alone.
+    pub(super) page: PageBytes,
     pub(super) closing: Option<Closing>,
     pub(super) delivered: u64,
     pub(super) dropped: u64,
@@ -109,6 +115,7 @@ impl Emitter {
         id: Arc<str>,
         connect: Connect,
         config: &super::Config,
+        pages: Rc<Pages>,
         now: Instant,
         wall: u64,
     ) -> Self {
@@ -138,7 +145,9 @@ impl Emitter {
             token_expires: None,
             token_expires_at: None,
             active: now,
-            blocked_since: None,
+            pace: Pace::default(),
+            least: least(Duration::from_millis(config.write_deadline_ms)),
+            page: PageBytes::new(pages),
             closing: None,
             delivered: 0,
             dropped: 0,
@@ -206,7 +215,7 @@ impl Emitter {
 
     /// How long its socket has not taken what is there for it.
     pub(super) fn stuck_since(&self) -> Option<Instant> {
-        [self.outbox.stuck_since(), self.blocked_since].into_iter().flatten().min()
+        [self.outbox.stuck_since(), self.pace.since()].into_iter().flatten().min()
     }
 
     /// Puts an event into the outbox, or does what the policy says.
@@ -266,6 +275,13 @@ impl Emitter {
         self.told = Vec::new();
     }
 
+    /// All that left the outbox was written.
+    pub(super) fn written(&mut self) {
+        if self.outbox.len() == 0 {
+            self.page.clear();
+        }
+    }
+
     /// Takes the next frame that goes towards the socket.
     pub(super) fn next_frame(&mut self, counters: &Counters, now: Instant) -> Option<Encoded> {
         let waiting = self.outbox.pop(now)?;
@@ -284,13 +300,25 @@ impl Emitter {
         Some(written)
     }
 
-    /// Says whether the socket refuses what was taken; a reader that takes nothing for too long is disconnected.
-    pub(super) fn set_blocked(&mut self, blocked: bool, now: Instant) {
-        if blocked {
-            self.blocked_since.get_or_insert(now);
-        } else if self.blocked_since.take().is_some() {
-            // However slowly, it takes something: what waits behind that is not stuck.
+    /// The socket refuses what left the outbox; a client that takes too little for too long is disconnected.
+    pub(super) fn blocked(&mut self, now: Instant) {
+        self.pace.blocked(now);
+    }
+
+    /// The socket has taken so many bytes.
+    pub(super) fn took(&mut self, bytes: usize, now: Instant) {
+        if self.pace.since().is_some() {
             self.active = now;
+        }
+        if self.pace.took(bytes, self.least, now) {
+            // What waits behind that is not stuck.
+            self.outbox.touch(now);
+        }
+    }
+
+    /// The socket has taken everything.
+    pub(super) fn unblocked(&mut self, now: Instant) {
+        if self.pace.clear() {
             self.outbox.touch(now);
         }
     }

@@ -103,21 +103,28 @@ impl Line {
         let now = Instant::now();
         loop {
             if self.rest.is_empty() {
+                emitter.written();
                 self.take_frames(emitter, counters, now);
             }
             if self.rest.is_empty() {
                 if !self.over {
                     // What the socket has taken may still stand in TLS.
                     let flushed = Pin::new(&mut self.io).poll_flush(cx);
-                    emitter.set_blocked(flushed.is_pending(), now);
+                    if flushed.is_pending() {
+                        emitter.blocked(now);
+                    }
                     ready!(flushed)?;
+                    emitter.unblocked(now);
                     return Poll::Pending;
                 }
                 return Pin::new(&mut self.io).poll_shutdown(cx);
             }
             let written = self.poll_write(cx);
-            emitter.set_blocked(written.is_pending(), now);
+            if written.is_pending() {
+                emitter.blocked(now);
+            }
             let written = ready!(written)?;
+            emitter.took(written, now);
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

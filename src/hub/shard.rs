@@ -18,6 +18,7 @@ use super::{
     audience::Audience,
     bytes_for,
     emitter::{Emitter, Feed, Offered},
+    pages::Pages,
     registry::{Key, Registry},
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(super) struct Shard {
     serial: Cell<u64>,
     /// Who may read a page next, first come first served.
     turns: Semaphore,
+    /// What was read and is not written.
+    pages: Rc<Pages>,
     pub(super) state: RefCell<State>,
 }
 
@@ -94,6 +97,7 @@ impl Shard {
             stopping: hub.stopping.clone(),
             serial: Cell::new(0),
             turns: Semaphore::new(TURNS),
+            pages: Rc::new(Pages::new(&hub.bounds)),
             state: RefCell::new(State {
                 emitters,
                 registry,

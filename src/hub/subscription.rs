@@ -44,6 +44,7 @@ impl Subscription {
         if let Some(frame) = emitter.next_frame(&self.shard.counters, Instant::now()) {
             return Poll::Ready(Some(frame));
         }
+        emitter.written();
         if emitter.closing.is_some() {
             return Poll::Ready(None);
         }

@@ -3,6 +3,7 @@
 
 mod damage;
 mod death;
+mod held;
 mod link;
 mod manage;
 mod order;

@@ -214,10 +214,7 @@ impl Shell {
         self.weigh();
         match next {
             Next::Settle => self.settle(ctx),
-            Next::Again => {
-                let batch = self.engine.batch_again();
-                self.append(batch, ctx);
-            }
+            Next::Again => self.append(self.engine.batch_again(), ctx),
             Next::Later => {
                 self.sweep(ctx);
                 ctx.run_later(APPEND_RETRY, |shell, ctx| {
@@ -290,21 +287,22 @@ impl Handler<Submit> for Shell {
     type Result = ResponseActFuture<Self, Result<(String, bool), SubmitError>>;
 
     fn handle(&mut self, submit: Submit, _: &mut Context<Self>) -> Self::Result {
-        let job_id = match self.engine.admit() {
-            Ok(id) => id,
+        let (job_id, tasks) = match self.engine.admit(submit.user.as_deref(), submit.plan.tasks.len()) {
+            Ok(admitted) => admitted,
             Err(error) => return Box::pin(fut::ready(Err(error))),
         };
         let Submit { spec, plan, user, key, retry_of, hold } = submit;
-        let key_record = key.as_ref().map(|key| key.record.clone());
         let (journal, version, created_at, via) = (self.journal.clone(), record::VERSION, now_ms(), plan.via.clone());
+        let key_record = key.as_ref().map(|key| key.record.clone());
         let record = SpecRecord { version, job_id, created_at, user, retry_of, key_record, via, spec };
         let write = async move { (record::write(&journal, &record, key.as_ref()).await, record) };
         Box::pin(write.into_actor(self).map(|(written, record), shell, ctx| {
             let id = record.job_id.to_string();
             let answer = match written {
-                Ok(Written::New) => {
+                Ok(Written::New(value)) => {
                     let (origin, key_record) = (record.origin(&plan), record.key_record);
-                    shell.engine.accept(Accepted { origin, plan, key_record, hold }, Instant::now());
+                    let accepted = Accepted { origin, plan, key_record, hold, record: value, tasks };
+                    shell.engine.accept(accepted, Instant::now());
                     Ok((id, false))
                 }
                 Ok(Written::Existing(job)) => {
@@ -377,7 +375,7 @@ impl Handler<Call> for Shell {
             // A node that stops already leaves the rest for the next start.
             Call::Found(_) if self.engine.stopping() => return false,
             Call::Found(Found::Jobs(jobs)) => jobs.into_iter().for_each(|past| self.engine.restore(past, now)),
-            Call::Found(Found::Unreadable) => self.engine.unreadable(),
+            Call::Found(Found::Unreadable { id, reason }) => self.engine.unreadable(id, reason),
             Call::Found(Found::Done) => {
                 self.engine.restored();
                 self.weigh();

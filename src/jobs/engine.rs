@@ -17,16 +17,22 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Deps, Hold,
-    error::{Error, SubmitError},
+    Config, Deps,
+    error::Error,
     handler::{Handlers, TaskError, TaskHandler},
+    inputs::Inputs,
+    memory::Memory,
     queue::Queue,
-    spec::{Kind, Plan},
-    state::{JobState, Origin},
+    spec::Kind,
+    state::JobState,
     stats::Stats,
 };
-use crate::{event::now_ms, topic::Topic};
+use crate::{
+    event::now_ms,
+    shares::{Pool, Share},
+};
 
+mod admit;
 mod aggregate;
 mod append;
 mod attempt;
@@ -43,10 +49,11 @@ mod tasks;
 mod timers;
 
 pub use self::{
+    admit::Accepted,
     append::Next,
     attempt::{Attempt, Done},
     away::{Group, Told},
-    books::{Filter, Leaving, Listing, ResultPlace},
+    books::{Filter, Leaving, Listing, ResultPlace, Unreadable, failed_tasks},
     live::Bounds,
     restore::Past,
     sink::fit,
@@ -89,23 +96,26 @@ pub enum Said {
     Unfollowed,
 }
 
-/// A job that the journal has taken.
-pub struct Accepted {
-    pub origin: Origin,
-    pub plan: Plan,
-    /// The record of its idempotency key.
-    pub key_record: Option<String>,
-    pub hold: Option<Hold>,
-}
-
 /// The jobs of a node.
 pub struct Engine {
     config: Config,
     max_event_bytes: usize,
+    share: Share,
     room: Room,
     handlers: Handlers,
     lanes: HashMap<String, usize>,
     http: Arc<dyn TaskHandler>,
+    inputs: Arc<Inputs>,
+    memory: Memory,
+    /// Tasks of unfinished jobs, by owner.
+    tasks: Pool,
+    /// Bytes of results that are kept for `aggregated_result`, of all jobs.
+    kept_bytes: usize,
+    /// Ended jobs whose tasks are in memory, oldest end first, and how many tasks these are.
+    remembered: VecDeque<Id>,
+    remembered_tasks: usize,
+    /// Jobs that cannot be read, and why.
+    unreadable: BTreeMap<String, String>,
     book: BTreeMap<Id, Job>,
     /// Jobs that were let in and that the journal has not taken yet.
     admitted: usize,
@@ -169,14 +179,22 @@ impl Engine {
         }
         Self {
             max_event_bytes: deps.max_event_bytes,
-            room: Room::new(deps.journal_max_bytes),
+            share: deps.share,
+            room: Room::new(deps.journal_max_bytes, deps.share),
             handlers: deps.handlers.clone(),
             lanes,
             http: deps.http.clone(),
+            inputs: Arc::new(Inputs::new(deps.journal.clone(), deps.memory.clone())),
+            memory: deps.memory.clone(),
+            tasks: Pool::new(config.max_running_tasks as u64),
+            kept_bytes: 0,
+            remembered: VecDeque::new(),
+            remembered_tasks: 0,
+            unreadable: BTreeMap::new(),
             book: BTreeMap::new(),
             admitted: 0,
             ended: VecDeque::new(),
-            queue: Queue::new(config.concurrency, &slots),
+            queue: Queue::new(deps.share, config.concurrency, &slots),
             doomed: VecDeque::new(),
             interrupted: VecDeque::new(),
             outbox: Outbox::default(),
@@ -193,55 +211,6 @@ impl Engine {
             suspended: false,
             failures: 0,
             config,
-        }
-    }
-
-    /// Lets a job in: its id, and a place among the unfinished ones until `accept` or `turn_away`.
-    pub fn admit(&mut self) -> Result<Id, SubmitError> {
-        if self.stopping {
-            return Err(SubmitError::Stopping);
-        }
-        if self.unfinished() >= self.config.max_running || self.room.tight() {
-            return Err(SubmitError::Full);
-        }
-        self.admitted += 1;
-        // The generator fails after 2^80 ids in one millisecond.
-        let id = self.ids.generate().unwrap_or_else(|_| ulid::Ulid::new());
-        Ok(id.to_string().into())
-    }
-
-    /// Gives the place back of a job that came to nothing.
-    pub fn turn_away(&mut self) {
-        self.admitted -= 1;
-    }
-
-    /// Takes over a job that the journal has taken.
-    pub fn accept(&mut self, accepted: Accepted, now: Instant) {
-        self.admitted -= 1;
-        self.stats.jobs_accepted += 1;
-        let Accepted { origin, plan, key_record, hold } = accepted;
-        let id = origin.job_id.clone();
-        let mut live = Live::new(plan, Topic::job(&id).expect("a ULID is a topic name"), now);
-        live.hold = hold;
-        self.queue.add(id.clone(), live.plan.concurrency);
-        let local = (0..).zip(live.runs.iter_mut().zip(&live.plan.tasks)).filter(|(_, (run, _))| run.away.is_none());
-        for (index, (run, task)) in local {
-            run.lane = lane(&self.lanes, &task.kind);
-            self.queue.push(&id, index, run.lane);
-        }
-        live.deadline = live.plan.timeout.map(|timeout| self.timers.set(now + timeout, Timer::Deadline(id.clone())));
-        let state = JobState::new(origin);
-        tracing::info!(job_id = %id, user = state.user.as_deref(), tasks = live.runs.len(), "job accepted");
-        self.book.insert(id.clone(), Job { state, key_record, live: Some(Box::new(live)) });
-        // It may have slipped in while its record was written.
-        if self.suspended {
-            self.queue.clear(&id);
-            return;
-        }
-        self.begin_away(&id);
-        if self.stopping && !self.durable {
-            // Its watchers must see an end.
-            self.end(&id, Ending::Shutdown);
         }
     }
 
@@ -329,6 +298,8 @@ impl Engine {
             tasks_queued: self.queue.waiting() as u64,
             events_pending: self.outbox.len() as u64,
             remote_jobs: self.followed as u64,
+            shares_refused: self.stats.shares_refused + self.queue.passed_over() + self.tasks.figures().refused,
+            unfinished_tasks: self.tasks.figures().held,
             ..self.stats
         }
     }

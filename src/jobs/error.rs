@@ -17,6 +17,11 @@ pub enum SubmitError {
         "the node has as much unfinished work as it takes (`jobs.max_running`, `journal.max_bytes`); try again later"
     )]
     Full,
+    /// End some of your jobs, or wait for their end.
+    #[error(
+        "your unfinished jobs hold as much of the node as one user may (`limits.share_percent`); try again when some have ended"
+    )]
+    Share,
     /// Try again soon.
     #[error("the node has just started and still reads the jobs that it kept; try again soon")]
     Starting,
@@ -34,6 +39,14 @@ pub enum Error {
     /// There is no such job, or its history has left.
     #[error("no job `{0}`; its history may have left (`jobs.retention_ms`)")]
     UnknownJob(String),
+    /// It cannot be read back.
+    #[error("what is kept of job `{job}` cannot be read: {reason}")]
+    Unreadable {
+        /// The job.
+        job: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The job has no such task.
     #[error("job `{job}` has no task `{task}`")]
     UnknownTask {

@@ -3,18 +3,20 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::{
     Config, Filter, Listing,
     actor::Submit,
     door::Door,
-    engine::ResultPlace,
+    engine::{ResultPlace, failed_tasks},
     error::{Error, SubmitError},
     event::{Fact, JobEvent},
     handler::Handlers,
     record::{self, Key},
+    recovery,
     spec::{FieldError, Limits, Plan, Spec},
-    state::{Snapshot, Status, Summary},
+    state::{JobState, Snapshot, Status, Summary},
     stats::Stats,
     urls,
 };
@@ -37,6 +39,8 @@ struct Resources {
     handlers: Handlers,
     remotes: Remotes,
     journal: Shared,
+    /// Histories that are folded at once for readers.
+    recalls: Semaphore,
 }
 
 /// What a client hands in.
@@ -81,11 +85,17 @@ pub struct TaskResult {
     pub encoding: Option<String>,
 }
 
+/// As many histories of ended jobs are folded at once.
+const RECALLS: usize = 2;
+
 // === impl Handle ===
 
 impl Handle {
     pub(super) fn new(door: Door, config: Config, handlers: Handlers, remotes: Remotes, journal: Shared) -> Self {
-        Self { door, shared: Arc::new(Resources { config, handlers, remotes, journal }) }
+        Self {
+            door,
+            shared: Arc::new(Resources { config, handlers, remotes, journal, recalls: Semaphore::new(RECALLS) }),
+        }
     }
 
     /// Submits a job. When this answers, the job is in the journal. Cancelling this future does not take it back.
@@ -102,7 +112,11 @@ impl Handle {
     /// When there is no such job, or the node is stopping.
     pub async fn get(&self, id: &str) -> Result<Snapshot, Error> {
         let id = id.to_owned();
-        self.door.look(move |engine| engine.snapshot(&id)).await?
+        let asked = id.clone();
+        match self.door.look(move |engine| engine.snapshot(&asked)).await?? {
+            Some(snapshot) => Ok(snapshot),
+            None => Ok(self.recall(&id).await?.snapshot()),
+        }
     }
 
     /// A job without its tasks; costs the same whatever their number.
@@ -153,7 +167,10 @@ impl Handle {
         hold: Option<Hold>,
     ) -> Result<Submitted, Error> {
         let asked = id.to_owned();
-        let failed = self.door.look(move |engine| engine.failed_tasks(&asked)).await??;
+        let failed = match self.door.look(move |engine| engine.failed_tasks(&asked)).await?? {
+            Some(failed) => failed,
+            None => failed_tasks(&self.recall(id).await?)?,
+        };
         let failed: HashSet<String> = failed.into_iter().collect();
         let mut spec = record::read(&self.shared.journal, id).await?.spec;
         spec.tasks.retain(|task| task.id.as_ref().is_some_and(|id| failed.contains(id)));
@@ -167,7 +184,11 @@ impl Handle {
     /// When there is no such job or task, or the task has no result (yet).
     pub async fn result(&self, id: &str, task_id: &str) -> Result<TaskResult, Error> {
         let (job, task) = (id.to_owned(), task_id.to_owned());
-        match self.door.look(move |engine| engine.result_place(&job, &task)).await?? {
+        let place = match self.door.look(move |engine| engine.result_place(&job, &task)).await?? {
+            Some(place) => place,
+            None => ResultPlace::of(&self.recall(id).await?, task_id)?,
+        };
+        match place {
             ResultPlace::Event(position) => self.result_in_event(id, position).await,
             ResultPlace::Record { encoding } => {
                 let record = self.shared.journal.get(record::result_key(id, task_id)).await?;
@@ -194,9 +215,19 @@ impl Handle {
         self.door.stats()
     }
 
+    pub(super) fn journal(&self) -> &Shared {
+        &self.shared.journal
+    }
+
     /// The names that `run` knows, sorted.
     pub fn handlers(&self) -> Vec<&str> {
         self.shared.handlers.names()
+    }
+
+    /// An ended job with its tasks, folded from its history once more.
+    async fn recall(&self, id: &str) -> Result<JobState, Error> {
+        let _permit = self.shared.recalls.acquire().await;
+        recovery::recall(&self.shared.journal, &self.shared.handlers, id).await
     }
 
     async fn submit_as(&self, submission: Submission, retry_of: Option<String>) -> Result<Submitted, SubmitError> {

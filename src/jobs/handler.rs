@@ -9,6 +9,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+pub use super::memory::Reserve;
 use crate::{journal::BoxFuture, upstream::Via};
 
 /// Runs tasks of one kind.
@@ -40,6 +41,8 @@ pub struct Task {
     pub attempt: u32,
     /// Takes progress.
     pub progress: Progress,
+    /// To be asked for room before an answer of more than 64 KiB is read.
+    pub reserve: Reserve,
     /// Fires when the job is cancelled, has timed out, or the node stops.
     pub cancel: CancellationToken,
 }

@@ -5,7 +5,7 @@
 //! jobs: how often, how long and how many at once is the engine's business.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -23,7 +23,7 @@ mod http;
 pub mod sample;
 
 pub use self::{
-    command::Command,
+    command::{Command, Environment, adopt},
     http::{Endpoint, ErrorEvents, HttpTask, Input as HttpInput},
 };
 
@@ -46,6 +46,12 @@ pub enum HandlerConfig {
     Command {
         /// The program and its arguments, as they are: no shell, no expansion.
         command: Vec<String>,
+        /// Variables of its environment. There are no others but `PATH`, `HOME`, `LANG`, `TZ` and those of `pass_env`.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        env: BTreeMap<String, String>,
+        /// Variables that it gets from the node's own environment.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pass_env: Vec<String>,
         /// As for `http`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
@@ -96,14 +102,33 @@ pub fn build(config: &BTreeMap<String, HandlerConfig>, deps: &Deps) -> Result<Ha
 // === impl HandlerConfig ===
 
 impl HandlerConfig {
+    /// Checks the environment of a program: it gets no variable of the node's own, nor one of these, which hold secrets.
+    ///
+    /// # Errors
+    /// Names the key and the variable.
+    pub fn check_environment(&self, name: &str, secrets: &BTreeSet<String>) -> Result<(), String> {
+        let Self::Command { env, pass_env, .. } = self else { return Ok(()) };
+        let environment = Environment { set: env.clone(), pass: pass_env.clone() };
+        environment.check().map_err(|reason| format!("`handlers.{name}`: {reason}"))?;
+        match pass_env.iter().find(|variable| secrets.contains(*variable)) {
+            Some(variable) => Err(format!(
+                "`handlers.{name}`: `pass_env`: `{variable}` holds a secret or an address of the node, as another setting \
+                 names it; give the program one of its own by `env` or under another name"
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn build(&self, deps: &Deps) -> Result<Registered, String> {
         let (mut registered, timeout_ms, concurrency) = match self {
             Self::Http { url, timeout_ms, concurrency } => {
                 let endpoint = Endpoint::new(deps, url).map_err(|error| format!("`url`: {error}"))?;
                 (Registered::new(endpoint), timeout_ms, concurrency)
             }
-            Self::Command { command, timeout_ms, concurrency } => {
-                let command = Command::new(command.clone())
+            Self::Command { command, env, pass_env, timeout_ms, concurrency } => {
+                let environment = Environment { set: env.clone(), pass: pass_env.clone() };
+                environment.check()?;
+                let command = Command::new(command.clone(), environment)
                     .ok_or("`command` must name a program: command = [\"program\", \"argument\"]")?;
                 (Registered::new(command), timeout_ms, concurrency)
             }
@@ -205,6 +230,9 @@ mod tests {
             (json!({"kind": "command", "command": []}), "`command`"),
             (json!({"kind": "command", "command": [""]}), "`command`"),
             (json!({"kind": "command", "command": ["x"], "timeout_ms": 0}), "`timeout_ms`"),
+            (json!({"kind": "command", "command": ["x"], "pass_env": ["MILLSTREAM_TOKEN"]}), "`pass_env`"),
+            (json!({"kind": "command", "command": ["x"], "env": {"A=B": "c"}}), "`env`"),
+            (json!({"kind": "http", "url": "http://h/", "env": {"A": "b"}}), "`env`"),
             (json!({"kind": "sample", "sample": "stats", "concurrency": 0}), "`concurrency`"),
             (json!({"kind": "sample", "sample": "stats", "url": "http://h/"}), "`url`"),
             (json!({"kind": "shell", "command": ["x"]}), "`shell`"),

@@ -1,9 +1,12 @@
 //! Which task runs next; pure.
 //!
-//! Jobs take turns: a free slot goes to the job that was served longest ago. Every second slot goes to the newest job
-//! that was not served yet, if there is one: so a job begins at once behind a flood of others, and the flood still gets
-//! half. Three bounds hold at any time: slots of the node, slots of a job, slots of a handler. A *lane* is where tasks
-//! of one handler wait; a lane without free slots is passed over, so it blocks no other task of the same job.
+//! Owners take turns, and so do the jobs of an owner: a free slot goes to the owner that was served longest ago, and of
+//! its jobs to the one that was served longest ago. Every second slot of an owner goes to its newest job that was not
+//! served yet, if there is one: so a job begins at once behind a flood of others, and the flood still gets half.
+//!
+//! Four bounds hold at any time: slots of the node, slots of a job, slots of a handler, and an owner's [`Share`] of the
+//! node's and of each handler's slots. A *lane* is where tasks of one handler wait; a lane without free slots is passed
+//! over, so it blocks no other task of the same job.
 //!
 //! Cost: one turn costs O(lanes + log jobs), whatever the number of tasks.
 
@@ -12,37 +15,64 @@ use std::{
     hash::Hash,
 };
 
+use crate::shares::{Owner, Share};
+
 #[cfg(test)]
 mod tests;
 
 /// Decides who is next. `J` names a job and is cheap to clone.
 #[derive(Debug)]
 pub struct Queue<J> {
+    share: Share,
     slots: usize,
     running: usize,
     waiting: usize,
-    /// Ticks with each turn and each new job; no two jobs have the same.
+    /// Ticks with each turn and each new job; no two jobs and no two owners have the same.
     clock: u64,
-    /// Counts turns, for "every second".
-    turns: u64,
     jobs: HashMap<J, Waiting>,
-    lanes: Vec<Lane<J>>,
+    owners: HashMap<Owner, Account<J>>,
+    lanes: Vec<Lane>,
+    /// Times that an owner was passed over since it has its share.
+    passed_over: u64,
 }
 
 /// Tasks that wait for the same handler, of all jobs.
 #[derive(Debug)]
-struct Lane<J> {
+struct Lane {
     slots: usize,
     running: usize,
-    /// Jobs with a task in this lane and a slot of their own, by when they were served last.
+    /// Owners of jobs with a task in this lane and a slot of their own, by when they were served last.
+    owners: BTreeMap<u64, Owner>,
+}
+
+/// An owner with jobs in the queue, or with tasks that run.
+#[derive(Debug)]
+struct Account<J> {
+    running: usize,
+    jobs: usize,
+    /// Its rank in the lanes.
+    rank: u64,
+    /// Counts turns, for "every second".
+    turns: u64,
+    /// By lane; few lanes, so a list.
+    lanes: Vec<Ready<J>>,
+}
+
+/// Jobs of one owner with a task in one lane and a slot of their own.
+#[derive(Debug)]
+struct Ready<J> {
+    lane: usize,
+    running: usize,
+    /// By when they were served last.
     served: BTreeMap<u64, J>,
-    /// The same for jobs that were never served, by when they came.
+    /// Those that were never served, by when they came.
     fresh: BTreeMap<u64, J>,
 }
 
 /// A job in the queue.
 #[derive(Debug)]
 struct Waiting {
+    owner: Owner,
     slots: usize,
     running: usize,
     /// Its rank in `served` or `fresh`.
@@ -58,23 +88,31 @@ struct Waiting {
 
 impl<J: Clone + Eq + Hash> Queue<J> {
     /// A queue for a node with `slots` slots, whose lane `n` has `lanes[n]` slots of its own, or no bound.
-    pub fn new(slots: usize, lanes: &[Option<usize>]) -> Self {
-        let lane = |slots: &Option<usize>| Lane {
-            slots: slots.unwrap_or(usize::MAX),
+    pub fn new(share: Share, slots: usize, lanes: &[Option<usize>]) -> Self {
+        let lane =
+            |slots: &Option<usize>| Lane { slots: slots.unwrap_or(usize::MAX), running: 0, owners: BTreeMap::new() };
+        Self {
+            share,
+            slots,
             running: 0,
-            served: BTreeMap::new(),
-            fresh: BTreeMap::new(),
-        };
-        let lanes = lanes.iter().map(lane).collect();
-        Self { slots, running: 0, waiting: 0, clock: 0, turns: 0, jobs: HashMap::new(), lanes }
+            waiting: 0,
+            clock: 0,
+            jobs: HashMap::new(),
+            owners: HashMap::new(),
+            lanes: lanes.iter().map(lane).collect(),
+            passed_over: 0,
+        }
     }
 
     /// Brings a job in; `slots` bounds how many of its tasks run at once.
-    pub fn add(&mut self, job: J, slots: Option<usize>) {
-        self.clock += 1;
+    pub fn add(&mut self, job: J, owner: Owner, slots: Option<usize>) {
+        self.clock += 2;
+        let rank = self.clock;
+        let account = self.owners.entry(owner.clone());
+        account.or_insert_with(|| Account { running: 0, jobs: 0, rank: rank - 1, turns: 0, lanes: Vec::new() }).jobs +=
+            1;
         let slots = slots.unwrap_or(usize::MAX);
-        self.jobs
-            .insert(job, Waiting { slots, running: 0, rank: self.clock, fresh: true, pushed: 0, lanes: Vec::new() });
+        self.jobs.insert(job, Waiting { owner, slots, running: 0, rank, fresh: true, pushed: 0, lanes: Vec::new() });
     }
 
     /// Lets a task wait for its turn behind the others of its job. A job that is not here is not served.
@@ -95,33 +133,51 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         if self.running >= self.slots {
             return None;
         }
-        let job = self.choose()?;
-        self.turns += 1;
+        let owner = self.choose_owner()?;
+        let job = self.choose_job(&owner)?;
         self.withdraw(&job);
-        let waiting = self.jobs.get_mut(&job).expect("lanes name only jobs that are here");
-        let lanes = &self.lanes;
-        let ready = waiting.lanes.iter_mut().filter(|(lane, tasks)| lanes[*lane].free() && !tasks.is_empty());
+        let (share, lanes) = (self.share, &mut self.lanes);
+        let account = self.owners.get_mut(&owner).expect("lanes name only owners that are here");
+        let waiting = self.jobs.get_mut(&job).expect("owners name only jobs that are here");
+        let ready = waiting.lanes.iter_mut().filter(|(lane, tasks)| {
+            !tasks.is_empty() && lanes[*lane].takes(share, account.lane(*lane).running, account.rank)
+        });
         let (lane, tasks) = ready.min_by_key(|(_, tasks)| tasks[0].0).expect("it was found in a free lane");
         let (_, task) = tasks.pop_front().expect("it is not empty");
-        self.lanes[*lane].running += 1;
-        self.clock += 1;
+        lanes[*lane].running += 1;
+        account.lane_mut(*lane).running += 1;
+        account.running += 1;
+        account.turns += 1;
+        self.clock += 2;
         waiting.rank = self.clock;
         waiting.fresh = false;
         waiting.running += 1;
         self.running += 1;
         self.waiting -= 1;
+        let rank = self.clock - 1;
+        for lane in &account.lanes {
+            if let Some(owner) = lanes[lane.lane].owners.remove(&account.rank) {
+                lanes[lane.lane].owners.insert(rank, owner);
+            }
+        }
+        account.rank = rank;
         self.enlist(&job);
         Some((job, task))
     }
 
     /// Gives the slots of a task back that `next` had taken.
-    pub fn release(&mut self, job: &J, lane: usize) {
+    pub fn release(&mut self, job: &J, owner: &Owner, lane: usize) {
         self.running -= 1;
         self.lanes[lane].running -= 1;
+        if let Some(account) = self.owners.get_mut(owner) {
+            account.running -= 1;
+            account.lane_mut(lane).running -= 1;
+        }
         if let Some(waiting) = self.jobs.get_mut(job) {
             waiting.running -= 1;
             self.enlist(job);
         }
+        self.forget(owner);
     }
 
     /// Forgets the tasks of a job that still wait; those that run give their slots back later.
@@ -136,7 +192,12 @@ impl<J: Clone + Eq + Hash> Queue<J> {
     /// Takes a job out.
     pub fn remove(&mut self, job: &J) {
         self.clear(job);
-        self.jobs.remove(job);
+        if let Some(Waiting { owner, .. }) = self.jobs.remove(job) {
+            if let Some(account) = self.owners.get_mut(&owner) {
+                account.jobs -= 1;
+            }
+            self.forget(&owner);
+        }
     }
 
     /// Tasks that hold slots.
@@ -149,41 +210,116 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         self.waiting
     }
 
-    fn choose(&self) -> Option<J> {
-        let free = || self.lanes.iter().filter(|lane| lane.free());
+    /// Times that an owner was passed over since it has its share.
+    pub fn passed_over(&self) -> u64 {
+        self.passed_over
+    }
+
+    /// The owner that was served longest ago, of those that may have one more slot.
+    fn choose_owner(&mut self) -> Option<Owner> {
+        let mut best: Option<(u64, &Owner)> = None;
+        let others = |rank: &u64| self.lanes.iter().any(|lane| lane.others(*rank));
+        let mut passed_over = 0;
+        for (number, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| lane.free()) {
+            // Few are passed over: those that have their share, and there are no more of them than shares in a pool.
+            let found = lane.owners.iter().find(|(rank, owner)| {
+                let account = &self.owners[*owner];
+                let alone = self.running == account.running && !others(rank);
+                let most = self.share.most(self.slots as u64, alone);
+                let takes =
+                    (account.running as u64) < most && lane.takes(self.share, account.lane(number).running, **rank);
+                passed_over += u64::from(!takes);
+                takes
+            });
+            best =
+                [best, found.map(|(rank, owner)| (*rank, owner))].into_iter().flatten().min_by_key(|(rank, _)| *rank);
+        }
+        self.passed_over += passed_over;
+        best.map(|(_, owner)| owner.clone())
+    }
+
+    fn choose_job(&self, owner: &Owner) -> Option<J> {
+        let account = &self.owners[owner];
+        let free = || {
+            let takes = |ready: &&Ready<J>| self.lanes[ready.lane].takes(self.share, ready.running, account.rank);
+            account.lanes.iter().filter(takes)
+        };
         let newest = free().filter_map(|lane| lane.fresh.last_key_value()).max_by_key(|(rank, _)| **rank);
         let eldest = free()
             .flat_map(|lane| [lane.fresh.first_key_value(), lane.served.first_key_value()])
             .flatten()
             .min_by_key(|(rank, _)| **rank);
-        let chosen = if self.turns.is_multiple_of(2) { newest.or(eldest) } else { eldest };
+        let chosen = if account.turns.is_multiple_of(2) { newest.or(eldest) } else { eldest };
         chosen.map(|(_, job)| job.clone())
     }
 
-    /// Enters a job in every lane where it could be served.
+    /// Enters a job, and its owner, in every lane where it could be served.
     fn enlist(&mut self, job: &J) {
         let Some(waiting) = self.jobs.get(job).filter(|w| w.running < w.slots) else { return };
+        let account = self.owners.get_mut(&waiting.owner).expect("an owner stays as long as its jobs");
         for (lane, _) in waiting.lanes.iter().filter(|(_, tasks)| !tasks.is_empty()) {
-            let lane = &mut self.lanes[*lane];
-            let list = if waiting.fresh { &mut lane.fresh } else { &mut lane.served };
+            let ready = account.lane_mut(*lane);
+            let list = if waiting.fresh { &mut ready.fresh } else { &mut ready.served };
             list.entry(waiting.rank).or_insert_with(|| job.clone());
+            self.lanes[*lane].owners.entry(account.rank).or_insert_with(|| waiting.owner.clone());
         }
     }
 
     fn withdraw(&mut self, job: &J) {
         let Some(waiting) = self.jobs.get(job) else { return };
+        let account = self.owners.get_mut(&waiting.owner).expect("an owner stays as long as its jobs");
         for (lane, _) in &waiting.lanes {
-            let lane = &mut self.lanes[*lane];
-            let list = if waiting.fresh { &mut lane.fresh } else { &mut lane.served };
+            let ready = account.lane_mut(*lane);
+            let list = if waiting.fresh { &mut ready.fresh } else { &mut ready.served };
             list.remove(&waiting.rank);
+            if ready.fresh.is_empty() && ready.served.is_empty() {
+                self.lanes[*lane].owners.remove(&account.rank);
+            }
+        }
+    }
+
+    /// Takes out an owner without jobs and without tasks that run.
+    fn forget(&mut self, owner: &Owner) {
+        if self.owners.get(owner).is_some_and(|account| account.jobs == 0 && account.running == 0) {
+            self.owners.remove(owner);
         }
     }
 }
 
 // === impl Lane ===
 
-impl<J> Lane<J> {
+impl Lane {
     fn free(&self) -> bool {
         self.running < self.slots
+    }
+
+    /// True if an owner other than the one with this rank could be served here.
+    fn others(&self, rank: u64) -> bool {
+        self.owners.len() > usize::from(self.owners.contains_key(&rank))
+    }
+
+    /// True if an owner that has `own` tasks in this lane may have one more.
+    fn takes(&self, share: Share, own: usize, rank: u64) -> bool {
+        if self.slots == usize::MAX {
+            return true;
+        }
+        let alone = self.running == own && !self.others(rank);
+        self.free() && (own as u64) < share.most(self.slots as u64, alone)
+    }
+}
+
+// === impl Account ===
+
+impl<J> Account<J> {
+    fn lane(&self, lane: usize) -> &Ready<J> {
+        self.lanes.iter().find(|ready| ready.lane == lane).expect("an owner is listed where it has had a task")
+    }
+
+    fn lane_mut(&mut self, lane: usize) -> &mut Ready<J> {
+        let at = self.lanes.iter().position(|ready| ready.lane == lane).unwrap_or_else(|| {
+            self.lanes.push(Ready { lane, running: 0, served: BTreeMap::new(), fresh: BTreeMap::new() });
+            self.lanes.len() - 1
+        });
+        &mut self.lanes[at]
     }
 }

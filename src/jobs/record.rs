@@ -66,8 +66,8 @@ struct KeyRecord {
 
 /// What became of a submission.
 pub enum Written {
-    /// It is kept.
-    New,
+    /// It is kept, in this form.
+    New(Bytes),
     /// The key stands for this job already.
     Existing(String),
 }
@@ -142,7 +142,7 @@ pub async fn write(journal: &Shared, spec: &SpecRecord, key: Option<&Key>) -> Re
             batch.expect.push(Expect { key: key.record.clone(), revision: None });
         }
         match journal.append(batch).await {
-            Ok(_) => return Ok(Written::New),
+            Ok(_) => return Ok(Written::New(value)),
             // Somebody else came first with this key: look again.
             Err(AppendError::Conflict(_)) => {}
             Err(AppendError::Unavailable(unavailable)) => return Err(unavailable.into()),

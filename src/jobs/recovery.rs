@@ -4,7 +4,8 @@
 //! batches, and unfinished ones go on at once. What belongs to no job is what a purge has left behind, and leaves now. A
 //! record that cannot be read is left alone, and so is the topic of its job: a later version may know better.
 //!
-//! A journal that fails is asked again until it answers; until then the jobs are not ready.
+//! A journal that fails is asked again until it answers; until then the jobs are not ready. One record or history that
+//! fails again and again while the journal answers other questions costs only its own job.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -12,11 +13,12 @@ use futures_util::future::join_all;
 use tokio::{task::yield_now, time::sleep};
 
 use super::{
-    Config, Deps,
+    Config, Deps, Error,
     engine::{Bounds, Past},
     event::JobEvent,
     handler::Handlers,
     record::{self, SpecRecord},
+    state::JobState,
 };
 use crate::{
     journal::{Query, Record, Shared, Unavailable},
@@ -27,8 +29,8 @@ use crate::{
 pub enum Found {
     /// Jobs.
     Jobs(Vec<Past>),
-    /// A record that cannot be read.
-    Unreadable,
+    /// A job that cannot be read, and why.
+    Unreadable { id: String, reason: String },
     /// All is read.
     Done,
 }
@@ -44,17 +46,31 @@ pub struct Recovery {
     known: HashSet<String>,
 }
 
-/// Nobody is left who could care: the journal is closed, or the jobs have ended.
-struct Gone;
+/// A job and its spec record.
+type Spec = (String, Result<Record, Halt>);
+
+/// Why something was not read.
+enum Halt {
+    /// Nothing is to be done any more: the journal is closed, or the jobs have ended.
+    Gone,
+    /// The journal answers, but not this.
+    Damaged(String),
+}
 
 /// Records in one page: as many histories are read at once.
 const RECORDS: usize = 16;
+/// A record that never exists: whether the journal answers at all.
+const PROBE: &str = "probe/jobs";
 /// Events in one page of a history.
 const EVENTS: usize = 512;
 /// Bytes of such a page.
 const PAGE_BYTES: usize = 1 << 20;
 /// Topics in one page.
 const TOPICS: usize = 1024;
+/// So often the journal is asked for the same before it is asked for something else.
+const TRIES: u32 = 5;
+/// The same for a list: without it all jobs behind its damage are unknown.
+const LIST_TRIES: u32 = 30;
 /// How long to wait before a journal that failed is asked again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -65,8 +81,24 @@ pub async fn run(config: &Config, deps: &Deps, deliver: impl AsyncFn(Found) -> b
         let bounds = Bounds::new(config, deps.max_event_bytes);
         let (journal, handlers) = (deps.journal.clone(), deps.handlers.clone());
         let mut recovery = Recovery { journal, handlers, bounds, head, known: HashSet::new() };
-        if recovery.jobs(&deliver).await.is_err() || recovery.leftovers().await.is_err() {
-            return;
+        let read = match recovery.jobs(&deliver).await {
+            // What belongs to no job is known only where all jobs are.
+            Ok(()) => recovery.leftovers().await,
+            Err(halt) => Err(halt),
+        };
+        match read {
+            Ok(()) => {}
+            Err(Halt::Gone) => return,
+            Err(Halt::Damaged(reason)) => {
+                tracing::error!(
+                    reason,
+                    "the list of jobs cannot be read to its end; jobs behind this place are left alone"
+                );
+                let all = Found::Unreadable { id: "*".to_owned(), reason };
+                if !deliver(all).await {
+                    return;
+                }
+            }
         }
     }
     deliver(Found::Done).await;
@@ -76,27 +108,31 @@ pub async fn run(config: &Config, deps: &Deps, deliver: impl AsyncFn(Found) -> b
 
 impl Recovery {
     /// Reads the records and what belongs to them.
-    async fn jobs(&mut self, deliver: &impl AsyncFn(Found) -> bool) -> Result<(), Gone> {
+    async fn jobs(&mut self, deliver: &impl AsyncFn(Found) -> bool) -> Result<(), Halt> {
         let mut after = None;
         loop {
             let (records, next) = self.records(after).await?;
+            self.known.extend(records.iter().map(|(id, _)| id.clone()));
+            let this = &*self;
+            let read = records.into_iter().map(|(id, record)| async move {
+                let past = record.and_then(|record| this.decode(&id, &record).map_err(Halt::Damaged));
+                let past = match past {
+                    Ok(past) => this.history(past).await,
+                    Err(halt) => Err(halt),
+                };
+                (id, past)
+            });
             let mut jobs = Vec::new();
-            for (id, record) in records {
-                self.known.insert(id.clone());
-                match self.decode(&id, &record) {
+            for (id, past) in join_all(read).await {
+                match past {
                     Ok(past) => jobs.push(past),
-                    Err(reason) => {
-                        tracing::error!(
-                            job_id = id,
-                            reason,
-                            "the record of a job cannot be read; the job is left alone"
-                        );
-                        take(deliver(Found::Unreadable).await)?;
+                    Err(Halt::Gone) => return Err(Halt::Gone),
+                    Err(Halt::Damaged(reason)) => {
+                        tracing::error!(job_id = id, reason, "a job cannot be read; it is left alone");
+                        take(deliver(Found::Unreadable { id, reason }).await)?;
                     }
                 }
             }
-            let jobs = join_all(jobs.into_iter().map(|past| self.history(past))).await;
-            let jobs: Vec<_> = jobs.into_iter().collect::<Result<_, _>>()?;
             take(jobs.is_empty() || deliver(Found::Jobs(jobs)).await)?;
             match next {
                 Some(key) => after = Some(key),
@@ -106,8 +142,10 @@ impl Recovery {
     }
 
     /// The specs of the next few jobs, and the key to go on after. Records of jobs without a spec leave.
-    async fn records(&self, after: Option<String>) -> Result<(Vec<(String, Record)>, Option<String>), Gone> {
-        let page = insist(async || self.journal.keys(record::RECORDS.into(), after.clone(), RECORDS).await).await?;
+    async fn records(&self, after: Option<String>) -> Result<(Vec<Spec>, Option<String>), Halt> {
+        let page = self
+            .insist(LIST_TRIES, async || self.journal.keys(record::RECORDS.into(), after.clone(), RECORDS).await)
+            .await?;
         let mut next = None;
         let mut specs = Vec::new();
         for key in page {
@@ -115,13 +153,15 @@ impl Recovery {
                 next = Some(key);
                 continue;
             };
-            let spec = insist(async || self.journal.get(record::spec_key(&id)).await).await?;
+            let spec = self.insist(TRIES, async || self.journal.get(record::spec_key(&id)).await).await;
             // The others of this job need not be looked at.
             let passed_over = key != record::spec_key(&id);
             next = Some(if passed_over { record::past(&id) } else { key });
             match spec {
-                Some(spec) => specs.push((id, spec)),
-                None => self.tidy(&id).await,
+                Ok(Some(spec)) => specs.push((id, Ok(spec))),
+                Ok(None) => self.tidy(&id).await,
+                Err(Halt::Gone) => return Err(Halt::Gone),
+                Err(damaged) => specs.push((id, Err(damaged))),
             }
             if passed_over {
                 break;
@@ -138,11 +178,11 @@ impl Recovery {
         if *spec.job_id != *id || spec.spec.tasks.is_empty() {
             return Err("it is not the record of a job".into());
         }
-        Past::new(spec, &self.handlers, self.bounds).map_err(|error| error.to_string())
+        Past::new(spec, record.value.len(), &self.handlers, self.bounds).map_err(|error| error.to_string())
     }
 
     /// Folds the history of a job.
-    async fn history(&self, mut past: Past) -> Result<Past, Gone> {
+    async fn history(&self, mut past: Past) -> Result<Past, Halt> {
         let mut after = 0;
         while after < self.head && !past.ended() {
             let query = Query {
@@ -152,10 +192,10 @@ impl Recovery {
                 limit: EVENTS,
                 max_bytes: PAGE_BYTES,
             };
-            let page = insist(async || self.journal.read(query.clone()).await).await?;
+            let page = self.insist(TRIES, async || self.journal.read(query.clone()).await).await?;
             for event in &page.events {
                 match JobEvent::decode(event.name(), &event.data) {
-                    Ok(fact) => past.take(&fact, event.position),
+                    Ok(fact) => past.take(&fact, event.data.len(), event.position),
                     Err(error) => {
                         tracing::warn!(job_id = %past.id(), id = %event.position, %error, "an event of a job is passed over");
                     }
@@ -170,17 +210,19 @@ impl Recovery {
         }
         if !past.ended() {
             let cancelled = record::ending_key(past.id());
-            past.cancelled = insist(async || self.journal.get(cancelled.clone()).await).await?.is_some();
+            past.cancelled = self.insist(TRIES, async || self.journal.get(cancelled.clone()).await).await?.is_some();
         }
         Ok(past)
     }
 
     /// Purges topics of jobs that have no record any more.
-    async fn leftovers(&self) -> Result<(), Gone> {
+    async fn leftovers(&self) -> Result<(), Halt> {
         let Ok(pattern) = Pattern::new("job:*") else { return Ok(()) };
         let mut after: Option<Topic> = None;
         loop {
-            let page = insist(async || self.journal.topics(pattern.clone(), after.clone(), TOPICS).await).await?;
+            let page = self
+                .insist(LIST_TRIES, async || self.journal.topics(pattern.clone(), after.clone(), TOPICS).await)
+                .await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.topic.clone());
             for info in &page {
@@ -189,6 +231,24 @@ impl Recovery {
                     self.tidy(id).await;
                 }
             }
+        }
+    }
+
+    /// Asks until there is an answer, or until it is clear that only this question has none.
+    async fn insist<T>(&self, most: u32, ask: impl AsyncFn() -> Result<T, Unavailable>) -> Result<T, Halt> {
+        let mut tries = 0;
+        loop {
+            let error = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(Unavailable::Closed) => return Err(Halt::Gone),
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries >= most && self.journal.get(PROBE.to_owned()).await.is_ok() {
+                return Err(Halt::Damaged(error.to_string()));
+            }
+            tracing::error!(%error, "jobs cannot be read from the journal; trying again");
+            sleep(PATIENCE).await;
         }
     }
 
@@ -201,20 +261,27 @@ impl Recovery {
     }
 }
 
-fn take(taken: bool) -> Result<(), Gone> {
-    if taken { Ok(()) } else { Err(Gone) }
+fn take(taken: bool) -> Result<(), Halt> {
+    if taken { Ok(()) } else { Err(Halt::Gone) }
 }
 
-/// Asks until there is an answer, or never will be one.
-async fn insist<T>(ask: impl AsyncFn() -> Result<T, Unavailable>) -> Result<T, Gone> {
-    loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(Unavailable::Closed) => return Err(Gone),
-            Err(error) => {
-                tracing::error!(%error, "jobs cannot be read from the journal; trying again");
-                sleep(PATIENCE).await;
-            }
-        }
-    }
+/// Folds the history of one job once more.
+///
+/// # Errors
+/// When there is no such job, or it cannot be read.
+pub async fn recall(journal: &Shared, handlers: &Handlers, id: &str) -> Result<JobState, Error> {
+    let record = journal.get(record::spec_key(id)).await?.ok_or_else(|| Error::UnknownJob(id.to_owned()))?;
+    // No results are kept: nothing is left to be done with them.
+    let bounds = Bounds { inline: 0, total: 0, room: 0 };
+    let head = *journal.watch_head().borrow();
+    let (journal, handlers) = (journal.clone(), handlers.clone());
+    let recovery = Recovery { journal, handlers, bounds, head, known: HashSet::new() };
+    let past = match recovery.decode(id, &record) {
+        Ok(past) => recovery.history(past).await,
+        Err(reason) => Err(Halt::Damaged(reason)),
+    };
+    past.map(Past::into_state).map_err(|halt| match halt {
+        Halt::Gone => Error::Journal(Unavailable::Closed),
+        Halt::Damaged(reason) => Error::Unreadable { job: id.to_owned(), reason },
+    })
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
     select,
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -25,6 +25,7 @@ use super::{
     Config, Deps, code,
     engine::{Group, Report, Said, Told, data_bytes},
     handler::TaskError,
+    memory::Memory,
 };
 use crate::{
     journal::{AppendError, Shared, Unavailable},
@@ -46,8 +47,6 @@ const AGAIN: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So often; then the remote's job is followed though its id is not kept: the key finds it again.
 const MAX_KEEPS: usize = 60;
-/// Results that may be fetched from remotes at once.
-const FETCHES: usize = 16;
 /// By how much a remote's deadline is later than this node's, which is the one that counts.
 const LATER: Duration = Duration::from_secs(1);
 /// The longest timeout that a job may have.
@@ -67,8 +66,7 @@ pub struct Means {
     pace: Pace,
     max_result_bytes: usize,
     max_data_bytes: usize,
-    /// Results that may be fetched at once: each may be large.
-    fetches: Semaphore,
+    memory: Memory,
 }
 
 /// Follows one group.
@@ -118,7 +116,7 @@ impl Means {
             pace: deps.pace,
             max_result_bytes: config.max_response_bytes,
             max_data_bytes: data_bytes(deps.max_event_bytes),
-            fetches: Semaphore::new(FETCHES),
+            memory: deps.memory.clone(),
         })
     }
 }
@@ -204,7 +202,7 @@ impl Session {
 
     /// Hands the tasks to the remote, again and again while it fails in ways that pass.
     async fn submit(&mut self, remote: &Remote) -> Result<String, TaskError> {
-        let (key, connections) = (self.key(), self.means.connections.clone());
+        let (key, connections) = (self.key(), self.means.connections.of(&self.group.owner));
         let mut retries = Retries::new(remote, self.means.pace);
         let mut failures = 0;
         while let Place::Asking { body, sent, kept } = &mut self.place {
@@ -259,9 +257,8 @@ impl Session {
             Place::Asking { body, sent: true, .. } => {
                 // Once more, to be told its id.
                 loop {
-                    match ask::submit(&remote, &self.means.connections, &self.group.via, &self.key(), body.clone())
-                        .await
-                    {
+                    let connections = self.means.connections.of(&self.group.owner);
+                    match ask::submit(&remote, &connections, &self.group.via, &self.key(), body.clone()).await {
                         Ok(job_id) => break job_id,
                         Err(Trouble::Failed(failure)) if failure.passing() => sleep(AGAIN).await,
                         Err(_) => return,

@@ -7,11 +7,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::handlers::ErrorEvents;
-use crate::{topic::Topic, upstream::Via};
+use crate::{
+    topic::Topic,
+    upstream::{Via, parse_method},
+};
 
 mod check;
 #[cfg(test)]
@@ -173,8 +176,6 @@ pub struct PlannedTask {
     pub remote: Option<Arc<str>>,
     /// What runs it.
     pub kind: Kind,
-    /// What the handler gets.
-    pub input: Value,
     /// Bounds one attempt, where the task says so.
     pub timeout: Option<Duration>,
     /// How often a failed attempt is repeated.
@@ -207,6 +208,35 @@ impl Spec {
             }
         }
         spec
+    }
+}
+
+// === impl TaskSpec ===
+
+impl TaskSpec {
+    /// What the handler gets: the request of an HTTP task, the input of any other.
+    pub fn into_input(self) -> Value {
+        let Some(url) = self.url else { return self.input.unwrap_or(Value::Null) };
+        let method = self.method.unwrap_or_else(|| "GET".to_owned());
+        // One that is no method was refused before.
+        let method = parse_method(&method).map_or(method, |method| method.to_string());
+        let headers = self.headers.map_or(Value::Null, |headers| {
+            headers.into_iter().map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>().into()
+        });
+        let fields = [
+            ("url", Value::String(url)),
+            ("method", Value::String(method)),
+            ("headers", headers),
+            ("body", self.body.unwrap_or(Value::Null)),
+        ];
+        let mut input: Map<_, _> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        if let Some(name) = self.end_event {
+            input.insert("endEvent".to_owned(), name.into());
+        }
+        if let Some(meaning) = self.error_events {
+            input.insert("errorEvents".to_owned(), serde_json::to_value(meaning).expect("it is a word"));
+        }
+        input.into()
     }
 }
 

@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     code,
+    engine::shorten,
     event::{Fact, JobEvent},
 };
 use crate::event::Position;
@@ -57,6 +58,8 @@ pub struct JobState {
     pub(super) duration_ms: Option<u64>,
     pub(super) success_count: usize,
     pub(super) error_count: usize,
+    /// How many there are, whether they are remembered or not.
+    pub(super) total_tasks: usize,
     pub(super) tasks: Vec<TaskState>,
     pub(super) last_event: Option<Position>,
     by_id: HashMap<Arc<str>, usize>,
@@ -94,6 +97,11 @@ pub(super) struct Failure {
     pub(super) code: String,
 }
 
+/// Errors of a job that are kept whole; of more, the beginning.
+const WHOLE_ERRORS: usize = 100;
+/// How much that is.
+const BRIEF_ERROR_BYTES: usize = 200;
+
 // === impl JobState ===
 
 impl JobState {
@@ -112,6 +120,7 @@ impl JobState {
             duration_ms: None,
             success_count: 0,
             error_count: 0,
+            total_tasks: tasks.len(),
             tasks,
             last_event: None,
             by_id,
@@ -169,12 +178,15 @@ impl JobState {
                 self.success_count += 1;
             }
             Fact::TaskError(failed) => {
+                // The event has the whole text; thousands of them are not kept in memory.
+                let max = if self.error_count < WHOLE_ERRORS { usize::MAX } else { BRIEF_ERROR_BYTES };
                 let Some(task) = self.open(&failed.task_id) else { return };
                 let cancelled = matches!(failed.code.as_str(), code::CANCELLED | code::SHUTDOWN);
                 task.status = if cancelled { TaskStatus::Cancelled } else { TaskStatus::Failed };
                 task.attempts = failed.attempts;
                 task.duration_ms = Some(failed.duration_ms);
-                task.failure = Some(Box::new(Failure { error: failed.error.clone(), code: failed.code.clone() }));
+                let error = shorten(failed.error.clone(), max);
+                task.failure = Some(Box::new(Failure { error, code: failed.code.clone() }));
                 self.error_count += 1;
             }
             Fact::Complete(complete) => {
@@ -199,7 +211,18 @@ impl JobState {
 
     /// Tasks in percent that have finished.
     pub fn progress(&self) -> f64 {
-        percent(self.success_count + self.error_count, self.tasks.len())
+        percent(self.success_count + self.error_count, self.total_tasks)
+    }
+
+    /// Lets go of the tasks of a job that has ended; answers how many. The counts stay.
+    pub(super) fn forget_tasks(&mut self) -> usize {
+        self.by_id = HashMap::new();
+        std::mem::take(&mut self.tasks).len()
+    }
+
+    /// False once the tasks were let go of.
+    pub(super) fn remembers_tasks(&self) -> bool {
+        self.tasks.len() == self.total_tasks
     }
 
     pub(super) fn task(&self, id: &str) -> Option<&TaskState> {

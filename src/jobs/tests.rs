@@ -1,6 +1,7 @@
 //! The whole component, from the handle to the history in a memory journal.
 
 mod away;
+mod bounds;
 mod death;
 mod door;
 mod ends;

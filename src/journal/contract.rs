@@ -161,6 +161,7 @@ macro_rules! contract {
                 read: an_expired_event_is_not_read_before_the_sweep_either;
                 read: the_last_events_are_counted_over_all_topics;
                 read: the_last_events_are_found_behind_many_others;
+                read: searches_for_the_last_events_let_others_have_turns;
                 read: a_time_is_found;
                 read: a_time_after_all_that_is_gone_is_no_gap;
                 read: topics_are_listed_in_pages;

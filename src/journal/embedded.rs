@@ -26,7 +26,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
     AppendError, Batch, Bell, BoxFuture, Compacted, Config, Journal, Maintenance, OpenError, Page, Query, Receipt,
-    Record, Report, Since, Stats, TopicInfo, Unavailable, bell::Bells, log::Log,
+    Record, Report, Since, Stats, TopicInfo, Unavailable,
+    bell::Bells,
+    log::{Log, Walk},
 };
 use crate::{
     clock::Clock,
@@ -77,6 +79,8 @@ pub struct Embedded {
     readers: Arc<Semaphore>,
     /// Work on the whole of it goes on one at a time.
     upkeep: Semaphore,
+    /// One step of a walk at a time, in turn.
+    walks: Semaphore,
 }
 
 /// What writer and readers share.
@@ -134,6 +138,7 @@ impl Embedded {
             queue_wait: Duration::from_millis(config.queue_wait_ms),
             readers: Arc::new(Semaphore::new(READERS)),
             upkeep: Semaphore::new(1),
+            walks: Semaphore::new(1),
         })
     }
 
@@ -187,7 +192,18 @@ impl Journal for Embedded {
     }
 
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        Box::pin(async move { Ok(self.shared.log().before_last(&patterns, count, self.shared.clock.steady_ms())) })
+        Box::pin(async move {
+            let mut walk = Walk::new(patterns, count);
+            loop {
+                let turn = self.walks.acquire().await.map_err(|_| Unavailable::Closed)?;
+                if let Some(position) = self.shared.log().step_back(&mut walk, self.shared.clock.steady_ms()) {
+                    return Ok(position);
+                }
+                drop(turn);
+                // Others get theirs: walks in turn, and whatever else the thread has to do.
+                tokio::task::yield_now().await;
+            }
+        })
     }
 
     fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>> {

@@ -47,10 +47,10 @@ pub enum Unavailable {
     /// The node is stopping.
     #[error("the journal is closed")]
     Closed,
-    /// The next events that were asked for are kept and cannot be read. Who can report a gap reads on behind them.
+    /// The next requested events are kept and cannot be read. A caller that can report a gap continues behind them.
     #[error("the journal failed: {reason}")]
     Unreadable {
-        /// Up to this offset.
+        /// The offset of the last of them.
         through: u64,
         /// What is wrong.
         reason: String,

@@ -24,6 +24,7 @@ mod records;
 mod restore;
 mod retention;
 mod topics;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use self::{
     read::{Chosen, Found},
     restore::{Marks, Meta},
     topics::TopicId,
+    walk::Walk,
 };
 use self::{
     dedupe::Dedupe,

@@ -9,13 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     AppendError, Batch, Bell, BoxFuture, Config, Journal, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
     Unavailable,
     bell::Bells,
-    log::{Found, Log, Planned, Write},
+    log::{Found, Log, Planned, Walk, Write},
     new_epoch,
 };
 use crate::{
@@ -30,6 +30,8 @@ pub struct Memory {
     head: watch::Sender<u64>,
     bells: Bells,
     epoch: u64,
+    /// One step of a walk at a time, in turn.
+    walks: Semaphore,
     clock: Clock,
 }
 
@@ -52,7 +54,14 @@ impl Memory {
     pub fn with_clock(config: &Config, clock: Clock) -> Self {
         let epoch = new_epoch();
         let kept = Kept { log: Log::new(config, epoch), events: BTreeMap::new(), records: HashMap::new() };
-        Self { kept: RwLock::new(kept), head: watch::Sender::new(0), bells: Bells::default(), epoch, clock }
+        Self {
+            kept: RwLock::new(kept),
+            head: watch::Sender::new(0),
+            bells: Bells::default(),
+            epoch,
+            walks: Semaphore::new(1),
+            clock,
+        }
     }
 
     fn read_lock(&self) -> RwLockReadGuard<'_, Kept> {
@@ -105,7 +114,18 @@ impl Journal for Memory {
     }
 
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        Box::pin(async move { Ok(self.read_lock().log.before_last(&patterns, count, self.clock.steady_ms())) })
+        Box::pin(async move {
+            let mut walk = Walk::new(patterns, count);
+            loop {
+                let turn = self.walks.acquire().await.map_err(|_| Unavailable::Closed)?;
+                if let Some(position) = self.read_lock().log.step_back(&mut walk, self.clock.steady_ms()) {
+                    return Ok(position);
+                }
+                drop(turn);
+                // Others get theirs: walks in turn, and whatever else the thread has to do.
+                tokio::task::yield_now().await;
+            }
+        })
     }
 
     fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>> {

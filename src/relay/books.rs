@@ -14,15 +14,17 @@ use super::{
     Spec, Status,
     state::{SourceState, SourceView, Summary, View},
 };
-use crate::topic::Topic;
+use crate::{
+    shares::{Denied, Share},
+    topic::Topic,
+};
 
 /// What is known of all relays.
 #[derive(Default)]
 pub struct Books {
     relays: BTreeMap<String, Relay>,
     /// Relays that are being made, and bytes of their specs.
-    promised: usize,
-    promised_bytes: usize,
+    promised: Vec<(Option<String>, usize)>,
 }
 
 /// A relay.
@@ -119,21 +121,34 @@ impl Relay {
 // === impl Books ===
 
 impl Books {
-    /// Holds a place for a relay; false when there is none.
-    pub fn promise(&mut self, max: usize, bytes: usize) -> bool {
-        let room = MAX_SPEC_BYTES.saturating_sub(self.bytes() + self.promised_bytes);
-        let free = self.running() + self.promised < max && bytes <= room;
-        if free {
-            self.promised += 1;
-            self.promised_bytes += bytes;
+    /// Holds a place for a relay of this user, of which one user has this share.
+    ///
+    /// # Errors
+    /// When there is none, or the user has its share of them or of the room for specs.
+    pub fn promise(&mut self, max: usize, share: Share, user: Option<&str>, bytes: usize) -> Result<(), Denied> {
+        let [all, own] = [None, Some(user)].map(|of| {
+            let running = self.relays.values().filter(|relay| of.is_none_or(|user| relay.user.as_deref() == user));
+            let promised = self.promised.iter().filter(|(own, _)| of.is_none_or(|user| own.as_deref() == user));
+            let count = running.clone().filter(|relay| !relay.status.ended()).count() + promised.clone().count();
+            (count, running.map(|relay| relay.bytes).chain(promised.map(|(_, bytes)| *bytes)).sum::<usize>())
+        });
+        if all.0 >= max || all.1 + bytes > MAX_SPEC_BYTES {
+            return Err(Denied::Pool);
         }
-        free
+        let most = |total: usize, alone| share.most(total as u64, alone);
+        if own.0 as u64 >= most(max, own.0 == all.0) || (own.1 + bytes) as u64 > most(MAX_SPEC_BYTES, own.1 == all.1) {
+            return Err(Denied::Share);
+        }
+        self.promised.push((user.map(str::to_owned), bytes));
+        Ok(())
     }
 
     /// Gives the place back.
-    pub fn break_promise(&mut self, bytes: usize) {
-        self.promised -= 1;
-        self.promised_bytes -= bytes;
+    pub fn break_promise(&mut self, user: Option<&str>, bytes: usize) {
+        let at = self.promised.iter().position(|(own, held)| own.as_deref() == user && *held == bytes);
+        if let Some(at) = at {
+            self.promised.swap_remove(at);
+        }
     }
 
     fn bytes(&self) -> usize {

@@ -18,6 +18,9 @@ pub enum Error {
          some, or try again later"
     )]
     Full(usize),
+    /// Delete some of your relays.
+    #[error("your relays are as many, or as large, as those of one user may be (`limits.share_percent`); delete some")]
+    Share,
     /// Try again soon.
     #[error("the node has just started and still reads the relays that it kept; try again soon")]
     Starting,

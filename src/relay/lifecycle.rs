@@ -20,6 +20,7 @@ use super::{
 use crate::{
     event::now_ms,
     journal::{AppendError, Batch, Expect, RecordWrite, Unavailable},
+    shares::Denied,
     topic::Topic,
 };
 
@@ -29,9 +30,7 @@ const MAX_KEPT: usize = 10_000;
 /// Keeps a relay that was checked, and begins it. Answers its id.
 pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan, user: Option<String>) -> Result<String, Error> {
     let bytes = spec.bytes();
-    if !shared.books().promise(shared.config.max_relays, bytes) {
-        return Err(Error::Full(shared.config.max_relays));
-    }
+    promise(&shared, user.as_deref(), bytes)?;
     let (id, created_at) = (shared.new_id(), now_ms());
     let progress: Vec<_> = plan.sources.iter().map(|source| Progress::initial(&source.start)).collect();
     let mut records = vec![record::put(
@@ -45,7 +44,7 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan, user: Option<St
     let _turn = gate.clone().lock_owned().await;
     {
         let mut books = shared.books();
-        books.break_promise(bytes);
+        books.break_promise(user.as_deref(), bytes);
         if kept.is_ok() {
             books.insert(Relay {
                 id: id.clone(),
@@ -73,6 +72,18 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan, user: Option<St
         shared.attach(source, &member);
     }
     Ok(id)
+}
+
+/// Holds a place for a relay that is about to run.
+fn promise(shared: &Shared, user: Option<&str>, bytes: usize) -> Result<(), Error> {
+    let (max, share) = (shared.config.max_relays, shared.deps.share);
+    shared.books().promise(max, share, user, bytes).map_err(|denied| match denied {
+        Denied::Pool => Error::Full(max),
+        Denied::Share => {
+            shared.counters.shares_refused.fetch_add(1, Relaxed);
+            Error::Share
+        }
+    })
 }
 
 /// Ends a relay, if it has not ended, and lets go of all that is kept of it; its events stay as long as any.
@@ -127,13 +138,14 @@ pub async fn restart(shared: Arc<Shared>, id: String) -> Result<(), Error> {
     if again.is_empty() {
         return Ok(());
     }
-    if ended && !shared.books().promise(shared.config.max_relays, 0) {
-        return Err(Error::Full(shared.config.max_relays));
+    let user = shared.of(&id, |relay| relay.user.clone()).flatten();
+    if ended {
+        promise(&shared, user.as_deref(), 0)?;
     }
     let kept = reopen(&shared, &id, &again).await;
     let mut books = shared.books();
     if ended {
-        books.break_promise(0);
+        books.break_promise(user.as_deref(), 0);
     }
     let progress = kept?;
     if let Some(relay) = books.get_mut(&id) {

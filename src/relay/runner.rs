@@ -118,8 +118,8 @@ fn labelled(group: &Group, member: &Member) -> PlannedSource {
 impl Runner {
     fn new(shared: Arc<Shared>, group: Arc<Group>, progress: Progress) -> Self {
         let planned = &group.planned;
-        let mut source =
-            EventSource::new(planned.source.clone(), progress.cursor.clone(), shared.deps.connections.clone());
+        let connections = shared.connections(&group);
+        let mut source = EventSource::new(planned.source.clone(), progress.cursor.clone(), connections);
         if progress.opens > 0 {
             // It goes on where an earlier life ended, as all others do at a start.
             let most = planned.source.pace.initial;
@@ -213,7 +213,7 @@ impl Runner {
     fn reconnect(&mut self) {
         let source = self.source.source().clone();
         let cursor = self.source.cursor().clone();
-        self.source = EventSource::new(source, cursor, self.shared.deps.connections.clone());
+        self.source = EventSource::new(source, cursor, self.shared.connections(&self.group));
         self.doubles = 0;
         // An end that was read has been; what the old connection failed of does not concern the new one.
         self.said = self.said.take().filter(|said| matches!(said, Said::End(_)));

@@ -18,6 +18,7 @@ use super::{
     state::State,
     stats::{Counters, Stats},
 };
+use crate::upstream::Connections;
 
 /// The relays of a node. No lock in here is held while anything is waited for.
 pub struct Shared {
@@ -68,6 +69,13 @@ impl Shared {
     /// Reads something of a relay.
     pub fn of<T>(&self, id: &str, look: impl FnOnce(&Relay) -> T) -> Option<T> {
         self.books().get(id).map(look)
+    }
+
+    /// The places for upstream streams of a group: those of the user whose relay is first in it.
+    pub fn connections(&self, group: &Group) -> Connections {
+        let first = group.members().into_iter().next();
+        let user = first.and_then(|member| self.of(&member.relay, |relay| relay.user.clone())).flatten();
+        self.deps.connections.of(&user.map(Into::into))
     }
 
     /// Notes what was written of the sources of these.
@@ -144,7 +152,8 @@ impl Shared {
             let books = self.books();
             (books.running() as u64, books.kept() as u64)
         };
-        let Counters { events, reconnects, doubles, loops, skipped, failed, unreadable } = &self.counters;
+        let Counters { events, reconnects, doubles, loops, skipped, failed, unreadable, shares_refused } =
+            &self.counters;
         Stats {
             relays_running: running,
             relays_kept: kept,
@@ -155,6 +164,7 @@ impl Shared {
             skipped: skipped.load(Relaxed),
             sources_failed: failed.load(Relaxed),
             records_unreadable: unreadable.load(Relaxed),
+            shares_refused: shares_refused.load(Relaxed),
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Stats {
     pub skipped: u64,
     /// Sources that were given up.
     pub sources_failed: u64,
+    /// Times that a user had its share of the relays.
+    pub shares_refused: u64,
     /// Records of relays that could not be read at the start; they are left alone.
     pub records_unreadable: u64,
 }
@@ -40,4 +42,5 @@ pub struct Counters {
     pub skipped: AtomicU64,
     pub failed: AtomicU64,
     pub unreadable: AtomicU64,
+    pub shares_refused: AtomicU64,
 }

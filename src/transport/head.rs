@@ -45,7 +45,22 @@ enum Doing {
 
 /// The mark, which is shared with those who answer.
 #[derive(Clone, Debug)]
-pub(super) struct Mark(Rc<Cell<Doing>>);
+pub(super) struct Mark(Rc<Marked>);
+
+#[derive(Debug)]
+struct Marked {
+    doing: Cell<Doing>,
+    /// Requests whose answers were begun.
+    begun: Cell<u64>,
+    /// The one of them whose client waits to be asked for its body, counted from 1.
+    expects: Cell<u64>,
+    /// It is to be asked.
+    asks: Cell<bool>,
+    /// The answer is a stream, which ends when its client sends no more.
+    streams: Cell<bool>,
+    /// The client sends no more.
+    ended: Cell<bool>,
+}
 
 /// A request of a connection is being answered, until this is dropped.
 #[derive(Debug)]
@@ -86,19 +101,70 @@ impl Heads {
     }
 }
 
+// === impl Marked ===
+
+impl Marked {
+    fn new() -> Self {
+        Self {
+            doing: Cell::new(Doing::Head),
+            begun: Cell::new(0),
+            expects: Cell::new(0),
+            asks: Cell::new(false),
+            streams: Cell::new(false),
+            ended: Cell::new(false),
+        }
+    }
+}
+
 // === impl Mark ===
 
 impl Mark {
     /// A request is complete, as far as it must be to answer it.
     pub(super) fn answering(&self) -> Answering {
-        self.0.set(Doing::Answer(false));
+        self.0.doing.set(Doing::Answer(false));
+        self.0.begun.set(self.0.begun.get() + 1);
         Answering(self.clone())
+    }
+
+    /// True when all of so many requests were answered.
+    pub(super) fn answered(&self, requests: u64) -> bool {
+        self.0.begun.get() >= requests && !matches!(self.0.doing.get(), Doing::Answer(_))
+    }
+
+    /// The client of this request waits to be asked for its body.
+    pub(super) fn set_expects(&self, request: u64) {
+        self.0.expects.set(request);
+    }
+
+    /// True when the client of the request that is answered waits to be asked for its body.
+    pub(super) fn expects(&self) -> bool {
+        self.0.begun.get() > 0 && self.0.expects.get() == self.0.begun.get()
+    }
+
+    /// Whether the client is to be asked.
+    pub(super) fn set_asks(&self, asks: bool) -> bool {
+        self.0.asks.replace(asks)
+    }
+
+    /// The answer is a stream.
+    pub(super) fn set_streams(&self) {
+        self.0.streams.set(true);
+    }
+
+    /// The client sends no more.
+    pub(super) fn set_ended(&self) {
+        self.0.ended.set(true);
+    }
+
+    /// True for a stream whose client sends no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.streams.get() && self.0.ended.get()
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let mark = &self.0.0;
+        let mark = &self.0.0.doing;
         mark.set(if mark.get() == Doing::Answer(true) { Doing::Rest } else { Doing::Nothing });
     }
 }
@@ -108,16 +174,21 @@ impl Drop for Answering {
 impl Watch {
     /// A connection has begun: its first head is waited for from now on.
     pub(super) fn new(heads: Heads) -> Self {
-        Self { heads, mark: Mark(Rc::new(Cell::new(Doing::Head))), timer: None }
+        Self { heads, mark: Mark(Rc::new(Marked::new())), timer: None }
     }
 
-    pub(super) fn mark(&self) -> Mark {
-        self.mark.clone()
+    pub(super) fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// True for a stream whose client sends no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.mark.is_over()
     }
 
     /// Bytes have come.
     pub(super) fn came(&self) {
-        let mark = &self.mark.0;
+        let mark = &self.mark.0.doing;
         match mark.get() {
             Doing::Nothing => mark.set(Doing::Head),
             Doing::Answer(false) => mark.set(Doing::Answer(true)),
@@ -127,7 +198,7 @@ impl Watch {
 
     /// The framework has done what it could with what has come. `Ready` when the connection is to be cut.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
-        let (limit, late) = match self.mark.0.get() {
+        let (limit, late) = match self.mark.0.doing.get() {
             Doing::Nothing | Doing::Answer(_) => {
                 self.timer = None;
                 return Poll::Pending;

@@ -13,20 +13,24 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::{Method, remote::Remote};
+use crate::shares::{Denied, Held, Owner, Pool, Share};
 
-/// The streams of a node. Cheap to clone.
+/// The streams of a node, as one owner opens them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Connections(Arc<Inner>);
+pub struct Connections {
+    inner: Arc<Inner>,
+    owner: Owner,
+    share: Share,
+}
 
 #[derive(Debug)]
 struct Inner {
     limit: usize,
-    places: Arc<Semaphore>,
+    places: Pool,
     open: Mutex<BTreeMap<u64, Arc<Entry>>>,
     next: AtomicU64,
     began: Instant,
@@ -38,6 +42,7 @@ struct Inner {
 struct Totals {
     opened: AtomicU64,
     refused: AtomicU64,
+    over_share: AtomicU64,
     bytes: AtomicU64,
     events: AtomicU64,
 }
@@ -47,8 +52,8 @@ struct Totals {
 pub struct Lease {
     owner: Connections,
     entry: Arc<Entry>,
-    _node: OwnedSemaphorePermit,
-    _remote: OwnedSemaphorePermit,
+    _node: Held,
+    _remote: Held,
 }
 
 #[derive(Debug)]
@@ -119,6 +124,8 @@ pub struct Figures {
     pub opened: u64,
     /// Times that there was no place.
     pub refused: u64,
+    /// Those of them in which an owner had its share.
+    pub over_share: u64,
     /// Bytes read since the start.
     pub bytes: u64,
     /// Events read since the start.
@@ -131,6 +138,9 @@ pub enum Busy {
     /// On this node.
     #[error("as many upstream streams are open as this node permits ({0}, `relay.max_upstreams`)")]
     Node(usize),
+    /// For this owner.
+    #[error("you have as many upstream streams open{0} as one user may (`limits.share_percent`)")]
+    Share(String),
     /// From this remote.
     #[error("as many streams of remote `{0}` are open as permitted (`remotes.{0}.max_connections`)")]
     Remote(String),
@@ -139,16 +149,28 @@ pub enum Busy {
 // === impl Connections ===
 
 impl Connections {
-    /// Room for so many streams.
+    /// Room for so many streams, without shares.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Inner {
+        Self::shared(limit, Share::WHOLE)
+    }
+
+    /// Room for so many streams, of which one owner has this share, as of the streams of each remote.
+    pub fn shared(limit: usize, share: Share) -> Self {
+        let inner = Arc::new(Inner {
             limit,
-            places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            places: Pool::new(limit as u64),
             open: Mutex::default(),
             next: AtomicU64::new(1),
             began: Instant::now(),
             totals: Totals::default(),
-        }))
+        });
+        Self { inner, owner: None, share }
+    }
+
+    /// The same streams, opened for this owner.
+    #[must_use]
+    pub fn of(&self, owner: &Owner) -> Self {
+        Self { owner: owner.clone(), ..self.clone() }
     }
 
     /// Takes a place for a stream of this remote.
@@ -156,16 +178,22 @@ impl Connections {
     /// # Errors
     /// When there is none, on the node or for the remote.
     pub fn enter(&self, remote: &Remote, method: &Method, path: &str, purpose: Purpose) -> Result<Lease, Busy> {
-        let refused = |busy| {
-            self.0.totals.refused.fetch_add(1, Relaxed);
+        let refused = |busy: Busy| {
+            self.inner.totals.over_share.fetch_add(u64::from(matches!(busy, Busy::Share(_))), Relaxed);
+            self.inner.totals.refused.fetch_add(1, Relaxed);
             busy
         };
-        let node = self.0.places.clone().try_acquire_owned().map_err(|_| refused(Busy::Node(self.0.limit)))?;
-        let of_remote = remote.places.clone().try_acquire_owned();
-        let of_remote = of_remote.map_err(|_| refused(Busy::Remote(remote.name().to_owned())))?;
+        let node = self.inner.places.take(self.share, &self.owner, 1).map_err(|denied| match denied {
+            Denied::Pool => refused(Busy::Node(self.inner.limit)),
+            Denied::Share => refused(Busy::Share(String::new())),
+        })?;
+        let of_remote = remote.places.take(self.share, &self.owner, 1).map_err(|denied| match denied {
+            Denied::Pool => refused(Busy::Remote(remote.name().to_owned())),
+            Denied::Share => refused(Busy::Share(format!(" from remote `{}`", remote.name()))),
+        })?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let entry = Arc::new(Entry {
-            id: self.0.next.fetch_add(1, Relaxed),
+            id: self.inner.next.fetch_add(1, Relaxed),
             remote: remote.name().to_owned(),
             method: method.clone(),
             path: path.to_owned(),
@@ -176,7 +204,7 @@ impl Connections {
             last: AtomicU64::new(self.now()),
             end: CancellationToken::new(),
         });
-        self.0.totals.opened.fetch_add(1, Relaxed);
+        self.inner.totals.opened.fetch_add(1, Relaxed);
         self.lock().insert(entry.id, entry.clone());
         Ok(Lease { owner: self.clone(), entry, _node: node, _remote: of_remote })
     }
@@ -197,23 +225,24 @@ impl Connections {
 
     /// Figures for metrics.
     pub fn figures(&self) -> Figures {
-        let Totals { opened, refused, bytes, events } = &self.0.totals;
+        let Totals { opened, refused, over_share, bytes, events } = &self.inner.totals;
         Figures {
             open: self.lock().len() as u64,
-            limit: self.0.limit as u64,
+            limit: self.inner.limit as u64,
             opened: opened.load(Relaxed),
             refused: refused.load(Relaxed),
+            over_share: over_share.load(Relaxed),
             bytes: bytes.load(Relaxed),
             events: events.load(Relaxed),
         }
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.inner.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Entry>>> {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -222,7 +251,7 @@ impl Connections {
 impl Lease {
     /// Notes what has come.
     pub fn read(&self, bytes: usize, events: usize) {
-        let totals = &self.owner.0.totals;
+        let totals = &self.owner.inner.totals;
         for (own, total, count) in
             [(&self.entry.bytes, &totals.bytes, bytes), (&self.entry.events, &totals.events, events)]
         {
@@ -285,6 +314,24 @@ mod tests {
         assert!(enter(&narrow).is_ok());
         let figures = connections.figures();
         assert_eq!((figures.open, figures.opened, figures.refused), (1, 3, 2));
+    }
+
+    #[test]
+    fn one_owner_cannot_take_all_places_of_a_remote_or_of_the_node() {
+        let owner = |name: &str| Some(name.into());
+        let connections = Connections::shared(100, Share::percent(50));
+        let (a, b) = (connections.of(&owner("a")), connections.of(&owner("b")));
+        let enter = |of: &Connections, remote| of.enter(remote, &Method::GET, "/x", Purpose::Relay);
+        let narrow = remote(8);
+        let held: Vec<_> = std::iter::from_fn(|| enter(&a, &narrow).ok()).collect();
+        assert_eq!(held.len(), 6, "half, and half of the rest");
+        assert!(matches!(enter(&a, &narrow).unwrap_err(), Busy::Share(of) if of.contains("`up`")));
+        let other = enter(&b, &narrow);
+        assert!(other.is_ok());
+        assert_eq!(connections.figures().over_share, 2);
+        let wide = remote(1000);
+        let more: Vec<_> = std::iter::from_fn(|| enter(&a, &wide).ok()).collect();
+        assert_eq!(held.len() + more.len(), 50, "it is not alone on the node");
     }
 
     #[test]

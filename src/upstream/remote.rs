@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use super::{Client, HeaderMap, Method, Request, Trust, Url, Via, method::is_safe, parse_url};
+use crate::shares::Pool;
 
 mod paths;
 
@@ -56,7 +56,7 @@ pub struct Remote {
     paths: Paths,
     headers: HeaderMap,
     client: Client,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) places: Pool,
     read_timeout: Duration,
     max_retries: u32,
     max_event_bytes: usize,
@@ -154,7 +154,7 @@ impl RemoteConfig {
             paths: Paths::new(&self.paths)?,
             headers,
             client: client.with_connect_timeout(Duration::from_millis(self.connect_timeout_ms)),
-            places: Arc::new(Semaphore::new(self.max_connections.min(Semaphore::MAX_PERMITS))),
+            places: Pool::new(self.max_connections as u64),
             read_timeout: Duration::from_millis(self.read_timeout_ms),
             max_retries: self.max_retries,
             max_event_bytes: self.max_event_bytes,

@@ -1,4 +1,5 @@
-//! The way of a request: the field `Via` (RFC 9110, section 7.6.3), by which nodes notice loops; pure.
+//! The way of a request: the field `Via` (RFC 9110, section 7.6.3), by which nodes notice loops, and the trace that it belongs to
+//! (W3C Trace Context); pure but for random span ids.
 //!
 //! A node adds itself, under a pseudonym, to each request that it sends for somebody. It begins no further request for one
 //! that has been here before, or that has come through [`Via::MAX`] nodes and proxies already.
@@ -8,10 +9,24 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-/// The members of the field, the first hop first.
+/// The members of the field, the first hop first, and the trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Via(Vec<String>);
+#[serde(default)]
+pub struct Via {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hops: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<Trace>,
+}
+
+/// The trace of a request: what of its `traceparent` goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// 32 hexadecimal digits.
+    id: String,
+    /// Whether the caller has recorded it.
+    sampled: bool,
+}
 
 /// What the pseudonyms of nodes begin with; the node's id follows.
 const PSEUDONYM: &str = "millstream-";
@@ -25,19 +40,31 @@ impl Via {
     /// Reads the lines of the field. What is beyond the bound is left out: it goes no further anyway.
     pub fn read<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let lines: Vec<_> = lines.into_iter().map(String::from_utf8_lossy).collect();
-        Self(lines.iter().flat_map(|line| members(line)).take(Self::MAX).map(str::to_owned).collect())
+        let hops = lines.iter().flat_map(|line| members(line)).take(Self::MAX).map(str::to_owned).collect();
+        Self { hops, trace: None }
+    }
+
+    /// The same way, of a request with this `traceparent`; one that cannot be read is none.
+    #[must_use]
+    pub fn traced(self, traceparent: Option<&[u8]>) -> Self {
+        Self { trace: traceparent.and_then(Trace::read), ..self }
+    }
+
+    /// The `traceparent` of a request that goes on in the trace, as a span of its own; `None` without a trace.
+    pub fn traceparent(&self) -> Option<HeaderValue> {
+        self.trace.as_ref().map(Trace::onward)
     }
 
     /// The nodes among them: what outlives the request need not remember its proxies.
     #[must_use]
     pub fn nodes(mut self) -> Self {
-        self.0.retain(|member| received_by(member).starts_with(PSEUDONYM));
+        self.hops.retain(|member| received_by(member).starts_with(PSEUDONYM));
         self
     }
 
-    /// True where there are none.
+    /// True where nothing is known of it.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.hops.is_empty() && self.trace.is_none()
     }
 
     /// Whether the node of this id may send a request on this way.
@@ -46,10 +73,10 @@ impl Via {
     /// [`Error::Loop`] says why not.
     pub fn check(&self, node: &str) -> Result<(), Error> {
         let own = |member: &String| received_by(member).strip_prefix(PSEUDONYM) == Some(node);
-        if self.0.iter().any(own) {
+        if self.hops.iter().any(own) {
             return Err(Error::Loop { reason: "it has been at this node before" });
         }
-        if self.0.len() >= Self::MAX {
+        if self.hops.len() >= Self::MAX {
             return Err(Error::Loop { reason: "it has come through 16 nodes and proxies" });
         }
         Ok(())
@@ -64,8 +91,37 @@ impl Via {
         let own = format!("1.1 {PSEUDONYM}{node}");
         // Members that no field can hold are left out, not the whole way with them.
         let fits = |member: &&str| member.is_ascii() && HeaderValue::from_str(member).is_ok();
-        let members: Vec<&str> = self.0.iter().map(String::as_str).filter(fits).chain([own.as_str()]).collect();
+        let members: Vec<&str> = self.hops.iter().map(String::as_str).filter(fits).chain([own.as_str()]).collect();
         Ok(HeaderValue::from_str(&members.join(", ")).expect("each member is the text of a field"))
+    }
+}
+
+// === impl Trace ===
+
+impl Trace {
+    /// Reads `traceparent`: `00-<trace>-<span>-<flags>`, or the same beginning of a later version.
+    fn read(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?.trim();
+        let mut parts = text.split('-');
+        let mut part = |digits: usize| {
+            let part = parts.next()?;
+            let good = part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            good.then_some(part)
+        };
+        let (version, id, span, flags) = (part(2)?, part(32)?, part(16)?, part(2)?);
+        let zero = |digits: &str| digits.bytes().all(|b| b == b'0');
+        if version == "ff" || zero(id) || zero(span) || (version == "00" && parts.next().is_some()) {
+            return None;
+        }
+        let flags = u8::from_str_radix(flags, 16).ok()?;
+        Some(Self { id: id.to_owned(), sampled: flags & 1 == 1 })
+    }
+
+    fn onward(&self) -> HeaderValue {
+        // Zero means "no span" to the standard.
+        let span = rand::random::<u64>().max(1);
+        let text = format!("00-{}-{span:016x}-{:02x}", self.id, u8::from(self.sampled));
+        HeaderValue::try_from(text).expect("hexadecimal digits are header text")
     }
 }
 
@@ -96,6 +152,39 @@ fn received_by(member: &str) -> &str {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_trace_goes_on_with_a_span_of_its_own_and_the_flag_that_it_came_with() {
+        let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        let onward = |text: &str| {
+            let via = Via::default().traced(Some(text.as_bytes()));
+            via.traceparent().map(|value| value.to_str().unwrap().to_owned())
+        };
+        for (flags, sampled) in [("01", "01"), ("00", "00"), ("03", "01"), ("02", "00")] {
+            let sent = onward(&format!("00-{trace}-{span}-{flags}")).unwrap();
+            assert!(sent.starts_with(&format!("00-{trace}-")) && sent.ends_with(&format!("-{sampled}")), "{sent}");
+            assert!(!sent.contains(span) && sent.len() == 55, "{sent}");
+        }
+        assert!(onward(&format!("01-{trace}-{span}-01-more")).is_some(), "a later version begins the same");
+        let zero = "0".repeat(32);
+        for wrong in [
+            "",
+            "00",
+            &format!("00-{trace}-{span}"),
+            &format!("00-{trace}-{span}-1"),
+            &format!("00-{trace}-{span}-01-more"),
+            &format!("ff-{trace}-{span}-01"),
+            &format!("00-{zero}-{span}-01"),
+            &format!("00-{trace}-0000000000000000-01"),
+            &format!("00-{}-{span}-01", trace.to_uppercase()),
+        ] {
+            assert_eq!(onward(wrong), None, "{wrong}");
+        }
+        let kept = Via::default().traced(Some(format!("00-{trace}-{span}-01").as_bytes())).nodes();
+        let json = serde_json::to_string(&kept).unwrap();
+        assert_eq!(serde_json::from_str::<Via>(&json).unwrap(), kept);
+        assert!(!kept.is_empty() && Via::default().is_empty());
+    }
+
     fn via(lines: &[&str]) -> Via {
         Via::read(lines.iter().map(|line| line.as_bytes()))
     }
@@ -121,7 +210,7 @@ mod tests {
         let hops = |count: usize| via(&[vec!["1.1 p"; count].join(",").as_str()]);
         assert!(hops(Via::MAX - 1).check("a").is_ok());
         assert_eq!(hops(Via::MAX).onward("a").unwrap_err().code(), "loop_detected");
-        assert_eq!(hops(10_000).0.len(), Via::MAX);
+        assert_eq!(hops(10_000).hops.len(), Via::MAX);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod jwt;
 mod matrix;
 mod rig;
 mod rights;
+mod shares;
 mod tickets;
 mod tokens;
 

@@ -47,8 +47,8 @@ const AWAY: [(&str, Away); 6] = [
     ("its store is moved", |data| fs::rename(data.join("journal/store"), data.join("store"))),
     ("the store's log is removed", |data| {
         let log = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "jnl");
-        let logs = fs::read_dir(data.join("journal/store"))?.filter_map(Result::ok).filter(log);
-        logs.map(|entry| fs::remove_file(entry.path())).collect()
+        let mut logs = fs::read_dir(data.join("journal/store"))?.filter_map(Result::ok).filter(log);
+        logs.try_for_each(|entry| fs::remove_file(entry.path()))
     }),
     ("replaced by a copy", |data| {
         moved(data)?;

@@ -80,8 +80,8 @@ fn a_store_that_is_missing_or_has_lost_files_is_damage() {
     let store = |dir: &Path| dir.join("journal/store");
     refused(&sound, |dir| fs::remove_dir_all(store(dir)).expect("it is there"), &["`journal/store` is missing"]);
     for (file, word) in [
-        ("keyspaces/1/current", "`current` cannot be read"),
-        ("keyspaces/0/current", "`current` cannot be read"),
+        ("keyspaces/1/current", "the file `current` is missing"),
+        ("keyspaces/0/current", "the file `current` is missing"),
         ("keyspaces/1/v0", "list of tables"),
         ("version", "`version` is missing"),
         ("0.jnl", "write-ahead log is missing"),

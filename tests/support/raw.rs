@@ -60,7 +60,7 @@ impl Node {
 
     /// Fails unless the node is well: it answers, serves a stream, and takes an event to it.
     pub fn must_be_healthy(&self) {
-        super::eventually(|| (self.get("/readyz").status == 200).then_some(()));
+        eventually(|| (self.get("/readyz").status == 200).then_some(()));
         let mut stream = self.stream("/events?topic=health", &[]);
         stream.until("connection");
         let id = self.publish("health", "check", &serde_json::json!("well"));

@@ -39,7 +39,7 @@ pub struct Pair {
 pub struct Client {
     send: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
-    host: String,
+    pub host: String,
 }
 
 /// An answer whose body may go on.
@@ -118,8 +118,26 @@ impl Client {
 
     /// Sends a request as soon as the node takes one more.
     pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, h2::Error> {
+        self.ask(method, path, &[], body).await
+    }
+
+    /// The same with these fields, and without a body.
+    pub async fn send_with(&self, method: &str, path: &str, fields: &[(&str, String)]) -> Result<Answer, h2::Error> {
+        self.ask(method, path, fields, None).await
+    }
+
+    async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<Answer, h2::Error> {
         let uri = format!("http://{}{path}", self.host);
         let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, value);
+        }
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }

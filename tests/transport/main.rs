@@ -6,4 +6,6 @@ mod support;
 mod client;
 mod heads;
 mod http2;
+mod refused;
 mod tls;
+mod unread;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::Mode;
+use crate::{access::Mode, shares::Share};
 
 /// `[limits]`: how much of the node one caller may use. 0 switches a limit off; what is not set is off in open mode.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Config {
     pub jobs_per_user: Option<u64>,
     /// Bytes that wait in the outboxes of a user's streams; above, an outbox that is not empty is full.
     pub queued_bytes_per_user: Option<u64>,
+    /// The part of each bounded resource that one user may hold while others use it, in percent.
+    pub share_percent: Option<u8>,
     /// Most callers whose rate is kept apart, for each rate; beyond, newcomers share one.
     pub max_callers: usize,
     /// Rates of single routes.
@@ -54,6 +56,8 @@ pub struct InForce {
     pub queued_bytes: Option<u64>,
 }
 
+/// The share of a user in percent, where users are known.
+const USUAL_SHARE: u8 = 50;
 /// The longest window of a rate: a day.
 const LONGEST_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -69,6 +73,7 @@ impl Default for Config {
             publishes_per_second: None,
             jobs_per_user: None,
             queued_bytes_per_user: None,
+            share_percent: None,
             max_callers: 100_000,
             routes: Vec::new(),
         }
@@ -77,19 +82,31 @@ impl Default for Config {
 
 impl Config {
     /// What is in force. Where everybody may do everything, nobody is limited unasked: a user's name means nothing there.
-    pub fn in_force(&self, mode: Mode) -> InForce {
-        self.guarded(mode != Mode::Open)
+    pub fn in_force(&self, mode: Mode, connections: usize) -> InForce {
+        self.guarded(mode != Mode::Open, connections)
     }
 
-    fn guarded(&self, guarded: bool) -> InForce {
+    /// The part of each bounded resource that one user may hold. In open mode names of users mean nothing, so there one
+    /// user may hold everything, unless the settings say otherwise.
+    pub fn share(&self, mode: Mode) -> Share {
+        match self.share_percent {
+            Some(percent) => Share::percent(percent),
+            None if mode == Mode::Open => Share::WHOLE,
+            None => Share::percent(USUAL_SHARE),
+        }
+    }
+
+    fn guarded(&self, guarded: bool, connections: usize) -> InForce {
         let limit = |set: Option<u64>, usual| set.or_else(|| guarded.then_some(usual)).filter(|limit| *limit > 0);
+        let share = self.share_percent.map_or(Share::percent(USUAL_SHARE), Share::percent);
         InForce {
             // A service that publishes an event in each request, a thousand times a second.
             requests: limit(self.requests_per_minute, 60_000),
             // Several of them behind one address, or all the browsers of an office.
             address_requests: limit(self.requests_per_minute_per_address, 300_000),
             // One token may stand for an application with many browsers.
-            user_streams: limit(self.connections_per_user, 1000),
+            // And never more than its share of the node's connections.
+            user_streams: limit(self.connections_per_user, share.most(connections as u64, false).min(1000)),
             address_streams: limit(self.connections_per_address, 10_000),
             publishes: limit(self.publishes_per_second, 10_000),
             // A tenth of what the node takes (`jobs.max_running`).
@@ -113,6 +130,9 @@ impl Config {
             if limit.is_some_and(|limit| limit > u64::from(u32::MAX)) {
                 return Err(format!("`limits.{key}` must be at most {}; 0 is no limit", u32::MAX));
             }
+        }
+        if self.share_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
+            return Err("`limits.share_percent` must be from 1 to 100; 100 lets one user take everything".into());
         }
         if !(16..=10_000_000).contains(&self.max_callers) {
             return Err("`limits.max_callers` must be from 16 to 10000000".into());
@@ -159,17 +179,27 @@ mod tests {
 
     #[test]
     fn open_mode_limits_only_what_is_set() {
-        assert_eq!(Config::default().in_force(Mode::Open), InForce::default());
+        assert_eq!(Config::default().in_force(Mode::Open, 1000), InForce::default());
         let set = Config { requests_per_minute: Some(5), jobs_per_user: Some(0), ..Config::default() };
-        assert_eq!(set.in_force(Mode::Open), InForce { requests: Some(5), ..InForce::default() });
+        assert_eq!(set.in_force(Mode::Open, 1000), InForce { requests: Some(5), ..InForce::default() });
     }
 
     #[test]
     fn where_callers_are_known_all_are_limited_but_for_what_is_switched_off() {
-        let usual = Config::default().guarded(true);
+        let usual = Config::default().guarded(true, 10_000);
         assert_eq!((usual.requests, usual.queued_bytes), (Some(60_000), Some(64 << 20)));
         let set = Config { requests_per_minute: Some(0), publishes_per_second: Some(7), ..Config::default() };
-        assert_eq!(set.guarded(true), InForce { requests: None, publishes: Some(7), ..usual });
+        assert_eq!(set.guarded(true, 10_000), InForce { requests: None, publishes: Some(7), ..usual });
+    }
+
+    #[test]
+    fn one_user_has_at_most_its_share_of_the_connections() {
+        assert_eq!(Config::default().guarded(true, 524).user_streams, Some(262));
+        assert_eq!(Config { share_percent: Some(10), ..Config::default() }.guarded(true, 524).user_streams, Some(52));
+        assert_eq!(Config::default().guarded(true, 100_000).user_streams, Some(1000));
+        assert_eq!(Config::default().share(Mode::Open), Share::WHOLE);
+        assert_eq!(Config::default().share(Mode::Token), Share::percent(50));
+        assert!(Config { share_percent: Some(0), ..Config::default() }.check().is_err());
     }
 
     #[test]

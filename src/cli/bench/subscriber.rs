@@ -102,6 +102,8 @@ impl Subscriber {
         let mut refused = None;
         let pushed = deframer.push(bytes, |data| {
             let item = |item: Item<'_>| match item {
+                // It has an id, and is no event of a publisher.
+                Item::Event { event: "connection", .. } if *greeting == Greeting::Frame => *established = true,
                 Item::Event { own_id, data, id, .. } if own_id || *greeting == Greeting::Head => {
                     match Stamp::read(data) {
                         Some(Stamp { publisher, sequence, at }) if publisher < 1024 => {
@@ -118,7 +120,6 @@ impl Subscriber {
                     }
                 }
                 Item::Event { event: "gap", .. } => *gaps += 1,
-                Item::Event { event: "connection", .. } => *established = true,
                 Item::Event { event: "disconnect", data, .. } => {
                     refused = Some(format!("the node ended a stream: {data}"));
                 }
@@ -165,7 +166,8 @@ mod tests {
     #[test]
     fn bytes_become_counts_wherever_they_are_cut() {
         let wire =
-            [HEAD, &chunk("event: connection\ndata: {}\n\n"), &event(0), &event(1), &event(1), &event(3)].concat();
+            [HEAD, &chunk("id: e-9\nevent: connection\ndata: {}\n\n"), &event(0), &event(1), &event(1), &event(3)]
+                .concat();
         let wire = [&*wire, &chunk(": heartbeat\n\n"), &chunk("event: gap\ndata: {}\n\n")].concat();
         for size in [1, 7, 64, wire.len()] {
             let mut subscriber = Subscriber::new(&ask(Greeting::Frame));

@@ -41,9 +41,9 @@ impl Shard {
         let beginning = match self.begin(&emitter.patterns, start).await? {
             Some(beginning) => {
                 emitter.cursor = beginning.after;
-                let _turn = self.turns.acquire().await;
+                let _turn = self.turn().await;
                 page = Some(match self.journal.read(self.query(&emitter)).await {
-                    // Reported when the emitter reads it once more, by itself.
+                    // The emitter reads this page again by itself, and reports the gap then.
                     Err(Unavailable::Unreadable { .. }) => {
                         Page { events: Vec::new(), through: beginning.after, trimmed: Vec::new() }
                     }
@@ -92,7 +92,7 @@ impl Shard {
         self.serial.set(serial + 1);
         let user = connect.user.as_deref().map_or_else(|| "anonymous".to_owned(), |user| format!("user_{user}"));
         let id: Arc<str> = format!("{user}_{}", uuid::Uuid::new_v4()).into();
-        Emitter::new(serial, id, connect, &self.config, Instant::now(), self.clock.now_ms())
+        Emitter::new(serial, id, connect, &self.config, self.pages.clone(), Instant::now(), self.clock.now_ms())
     }
 
     fn position_of(&self, offset: u64) -> Position {

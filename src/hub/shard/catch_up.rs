@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::{sync::SemaphorePermit, time::Instant};
 
 use super::{Shard, State, TURN_OFFERS};
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         Reason, bytes_for,
         emitter::{Emitter, Feed},
         frames::{self, GapReason},
+        pages::STUCK,
         registry::Key,
     },
     journal::{Page, Query, Unavailable},
@@ -41,7 +42,7 @@ impl Shard {
         tokio::task::spawn_local(async move {
             let asked = query.patterns.clone();
             let reading = async {
-                let _turn = shard.turns.acquire().await;
+                let _turn = shard.turn().await;
                 let page = shard.journal.read(query).await;
                 shard.page_came(key, serial, &asked, page);
                 // The connection writes the page before the next emitter reads one.
@@ -53,6 +54,43 @@ impl Shard {
                 shard.page_came(key, serial, &asked, Err(failed));
             }
         });
+    }
+
+    /// Permission to read a page. Emitters get theirs in turn, and none while too many pages wait for their clients.
+    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
+        let turn = self.turns.acquire().await.expect("nobody closes it");
+        while self.pages.excess() > 0 {
+            self.give_up_pages(Instant::now());
+            self.pages.changed().await;
+        }
+        turn
+    }
+
+    /// Ends emitters whose clients are stuck until there is room for a page, those first that have been for longest.
+    fn give_up_pages(&self, now: Instant) {
+        let mut cuts = Vec::new();
+        let mut state = self.state.borrow_mut();
+        let stuck = |(key, emitter): (usize, &Emitter)| {
+            let since = emitter.stuck_since().filter(|since| now - *since >= STUCK)?;
+            (emitter.page.bytes() > 0).then_some((since, key))
+        };
+        let mut stuck: Vec<_> = state.emitters.iter().filter_map(stuck).collect();
+        stuck.sort_unstable();
+        let State { emitters, due, .. } = &mut *state;
+        for (_, key) in stuck {
+            if self.pages.excess() == 0 {
+                break;
+            }
+            let Some(emitter) = emitters.get_mut(key) else { continue };
+            emitter.page.clear();
+            emitter.close(Reason::WriteDeadline, now);
+            self.pages.count();
+            due.soon(key, now);
+            cuts.extend(emitter.cut.clone());
+        }
+        drop(state);
+        // Nothing is borrowed any more: a cut may well drop the subscription.
+        cuts.iter().for_each(|cut| cut());
     }
 
     fn page_came(&self, key: Key, serial: u64, asked: &Arc<[Pattern]>, page: Result<Page, Unavailable>) {
@@ -70,7 +108,7 @@ impl Shard {
                     emitter = &*emitter.id,
                     through,
                     reason,
-                    "events cannot be read; the stream goes on behind them"
+                    "events cannot be read; the stream continues behind them"
                 );
                 self.pass_over(emitter, through, now);
             }
@@ -98,7 +136,7 @@ impl Shard {
         self.queue_page(emitter, page, position, now);
     }
 
-    /// Goes on behind events that cannot be read, and reports the gap.
+    /// Continues behind events that cannot be read, and reports the gap.
     fn pass_over(&self, emitter: &mut Emitter, through: u64, now: Instant) {
         self.counters.gaps.fetch_add(1, Relaxed);
         let requested = Position { epoch: self.journal.epoch(), offset: emitter.cursor }.to_string();
@@ -125,7 +163,9 @@ impl Shard {
             if !self.is_for(&event, emitter) {
                 continue;
             }
-            emitter.outbox.push(bytes_for(&event, emitter.envelope), now);
+            let frame = bytes_for(&event, emitter.envelope);
+            emitter.page.add(frame.len());
+            emitter.outbox.push(frame, now);
             emitter.delivered += 1;
             self.counters.delivered.fetch_add(1, Relaxed);
             if emitter.is_last(&event) {

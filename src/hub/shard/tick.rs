@@ -79,7 +79,9 @@ impl Shard {
         let write_deadline = Duration::from_millis(self.config.write_deadline_ms);
         match emitter.closing {
             // What ended well may be large at the end, and a slow reader is welcome to it; others resume.
-            Some(closing) if closing.reason == Reason::Ended => closing.since.max(emitter.active) + write_deadline,
+            Some(closing) if closing.reason == Reason::Ended => {
+                emitter.stuck_since().unwrap_or(closing.since.max(emitter.active)) + write_deadline
+            }
             Some(closing) => closing.since.max(emitter.active) + LAST_WORD,
             None => emitter.stuck_since().unwrap_or(now) + write_deadline,
         }

@@ -1,12 +1,13 @@
 //! Full outboxes: each policy, and how much memory a reader can cost.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::support::{Got, Rig, draft, events, numbers, settle};
 use crate::{
-    hub::{Config, Connect, Overflow, Reason},
+    hub::{Config, Connect, Overflow, Reason, Start},
     journal,
 };
 
@@ -202,4 +203,31 @@ async fn a_reader_costs_no_more_than_its_outbox_and_a_page() {
         }
         assert!(most > 2048, "{overflow:?}: the bound was never near");
     }
+}
+
+/// Readers that ask for history and take nothing do not keep the room that others need.
+#[actix_rt::test]
+async fn history_that_nobody_takes_makes_room_for_those_who_read() {
+    let rig = Rig::with_pages(5000);
+    let large = "x".repeat(1000);
+    rig.append((0..20).map(|_| draft(&["a"], &large)).collect()).await;
+    let mut stuck = rig.from(&["a"], Start::Beginning).await;
+    let begin = Instant::now();
+    let mut reader = rig.from(&["a"], Start::Beginning).await;
+    let waited = begin.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
+    assert_eq!(rig.hub.counters().closed(Reason::WriteDeadline), 0, "it has not left yet");
+    let frames = reader.frames().await;
+    assert_eq!(events(&frames[1..]), vec![large.clone(); 20]);
+    let last = stuck.rest().await;
+    assert_eq!(last.iter().filter(|got| got.data == large).count(), 20, "it gets what there is, and no more");
+    drop(stuck);
+    assert_eq!(rig.hub.counters().closed(Reason::WriteDeadline), 1);
+    // One that reads waits for nobody.
+    let begin = Instant::now();
+    for _ in 0..5 {
+        let mut reader = rig.from(&["a"], Start::Beginning).await;
+        assert_eq!(reader.frames().await.len(), 21);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(1));
 }

@@ -93,8 +93,11 @@ impl Engine {
                 self.timers.unset(deadline);
             }
             self.queue.remove(&event.job_id);
+            self.room.discharge(&live.owner, live.held);
+            self.kept_bytes -= live.kept_bytes;
             self.ended.push_back((now, event.job_id.clone()));
             self.stats.jobs_ended.count(job.state.status());
+            self.remember(event.job_id.clone());
         }
     }
 }

@@ -3,10 +3,7 @@
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use serde_json::{
-    Value,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
     pin, select,
     sync::mpsc,
@@ -14,15 +11,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Id, Report, Said, sink::AttemptSink};
+use super::{Id, Report, Said, shorten, sink::AttemptSink};
 use crate::{
     jobs::{
         code,
-        handler::{Output, Progress, Task, TaskError, TaskHandler},
+        handler::{Output, Progress, Reserve, Task, TaskError, TaskHandler},
+        inputs::Inputs,
+        memory::Memory,
     },
+    shares::{Held, Owner},
     upstream::Via,
 };
 
+/// Longest text of an error in bytes, where events may be large.
+const MAX_ERROR_BYTES: usize = 2048;
 /// How long a handler may take to tidy up after its token has fired.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -34,7 +36,11 @@ pub struct Attempt {
     pub handler: Arc<dyn TaskHandler>,
     pub task_id: String,
     pub name: String,
-    pub input: Value,
+    /// Who submitted the job, and the size of its record, for the budget.
+    pub owner: Owner,
+    pub record_bytes: usize,
+    pub inputs: Arc<Inputs>,
+    pub memory: Memory,
     /// The job's.
     pub via: Via,
     pub timeout: Duration,
@@ -49,6 +55,8 @@ pub struct Done {
     pub result: Box<RawValue>,
     pub encoding: Option<&'static str>,
     pub http_status: Option<u16>,
+    /// Its room, until it is in the journal.
+    pub held: Vec<Held>,
 }
 
 // === impl Attempt ===
@@ -60,30 +68,49 @@ impl Attempt {
         // The attempt's own token fires whenever the attempt ends: work that the handler left on other threads stops.
         let token = self.cancel.child_token();
         let guard = token.clone().drop_guard();
-        let outcome = AssertUnwindSafe(self.outcome(token, reports.clone())).catch_unwind().await;
+        let reserve = Reserve::new(self.memory.clone(), self.owner.clone());
+        let max_error_bytes = max_error_bytes(self.max_data_bytes);
+        let outcome = AssertUnwindSafe(self.outcome(token, reserve.clone(), reports.clone())).catch_unwind().await;
         drop(guard);
-        let ended =
-            outcome.unwrap_or_else(|panic| Err(TaskError::fatal(code::PANIC, panic_message(&*panic)))).map(Done::from);
+        let outcome = outcome.unwrap_or_else(|panic| Err(TaskError::fatal(code::PANIC, panic_message(&*panic))));
+        // Errors wait in the channel without being counted, so they are cut before.
+        let ended = match outcome {
+            Ok(output) => Ok(Done::new(&output, reserve.take())),
+            Err(mut error) => {
+                trim(&mut error, max_error_bytes);
+                Err(error)
+            }
+        };
         // The engine is gone: nobody is left who could care.
         let _ = reports.send(Report { id, task, attempt, said: Said::Ended(ended) }).await;
     }
 
-    async fn outcome(self, token: CancellationToken, reports: mpsc::Sender<Report>) -> Result<Output, TaskError> {
+    async fn outcome(
+        self,
+        token: CancellationToken,
+        reserve: Reserve,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Output, TaskError> {
+        let stopped = || TaskError::fatal(code::CANCELLED, "the task was stopped before the attempt had begun");
+        if self.cancel.is_cancelled() {
+            // While it waited for its start to be written.
+            return Err(stopped());
+        }
+        let loaded = self.inputs.load(&self.owner, &self.id, self.task, self.record_bytes);
+        // Held as long as the handler works with it.
+        let (input, _held) = self.cancel.run_until_cancelled(loaded).await.unwrap_or_else(|| Err(stopped()))?;
         let sink = AttemptSink::new(self.id.clone(), self.task, self.number, self.max_data_bytes, reports);
         let task = Task {
             job_id: self.id.to_string(),
             task_id: self.task_id,
             name: self.name,
-            input: self.input,
+            input,
             via: self.via,
             attempt: self.number,
             progress: Progress::new(sink.clone()),
+            reserve,
             cancel: token,
         };
-        if self.cancel.is_cancelled() {
-            // While it waited for its start to be written.
-            return Err(TaskError::fatal(code::CANCELLED, "the task was stopped before the attempt had begun"));
-        }
         let work = self.handler.run(task);
         pin!(work);
         select! {
@@ -104,11 +131,22 @@ impl Attempt {
 
 // === impl Done ===
 
-impl From<Output> for Done {
-    fn from(output: Output) -> Self {
+impl Done {
+    fn new(output: &Output, held: Vec<Held>) -> Self {
         let result = to_raw_value(&output.result).expect("a JSON value serialises");
-        Self { result, encoding: output.encoding, http_status: output.http_status }
+        Self { result, encoding: output.encoding, http_status: output.http_status, held }
     }
+}
+
+/// Longest text of an error: it stands in events, in snapshots and in memory.
+pub fn max_error_bytes(max_event_bytes: usize) -> usize {
+    MAX_ERROR_BYTES.min(max_event_bytes / 16)
+}
+
+/// Cuts an error to what is shown of it.
+pub fn trim(error: &mut TaskError, max_bytes: usize) {
+    error.message = shorten(std::mem::take(&mut error.message), max_bytes);
+    error.code = shorten(std::mem::take(&mut error.code), 64);
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -18,6 +18,7 @@ use crate::{
         event::{Fact, TaskProgress, TaskRetry, TaskStart},
         handler::TaskError,
     },
+    shares::Owner,
     upstream::Via,
 };
 
@@ -25,6 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Group {
     pub id: Id,
+    /// Who submitted the job.
+    pub owner: Owner,
     pub remote: Arc<str>,
     /// Id and number of each that has not ended.
     pub tasks: Vec<(String, u32)>,
@@ -143,6 +146,7 @@ impl Engine {
     pub(super) fn begin_away(&mut self, id: &Id) {
         let leave = self.leave.clone();
         let Some(live) = self.live(id) else { return };
+        let owner = live.owner.clone();
         let (deadline, cancel, via) = (live.deadline.map(|(at, _)| at), live.far.clone(), live.plan.via.clone());
         let mut groups: BTreeMap<&Arc<str>, Vec<(String, u32)>> = BTreeMap::new();
         for (index, (run, task)) in (0..).zip(live.runs.iter().zip(&live.plan.tasks)) {
@@ -152,7 +156,7 @@ impl Engine {
         }
         let group = |(remote, tasks): (&Arc<str>, _)| {
             let (remote, via, cancel, leave) = (remote.clone(), via.clone(), cancel.clone(), leave.clone());
-            Group { id: id.clone(), remote, tasks, deadline, via, cancel, leave }
+            Group { id: id.clone(), owner: owner.clone(), remote, tasks, deadline, via, cancel, leave }
         };
         let groups: Vec<Group> = groups.into_iter().map(group).collect();
         self.followed += groups.len();
@@ -171,7 +175,8 @@ impl Engine {
 
     /// Takes what a remote tells of a task, and what it has told before for what it is.
     pub(super) fn told(&mut self, id: &Id, index: u32, mut told: Told, now: Instant) {
-        let (tight, most) = (self.room.tight(), self.config.max_response_bytes);
+        let Some(owner) = self.live(id).map(|live| live.owner.clone()) else { return };
+        let (tight, most) = (self.room.tight_for(&owner), self.config.max_response_bytes);
         if let Told::Retry { error, .. } | Told::Ended { result: Err(error), .. } = &mut told {
             self.trim(error);
         }
@@ -232,7 +237,7 @@ impl Engine {
             }
             Told::Ended { result, attempts } => {
                 run.attempts = run.attempts.max(attempts.min(MAX_ATTEMPTS));
-                match self.room.for_result(result) {
+                match self.room.for_result(&owner, result) {
                     Ok(done) => self.succeed(id, index, done, now),
                     Err(error) => self.fail_away(id, index, error, now),
                 }

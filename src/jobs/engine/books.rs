@@ -9,7 +9,7 @@ use crate::{
     event::Position,
     jobs::{
         error::Error,
-        state::{Snapshot, Status, Summary, TaskStatus},
+        state::{JobState, Snapshot, Status, Summary, TaskStatus},
     },
 };
 
@@ -42,6 +42,20 @@ pub struct Listing {
     pub jobs: Vec<Summary>,
     /// Pass it as `after` for the next page; `None` when this is the last.
     pub next: Option<String>,
+    /// Jobs that are kept and cannot be read; in the last page of all jobs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A job whose record or history cannot be read. Nothing of it is run, and nothing of it is removed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = UnreadableJob)]
+pub struct Unreadable {
+    /// The job.
+    pub job_id: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// Where a result is kept.
@@ -55,6 +69,31 @@ pub enum ResultPlace {
 /// A job that leaves, and its idempotency key's record.
 pub type Leaving = (Id, Option<String>);
 
+// === impl ResultPlace ===
+
+impl ResultPlace {
+    /// Where the result of this task is.
+    pub fn of(state: &JobState, task_id: &str) -> Result<Self, Error> {
+        let unknown = || Error::UnknownTask { job: state.job_id.to_string(), task: task_id.to_owned() };
+        let task = state.task(task_id).ok_or_else(unknown)?;
+        match (task.result_bytes, task.result_at) {
+            (Some(_), _) => Ok(Self::Record { encoding: task.encoding.as_deref().map(str::to_owned) }),
+            (None, Some(position)) => Ok(Self::Event(position)),
+            (None, None) => Err(Error::NoResult(task_id.to_owned())),
+        }
+    }
+}
+
+/// The tasks of an ended job that have no result.
+pub fn failed_tasks(state: &JobState) -> Result<Vec<String>, Error> {
+    if !state.status().ended() {
+        return Err(Error::NotEnded(state.status()));
+    }
+    let failed = state.tasks.iter().filter(|task| task.status != TaskStatus::Completed);
+    let failed: Vec<_> = failed.map(|task| task.id.to_string()).collect();
+    if failed.is_empty() { Err(Error::NothingFailed) } else { Ok(failed) }
+}
+
 // === impl Engine ===
 
 impl Engine {
@@ -62,8 +101,10 @@ impl Engine {
         self.job(id).map(|job| job.state.summary())
     }
 
-    pub fn snapshot(&self, id: &str) -> Result<Snapshot, Error> {
-        self.job(id).map(|job| job.state.snapshot())
+    /// `None` where the tasks of the job have to be read back.
+    pub fn snapshot(&self, id: &str) -> Result<Option<Snapshot>, Error> {
+        let state = &self.job(id)?.state;
+        Ok(state.remembers_tasks().then(|| state.snapshot()))
     }
 
     pub fn list(&self, filter: &Filter) -> Listing {
@@ -74,33 +115,27 @@ impl Engine {
                 filter.status.is_none_or(|status| state.status() == status)
                     && filter.user.as_deref().is_none_or(|user| state.user.as_deref() == Some(user))
             });
-        let mut jobs: Vec<_> = wanted.take(limit + 1).map(super::JobState::summary).collect();
+        let mut jobs: Vec<_> = wanted.take(limit + 1).map(JobState::summary).collect();
         let more = jobs.len() > limit;
         jobs.truncate(limit);
         let next = jobs.last().filter(|_| more).map(|job| job.job_id.to_string());
-        Listing { jobs, next }
+        let unreadable =
+            self.unreadable.iter().map(|(id, reason)| Unreadable { job_id: id.clone(), reason: reason.clone() });
+        // With the last page, and for those alone who see everybody's jobs: whose these are cannot be read either.
+        let told = next.is_none() && filter.user.is_none() && filter.status.is_none();
+        Listing { jobs, next, unreadable: if told { unreadable.collect() } else { Vec::new() } }
     }
 
-    /// Where the result of a task is to be had.
-    pub fn result_place(&self, id: &str, task_id: &str) -> Result<ResultPlace, Error> {
-        let unknown = || Error::UnknownTask { job: id.to_owned(), task: task_id.to_owned() };
-        let task = self.job(id)?.state.task(task_id).ok_or_else(unknown)?;
-        match (task.result_bytes, task.result_at) {
-            (Some(_), _) => Ok(ResultPlace::Record { encoding: task.encoding.as_deref().map(str::to_owned) }),
-            (None, Some(position)) => Ok(ResultPlace::Event(position)),
-            (None, None) => Err(Error::NoResult(task_id.to_owned())),
-        }
-    }
-
-    /// The tasks of an ended job that have no result.
-    pub fn failed_tasks(&self, id: &str) -> Result<Vec<String>, Error> {
+    /// Where the result of a task is to be had; `None` where the tasks of the job have to be read back.
+    pub fn result_place(&self, id: &str, task_id: &str) -> Result<Option<ResultPlace>, Error> {
         let state = &self.job(id)?.state;
-        if !state.status().ended() {
-            return Err(Error::NotEnded(state.status()));
-        }
-        let failed = state.tasks.iter().filter(|task| task.status != TaskStatus::Completed);
-        let failed: Vec<_> = failed.map(|task| task.id.to_string()).collect();
-        if failed.is_empty() { Err(Error::NothingFailed) } else { Ok(failed) }
+        state.remembers_tasks().then(|| ResultPlace::of(state, task_id)).transpose()
+    }
+
+    /// The tasks of an ended job that have no result; `None` where they have to be read back.
+    pub fn failed_tasks(&self, id: &str) -> Result<Option<Vec<String>>, Error> {
+        let state = &self.job(id)?.state;
+        state.remembers_tasks().then(|| failed_tasks(state)).transpose()
     }
 
     /// Jobs whose time is over, at most `limit`; from now on the engine knows them no more.
@@ -120,10 +155,27 @@ impl Engine {
     pub(super) fn oldest(&mut self) -> Option<Leaving> {
         let (_, id) = self.ended.pop_front()?;
         let job = self.book.remove(&id)?;
+        self.remembered_tasks -= job.state.tasks.len();
         Some((id, job.key_record))
     }
 
+    /// A job has ended. Tasks of the jobs that ended first are forgotten where there are too many; they can be read back.
+    pub(super) fn remember(&mut self, id: Id) {
+        self.remembered_tasks += self.book.get(&id).map_or(0, |job| job.state.tasks.len());
+        self.remembered.push_back(id);
+        while self.remembered_tasks > self.config.max_kept_tasks {
+            let Some(oldest) = self.remembered.pop_front() else { return };
+            // Unless it has left meanwhile.
+            if let Some(job) = self.book.get_mut(&oldest) {
+                self.remembered_tasks -= job.state.forget_tasks();
+            }
+        }
+    }
+
     fn job(&self, id: &str) -> Result<&super::Job, Error> {
-        self.book.get(id).ok_or_else(|| Error::UnknownJob(id.to_owned()))
+        self.book.get(id).ok_or_else(|| match self.unreadable.get(id) {
+            Some(reason) => Error::Unreadable { job: id.to_owned(), reason: reason.clone() },
+            None => Error::UnknownJob(id.to_owned()),
+        })
     }
 }

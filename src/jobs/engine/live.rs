@@ -15,6 +15,7 @@ use crate::{
         spec::{Plan, PlannedTask},
         state::Status,
     },
+    shares::{Held, Owner},
     topic::Topic,
 };
 
@@ -48,6 +49,14 @@ pub struct Live {
     pub kept_bytes: usize,
     /// Let go when the job has ended.
     pub hold: Option<Hold>,
+    /// Who submitted it.
+    pub owner: Owner,
+    /// Its part of `jobs.max_running_tasks`.
+    pub tasks: Option<Held>,
+    /// Bytes of its record.
+    pub record_bytes: usize,
+    /// Bytes of the journal that count as the owner's until the job has ended.
+    pub held: u64,
 }
 
 /// A task of such a job.
@@ -109,6 +118,8 @@ pub struct Bounds {
     pub inline: usize,
     /// More cannot go into one event.
     pub total: usize,
+    /// More cannot be kept by all jobs together; what is not kept is referred to.
+    pub room: usize,
 }
 
 /// Longest text of an error in `complete` and `aggregated_result`, of which there may be thousands.
@@ -119,7 +130,7 @@ const MAX_BRIEF_BYTES: usize = 256;
 impl Bounds {
     pub fn new(config: &Config, max_event_bytes: usize) -> Self {
         let inline = config.max_result_bytes.min(max_event_bytes.saturating_sub(EVENT_OVERHEAD));
-        Self { inline, total: max_event_bytes }
+        Self { inline, total: max_event_bytes, room: usize::MAX }
     }
 }
 
@@ -163,17 +174,31 @@ impl Live {
             errors: Vec::new(),
             kept_bytes: 0,
             hold: None,
+            owner: None,
+            tasks: None,
+            record_bytes: 0,
+            held: 0,
         }
     }
 
     /// A task has a result: counts it, and keeps it as far as the bounds allow.
     pub fn keep_result(&mut self, task: usize, result: &RawValue, bounds: Bounds) {
         let bytes = result.get().len();
-        let keep = bytes <= bounds.inline && self.kept_bytes + bytes <= bounds.total;
+        let keep = bytes <= bounds.inline.min(bounds.room) && self.kept_bytes + bytes <= bounds.total;
         let kept = keep.then(|| result.to_owned());
         self.kept_bytes += kept.as_ref().map_or(0, |kept| kept.get().len());
         self.runs[task].outcome = Some(Outcome::Result { bytes, kept });
         self.succeeded += 1;
+    }
+
+    /// Lets go of the results that were kept: they are referred to.
+    pub fn drop_results(&mut self) {
+        for run in &mut self.runs {
+            if let Some(Outcome::Result { kept, .. }) = &mut run.outcome {
+                *kept = None;
+            }
+        }
+        self.kept_bytes = 0;
     }
 
     /// A task has a result that stands in a record of its own.

@@ -7,6 +7,7 @@ use crate::{
     event::Draft,
     jobs::event::JobEvent,
     journal::{Batch, RecordWrite},
+    shares::Held,
     topic::Topic,
 };
 
@@ -16,6 +17,9 @@ pub struct Entry {
     pub event: JobEvent,
     pub topics: Vec<Topic>,
     pub records: Vec<RecordWrite>,
+    /// Room of the budget that it takes until it has arrived.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub held: Vec<Held>,
     /// Rough size of all that.
     pub bytes: usize,
 }

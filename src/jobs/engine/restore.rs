@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, timestamp};
+use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, room::FOOTPRINT, tasks::KEPT_PART, timestamp};
 use crate::{
     event::Position,
     jobs::{
@@ -18,9 +18,12 @@ use crate::{
         spec::{Kind, Plan},
         state::{JobState, TaskStatus},
     },
+    shares::Share,
     topic::{Invalid, Topic},
 };
 
+/// So many jobs that cannot be read are named; more are counted.
+const MAX_UNREADABLE: usize = 1000;
 /// A task that was interrupted so often is not run again: it may be what ends the node.
 const MAX_RESTARTS: u32 = 3;
 
@@ -31,6 +34,8 @@ pub struct Past {
     live: Box<Live>,
     key_record: Option<String>,
     bounds: Bounds,
+    /// Bytes of its record and its events.
+    bytes: u64,
     /// A client has cancelled it.
     pub cancelled: bool,
 }
@@ -39,12 +44,13 @@ pub struct Past {
 
 impl Past {
     /// Begins with what the record says.
-    pub fn new(record: SpecRecord, handlers: &Handlers, bounds: Bounds) -> Result<Self, Invalid> {
+    pub fn new(record: SpecRecord, bytes: usize, handlers: &Handlers, bounds: Bounds) -> Result<Self, Invalid> {
         let topic = Topic::job(&record.job_id)?;
         let plan = Plan { via: record.via.clone(), ..Plan::restore(&record.spec, handlers) };
         let state = JobState::new(record.origin(&plan));
-        let live = Box::new(Live::new(plan, topic, Instant::now()));
-        Ok(Self { state, live, key_record: record.key_record, bounds, cancelled: false })
+        let mut live = Box::new(Live::new(plan, topic, Instant::now()));
+        live.record_bytes = bytes;
+        Ok(Self { state, live, key_record: record.key_record, bounds, bytes: bytes as u64, cancelled: false })
     }
 
     pub fn id(&self) -> &Id {
@@ -55,12 +61,18 @@ impl Past {
         &self.live.topic
     }
 
+    /// What is known of it.
+    pub fn into_state(self) -> JobState {
+        self.state
+    }
+
     pub fn ended(&self) -> bool {
         self.state.status().ended()
     }
 
     /// Takes the next event of the topic.
-    pub fn take(&mut self, event: &JobEvent, position: Position) {
+    pub fn take(&mut self, event: &JobEvent, bytes: usize, position: Position) {
+        self.bytes += FOOTPRINT * bytes as u64;
         let finished = (self.state.success_count, self.state.error_count);
         self.state.apply(event, Some(position));
         self.live.aggregated |= matches!(event.fact, Fact::AggregatedResult(_));
@@ -72,7 +84,10 @@ impl Past {
             Fact::TaskComplete(done) => {
                 let Some(index) = self.state.index(&done.task_id) else { return };
                 match done.result_bytes {
-                    Some(bytes) => self.live.count_result(index, usize::try_from(bytes).unwrap_or(usize::MAX)),
+                    Some(bytes) => {
+                        self.bytes += bytes;
+                        self.live.count_result(index, usize::try_from(bytes).unwrap_or(usize::MAX));
+                    }
                     None => self.live.keep_result(index, &done.result, self.bounds),
                 }
             }
@@ -137,15 +152,18 @@ impl Engine {
         let wall = timestamp();
         let ago = |at: u64| now.checked_sub(Duration::from_millis(wall.saturating_sub(at))).unwrap_or(now);
         let (ending, left, id) = (past.ending(), past.left(wall), past.id().clone());
-        let Past { state, mut live, key_record, .. } = past;
+        let Past { state, mut live, key_record, bytes, .. } = past;
         if state.status().ended() {
             self.ended.push_back((ago(state.ended_at.unwrap_or(wall)), id.clone()));
-            self.book.insert(id, Job { state, key_record, live: None });
+            self.book.insert(id.clone(), Job { state, key_record, live: None });
+            self.remember(id);
             return;
         }
         live.accepted = ago(state.created_at);
-        self.queue.add(id.clone(), live.plan.concurrency);
-        for (index, task) in live.plan.tasks.iter_mut().enumerate() {
+        live.owner = state.user.as_deref().map(Into::into);
+        live.held = self.room.charge(&live.owner, bytes);
+        self.queue.add(id.clone(), live.owner.clone(), live.plan.concurrency);
+        for (index, task) in live.plan.tasks.iter().enumerate() {
             let (run, known) = (&mut live.runs[index], &state.tasks[index]);
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             run.lane = lane(&self.lanes, &task.kind);
@@ -168,12 +186,17 @@ impl Engine {
             match run.phase {
                 Phase::Waiting => self.queue.push(&id, number, run.lane),
                 Phase::Interrupted => live.interrupted.push_back(number),
-                Phase::Away => {}
-                _ => task.input = serde_json::Value::Null,
+                _ => {}
             }
         }
         tracing::info!(job_id = %id, tasks = live.runs.len(), finished = live.finished(), "job taken up");
         self.stats.jobs_taken_up += 1;
+        // What was accepted goes on, whatever the bound is now.
+        live.tasks = self.tasks.take(Share::WHOLE, &live.owner, live.runs.len() as u64).ok();
+        if self.kept_bytes + live.kept_bytes > self.config.max_memory_bytes / KEPT_PART {
+            live.drop_results();
+        }
+        self.kept_bytes += live.kept_bytes;
         if live.closed() {
             live.ending = ending;
         }
@@ -198,9 +221,12 @@ impl Engine {
         self.ended.make_contiguous().sort_by_key(|(at, _)| *at);
     }
 
-    /// Counts a record that could not be read.
-    pub fn unreadable(&mut self) {
+    /// Notes a job whose record or history could not be read.
+    pub fn unreadable(&mut self, id: String, reason: String) {
         self.stats.records_unreadable += 1;
+        if self.unreadable.len() < MAX_UNREADABLE {
+            self.unreadable.insert(id, reason);
+        }
     }
 
     /// Tells of one task that it was interrupted, or closes a job that was not; false when there is nothing to tell. One

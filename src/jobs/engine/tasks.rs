@@ -5,8 +5,15 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{
-    Done, EVENT_OVERHEAD, Ending, Engine, Id, Phase, Report, Said, Timer, aggregate::aggregate, attempt::Attempt,
-    data_bytes, live::Bounds, millis, outbox::Entry, shorten, timestamp,
+    Done, EVENT_OVERHEAD, Ending, Engine, Id, Phase, Report, Said, Timer,
+    aggregate::aggregate,
+    attempt::{self, Attempt},
+    data_bytes,
+    live::Bounds,
+    millis,
+    outbox::Entry,
+    room::FOOTPRINT,
+    timestamp,
 };
 use crate::{
     jobs::{
@@ -22,10 +29,14 @@ use crate::{
         urls,
     },
     journal::RecordWrite,
+    shares::Held,
 };
 
-/// Longest text of an error in bytes: it stands in events, in snapshots and in memory.
-const MAX_ERROR_BYTES: usize = 2048;
+/// Records that go with an event, and the room that both take of the budget.
+type Extra = (Vec<RecordWrite>, Vec<Held>);
+
+/// The part of `jobs.max_memory_bytes` that results may take which are kept for `aggregated_result`.
+pub(super) const KEPT_PART: usize = 4;
 /// Rough bytes of an event beside what varies much.
 pub(super) const PLAIN_EVENT_BYTES: usize = 512;
 
@@ -38,7 +49,7 @@ impl Engine {
         let default_timeout = self.config.task_timeout();
         let live =
             self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()).expect("the queue holds live jobs only");
-        let (task, run) = (&mut live.plan.tasks[index as usize], &mut live.runs[index as usize]);
+        let (task, run) = (&live.plan.tasks[index as usize], &mut live.runs[index as usize]);
         let (handler, own_timeout) = match &task.kind {
             Kind::Http => (self.http.clone(), None),
             Kind::Run(name) => {
@@ -48,9 +59,6 @@ impl Engine {
         };
         run.phase = Phase::Running;
         run.attempts += 1;
-        // None follows the last attempt, and should the node end before it does, the next life reads the spec again.
-        let last = run.spent() > task.retries;
-        let input = if last { std::mem::take(&mut task.input) } else { task.input.clone() };
         self.starts.push(Attempt {
             id: id.clone(),
             task: index,
@@ -58,7 +66,10 @@ impl Engine {
             handler,
             task_id: task.id.clone(),
             name: task.name.clone(),
-            input,
+            owner: live.owner.clone(),
+            record_bytes: live.record_bytes,
+            inputs: self.inputs.clone(),
+            memory: self.memory.clone(),
             via: live.plan.via.clone(),
             timeout: task.timeout.or(own_timeout).unwrap_or(default_timeout),
             cancel: live.cancel.clone(),
@@ -84,7 +95,8 @@ impl Engine {
             Said::Unfollowed => return self.unfollowed(),
             said => said,
         };
-        let tight = self.room.tight();
+        let Some(owner) = self.live(&id).map(|live| live.owner.clone()) else { return };
+        let tight = self.room.tight_for(&owner);
         let Some(live) = self.live(&id) else { return };
         let run = &mut live.runs[task as usize];
         if run.phase != Phase::Running || run.attempts != attempt {
@@ -102,8 +114,8 @@ impl Engine {
             }
             Said::Ended(result) => {
                 let lane = run.lane;
-                self.queue.release(&id, lane);
-                match self.room.for_result(result) {
+                self.queue.release(&id, &owner, lane);
+                match self.room.for_result(&owner, result) {
                     Ok(done) => self.succeed(&id, task, done, now),
                     Err(error) => self.fail_or_retry(&id, task, error, now),
                 }
@@ -153,9 +165,12 @@ impl Engine {
 
     pub(super) fn succeed(&mut self, id: &Id, index: u32, done: Done, now: Instant) {
         let bytes = done.result.get().len();
-        let bounds = Bounds::new(&self.config, self.max_event_bytes);
-        let live = self.live(id).expect("the caller has found it");
+        let room = (self.config.max_memory_bytes / KEPT_PART).saturating_sub(self.kept_bytes);
+        let bounds = Bounds { room, ..Bounds::new(&self.config, self.max_event_bytes) };
+        let live = self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()).expect("the caller has found it");
+        self.kept_bytes -= live.kept_bytes;
         live.keep_result(index as usize, &done.result, bounds);
+        self.kept_bytes += live.kept_bytes;
         let (task, run) = (&live.plan.tasks[index as usize], &live.runs[index as usize]);
         let duration_ms = run.began.map_or(0, |began| millis(now - began));
         let mut fact = TaskComplete {
@@ -182,7 +197,7 @@ impl Engine {
             result_bytes = bytes, status = "completed", "task ended"
         );
         self.stats.tasks_succeeded += 1;
-        self.push_with(id, Some(index), Fact::TaskComplete(fact), records, PLAIN_EVENT_BYTES + bytes);
+        self.push_with(id, Some(index), Fact::TaskComplete(fact), (records, done.held), PLAIN_EVENT_BYTES + bytes);
         self.finished(id, index, Some(duration_ms), now);
     }
 
@@ -251,8 +266,6 @@ impl Engine {
         }
         let live = self.live(id).expect("the caller has found it");
         live.runs[index as usize].phase = Phase::Finished;
-        // Inputs and headers are needed no longer.
-        live.plan.tasks[index as usize].input = serde_json::Value::Null;
         let (step, total_steps) = (live.finished(), live.runs.len());
         let progress = percent(step, total_steps);
         let closed = live.closed();
@@ -264,7 +277,8 @@ impl Engine {
 
     /// Makes the last two events. They are pushed in one turn, hence appended at once.
     pub(super) fn close(&mut self, id: &Id, now: Instant) {
-        let budget = self.room.for_all_results(self.max_event_bytes.saturating_sub(EVENT_OVERHEAD));
+        let owner = self.live(id).expect("the caller has found it").owner.clone();
+        let budget = self.room.for_all_results(&owner, self.max_event_bytes.saturating_sub(EVENT_OVERHEAD));
         let live = self.live(id).expect("the caller has found it");
         live.told = true;
         let aggregated = live.aggregated;
@@ -296,21 +310,27 @@ impl Engine {
 
     /// Bounds what stands in events, in snapshots and in memory.
     pub(super) fn trim(&self, error: &mut TaskError) {
-        error.message = shorten(std::mem::take(&mut error.message), MAX_ERROR_BYTES.min(self.max_event_bytes / 16));
-        error.code = shorten(std::mem::take(&mut error.code), 64);
+        attempt::trim(error, attempt::max_error_bytes(self.max_event_bytes));
     }
 
     /// A fact of a task.
     pub(super) fn push(&mut self, id: &Id, index: u32, fact: Fact, bytes: usize) {
-        self.push_with(id, Some(index), fact, Vec::new(), bytes);
+        self.push_with(id, Some(index), fact, Extra::default(), bytes);
     }
 
     /// A fact of the job itself.
     fn tell(&mut self, id: &Id, fact: Fact, bytes: usize) {
-        self.push_with(id, None, fact, Vec::new(), bytes);
+        self.push_with(id, None, fact, Extra::default(), bytes);
     }
 
-    fn push_with(&mut self, id: &Id, index: Option<u32>, fact: Fact, records: Vec<RecordWrite>, bytes: usize) {
+    /// Counts bytes of the journal as the owner's, until the job has ended.
+    fn charge(&mut self, id: &Id, bytes: u64) {
+        if let Some(live) = self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()) {
+            live.held += self.room.charge(&live.owner, bytes);
+        }
+    }
+
+    fn push_with(&mut self, id: &Id, index: Option<u32>, fact: Fact, (records, held): Extra, bytes: usize) {
         let live = self.live(id).expect("only live jobs make events");
         let remote = index.and_then(|index| live.plan.tasks[index as usize].remote.clone());
         let source = remote.unwrap_or_else(|| LOCAL.clone());
@@ -320,7 +340,8 @@ impl Engine {
         }
         let event = JobEvent { job_id: id.clone(), source, timestamp: timestamp(), fact };
         self.room.take(bytes);
-        self.outbox.push(Entry { event, topics, records, bytes });
+        self.charge(id, FOOTPRINT * bytes as u64);
+        self.outbox.push(Entry { event, topics, records, held, bytes });
     }
 }
 

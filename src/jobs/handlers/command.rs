@@ -1,9 +1,9 @@
 //! Tasks that run a program of this machine.
 //!
 //! # The program's side
-//! - It is started directly, without a shell, in a process group of its own, with the node's environment less what
-//!   begins with `MILLSTREAM__` (settings, which may be secrets), plus `MILLSTREAM_IDEMPOTENCY_KEY` and
-//!   `MILLSTREAM_ATTEMPT`.
+//! - It is started directly, without a shell, in a process group that is killed with it, with a clean environment
+//!   ([`Environment`]) plus `MILLSTREAM_IDEMPOTENCY_KEY`, `MILLSTREAM_ATTEMPT` and the mark by which its children are
+//!   found ([`orphans`]).
 //! - It finds the task's input on stdin: one JSON value, a line end, the end. It need not read it.
 //! - It writes lines to stdout: `{"progress": 0-100, "message"?, "data"?}`, and at the end `{"result": …}` or
 //!   `{"error": "…"}`, whose errors may say `"retryable": false`. Any other line is shown as a message, so that a tool
@@ -11,9 +11,15 @@
 //! - It exits with 0. Without a result line the result is `null`; any other status is an error with the end of stderr.
 //! - When it has exited, its children are killed. After its result, or when stdout has ended, it has 5 s to exit.
 //!
-//! On cancel, on timeout and when the node dies the whole process group is killed ([`Group`]).
+//! On cancel, on timeout and when the node dies the whole process group is killed ([`Group`]), and so are children that
+//! have left it ([`orphans`]).
 
-use std::{io, process::ExitStatus, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    process::ExitStatus,
+    time::Duration,
+};
 
 use rustix::io::Errno;
 use tokio::{
@@ -24,19 +30,25 @@ use tokio::{
 
 use super::unless_cancelled;
 use crate::{
-    jobs::handler::{Output, Progress, Task, TaskError, TaskHandler},
+    jobs::{
+        handler::{Output, Task, TaskError, TaskHandler},
+        memory,
+    },
     journal::BoxFuture,
 };
 
+mod environment;
 mod group;
 mod lines;
+mod orphans;
 mod talk;
 #[cfg(test)]
 mod tests;
 
+pub use self::{environment::Environment, orphans::adopt};
 use self::{
     group::Group,
-    lines::{Lines, Tail},
+    lines::{Line, Lines, Tail},
     talk::Talk,
 };
 
@@ -53,21 +65,19 @@ const LINGER: Duration = Duration::from_secs(5);
 /// bounds a process that has left the group and holds them open.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Environment variables that begin so are the node's own settings.
-const SETTINGS_PREFIX: &str = "MILLSTREAM__";
-
 /// The handler of `kind = "command"`.
 #[derive(Debug)]
 pub struct Command {
     program: String,
     arguments: Vec<String>,
+    environment: Environment,
     /// How long the program may live on when it has nothing more to say.
     linger: Duration,
 }
 
 /// A program that runs. Dropping it kills the group, then the program.
 struct Running {
-    // Before `child`: as long as the child is not reaped, its id is its own.
+    // Before `child`: without a lifeline the child leads the group, and its id is its own until it is reaped.
     group: Group,
     child: Child,
     stdin: Option<ChildStdin>,
@@ -87,31 +97,29 @@ enum End {
 
 impl Command {
     /// A handler that runs this program with these arguments; `None` if no program is named.
-    pub fn new(argv: Vec<String>) -> Option<Self> {
+    pub fn new(argv: Vec<String>, environment: Environment) -> Option<Self> {
         let mut argv = argv.into_iter();
         let program = argv.next().filter(|program| !program.is_empty())?;
-        Some(Self { program, arguments: argv.collect(), linger: LINGER })
+        Some(Self { program, arguments: argv.collect(), environment, linger: LINGER })
     }
 
-    fn start(&self, task: &Task) -> io::Result<Running> {
+    async fn start(&self, task: &Task) -> io::Result<Running> {
         use std::process::Stdio;
 
-        let mut command = tokio::process::Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for (name, _) in std::env::vars_os() {
-            if is_setting(&name.to_string_lossy()) {
-                command.env_remove(name);
-            }
-        }
+        let variables = self.environment.variables();
+        let file = environment::find(&self.program, variables.get(OsStr::new("PATH")).map(OsString::as_os_str))?;
+        let mut command = tokio::process::Command::new(file);
+        command.arg0(&self.program).args(&self.arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_clear().envs(variables);
         command.env("MILLSTREAM_IDEMPOTENCY_KEY", task.idempotency_key());
         command.env("MILLSTREAM_ATTEMPT", task.attempt.to_string());
-        let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
-        let group = Group::led_by(&child);
+        let (group, mut child) = Group::start(&mut command).await?;
         let piped = "it was asked for just now";
         Ok(Running {
             group,
             stdin: child.stdin.take(),
-            lines: Lines::new(child.stdout.take().expect(piped), LINE_MAX),
+            lines: Lines::new(child.stdout.take().expect(piped), LINE_MAX, memory::FREE),
             stderr: Tail::new(child.stderr.take().expect(piped), STDERR_TAIL),
             child,
             linger: self.linger,
@@ -159,9 +167,9 @@ impl TaskHandler for Command {
     fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
         Box::pin(async move {
             unless_cancelled(&task.cancel, async {
-                let mut running = self.start(&task).map_err(|error| self.not_started(&error))?;
+                let mut running = self.start(&task).await.map_err(|error| self.not_started(&error))?;
                 let mut said = Talk::new(&self.program);
-                let end = running.attend(&mut said, format!("{}\n", task.input), &task.progress).await?;
+                let end = running.attend(&mut said, format!("{}\n", task.input), &task).await?;
                 self.conclude(&end, said, &running.stderr.text())
             })
             .await
@@ -174,7 +182,7 @@ impl TaskHandler for Command {
 impl Running {
     /// Feeds it, hears it and waits for its end, all at once: whichever of the pipes fills first, none waits for
     /// another.
-    async fn attend(&mut self, talk: &mut Talk, input: String, progress: &Progress) -> Result<End, TaskError> {
+    async fn attend(&mut self, talk: &mut Talk, input: String, task: &Task) -> Result<End, TaskError> {
         let mut feeding = std::pin::pin!(feed(self.stdin.take(), input));
         let (mut fed, mut heard, mut stderr_ended) = (false, false, false);
         let mut status = None;
@@ -182,8 +190,10 @@ impl Running {
         while status.is_none() || !heard || !stderr_ended {
             tokio::select! {
                 line = self.lines.next(), if !heard => match line {
+                    // The program waits as well: its pipe is full.
+                    Some(Line::Long) => task.reserve.answer(LINE_MAX).await,
                     Some(line) => if let Some(report) = talk.take(line)? {
-                        progress.send(report).await;
+                        task.progress.send(report).await;
                     },
                     None => heard = true,
                 },
@@ -222,11 +232,6 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Settings are read from the environment in any case, so they are hidden in any case.
-fn is_setting(name: &str) -> bool {
-    name.get(..SETTINGS_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(SETTINGS_PREFIX))
 }
 
 fn signal(status: ExitStatus) -> Option<i32> {

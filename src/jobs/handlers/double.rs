@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Deps;
 use crate::{
-    jobs::handler::{Progress, Report, Sink, Task},
+    jobs::handler::{Progress, Report, Reserve, Sink, Task},
     journal::BoxFuture,
     upstream::{Client, Config, Via},
 };
@@ -137,6 +137,7 @@ pub fn task(input: Value) -> (Task, Arc<Recorder>) {
         via: Via::default(),
         attempt: 1,
         progress: Progress::new(recorder.clone()),
+        reserve: Reserve::default(),
         cancel: CancellationToken::new(),
     };
     (task, recorder)

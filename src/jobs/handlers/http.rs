@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Deps, excerpt, unless_cancelled};
 use crate::{
-    jobs::handler::{Output, Progress, Task, TaskError, TaskHandler},
+    jobs::handler::{Output, Task, TaskError, TaskHandler},
     journal::BoxFuture,
     sse,
     upstream::{
@@ -130,7 +130,7 @@ impl Exchange {
             let status = response.status;
             let succeeded = verdict(status) == Verdict::Success || (status == StatusCode::NOT_MODIFIED && conditional);
             let output = match succeeded {
-                true => self.read(response, is_head, input, &task.progress).await,
+                true => self.read(response, is_head, input, task).await,
                 false => Err(status_error(response).await),
             };
             output.map_err(|error| TaskError { http_status: Some(status.as_u16()), ..error })
@@ -138,13 +138,7 @@ impl Exchange {
         .await
     }
 
-    async fn read(
-        &self,
-        response: Response,
-        is_head: bool,
-        input: &Input,
-        progress: &Progress,
-    ) -> Result<Output, TaskError> {
+    async fn read(&self, response: Response, is_head: bool, input: &Input, task: &Task) -> Result<Output, TaskError> {
         let Response { status, headers, body, .. } = response;
         let http_status = Some(status.as_u16());
         if is_head || is_bodiless(status) {
@@ -156,10 +150,11 @@ impl Exchange {
         })?;
         let media = Media::of(&headers);
         if media.is(sse::MEDIA_TYPE) {
-            let result = events::forward(body, self.max_event_bytes, input, progress).await?;
+            let result = events::forward(body, self.max_event_bytes, input, &task.progress).await?;
             return Ok(Output { result, http_status, encoding: None });
         }
-        let bytes = Meter::new(progress, body.content_length()).collect(&mut body, self.max_response_bytes).await?;
+        let mut meter = Meter::new(&task.progress, body.content_length());
+        let bytes = meter.collect(&mut body, self.max_response_bytes, &task.reserve).await?;
         let (result, encoding) = media.interpret(bytes).await;
         Ok(Output { result, http_status, encoding })
     }

@@ -16,6 +16,7 @@ use crate::{
         handler::TaskError,
         urls,
     },
+    shares::Held,
     upstream::{
         Purpose, Remote, StatusCode, Url,
         events::{Cursor, EventSource, Failure, RemoteEvent, Said, Source},
@@ -176,32 +177,31 @@ impl Session {
     /// The result, and if need be the one that the event only names.
     async fn done(&self, remote: &Remote, done: TaskComplete) -> Result<Done, TaskError> {
         let TaskComplete { result, result_url, encoding, http_status, .. } = done;
-        let result = match result_url.filter(|_| result.get() == "null") {
+        let (result, held) = match result_url.filter(|_| result.get() == "null") {
             Some(path) => self.fetch(remote, &path).await?,
-            None => result,
+            None => (result, None),
         };
         if !bounded::shallow(&result) {
             return Err(TaskError::fatal(code::BAD_RESULT, "the result is nested too deeply to be passed on"));
         }
         let encoding = (encoding.as_deref() == Some("base64")).then_some("base64");
-        Ok(Done { result, encoding, http_status })
+        Ok(Done { result, encoding, http_status, held: held.into_iter().collect() })
     }
 
     /// A result that was too large for an event of the remote's.
-    async fn fetch(&self, remote: &Remote, path: &str) -> Result<Box<serde_json::value::RawValue>, TaskError> {
+    async fn fetch(&self, remote: &Remote, path: &str) -> Result<Fetched, TaskError> {
         let mut retries = Retries::new(remote, self.means.pace);
         let why = loop {
-            let place = self.means.fetches.acquire().await;
-            let answer = ask::result(remote, path, self.means.max_result_bytes).await;
-            drop(place);
-            match answer {
-                Ok(result) => return Ok(result),
+            // How large it is, is not known before.
+            let held = self.means.memory.answer(&self.group.owner, self.means.max_result_bytes).await;
+            match ask::result(remote, path, self.means.max_result_bytes).await {
+                Ok(result) => return Ok((result, held)),
                 Err(Trouble::Failed(Failure::Transport(crate::upstream::Error::TooLarge { limit }))) => {
                     let message = format!("the result has more than {limit} bytes (`jobs.max_response_bytes`)");
                     return Err(TaskError::fatal(code::RESPONSE_TOO_LARGE, message));
                 }
                 Err(Trouble::Refused { detail, .. }) => break detail,
-                Err(Trouble::Failed(failure)) => match retries.delay(&failure) {
+                Err(Trouble::Failed(failure)) => match retries.delay(&failure).inspect(|_| drop(held)) {
                     Some(delay) => sleep(delay).await,
                     None => break failure.to_string(),
                 },
@@ -212,6 +212,9 @@ impl Session {
         Err(TaskError::transient(code::REMOTE_LOST, message))
     }
 }
+
+/// A result, and the room that it takes.
+type Fetched = (Box<serde_json::value::RawValue>, Option<Held>);
 
 /// Counts connections that came to nothing. The source of events counts them too, but cannot know what is news: a remote
 /// that begins anew each time, without ids, would be followed for ever.

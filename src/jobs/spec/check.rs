@@ -3,7 +3,6 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
 use url::Url;
 
 use super::{FieldError, Kind, Notify, Plan, PlannedTask, Spec, TaskSpec};
@@ -190,29 +189,33 @@ impl At<'_> {
         if retries > MAX_RETRIES {
             self.error("retryCount", format!("must be 0 to {MAX_RETRIES}, not {retries}"));
         }
-        let (kind, input) = self.kind(task, limits);
+        let kind = self.kind(task, limits);
         let name = task.name.clone().unwrap_or_else(|| match &kind {
             Kind::Http => id.clone(),
             Kind::Run(handler) => handler.clone(),
         });
         let retries = u32::try_from(retries.min(MAX_RETRIES)).expect("bounded in this line");
         let remote = task.remote.as_deref().map(Arc::from);
-        // What it is to run with is asked of the record once, by whoever hands it to the remote.
-        let input = if remote.is_some() { Value::Null } else { input };
-        PlannedTask { id, name, remote, kind, input, timeout, retries }
+        PlannedTask { id, name, remote, kind, timeout, retries }
     }
 
-    fn kind(&mut self, task: &TaskSpec, limits: Limits<'_>) -> (Kind, Value) {
+    fn kind(&mut self, task: &TaskSpec, limits: Limits<'_>) -> Kind {
         let handlers = limits.handlers;
         if let Some(Err(unknown)) = task.remote.as_ref().map(|name| limits.remotes.get(name)) {
             self.error("remote", unknown.to_string().escape_debug().to_string());
         }
         match (&task.url, &task.run) {
-            (Some(url), None) => (Kind::Http, self.http(task, url)),
-            (None, Some(run)) => (Kind::Run(run.clone()), self.run(task, run, handlers)),
+            (Some(url), None) => {
+                self.http(task, url);
+                Kind::Http
+            }
+            (None, Some(run)) => {
+                self.run(task, run, handlers);
+                Kind::Run(run.clone())
+            }
             (Some(_), Some(_)) => {
                 self.error("", "has both `url` and `run`; a task is either an HTTP request or a handler's");
-                (Kind::Http, Value::Null)
+                Kind::Http
             }
             (None, None) => {
                 let hint = match task.name.as_deref().filter(|name| handlers.get(name).is_some()) {
@@ -220,12 +223,12 @@ impl At<'_> {
                     None => String::new(),
                 };
                 self.error("", format!("needs `url` (an HTTP request) or `run` (a handler){hint}"));
-                (Kind::Http, Value::Null)
+                Kind::Http
             }
         }
     }
 
-    fn run(&mut self, task: &TaskSpec, run: &str, handlers: &Handlers) -> Value {
+    fn run(&mut self, task: &TaskSpec, run: &str, handlers: &Handlers) {
         // What a remote can run only the remote knows.
         if task.remote.is_none() && handlers.get(run).is_none() {
             let known = match handlers.names() {
@@ -244,22 +247,17 @@ impl At<'_> {
         for (field, _) in foreign.into_iter().filter(|(_, present)| *present) {
             self.error(field, "belongs to a task with `url`; a handler gets `input`");
         }
-        task.input.clone().unwrap_or(Value::Null)
     }
 
-    fn http(&mut self, task: &TaskSpec, url: &str) -> Value {
+    fn http(&mut self, task: &TaskSpec, url: &str) {
         if task.input.is_some() {
             self.error("input", "belongs to a task with `run`; an HTTP request has a `body`");
         }
         let mistakes = self.errors.0.len();
         self.url(url);
-        let method = match parse_method(task.method.as_deref().unwrap_or("GET")) {
-            Ok(method) => method.to_string(),
-            Err(reason) => {
-                self.error("method", reason);
-                String::new()
-            }
-        };
+        if let Err(reason) = parse_method(task.method.as_deref().unwrap_or("GET")) {
+            self.error("method", reason);
+        }
         if let Some(name) = &task.end_event
             && (name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(['\r', '\n', '\0']))
         {
@@ -276,22 +274,23 @@ impl At<'_> {
                 );
             }
         }
-        let mut input = json!({ "url": url, "method": method, "headers": task.headers, "body": task.body });
-        if let Some(name) = &task.end_event {
-            input["endEvent"] = json!(name);
-        }
-        if let Some(meaning) = task.error_events {
-            input["errorEvents"] = json!(meaning);
-        }
-        // What the handler would refuse at each attempt, such as a field that belongs to the connection.
+        // What the handler would refuse at each attempt, such as a field that belongs to the connection. The body is not
+        // looked at, so it is not copied.
+        let request = TaskSpec {
+            url: Some(url.to_owned()),
+            method: task.method.clone(),
+            headers: task.headers.clone(),
+            end_event: task.end_event.clone(),
+            error_events: task.error_events,
+            ..TaskSpec::default()
+        };
         if self.errors.0.len() == mistakes
-            && let Ok(parsed) = HttpInput::deserialize(&input)
+            && let Ok(parsed) = HttpInput::deserialize(request.into_input())
             && let Err(refusal) = parsed.check()
         {
             let field = if refusal.code == "bad_header" { "headers" } else { "url" };
             self.error(field, refusal.message);
         }
-        input
     }
 
     fn url(&mut self, url: &str) {

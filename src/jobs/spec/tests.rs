@@ -45,7 +45,7 @@ fn detail(body: &Value) -> String {
 
 #[test]
 fn a_good_spec_becomes_a_plan() {
-    let plan = check(&json!({
+    let spec = json!({
         "tasks": [
             {"id": "a", "name": "Fetch", "url": "https://example.com/x", "method": "post", "headers": {"X-Key": "k"},
              "body": {"n": 1}, "timeoutMs": 5000, "retryCount": 2},
@@ -53,16 +53,18 @@ fn a_good_spec_becomes_a_plan() {
         ],
         "concurrency": 2, "timeoutMs": 60000, "failFast": true, "onDisconnect": "cancel",
         "notify": {"user": "42", "group": "ops", "topic": "builds"},
-    }))
-    .unwrap();
+    });
+    let plan = check(&spec).unwrap();
+    let spec: Spec = serde_json::from_value(spec).unwrap();
     assert_eq!(plan.tasks[0].kind, Kind::Http);
     assert_eq!(
-        plan.tasks[0].input,
+        spec.tasks[0].clone().into_input(),
         json!({"url": "https://example.com/x", "method": "POST", "headers": {"X-Key": "k"}, "body": {"n": 1}})
     );
     assert_eq!((plan.tasks[0].retries, plan.tasks[0].timeout), (2, Some(Duration::from_secs(5))));
     let second = &plan.tasks[1];
-    assert_eq!((second.id.as_str(), second.name.as_str(), &second.input), ("2", "resize", &json!({"w": 3})));
+    assert_eq!((second.id.as_str(), second.name.as_str()), ("2", "resize"));
+    assert_eq!(spec.tasks[1].clone().into_input(), json!({"w": 3}));
     let topics: Vec<_> = plan.notify.iter().map(Topic::as_str).collect();
     assert_eq!(topics, ["user:42", "group:ops", "builds"]);
     assert!(plan.fail_fast && plan.concurrency == Some(2) && plan.timeout == Some(Duration::from_secs(60)));

@@ -185,7 +185,7 @@ impl JobState {
             started_at: self.started_at,
             ended_at: self.ended_at,
             duration_ms: self.duration_ms,
-            total_tasks: self.tasks.len(),
+            total_tasks: self.total_tasks,
             success_count: self.success_count,
             error_count: self.error_count,
             progress: self.progress(),

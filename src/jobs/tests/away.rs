@@ -61,7 +61,7 @@ fn single() -> Value {
 
 fn done(result: &Value) -> Told {
     let result = to_raw_value(result).unwrap();
-    Told::Ended { result: Ok(Done { result, encoding: None, http_status: None }), attempts: 1 }
+    Told::Ended { result: Ok(Done { result, encoding: None, http_status: None, held: Vec::new() }), attempts: 1 }
 }
 
 fn failed(code: &str) -> Told {
@@ -82,11 +82,14 @@ impl Pure {
         let spec: Spec = serde_json::from_value(spec.clone()).unwrap();
         let engine = Engine::new(Config { concurrency: 1, ..Config::default() }, &deps);
         let mut pure = Self { engine, now: Instant::now(), spec, deps, events: Vec::new() };
-        pure.engine.admit().unwrap();
+        let (_, tasks) = pure.engine.admit(None, 1).unwrap();
         let limits = Limits { max_tasks: 99, handlers: &pure.deps.handlers, remotes: &pure.deps.remotes };
         let plan = Plan::check(&pure.spec, limits).unwrap();
         let origin = pure.record().origin(&plan);
-        pure.engine.accept(Accepted { origin, plan, key_record: None, hold: None }, pure.now);
+        pure.engine.accept(
+            Accepted { origin, plan, key_record: None, hold: None, record: bytes::Bytes::new(), tasks },
+            pure.now,
+        );
         pure.turn();
         pure
     }
@@ -97,10 +100,10 @@ impl Pure {
         let events = self.events[..events].to_vec();
         let mut pure = Self { engine, now: self.now, spec: self.spec.clone(), deps: self.deps.clone(), events };
         let bounds = Bounds::new(&Config::default(), pure.deps.max_event_bytes);
-        let mut past = Past::new(pure.record(), &pure.deps.handlers, bounds).unwrap();
+        let mut past = Past::new(pure.record(), 0, &pure.deps.handlers, bounds).unwrap();
         for (offset, (name, data)) in (1..).zip(&pure.events) {
             let event = JobEvent::decode(name, &data.to_string()).unwrap();
-            past.take(&event, Position { epoch: 1, offset });
+            past.take(&event, 0, Position { epoch: 1, offset });
         }
         pure.engine.restore(past, pure.now);
         pure.turn();

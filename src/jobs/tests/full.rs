@@ -36,12 +36,14 @@ pub struct Faulty {
     pub writes: AtomicUsize,
     /// So many scans fail at first.
     pub failing_keys: AtomicUsize,
+    /// Records whose key contains this are damaged.
+    pub damaged: Option<String>,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<Memory>) -> Self {
         let (errors, writes) = (Mutex::default(), AtomicUsize::new(usize::MAX));
-        Self { inner, errors, durable: false, writes, failing_keys: AtomicUsize::default() }
+        Self { inner, errors, durable: false, writes, failing_keys: AtomicUsize::default(), damaged: None }
     }
 
     fn spent(&self) -> bool {
@@ -114,6 +116,9 @@ impl Journal for Faulty {
     }
 
     fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>> {
+        if self.damaged.as_ref().is_some_and(|damaged| key.contains(damaged)) {
+            return Box::pin(async { Err(Unavailable::Failed("a block is damaged".into())) });
+        }
         self.inner.get(key)
     }
 

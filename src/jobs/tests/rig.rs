@@ -17,9 +17,11 @@ use crate::{
         actor::{start, start_here},
         event::JobEvent,
         handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
+        memory::Memory,
         state::{Origin, TaskOrigin},
     },
-    journal::{self, AppendError, BoxFuture, Journal, Memory, Query},
+    journal::{self, AppendError, BoxFuture, Journal, Query},
+    shares::Share,
     supervise::Supervisor,
     topic::Topic,
 };
@@ -27,7 +29,7 @@ use crate::{
 /// Jobs with a memory journal, on the test's own thread, so that the test can hold the clock.
 pub struct Rig {
     pub jobs: Handle,
-    pub journal: Arc<Memory>,
+    pub journal: Arc<journal::Memory>,
     /// What the parts of the node share.
     alive: Weak<Faulty>,
 }
@@ -41,9 +43,13 @@ pub struct Setup {
     /// What the journal answers to the first appends of events.
     pub errors: VecDeque<AppendError>,
     /// The journal outlives this node: the one that an earlier one left behind, or a new one.
-    pub durable: Option<Arc<Memory>>,
+    pub durable: Option<Arc<journal::Memory>>,
     /// So many scans of the journal fail at first.
     pub failing_keys: usize,
+    /// Records whose key contains this are damaged.
+    pub damaged: Option<String>,
+    /// The budget, where it is not the usual one.
+    pub memory: Option<Memory>,
     pub supervisor: Supervisor,
 }
 
@@ -100,7 +106,7 @@ impl Setup {
     }
 
     /// On a journal that outlives the node.
-    pub fn on(self, journal: &Arc<Memory>) -> Self {
+    pub fn on(self, journal: &Arc<journal::Memory>) -> Self {
         Self { durable: Some(journal.clone()), ..self }
     }
 
@@ -115,16 +121,18 @@ impl Setup {
 
     fn start_by(self, start_jobs: fn(Config, Deps) -> Handle) -> Rig {
         let durable = self.durable.is_some();
-        let journal = self.durable.unwrap_or_else(|| Arc::new(Memory::new(&self.journal)));
+        let journal = self.durable.unwrap_or_else(|| Arc::new(journal::Memory::new(&self.journal)));
         let faulty = Arc::new(Faulty {
             errors: Mutex::new(self.errors),
             durable,
             failing_keys: self.failing_keys.into(),
+            damaged: self.damaged,
             ..Faulty::new(journal.clone())
         });
         let alive = Arc::downgrade(&faulty);
         let http = Arc::new(Closure(|task: Task| async move { good(json!({ "asked": task.input })) }));
-        let deps = Deps::new(faulty, &self.journal, self.handlers, http).supervised(self.supervisor);
+        let deps = Deps::new(faulty, &self.journal, self.handlers, http);
+        let deps = deps.with_bounds(Share::WHOLE, self.memory.unwrap_or_default()).supervised(self.supervisor);
         Rig { jobs: start_jobs(self.config, deps), journal, alive }
     }
 }

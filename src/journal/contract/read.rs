@@ -1,5 +1,9 @@
 //! Pages, and where to begin.
 
+use std::cell::Cell;
+
+use futures_util::future::join_all;
+
 use super::*;
 use crate::event::now_ms;
 
@@ -151,6 +155,28 @@ pub(super) async fn the_last_events_are_found_behind_many_others(open: impl Fn(C
     assert_eq!(last(&["many:*"], 3).await, 1 + MANY as u64 - 3);
     assert_eq!(last(&["many:*", "before"], usize::MAX).await, 0);
     assert_eq!(last(&["*"], 5).await, head(&journal) - 5);
+}
+
+pub(super) async fn searches_for_the_last_events_let_others_have_turns(open: impl Fn(Config) -> Shared) {
+    const EVENTS: usize = 20_000;
+    const READERS: usize = 10;
+    let journal = open(Config { retention_events: 0, ..Config::default() });
+    put_all(&journal, vec![draft(&["long"], ""); EVENTS]).await;
+    let (turns, ended) = (Cell::new(0_usize), Cell::new(0));
+    let others = async {
+        while ended.get() < READERS {
+            turns.set(turns.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    };
+    let searches = (0..READERS).map(|_| async {
+        let found = journal.before_last(patterns(&["long"]), EVENTS).await.unwrap();
+        ended.set(ended.get() + 1);
+        found
+    });
+    let (found, ()) = tokio::join!(join_all(searches), others);
+    assert!(found.iter().all(|position| *position == 0), "{found:?}");
+    assert!(turns.get() >= EVENTS / 2048, "others had {} turns", turns.get());
 }
 
 pub(super) async fn a_time_is_found(open: impl Fn(Config) -> Shared) {

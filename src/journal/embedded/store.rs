@@ -51,7 +51,7 @@ pub enum StoreError {
     /// What is on the disk cannot be read.
     #[error("{0}")]
     Damaged(String),
-    /// Nor can the events from one that was asked for on, through this offset.
+    /// Consecutive events that were requested cannot be read; `through` is the offset of the last one.
     #[error("{what}")]
     Unreadable { through: u64, what: String },
 }

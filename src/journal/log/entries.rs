@@ -146,6 +146,17 @@ impl Entries {
         });
         entries.skip_while(move |(offset, _)| *offset <= after)
     }
+
+    /// Entries with a smaller offset, the last one first.
+    pub fn before(&self, below: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let blocks = self.blocks.range(..=block_of(below)).rev();
+        let entries = blocks.flat_map(|(number, block)| {
+            let first = number * BLOCK as u64;
+            let entries = block.entries.iter().enumerate().rev();
+            entries.filter_map(move |(place, entry)| Some((first + place as u64, entry.as_ref()?)))
+        });
+        entries.skip_while(move |(offset, _)| *offset >= below)
+    }
 }
 
 fn block_of(offset: u64) -> u64 {

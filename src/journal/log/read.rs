@@ -1,7 +1,5 @@
 //! Reading: pages of some topics, the tail of all, and where to begin.
 
-use std::collections::BTreeSet;
-
 use super::{
     Log,
     entries::Entry,
@@ -33,7 +31,7 @@ pub struct Found {
 }
 
 /// Up to so many topics a page is merged from their indexes; above, the log itself is scanned.
-const MERGE_TOPICS: usize = 64;
+pub(super) const MERGE_TOPICS: usize = 64;
 /// Entries that one scan may look at, so that a page never holds the lock for long.
 const SCAN_BUDGET: usize = 8192;
 
@@ -68,25 +66,6 @@ impl Log {
         self.entries.contains(offset)
     }
 
-    pub fn before_last(&self, patterns: &[Pattern], count: usize, now: u64) -> u64 {
-        let now = self.time(now);
-        // The last ones of all topics so far: no more are held than are asked for, and of each topic no more are
-        // looked at than belong to them.
-        let mut last = BTreeSet::new();
-        for log in patterns.iter().flat_map(|pattern| self.topics.matching(pattern, None)) {
-            for offset in log.after(0).rev().filter(|offset| self.alive(*offset, now).is_some()).take(count) {
-                if last.len() >= count && last.first().is_some_and(|first| offset <= *first) {
-                    break;
-                }
-                last.insert(offset);
-                if last.len() > count {
-                    last.pop_first();
-                }
-            }
-        }
-        last.first().map_or(self.head, |offset| offset - 1)
-    }
-
     pub fn before_time(&self, timestamp: u64) -> u64 {
         let timestamp = self.steady(timestamp);
         // Timestamps grow with offsets, so the boundary is found by halving. What is gone and was older does not count.
@@ -113,12 +92,12 @@ impl Log {
         self.topics.matching(pattern, after).filter(|log| log.live > 0).take(limit).map(info).collect()
     }
 
-    fn alive(&self, offset: u64, now: u64) -> Option<&Entry> {
+    pub(super) fn alive(&self, offset: u64, now: u64) -> Option<&Entry> {
         self.entries.get(offset).filter(|entry| !entry.expired(now))
     }
 
     /// The indexes of the topics that match, unless they are too many to merge.
-    fn few_topics<'a>(&'a self, patterns: &'a [Pattern]) -> Option<Vec<&'a TopicLog>> {
+    pub(super) fn few_topics<'a>(&'a self, patterns: &'a [Pattern]) -> Option<Vec<&'a TopicLog>> {
         let mut found: Vec<&TopicLog> = Vec::new();
         for pattern in patterns {
             match pattern {
@@ -187,7 +166,7 @@ impl Log {
     }
 
     /// True when one of the topics that still keep the event is asked for; its other topics may have been trimmed.
-    fn concerns(&self, patterns: &[Pattern], offset: u64, entry: &Entry) -> bool {
+    pub(super) fn concerns(&self, patterns: &[Pattern], offset: u64, entry: &Entry) -> bool {
         let logs = entry.topics.ids().iter().filter_map(|id| self.topics.get(*id));
         logs.filter(|log| log.keeps(offset)).any(|log| patterns.iter().any(|pattern| pattern.matches(&log.name)))
     }

@@ -88,6 +88,12 @@ impl TopicLog {
         let start = self.offsets.partition_point(|offset| *offset <= after);
         self.offsets.range(start..).copied()
     }
+
+    /// Offsets smaller than `below`.
+    pub fn before(&self, below: u64) -> impl DoubleEndedIterator<Item = u64> + '_ {
+        let end = self.offsets.partition_point(|offset| *offset < below);
+        self.offsets.range(..end).copied()
+    }
 }
 
 // === impl Topics ===

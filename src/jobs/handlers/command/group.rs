@@ -1,49 +1,68 @@
 //! The process group of a program: killed as a whole, even when the node dies.
 //!
-//! A killed program leaves its children behind; a killed group does not. When the node itself is killed nobody would
-//! kill the group, so beside each program waits a *lifeline*: a tiny shell that reads from a pipe whose other end the
-//! node holds. The system closes that end when the node is gone, in whatever way; the shell then kills the group.
-//! A process that makes a group or session of its own (`setsid`) gets away, as daemons mean to.
+//! A killed program leaves its children behind; a killed group does not. No code of the node runs when the node itself
+//! is killed, so a *lifeline* leads each group: a small shell that reads from a pipe whose other end the node holds. The
+//! system closes that end when the node is gone, for whatever reason, and the shell then kills its own group.
+//!
+//! The lifeline starts first, and the program joins its group before `exec`. Until `exec` the forked child holds a copy of
+//! the pipe's end as well. So at every moment of a start either the lifeline does not see the end of the pipe yet, or
+//! the program is already in the group that the lifeline kills.
+//!
+//! A process that makes a group or a session of its own (`setsid`) leaves the group; [`super::orphans`] finds it.
 
 use std::{io, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, Command},
+};
 
-/// What the lifeline runs. The group is an argument, not part of the text.
-const SCRIPT: &str = r#"read -r _; kill -s KILL -- "-$1""#;
+use super::orphans::{self, Mark};
+
+/// What the lifeline runs. Signals to the whole group must not end it before the group.
+const SCRIPT: &str = "trap '' HUP INT QUIT TERM USR1 USR2; echo; read -r _; kill -s KILL 0";
 
 /// A process group that is killed when this is dropped.
 #[derive(Debug)]
 pub struct Group {
-    /// Gone once it was killed: afterwards the id may come to belong to somebody else.
+    /// `None` once it was killed.
     id: Option<Pid>,
+    /// Leads the group. Not waited for before the group is killed, so the id cannot belong to another process.
     lifeline: Option<Child>,
+    _mark: Mark,
 }
 
 // === impl Group ===
 
 impl Group {
-    /// The group of a child that was started as the leader of one and has not been waited for.
-    pub fn led_by(leader: &Child) -> Self {
-        let id = leader.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
-        let lifeline = id.and_then(|id| {
-            // Without it all works but for the death of the node, so a machine without a shell is no reason to fail.
-            hold(id).inspect_err(|error| tracing::warn!(%error, "commands will outlive this node if it is killed")).ok()
-        });
-        Self { id, lifeline }
+    /// Starts a program in a group of its own, once its lifeline stands.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub async fn start(command: &mut Command) -> io::Result<(Self, Child)> {
+        let mark = Mark::new();
+        // Without a shell only the death of the node is not covered, so that is no reason to fail.
+        let lifeline = lifeline()
+            .await
+            .inspect_err(|error| tracing::warn!(%error, "commands will outlive this node if it is killed"))
+            .ok();
+        let leader = lifeline.as_ref().and_then(pid);
+        command.env(orphans::VARIABLE, mark.value());
+        command.process_group(leader.map_or(0, Pid::as_raw_pid)).kill_on_drop(true);
+        // On an error the lifeline is dropped, which kills it.
+        let program = orphans::spawn(command)?;
+        let id = leader.or_else(|| pid(&program));
+        Ok((Self { id, lifeline, _mark: mark }, program))
     }
 
-    /// Kills every process of the group that is still there.
+    /// Kills every process of the group that is still there, the lifeline included.
     pub fn kill(&mut self) {
         if let Some(id) = self.id.take() {
-            // Nobody left to kill is the usual case.
+            // An empty group is the usual case where there is no lifeline.
             let _ = kill_process_group(id, Signal::KILL);
         }
-        // Before its pipe closes: it must not kill what then may have the group's id.
-        if let Some(mut lifeline) = self.lifeline.take() {
-            let _ = lifeline.start_kill();
-        }
+        self.lifeline = None;
     }
 }
 
@@ -53,18 +72,23 @@ impl Drop for Group {
     }
 }
 
-/// Starts a lifeline for a group. It has a group of its own, so that neither a signal to the node's group nor the end
-/// of the program's group takes it away too soon.
-fn hold(id: Pid) -> io::Result<Child> {
-    Command::new("/bin/sh")
-        .args(["-c", SCRIPT, "millstream-lifeline", &id.as_raw_nonzero().to_string()])
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
+// === helpers ===
+
+fn pid(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?))
+}
+
+/// Starts a lifeline as the leader of a new group, and waits until no signal to the group can end it but KILL.
+async fn lifeline() -> io::Result<Child> {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", SCRIPT, "millstream-lifeline"]).env_clear().envs(orphans::inherited());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut lifeline = orphans::spawn(command.process_group(0).kill_on_drop(true))?;
+    match &mut lifeline.stdout {
+        Some(stdout) => drop(stdout.read_u8().await?),
+        None => return Err(io::ErrorKind::BrokenPipe.into()),
+    }
+    Ok(lifeline)
 }
 
 #[cfg(test)]
@@ -73,8 +97,8 @@ mod tests {
 
     use super::*;
 
-    fn sleeper() -> Child {
-        Command::new("sleep").arg("300").process_group(0).kill_on_drop(true).spawn().expect("sleep is everywhere")
+    async fn sleeper() -> (Group, Child) {
+        Group::start(Command::new("sleep").arg("300")).await.expect("sleep is everywhere")
     }
 
     async fn killed(mut child: Child) -> bool {
@@ -82,20 +106,35 @@ mod tests {
         status.expect("it is gone in time").expect("it can be waited for").signal() == Some(9)
     }
 
-    /// What happens when the node is killed: the system closes the node's end of the pipe.
+    /// When the node is killed, the system closes the node's end of the pipe.
     #[tokio::test]
     async fn a_group_does_not_outlive_the_node() {
-        let child = sleeper();
-        let mut group = Group::led_by(&child);
+        let (mut group, child) = sleeper().await;
         group.id = None;
         drop(group.lifeline.as_mut().expect("there is a shell").stdin.take());
         assert!(killed(child).await);
     }
 
+    /// A script may end its own group by `kill 0`; what ignores that still must not outlive the node.
+    #[tokio::test]
+    async fn a_lifeline_survives_a_signal_to_its_group() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' TERM; kill -s TERM 0; echo sent; exec sleep 300"]).stdout(Stdio::piped());
+        let (mut group, mut child) = Group::start(&mut command).await.expect("there is a shell");
+        let mut said = [0; 5];
+        let stdout = child.stdout.as_mut().expect("it is piped");
+        stdout.read_exact(&mut said).await.expect("it says that it has sent it");
+        let lifeline = group.lifeline.as_mut().expect("there is a shell");
+        assert_eq!(lifeline.try_wait().expect("it can be waited for"), None);
+        group.id = None;
+        drop(lifeline.stdin.take());
+        assert!(killed(child).await);
+    }
+
     #[tokio::test]
     async fn a_group_is_killed_with_its_owner() {
-        let child = sleeper();
-        drop(Group::led_by(&child));
+        let (group, child) = sleeper().await;
+        drop(group);
         assert!(killed(child).await);
     }
 }

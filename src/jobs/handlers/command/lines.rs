@@ -8,6 +8,8 @@ pub struct Lines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,
     max: usize,
+    /// Lines up to this length come without notice.
+    free: usize,
     number: u64,
     given: bool,
     ended: bool,
@@ -18,6 +20,8 @@ pub struct Lines<R> {
 pub enum Line<'a> {
     /// Its bytes without the line end.
     Whole(u64, &'a [u8]),
+    /// It has more bytes than are read without notice; it follows when the next line is asked for.
+    Long,
     /// It has more than the permitted bytes; there is no next line.
     TooLong(u64, usize),
 }
@@ -34,9 +38,17 @@ pub struct Tail<R> {
 // === impl Lines ===
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    /// Lines of at most `max` bytes.
-    pub fn new(reader: R, max: usize) -> Self {
-        Self { reader: BufReader::new(reader), line: Vec::new(), max, number: 0, given: false, ended: false }
+    /// Lines of at most `max` bytes; before the first with more than `free` comes [`Line::Long`].
+    pub fn new(reader: R, max: usize, free: usize) -> Self {
+        Self {
+            reader: BufReader::new(reader),
+            line: Vec::new(),
+            max,
+            free: free.min(max),
+            number: 0,
+            given: false,
+            ended: false,
+        }
     }
 
     /// The next line; `None` at the end, which a failing pipe is too. May be cancelled and called again: no byte is
@@ -53,6 +65,11 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             if self.line.len() + part > self.max {
                 self.ended = true;
                 return Some(Line::TooLong(self.number + 1, self.max));
+            }
+            if self.line.len() + part > self.free {
+                // Once: from now on lines may be as long as they are permitted.
+                self.free = self.max;
+                return Some(Line::Long);
             }
             self.line.extend_from_slice(&available[..part]);
             self.reader.consume(part + usize::from(end.is_some()));
@@ -109,11 +126,12 @@ mod tests {
 
     async fn lines(text: &[u8], max: usize) -> Vec<String> {
         // A tiny buffer cuts lines into pieces, as pipes do.
-        let mut lines = Lines::new(text, max);
+        let mut lines = Lines::new(text, max, max);
         lines.reader = BufReader::with_capacity(3, text);
         let mut seen = Vec::new();
         while let Some(line) = lines.next().await {
             seen.push(match line {
+                Line::Long => "long".to_owned(),
                 Line::Whole(number, bytes) => format!("{number} {}", String::from_utf8_lossy(bytes)),
                 Line::TooLong(number, max) => format!("{number} has more than {max}"),
             });
@@ -132,6 +150,16 @@ mod tests {
     async fn a_line_may_be_as_long_as_the_bound_and_no_longer() {
         assert_eq!(lines(b"12345\n12345", 5).await, ["1 12345", "2 12345"]);
         assert_eq!(lines(b"1\n123456\n1\n", 5).await, ["1 1", "2 has more than 5"]);
+    }
+
+    #[tokio::test]
+    async fn the_first_long_line_is_announced() {
+        let mut lines = Lines::new(&b"12\n12345\n123456"[..], 10, 3);
+        lines.reader = BufReader::with_capacity(2, &b"12\n12345\n123456"[..]);
+        assert_eq!(lines.next().await, Some(Line::Whole(1, b"12")));
+        assert_eq!(lines.next().await, Some(Line::Long));
+        assert_eq!(lines.next().await, Some(Line::Whole(2, b"12345")));
+        assert_eq!(lines.next().await, Some(Line::Whole(3, b"123456")));
     }
 
     #[tokio::test]

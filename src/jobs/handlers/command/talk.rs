@@ -35,6 +35,7 @@ impl Talk {
     pub fn take(&mut self, line: Line<'_>) -> Result<Option<Report>, TaskError> {
         let (number, bytes) = match line {
             Line::Whole(number, bytes) => (number, bytes.trim_ascii()),
+            Line::Long => return Ok(None),
             Line::TooLong(number, max) => {
                 return Err(self.bad(number, &format!("has more than {max} bytes; hand large results on by reference")));
             }

@@ -12,7 +12,7 @@ use crate::jobs::handlers::double::{Recorder, task};
 const BRIEF: Duration = Duration::from_millis(200);
 
 fn command(argv: &[&str]) -> Command {
-    Command::new(argv.iter().map(ToString::to_string).collect()).expect("a program is named")
+    Command::new(argv.iter().map(ToString::to_string).collect(), Environment::default()).expect("a program is named")
 }
 
 fn shell(script: &str) -> Command {
@@ -214,10 +214,23 @@ async fn a_program_that_closes_stdout_and_lives_on_is_killed() {
     assert!(error.message.contains("did not exit: hm"), "{error}");
 }
 
-#[test]
-fn the_nodes_settings_are_hidden_from_programs() {
-    assert!(is_setting("MILLSTREAM__ACCESS__TOKEN") && is_setting("millstream__x__y"));
-    assert!(!is_setting("MILLSTREAM_ATTEMPT") && !is_setting("PATH") && !is_setting("MÖLLSTREAM__"));
+#[tokio::test]
+async fn the_environment_has_what_is_named_and_nothing_else() {
+    let (passed, _) = environment::tests::other();
+    let environment =
+        Environment { set: [("GREETING".to_owned(), "a \"b\"".to_owned())].into(), pass: vec![passed.clone()] };
+    let argv = ["env"].map(str::to_owned).to_vec();
+    let (done, recorder) = run_with(Command::new(argv, environment).expect("a program is named"), Value::Null).await;
+    assert!(done.is_ok());
+    let messages = recorder.messages();
+    let mut names: Vec<_> = messages.iter().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    names.retain(|name| !["PATH", "HOME", "LANG", "TZ"].contains(name));
+    let own = ["MILLSTREAM_ATTEMPT", "MILLSTREAM_IDEMPOTENCY_KEY", "MILLSTREAM_LIFELINE"];
+    let mut expected = [&["GREETING", passed.as_str()][..], &own[..]].concat();
+    expected.sort_unstable();
+    names.sort_unstable();
+    assert_eq!(names, expected);
+    assert!(messages.contains(&"GREETING=a \"b\"".to_owned()), "{messages:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    jobs::handler::{Progress, TaskError},
+    jobs::{
+        handler::{Progress, Reserve, TaskError},
+        memory,
+    },
     upstream::{self, Chunks},
 };
 
@@ -28,15 +31,22 @@ impl<'a> Meter<'a> {
     ///
     /// # Errors
     /// `response_too_large` above `limit` bytes, before anything is read if the length says so; or how the wire failed.
-    pub async fn collect(&mut self, body: &mut Chunks, limit: usize) -> Result<Bytes, TaskError> {
+    pub async fn collect(&mut self, body: &mut Chunks, limit: usize, reserve: &Reserve) -> Result<Bytes, TaskError> {
         if self.total.is_some_and(|total| total > limit as u64) {
             return Err(upstream::Error::TooLarge { limit }.into());
         }
-        let mut whole = BytesMut::new();
+        // Room is there before the bytes are. Where nothing is known of the length it is taken in two steps.
+        let declared = self.total.and_then(|total| usize::try_from(total).ok());
+        reserve.answer(declared.unwrap_or(0)).await;
+        let mut steps = [memory::FREE, memory::SMALL].into_iter().filter(|_| declared.is_none()).peekable();
+        let mut whole = BytesMut::with_capacity(declared.unwrap_or(0));
         while let Some(chunk) = body.next().await {
             let chunk = chunk?;
             if chunk.len() > limit - whole.len() {
                 return Err(upstream::Error::TooLarge { limit }.into());
+            }
+            while steps.next_if(|step| whole.len() + chunk.len() > *step).is_some() {
+                reserve.answer(steps.peek().map_or(limit, |next| limit.min(*next))).await;
             }
             whole.extend_from_slice(&chunk);
             self.add(chunk.len()).await;

@@ -129,7 +129,8 @@ impl Input {
         let key = HeaderName::from_static("idempotency-key");
         request.headers.entry(key).or_insert_with(|| idempotency_key(task));
         let trace = HeaderName::from_static("traceparent");
-        request.headers.entry(trace).or_insert_with(|| traceparent(&task.job_id));
+        let onward = || task.via.traceparent().unwrap_or_else(|| traceparent(&task.job_id));
+        request.headers.entry(trace).or_insert_with(onward);
         Ok(request)
     }
 
@@ -167,7 +168,7 @@ fn idempotency_key(task: &Task) -> HeaderValue {
     })
 }
 
-/// A W3C trace context: all requests of a job share the trace, each attempt is a span of its own. The flag "sampled" is not set:
+/// A W3C trace context of a job that was submitted without one: all requests of a job share the trace, each attempt is a span of its own. The flag "sampled" is not set:
 /// the node records no spans.
 fn traceparent(job_id: &str) -> HeaderValue {
     let trace = hex(&Sha256::digest(job_id)[..16]);

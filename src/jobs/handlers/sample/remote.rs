@@ -83,7 +83,7 @@ impl Fetch {
     async fn attempt(&self, task: &Task) -> Result<Output, TaskError> {
         let (status, mut body) = self.0.get(ORDERS_PATH).await?;
         let mut meter = Meter::new(&task.progress, body.content_length());
-        let table = meter.collect(&mut body, self.0.max_response_bytes).await?;
+        let table = meter.collect(&mut body, self.0.max_response_bytes, &task.reserve).await?;
         let lines = memchr::memchr_iter(b'\n', &table).count();
         let result = json!({
             "bytes": table.len(),

@@ -86,6 +86,32 @@ async fn a_record_that_cannot_be_read_is_left_alone() {
 }
 
 #[actix_rt::test]
+async fn a_record_that_cannot_be_read_costs_its_own_job() {
+    pause();
+    let journal = journal();
+    let node = setup().on(&journal).start();
+    let (first, second) = (
+        node.submit(json!({"tasks": [{"run": "echo"}]})).await,
+        node.submit(json!({"tasks": [{"run": "echo"}]})).await,
+    );
+    node.ended(&first).await;
+    node.ended(&second).await;
+    node.crash().await;
+
+    let node = Setup { damaged: Some(format!("{first}/spec")), ..setup() }.on(&journal).start();
+    assert!(node.jobs.get(&second).await.is_ok(), "all others are there in time");
+    assert!(
+        matches!(node.jobs.get(&first).await, Err(Error::Unreadable { job, reason }) if job == first && reason.contains("damaged"))
+    );
+    let listing = node.jobs.list(Filter::default()).await.unwrap();
+    assert_eq!(listing.jobs.len(), 1);
+    assert_eq!(listing.unreadable.iter().map(|job| &job.job_id).collect::<Vec<_>>(), [&first]);
+    assert_eq!(node.jobs.stats().records_unreadable, 1);
+    assert_eq!(node.run(json!({"tasks": [{"run": "echo"}]})).await.verdict().0, "completed");
+    assert_eq!(node.topic(&Topic::job(&first).unwrap()).await.len(), 5, "its history is left alone, too");
+}
+
+#[actix_rt::test]
 async fn while_the_journal_cannot_be_read_requests_are_told_so_in_time() {
     pause();
     let journal = journal();

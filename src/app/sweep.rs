@@ -1,0 +1,59 @@
+//! The second hand of a node: the clock is followed, and the journal lets go of what retention says.
+
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    journal::{self, Unavailable},
+    supervise::Supervisor,
+};
+
+/// What it works with: not the whole node, whose parts end with their last handles.
+#[derive(Clone)]
+pub(super) struct Sweep {
+    pub(super) journal: journal::Shared,
+    pub(super) clock: Clock,
+    pub(super) stopping: CancellationToken,
+    pub(super) supervisor: Supervisor,
+}
+
+// === impl Sweep ===
+
+impl Sweep {
+    /// Sweeps once a second until the node stops. A journal whose writer is gone ends the node.
+    pub(super) async fn run(self) {
+        let mut every = interval(Duration::from_secs(1));
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        while self.stopping.run_until_cancelled(every.tick()).await.is_some() {
+            self.clock.follow();
+            match self.journal.sweep(self.clock.steady_ms()).await {
+                Ok(()) => failing = false,
+                // Nobody has closed it: its writer is gone.
+                Err(Unavailable::Closed) if !self.stopping.is_cancelled() => return self.supervisor.fail("journal"),
+                // One line for a trouble that lasts.
+                Err(_) if std::mem::replace(&mut failing, true) => {}
+                Err(error) => tracing::error!(%error, "the journal cannot be swept"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_journal_whose_writer_is_gone_ends_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = journal::open(&journal::Config::default(), dir.path()).unwrap();
+        journal.close().await;
+        let (clock, stopping, supervisor) = (Clock::system(), CancellationToken::new(), Supervisor::default());
+        let sweep = Sweep { journal, clock, stopping, supervisor: supervisor.clone() };
+        tokio::time::timeout(Duration::from_secs(60), sweep.run()).await.expect("it ends by itself");
+        assert_eq!(supervisor.failed(), Some("journal"));
+    }
+}

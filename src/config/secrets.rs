@@ -1,0 +1,28 @@
+//! Which environment variables hold secrets of the node.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// Environment variables that settings name: each key that ends in `_env` does so, except the list of those that
+/// programs get.
+pub fn variables(json: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    match json {
+        Value::Array(items) => items.iter().for_each(|item| found.extend(variables(item))),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    _ if key == "pass_env" || key == "env" => {}
+                    Value::String(name) if key.ends_with("_env") => found.extend([name.clone()]),
+                    Value::Array(names) if key.ends_with("_env") => {
+                        found.extend(names.iter().filter_map(|name| name.as_str().map(str::to_owned)));
+                    }
+                    other => found.extend(variables(other)),
+                }
+            }
+        }
+        _ => {}
+    }
+    found
+}

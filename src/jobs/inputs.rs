@@ -1,0 +1,257 @@
+//! What tasks are to run with: read back from the records of their jobs when an attempt begins.
+//!
+//! Specs are not kept in memory: a job may wait for hours, and there may be thousands of them. The records that were used
+//! last are kept as text ([`CACHE_BYTES`]), since the tasks of a job usually begin one after the other.
+
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+use tokio::time::sleep;
+
+use super::{
+    code,
+    handler::TaskError,
+    memory::{FREE, Memory},
+    record,
+    spec::TaskSpec,
+};
+use crate::{
+    journal::{Shared, Unavailable},
+    shares::{Held, Owner},
+};
+
+/// Reads inputs.
+pub struct Inputs {
+    journal: Shared,
+    memory: Memory,
+    cache: Mutex<VecDeque<Arc<Text>>>,
+}
+
+/// The record of a job as it is written, and where its tasks stand in it.
+struct Text {
+    job: Arc<str>,
+    json: Bytes,
+    tasks: Vec<Range<u32>>,
+}
+
+/// The parts of a record that are looked at.
+#[derive(Deserialize)]
+struct Outer<'t> {
+    #[serde(borrow)]
+    spec: Inner<'t>,
+}
+
+#[derive(Deserialize)]
+struct Inner<'t> {
+    #[serde(borrow)]
+    tasks: Vec<&'t RawValue>,
+}
+
+/// Bytes of records that are kept.
+const CACHE_BYTES: usize = 8 << 20;
+/// How often a journal that fails is asked, and how long it is left alone in between.
+const TRIES: u32 = 5;
+const PATIENCE: Duration = Duration::from_secs(1);
+
+// === impl Inputs ===
+
+impl Inputs {
+    pub fn new(journal: Shared, memory: Memory) -> Self {
+        Self { journal, memory, cache: Mutex::default() }
+    }
+
+    /// The input of a task, and the room that it takes. `bytes` is the size of the job's record.
+    ///
+    /// # Errors
+    /// When the journal does not answer, or no longer has the record.
+    pub async fn load(
+        &self,
+        owner: &Owner,
+        job: &Arc<str>,
+        task: u32,
+        bytes: usize,
+    ) -> Result<(Value, Option<Held>), TaskError> {
+        let text = match self.cached(job) {
+            Some(text) => text,
+            None => {
+                let _held = self.memory.input(owner, bytes).await;
+                self.read(job).await?
+            }
+        };
+        let lost =
+            || TaskError::fatal(code::INPUT_LOST, "what the task was to run with is not in the record of its job");
+        let range = text.tasks.get(task as usize).cloned().ok_or_else(lost)?;
+        let json = text.json.slice(range.start as usize..range.end as usize);
+        drop(text);
+        let held = self.memory.input(owner, json.len()).await;
+        let parse = move || serde_json::from_slice::<TaskSpec>(&json).map(TaskSpec::into_input);
+        let input = if held.is_some() { blocking(parse).await } else { parse() };
+        Ok((input.map_err(|error| unreadable(&error.to_string()))?, held))
+    }
+
+    /// Keeps the record of a job that is about to begin.
+    pub fn keep(&self, job: &Arc<str>, json: Bytes) {
+        // Large ones are read back: to look at them takes its time, and nobody waits for it here.
+        if json.len() <= FREE
+            && let Ok(text) = Text::new(job.clone(), json)
+        {
+            self.put(Arc::new(text));
+        }
+    }
+
+    async fn read(&self, job: &Arc<str>) -> Result<Arc<Text>, TaskError> {
+        let mut tries = 0;
+        let record = loop {
+            match self.journal.get(record::spec_key(job)).await {
+                Ok(record) => break record,
+                Err(Unavailable::Closed) => return Err(unreadable("the journal is closed")),
+                Err(error) if tries >= TRIES => return Err(unreadable(&error.to_string())),
+                Err(_) => {
+                    tries += 1;
+                    sleep(PATIENCE).await;
+                }
+            }
+        };
+        let json = record.ok_or_else(|| TaskError::fatal(code::INPUT_LOST, "the record of the job is gone"))?.value;
+        let (job, large) = (job.clone(), json.len() > FREE);
+        let read = move || Text::new(job, json);
+        let text = if large { blocking(read).await } else { read() };
+        let text = Arc::new(text.map_err(|error| unreadable(&error.to_string()))?);
+        self.put(text.clone());
+        Ok(text)
+    }
+
+    fn cached(&self, job: &Arc<str>) -> Option<Arc<Text>> {
+        let mut cache = self.cache();
+        let at = cache.iter().position(|text| text.job == *job)?;
+        let text = cache.remove(at)?;
+        cache.push_front(text.clone());
+        Some(text)
+    }
+
+    fn put(&self, text: Arc<Text>) {
+        let mut cache = self.cache();
+        cache.retain(|kept| kept.job != text.job);
+        cache.push_front(text);
+        let mut bytes = 0;
+        let fits = cache.iter().take_while(|text| {
+            bytes += text.bytes();
+            bytes <= CACHE_BYTES
+        });
+        let fits = fits.count();
+        cache.truncate(fits);
+    }
+
+    fn cache(&self) -> MutexGuard<'_, VecDeque<Arc<Text>>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Text ===
+
+impl Text {
+    fn new(job: Arc<str>, json: Bytes) -> serde_json::Result<Self> {
+        let outer: Outer<'_> = serde_json::from_slice(&json)?;
+        let start = json.as_ptr().addr();
+        let place = |task: &&RawValue| {
+            let at = task.get().as_ptr().addr() - start;
+            let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+            number(at)..number(at + task.get().len())
+        };
+        let tasks = outer.spec.tasks.iter().map(place).collect();
+        Ok(Self { job, json, tasks })
+    }
+
+    fn bytes(&self) -> usize {
+        // A small record costs more than its text.
+        256 + self.json.len() + self.tasks.len() * size_of::<Range<u32>>()
+    }
+}
+
+// === helpers ===
+
+/// Large texts would hold up the other tasks of the thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("reading JSON does not panic")
+}
+
+fn unreadable(reason: &str) -> TaskError {
+    TaskError::transient(code::INPUT_LOST, format!("what the task is to run with cannot be read: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        journal::{Batch, Config, Journal, Memory as Log, RecordWrite},
+        shares::Share,
+    };
+
+    async fn journal(records: &[(&str, &Value)]) -> Shared {
+        let journal = Arc::new(Log::new(&Config::default()));
+        let records = records.iter().map(|(job, spec)| RecordWrite {
+            key: record::spec_key(job),
+            value: Some(json!({ "version": 1, "spec": spec }).to_string().into()),
+        });
+        journal.append(Batch { records: records.collect(), ..Batch::default() }).await.expect("it is written");
+        journal
+    }
+
+    #[tokio::test]
+    async fn inputs_come_from_the_record_of_their_job() {
+        let large = "x".repeat(3 * FREE);
+        let spec = json!({ "tasks": [
+            { "run": "a", "input": { "ä": [1, 2.50] } },
+            { "url": "http://h/", "method": "post", "headers": { "X": "y" }, "body": large },
+            { "run": "b" },
+        ] });
+        let inputs = Inputs::new(journal(&[("j", &spec)]).await, Memory::default());
+        let (job, bytes) = (Arc::from("j"), 4 * FREE);
+        for _ in 0..2 {
+            let load = async |task| inputs.load(&None, &job, task, bytes).await;
+            assert_eq!(load(0).await.expect("it is there").0, json!({ "ä": [1, 2.50] }));
+            let (request, held) = load(1).await.expect("it is there");
+            assert_eq!((&request["method"], request["body"].as_str()), (&json!("POST"), Some(&*large)));
+            assert!(held.is_some(), "what is large is counted");
+            assert_eq!(load(2).await.expect("it is there").0, Value::Null);
+            assert_eq!(load(3).await.expect_err("there are three").code, code::INPUT_LOST);
+        }
+        assert_eq!(inputs.load(&None, &Arc::from("k"), 0, 1).await.expect_err("it is gone").code, code::INPUT_LOST);
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_waits() {
+        let spec = json!({ "tasks": [{ "run": "a", "input": "x".repeat(2 * FREE) }] });
+        let memory = Memory::new(16 * FREE, Share::WHOLE);
+        let inputs = Inputs::new(journal(&[("j", &spec)]).await, memory.clone());
+        let job = Arc::from("j");
+        let (_, held) = inputs.load(&None, &job, 0, 3 * FREE).await.expect("it is there");
+        let mut second = Box::pin(inputs.load(&None, &job, 0, 3 * FREE));
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        assert_eq!(memory.figures()[1].1.waiting, 1);
+        drop(held);
+        assert!(second.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn no_more_records_are_kept_than_fit() {
+        let inputs = Inputs::new(journal(&[]).await, Memory::default());
+        let json =
+            Bytes::from(json!({ "spec": { "tasks": [{ "run": "a", "input": "x".repeat(60_000) }] } }).to_string());
+        for n in 0..200 {
+            inputs.keep(&n.to_string().into(), json.clone());
+        }
+        let kept: usize = inputs.cache().iter().map(|text| text.bytes()).sum();
+        assert!((CACHE_BYTES / 2..=CACHE_BYTES).contains(&kept), "{kept}");
+        assert!(inputs.cached(&"199".into()).is_some() && inputs.cached(&"0".into()).is_none());
+    }
+}

@@ -1,0 +1,117 @@
+//! A job's events as a stream of values, from its beginning to its end.
+
+use std::collections::VecDeque;
+
+use futures_util::{Stream, stream::try_unfold};
+use tokio::sync::watch::Receiver;
+
+use super::{
+    Error, Handle,
+    event::{Fact, JobEvent},
+};
+use crate::{
+    event::SharedEvent,
+    journal::{Query, Shared},
+    topic::Topic,
+};
+
+/// Events that are read at once.
+const PAGE: usize = 256;
+/// Bytes that are read at once; a single event may be larger.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Where a watcher stands.
+struct Watch {
+    journal: Shared,
+    head: Receiver<u64>,
+    id: String,
+    after: u64,
+    events: VecDeque<SharedEvent>,
+    ended: bool,
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// The events of a job, from the first one, live once the kept ones are read; ends after `complete`. Each event comes
+    /// once, in order. It holds at most 256 events or one mebibyte; a slow reader delays nothing else.
+    ///
+    /// ```
+    /// # use millstream::{app::App, config::Config, jobs::{Submission, event::Fact, state::Status}, journal::Kind};
+    /// # use futures_util::TryStreamExt;
+    /// # actix_rt::System::new().block_on(async {
+    /// # let mut config = Config::default();
+    /// # config.journal.kind = Kind::Memory;
+    /// # let app = App::build(config)?;
+    /// # let node = app.node();
+    /// let spec = serde_json::from_str(r#"{"tasks": [{"id": "orders", "run": "Calculate Stats"}]}"#)?;
+    /// let job = node.jobs.submit(Submission { spec, ..Submission::default() }).await?;
+    /// let mut events = std::pin::pin!(node.jobs.watch(&job.job_id));
+    /// let mut status = None;
+    /// while let Some(event) = events.try_next().await? {
+    ///     match event.fact {
+    ///         Fact::TaskProgress(progress) => println!("{}: {} %", progress.task_id, progress.progress),
+    ///         Fact::Complete(complete) => status = Some(complete.status),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// assert_eq!(status, Some(Status::Completed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// The stream yields [`Error::UnknownJob`] where there is no such job or its history was deleted, [`Error::Journal`]
+    /// where the journal cannot be read, and ends then.
+    pub fn watch(&self, id: &str) -> impl Stream<Item = Result<JobEvent, Error>> + Send + use<> {
+        let journal = self.journal().clone();
+        let head = journal.watch_head();
+        let watch = Watch { journal, head, id: id.to_owned(), after: 0, events: VecDeque::new(), ended: false };
+        let handle = self.clone();
+        try_unfold(watch, move |mut watch| {
+            let handle = handle.clone();
+            async move { Ok(watch.next(&handle).await?.map(|event| (event, watch))) }
+        })
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    async fn next(&mut self, jobs: &Handle) -> Result<Option<JobEvent>, Error> {
+        while !self.ended {
+            let Some(event) = self.events.pop_front() else {
+                self.read(jobs).await?;
+                continue;
+            };
+            // A name that this version does not know is passed over.
+            if let Ok(event) = JobEvent::decode(event.name(), &event.data) {
+                self.ended = matches!(event.fact, Fact::Complete(_));
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the next events; waits for the journal to grow where there are none.
+    async fn read(&mut self, jobs: &Handle) -> Result<(), Error> {
+        let topic = Topic::job(&self.id).map_err(|_| Error::UnknownJob(self.id.clone()))?;
+        self.head.mark_unchanged();
+        let query = Query {
+            patterns: [topic.into()].into(),
+            after: self.after,
+            floor: self.after,
+            limit: PAGE,
+            max_bytes: PAGE_BYTES,
+        };
+        let page = self.journal.read(query).await?;
+        self.after = page.through;
+        self.events.extend(page.events);
+        if self.events.is_empty() {
+            // The end of a job that is gone would be waited for for ever.
+            jobs.summary(&self.id).await?;
+            self.head.changed().await.map_err(|_| Error::Stopping)?;
+        }
+        Ok(())
+    }
+}

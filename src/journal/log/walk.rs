@@ -1,0 +1,99 @@
+//! Where the last events of some topics begin, found backwards in small steps.
+//!
+//! A client may ask for as many events as it likes. One step looks at a bounded number of entries, so that the lock is
+//! never held for long: others append, read and deliver between two steps.
+
+use std::sync::Arc;
+
+use super::{Log, entries::Entry, read::MERGE_TOPICS, topics::TopicLog};
+use crate::topic::Pattern;
+
+/// Entries of one step: some tens of microseconds.
+const STEP: usize = 1024;
+
+/// A search on its way back from the head.
+pub struct Walk {
+    patterns: Arc<[Pattern]>,
+    /// Events that are still to be found.
+    missing: usize,
+    /// Everything from here on was searched; `None` before the first step.
+    below: Option<u64>,
+    /// What is answered when nothing more is found: the head, then the position before the earliest event so far.
+    answer: u64,
+}
+
+// === impl Walk ===
+
+impl Walk {
+    /// For the position before the last so many events.
+    pub fn new(patterns: Arc<[Pattern]>, count: usize) -> Self {
+        Self { patterns, missing: count, below: None, answer: 0 }
+    }
+
+    /// Takes an event that is there; true when it was the last one that was missing.
+    fn take(&mut self, offset: u64) -> bool {
+        self.answer = offset - 1;
+        self.missing -= 1;
+        self.missing == 0
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    /// One step; the position, once it is known.
+    pub fn step_back(&self, walk: &mut Walk, now: u64) -> Option<u64> {
+        if walk.below.is_none() {
+            walk.answer = self.head;
+        }
+        let below = walk.below.unwrap_or(u64::MAX);
+        if walk.missing == 0 {
+            return Some(walk.answer);
+        }
+        let now = self.time(now);
+        let patterns = walk.patterns.clone();
+        match self.few_topics(&patterns) {
+            Some(logs) => self.step_by_topics(walk, &logs, below, now),
+            None => self.step_by_entries(walk, &patterns, below, now),
+        }
+    }
+
+    /// The last entries of each topic, as far back as all of them reach.
+    fn step_by_topics(&self, walk: &mut Walk, logs: &[&TopicLog], below: u64, now: u64) -> Option<u64> {
+        let each = STEP / logs.len().max(1) + 1;
+        let (mut offsets, mut reached) = (Vec::with_capacity(STEP + MERGE_TOPICS), 0);
+        for log in logs {
+            let before = offsets.len();
+            offsets.extend(log.before(below).rev().take(each));
+            if offsets.len() - before == each {
+                reached = reached.max(offsets.last().copied().unwrap_or(0));
+            }
+        }
+        offsets.retain(|offset| *offset >= reached);
+        // Latest first.
+        offsets.sort_unstable_by(|a, b| b.cmp(a));
+        offsets.dedup();
+        for offset in offsets {
+            if self.alive(offset, now).is_some() && walk.take(offset) {
+                return Some(walk.answer);
+            }
+        }
+        walk.below = Some(reached);
+        // All topics were searched to their beginning.
+        (reached == 0).then_some(walk.answer)
+    }
+
+    /// The last entries of all topics.
+    fn step_by_entries(&self, walk: &mut Walk, patterns: &[Pattern], below: u64, now: u64) -> Option<u64> {
+        let concerned = |offset, entry: &Entry| !entry.expired(now) && self.concerns(patterns, offset, entry);
+        let mut searched = 0;
+        for (offset, entry) in self.entries.before(below).take(STEP) {
+            searched += 1;
+            walk.below = Some(offset);
+            if concerned(offset, entry) && walk.take(offset) {
+                return Some(walk.answer);
+            }
+        }
+        (searched < STEP).then_some(walk.answer)
+    }
+}

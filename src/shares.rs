@@ -1,0 +1,263 @@
+//! How much of a pool one owner may hold, so that no user alone can take everything.
+//!
+//! A pool is anything of which a node has a bounded amount: slots for tasks, streams to remotes, relays, bytes. An owner
+//! is a user; requests without a user have one owner together. The rule ([`Share`]) is the same for every pool:
+//!
+//! - while other owners hold or want something of a pool, one owner holds at most its share of it;
+//! - alone, it may hold half of the rest as well. What then remains is a reserve: nothing is taken from an owner that has
+//!   it, so without a reserve the next owner would wait for the end of the first one's work.
+//!
+//! [`Pool`] counts one pool by owners; [`Pool::take`] answers at once, [`Pool::acquire`] waits for its turn.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::oneshot;
+
+#[cfg(test)]
+mod tests;
+
+/// A user; `None` stands for all requests without one.
+pub type Owner = Option<Arc<str>>;
+
+/// The part of each pool that one owner may hold, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u8);
+
+/// A bounded amount of something, counted by owners. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    total: u64,
+    state: Mutex<State>,
+    /// Times that an owner's share was used up.
+    refused: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    held: HashMap<Owner, u64>,
+    sum: u64,
+    waiting: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    owner: Owner,
+    share: Share,
+    amount: u64,
+    granted: oneshot::Sender<Held>,
+}
+
+/// A part of a pool, given back when it is dropped.
+pub struct Held {
+    pool: Pool,
+    owner: Owner,
+    amount: u64,
+}
+
+/// Why there is nothing to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The pool is used up.
+    Pool,
+    /// The owner has its share.
+    Share,
+}
+
+/// What a pool holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Most that can be held.
+    pub total: u64,
+    /// What is held.
+    pub held: u64,
+    /// By how many owners.
+    pub owners: u64,
+    /// Requests that wait for a part.
+    pub waiting: u64,
+    /// Times that an owner's share was used up.
+    pub refused: u64,
+}
+
+// === impl Share ===
+
+impl Share {
+    /// One owner may hold everything.
+    pub const WHOLE: Self = Self(100);
+
+    /// So many percent, from 1 to 100.
+    pub fn percent(percent: u8) -> Self {
+        Self(percent.clamp(1, 100))
+    }
+
+    /// Most that one owner may hold of `total`; `alone` when no other owner holds or wants anything of it.
+    pub fn most(self, total: u64, alone: bool) -> u64 {
+        let percent = u64::from(self.0);
+        let percent = if alone { u64::midpoint(percent, 100) } else { percent };
+        if percent >= 100 {
+            return total;
+        }
+        // Divided first where the product would not fit.
+        let most = total.checked_mul(percent).map_or(total / 100 * percent, |product| product / 100);
+        most.max(1).min(total)
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// A pool of so much.
+    pub fn new(total: u64) -> Self {
+        Self(Arc::new(Inner { total, state: Mutex::default(), refused: AtomicU64::new(0) }))
+    }
+
+    /// Takes so much at once.
+    ///
+    /// # Errors
+    /// When the pool or the owner's share of it is used up.
+    pub fn take(&self, share: Share, owner: &Owner, amount: u64) -> Result<Held, Denied> {
+        let mut state = self.state();
+        match state.permits(self.0.total, share, owner, amount) {
+            Ok(()) => Ok(self.grant(&mut state, owner.clone(), amount)),
+            Err(denied) => {
+                if denied == Denied::Share {
+                    self.0.refused.fetch_add(1, Relaxed);
+                }
+                Err(denied)
+            }
+        }
+    }
+
+    /// Takes so much as soon as there is enough. Requests are served in their order, except that one whose owner has its
+    /// share holds up no other owner. An amount above what the owner may ever hold counts as that much.
+    ///
+    /// May be cancelled: what was granted meanwhile goes back.
+    pub async fn acquire(&self, share: Share, owner: &Owner, amount: u64) -> Held {
+        let granted = {
+            let mut state = self.state();
+            let amount = amount.min(share.most(self.0.total, false));
+            let first = state.waiting.is_empty();
+            match state.permits(self.0.total, share, owner, amount) {
+                Ok(()) if first => return self.grant(&mut state, owner.clone(), amount),
+                Err(Denied::Share) => drop(self.0.refused.fetch_add(1, Relaxed)),
+                _ => {}
+            }
+            let (granted, wait) = oneshot::channel();
+            state.waiting.push_back(Waiting { owner: owner.clone(), share, amount, granted });
+            self.serve(&mut state);
+            wait
+        };
+        granted.await.expect("the pool lives as long as this borrow of it, and drops no request")
+    }
+
+    /// What it holds now.
+    pub fn figures(&self) -> Figures {
+        let state = self.state();
+        Figures {
+            total: self.0.total,
+            held: state.sum,
+            owners: state.held.len() as u64,
+            waiting: state.waiting.len() as u64,
+            refused: self.0.refused.load(Relaxed),
+        }
+    }
+
+    fn grant(&self, state: &mut State, owner: Owner, amount: u64) -> Held {
+        *state.held.entry(owner.clone()).or_insert(0) += amount;
+        state.sum += amount;
+        Held { pool: self.clone(), owner, amount }
+    }
+
+    /// Serves those that wait, as far as there is enough.
+    fn serve(&self, state: &mut State) {
+        let mut at = 0;
+        while at < state.waiting.len() {
+            let Waiting { owner, share, amount, granted } = &state.waiting[at];
+            if granted.is_closed() {
+                state.waiting.remove(at);
+                continue;
+            }
+            match state.permits(self.0.total, *share, owner, *amount) {
+                Ok(()) => {
+                    let Some(waiting) = state.waiting.remove(at) else { return };
+                    let held = self.grant(state, waiting.owner, waiting.amount);
+                    if let Err(mut unwanted) = waiting.granted.send(held) {
+                        // Given back here: its own way back takes the lock.
+                        state.give_back(&unwanted.owner, std::mem::take(&mut unwanted.amount));
+                    }
+                }
+                // A large request must not wait until all small ones behind it are served.
+                Err(Denied::Pool) => return,
+                Err(Denied::Share) => at += 1,
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pool").field(&self.figures()).finish()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn permits(&self, total: u64, share: Share, owner: &Owner, amount: u64) -> Result<(), Denied> {
+        if self.sum.saturating_add(amount) > total {
+            return Err(Denied::Pool);
+        }
+        let own = self.held.get(owner).copied().unwrap_or(0);
+        let alone = self.sum == own && self.waiting.iter().all(|waiting| waiting.owner == *owner);
+        if own.saturating_add(amount) > share.most(total, alone) { Err(Denied::Share) } else { Ok(()) }
+    }
+
+    fn give_back(&mut self, owner: &Owner, amount: u64) {
+        self.sum -= amount;
+        if let Some(held) = self.held.get_mut(owner) {
+            *held -= amount;
+            if *held == 0 {
+                self.held.remove(owner);
+            }
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Gives back all but so much.
+    pub fn shrink(&mut self, amount: u64) {
+        let back = self.amount.saturating_sub(amount);
+        if back > 0 {
+            self.amount -= back;
+            let pool = self.pool.clone();
+            let mut state = pool.state();
+            state.give_back(&self.owner, back);
+            pool.serve(&mut state);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("owner", &self.owner).field("amount", &self.amount).finish_non_exhaustive()
+    }
+}

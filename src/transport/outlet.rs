@@ -1,0 +1,281 @@
+//! The way out of a connection: what its socket does not take, and for how long.
+
+use std::{
+    cell::{Cell, RefCell},
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use super::Rewound;
+use crate::unsent::{Account, Pace, Share, Unsent};
+
+/// Memory of a connection of HTTP/1.1 whose client takes nothing, beside the bytes of its answer: the buffers of the
+/// framework and the state of its request.
+const HTTP1_BYTES: usize = 16 << 10;
+/// The same of a connection of HTTP/2, without its streams.
+const HTTP2_BYTES: usize = 16 << 10;
+/// Bytes of all streams of a connection of HTTP/2 that are on their way into its socket.
+const HTTP2_BUFFER: usize = 64 << 10;
+
+/// Bytes of an answer that are still to be given to the connection. Shared by the answer and its connection.
+#[derive(Clone, Debug, Default)]
+pub struct Rest(Rc<Left>);
+
+#[derive(Debug, Default)]
+struct Left {
+    bytes: Cell<usize>,
+    share: RefCell<Option<Arc<Share>>>,
+}
+
+/// Watches over the writes of one connection.
+pub(super) struct Outlet {
+    unsent: Unsent,
+    rest: Rest,
+    account: Option<Box<Account>>,
+}
+
+/// The connection below HTTP/2, and how much its streams may write into it.
+pub struct Shared {
+    io: Rewound,
+    outlet: Outlet,
+    room: Room,
+}
+
+/// What the streams of one connection know of it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Room(Rc<State>);
+
+#[derive(Debug)]
+struct State {
+    /// Bytes that streams have written since the socket took everything.
+    written: Cell<usize>,
+    /// How often the socket took everything.
+    flushes: Cell<u64>,
+    waiting: RefCell<Vec<Waker>>,
+    /// Streams whose client is to take something.
+    waits: Cell<usize>,
+    /// Of all streams together.
+    pace: Cell<Pace>,
+    unsent: Unsent,
+}
+
+// === impl Rest ===
+
+impl Rest {
+    /// So many bytes, beside those of a shared copy.
+    pub fn set(&self, bytes: usize) {
+        self.0.bytes.set(bytes);
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> usize {
+        self.0.bytes.get()
+    }
+
+    /// The answer sends a copy that others send too, or has ended.
+    pub fn set_share(&self, share: Option<Arc<Share>>) {
+        *self.0.share.borrow_mut() = share;
+    }
+
+    /// The copy that the answer shares.
+    pub fn share(&self) -> Option<Arc<Share>> {
+        self.0.share.borrow().clone()
+    }
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    pub(super) fn new(unsent: Unsent) -> Self {
+        Self { unsent, rest: Rest::default(), account: None }
+    }
+
+    pub(super) fn rest(&self) -> Rest {
+        self.rest.clone()
+    }
+
+    /// The socket took nothing of so many bytes. An error when the connection is to end.
+    pub(super) fn blocked(&mut self, bytes: usize, own: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let account = self.account.get_or_insert_with(|| Box::new(self.unsent.account()));
+        account.blocked(Instant::now());
+        account.set(bytes + own + self.rest.get(), self.rest.share());
+        account.poll_end(cx).map(|why| io::Error::new(io::ErrorKind::TimedOut, why.as_str()))
+    }
+
+    pub(super) fn took(&mut self, bytes: usize) {
+        if let Some(account) = &mut self.account {
+            account.took(bytes, Instant::now());
+        }
+    }
+
+    /// The socket took everything.
+    pub(super) fn flushed(&mut self) {
+        if let Some(account) = &mut self.account {
+            account.clear();
+            account.set(self.rest.get(), self.rest.share());
+        }
+    }
+
+    /// Makes of a write of the socket one that ends in time.
+    pub(super) fn watch<T>(
+        &mut self,
+        done: Poll<io::Result<T>>,
+        waiting: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        match done {
+            Poll::Pending => self.blocked(waiting, HTTP1_BYTES, cx).map(Err),
+            done @ Poll::Ready(_) => done,
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Over this connection.
+    pub fn new(io: Rewound, unsent: Unsent) -> Self {
+        let state = State {
+            written: Cell::new(0),
+            flushes: Cell::new(0),
+            waiting: RefCell::default(),
+            waits: Cell::new(0),
+            pace: Cell::new(Pace::begin(Instant::now())),
+            unsent: unsent.clone(),
+        };
+        Self { io, outlet: Outlet::new(unsent), room: Room(Rc::new(state)) }
+    }
+
+    /// For its streams.
+    pub fn room(&self) -> Room {
+        self.room.clone()
+    }
+
+    fn write(&mut self, done: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match done {
+            Poll::Ready(Ok(bytes)) => {
+                self.outlet.took(bytes);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Pending => self.outlet.blocked(self.room.0.written.get(), HTTP2_BYTES, cx).map(Err),
+            failed @ Poll::Ready(Err(_)) => failed,
+        }
+    }
+}
+
+impl AsyncRead for Shared {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Shared {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.write(done, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.write(done, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.io).poll_flush(cx) {
+            Poll::Ready(Ok(())) => {
+                this.outlet.flushed();
+                this.room.flushed();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => this.outlet.blocked(this.room.0.written.get(), HTTP2_BYTES, cx).map(Err),
+            failed @ Poll::Ready(Err(_)) => failed,
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+// === impl Room ===
+
+impl Room {
+    /// Bytes that a stream may write now; with none of them it is woken when there are some.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        let room = HTTP2_BUFFER.saturating_sub(self.0.written.get());
+        if room > 0 {
+            return Poll::Ready(room);
+        }
+        self.wake_with_flush(cx);
+        Poll::Pending
+    }
+
+    /// The stream is woken when the socket has taken everything.
+    pub fn wake_with_flush(&self, cx: &mut Context<'_>) {
+        let mut waiting = self.0.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+    }
+
+    /// A stream has written so many bytes, which its client has asked for.
+    pub fn wrote(&self, bytes: usize) {
+        self.0.written.set(self.0.written.get() + bytes);
+        let mut pace = self.0.pace.get();
+        pace.took(bytes, self.0.unsent.least(), Instant::now());
+        self.0.pace.set(pace);
+    }
+
+    /// The client has taken a whole answer.
+    pub fn finished(&self) {
+        self.0.pace.set(Pace::begin(Instant::now()));
+    }
+
+    /// One stream more, or less, whose client is to take something.
+    pub fn one_waits(&self, waits: bool) {
+        let count = self.0.waits.get();
+        self.0.waits.set(if waits { count + 1 } else { count - 1 });
+    }
+
+    /// True when the clients of so many streams are to take something, and took too little of all together for a whole
+    /// deadline.
+    pub fn stands_still(&self, streams: usize) -> bool {
+        let since = self.0.pace.get().since();
+        self.0.waits.get() >= streams && since.is_some_and(|since| since.elapsed() >= self.0.unsent.deadline())
+    }
+
+    /// Another number after the socket took everything.
+    pub fn flushes(&self) -> u64 {
+        self.0.flushes.get()
+    }
+
+    fn flushed(&self) {
+        self.0.flushes.set(self.0.flushes.get() + 1);
+        self.0.written.set(0);
+        let mut waiting = self.0.waiting.take();
+        if waiting.len() > 1 {
+            // The first ones take the room. Each stream is to be among them some time.
+            let first = rand::random_range(0..waiting.len());
+            waiting.rotate_left(first);
+        }
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}

@@ -1,0 +1,102 @@
+//! A connection that changes hands, and the first words of HTTP/2.
+
+use std::{cell::Cell, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+fn heads() -> Heads {
+    Heads::new(Duration::from_secs(5), Duration::from_secs(5))
+}
+
+/// The node's end of a connection, as the framework has it, and the client's.
+async fn connection() -> (Transport, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let unsent = Unsent::new(Duration::from_secs(60), usize::MAX);
+    (Transport::new(Wire::Plain(listener.accept().await.unwrap().0), heads(), unsent, |_| Vec::new()), client)
+}
+
+#[tokio::test]
+async fn a_connection_changes_hands_when_all_that_was_written_is_flushed() {
+    let (mut transport, mut client) = connection().await;
+    let taken = Rc::new(RefCell::new(None));
+    let keep = taken.clone();
+    transport.handover().take_over(move |connection| drop(keep.replace(Some(connection))));
+    transport.write_all(b"head").await.unwrap();
+    assert!(taken.borrow().is_none(), "the framework still has it");
+    transport.flush().await.unwrap();
+    let mut connection = taken.take().expect("it was handed over");
+    assert_eq!(transport.read(&mut [0; 8]).await.unwrap(), 0, "the framework is told that the client is gone");
+    assert!(transport.write_all(b"more").await.is_err());
+    assert!(transport.flush().await.is_err(), "else it would poll without end");
+    transport.shutdown().await.unwrap();
+    drop(transport);
+    connection.write_all(b", body").await.unwrap();
+    drop(connection);
+    let mut text = String::new();
+    client.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "head, body", "what the framework did to its end had no effect");
+}
+
+#[tokio::test]
+async fn what_the_framework_gives_up_is_taken_over_by_nobody() {
+    struct Dropped(Rc<Cell<bool>>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+    let (transport, _client) = connection().await;
+    let gone = Rc::new(Cell::new(false));
+    let guard = Dropped(gone.clone());
+    let handover = transport.handover();
+    handover.take_over(move |_| drop(guard));
+    drop(transport);
+    assert!(!gone.get(), "somebody still holds the connection");
+    drop(handover);
+    assert!(gone.get());
+}
+
+#[tokio::test]
+async fn a_client_of_http_2_is_known_by_its_first_words_however_they_are_cut() {
+    for cut in [1, 3, 14, 23, 24] {
+        let (mut transport, mut client) = connection().await;
+        let say = async {
+            client.write_all(&PREFACE[..cut]).await.unwrap();
+            sleep(Duration::from_millis(5)).await;
+            client.write_all(&PREFACE[cut..]).await.unwrap();
+            client.write_all(b"frames").await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let ((), seen) = tokio::join!(say, async { transport.read(&mut [0; 1024]).await.unwrap() });
+        assert_eq!(seen, 0, "the framework is told that the client is gone");
+        let mut text = Vec::new();
+        transport.handover().left().expect("it is HTTP/2").read_to_end(&mut text).await.unwrap();
+        assert_eq!(text, [PREFACE, b"frames"].concat());
+    }
+}
+
+#[tokio::test]
+async fn what_begins_like_http_2_and_is_not_comes_whole() {
+    for words in ["PRI * HTTP/1.1", "PROPFIND / HTTP/1.1", "POST / HTTP/1.1"] {
+        let words = format!("{words}\r\nHost: x\r\n\r\n");
+        let (mut transport, mut client) = connection().await;
+        let say = async {
+            client.write_all(&words.as_bytes()[..2]).await.unwrap();
+            sleep(Duration::from_millis(5)).await;
+            client.write_all(&words.as_bytes()[2..]).await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let mut text = Vec::new();
+        let ((), read) = tokio::join!(say, transport.read_buf(&mut text));
+        read.unwrap();
+        while transport.read_buf(&mut text).await.unwrap() > 0 {}
+        assert_eq!(String::from_utf8(text).unwrap(), words);
+        assert!(transport.handover().left().is_none());
+    }
+}

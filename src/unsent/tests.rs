@@ -1,0 +1,119 @@
+//! The rule by time, on a paused clock, and the bound on bytes.
+
+use std::{future::poll_fn, pin::pin};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn unsent(max_bytes: usize) -> Unsent {
+    Unsent::new(DEADLINE, max_bytes)
+}
+
+/// How the answer ends, within some time.
+async fn ends(account: &mut Account, within: Duration) -> Option<Why> {
+    tokio::time::timeout(within, poll_fn(|cx| account.poll_end(cx))).await.ok()
+}
+
+fn stuck(unsent: &Unsent, bytes: usize) -> Account {
+    let mut account = unsent.account();
+    account.blocked(Instant::now());
+    account.set(bytes, None);
+    account
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_has_one_deadline() {
+    let unsent = unsent(usize::MAX);
+    let mut account = stuck(&unsent, 100);
+    assert_eq!(ends(&mut account, DEADLINE.saturating_sub(Duration::from_secs(1))).await, None);
+    assert_eq!(ends(&mut account, Duration::from_secs(2)).await, Some(Why::WriteDeadline));
+    assert_eq!((unsent.ended(Why::WriteDeadline), unsent.bytes()), (1, 100));
+    drop(account);
+    assert_eq!(unsent.bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_a_few_bytes_now_and_then_is_stuck_as_well() {
+    let unsent = unsent(usize::MAX);
+    let mut account = stuck(&unsent, 100);
+    for _ in 0..9 {
+        account.took(500, Instant::now());
+        assert_eq!(ends(&mut account, Duration::from_secs(1)).await, None);
+    }
+    assert_eq!(ends(&mut account, Duration::from_secs(2)).await, Some(Why::WriteDeadline));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_enough_is_given_time_without_end() {
+    let unsent = unsent(usize::MAX);
+    let mut account = stuck(&unsent, 100);
+    for _ in 0..100 {
+        account.took(1000, Instant::now());
+        assert_eq!(ends(&mut account, Duration::from_secs(1)).await, None);
+    }
+    account.clear();
+    assert_eq!(ends(&mut account, DEADLINE * 3).await, None, "nothing waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_stuck_answer_ends_when_too_many_bytes_wait() {
+    let unsent = unsent(1000);
+    let mut accounts = Vec::new();
+    for _ in 0..3 {
+        accounts.push(stuck(&unsent, 300));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // It takes what there is, so it is not stuck.
+    let mut quick = unsent.account();
+    quick.set(50, None);
+    let mut last = stuck(&unsent, 300);
+    assert!(unsent.bytes() <= 1000, "{}", unsent.bytes());
+    let moment = Duration::from_millis(1);
+    let mut ended = Vec::new();
+    for account in &mut accounts {
+        ended.push(ends(account, moment).await);
+    }
+    assert_eq!(ended, [Some(Why::UnsentBytes), Some(Why::UnsentBytes), None], "down to seven eighths");
+    assert_eq!((ends(&mut quick, moment).await, ends(&mut last, moment).await), (None, None));
+    assert_eq!(unsent.ended(Why::UnsentBytes), 2);
+    drop((accounts, quick, last));
+    assert_eq!(unsent.bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_ended_for_room_wakes() {
+    let unsent = unsent(1000);
+    let mut oldest = stuck(&unsent, 600);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut end = pin!(poll_fn(|cx| oldest.poll_end(cx)));
+    let more = async {
+        tokio::task::yield_now().await;
+        stuck(&unsent, 600)
+    };
+    let (why, _more) = tokio::join!(end.as_mut(), more);
+    assert_eq!(why, Why::UnsentBytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_copy_is_counted_once_and_goes_with_its_last_answer() {
+    let unsent = unsent(1000);
+    let share = unsent.share(Bytes::from(vec![0; 600]));
+    let mut readers = Vec::new();
+    for _ in 0..5 {
+        let mut account = unsent.account();
+        account.blocked(Instant::now());
+        account.set(10, Some(share.clone()));
+        readers.push(account);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(unsent.bytes(), 650);
+    drop(share);
+    // Each of them gives ten bytes back, and the last one the copy.
+    let _other = stuck(&unsent, 400);
+    for account in &mut readers {
+        assert_eq!(ends(account, Duration::from_millis(1)).await, Some(Why::UnsentBytes));
+    }
+    drop(readers);
+    assert_eq!(unsent.bytes(), 400);
+}
