@@ -40,7 +40,7 @@ impl Held {
         })
     }
 
-    fn unreadable(&self, through: u64) -> Unavailable {
+    fn unreadable(through: u64) -> Unavailable {
         Unavailable::Unreadable { through, reason: "it is damaged".into() }
     }
 }
@@ -63,7 +63,7 @@ impl Journal for Held {
                 && let Some(at) = found.events.iter().position(|event| event.position.offset == damaged)
             {
                 if at == 0 {
-                    return Err(self.unreadable(damaged));
+                    return Err(Self::unreadable(damaged));
                 }
                 found.events.truncate(at);
                 found.through = damaged - 1;
@@ -79,7 +79,7 @@ impl Journal for Held {
             let since = self.memory.since(after, limit).await?;
             let damaged = self.damaged.load(SeqCst);
             match since.events.iter().any(|event| event.position.offset == damaged) {
-                true => Err(self.unreadable(damaged)),
+                true => Err(Self::unreadable(damaged)),
                 false => Ok(since),
             }
         })
