@@ -21,6 +21,7 @@ use crate::{
         state::{Origin, TaskOrigin},
     },
     journal::{self, AppendError, BoxFuture, Journal, Query},
+    json::Json,
     shares::Share,
     supervise::Supervisor,
     topic::Topic,
@@ -62,8 +63,8 @@ struct Closure<F>(F);
 
 /// The outcome of a test's task.
 #[expect(clippy::unnecessary_wraps, reason = "it is what handlers return")]
-pub fn good(result: Value) -> Outcome {
-    Ok(Output::from(result))
+pub fn good(result: impl Into<Json>) -> Outcome {
+    Ok(Output::from(result.into()))
 }
 
 // === impl Setup ===
