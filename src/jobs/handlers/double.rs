@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Deps;
 use crate::{
-    jobs::handler::{Progress, Report, Reserve, Sink, Task},
+    jobs::handler::{Progress, Report, Reserve, Sink, Submitter, Task},
     journal::BoxFuture,
     json::Json,
     upstream::{Client, Config, Via},
@@ -139,6 +139,7 @@ pub fn task(input: impl Into<Json>) -> (Task, Arc<Recorder>) {
         task_id: "t1".into(),
         name: "a task".into(),
         input: input.into(),
+        submitter: Submitter::default(),
         via: Via::default(),
         attempt: 1,
         progress: Progress::new(recorder.clone()),

@@ -47,7 +47,7 @@ async fn an_ended_job_is_as_it_was() {
     assert_eq!((again.existing, &again.job_id, again.status), (true, &id, before.summary.status));
     let stats = node.jobs.stats();
     assert_eq!((stats.jobs_kept, stats.jobs_running, stats.jobs_taken_up), (2, 0, 0));
-    let retried = node.jobs.retry(&id, None, Via::default(), None).await.unwrap().job_id;
+    let retried = node.jobs.retry(&id, None, Vec::new(), Via::default(), None).await.unwrap().job_id;
     assert_eq!(node.ended(&retried).await.names("f"), ["task_start", "error"]);
     assert!(matches!(node.jobs.cancel(&id).await, Err(Error::Ended(_))));
 }
