@@ -146,7 +146,7 @@ async fn ten_thousand_kept_jobs_are_read_quickly() {
     let node = setup().on(&second).start();
     while !node.jobs.is_ready() {
         // A request waits ten seconds, which is short on a machine that is busy.
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        sleep(std::time::Duration::from_millis(10)).await;
     }
     assert_eq!(all(&node.jobs).await.len(), 1000);
     println!("ten thousand jobs of four tasks were read in {:?}", begun.elapsed());
