@@ -90,6 +90,7 @@ async fn a_request_that_panics_is_an_error_and_changes_nothing() {
     assert!(matches!(&refused, Error::Journal(Unavailable::Failed(why)) if why.contains("a fault")), "{refused:?}");
     let refused = relays.delete(&id).await.unwrap_err();
     assert!(matches!(&refused, Error::Journal(Unavailable::Failed(_))), "{refused:?}");
+    assert_eq!(relays.summary(&id).await.unwrap().status, Status::Running);
     journal.judge(|_| Fate::Written);
     eventually(async || (relays.get(&id).await.ok()?.sources[0].state == State::Open).then_some(())).await;
     assert_eq!(journal.origins(&id).await, [1, 2, 3, 4, 5]);

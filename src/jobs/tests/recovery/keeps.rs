@@ -141,6 +141,10 @@ async fn thousands_of_kept_jobs_are_counted_and_listed_by_pages() {
         Copy::of(&first, &id).to(&second, &format!("01J{number:023}")).await;
     }
     let node = setup().on(&second).start();
+    while !node.jobs.is_ready() {
+        // A request waits ten seconds, which is short on a machine that is busy.
+        sleep(std::time::Duration::from_millis(10)).await;
+    }
     assert_eq!(all(&node.jobs).await.len(), 1000);
     assert_eq!(node.jobs.stats().jobs_kept, 2_500);
 }
