@@ -142,7 +142,7 @@ async fn thousands_of_kept_jobs_are_counted_and_listed_by_pages() {
     }
     let node = setup().on(&second).start();
     while !node.jobs.is_ready() {
-        // A request waits ten seconds, which is short on a machine that is busy.
+        // A request waits at most ten seconds, which may be too short on a busy machine.
         sleep(std::time::Duration::from_millis(10)).await;
     }
     assert_eq!(all(&node.jobs).await.len(), 1000);
