@@ -131,7 +131,7 @@ fn warn(message: &Message) {
 }
 
 fn line(message: &Message) -> String {
-    // A control frame is no event that could be asked for.
+    // A control frame is not in the journal, so its id is not shown.
     let id = message.id.as_deref().filter(|_| !message.is_control()).unwrap_or("-");
     format!("{} {} {}", plain(id), plain(&message.event), plain(&message.data))
 }

@@ -274,8 +274,8 @@ impl At<'_> {
                 );
             }
         }
-        // What the handler would refuse at each attempt, such as a field that belongs to the connection. The body is not
-        // looked at, so it is not copied.
+        // Reject requests that the handler would reject at each attempt, such as one with a connection header field.
+        // The body is not checked, so it is not copied.
         let request = TaskSpec {
             url: Some(url.to_owned()),
             method: task.method.clone(),
