@@ -109,9 +109,9 @@ use super::{
 )]
 struct Annotated;
 
-/// Where the document is.
+/// Path of the document.
 const DOCUMENT: &str = "/openapi.json";
-/// Where the page that shows it is.
+/// Path of the page that shows the document.
 const DOCS: &str = "/docs/";
 
 /// Routes whose handler is annotated with another path: the alias, then the path.
@@ -156,7 +156,7 @@ pub(super) fn routes(mode: Mode) -> impl FnOnce(&mut web::ServiceConfig) {
     }
 }
 
-/// A file of Swagger UI, from inside the binary.
+/// A file of Swagger UI, embedded in the binary.
 async fn page(file: Path<String>) -> Result<HttpResponse, Problem> {
     let found = serve(&file, Arc::new(Config::from(DOCUMENT))).ok().flatten();
     let found = found.ok_or_else(|| Problem::unknown(format!("there is no page `{DOCS}{}`", file.escape_debug())))?;
@@ -167,7 +167,7 @@ async fn page(file: Path<String>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().content_type(found.content_type).body(bytes))
 }
 
-/// The document as JSON, made once.
+/// The document as JSON, rendered once.
 fn text(mode: Mode) -> Bytes {
     static OPEN: OnceLock<Bytes> = OnceLock::new();
     static TOKEN: OnceLock<Bytes> = OnceLock::new();

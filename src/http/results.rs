@@ -1,4 +1,4 @@
-//! Results of tasks that are being sent: one copy each, however many clients read it.
+//! Results of tasks that are being sent: one copy in memory, shared by all clients that read it.
 
 use std::{
     collections::HashMap,
@@ -11,19 +11,19 @@ use crate::{app::Node, jobs, unsent::Share};
 #[derive(Clone, Debug, Default)]
 pub struct Results(Arc<Mutex<Copies>>);
 
-/// By job and task. What is no longer sent is gone.
+/// Copies by job and task. A copy is freed when no response sends it any more.
 type Copies = HashMap<(String, String), Weak<Share>>;
 
 // === impl Results ===
 
 impl Results {
-    /// The result of a task, read when nobody sends it yet.
+    /// Returns the shared copy of a result; reads the result if there is no copy yet.
     pub(super) async fn get(&self, node: &Node, job: &str, task: &str) -> Result<Arc<Share>, jobs::Error> {
         let key = (job.to_owned(), task.to_owned());
         if let Some(copy) = self.find(&key) {
             return Ok(copy);
         }
-        // A few at a time: until it is read, nobody counts its bytes.
+        // Limit concurrent reads: the bytes are not counted until the read has finished.
         let _making = node.unsent.make().await;
         if let Some(copy) = self.find(&key) {
             return Ok(copy);
