@@ -25,7 +25,6 @@ pub use self::{
     filter::{Filter, Meta, Refused as FilterRefused, Subscriber, Undecided},
     position::Position,
 };
-pub(crate) use crate::json::without_mark;
 
 /// An event on its way into the journal.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -14,8 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{Code, Identity, Problem};
 use crate::{
     app::Node,
-    event::without_mark,
-    json::{self, Objects},
+    json::{self, Objects, without_mark},
 };
 
 /// A JSON body. 415 for another media type, 400 for what is no JSON, 422 for JSON of the wrong shape.
