@@ -81,7 +81,7 @@ mod tests {
         assert!(matches!(refused, journal::AppendError::Unavailable(Unavailable::Closed)), "{refused:?}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_journal_whose_writer_is_gone_ends_the_node() {
         let dir = tempfile::tempdir().unwrap();
         let journal = journal::open(&journal::Config::default(), dir.path()).unwrap();
