@@ -5,7 +5,13 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use crate::{app::Node, jobs, unsent::Share};
+use actix_web::HttpRequest;
+
+use super::{
+    Problem,
+    turn::{Size, Turn},
+};
+use crate::{app::Node, unsent::Share};
 
 /// The copies. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -17,14 +23,19 @@ type Copies = HashMap<(String, String), Weak<Share>>;
 // === impl Results ===
 
 impl Results {
-    /// The result of a task, read when nobody sends it yet.
-    pub(super) async fn get(&self, node: &Node, job: &str, task: &str) -> Result<Arc<Share>, jobs::Error> {
+    /// The result of a task, read when no answer has it yet.
+    pub(super) async fn get(
+        &self,
+        node: &Node,
+        request: &HttpRequest,
+        job: &str,
+        task: &str,
+    ) -> Result<Arc<Share>, Problem> {
         let key = (job.to_owned(), task.to_owned());
         if let Some(copy) = self.find(&key) {
             return Ok(copy);
         }
-        // A few at a time: until it is read, nobody counts its bytes.
-        let _making = node.unsent.make().await;
+        Turn::take(node, request, Size::Large).await?;
         if let Some(copy) = self.find(&key) {
             return Ok(copy);
         }

@@ -97,6 +97,8 @@ pub enum Code {
     Unavailable,
     /// 503: the node has as many connections as it takes.
     NodeFull,
+    /// 503: too many answers wait for clients that do not take them.
+    TooManyAnswers,
     /// 503: the node is stopping.
     NodeStopping,
     /// 503: the node has just started, and reads what it has kept.

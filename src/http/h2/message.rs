@@ -16,7 +16,7 @@ use futures_util::stream;
 use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
-use super::super::{Problem, gate::Connection};
+use super::super::{Problem, door::Connection};
 
 /// Largest head of a request, as HTTP/2 counts it: each field, and 32 bytes for each. What HTTP/1.1 takes is 128 KiB.
 const MOST_HEAD: usize = 64 << 10;
