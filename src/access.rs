@@ -165,7 +165,7 @@ impl Handle {
         journal: journal::Shared,
         clock: Clock,
     ) -> Result<Self, String> {
-        let jwt = config.jwt.as_ref().map(|jwt| jwt::Verifier::new(jwt, client)).transpose()?;
+        let jwt = config.jwt.as_ref().map(|jwt| jwt::Verifier::new(jwt, client, clock.clone())).transpose()?;
         let inner = Inner {
             mode: config.mode,
             tokens: Tokens::new(&config.tokens),

@@ -173,12 +173,12 @@ impl App {
         let supervisor = Supervisor::default();
         let tls = config.server.tls()?;
         let upstream = upstream::Config { own: tls.as_ref().map(Tls::own), ..config.upstream()? };
-        let upstream = upstream::Client::new(upstream);
+        let clock = Clock::system();
+        let upstream = upstream::Client::with_clock(upstream, clock.clone());
         let remotes = upstream::Remotes::build(&config.remotes, &upstream).map_err(config::Error)?;
         let share = config.limits.share(config.access.mode);
         let connections = upstream::Connections::shared(config.relay.max_upstreams, share);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
-        let clock = Clock::system();
         let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
         // Random, lives as long as what is relayed from here, and stands in each event's id anyway.
         upstream.set_node(format!("{:x}", journal.epoch()));
@@ -206,7 +206,7 @@ impl App {
         let deps = jobs::Deps::new(journal.clone(), &config.journal, handlers, http);
         let deps = deps.with_remotes(remotes.clone(), connections.clone(), config.relay.pace());
         let memory = jobs::Memory::new(config.jobs.max_memory_bytes, share);
-        let deps = deps.with_bounds(share, memory.clone()).supervised(supervisor.clone());
+        let deps = deps.with_bounds(share, memory.clone()).supervised(supervisor.clone()).by_clock(clock.clone());
         let jobs = jobs::start(config.jobs.clone(), deps);
         let relays = relay::start(
             config.relay.clone(),

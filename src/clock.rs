@@ -109,6 +109,11 @@ impl Clock {
         self.moment().wall
     }
 
+    /// The time of day, never before 1970.
+    pub fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.now_ms())
+    }
+
     /// Milliseconds by the steady clock: for ages alone.
     pub fn steady_ms(&self) -> u64 {
         millis(self.steady())
@@ -186,6 +191,7 @@ impl std::fmt::Debug for Clock {
 
 impl Source {
     /// Microseconds of the wall clock since 1970.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that all others are asked instead of")]
     fn wall(&self) -> i64 {
         match self {
             Self::System(_) => match SystemTime::now().duration_since(UNIX_EPOCH) {

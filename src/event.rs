@@ -314,7 +314,9 @@ impl Event {
     }
 }
 
-/// Milliseconds since the Unix epoch; the one clock for timestamps.
+/// Milliseconds since the Unix epoch by the wall clock, as a label of a moment. Ages and expiry use [`crate::clock::Clock`]: the
+/// wall clock jumps.
+#[expect(clippy::disallowed_methods, reason = "a label")]
 pub fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))

@@ -25,6 +25,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Clock,
     journal,
     shares::Share,
     supervise::Supervisor,
@@ -161,6 +162,8 @@ pub struct Deps {
     pub memory: Memory,
     /// Ends the node when the engine fails: the journal has all that the next start needs.
     pub supervisor: Supervisor,
+    /// What timestamps, and the ages of what an earlier start has left, are taken from.
+    pub clock: Clock,
 }
 
 // === impl Config ===
@@ -236,6 +239,7 @@ impl Deps {
             share: Share::WHOLE,
             memory: Memory::default(),
             supervisor: Supervisor::default(),
+            clock: Clock::system(),
         }
     }
 
@@ -255,5 +259,11 @@ impl Deps {
     #[must_use]
     pub fn supervised(self, supervisor: Supervisor) -> Self {
         Self { supervisor, ..self }
+    }
+
+    /// The same with the clock of the node.
+    #[must_use]
+    pub fn by_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 }

@@ -68,7 +68,8 @@ pub trait Journal: Send + Sync + 'static {
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>>;
 
     /// Reads events of the query's topics in journal order. The page may be short of the limits and even empty; go on
-    /// from [`Page::through`].
+    /// from [`Page::through`]. Events that are damaged end a page before them; a page that would begin with them is
+    /// [`Unavailable::Unreadable`].
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>>;
 
     /// All events after `after`, whatever their topic; what [`Tail`] pulls.

@@ -5,7 +5,8 @@
 //! | [`Supervisor::vital`] | tasks with state of their own: actors, the journal's writer | the node stops in order and ends |
 //! | [`Supervisor::keep`] | tasks that can begin anew: sweeps, watchers of files | it is logged, and begun again after a pause |
 //!
-//! Work for one connection, one job or one relay is not supervised here: its panic ends that one, see its owner.
+//! Work for one connection, one job or one relay is not supervised here: its panic ends that one, see its owner. What writes
+//! the end of a relay or of its source is kept: nothing else would end that relay.
 
 use std::{
     any::Any,

@@ -19,7 +19,7 @@ use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -33,6 +33,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::time::timeout;
+
+use crate::clock::Clock;
 
 mod backoff;
 mod body;
@@ -108,6 +110,7 @@ pub struct Client {
     guard: Arc<Guard>,
     /// The id of the node in `Via`; none before it is set, as in programs that are no node.
     node: Arc<OnceLock<String>>,
+    clock: Clock,
     guarded: Pools,
     operator: Pools,
 }
@@ -161,6 +164,8 @@ pub struct Response {
     pub headers: HeaderMap,
     /// Who has answered in the end, after redirects.
     pub url: Url,
+    /// When the head came, by the node's clock: what dates in the header fields are compared with.
+    pub received: SystemTime,
     /// The body.
     pub body: Body,
 }
@@ -189,18 +194,23 @@ impl Default for Config {
 impl Client {
     /// A client with empty pools. Needs no runtime before the first request.
     pub fn new(config: Config) -> Self {
+        Self::with_clock(config, Clock::system())
+    }
+
+    /// The same with the clock of the node.
+    pub fn with_clock(config: Config, clock: Clock) -> Self {
         let guard = Arc::new(Guard::new(config.allow.clone()));
-        Self::with(Arc::new(config), guard, Arc::default())
+        Self::with(Arc::new(config), guard, Arc::default(), clock)
     }
 
     /// A client with pools of its own and the same guard, whose connections must be made within `limit`.
     #[must_use]
     pub fn with_connect_timeout(&self, limit: Duration) -> Self {
         let config = Config { connect_timeout: limit, ..Config::clone(&self.config) };
-        Self::with(Arc::new(config), self.guard.clone(), self.node.clone())
+        Self::with(Arc::new(config), self.guard.clone(), self.node.clone(), self.clock.clone())
     }
 
-    fn with(config: Arc<Config>, guard: Arc<Guard>, node: Arc<OnceLock<String>>) -> Self {
+    fn with(config: Arc<Config>, guard: Arc<Guard>, node: Arc<OnceLock<String>>, clock: Clock) -> Self {
         let pool = |connector: Connector, idle_connections| {
             Pool::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
@@ -214,7 +224,7 @@ impl Client {
             let connector = Connector::new(guard, config.connect_timeout, &config.roots, config.own.clone());
             Pools { kept: pool(connector.clone(), config.idle_connections), fresh: pool(connector, 0) }
         };
-        Self { guarded: pools(Some(guard.clone())), operator: pools(None), guard, node, config }
+        Self { guarded: pools(Some(guard.clone())), operator: pools(None), guard, node, clock, config }
     }
 
     /// Tells the guard where this node itself listens; replaces what was told before. An unspecified address such as
@@ -294,7 +304,8 @@ impl Client {
                 _ => {
                     let (head, body) = response.into_parts();
                     let body = Body::new(body);
-                    return Ok(Response { status: head.status, headers: head.headers, url: hop.url, body });
+                    let (status, headers, received) = (head.status, head.headers, self.clock.now());
+                    return Ok(Response { status, headers, url: hop.url, received, body });
                 }
             };
         }

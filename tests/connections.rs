@@ -230,6 +230,7 @@ fn a_stream_may_begin_with_the_last_events_or_since_a_time() {
     assert!(node.get("/events?topic=t&since=yesterday").problem(400).contains("since"));
 }
 
+#[expect(clippy::disallowed_methods, reason = "the wall clock of a client")]
 fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     u64::try_from(now.as_millis()).expect("before the year 500 million")

@@ -18,12 +18,15 @@ use sha2::{Digest, Sha256};
 
 use super::{Identity, Refused, Rights, identity::Origin, jwks::Jwks};
 use crate::{
-    event::{Meta, now_ms},
+    clock::Clock,
+    event::Meta,
     topic::{Pattern, Topic},
     upstream,
 };
 
 mod header;
+#[cfg(test)]
+mod tests;
 
 pub use self::header::{looks_like_one, peek};
 
@@ -60,6 +63,7 @@ pub(super) struct Verifier {
     audience: Option<String>,
     issuer: Option<String>,
     leeway: u64,
+    clock: Clock,
 }
 
 enum Keys {
@@ -163,7 +167,7 @@ pub(super) fn refused(error: &jsonwebtoken::errors::Error) -> Refused {
 
 impl Verifier {
     /// Reads the key, or prepares to fetch it.
-    pub(super) fn new(config: &Config, client: upstream::Client) -> Result<Self, String> {
+    pub(super) fn new(config: &Config, client: upstream::Client, clock: Clock) -> Result<Self, String> {
         let keys = if let Some(variable) = &config.secret_env {
             let secret = std::env::var(variable).unwrap_or_default();
             if secret.len() < MIN_SECRET {
@@ -206,6 +210,7 @@ impl Verifier {
             audience: config.audience.clone(),
             issuer: config.issuer.clone(),
             leeway: config.leeway_ms.div_ceil(1000),
+            clock,
         })
     }
 
@@ -256,7 +261,7 @@ impl Verifier {
     fn identity(&self, claims: Claims) -> Result<Identity, Refused> {
         let Claims { sub, exp, nbf, millstream: granted } = claims;
         let NumericDate(exp) = exp.ok_or_else(|| Refused::Unacceptable("it has no `exp`".into()))?;
-        let now = now_ms() / 1000;
+        let now = self.clock.now_ms() / 1000;
         if exp.saturating_add(self.leeway) < now {
             return Err(Refused::Expired);
         }

@@ -44,7 +44,41 @@ impl Sweep {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::Arc,
+        task::{Context, Wake},
+    };
+
     use super::*;
+    use crate::{event::Draft, journal::Batch, topic::Topic};
+
+    /// Runs where the answer is given, on the thread of the writer.
+    struct Bomb;
+
+    impl Wake for Bomb {
+        fn wake(self: Arc<Self>) {
+            panic!("it fails on purpose");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_journal_whose_writer_panics_ends_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = journal::open(&journal::Config::default(), dir.path()).unwrap();
+        let batch = || Batch::events(vec![Draft::new(Topic::new("t").unwrap(), "e", "x")]);
+        let waker = Arc::new(Bomb).into();
+        // As often as the answer is there at once.
+        let mut append = journal.append(batch());
+        while append.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            append = journal.append(batch());
+        }
+        let (clock, stopping, supervisor) = (Clock::system(), CancellationToken::new(), Supervisor::default());
+        let sweep = Sweep { journal: journal.clone(), clock, stopping, supervisor: supervisor.clone() };
+        tokio::time::timeout(Duration::from_secs(60), sweep.run()).await.expect("it ends by itself");
+        assert_eq!(supervisor.failed(), Some("journal"));
+        let refused = journal.append(batch()).await.unwrap_err();
+        assert!(matches!(refused, journal::AppendError::Unavailable(Unavailable::Closed)), "{refused:?}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_journal_whose_writer_is_gone_ends_the_node() {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use clap::Args;
@@ -219,7 +219,7 @@ impl From<Error> for Failure {
 
 /// What a refusal says.
 async fn refused(response: Response) -> Error {
-    let retry_after = upstream::retry_after(&response.headers, SystemTime::now());
+    let retry_after = upstream::retry_after(&response.headers, response.received);
     let status = response.status;
     let body = tokio::time::timeout(ANSWER_TIME, response.body.collect(1 << 20)).await;
     let body = body.ok().and_then(Result::ok).unwrap_or_default();

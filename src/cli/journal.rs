@@ -119,7 +119,9 @@ async fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
                 Err(failure) => break Err(failure),
             },
             Ok(None) => break Ok(0),
-            Err(Unavailable::Damaged(what)) => break Err(Failure { message: what, code: EXIT_DAMAGED }),
+            Err(Unavailable::Damaged(what) | Unavailable::Unreadable { reason: what, .. }) => {
+                break Err(Failure { message: what, code: EXIT_DAMAGED });
+            }
             Err(error) => break Err(Failure::new(error.to_string())),
         }
     };

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     Failure,
     client::{Api, ClientArguments, Message, Next, Stream},
     complain,
-    text::{lasting, plain, say},
+    text::{lasting, plain, say, utc},
 };
 use crate::upstream::{self, Url};
 
@@ -36,12 +37,22 @@ pub(super) struct WatchArguments {
     /// Ends after N events.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Prints each event as one line of JSON: `{id, topic, event, data, timestamp}`, as far as they are known.
+    /// Prints each event as one line of JSON, `{id, topic, event, data, timestamp}` as far as they are known, instead of
+    /// the columns time (UTC), topic, id, event and data, with `-` for what is not known.
     #[arg(long)]
     json: bool,
     /// Also prints what tells of the stream itself: connection, heartbeat, gap, disconnect.
     #[arg(long)]
     all: bool,
+}
+
+/// What an envelope tells beside the event's own fields.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    topic: String,
+    timestamp: u64,
+    #[serde(borrow)]
+    data: &'a RawValue,
 }
 
 /// Prints events until `--until`, `--count`, or the stream's own end.
@@ -56,7 +67,7 @@ pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
         stream = stream.idle(FOREIGN_IDLE);
     }
     // Only the node's own streams are asked for envelopes.
-    let enveloped = arguments.json && !foreign;
+    let enveloped = !foreign;
     let mut seen = 0;
     loop {
         match stream.next().await? {
@@ -65,7 +76,7 @@ pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
                 if message.is_control() && !arguments.all {
                     continue;
                 }
-                say(&if arguments.json { row(&message, enveloped) } else { line(&message) })?;
+                say(&if arguments.json { row(&message, enveloped) } else { line(&message, enveloped) })?;
                 seen += u64::from(!message.is_control());
                 let named = arguments.until.as_ref().is_some_and(|until| *until == message.event);
                 if named || arguments.count.is_some_and(|count| seen >= count) {
@@ -109,9 +120,7 @@ fn target(api: &Api, arguments: &WatchArguments) -> Result<(Url, bool), Failure>
         if let Some(count) = arguments.history {
             query.append_pair("history", &count.to_string());
         }
-        if arguments.json {
-            query.append_pair("envelope", "true");
-        }
+        query.append_pair("envelope", "true");
     }
     Ok((url, false))
 }
@@ -130,10 +139,18 @@ fn warn(message: &Message) {
     }
 }
 
-fn line(message: &Message) -> String {
-    // A control frame is no event that could be asked for.
-    let id = message.id.as_deref().filter(|_| !message.is_control()).unwrap_or("-");
-    format!("{} {} {}", plain(id), plain(&message.event), plain(&message.data))
+/// Time, topic, id, event and data. A control frame is no event that could be asked for: it has none of the first three.
+fn line(message: &Message, enveloped: bool) -> String {
+    let own = message.id.as_deref().filter(|_| !message.is_control());
+    let envelope = own.filter(|_| enveloped).and_then(|_| serde_json::from_str::<Envelope<'_>>(&message.data).ok());
+    let (id, event) = (plain(own.unwrap_or("-")), plain(&message.event));
+    let Some(Envelope { topic, timestamp, data }) = envelope else {
+        return format!("- - {id} {event} {}", plain(&message.data));
+    };
+    // Text stands in the envelope as a JSON string, and everything else as it is.
+    let text = serde_json::from_str::<String>(data.get());
+    let data = text.as_deref().unwrap_or_else(|_| data.get());
+    format!("{} {} {id} {event} {}", utc(timestamp), plain(&topic), plain(data))
 }
 
 fn row(message: &Message, enveloped: bool) -> String {
@@ -184,11 +201,26 @@ mod tests {
     #[test]
     fn an_event_is_one_line() {
         let message = Message { event: "note".into(), data: "a\nb".into(), id: Some("e-1".into()), first: false };
-        assert_eq!(line(&message), "e-1 note a\\nb");
+        assert_eq!(line(&message, false), "- - e-1 note a\\nb");
         let message = Message { id: None, ..message };
-        assert_eq!(line(&message), "- note a\\nb");
+        assert_eq!(line(&message, false), "- - - note a\\nb");
         let greeting = Message { event: "connection".into(), data: "{}".into(), id: Some("e-1".into()), first: true };
-        assert_eq!(line(&greeting), "- connection {}");
+        assert_eq!(line(&greeting, true), "- - - connection {}");
+    }
+
+    #[test]
+    fn a_line_of_the_node_has_time_and_topic() {
+        for (data, shown) in [
+            (r#"{"b":1.10,"a":1e400}"#, r#"{"b":1.10,"a":1e400}"#),
+            (r#""two\nlines""#, "two\\nlines"),
+            ("7", "7"),
+            ("null", "null"),
+        ] {
+            let data =
+                format!(r#"{{"topic":"t:1","id":"e-1","event":"note","data":{data},"timestamp":1796000000005}}"#);
+            let message = Message { event: "note".into(), data, id: Some("e-1".into()), first: false };
+            assert_eq!(line(&message, true), format!("2026-11-30T00:53:20.005Z t:1 e-1 note {shown}"));
+        }
     }
 
     #[test]

@@ -32,12 +32,18 @@ pub(super) fn refusal(problem: &Problem) -> HttpResponse {
     response
 }
 
+/// The field `Date`, as the framework sets it itself.
+#[expect(clippy::disallowed_methods, reason = "a label")]
+pub(super) fn date() -> HttpDate {
+    SystemTime::now().into()
+}
+
 /// The same as the bytes of HTTP/1.1; the connection ends with them.
 pub(super) fn render(refusal: &Refusal) -> Vec<u8> {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
     let problem = Problem::new(status, refusal.detail.clone());
     let body = serde_json::to_string(&problem).expect("a problem is plain data");
-    let (media, date) = (MEDIA_TYPE, HttpDate::from(SystemTime::now()));
+    let (media, date) = (MEDIA_TYPE, date());
     let id = request_id::of(&HeaderMap::new());
     let id = id.to_str().unwrap_or_default();
     format!(

@@ -139,7 +139,7 @@ async fn accept_job(node: &Node, request: &HttpRequest, identity: Identity, spec
     if spec.tasks.iter().any(goes_on) {
         node.upstream.permits(&via).map_err(|error| Problem::looped(error.to_string()))?;
     }
-    let submission = Submission { spec, user: identity.user, key, via, hold };
+    let submission = Submission { spec, user: identity.user, groups: identity.groups, key, via, hold };
     node.jobs.submit(submission).await.map_err(Problem::from)
 }
 
@@ -227,7 +227,7 @@ pub(super) async fn retry(
     permit::job(&node, &identity, &job, To::Change).await?;
     permit::submit(&identity, &node.jobs.spec(&job).await?)?;
     let hold = limited::job(&node, &request)?;
-    let submitted = node.jobs.retry(&job, identity.user, address::via(&request), hold).await?;
+    let submitted = node.jobs.retry(&job, identity.user, identity.groups, address::via(&request), hold).await?;
     Ok(accepted(&submitted, Some(&job)))
 }
 

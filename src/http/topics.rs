@@ -25,7 +25,7 @@ use crate::{
     access::Refused,
     app::Node,
     event::{Event, Filter, Meta, Position, SharedEvent, Subscriber},
-    journal::{Query as JournalQuery, TopicInfo},
+    journal::{Query as JournalQuery, TopicInfo, Unavailable},
     topic::{Pattern, Topic},
 };
 
@@ -113,7 +113,7 @@ struct EventPage<'a> {
     /// What a stream goes on from, and the `after` of the next page.
     #[schema(value_type = String)]
     last_event_id: Position,
-    /// True when events that `after` asks for are no longer kept.
+    /// True when events that are asked for are no longer kept, or cannot be read.
     gap: bool,
 }
 
@@ -210,19 +210,25 @@ impl Reading {
         let patterns: Arc<[Pattern]> = [Pattern::Exact(self.topic.clone())].into();
         let mut after = self.cursor.or(known.map(|asked| asked.offset)).unwrap_or(0);
         let head = *node.journal.watch_head().borrow();
-        let mut trimmed = false;
+        let (mut trimmed, mut unreadable) = (false, false);
         // A page may be empty and yet not the last one.
         let page = loop {
             let (patterns, limit) = (patterns.clone(), self.limit);
             let query = JournalQuery { patterns, after, floor: 0, limit, max_bytes };
-            let page = node.journal.read(query).await?;
+            let page = match node.journal.read(query).await {
+                Err(Unavailable::Unreadable { through, .. }) if through > after => {
+                    (unreadable, after) = (true, through);
+                    continue;
+                }
+                page => page?,
+            };
             trimmed |= !page.trimmed.is_empty();
             if !page.events.is_empty() || page.through >= head || page.through <= after {
                 break page;
             }
             after = page.through;
         };
-        let gap = self.asked.is_some() && (known.is_none() || trimmed);
+        let gap = unreadable || (self.asked.is_some() && (known.is_none() || trimmed));
         // Where nothing came, the client stands where it stood.
         let same = known.filter(|_| page.events.is_empty() && !gap && self.cursor.is_none());
         let last_event_id = same.unwrap_or(Position { epoch, offset: page.through });

@@ -34,6 +34,8 @@ pub(super) enum GapReason {
     Future,
     /// Retention or a purge took events away.
     Trimmed,
+    /// The events are kept and cannot be read.
+    Damaged,
     /// The overflow policy of the stream dropped events.
     Dropped,
 }

@@ -31,10 +31,7 @@ use super::{
     spec::{Plan, Spec},
     stats::Stats,
 };
-use crate::{
-    event::now_ms,
-    journal::{AppendError, Batch, Receipt, Shared, Unavailable},
-};
+use crate::journal::{AppendError, Batch, Receipt, Shared, Unavailable};
 
 /// How long to wait before an append is tried again.
 const APPEND_RETRY: Duration = Duration::from_millis(250);
@@ -292,9 +289,10 @@ impl Handler<Submit> for Shell {
             Err(error) => return Box::pin(fut::ready(Err(error))),
         };
         let Submit { spec, plan, user, key, retry_of, hold } = submit;
-        let (journal, version, created_at, via) = (self.journal.clone(), record::VERSION, now_ms(), plan.via.clone());
+        let (journal, created_at) = (self.journal.clone(), self.engine.now_ms());
+        let (version, via, groups) = (record::VERSION, plan.via.clone(), plan.groups.clone());
         let key_record = key.as_ref().map(|key| key.record.clone());
-        let record = SpecRecord { version, job_id, created_at, user, retry_of, key_record, via, spec };
+        let record = SpecRecord { version, job_id, created_at, user, groups, retry_of, key_record, via, spec };
         let write = async move { (record::write(&journal, &record, key.as_ref()).await, record) };
         Box::pin(write.into_actor(self).map(|(written, record), shell, ctx| {
             let id = record.job_id.to_string();

@@ -28,7 +28,7 @@ use super::{
     stats::Stats,
 };
 use crate::{
-    event::now_ms,
+    clock::Clock,
     shares::{Pool, Share},
 };
 
@@ -99,6 +99,7 @@ pub enum Said {
 /// The jobs of a node.
 pub struct Engine {
     config: Config,
+    clock: Clock,
     max_event_bytes: usize,
     share: Share,
     room: Room,
@@ -178,6 +179,7 @@ impl Engine {
             }
         }
         Self {
+            clock: deps.clock.clone(),
             max_event_bytes: deps.max_event_bytes,
             share: deps.share,
             room: Room::new(deps.journal_max_bytes, deps.share),
@@ -212,6 +214,11 @@ impl Engine {
             failures: 0,
             config,
         }
+    }
+
+    /// The time of day by the node's clock.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
     }
 
     /// Ends a job before its tasks have ended. Cancelling twice is once.
@@ -350,9 +357,4 @@ fn lane(lanes: &HashMap<String, usize>, kind: &Kind) -> usize {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The one clock for timestamps of facts.
-fn timestamp() -> u64 {
-    now_ms()
 }

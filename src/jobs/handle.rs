@@ -50,6 +50,8 @@ pub struct Submission {
     pub spec: Spec,
     /// Who submits.
     pub user: Option<String>,
+    /// The groups of that user; handlers see them as [`Task::groups`](super::handler::Task::groups).
+    pub groups: Vec<String>,
     /// `Idempotency-Key`: the same key and body of the same user is the same job. 1 to 255 bytes.
     pub key: Option<String>,
     /// The way of the request: what its tasks send goes on from there.
@@ -163,6 +165,7 @@ impl Handle {
         &self,
         id: &str,
         user: Option<String>,
+        groups: Vec<String>,
         via: Via,
         hold: Option<Hold>,
     ) -> Result<Submitted, Error> {
@@ -174,7 +177,7 @@ impl Handle {
         let failed: HashSet<String> = failed.into_iter().collect();
         let mut spec = record::read(&self.shared.journal, id).await?.spec;
         spec.tasks.retain(|task| task.id.as_ref().is_some_and(|id| failed.contains(id)));
-        let submission = Submission { spec, user, key: None, via, hold };
+        let submission = Submission { spec, user, groups, key: None, via, hold };
         Ok(self.submit_as(submission, Some(id.to_owned())).await?)
     }
 
@@ -231,7 +234,7 @@ impl Handle {
     }
 
     async fn submit_as(&self, submission: Submission, retry_of: Option<String>) -> Result<Submitted, SubmitError> {
-        let Submission { mut spec, user, key, via, hold } = submission;
+        let Submission { mut spec, user, groups, key, via, hold } = submission;
         let Resources { config, handlers, remotes, .. } = &*self.shared;
         let limits = Limits { max_tasks: config.max_tasks, handlers, remotes };
         let checked = Plan::check(&spec, limits);
@@ -240,7 +243,7 @@ impl Handle {
             errors.push(FieldError::new("Idempotency-Key", "must have 1 to 255 bytes without control characters"));
         }
         let mut plan = checked.ok().filter(|_| errors.is_empty()).ok_or(SubmitError::Invalid(errors))?;
-        plan.via = via.nodes();
+        (plan.via, plan.groups) = (via.nodes(), groups.into());
         let key = key.map(|key| Key::new(user.as_deref(), &key, &spec));
         for (task, planned) in spec.tasks.iter_mut().zip(&plan.tasks) {
             task.id = Some(planned.id.clone());

@@ -35,6 +35,8 @@ pub struct Task {
     pub name: String,
     /// What the client gave it (`input`), or `null`.
     pub input: Value,
+    /// The user that submitted the job, with its groups.
+    pub submitter: Submitter,
     /// The way of the request that submitted the job; requests that the handler sends go on from there.
     pub via: Via,
     /// 1 for the first attempt.
@@ -45,6 +47,15 @@ pub struct Task {
     pub reserve: Reserve,
     /// Fires when the job is cancelled, has timed out, or the node stops.
     pub cancel: CancellationToken,
+}
+
+/// The user that submitted a job, with its groups at that time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Submitter {
+    /// `None` for a request without a user.
+    pub user: Option<Arc<str>>,
+    /// Empty where there is no user.
+    pub groups: Arc<[String]>,
 }
 
 /// What a task came to.
@@ -153,6 +164,44 @@ impl Task {
     /// The same for every attempt at this task; sent upstream so that a repeat does not act twice.
     pub fn idempotency_key(&self) -> String {
         format!("{}/{}", self.job_id, self.task_id)
+    }
+
+    /// The user that submitted the job; `None` for a request without one. The same after a restart of the node.
+    ///
+    /// ```
+    /// # use millstream::{app::App, config::Config, jobs::{Submission, handler::*}, journal::{BoxFuture, Kind}};
+    /// # use futures_util::TryStreamExt;
+    /// struct Greet;
+    ///
+    /// impl TaskHandler for Greet {
+    ///     fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
+    ///         Box::pin(async move {
+    ///             let user = task.user().unwrap_or("anonymous");
+    ///             let groups = task.groups().join(", ");
+    ///             Ok(Output { result: format!("{user} of {groups}").into(), ..Output::default() })
+    ///         })
+    ///     }
+    /// }
+    /// # actix_rt::System::new().block_on(async {
+    /// # let mut config = Config::default();
+    /// # config.journal.kind = Kind::Memory;
+    /// # let app = App::with_handlers(config, [("greet".to_owned(), Registered::new(Greet))])?;
+    /// # let jobs = &app.node().jobs;
+    /// let spec = serde_json::from_str(r#"{"tasks": [{"id": "hello", "run": "greet"}]}"#)?;
+    /// let (user, groups) = (Some("alice".to_owned()), vec!["ops".to_owned(), "night".to_owned()]);
+    /// let job = jobs.submit(Submission { spec, user, groups, ..Submission::default() }).await?;
+    /// # jobs.watch(&job.job_id).try_for_each(async |_| Ok(())).await?;
+    /// assert_eq!(jobs.result(&job.job_id, "hello").await?.json, r#""alice of ops, night""#);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn user(&self) -> Option<&str> {
+        self.submitter.user.as_deref()
+    }
+
+    /// The groups of that user when the job was submitted. The same after a restart of the node.
+    pub fn groups(&self) -> &[String] {
+        &self.submitter.groups
     }
 }
 

@@ -41,6 +41,8 @@ pub struct SpecRecord {
     /// Unix milliseconds.
     pub created_at: u64,
     pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub groups: Arc<[String]>,
     pub retry_of: Option<String>,
     /// The record of the idempotency key, which leaves with the job.
     pub key_record: Option<String>,
@@ -82,6 +84,10 @@ const CANCELLED: &[u8] = br#"{"version":1,"ending":"cancelled"}"#;
 const PAGE: usize = 16;
 /// How often a key may change hands under our feet before that counts as a fault of the journal.
 const MAX_TRIES: usize = 5;
+
+fn is_empty(groups: &Arc<[String]>) -> bool {
+    groups.is_empty()
+}
 
 // === impl SpecRecord ===
 

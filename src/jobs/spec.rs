@@ -163,6 +163,8 @@ pub struct Plan {
     pub notify: Vec<Topic>,
     /// The way of the request that submitted the job; its tasks' requests go on from there.
     pub via: Via,
+    /// The groups of the user that submitted the job.
+    pub groups: Arc<[String]>,
 }
 
 /// A task that was checked.

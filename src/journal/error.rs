@@ -47,6 +47,14 @@ pub enum Unavailable {
     /// The node is stopping.
     #[error("the journal is closed")]
     Closed,
+    /// The next requested events are kept and cannot be read. A caller that can report a gap continues behind them.
+    #[error("the journal failed: {reason}")]
+    Unreadable {
+        /// The offset of the last of them.
+        through: u64,
+        /// What is wrong.
+        reason: String,
+    },
     /// The adapter failed.
     #[error("the journal failed: {0}")]
     Failed(String),

@@ -81,7 +81,11 @@ impl Tail {
     pub async fn next(&mut self) -> Result<Pulled, Unavailable> {
         loop {
             let after = self.bell.after(self.after).await;
-            let Since { events, through, missed } = self.journal.since(after, Self::BATCH).await?;
+            let Since { events, through, missed } = match self.journal.since(after, Self::BATCH).await {
+                // Each reader finds the damage by itself, and reports it.
+                Err(Unavailable::Unreadable { through, .. }) => Since { events: Vec::new(), through, missed: true },
+                since => since?,
+            };
             self.after = through;
             self.bell.stands(through);
             if missed || !events.is_empty() {

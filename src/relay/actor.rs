@@ -43,10 +43,10 @@ fn prepare(config: Config, deps: Deps) -> (Handle, impl Future<Output = ()> + Se
 
 /// Begins what goes on by itself, and what is asked for; ends when the relays are stopped, or nobody is left to ask.
 async fn run(shared: Arc<Shared>, mut work: mpsc::Receiver<Work>, ready: watch::Sender<bool>) {
-    let supervisor = shared.deps.supervisor.clone();
-    shared.tasks.spawn(supervisor.vital("recovery of relays").run(recovery::run(shared.clone(), ready)));
+    let recovery = shared.deps.supervisor.vital("recovery of relays");
+    shared.tasks.spawn(recovery.run(recovery::run(shared.clone(), ready)));
     let sweeping = shared.clone();
-    shared.tasks.spawn(supervisor.keep("retention of relays", move || lifecycle::sweep(sweeping.clone())));
+    shared.keep("retention of relays", move || lifecycle::sweep(sweeping.clone()));
     while let Some(Some(work)) = shared.stop.run_until_cancelled(work.recv()).await {
         shared.tasks.spawn(work);
     }

@@ -4,8 +4,9 @@
 //! its `seq` says whether it did. The second attempt then expects that very record, so that a first one that lands late
 //! makes it fail instead of writing twice.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt;
 use tokio::time::sleep;
 
 use super::{
@@ -106,4 +107,15 @@ async fn before(shared: &Shared, members: &[Arc<Member>], seq: u64) -> Result<Be
         }
     }
     Ok(Before::Not(expect))
+}
+
+/// Appends once. A panic is an error like any other, whose consequences the caller knows.
+pub async fn guarded(shared: &Shared, batch: Batch) -> Result<(), AppendError> {
+    let appended = AssertUnwindSafe(async { shared.deps.journal.append(batch).await }).catch_unwind().await;
+    appended.unwrap_or_else(|_| Err(fault().into())).map(drop)
+}
+
+/// A panic, for those who cannot see the log.
+pub fn fault() -> Unavailable {
+    Unavailable::Failed("a fault of this program; its log says more".into())
 }

@@ -9,7 +9,9 @@ use tokio::{
 };
 use utoipa::ToSchema;
 
-use super::{Error, Filter, Listing, Spec, Stats, Status, Summary, View, lifecycle, shared::Shared, spec::Plan};
+use super::{
+    Error, Filter, Listing, Spec, Stats, Status, Summary, View, append, lifecycle, shared::Shared, spec::Plan,
+};
 use crate::journal::BoxFuture;
 
 /// Makes, shows and ends relays. Cheap to clone; when the last one is dropped the relays end, as at a stop.
@@ -149,7 +151,10 @@ impl Handle {
             drop(permit);
         });
         self.work.send(work).await.map_err(|_| Error::Stopping)?;
-        answered.await.map_err(|_| Error::Stopping)?
+        answered.await.map_err(|_| match self.shared.stop.is_cancelled() {
+            true => Error::Stopping,
+            false => append::fault().into(),
+        })?
     }
 
     /// Waits for the recovery: before it nobody can say which relays there are.

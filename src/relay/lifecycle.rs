@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    Error, Spec, Status,
+    Error, Spec, Status, append,
     books::Relay,
     group::Member,
     record::{self, EndRecord, Ended, Progress, ReadError, SpecRecord},
@@ -39,7 +39,7 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan, user: Option<St
     )];
     let cursor = |(index, progress)| record::put(record::cursor_key(&id, index), progress);
     records.extend(progress.iter().enumerate().map(cursor));
-    let kept = shared.deps.journal.append(Batch { records, ..Batch::default() }).await;
+    let kept = append::guarded(&shared, Batch { records, ..Batch::default() }).await;
     let gate = Arc::new(Gate::new(()));
     let _turn = gate.clone().lock_owned().await;
     {
@@ -64,7 +64,7 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan, user: Option<St
     if let Err(error) = kept {
         // An answer that was lost is none: what may be there after all goes.
         let gone = Batch { records: record::all_gone(&id, progress.len()), ..Batch::default() };
-        drop(shared.deps.journal.append(gone).await);
+        drop(append::guarded(&shared, gone).await);
         return Err(unavailable(error).into());
     }
     for (index, source) in plan.sources.into_iter().enumerate() {
@@ -102,11 +102,11 @@ pub async fn delete(shared: Arc<Shared>, id: String) -> Result<(), Error> {
     let topics = told::topics(&id, target.as_ref());
     let last = (!before.ended()).then(|| told::end(&id, topics, Status::Deleted, sources, events));
     let whole = Batch { events: last.into_iter().collect(), records: record::all_gone(&id, sources), expect: vec![] };
-    let mut gone = shared.deps.journal.append(whole).await;
+    let mut gone = append::guarded(&shared, whole).await;
     if let Err(AppendError::Unavailable(Unavailable::Full(_))) = gone {
         // A full journal takes no event, and needs relays to go.
         let records = record::all_gone(&id, sources);
-        gone = shared.deps.journal.append(Batch { records, ..Batch::default() }).await;
+        gone = append::guarded(&shared, Batch { records, ..Batch::default() }).await;
     }
     if let Err(error) = gone {
         if let Some(relay) = shared.books().get_mut(&id) {
@@ -173,7 +173,7 @@ async fn reopen(shared: &Shared, id: &str, sources: &[usize]) -> Result<Vec<(usi
     let cursor = |(index, progress): &(usize, Progress)| record::put(record::cursor_key(id, *index), progress);
     let mut records: Vec<_> = progress.iter().map(cursor).collect();
     records.push(RecordWrite { key: record::end_key(id), value: None });
-    shared.deps.journal.append(Batch { records, ..Batch::default() }).await.map_err(unavailable)?;
+    append::guarded(shared, Batch { records, ..Batch::default() }).await.map_err(unavailable)?;
     Ok(progress)
 }
 
@@ -201,18 +201,26 @@ pub fn planned(
         Ok(planned) => Some((planned, member)),
         Err(FieldError { field, detail }) => {
             let code = if field.ends_with(".remote") { "unknown_remote" } else { "refused" };
-            let shared = shared.clone();
-            shared.clone().tasks.spawn(async move {
-                fail(&shared, &member, &detail, code).await;
-                settle(&shared, member.relay.clone());
-            });
+            give_up(shared, member, detail, code);
             None
         }
     }
 }
 
+/// Ends a source that no runner reads, and its relay where it was the last one.
+pub fn give_up(shared: &Arc<Shared>, member: Arc<Member>, error: String, code: &'static str) {
+    let own = shared.clone();
+    shared.keep("failures of sources", move || {
+        let (shared, member, error) = (own.clone(), member.clone(), error.clone());
+        async move {
+            fail(&shared, &member, &error, code).await;
+            settle(&shared, member.relay.clone());
+        }
+    });
+}
+
 /// Writes that a source was given up that no runner has.
-pub async fn fail(shared: &Shared, member: &Arc<Member>, error: &str, code: &str) {
+async fn fail(shared: &Shared, member: &Arc<Member>, error: &str, code: &str) {
     let (key, mut told) = (record::cursor_key(&member.relay, member.index), false);
     while !shared.stop.is_cancelled() {
         let failure = match record::read::<Progress>(&shared.deps.journal, key.clone()).await {
@@ -274,7 +282,8 @@ pub async fn apart(shared: Arc<Shared>, planned: PlannedSource, member: Arc<Memb
 
 /// Ends a relay whose sources are all over.
 pub fn settle(shared: &Arc<Shared>, id: String) {
-    shared.tasks.spawn(finish(shared.clone(), id));
+    let own = shared.clone();
+    shared.keep("ends of relays", move || finish(own.clone(), id.clone()));
 }
 
 async fn finish(shared: Arc<Shared>, id: String) {
@@ -283,9 +292,9 @@ async fn finish(shared: Arc<Shared>, id: String) {
         {
             let Ok(_turn) = enter(&shared, &id).await else { return };
             let Some(end) = end_of(&shared, &id) else { return };
-            match shared.deps.journal.append(end).await {
+            match append::guarded(&shared, end).await {
                 // A conflict: an attempt of before had come through.
-                Ok(_) | Err(AppendError::Conflict(_) | AppendError::Unavailable(Unavailable::Closed)) => return,
+                Ok(()) | Err(AppendError::Conflict(_) | AppendError::Unavailable(Unavailable::Closed)) => return,
                 Err(error) if !std::mem::replace(&mut told, true) => {
                     tracing::warn!(relay_id = id, %error, "the end of a relay waits for the journal");
                 }

@@ -5,11 +5,7 @@
 //! the network each, so a firehose does not drown the others. A source that is given up is told in band, and the rest
 //! go on. A merged stream cannot be resumed; a relay can.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{
@@ -21,7 +17,7 @@ use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    event::names,
+    event::{names, now_ms},
     sse::Frame,
     upstream::{
         Connections,
@@ -229,8 +225,7 @@ fn heartbeat(beat: Beat) -> Bytes {
     if beat.comment {
         return crate::sse::comment("heartbeat").frame();
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    frame("heartbeat", &json!({ "timestamp": u64::try_from(now.as_millis()).unwrap_or(u64::MAX) }))
+    frame("heartbeat", &json!({ "timestamp": now_ms() }))
 }
 
 #[cfg(test)]

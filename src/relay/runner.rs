@@ -97,13 +97,14 @@ pub async fn watch_over(shared: Arc<Shared>, group: Arc<Group>, progress: Progre
     shared.forget(&group);
     if !shared.stop.is_cancelled() {
         for member in elsewhere {
-            shared.tasks.spawn(lifecycle::apart(shared.clone(), labelled(&group, &member), member));
+            let (own, planned) = (shared.clone(), labelled(&group, &member));
+            shared.keep("sources of relays", move || lifecycle::apart(own.clone(), planned.clone(), member.clone()));
         }
         for member in group.members() {
-            if let Some(error) = &ended {
-                lifecycle::fail(&shared, &member, error, INTERNAL).await;
+            match &ended {
+                Some(error) => lifecycle::give_up(&shared, member, error.clone(), INTERNAL),
+                None => lifecycle::settle(&shared, member.relay.clone()),
             }
-            lifecycle::settle(&shared, member.relay.clone());
         }
     }
 }

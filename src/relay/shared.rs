@@ -129,6 +129,14 @@ impl Shared {
         self.tasks.spawn(runner::watch_over(self.clone(), group, progress));
     }
 
+    /// Runs a task of relays until it ends by itself. After a panic it begins again.
+    pub fn keep<F>(&self, name: &'static str, begin: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(self.deps.supervisor.clone().keep(name, begin));
+    }
+
     /// Forgets a group that has ended.
     pub fn forget(&self, group: &Arc<Group>) {
         let mut groups = self.groups();

@@ -191,6 +191,7 @@ impl Connections {
             Denied::Pool => refused(Busy::Remote(remote.name().to_owned())),
             Denied::Share => refused(Busy::Share(format!(" from remote `{}`", remote.name()))),
         })?;
+        #[expect(clippy::disallowed_methods, reason = "a label")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let entry = Arc::new(Entry {
             id: self.inner.next.fetch_add(1, Relaxed),

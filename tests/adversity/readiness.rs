@@ -4,14 +4,17 @@ use std::{
     fs,
     path::Path,
     sync::Arc,
+    task::{Context, Wake},
     time::{Duration, Instant},
 };
 
 use millstream::{
     app::{App, Error},
     config::Config,
+    event::Draft,
     jobs::Submission,
-    journal,
+    journal::{self, Batch},
+    topic::Topic,
 };
 use serde_json::json;
 
@@ -123,6 +126,38 @@ async fn a_node_whose_jobs_have_failed_ends() {
     let ended = tokio::time::timeout(PATIENCE * 2, running).await.expect("the node ends").expect("it does not panic");
     assert!(matches!(ended, Err(Error::Failed("jobs"))), "{ended:?}");
     assert_eq!(node.supervisor.trouble().as_deref(), Some("a part of the node has failed: jobs"));
+}
+
+/// Runs where the answer of the journal is given, on the thread of its writer.
+struct PanickingWaker;
+
+impl Wake for PanickingWaker {
+    fn wake(self: Arc<Self>) {
+        panic!("it fails on purpose");
+    }
+}
+
+#[actix_rt::test]
+async fn a_node_whose_journal_has_lost_its_writer_ends() {
+    let dir = tempfile::tempdir().expect("a temp directory");
+    let mut config = Config::parse("", "the test").expect("the defaults are good");
+    config.server.data_dir = dir.path().to_owned();
+    config.server.listen = "127.0.0.1:0".parse().expect("an address");
+    config.server.drain_ms = 0;
+    let server = App::build(config).expect("a node").bind().expect("a port");
+    let node = server.node().clone();
+    let running = actix_rt::spawn(server.run(std::future::pending()));
+    eventually_ready(&node).await;
+    let batch = || Batch::events(vec![Draft::new(Topic::new("t").expect("a name"), "e", "x")]);
+    let waker = Arc::new(PanickingWaker).into();
+    let mut append = node.journal.append(batch());
+    // As often as the answer is there at once.
+    while append.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+        append = node.journal.append(batch());
+    }
+    let ended = tokio::time::timeout(PATIENCE * 2, running).await.expect("the node ends").expect("it does not panic");
+    assert!(matches!(ended, Err(Error::Failed("journal"))), "{ended:?}");
+    assert_eq!(node.supervisor.trouble().as_deref(), Some("a part of the node has failed: journal"));
 }
 
 async fn eventually_ready(node: &millstream::app::Node) {

@@ -16,6 +16,13 @@ fn watching(node: &Node, arguments: &[&str]) -> Program {
     program
 }
 
+/// What the `date` of the system makes of Unix milliseconds.
+fn date(ms: u64) -> String {
+    let at = format!("@{}.{:03}", ms / 1000, ms % 1000);
+    let output = std::process::Command::new("date").args(["-u", "-d", &at, "+%Y-%m-%dT%H:%M:%S.%3NZ"]).output();
+    String::from_utf8_lossy(&output.expect("`date` runs").stdout).trim().to_owned()
+}
+
 #[test]
 fn what_is_published_is_seen() {
     let node = Node::start();
@@ -32,8 +39,13 @@ fn what_is_published_is_seen() {
     let ended = program.end().expect(0);
     let lines: Vec<&str> = ended.stdout.lines().filter(|line| !line.starts_with('-')).collect();
     let id = answer[0]["id"].as_str().unwrap();
-    assert_eq!(lines[0], format!(r#"{id} paid {{"a":1}}"#));
-    assert!(lines[1].ends_with(" note two\\nlines") && lines[2].ends_with(" shipped "), "{lines:?}");
+    // Time in UTC, topic, id, event, data.
+    let (time, rest) = lines[0].split_once(' ').unwrap();
+    assert_eq!(rest, format!(r#"order:1 {id} paid {{"a":1}}"#));
+    let kept = node.run(&["watch", "order:1", "--json", "--history", "1", "--count", "1"], None).expect(0).rows();
+    assert_eq!(time, date(kept[0]["timestamp"].as_u64().unwrap()));
+    assert!(lines[1].contains("Z order:2 ") && lines[1].ends_with(" note two\\nlines"), "{lines:?}");
+    assert!(lines[2].contains("Z order:3 ") && lines[2].ends_with(" shipped "), "{lines:?}");
     assert_eq!(lines.len(), 3);
 }
 

@@ -16,6 +16,7 @@ const LIBRARIES: [&str; 2] =
 /// Events live for four seconds, keys for one.
 const BRIEF: &str = "[journal]\nretention_ms = 4000\ndedupe_ms = 1000\n";
 
+#[expect(clippy::disallowed_methods, reason = "the wall clock of a client")]
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
     u64::try_from(since.as_millis()).expect("a small number")

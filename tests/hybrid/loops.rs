@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     rig::{HANDLERS, HYBRID, submit},
-    support::{Node, eventually},
+    support::{Node, eventually, until_idle},
 };
 
 /// A node that knows itself as `me`, and whose tasks may reach it.
@@ -39,6 +39,7 @@ fn a_hybrid_job_onto_its_own_node_is_one_more_job() {
     let mut stream = node.post_stream(HYBRID, &spec);
     assert_eq!(stream.until("complete").json()["status"], "completed");
     assert_eq!(jobs(&node), 2);
+    until_idle(&[node]);
 }
 
 #[test]
@@ -62,6 +63,7 @@ fn a_task_that_would_go_on_from_its_own_node_is_refused() {
         assert!(failed["error"].as_str().is_some_and(|error| error.contains("508")), "{job}");
     }
     assert_eq!(jobs(&node), 3);
+    until_idle(&[node]);
 }
 
 #[test]
@@ -93,4 +95,5 @@ fn a_handler_that_begins_itself_again_ends_after_one_round() {
     let inner = ended(&node, &all[0]);
     assert_eq!((all.len(), &inner["tasks"][0]["code"]), (2, &json!("loop_detected")), "{inner}");
     assert_eq!((&inner["tasks"][0]["attempts"], jobs(&node)), (&json!(1), 2), "{inner}");
+    until_idle(&[node]);
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     MERGE, start_of,
-    support::{Node, Stream},
+    support::{Node, Stream, until_idle},
 };
 
 fn selfish() -> Node {
@@ -33,6 +33,8 @@ fn a_merge_of_a_merge_of_the_same_node_is_refused() {
         json!([plain]).to_string(),
     );
     assert!(reply.problem(508).contains("loop"));
+    assert_eq!(reply.json()["code"], "loop_detected");
+    until_idle(&[node]);
 }
 
 fn reads_on(node: &Node, stream: &mut Stream) {

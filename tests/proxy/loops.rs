@@ -23,6 +23,7 @@ fn looped(node: &Node, path: &str) {
         let reply = node.request("GET", path, &[("Accept", accept)], "");
         let detail = reply.problem(508);
         assert!(detail.contains("loop"), "{detail}");
+        assert_eq!(reply.json()["code"], "loop_detected");
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     support::{
         Node, Reply, eventually,
         pipe::{Pipe, WAY},
+        until_idle,
     },
 };
 
@@ -80,6 +81,7 @@ fn goes_round_once(nodes: &[Node], topic: &str, each: usize) {
     for node in nodes {
         assert_eq!((count(node, topic, "tick"), count(node, topic, "last")), (5 * each, each));
     }
+    until_idle(nodes);
 }
 
 #[test]
@@ -208,4 +210,5 @@ fn a_relay_that_reads_its_node_through_its_own_proxy_is_given_up() {
     assert_eq!(crate::rig::ended(&node, &id), "failed");
     let error = &states(&rows(&node, "b"), "relay_error")[0];
     assert_eq!(error["code"], "loop_detected", "{error}");
+    until_idle(&[node]);
 }

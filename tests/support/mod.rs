@@ -21,7 +21,7 @@ pub mod upstream;
 
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub use self::{
-    raw::{assert_problem, assert_refused},
+    raw::{assert_problem, assert_refused, until_idle},
     sse::{Event, Stream},
 };
 

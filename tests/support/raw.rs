@@ -99,6 +99,17 @@ impl Node {
     }
 }
 
+/// Waits until each of these takes less than a fifth of a core over a second: what they had to do has come to an end.
+pub fn until_idle(nodes: &[Node]) {
+    let most = Duration::from_millis(200);
+    eventually(|| {
+        let (begin, before) = (Instant::now(), nodes.iter().map(Node::cpu).collect::<Vec<_>>());
+        eventually(|| (begin.elapsed() >= Duration::from_secs(1)).then_some(()));
+        let used = nodes.iter().zip(before).map(|(node, before)| node.cpu().saturating_sub(before));
+        (used.max() < Some(most)).then_some(())
+    });
+}
+
 /// The refusal is a problem that says something.
 pub fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
     assert!(statuses.contains(&reply.status), "{what}: {statuses:?} expected, {reply:?}");

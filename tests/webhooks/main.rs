@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, process::Command};
 use serde_json::{Value, json};
 
 mod delivery;
+mod loops;
 mod named;
 #[path = "../support/mod.rs"]
 mod support;

@@ -2,11 +2,7 @@
 
 use std::io;
 
-use actix_http::{
-    BoxedPayloadStream, Payload, Request, Response,
-    error::PayloadError,
-    header::{self as old, HttpDate},
-};
+use actix_http::{BoxedPayloadStream, Payload, Request, Response, error::PayloadError, header as old};
 use actix_web::{
     HttpMessage,
     body::BodySize,
@@ -16,7 +12,7 @@ use futures_util::stream;
 use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
-use super::super::{Problem, door::Connection};
+use super::super::{Problem, door::Connection, heads::date};
 
 /// Largest head of a request, as HTTP/2 counts it: each field, and 32 bytes for each. What HTTP/1.1 takes is 128 KiB.
 const MOST_HEAD: usize = 64 << 10;
@@ -117,7 +113,7 @@ pub(super) fn head(response: &Response<()>, size: BodySize) -> http::Response<()
         BodySize::Sized(_) | BodySize::None | BodySize::Stream => {}
     }
     if !headers.contains_key(header::DATE)
-        && let Ok(now) = HeaderValue::from_str(&HttpDate::from(std::time::SystemTime::now()).to_string())
+        && let Ok(now) = HeaderValue::from_str(&date().to_string())
     {
         headers.insert(header::DATE, now);
     }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 ///
 /// - `connection {status, emitterId, userId, groups, topics, timestamp, resume: {from, status: live|resumed|gap}}`: the first
 ///   frame, with `retry:` and `id:`, the position after which the stream continues.
-/// - `gap {requested, reason: unknown|foreign|future|trimmed|dropped, topics: [{topic, earliest}], dropped?}`: history is
+/// - `gap {requested, reason: unknown|foreign|future|trimmed|damaged|dropped, topics: [{topic, earliest}], dropped?}`: history is
 ///   missing; the stream goes on from the earliest event that is kept.
 /// - The events, in journal order, each with `id:`, a position to resume from.
 /// - `heartbeat {timestamp}` after silence (or a comment, or nothing: `heartbeat`).

@@ -103,6 +103,15 @@ impl Shard {
             // It hears something else since: the page would pass over what has come for it meanwhile.
             Ok(_) if !Arc::ptr_eq(asked, &emitter.patterns) => emitter.feed = Feed::CatchUp { reading: false },
             Ok(page) => self.take_page(emitter, page, position, now),
+            Err(Unavailable::Unreadable { through, reason }) if through > emitter.cursor => {
+                tracing::error!(
+                    emitter = &*emitter.id,
+                    through,
+                    reason,
+                    "events cannot be read; the stream continues behind them"
+                );
+                self.pass_over(emitter, through, now);
+            }
             Err(error) => {
                 tracing::warn!(emitter = &*emitter.id, %error, "an emitter cannot catch up");
                 emitter.close(Reason::JournalUnavailable, now);
@@ -125,6 +134,15 @@ impl Shard {
             emitter.outbox.push_control(frames::gap(Some(&requested), GapReason::Trimmed, &lost), now);
         }
         self.queue_page(emitter, page, position, now);
+    }
+
+    /// Continues behind events that cannot be read, and reports the gap.
+    fn pass_over(&self, emitter: &mut Emitter, through: u64, now: Instant) {
+        self.counters.gaps.fetch_add(1, Relaxed);
+        let requested = Position { epoch: self.journal.epoch(), offset: emitter.cursor }.to_string();
+        emitter.outbox.push_control(frames::gap(Some(&requested), GapReason::Damaged, &[]), now);
+        emitter.cursor = through;
+        emitter.feed = Feed::CatchUp { reading: false };
     }
 
     /// Queues a page; the emitter goes live when the page reaches the position of the shard.

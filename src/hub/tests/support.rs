@@ -1,29 +1,16 @@
 //! A hub over a journal that can be held up, and a reader that decodes what it is given.
 
-use std::{
-    future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use serde_json::Value;
-use tokio::{
-    sync::{RwLock, watch},
-    time::timeout,
-};
+use tokio::time::timeout;
 
+use super::held::Held;
 use crate::{
     clock::Clock,
     event::{Draft, Filter, Meta, Position},
     hub::{Bounds, Config, Connect, EmitterStatus, Handle, HeartbeatKind, Selector, Start, Subscription},
-    journal::{
-        self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
-        Unavailable,
-    },
+    journal::{self, Batch, Journal},
     sse::{Decoder, Item, Limits},
     supervise::Supervisor,
     topic::{Pattern, Topic},
@@ -34,15 +21,6 @@ use crate::{
 pub(super) struct Rig {
     pub(super) hub: Handle,
     pub(super) journal: Arc<Held>,
-}
-
-/// A memory journal whose pages can be held up or refused.
-pub(super) struct Held {
-    memory: Memory,
-    /// Who holds it for writing holds up all pages.
-    pub(super) pages: Arc<RwLock<()>>,
-    pub(super) broken: AtomicBool,
-    pub(super) panics: AtomicBool,
 }
 
 /// The reading end of a stream.
@@ -95,7 +73,7 @@ impl Rig {
 
     /// One that goes by this clock.
     pub(super) fn by_clock(config: Config, journal: &journal::Config, clock: Clock) -> Self {
-        let journal = held(journal, clock.clone());
+        let journal = Held::new(journal, clock.clone());
         Self { hub: Handle::supervised(config, journal.clone(), Supervisor::default(), clock), journal }
     }
 
@@ -103,7 +81,7 @@ impl Rig {
     pub(super) fn with_pages(max_page_bytes: usize) -> Self {
         tokio::time::pause();
         let (clock, supervisor) = (Clock::system(), Supervisor::default());
-        let journal = held(&journal::Config::default(), clock.clone());
+        let journal = Held::new(&journal::Config::default(), clock.clone());
         let unsent = Unsent::new(Duration::from_secs(60), usize::MAX);
         let bounds = Bounds { unsent, max_page_bytes };
         Self { hub: Handle::of_node(Config::default(), journal.clone(), supervisor, clock, bounds), journal }
@@ -157,15 +135,6 @@ impl Rig {
         assert_eq!(list.len(), 1);
         list.remove(0)
     }
-}
-
-fn held(config: &journal::Config, clock: Clock) -> Arc<Held> {
-    Arc::new(Held {
-        memory: Memory::with_clock(config, clock),
-        pages: Arc::default(),
-        broken: AtomicBool::default(),
-        panics: AtomicBool::default(),
-    })
 }
 
 // === impl Reader ===
@@ -296,92 +265,4 @@ pub(super) fn filtered(draft: Draft, json: &str) -> Draft {
 /// Lets all others run until they wait.
 pub(super) async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
-}
-
-// === impl Held ===
-
-impl Journal for Held {
-    fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
-        self.memory.append(batch)
-    }
-
-    fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
-        Box::pin(async move {
-            let _free = self.pages.read().await;
-            assert!(!self.panics.load(SeqCst), "it fails on purpose");
-            if self.broken.load(SeqCst) {
-                return Err(Unavailable::Failed("it is broken".into()));
-            }
-            let page = self.memory.read(query).await;
-            // A page is never quite fresh when it arrives.
-            tokio::task::yield_now().await;
-            page
-        })
-    }
-
-    fn since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Since, Unavailable>> {
-        self.memory.since(after, limit)
-    }
-
-    fn watch_head(&self) -> watch::Receiver<u64> {
-        self.memory.watch_head()
-    }
-
-    fn listen(&self, bell: &Arc<journal::Bell>) {
-        self.memory.listen(bell);
-    }
-
-    fn epoch(&self) -> u64 {
-        self.memory.epoch()
-    }
-
-    fn durable(&self) -> bool {
-        self.memory.durable()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.memory.close()
-    }
-
-    fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        self.memory.before_last(patterns, count)
-    }
-
-    fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        self.memory.before_time(timestamp)
-    }
-
-    fn topics(
-        &self,
-        pattern: Pattern,
-        after: Option<Topic>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>> {
-        self.memory.topics(pattern, after, limit)
-    }
-
-    fn purge(&self, topic: Topic) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        self.memory.purge(topic)
-    }
-
-    fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>> {
-        self.memory.get(key)
-    }
-
-    fn keys(
-        &self,
-        prefix: String,
-        after: Option<String>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>> {
-        self.memory.keys(prefix, after, limit)
-    }
-
-    fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {
-        self.memory.sweep(now_ms)
-    }
-
-    fn stats(&self) -> Stats {
-        self.memory.stats()
-    }
 }

@@ -15,7 +15,7 @@ use super::{Id, Report, Said, shorten, sink::AttemptSink};
 use crate::{
     jobs::{
         code,
-        handler::{Output, Progress, Reserve, Task, TaskError, TaskHandler},
+        handler::{Output, Progress, Reserve, Submitter, Task, TaskError, TaskHandler},
         inputs::Inputs,
         memory::Memory,
     },
@@ -38,6 +38,7 @@ pub struct Attempt {
     pub name: String,
     /// Who submitted the job, and the size of its record, for the budget.
     pub owner: Owner,
+    pub groups: Arc<[String]>,
     pub record_bytes: usize,
     pub inputs: Arc<Inputs>,
     pub memory: Memory,
@@ -105,6 +106,7 @@ impl Attempt {
             task_id: self.task_id,
             name: self.name,
             input,
+            submitter: Submitter { user: self.owner, groups: self.groups },
             via: self.via,
             attempt: self.number,
             progress: Progress::new(sink.clone()),

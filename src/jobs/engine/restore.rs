@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, room::FOOTPRINT, tasks::KEPT_PART, timestamp};
+use super::{Bounds, Ending, Engine, Id, Job, Live, Phase, Timer, lane, room::FOOTPRINT, tasks::KEPT_PART};
 use crate::{
     event::Position,
     jobs::{
@@ -46,7 +46,8 @@ impl Past {
     /// Begins with what the record says.
     pub fn new(record: SpecRecord, bytes: usize, handlers: &Handlers, bounds: Bounds) -> Result<Self, Invalid> {
         let topic = Topic::job(&record.job_id)?;
-        let plan = Plan { via: record.via.clone(), ..Plan::restore(&record.spec, handlers) };
+        let (via, groups) = (record.via.clone(), record.groups.clone());
+        let plan = Plan { via, groups, ..Plan::restore(&record.spec, handlers) };
         let state = JobState::new(record.origin(&plan));
         let mut live = Box::new(Live::new(plan, topic, Instant::now()));
         live.record_bytes = bytes;
@@ -149,7 +150,7 @@ impl Past {
 impl Engine {
     /// Puts a job of the time before into the book; an unfinished one goes on.
     pub fn restore(&mut self, past: Past, now: Instant) {
-        let wall = timestamp();
+        let wall = self.clock.now_ms();
         let ago = |at: u64| now.checked_sub(Duration::from_millis(wall.saturating_sub(at))).unwrap_or(now);
         let (ending, left, id) = (past.ending(), past.left(wall), past.id().clone());
         let Past { state, mut live, key_record, bytes, .. } = past;

@@ -13,7 +13,6 @@ use super::{
     millis,
     outbox::Entry,
     room::FOOTPRINT,
-    timestamp,
 };
 use crate::{
     jobs::{
@@ -67,6 +66,7 @@ impl Engine {
             task_id: task.id.clone(),
             name: task.name.clone(),
             owner: live.owner.clone(),
+            groups: live.plan.groups.clone(),
             record_bytes: live.record_bytes,
             inputs: self.inputs.clone(),
             memory: self.memory.clone(),
@@ -338,7 +338,7 @@ impl Engine {
         if fact.notifies() {
             topics.extend(live.plan.notify.iter().cloned());
         }
-        let event = JobEvent { job_id: id.clone(), source, timestamp: timestamp(), fact };
+        let event = JobEvent { job_id: id.clone(), source, timestamp: self.clock.now_ms(), fact };
         self.room.take(bytes);
         self.charge(id, FOOTPRINT * bytes as u64);
         self.outbox.push(Entry { event, topics, records, held, bytes });

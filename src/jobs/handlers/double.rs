@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Deps;
 use crate::{
-    jobs::handler::{Progress, Report, Reserve, Sink, Task},
+    jobs::handler::{Progress, Report, Reserve, Sink, Submitter, Task},
     journal::BoxFuture,
     upstream::{Client, Config, Via},
 };
@@ -134,6 +134,7 @@ pub fn task(input: Value) -> (Task, Arc<Recorder>) {
         task_id: "t1".into(),
         name: "a task".into(),
         input,
+        submitter: Submitter::default(),
         via: Via::default(),
         attempt: 1,
         progress: Progress::new(recorder.clone()),

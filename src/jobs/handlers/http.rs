@@ -3,7 +3,7 @@
 //! Owns what one attempt is: the request with its `Idempotency-Key` and `traceparent`, progress from `Content-Length`,
 //! and what a response is worth. The egress guard, framing and timeouts of the wire are `upstream`'s.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -178,7 +178,7 @@ fn is_bodiless(status: StatusCode) -> bool {
 
 /// What any other status than a success means for the task.
 pub(super) async fn status_error(response: Response) -> TaskError {
-    let Response { status, headers, url, body } = response;
+    let Response { status, headers, url, received, body } = response;
     let retryable = verdict(status) == Verdict::Transient;
     let host = url.host_str().unwrap_or_default();
     let mut message = format!("`{host}` answered {}", describe(status));
@@ -190,7 +190,7 @@ pub(super) async fn status_error(response: Response) -> TaskError {
     }
     TaskError {
         retryable,
-        retry_after: if retryable { retry_after(&headers, SystemTime::now()) } else { None },
+        retry_after: if retryable { retry_after(&headers, received) } else { None },
         http_status: Some(status.as_u16()),
         ..TaskError::fatal("http_status", message)
     }

@@ -1,6 +1,6 @@
 //! Requests to the job API of a remote: submit, cancel, and a result that was too large for an event.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -118,7 +118,7 @@ pub async fn result(remote: &Remote, path: &str, limit: usize) -> Result<Box<Raw
 
 /// The body of a good answer; what a bad one means.
 async fn answer(response: Response) -> Result<(u16, Bytes), Trouble> {
-    let Response { status, headers, body, .. } = response;
+    let Response { status, headers, received, body, .. } = response;
     let late = |_| Error::IdleTimeout { after: ANSWER_TIMEOUT };
     let body = match Chunks::of(&headers, body) {
         Ok(body) => {
@@ -132,7 +132,7 @@ async fn answer(response: Response) -> Result<(u16, Bytes), Trouble> {
     }
     // Late, cut short or encoded: the status says enough.
     let excerpt = problem(&body.unwrap_or_default());
-    let failure = Failure::Status { status, retry_after: retry_after(&headers, SystemTime::now()), excerpt };
+    let failure = Failure::Status { status, retry_after: retry_after(&headers, received), excerpt };
     if failure.passing() {
         Err(Trouble::Failed(failure))
     } else {

@@ -85,6 +85,7 @@ impl Plan {
             fail_fast: spec.fail_fast,
             notify,
             via: Via::default(),
+            groups: Arc::default(),
         }
     }
 }

@@ -118,6 +118,7 @@ impl Pure {
             job_id: "J".into(),
             created_at,
             user: None,
+            groups: Arc::default(),
             retry_of: None,
             key_record: None,
             via: Via::default(),

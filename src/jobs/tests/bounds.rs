@@ -55,7 +55,7 @@ async fn tasks_of_older_jobs_are_read_back_when_they_are_asked_for() {
     assert_eq!(rig.jobs.result(&id, "large").await.unwrap().json.len(), 2002);
     assert!(matches!(rig.jobs.result(&id, "bad").await, Err(Error::NoResult(_))));
     assert!(matches!(rig.jobs.result(&id, "none").await, Err(Error::UnknownTask { .. })));
-    let again = rig.jobs.retry(&id, None, Via::default(), None).await.unwrap().job_id;
+    let again = rig.jobs.retry(&id, None, Vec::new(), Via::default(), None).await.unwrap().job_id;
     assert_eq!(rig.ended(&again).await.names("bad"), ["task_start", "error"]);
 }
 

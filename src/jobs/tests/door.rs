@@ -86,18 +86,21 @@ async fn failed_tasks_run_again_as_a_new_job() {
     });
     let rig = setup.start();
     let hang = rig.submit(json!({"tasks": [{"run": "hang"}]})).await;
-    assert!(matches!(rig.jobs.retry(&hang, None, Via::default(), None).await, Err(Error::NotEnded(_))));
+    assert!(matches!(rig.jobs.retry(&hang, None, Vec::new(), Via::default(), None).await, Err(Error::NotEnded(_))));
     let tasks = json!([{"run": "echo"}, {"run": "sometimes", "name": "Try"}, {"id": "x", "run": "sometimes"}]);
     let id = rig.submit(json!({ "tasks": tasks })).await;
     rig.snapshot(&id).await;
     BROKEN.store(false, Ordering::SeqCst);
-    let retried = rig.jobs.retry(&id, Some("42".into()), Via::default(), None).await.unwrap().job_id;
+    let retried = rig.jobs.retry(&id, Some("42".into()), Vec::new(), Via::default(), None).await.unwrap().job_id;
     let snapshot = rig.snapshot(&retried).await;
     assert_eq!(snapshot.summary.retry_of.as_deref(), Some(id.as_str()));
     assert_eq!(snapshot.summary.status, Status::Completed);
     let names: Vec<_> = snapshot.tasks.iter().map(|t| (&*t.task_id, &*t.task_name)).collect();
     assert_eq!(names, [("2", "Try"), ("x", "sometimes")]);
-    assert!(matches!(rig.jobs.retry(&retried, None, Via::default(), None).await, Err(Error::NothingFailed)));
+    assert!(matches!(
+        rig.jobs.retry(&retried, None, Vec::new(), Via::default(), None).await,
+        Err(Error::NothingFailed)
+    ));
 }
 
 #[actix_rt::test]

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::full::Faulty;
 use crate::{
+    clock::Clock,
     event::SharedEvent,
     jobs::{
         Config, Deps, Handle, JobState, Snapshot, Submission,
@@ -51,6 +52,8 @@ pub struct Setup {
     /// The budget, where it is not the usual one.
     pub memory: Option<Memory>,
     pub supervisor: Supervisor,
+    /// That of the system unless it is set.
+    pub clock: Option<Clock>,
 }
 
 /// Some tests hold the clock and let minutes pass.
@@ -133,6 +136,7 @@ impl Setup {
         let http = Arc::new(Closure(|task: Task| async move { good(json!({ "asked": task.input })) }));
         let deps = Deps::new(faulty, &self.journal, self.handlers, http);
         let deps = deps.with_bounds(Share::WHOLE, self.memory.unwrap_or_default()).supervised(self.supervisor);
+        let deps = deps.by_clock(self.clock.unwrap_or_else(Clock::system));
         Rig { jobs: start_jobs(self.config, deps), journal, alive }
     }
 }

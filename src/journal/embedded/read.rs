@@ -119,25 +119,47 @@ impl Shared {
         mut bytes: usize,
         max_bytes: usize,
     ) -> Result<Fetched, StoreError> {
+        let mut damage = None;
         for Chosen { offset, home } in chosen {
-            let event = match self.events.get(offset) {
-                Some(event) => event,
-                None => match self.load(*home, *offset)? {
-                    Some(event) => event,
-                    None if self.log().contains(*offset) => {
-                        let what = format!("event {offset} has no data; `millstream journal verify` tells more");
-                        return Err(StoreError::Damaged(what));
-                    }
-                    None => return Ok(Fetched { events, full: false, missing: Some(*offset) }),
-                },
+            let event = match self.find(*home, *offset) {
+                Ok(Some(event)) => event,
+                // What can be read ends here; the reader comes back for the rest.
+                Ok(None) | Err(StoreError::Damaged(_)) if !events.is_empty() => {
+                    return Ok(Fetched { events, full: false, missing: Some(*offset) });
+                }
+                Ok(None) if damage.is_none() => return Ok(Fetched { events, full: false, missing: Some(*offset) }),
+                Err(StoreError::Damaged(what)) => {
+                    // Damage takes a block, which holds many events: all of them are passed over at once.
+                    damage = Some(StoreError::Unreadable { through: *offset, what });
+                    continue;
+                }
+                Ok(None) => break,
+                Err(error) => return Err(error),
             };
+            if damage.is_some() {
+                break;
+            }
             bytes += event.data.len();
             events.push(event);
             if bytes >= max_bytes {
                 return Ok(Fetched { events, full: true, missing: None });
             }
         }
-        Ok(Fetched { events, full: false, missing: None })
+        damage.map_or(Ok(Fetched { events, full: false, missing: None }), Err)
+    }
+
+    /// An event from the cache or the store; `None` when it was let go meanwhile.
+    fn find(&self, home: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
+        if let Some(event) = self.events.get(&offset) {
+            return Ok(Some(event));
+        }
+        match self.load(home, offset)? {
+            None if self.log().contains(offset) => {
+                let what = format!("event {offset} has no data; `millstream journal verify` tells more");
+                Err(StoreError::Damaged(what))
+            }
+            found => Ok(found),
+        }
     }
 
     fn load(&self, home: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {

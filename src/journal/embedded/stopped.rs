@@ -59,7 +59,7 @@ impl Stopped {
         let inspection = Inspection::of(&*journal).await;
         journal.close().await;
         let mut inspection = inspection.map_err(|error| match error {
-            Unavailable::Damaged(what) => self.damaged(what),
+            Unavailable::Damaged(what) | Unavailable::Unreadable { reason: what, .. } => self.damaged(what),
             error => OpenError::Io { dir: self.look.place.dir().to_owned(), reason: error.to_string() },
         })?;
         inspection.last_stop = Some(self.look.last_stop().as_str());

@@ -51,6 +51,9 @@ pub enum StoreError {
     /// What is on the disk cannot be read.
     #[error("{0}")]
     Damaged(String),
+    /// Consecutive events that were requested cannot be read; `through` is the offset of the last one.
+    #[error("{what}")]
+    Unreadable { through: u64, what: String },
 }
 
 const EIO: i32 = 5;
@@ -227,6 +230,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, fjall::Error>) -> Result<T, Store
 }
 
 /// fjall counts time from 1970, and panics before it.
+#[expect(clippy::disallowed_methods, reason = "the same clock that fjall reads")]
 fn check_clock() -> Result<(), StoreError> {
     let before_1970 = || StoreError::Io("the clock of this machine stands before 1970; set it and start again".into());
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map(drop).map_err(|_| before_1970())

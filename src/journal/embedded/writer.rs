@@ -370,6 +370,7 @@ pub fn unavailable(error: &StoreError) -> Unavailable {
     match error {
         StoreError::Full(_) => Unavailable::Full(error.to_string()),
         StoreError::Closed => Unavailable::Closed,
+        StoreError::Unreadable { through, what } => Unavailable::Unreadable { through: *through, reason: what.clone() },
         StoreError::Damaged(what) => Unavailable::Damaged(what.clone()),
         _ => Unavailable::Failed(error.to_string()),
     }

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -50,6 +53,12 @@ pub struct Faulty {
     memory: Memory,
     judge: Mutex<Judge>,
     late: Mutex<Option<Batch>>,
+    /// So many reads of records panic.
+    pub reads_panic: AtomicUsize,
+    /// Listing the records panics.
+    pub keys_panic: AtomicBool,
+    /// Its end panics.
+    pub drop_panics: AtomicBool,
 }
 
 /// Longest wait for anything.
@@ -60,7 +69,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Faulty {
     pub fn new() -> Arc<Self> {
         let memory = Memory::new(&journal::Config::default());
-        Arc::new(Self { memory, judge: Mutex::new(Box::new(|_| Fate::Written)), late: Mutex::default() })
+        Arc::new(Self {
+            memory,
+            judge: Mutex::new(Box::new(|_| Fate::Written)),
+            late: Mutex::default(),
+            reads_panic: AtomicUsize::default(),
+            keys_panic: AtomicBool::default(),
+            drop_panics: AtomicBool::default(),
+        })
     }
 
     /// From now on this decides.
@@ -85,6 +101,12 @@ impl Faulty {
     pub async fn states(&self, id: &str, name: &str) -> Vec<Value> {
         let events = self.events(id).await;
         events.iter().filter(|event| event.name() == name).map(|event| event.data_value()).collect()
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        assert!(!self.drop_panics.load(SeqCst) || std::thread::panicking(), "it fails on purpose");
     }
 }
 
@@ -159,6 +181,8 @@ impl Journal for Faulty {
     }
 
     fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>> {
+        let left = self.reads_panic.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        assert!(left.is_err(), "it fails on purpose");
         self.memory.get(key)
     }
 
@@ -168,6 +192,7 @@ impl Journal for Faulty {
         after: Option<String>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>> {
+        assert!(!self.keys_panic.load(SeqCst), "it fails on purpose");
         self.memory.keys(prefix, after, limit)
     }
 
@@ -229,6 +254,11 @@ pub async fn upstream() -> SocketAddr {
 
 /// Relays that write into this journal, and may ask these upstreams by the name `up`.
 pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
+    supervised(journal, up, Supervisor::default())
+}
+
+/// The same, watched over by this supervisor.
+pub fn supervised(journal: &Arc<Faulty>, up: Option<SocketAddr>, supervisor: Supervisor) -> Handle {
     let configs: BTreeMap<String, RemoteConfig> = up
         .map(|addr| {
             let base_url = Some(format!("http://{addr}"));
@@ -247,7 +277,7 @@ pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
             connections: Connections::new(100),
             share: Share::WHOLE,
             clock: Clock::system(),
-            supervisor: Supervisor::default(),
+            supervisor,
         },
     )
 }

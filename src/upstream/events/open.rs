@@ -1,6 +1,6 @@
 //! One attempt to open a stream: the request, and what its answer means.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 
@@ -94,7 +94,7 @@ fn is_framed(headers: &HeaderMap) -> Result<bool, Failure> {
 }
 
 async fn refusal(response: Response) -> Failure {
-    let Response { status, headers, body, .. } = response;
+    let Response { status, headers, received, body, .. } = response;
     let said = match Chunks::of(&headers, body) {
         Ok(chunks) => words_of(&chunks.beginning(EXCERPT * 4, EXCERPT_TIMEOUT).await),
         Err(_) => String::new(),
@@ -102,7 +102,7 @@ async fn refusal(response: Response) -> Failure {
     let words: Vec<&str> =
         said.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
     let excerpt = shorten(&words.join(" "), EXCERPT);
-    Failure::Status { status, retry_after: retry_after(&headers, SystemTime::now()), excerpt }
+    Failure::Status { status, retry_after: retry_after(&headers, received), excerpt }
 }
 
 /// What a refusal says to people: the detail of a problem (RFC 9457), else all of it.

@@ -1,8 +1,9 @@
-//! An ending that had begun is carried on; a deadline is one of the wall clock.
+//! An ending that had begun is carried on; a deadline is one of the time of day, by the clock of the node.
 
 use tokio::time::{Duration, Instant, pause};
 
 use super::*;
+use crate::clock::Clock;
 
 #[actix_rt::test]
 async fn a_cancel_that_was_acknowledged_is_carried_out() {
@@ -162,4 +163,32 @@ async fn a_job_that_lacks_only_its_last_word_gets_the_right_one() {
     let history = node.ended(&id).await;
     coherent(&history);
     assert_eq!((history.0.len(), history.verdict()), (events + 2, ("cancelled".into(), 1, 1)));
+}
+
+/// A wall clock that is a day ahead while the job is accepted dates nothing, and after the start the deadline is one of
+/// the node's clock.
+#[actix_rt::test]
+async fn a_deadline_is_one_of_the_clock_of_the_node() {
+    pause();
+    let (clock, hands) = Clock::by_hand(1_790_000_000_000);
+    let on = |journal: &Arc<Memory>, clock: Clock| {
+        let config = Config { task_timeout_ms: 24 * HOUR_MS, ..Config::default() };
+        let setup = Setup { config, clock: Some(clock), ..Setup::usual() };
+        setup.with("work", |_| std::future::pending()).on(journal).start()
+    };
+    let journal = journal();
+    let node = on(&journal, clock.clone());
+    hands.jump(24 * 3_600_000);
+    let id = node.submit(json!({"timeoutMs": HOUR_MS / 2, "tasks": [{"id": "a", "run": "work"}]})).await;
+    has(&node, &id, "task_start", 1).await;
+    hands.jump(-24 * 3_600_000);
+    node.crash().await;
+    hands.pass_and_follow(&clock, 1200);
+    let node = on(&journal, clock);
+    let begun = Instant::now();
+    ended(&node, &id).await;
+    let history = node.ended(&id).await;
+    assert_eq!(history.verdict().0, "timed_out");
+    assert!((590..=603).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!(history.0[0].data_value()["timestamp"].as_u64().unwrap() < 1_790_000_000_000 + HOUR_MS, "not of tomorrow");
 }

@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::time::pause;
 
 use super::*;
-use crate::jobs::{Status, code};
+use crate::jobs::{Status, Submission, code, tests::rig::submission};
 
 #[actix_rt::test]
 async fn what_is_finished_stays_and_the_rest_runs_again() {
@@ -215,4 +215,19 @@ async fn ten_thousand_interrupted_tasks_are_told_of_within_the_bound() {
     let history = node.ended(&id).await;
     assert_eq!(history.verdict(), ("completed".into(), 10_000, 0));
     assert_eq!(history.all("task_retry").len(), 10_000);
+}
+
+#[actix_rt::test]
+async fn a_task_has_its_submitter_also_after_a_restart() {
+    let journal = journal();
+    let node = stuck(&journal);
+    let (user, groups) = (Some("alice".to_owned()), vec!["ops".to_owned(), "night".to_owned()]);
+    let job = submission(json!({"tasks": [{"id": "a", "run": "work"}]}));
+    let id = node.jobs.submit(Submission { user, groups, ..job }).await.unwrap().job_id;
+    has(&node, &id, "task_start", 1).await;
+    node.crash().await;
+    let setup = Setup::usual().with("work", |task| async move { good(json!([task.user(), task.groups()])) });
+    let node = setup.on(&journal).start();
+    node.ended(&id).await;
+    assert_eq!(node.jobs.result(&id, "a").await.unwrap().json, r#"["alice",["ops","night"]]"#);
 }

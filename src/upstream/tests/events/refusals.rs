@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use super::rig::{begun, delays, read, reason, source, status, stream, tell, told};
-use crate::upstream::{
-    RemoteConfig,
-    events::{Repeat, Source},
-    tests::support::{Step, Upstream},
+use super::rig::{begun, delays, of, read, reason, remote, source, status, stream, tell, told};
+use crate::{
+    clock::Clock,
+    upstream::{
+        Client, Config, RemoteConfig,
+        events::{Repeat, Source},
+        tests::support::{Step, Upstream},
+    },
 };
 
 #[tokio::test]
@@ -30,6 +33,23 @@ async fn an_overloaded_server_is_left_alone_for_as_long_as_it_asks() {
     let delays = delays(&said);
     assert!(delays[0] >= Duration::from_mins(2) && delays[1] >= Duration::from_secs(7), "{delays:?}");
     assert!(delays[2..].iter().all(|delay| *delay < Duration::from_secs(1)), "{delays:?}");
+}
+
+/// The date is that of the clock of the node, whatever the wall clock shows at the moment.
+#[tokio::test]
+async fn a_date_of_retry_after_is_compared_with_the_clock_of_the_node() {
+    let steps = ["Sun, 06 Nov 1994 08:49:57 GMT", "Sunday, 06-Nov-94 08:49:57 GMT", "Sun Nov  6 08:49:57 1994"]
+        .map(|date| Step::serve(status(&format!("503 Service Unavailable\r\nRetry-After: {date}"))));
+    let [first, second, third] = steps;
+    let upstream = Upstream::steps([first, second, third, Step::serve(stream("data: a\n\n"))]).await;
+    // Twenty seconds before.
+    let (clock, _) = Clock::by_hand(784_111_777_000);
+    let client = Client::with_clock(Config::default(), clock);
+    let (said, _) = read(of(remote(&upstream, RemoteConfig::default(), &client))).await;
+    let delays = delays(&said);
+    assert_eq!(delays.len(), 3);
+    // What was asked for, and a little more so that clients do not come back all at once.
+    assert!(delays.iter().all(|delay| (20..30).contains(&delay.as_secs())), "{delays:?}");
 }
 
 #[tokio::test]
