@@ -100,8 +100,6 @@ pub struct Node {
     /// Mounted in another program's server: that one decides who comes in.
     pub(crate) embedded: bool,
     pub(crate) requests: Arc<http::Requests>,
-    /// The last scrape of the metrics.
-    pub(crate) scrapes: Arc<http::Scrapes>,
 }
 
 /// A node that is built and not yet listening.
@@ -251,7 +249,6 @@ impl App {
             own_url,
             embedded: false,
             requests: Arc::default(),
-            scrapes: Arc::default(),
         };
         // Not the node: its parts end with their last handles.
         let sweep = Sweep {

@@ -57,7 +57,7 @@ pub use self::{
     door::{Connection, Door},
     emitter::Emitter,
     error::{Code, Problem},
-    metrics::{Requests, Scrapes},
+    metrics::Requests,
     polls::Polls,
     pull::Pulls,
     results::Results,

@@ -97,7 +97,7 @@ pub(super) async fn merge(
     }));
     let teller = node.clone();
     let farewell = Farewell::Say(Box::new(move |reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO)));
-    Ok(pull::open(&node, &request, &identity, pull::input(&request), frames, farewell, place, upstreams))
+    Ok(pull::open(&node, &request, &identity, pull::input(&request), (frames, upstreams), farewell, place))
 }
 
 fn wrong(errors: Vec<FieldError>) -> Problem {

@@ -25,14 +25,17 @@ use crate::{
     unsent::{Share, Why},
 };
 
-/// Requests answered, by class of status.
+/// Requests answered, by class of status, and what the last scrape was answered.
 #[derive(Debug, Default)]
-pub struct Requests([AtomicU64; 5]);
+pub struct Requests {
+    classes: [AtomicU64; 5],
+    scrapes: Scrapes,
+}
 
 /// The text of the last scrape. While the node holds many answers for clients that do not take them, it is given again
 /// for a moment: scrapes do not add to them.
 #[derive(Debug, Default)]
-pub struct Scrapes(Mutex<Option<(Instant, Weak<Share>)>>);
+struct Scrapes(Mutex<Option<(Instant, Weak<Share>)>>);
 
 /// For how long.
 const SAME_FOR: Duration = Duration::from_secs(1);
@@ -58,7 +61,7 @@ impl Scrapes {
 impl Requests {
     pub(super) fn count(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5);
-        self.0[class - 1].fetch_add(1, Relaxed);
+        self.classes[class - 1].fetch_add(1, Relaxed);
     }
 }
 
@@ -66,7 +69,7 @@ impl Requests {
 #[utoipa::path(get, path = "/metrics", tag = "operating",
     responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(node: Data<Node>, _: Admin) -> Result<HttpResponse, Problem> {
-    let text = match node.scrapes.last(&node) {
+    let text = match node.requests.scrapes.last(&node) {
         Some(text) => text,
         None => scrape(&node)?,
     };
@@ -82,7 +85,7 @@ fn scrape(node: &Node) -> Result<Arc<Share>, Problem> {
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|_| Problem::unavailable("the metrics cannot be written", 5))?;
     let text = node.unsent.share(text.into());
-    node.scrapes.keep(&text);
+    node.requests.scrapes.keep(&text);
     Ok(text)
 }
 
@@ -110,7 +113,8 @@ impl Collector for Figures {
         family(&mut encoder, "streams_closed", "Streams closed, by reason.", "reason", &closed)?;
         let refused: Vec<_> = webhooks.refused.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
         family(&mut encoder, "webhook_refusals", "Deliveries to webhooks that were refused.", "reason", &refused)?;
-        let classes = [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.0[class - 1].load(Relaxed)));
+        let classes =
+            [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.classes[class - 1].load(Relaxed)));
         family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
         let ended = Why::ALL.map(|why| (why.as_str().to_owned(), node.unsent.ended(why)));
         family(

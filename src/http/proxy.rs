@@ -225,7 +225,7 @@ async fn pass(
         Ok(Some(_)) if is_head(request) => Ok(only_head(request)),
         Ok(Some(bytes)) => {
             let chunks = chunks(bytes, name, path);
-            Ok(pull::open(node, request, identity, input, chunks, Farewell::Break, place, 1))
+            Ok(pull::open(node, request, identity, input, (chunks, 1), Farewell::Break, place))
         }
         Ok(None) => Ok(HttpResponse::NoContent().finish()),
         Err(failure) => {

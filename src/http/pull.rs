@@ -136,10 +136,9 @@ pub(super) fn open<S, E>(
     request: &HttpRequest,
     identity: &Identity,
     input: Option<Input>,
-    stream: S,
+    (stream, upstreams): (S, usize),
     farewell: Farewell,
     place: Option<StreamPlace>,
-    upstreams: usize,
 ) -> HttpResponse
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin + 'static,
