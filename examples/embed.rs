@@ -46,7 +46,7 @@ struct CountWords;
 impl TaskHandler for CountWords {
     fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
         Box::pin(async move {
-            let text = task.input.as_str().ok_or_else(|| TaskError::fatal("bad_input", "`input` must be a text"))?;
+            let text = task.input.string().ok_or_else(|| TaskError::fatal("bad_input", "`input` must be a text"))?;
             let lines: Vec<&str> = text.lines().collect();
             let mut words = 0;
             for (index, line) in lines.iter().enumerate() {

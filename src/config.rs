@@ -20,7 +20,9 @@ use crate::{
     access::{self, Mode},
     hub, intake,
     jobs::{self, handlers},
-    journal, relay, telemetry, upstream,
+    journal,
+    json::Objects,
+    relay, telemetry, upstream,
 };
 
 mod files;
@@ -198,7 +200,7 @@ impl Config {
     }
 
     fn extract(figment: &Figment, source: &str) -> Result<Self, Error> {
-        let config: Self = figment.extract().map_err(|errors| {
+        let Objects(config): Objects<Self> = figment.extract().map_err(|errors| {
             let lines: Vec<String> = errors.into_iter().map(|error| explain(&error, source)).collect();
             Error(lines.join("\n"))
         })?;

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 
 use crate::{
+    json::{self, Json},
     sse::{self, Encoded},
     topic::Topic,
 };
@@ -24,12 +25,7 @@ pub use self::{
     filter::{Filter, Meta, Refused as FilterRefused, Subscriber, Undecided},
     position::Position,
 };
-
-/// The bytes of a JSON text without a byte order mark, which a reader may ignore (RFC 8259, section 8.1). Editors and shells on
-/// Windows write one.
-pub(crate) fn without_mark(json: &[u8]) -> &[u8] {
-    json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json)
-}
+pub(crate) use crate::json::without_mark;
 
 /// An event on its way into the journal.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -226,7 +222,7 @@ struct Envelope<'a> {
     also_in: &'a [Topic],
     id: Position,
     event: &'a str,
-    data: serde_json::Value,
+    data: Json,
     timestamp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<&'a str>,
@@ -251,8 +247,13 @@ impl Event {
     }
 
     /// The payload as JSON where it is JSON, else as a string.
+    pub fn data_json(&self) -> Json {
+        json::embed(&self.data)
+    }
+
+    /// The same as a tree, which rounds numbers that it cannot hold.
     pub fn data_value(&self) -> serde_json::Value {
-        serde_json::from_str(&self.data).unwrap_or_else(|_| serde_json::Value::from(&*self.data))
+        self.data_json().value()
     }
 
     /// The bytes for the wire, made at the first call and shared from then on.
@@ -270,7 +271,7 @@ impl Event {
                     also_in,
                     id: self.position,
                     event: self.name(),
-                    data: self.data_value(),
+                    data: self.data_json(),
                     timestamp: self.timestamp,
                     origin: self.origin.as_deref(),
                     source: self.source(),

@@ -13,7 +13,7 @@
 //!    │        ├───────────┴─ upstream  every outgoing request; remotes, and the client for their event streams
 //!    └────────┴─ journal              the one ordered record of all events; publishing is appending
 //!                   │
-//!          event · topic · sse        the words we speak; pure, no I/O
+//!          event · topic · sse · json the words we speak; pure, no I/O
 //!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
 //!          unsent                     the bound on what waits for clients, in time and in bytes
 //!          clock                      what time it is, and how old things are
@@ -37,6 +37,7 @@ pub mod hub;
 pub mod intake;
 pub mod jobs;
 pub mod journal;
+pub mod json;
 pub mod relay;
 pub mod shares;
 pub mod socket;

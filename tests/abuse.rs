@@ -26,8 +26,6 @@ fn bodies_that_are_no_json_are_malformed() {
         ("10,000 levels", deep(10_000).into_bytes()),
         ("10,000 levels that never close", "[".repeat(10_000).into_bytes()),
         ("10,000 objects", "{\"a\":".repeat(10_000).into_bytes()),
-        ("a number beyond all", br#"{"topic":"a","data":1e400}"#.to_vec()),
-        ("5,000 digits", format!("{{\"topic\":\"a\",\"data\":{}}}", "9".repeat(5000)).into_bytes()),
         ("not a number", br#"{"topic":"a","data":NaN}"#.to_vec()),
     ];
     for (what, body) in &bodies {

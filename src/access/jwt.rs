@@ -20,6 +20,7 @@ use super::{Identity, Refused, Rights, identity::Origin, jwks::Jwks};
 use crate::{
     clock::Clock,
     event::Meta,
+    json::Objects,
     topic::{Pattern, Topic},
     upstream,
 };
@@ -236,10 +237,10 @@ impl Verifier {
         if key.family() != family(header.alg) {
             return Err(Refused::Unacceptable("its algorithm does not fit the key".into()));
         }
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation(header.alg))
+        let claims = jsonwebtoken::decode::<Objects<Claims>>(token, key, &self.validation(header.alg))
             .map_err(|error| refused(&error))?
             .claims;
-        self.identity(claims)
+        self.identity(claims.0)
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {

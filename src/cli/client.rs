@@ -229,7 +229,7 @@ async fn refused(response: Response) -> Error {
 
 /// The words of a problem (RFC 9457), with each field where there are several; else what the status says.
 fn detail(body: &[u8], reason: &str) -> String {
-    let Ok(problem) = serde_json::from_slice::<Problem>(body) else { return reason.to_owned() };
+    let Ok(problem) = crate::json::from_slice::<Problem>(body) else { return reason.to_owned() };
     let mut text = problem.detail.or(problem.title).unwrap_or_else(|| reason.to_owned());
     if problem.errors.len() > 1 {
         for Field { field, detail } in problem.errors.iter().take(20) {

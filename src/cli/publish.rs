@@ -3,13 +3,14 @@
 use std::io::Read;
 
 use clap::Args;
-use serde_json::{Map, Value};
+use serde::Serialize;
 
 use super::{
     Failure,
     client::{Api, ClientArguments},
     text::say,
 };
+use crate::json::{self, Json};
 
 /// More than any node takes in one event by default; read no further.
 const DATA_MAX: u64 = 64 << 20;
@@ -45,29 +46,38 @@ pub(super) async fn publish(arguments: &PublishArguments) -> Result<u8, Failure>
         Some("-") => read_stdin().await?,
         data => data.unwrap_or_default().to_owned(),
     };
-    let answer = api.json(api.post("/events", body(arguments, &text).to_string())).await?;
+    let answer = api.json(api.post("/events", body(arguments, &text))).await?;
     say(&answer.to_string())?;
     Ok(0)
 }
 
-fn body(arguments: &PublishArguments, text: &str) -> Value {
-    let mut body = Map::new();
-    let mut put = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
-    put("topic", Some(arguments.topic.as_str().into()));
-    put("event", arguments.event.as_deref().map(Value::from));
-    put("data", Some(data(text)));
-    put("id", arguments.id.as_deref().map(Value::from));
-    put("retry", arguments.retry.map(Value::from));
-    put("ttlMs", arguments.ttl.map(Value::from));
-    Value::Object(body)
+/// The event as the node takes it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    topic: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a str>,
+    /// JSON where the text is JSON, else the text.
+    data: Json,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u64>,
 }
 
-/// JSON where it is JSON. Numbers stay text, which is the same on the wire and keeps `1.50` as it is.
-fn data(text: &str) -> Value {
-    match serde_json::from_str(text) {
-        Ok(Value::Number(_)) | Err(_) => Value::from(text),
-        Ok(json) => json,
-    }
+fn body(arguments: &PublishArguments, text: &str) -> String {
+    let body = Body {
+        topic: &arguments.topic,
+        event: arguments.event.as_deref(),
+        data: json::embed(text),
+        id: arguments.id.as_deref(),
+        retry: arguments.retry,
+        ttl_ms: arguments.ttl,
+    };
+    serde_json::to_string(&body).expect("plain data serialises")
 }
 
 async fn read_stdin() -> Result<String, Failure> {
@@ -90,17 +100,20 @@ async fn read_stdin() -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn data_are_json_where_they_are_json() {
-        assert_eq!(data(r#"{"a": [1, null]}"#), json!({"a": [1, null]}));
-        assert_eq!(data("hello {"), json!("hello {"));
-        assert_eq!(data("1.50"), json!("1.50"));
-        assert_eq!(data(""), json!(""));
-        assert_eq!(data(r#""quoted""#), json!("quoted"));
+        for (text, expected) in [
+            (r#"{"a": [1, null]}"#, r#"{"a":[1,null]}"#),
+            ("hello {", r#""hello {""#),
+            ("1.50", "1.50"),
+            ("[ 1e400, -0 ]", "[1e400,-0]"),
+            ("", r#""""#),
+            (r#""quoted""#, r#""quoted""#),
+        ] {
+            assert_eq!(json::embed(text).get(), expected);
+        }
     }
 
     #[test]
@@ -114,11 +127,10 @@ mod tests {
             retry: None,
             ttl: None,
         };
-        assert_eq!(body(&arguments, "x"), json!({"topic": "t", "data": "x"}));
+        assert_eq!(body(&arguments, "x"), r#"{"topic":"t","data":"x"}"#);
         arguments.event = Some("e".into());
         arguments.id = Some("k".into());
         (arguments.retry, arguments.ttl) = (Some(5), Some(6));
-        let all = json!({"topic": "t", "event": "e", "data": {}, "id": "k", "retry": 5, "ttlMs": 6});
-        assert_eq!(body(&arguments, "{}"), all);
+        assert_eq!(body(&arguments, "{}"), r#"{"topic":"t","event":"e","data":{},"id":"k","retry":5,"ttlMs":6}"#);
     }
 }

@@ -26,6 +26,7 @@ use crate::{
         Status,
         event::{AggregatedResult, Complete, Fact, JobEvent},
     },
+    json,
     upstream::{Backoff, HeaderValue, Method},
 };
 
@@ -157,7 +158,7 @@ impl Job {
                 continue;
             }
             if json {
-                say(&json!({ "id": message.id, "event": message.event, "data": message.value() }).to_string())?;
+                say(&message.row())?;
             }
             // A newer node may tell of more than this program knows.
             let Ok(event) = JobEvent::decode(&message.event, &message.data) else { continue };
@@ -194,14 +195,9 @@ impl Outcome {
         let Some(AggregatedResult { results, results_url }) = &self.results else { return "{}".into() };
         match results_url {
             Some(url) => json!({ "results": null, "resultsUrl": url }).to_string(),
-            None => pretty(results),
+            None => json::pretty(results.get()),
         }
     }
-}
-
-fn pretty(results: &RawValue) -> String {
-    let value: Result<Value, _> = serde_json::from_str(results.get());
-    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| results.get().to_owned())
 }
 
 /// Reads a job and checks that it is JSON; everything else is the node's to judge.

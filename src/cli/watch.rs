@@ -1,10 +1,11 @@
 //! `watch`: prints the events of a stream as they come, and resumes by itself.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use clap::Args;
+use indexmap::IndexMap;
 use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 
 use super::{
     Failure,
@@ -154,18 +155,18 @@ fn line(message: &Message, enveloped: bool) -> String {
 }
 
 fn row(message: &Message, enveloped: bool) -> String {
-    let envelope = match message.value() {
-        Value::Object(fields) if enveloped && !message.is_control() && message.id.is_some() => fields,
-        data => return json!({ "id": message.id, "event": message.event, "data": data }).to_string(),
-    };
-    let mut row = Map::new();
+    // Raw, so that data keep their digits.
+    let envelope = serde_json::from_str::<HashMap<&str, &RawValue>>(&message.data).ok();
+    let envelope = envelope.filter(|_| enveloped && !message.is_control() && message.id.is_some());
+    let Some(envelope) = envelope else { return message.row() };
+    let mut row = IndexMap::new();
     // In the order of the contract, whatever the node's.
     for name in ["id", "topic", "alsoIn", "event", "data", "timestamp", "origin", "source", "publisherId"] {
         if let Some(value) = envelope.get(name) {
-            row.insert(name.to_owned(), value.clone());
+            row.insert(name, *value);
         }
     }
-    Value::Object(row).to_string()
+    serde_json::to_string(&row).expect("plain data serialises")
 }
 
 #[cfg(test)]

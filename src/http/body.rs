@@ -12,7 +12,11 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use super::{Code, Identity, Problem};
-use crate::{app::Node, event::without_mark};
+use crate::{
+    app::Node,
+    event::without_mark,
+    json::{self, Objects},
+};
 
 /// A JSON body. 415 for another media type, 400 for what is no JSON, 422 for JSON of the wrong shape.
 ///
@@ -70,14 +74,17 @@ fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
     use serde_json::error::Category;
     let raw = without_mark(raw);
     // To keep track of the path costs as much again as to read: only who is told of it pays for it.
-    if let Ok(value) = serde_json::from_slice(raw) {
+    if let Ok(Objects(value)) = serde_json::from_slice(raw) {
         return Ok(value);
     }
-    let mut json = serde_json::Deserializer::from_slice(raw);
-    let malformed = |error: &serde_json::Error| {
+    let malformed = |error: &dyn std::fmt::Display| {
         Problem::malformed(format!("the body is no JSON: {error}")).coded(Code::MalformedJson)
     };
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    // Some faults of the text show only in a value that stays text: half of a surrogate pair, and nesting.
+    let text = std::str::from_utf8(raw).map_err(|error| malformed(&error))?;
+    json::compact(text).map_err(|invalid| malformed(&invalid))?;
+    let mut json = serde_json::Deserializer::from_slice(raw);
+    let Objects(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
         match error.inner() {
             inner if inner.classify() != Category::Data => malformed(inner),

@@ -7,7 +7,7 @@ use actix_web::{
     web::{Bytes, Data},
 };
 use futures_util::stream;
-use serde_json::Value;
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     app::Node,
     hub::HeartbeatKind,
+    json,
     relay::{
         FieldError, Limits,
         merge::{self, Beat, Form, Merged, SourceSpec},
@@ -64,7 +65,7 @@ pub(super) async fn merge(
     node: Data<Node>,
     identity: Identity,
     request: HttpRequest,
-    body: Json<Vec<Value>>,
+    body: Json<Vec<json::Json>>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     let known = ["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"];
@@ -78,8 +79,9 @@ pub(super) async fn merge(
         heartbeat: (heartbeat.kind != HeartbeatKind::None).then_some(beat),
     };
     for source in &body.value {
-        let named = source.get("remote").and_then(Value::as_str);
-        if let Some(remote) = named.or(node.config.relay.default_remote.as_deref()) {
+        // What is not a source is refused below.
+        let named = source.read::<Named>().ok().and_then(|named| named.remote);
+        if let Some(remote) = named.as_deref().or(node.config.relay.default_remote.as_deref()) {
             permit::remote(&identity, remote)?;
         }
     }
@@ -98,6 +100,12 @@ pub(super) async fn merge(
     let teller = node.clone();
     let farewell = Farewell::Say(Box::new(move |reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO)));
     Ok(pull::open(&node, &request, &identity, pull::input(&request), (frames, upstreams), farewell, place))
+}
+
+/// The remote that a source names.
+#[derive(Deserialize)]
+struct Named {
+    remote: Option<String>,
 }
 
 fn wrong(errors: Vec<FieldError>) -> Problem {

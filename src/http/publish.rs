@@ -10,7 +10,7 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::{
     ToSchema,
     openapi::{
@@ -30,6 +30,7 @@ use crate::{
     app::{self, Node},
     event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Payload, Position},
     journal::AppendError,
+    json,
     topic::Topic,
 };
 
@@ -97,7 +98,7 @@ pub(super) struct FilteredBody {
     /// Names and values that the metadata must have; or a CEL expression over `metadata`, `user`, `groups` and
     /// `emitterId`, such as `metadata.level > 3 && "ops" in groups`.
     #[schema(schema_with = filter_schema)]
-    filter: Value,
+    filter: json::Json,
     /// The event's name, default `message`; without CR, LF and NUL.
     #[schema(pattern = r"^[^\r\n\x00]*$")]
     event: Option<String>,
@@ -185,6 +186,7 @@ pub(super) async fn filtered(
 ) -> Result<HttpResponse, Problem> {
     let FilteredBody { filter, event, data, id } = body.value;
     let mut draft = Draft::new(Topic::all(), event.unwrap_or_default(), data.ok_or_else(no_data)?.0);
+    let filter = filter.read().map_err(|error| Problem::field("filter", error.to_string()))?;
     draft.filter = Some(Filter::from_json(filter).map_err(|refused| Problem::field("filter", refused.to_string()))?);
     draft.key = id;
     one(&node, &request, &identity, draft).await

@@ -7,7 +7,6 @@ use actix_web::{
     web::{self, Data, Path},
 };
 use serde::Serialize;
-use serde_json::Value;
 use tokio::time::sleep;
 use utoipa::ToSchema;
 
@@ -26,6 +25,7 @@ use crate::{
     app::Node,
     event::{Event, Filter, Meta, Position, SharedEvent, Subscriber},
     journal::{Query as JournalQuery, TopicInfo, Unavailable},
+    json::Json,
     topic::{Pattern, Topic},
 };
 
@@ -85,7 +85,8 @@ struct EventRow<'a> {
     /// Its name.
     event: &'a str,
     /// Its data: JSON where they are JSON, else a string.
-    data: Value,
+    #[schema(value_type = Value)]
+    data: Json,
     /// When it was appended, in Unix milliseconds.
     timestamp: u64,
     /// Its id at the remote that it came from.
@@ -330,7 +331,7 @@ impl<'a> EventRow<'a> {
             id: event.position,
             topics: event.topics.iter().filter(|topic| identity.may_hear(topic)).collect(),
             event: event.name(),
-            data: event.data_value(),
+            data: event.data_json(),
             timestamp: event.timestamp,
             origin: event.origin.as_deref(),
             source: event.source(),

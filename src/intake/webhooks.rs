@@ -23,6 +23,7 @@ use crate::event::Draft;
 
 mod config;
 mod mapping;
+mod rule;
 mod signature;
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::Status;
+use crate::json;
 
 #[cfg(test)]
 mod tests;
@@ -267,18 +268,19 @@ impl JobEvent {
     /// # Errors
     /// When name or data are not of a job's event.
     pub fn decode(name: &str, data: &str) -> Result<Self, Unreadable> {
+        let data = data.as_bytes();
         let fact = match name {
-            "task_start" => Fact::TaskStart(serde_json::from_str(data)?),
-            "task_progress" => Fact::TaskProgress(serde_json::from_str(data)?),
-            "task_retry" => Fact::TaskRetry(serde_json::from_str(data)?),
-            "task_complete" => Fact::TaskComplete(serde_json::from_str(data)?),
-            "error" => Fact::TaskError(serde_json::from_str(data)?),
-            "progress" => Fact::Progress(serde_json::from_str(data)?),
-            "aggregated_result" => Fact::AggregatedResult(serde_json::from_str(data)?),
-            "complete" => Fact::Complete(serde_json::from_str(data)?),
+            "task_start" => Fact::TaskStart(json::from_slice(data)?),
+            "task_progress" => Fact::TaskProgress(json::from_slice(data)?),
+            "task_retry" => Fact::TaskRetry(json::from_slice(data)?),
+            "task_complete" => Fact::TaskComplete(json::from_slice(data)?),
+            "error" => Fact::TaskError(json::from_slice(data)?),
+            "progress" => Fact::Progress(json::from_slice(data)?),
+            "aggregated_result" => Fact::AggregatedResult(json::from_slice(data)?),
+            "complete" => Fact::Complete(json::from_slice(data)?),
             other => return Err(Unreadable::Name(other.to_owned())),
         };
-        let Stamp { job_id, source, timestamp } = serde_json::from_str(data)?;
+        let Stamp { job_id, source, timestamp } = json::from_slice(data)?;
         Ok(Self { job_id, source, timestamp, fact })
     }
 }

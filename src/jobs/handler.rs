@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 pub use super::memory::Reserve;
-use crate::{journal::BoxFuture, upstream::Via};
+use crate::{journal::BoxFuture, json::Json, upstream::Via};
 
 /// Runs tasks of one kind.
 ///
@@ -34,7 +34,7 @@ pub struct Task {
     /// What people call it.
     pub name: String,
     /// What the client gave it (`input`), or `null`.
-    pub input: Value,
+    pub input: Json,
     /// The user that submitted the job, with its groups.
     pub submitter: Submitter,
     /// The way of the request that submitted the job; requests that the handler sends go on from there.
@@ -62,7 +62,7 @@ pub struct Submitter {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
     /// The result, any JSON.
-    pub result: Value,
+    pub result: Json,
     /// Status of the response, for HTTP tasks.
     pub http_status: Option<u16>,
     /// `base64` where the result is binary.
@@ -93,7 +93,7 @@ pub struct Report {
     /// For people.
     pub message: Option<String>,
     /// Anything the handler wants to show.
-    pub data: Option<Value>,
+    pub data: Option<Json>,
 }
 
 /// Where a handler reports its progress. Cheap to clone.
@@ -141,8 +141,8 @@ impl Progress {
     }
 
     /// Reports something that watchers must not miss, such as an event of a stream that is being forwarded.
-    pub async fn forward(&self, progress: f64, data: Value) {
-        self.sink.take(Report { progress, message: None, data: Some(data) }, false).await;
+    pub async fn forward(&self, progress: f64, data: impl Into<Json>) {
+        self.sink.take(Report { progress, message: None, data: Some(data.into()) }, false).await;
     }
 
     /// Reports whatever a handler has in its hands.
@@ -207,9 +207,15 @@ impl Task {
 
 // === impl Output ===
 
+impl From<Json> for Output {
+    fn from(result: Json) -> Self {
+        Self { result, ..Self::default() }
+    }
+}
+
 impl From<Value> for Output {
     fn from(result: Value) -> Self {
-        Self { result, ..Self::default() }
+        Json::from(result).into()
     }
 }
 

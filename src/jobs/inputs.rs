@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use tokio::time::sleep;
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     journal::{Shared, Unavailable},
+    json::{self, Json},
     shares::{Held, Owner},
 };
 
@@ -77,7 +78,7 @@ impl Inputs {
         job: &Arc<str>,
         task: u32,
         bytes: usize,
-    ) -> Result<(Value, Option<Held>), TaskError> {
+    ) -> Result<(Json, Option<Held>), TaskError> {
         let text = match self.cached(job) {
             Some(text) => text,
             None => {
@@ -91,7 +92,7 @@ impl Inputs {
         let json = text.json.slice(range.start as usize..range.end as usize);
         drop(text);
         let held = self.memory.input(owner, json.len()).await;
-        let parse = move || serde_json::from_slice::<TaskSpec>(&json).map(TaskSpec::into_input);
+        let parse = move || json::from_slice::<TaskSpec>(&json).map(TaskSpec::into_input);
         let input = if held.is_some() { blocking(parse).await } else { parse() };
         Ok((input.map_err(|error| unreadable(&error.to_string()))?, held))
     }
@@ -188,7 +189,7 @@ fn unreadable(reason: &str) -> TaskError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
@@ -220,9 +221,10 @@ mod tests {
             let load = async |task| inputs.load(&None, &job, task, bytes).await;
             assert_eq!(load(0).await.expect("it is there").0, json!({ "ä": [1, 2.50] }));
             let (request, held) = load(1).await.expect("it is there");
+            let request = request.value();
             assert_eq!((&request["method"], request["body"].as_str()), (&json!("POST"), Some(&*large)));
             assert!(held.is_some(), "what is large is counted");
-            assert_eq!(load(2).await.expect("it is there").0, Value::Null);
+            assert_eq!(load(2).await.expect("it is there").0, Json::null());
             assert_eq!(load(3).await.expect_err("there are three").code, code::INPUT_LOST);
         }
         assert_eq!(inputs.load(&None, &Arc::from("k"), 0, 1).await.expect_err("it is gone").code, code::INPUT_LOST);

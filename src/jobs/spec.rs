@@ -7,11 +7,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::handlers::ErrorEvents;
+use super::handlers::{ErrorEvents, HttpInput};
 use crate::{
+    json::Json,
     topic::Topic,
     upstream::{Via, parse_method},
 };
@@ -56,7 +56,7 @@ pub struct Spec {
     /// Reserved; refused for now.
     #[schema(ignore)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub callback_url: Option<Value>,
+    pub callback_url: Option<Json>,
 }
 
 /// One task of a job. Its kind is chosen by its key: `url` (an HTTP request) or `run` (a named handler). With `remote` it
@@ -81,9 +81,10 @@ pub struct TaskSpec {
     /// The request's header fields. Their values are shown to nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// The request's body: a string as it is, any other JSON value as JSON.
+    /// The request's body: a string as it is, any other JSON value as its text without white space.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    pub body: Option<Json>,
     /// Of a response that is an event stream: the name of its last event, or `[DONE]` where it ends with that as data.
     /// A stream that ends without it is an error, `truncated`.
     #[schema(min_length = 1, max_length = 255)]
@@ -98,7 +99,8 @@ pub struct TaskSpec {
     pub run: Option<String>,
     /// What the handler gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    pub input: Option<Json>,
     /// Bounds one attempt, in milliseconds.
     #[schema(minimum = 1, maximum = 86_400_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,28 +219,19 @@ impl Spec {
 
 impl TaskSpec {
     /// What the handler gets: the request of an HTTP task, the input of any other.
-    pub fn into_input(self) -> Value {
-        let Some(url) = self.url else { return self.input.unwrap_or(Value::Null) };
+    pub fn into_input(self) -> Json {
+        let Some(url) = self.url else { return self.input.unwrap_or_default() };
         let method = self.method.unwrap_or_else(|| "GET".to_owned());
-        // One that is no method was refused before.
-        let method = parse_method(&method).map_or(method, |method| method.to_string());
-        let headers = self.headers.map_or(Value::Null, |headers| {
-            headers.into_iter().map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>().into()
-        });
-        let fields = [
-            ("url", Value::String(url)),
-            ("method", Value::String(method)),
-            ("headers", headers),
-            ("body", self.body.unwrap_or(Value::Null)),
-        ];
-        let mut input: Map<_, _> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        if let Some(name) = self.end_event {
-            input.insert("endEvent".to_owned(), name.into());
-        }
-        if let Some(meaning) = self.error_events {
-            input.insert("errorEvents".to_owned(), serde_json::to_value(meaning).expect("it is a word"));
-        }
-        input.into()
+        let input = HttpInput {
+            // One that is no method was refused before.
+            method: parse_method(&method).map_or(method, |method| method.to_string()),
+            headers: self.headers.unwrap_or_default(),
+            body: self.body.unwrap_or_default(),
+            end_event: self.end_event,
+            error_events: self.error_events.unwrap_or_default(),
+            ..HttpInput::get(url)
+        };
+        Json::of(&input).expect("its keys are texts")
     }
 }
 

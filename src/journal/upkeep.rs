@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::{Journal, Query, Stats, TopicInfo, Unavailable};
 use crate::{
     event::{Event, Position},
+    json::Json,
     topic::{Pattern, Topic},
 };
 
@@ -122,7 +123,7 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "<[Topic]>::is_empty")]
     also_in: &'a [Topic],
     event: &'a str,
-    data: serde_json::Value,
+    data: Json,
     timestamp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<&'a str>,
@@ -239,7 +240,7 @@ fn line(event: &Event) -> String {
         topic,
         also_in,
         event: event.name(),
-        data: event.data_value(),
+        data: event.data_json(),
         timestamp: event.timestamp,
         origin: event.origin.as_deref(),
         source: event.source(),

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use serde_json::Value;
 
 use super::Config;
-use crate::upstream::{Purpose, Remotes, events::Source, parse_method};
+use crate::{
+    json::Json,
+    upstream::{Purpose, Remotes, events::Source, parse_method},
+};
 
 /// What the node allows and offers; what a request is checked against.
 #[derive(Clone, Copy)]
@@ -29,7 +31,7 @@ pub struct Written<'a> {
     pub method: Option<&'a str>,
     pub headers: Option<&'a BTreeMap<String, String>>,
     /// A string as it is, any other value as JSON.
-    pub body: Option<&'a Value>,
+    pub body: Option<&'a Json>,
 }
 
 /// Most header fields of one request; below what common servers take.
@@ -71,10 +73,10 @@ impl Written<'_> {
         if self.body.is_some() && method == Some(Method::GET) {
             fail("body", "a GET has no body; say `\"method\": \"POST\"`".into());
         }
-        let (body, media) = match self.body {
+        let (body, media) = match self.body.map(|body| (body, body.string())) {
             None => (Bytes::new(), None),
-            Some(Value::String(text)) => (Bytes::from(text.clone()), Some("text/plain; charset=utf-8")),
-            Some(json) => (Bytes::from(json.to_string()), Some("application/json")),
+            Some((_, Some(text))) => (Bytes::from(text), Some("text/plain; charset=utf-8")),
+            Some((json, None)) => (Bytes::from(json.get().to_owned()), Some("application/json")),
         };
         if let Some(media) = media {
             headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static(media));

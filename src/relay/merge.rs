@@ -13,11 +13,12 @@ use futures_util::{
     stream::{SelectAll, unfold},
 };
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
     event::{names, now_ms},
+    json::{self, Json},
     sse::Frame,
     upstream::{
         Connections,
@@ -94,14 +95,7 @@ struct Envelope<'a> {
     source: &'a str,
     event: &'a str,
     id: Option<&'a str>,
-    data: Data<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Data<'a> {
-    Json(&'a RawValue),
-    Text(&'a str),
+    data: Json,
 }
 
 // === impl Merged ===
@@ -211,9 +205,9 @@ fn passed_on(source: &str, event: &RemoteEvent, envelope: bool) -> Bytes {
     if !envelope {
         return Frame { data: Some(data), ..frame }.encode().frame();
     }
-    let payload = serde_json::from_str(data).map_or(Data::Text(data), Data::Json);
     let id = Some(id.as_str()).filter(|id| !id.is_empty());
-    let whole = serde_json::to_string(&Envelope { source, event, id, data: payload }).expect("it is plain data");
+    let whole =
+        serde_json::to_string(&Envelope { source, event, id, data: json::embed(data) }).expect("it is plain data");
     Frame { data: Some(&whole), ..frame }.encode().frame()
 }
 
@@ -253,10 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_has_json_as_it_was_written_and_anything_else_as_text() {
+    fn an_envelope_has_json_without_white_space_and_anything_else_as_text() {
         let json = passed_on("s", &event("x", "{\"n\": 1.10, \"big\": 123456789012345678901}", "7"), true);
         let whole =
-            "{\"source\":\"s\",\"event\":\"x\",\"id\":\"7\",\"data\":{\"n\": 1.10, \"big\": 123456789012345678901}}";
+            "{\"source\":\"s\",\"event\":\"x\",\"id\":\"7\",\"data\":{\"n\":1.10,\"big\":123456789012345678901}}";
         assert_eq!(json, format!("event: x\ndata: {whole}\n\n"));
         let text = passed_on("s", &event("message", "[DONE", ""), true);
         assert_eq!(text, "data: {\"source\":\"s\",\"event\":\"message\",\"id\":null,\"data\":\"[DONE\"}\n\n");

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use crate::{
+    json::Json,
     topic::Topic,
     upstream::events::{Repeat, Source},
 };
@@ -70,7 +70,8 @@ pub struct SourceSpec {
     pub headers: Option<BTreeMap<String, String>>,
     /// The request's body: a string as it is, any other JSON value as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    pub body: Option<Json>,
     /// Names the source within the relay; the remote's name where it is missing.
     #[schema(min_length = 1, max_length = 64)]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{Status, group::Member, trail::Trail};
 use crate::{
     event::{Draft, Invalid, names, now_ms},
+    json::{self, Json},
     topic::Topic,
     upstream::events::{End, RemoteEvent},
 };
@@ -61,7 +61,7 @@ pub enum State {
     /// A connection was lost or not made.
     Retry { attempt: u32, retry_in_ms: u64, error: String, code: String },
     /// The remote has lost events.
-    Gap { gap: Value },
+    Gap { gap: Json },
     /// An event that cannot be kept.
     Skipped { event: String, origin: Option<String>, bytes: usize, error: String, code: &'static str },
     /// Events that came back to where they had been.
@@ -122,10 +122,10 @@ impl State {
 
     /// What a remote said of its own gap; left out where it is longer than an event of this node may be.
     pub fn gap(data: &str, max_event_bytes: usize) -> Self {
-        let gap: Value = serde_json::from_str(data).unwrap_or_else(|_| Value::from(data));
-        // As it is written: escapes and numbers may have grown.
-        let bytes = serde_json::to_string(&gap).map_or(usize::MAX, |text| text.len());
-        Self::Gap { gap: if bytes.saturating_add(STATE_BYTES) <= max_event_bytes { gap } else { Value::Null } }
+        // Measured as it is written: a text that is not JSON may have grown by its escapes.
+        let gap = json::embed(data);
+        let fits = gap.get().len().saturating_add(STATE_BYTES) <= max_event_bytes;
+        Self::Gap { gap: if fits { gap } else { Json::null() } }
     }
 }
 

@@ -45,16 +45,24 @@ fn watchers_of_videos_are_told_of_each_delivery() {
     let answer = shell(&node, DELIVER).until("no line begins so");
     let answer: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
     assert_eq!(answer["delivered"], 1, "{answer}");
-    let body = json!({
+    let mut data = json!({
+        "id": "test-123",
         "batch_id": "test-123",
         "video_url": "https://example.com/video.mp4",
         "thumbnail_url": "https://example.com/thumb.jpg",
-        "status": "success"
+        "status": "completed"
     });
-    assert_eq!(watcher.event("generation-completed"), body);
+    assert_eq!(watcher.event("generation-completed"), data);
 
-    shell(&node, &DELIVER.replace("success", "error")).until("no line begins so");
-    assert_eq!(watcher.event("generation-failed")["status"], "error");
+    shell(&node, &DELIVER.replace("{\n", "{\n \"product_name\": \"Lamp\",")).until("no line begins so");
+    data["product_name"] = "Lamp".into();
+    assert_eq!(watcher.event("generation-completed"), data);
+
+    // A video that failed has no addresses.
+    let failed = DELIVER.lines().filter(|line| !line.contains("_url")).collect::<Vec<_>>().join("\n");
+    shell(&node, &failed.replace("success", "failed")).until("no line begins so");
+    let data = json!({ "id": "test-123", "batch_id": "test-123", "status": "failed" });
+    assert_eq!(watcher.event("generation-failed"), data);
     drop(watcher);
     eventually(|| (node.metric("millstream_streams_open") == 0.0).then_some(()));
 }

@@ -5,10 +5,12 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Api, Error, Failure};
 use crate::{
+    json::{self, Json},
     sse::{self, Decoder, Item},
     upstream::{Backoff, Body, HeaderValue, Method, Url},
 };
@@ -76,8 +78,25 @@ pub(in crate::cli) struct Stream {
 
 impl Message {
     /// The payload as JSON where it is JSON, else as a string.
+    pub(in crate::cli) fn json(&self) -> Json {
+        json::embed(&self.data)
+    }
+
+    /// The event as a line of JSON.
+    pub(in crate::cli) fn row(&self) -> String {
+        #[derive(Serialize)]
+        struct Row<'a> {
+            id: Option<&'a str>,
+            event: &'a str,
+            data: Json,
+        }
+        let row = Row { id: self.id.as_deref(), event: &self.event, data: self.json() };
+        serde_json::to_string(&row).expect("plain data serialises")
+    }
+
+    /// The same as a tree: for what the node itself says.
     pub(in crate::cli) fn value(&self) -> serde_json::Value {
-        serde_json::from_str(&self.data).unwrap_or_else(|_| serde_json::Value::from(&*self.data))
+        self.json().value()
     }
 
     /// True for what tells of the stream itself: the first frame, and others that have no id.

@@ -1,8 +1,12 @@
 //! Settings of the sections `[webhooks.NAME]`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_json::Value;
 
 use super::{
     mapping::{Mapping, Source},
@@ -38,9 +42,12 @@ pub struct WebhookConfig {
     /// Renames what stands there; `*` is for all other names. Empty: it is the name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub events: BTreeMap<String, String>,
-    /// The fields of the event's data, and where each is taken from; left out, the data is the body.
+    /// The fields of the event's data, and how each is made; left out, the data is the body.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub data: Option<BTreeMap<String, String>>,
+    pub data: Option<BTreeMap<String, Field>>,
+    /// Other fields for single events, by the event's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub event_data: BTreeMap<String, BTreeMap<String, Field>>,
     /// The topic that the event is for; or `user`, or `group`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<Target>,
@@ -63,8 +70,8 @@ pub enum EnvNames {
 }
 
 /// For whom an event is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "a name, or a place such as `{ from = \"/pointer\" }`")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum Target {
     /// Always the same.
     Fixed(String),
@@ -80,10 +87,88 @@ pub struct Place {
     pub from: String,
 }
 
+/// How a field of an event's data is made.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Field {
+    /// Taken from this place: a JSON pointer, or `header:NAME`.
+    From(String),
+    /// The same with more rules, or a constant.
+    Rule(FieldRule),
+}
+
+/// The rules of a field; either `from` or `value`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FieldRule {
+    /// A constant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+    /// A JSON pointer, or `header:NAME`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The field is left out where the delivery has nothing there; else such a delivery is refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+    /// The value where the delivery has nothing there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<Value>,
+    /// Replaces values; `*` is for all others, which else stay as they are.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, Value>,
+}
+
+/// Reads a text, or a table as `T`. The untagged form of serde would also take an array for a table.
+struct TextOrTable<T>(&'static str, PhantomData<T>);
+
+/// What was there.
+enum Written<T> {
+    Text(String),
+    Table(T),
+}
+
 /// The field that holds the secret where nothing is said.
 const HEADER: &str = "x-secret-key";
 /// The window of the standard's own libraries.
 const TOLERANCE_MS: u64 = 5 * 60 * 1000;
+
+// === impl TextOrTable ===
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
+    type Value = Written<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Written::Text(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(Written::Table)
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let form = TextOrTable("a name, or a place such as `{ from = \"/pointer\" }`", PhantomData);
+        Ok(match deserializer.deserialize_any(form)? {
+            Written::Text(name) => Self::Fixed(name),
+            Written::Table(place) => Self::From(place),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let form = TextOrTable("a place such as `\"/pointer\"`, or a table with `from` or `value`", PhantomData);
+        Ok(match deserializer.deserialize_any(form)? {
+            Written::Text(place) => Self::From(place),
+            Written::Table(rule) => Self::Rule(rule),
+        })
+    }
+}
 
 // === impl EnvNames ===
 
@@ -134,7 +219,7 @@ impl WebhookConfig {
         }
         let mapping = match Mapping::new(self) {
             Ok(mapping) => mapping,
-            Err((key, error)) => return wrong(key, &error),
+            Err((key, error)) => return wrong(&key, &error),
         };
         if mapping.sources().any(|source| self.shows_secret(source)) {
             return wrong("header", "it holds the secret, which must not get into events");

@@ -6,7 +6,10 @@ use std::{collections::HashMap, fmt};
 
 use serde_json::value::RawValue;
 
-use super::config::{Target, WebhookConfig};
+use super::{
+    config::{Target, WebhookConfig},
+    rule::{Rule, rules},
+};
 use crate::{
     event::{Draft, Payload, names, without_mark},
     topic::Topic,
@@ -33,7 +36,9 @@ pub struct Unmapped(pub String);
 #[derive(Clone, Debug)]
 pub struct Mapping {
     event: EventName,
-    data: Option<Vec<(String, Source)>>,
+    data: Option<Vec<Rule>>,
+    /// Other fields for single events, by the event's name.
+    event_data: HashMap<String, Vec<Rule>>,
     target: Place,
 }
 
@@ -58,8 +63,8 @@ enum Kind {
     Group,
 }
 
-/// Stands for every name that is not listed.
-const ANY: &str = "*";
+/// Stands for every name or value that is not listed.
+pub(super) const ANY: &str = "*";
 /// Longest value of a delivery that a refusal repeats, in characters.
 const QUOTED: usize = 64;
 
@@ -86,7 +91,7 @@ impl Source {
     }
 
     /// The JSON text found there.
-    fn find(&self, headers: Headers<'_>, body: &RawValue) -> Result<Box<RawValue>, Unmapped> {
+    pub(super) fn find(&self, headers: Headers<'_>, body: &RawValue) -> Result<Box<RawValue>, Unmapped> {
         match self {
             Self::Pointer(pointer, parts) => {
                 let found = parts.iter().try_fold(body, |value, part| member(value, part));
@@ -143,37 +148,46 @@ fn member<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
 
 impl Mapping {
     /// Reads the settings; an error names the key within the section.
-    pub fn new(config: &WebhookConfig) -> Result<Self, (&'static str, String)> {
+    pub fn new(config: &WebhookConfig) -> Result<Self, (String, String)> {
+        let keyed = |key: &str, error: String| (key.to_owned(), error);
         let event = match (&config.event, &config.event_from) {
             (Some(name), None) if config.events.is_empty() => EventName::Fixed(event_name(name, "event")?),
-            (Some(_), None) => return Err(("events", "it goes with `event_from`, not with `event`".into())),
+            (Some(_), None) => return Err(keyed("events", "it goes with `event_from`, not with `event`".into())),
             (None, Some(from)) => {
-                for name in config.events.values() {
-                    event_name(name, "events")?;
+                for (found, name) in &config.events {
+                    event_name(name, &format!("events.{found}"))?;
                 }
-                let source = Source::parse(from).map_err(|error| ("event_from", error))?;
+                let source = Source::parse(from).map_err(|error| keyed("event_from", error))?;
                 EventName::From(source, config.events.clone().into_iter().collect())
             }
-            (Some(_), Some(_)) => return Err(("event", "give `event` or `event_from`, not both".into())),
-            (None, None) => return Err(("event", "give the event's name, or where it stands: `event_from`".into())),
+            (Some(_), Some(_)) => return Err(keyed("event", "give `event` or `event_from`, not both".into())),
+            (None, None) => {
+                return Err(keyed("event", "give the event's name, or where it stands: `event_from`".into()));
+            }
         };
-        let pick = |(name, from): (&String, &String)| Ok((name.clone(), Source::parse(from)?));
-        let data = config.data.as_ref().map(|data| data.iter().map(pick).collect::<Result<Vec<_>, String>>());
-        let data = data.transpose().map_err(|error| ("data", error))?;
+        let data = config.data.as_ref().map(|fields| rules("data", fields)).transpose()?;
+        let event_data = config.event_data.iter().map(|(name, fields)| -> Result<_, (String, String)> {
+            let key = format!("event_data.{name}");
+            if !event.can_be(name) {
+                return Err((key, "no event of this webhook has this name".into()));
+            }
+            Ok((name.clone(), rules(&key, fields)?))
+        });
+        let event_data = event_data.collect::<Result<HashMap<_, _>, _>>()?;
         let target = match (&config.topic, &config.user, &config.group) {
-            (Some(topic), None, None) => Place::new(topic, Kind::Topic).map_err(|error| ("topic", error))?,
-            (None, Some(user), None) => Place::new(user, Kind::User).map_err(|error| ("user", error))?,
-            (None, None, Some(group)) => Place::new(group, Kind::Group).map_err(|error| ("group", error))?,
-            _ => return Err(("topic", "give exactly one of `topic`, `user` and `group`".into())),
+            (Some(topic), None, None) => Place::new(topic, Kind::Topic).map_err(|error| keyed("topic", error))?,
+            (None, Some(user), None) => Place::new(user, Kind::User).map_err(|error| keyed("user", error))?,
+            (None, None, Some(group)) => Place::new(group, Kind::Group).map_err(|error| keyed("group", error))?,
+            _ => return Err(keyed("topic", "give exactly one of `topic`, `user` and `group`".into())),
         };
-        Ok(Self { event, data, target })
+        Ok(Self { event, data, event_data, target })
     }
 
     /// All places from which values are taken.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         let event = if let EventName::From(source, _) = &self.event { Some(source) } else { None };
         let target = if let Place::From(source, _) = &self.target { Some(source) } else { None };
-        let data = self.data.iter().flatten().map(|(_, source)| source);
+        let data = self.data.iter().chain(self.event_data.values()).flatten().filter_map(Rule::source);
         event.into_iter().chain(target).chain(data)
     }
 
@@ -191,9 +205,9 @@ impl Mapping {
             return Err(Unmapped(format!("`{}` is the name of a control frame", quoted(&event))));
         }
         let topic = self.target.of(headers, body)?;
-        let data = match &self.data {
-            None => payload(body).map_err(|error| Unmapped(self.no_json(&error)))?.0,
-            Some(fields) => picked(fields, headers, body)?,
+        let data = match self.event_data.get(&event).or(self.data.as_ref()) {
+            None => Payload::of(body.get()).map_err(|error| Unmapped(self.no_json(&error.to_string())))?.0,
+            Some(rules) => picked(rules, headers, body)?,
         };
         Ok(Draft::new(topic, event, data))
     }
@@ -205,19 +219,16 @@ impl Mapping {
     }
 }
 
-fn payload(json: &RawValue) -> Result<Payload, String> {
-    serde_json::from_str(json.get()).map_err(|error| error.to_string())
-}
-
-/// An object of what stands at these places.
-fn picked(fields: &[(String, Source)], headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
+/// An object of what these rules make.
+fn picked(rules: &[Rule], headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
     let mut object = Object::default();
-    for (name, source) in fields {
-        object.push(name, &source.find(headers, body)?);
+    for rule in rules {
+        if let Some(value) = rule.value(headers, body)? {
+            object.push(&rule.name, &value);
+        }
     }
     // Checked and made compact like any other payload.
-    let json = RawValue::from_string(object.finish()).expect("it is made of JSON");
-    payload(&json)
+    Payload::of(&object.finish())
         .map(|payload| payload.0)
         .map_err(|error| Unmapped(format!("what was picked cannot be sent: {error}")))
 }
@@ -242,6 +253,14 @@ impl Object {
 // === impl EventName ===
 
 impl EventName {
+    /// True when a delivery can become an event of this name.
+    fn can_be(&self, name: &str) -> bool {
+        match self {
+            Self::Fixed(fixed) => fixed == name,
+            Self::From(_, names) => names.is_empty() || names.values().any(|listed| listed == name),
+        }
+    }
+
     fn of(&self, headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
         let (source, names) = match self {
             Self::Fixed(name) => return Ok(name.clone()),
@@ -259,12 +278,13 @@ impl EventName {
     }
 }
 
-fn event_name(name: &str, key: &'static str) -> Result<String, (&'static str, String)> {
+fn event_name(name: &str, key: &str) -> Result<String, (String, String)> {
     if names::is_control(name) {
-        return Err((key, format!("`{name}` is the name of a control frame; choose another one")));
+        return Err((key.to_owned(), format!("`{name}` is the name of a control frame; choose another one")));
     }
     let good = !name.is_empty() && !name.contains(['\r', '\n', '\0']);
-    good.then(|| name.to_owned()).ok_or_else(|| (key, format!("`{}` is no name of an event", name.escape_debug())))
+    good.then(|| name.to_owned())
+        .ok_or_else(|| (key.to_owned(), format!("`{}` is no name of an event", name.escape_debug())))
 }
 
 // === impl Place ===

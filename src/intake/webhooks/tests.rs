@@ -11,6 +11,8 @@ use crate::{
     journal::{self, Retention},
 };
 
+mod fields;
+
 /// The vector of Standard Webhooks' own libraries.
 const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const STANDARD: [(&str, &str); 3] = [
@@ -258,27 +260,6 @@ fn events_are_named_by_what_the_delivery_says() {
 }
 
 #[test]
-fn data_are_the_body_or_what_is_picked_from_it_to_the_last_digit() {
-    let body = r#" { "id" : 12345678901234567890 , "n":{"x":[1.10, 2]}, "s":"é\n" } "#;
-    let whole = mapped(json!({}), body).unwrap().data;
-    assert_eq!(whole, r#"{"id":12345678901234567890,"n":{"x":[1.1,2]},"s":"é\n"}"#);
-    let picked = json!({ "data": { "b": "/id", "a": "/n/x/0", "c": "/s", "k": "header:x-kind" } });
-    assert_eq!(mapped(picked, body).unwrap().data, r#"{"a":1.1,"b":12345678901234567890,"c":"é\n","k":"push"}"#);
-    assert_eq!(mapped(json!({ "data": {} }), body).unwrap().data, "{}");
-    assert_eq!(mapped(json!({}), r#""a text""#).unwrap().data, "a text");
-    for (pointer, body) in
-        [("/a/01", r#"{"a":[1,2]}"#), ("/a/2", r#"{"a":[1,2]}"#), ("/a/-", r#"{"a":[1]}"#), ("/a/b", r#"{"a":1}"#)]
-    {
-        let error = mapped(json!({ "data": { "x": pointer } }), body).unwrap_err();
-        assert_eq!(error, format!("there is nothing at `{pointer}` in the body"));
-    }
-    for wrong in [r#"{"a":1e999}"#, r#"{"a":"\ud800"}"#, &format!("{}{}", "[".repeat(300), "]".repeat(300))] {
-        assert!(mapped(json!({}), wrong).is_err(), "{wrong}");
-        assert!(mapped(json!({ "data": { "x": "/a" } }), wrong).is_err(), "{wrong}");
-    }
-}
-
-#[test]
 fn the_target_may_be_named_by_the_delivery() {
     let topic = |target: Value, body: &str| {
         let mut more = json!({ "topic": null });
@@ -324,16 +305,30 @@ fn wrong_settings_name_their_key() {
         (set(json!({ "events": { "a": "b" } })), "`webhooks.hook.events`"),
         (set(json!({ "event": null, "event_from": "status" })), "`webhooks.hook.event_from`"),
         (set(json!({ "event": null, "event_from": "/a~2" })), "`webhooks.hook.event_from`"),
-        (set(json!({ "event": null, "event_from": "/a", "events": { "a": "" } })), "`webhooks.hook.events`"),
-        (set(json!({ "event": null, "event_from": "/a", "events": { "a": "merge_start" } })), "`webhooks.hook.events`"),
+        (set(json!({ "event": null, "event_from": "/a", "events": { "a": "" } })), "`webhooks.hook.events.a`"),
+        (
+            set(json!({ "event": null, "event_from": "/a", "events": { "a": "merge_start" } })),
+            "`webhooks.hook.events.a`",
+        ),
         (set(json!({ "event": "gap" })), "control frame"),
-        (set(json!({ "data": { "a": "b" } })), "`webhooks.hook.data`"),
+        (set(json!({ "data": { "a": "b" } })), "`webhooks.hook.data.a`"),
+        (set(json!({ "data": { "a": { "from": "b" } } })), "`webhooks.hook.data.a`"),
+        (set(json!({ "data": { "a": {} } })), "`webhooks.hook.data.a`"),
+        (set(json!({ "data": { "a": { "from": "/b", "value": 1 } } })), "`webhooks.hook.data.a`"),
+        (set(json!({ "data": { "a": { "value": 1, "optional": true } } })), "`webhooks.hook.data.a`"),
+        (set(json!({ "data": { "a": { "from": "/b", "optional": true, "default": 1 } } })), "not both"),
+        (set(json!({ "data": { "a": { "form": "/b" } } })), "unknown field `form`"),
+        (set(json!({ "data": { "a": ["/b"] } })), "a place such as"),
+        (set(json!({ "topic": ["/b"] })), "a name, or a place"),
+        (set(json!({ "event_data": { "other": { "a": "/b" } } })), "`webhooks.hook.event_data.other`"),
+        (set(json!({ "event_data": { "e": { "a": "b" } } })), "`webhooks.hook.event_data.e.a`"),
+        (set(json!({ "event_data": { "e": { "a": "header:X-Secret-Key" } } })), "must not get into events"),
         (set(json!({ "data": { "a": "header:X-Secret-Key" } })), "must not get into events"),
         (set(json!({ "topic": null })), "exactly one"),
         (set(json!({ "user": "a" })), "exactly one"),
         (set(json!({ "topic": "job:1" })), "`webhooks.hook.topic`"),
         (set(json!({ "topic": { "from": "a" } })), "`webhooks.hook.topic`"),
-        (set(json!({ "topic": { "form": "/a" } })), "a name, or a place"),
+        (set(json!({ "topic": { "form": "/a" } })), "unknown field `form`"),
         (set(json!({ "topic": null, "user": "a b" })), "`webhooks.hook.user`"),
         (set(json!({ "topik": "a" })), "topik"),
     ] {

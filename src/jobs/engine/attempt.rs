@@ -3,7 +3,7 @@
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use tokio::{
     pin, select,
     sync::mpsc,
@@ -76,7 +76,7 @@ impl Attempt {
         let outcome = outcome.unwrap_or_else(|panic| Err(TaskError::fatal(code::PANIC, panic_message(&*panic))));
         // Errors wait in the channel without being counted, so they are cut before.
         let ended = match outcome {
-            Ok(output) => Ok(Done::new(&output, reserve.take())),
+            Ok(output) => Ok(Done::new(output, reserve.take())),
             Err(mut error) => {
                 trim(&mut error, max_error_bytes);
                 Err(error)
@@ -134,9 +134,9 @@ impl Attempt {
 // === impl Done ===
 
 impl Done {
-    fn new(output: &Output, held: Vec<Held>) -> Self {
-        let result = to_raw_value(&output.result).expect("a JSON value serialises");
-        Self { result, encoding: output.encoding, http_status: output.http_status, held }
+    fn new(output: Output, held: Vec<Held>) -> Self {
+        let Output { result, encoding, http_status } = output;
+        Self { result: result.into_raw(), encoding, http_status, held }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep_until},
@@ -77,14 +77,10 @@ impl AttemptSink {
         let said = Said::Progress {
             progress: report.progress,
             message: report.message.map(|message| shorten(message, 1024)),
-            data: report.data.map(|data| self.fit(&data)),
+            data: report.data.map(|data| fit(data.into_raw(), self.max_data_bytes)),
         };
         // The engine is gone: nobody is left who could care.
         let _ = self.reports.send(Report { id: self.id.clone(), task: self.task, attempt: self.attempt, said }).await;
-    }
-
-    fn fit(&self, data: &serde_json::Value) -> Box<RawValue> {
-        fit(to_raw_value(data).expect("a JSON value serialises"), self.max_data_bytes)
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {

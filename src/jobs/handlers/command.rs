@@ -6,8 +6,11 @@
 //!   found ([`orphans`]).
 //! - It finds the task's input on stdin: one JSON value, a line end, the end. It need not read it.
 //! - It writes lines to stdout: `{"progress": 0-100, "message"?, "data"?}`, and at the end `{"result": …}` or
-//!   `{"error": "…"}`, whose errors may say `"retryable": false`. Any other line is shown as a message, so that a tool
-//!   that prints what it does needs no wrapper. A line has at most 1 MiB.
+//!   `{"error": "…"}`, whose errors may say `"retryable": false`. An object may extend over several lines. Any other line
+//!   is shown as a message, so that a tool that prints what it does needs no wrapper. A line, and an object, has at most
+//!   1 MiB.
+//! - A result that is nested deeper than 100 levels is its text. A result or an error that is not JSON, or not UTF-8, is
+//!   the error `bad_output`: nothing is lost in silence.
 //! - It exits with 0. Without a result line the result is `null`; any other status is an error with the end of stderr.
 //! - When it has exited, its children are killed. After its result, or when stdout has ended, it has 5 s to exit.
 //!
@@ -141,6 +144,7 @@ impl Command {
     /// What the task came to: what went wrong with the process counts before what the program said.
     fn conclude(&self, end: &End, talk: Talk, stderr: &str) -> Result<Output, TaskError> {
         let program = &self.program;
+        let unfinished = talk.unfinished();
         let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
         match (talk.outcome, end) {
             (Some(Err(error)), _) => Err(error),
@@ -158,7 +162,7 @@ impl Command {
                 }
             }),
             (Some(Ok(result)), _) => Ok(result.into()),
-            (None, End::Exited(_)) => Ok(Output::default()),
+            (None, End::Exited(_)) => unfinished.map_or_else(|| Ok(Output::default()), Err),
         }
     }
 }
@@ -192,7 +196,7 @@ impl Running {
                 line = self.lines.next(), if !heard => match line {
                     // The program waits as well: its pipe is full.
                     Some(Line::Long) => task.reserve.answer(LINE_MAX).await,
-                    Some(line) => if let Some(report) = talk.take(line)? {
+                    Some(line) => for report in talk.take(line)? {
                         task.progress.send(report).await;
                     },
                     None => heard = true,

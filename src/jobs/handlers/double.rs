@@ -17,6 +17,7 @@ use super::Deps;
 use crate::{
     jobs::handler::{Progress, Report, Reserve, Sink, Submitter, Task},
     journal::BoxFuture,
+    json::Json,
     upstream::{Client, Config, Via},
 };
 
@@ -65,7 +66,11 @@ impl Recorder {
 
     /// The data of the reports that must not be lost.
     pub fn forwarded(&self) -> Vec<Value> {
-        self.kept().iter().filter(|(_, lossy)| !lossy).filter_map(|(report, _)| report.data.clone()).collect()
+        self.kept()
+            .iter()
+            .filter(|(_, lossy)| !lossy)
+            .filter_map(|(report, _)| Some(report.data.as_ref()?.value()))
+            .collect()
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Vec<(Report, bool)>> {
@@ -127,13 +132,13 @@ pub fn deps() -> Deps {
 }
 
 /// A first attempt at task `t1` of job `j1`.
-pub fn task(input: Value) -> (Task, Arc<Recorder>) {
+pub fn task(input: impl Into<Json>) -> (Task, Arc<Recorder>) {
     let recorder = Arc::new(Recorder::default());
     let task = Task {
         job_id: "j1".into(),
         task_id: "t1".into(),
         name: "a task".into(),
-        input,
+        input: input.into(),
         submitter: Submitter::default(),
         via: Via::default(),
         attempt: 1,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use bytes::Bytes;
 
 use super::{Deps, excerpt, unless_cancelled};
 use crate::{
@@ -13,8 +13,8 @@ use crate::{
     journal::BoxFuture,
     sse,
     upstream::{
-        self, Chunks, Client, HeaderMap, Method, Request, Response, StatusCode, Trust, Verdict, describe, retry_after,
-        verdict,
+        self, Chunks, Client, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Trust,
+        Verdict, describe, retry_after, verdict,
     },
 };
 
@@ -75,9 +75,11 @@ impl HttpTask {
 }
 
 impl TaskHandler for HttpTask {
-    fn run(&self, mut task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
+    fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
         Box::pin(async move {
-            let input: Input = serde_json::from_value(std::mem::take(&mut task.input))
+            let input: Input = task
+                .input
+                .read()
                 .map_err(|error| TaskError::fatal("bad_input", format!("the HTTP task is malformed: {error}")))?;
             self.exchange.run(input.request(&task, Trust::Client)?, &input, &task).await
         })
@@ -101,13 +103,16 @@ impl TaskHandler for Endpoint {
     fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
         Box::pin(async move {
             let method = if task.input.is_null() { "GET" } else { "POST" };
-            // As text with its type, since a JSON string would else be sent as what it says.
-            let body = if task.input.is_null() { Value::Null } else { Value::String(task.input.to_string()) };
-            let mut input = Input { method: method.into(), body, ..Input::get(&self.url) };
+            let input = Input { method: method.into(), ..Input::get(&self.url) };
+            let mut request = input.request(&task, Trust::Operator)?;
             if !task.input.is_null() {
-                input.headers.insert("content-type".into(), "application/json".into());
+                // A string as JSON too, not as what it says.
+                request.body = Bytes::from(task.input.get().to_owned());
+                request
+                    .headers
+                    .insert(HeaderName::from_static("content-type"), HeaderValue::from_static("application/json"));
             }
-            self.exchange.run(input.request(&task, Trust::Operator)?, &input, &task).await
+            self.exchange.run(request, &input, &task).await
         })
     }
 }
@@ -151,7 +156,7 @@ impl Exchange {
         let media = Media::of(&headers);
         if media.is(sse::MEDIA_TYPE) {
             let result = events::forward(body, self.max_event_bytes, input, &task.progress).await?;
-            return Ok(Output { result, http_status, encoding: None });
+            return Ok(Output { result: result.into(), http_status, encoding: None });
         }
         let mut meter = Meter::new(&task.progress, body.content_length());
         let bytes = meter.collect(&mut body, self.max_response_bytes, &task.reserve).await?;

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::bounded;
 use crate::{
     jobs::urls,
+    json,
     upstream::{
         Chunks, Connections, Error, HeaderMap, HeaderValue, Method, Purpose, Remote, Request, Response, StatusCode,
         Verdict, Via, events::Failure, retry_after, verdict,
@@ -75,7 +76,7 @@ pub async fn submit(
     let request = Request { via: Some(via.clone()), ..remote.request(Method::POST, &url, headers, body) };
     let response = remote.client().send(request).await.map_err(wire)?;
     let (status, answer) = answer(response).await?;
-    let accepted = serde_json::from_slice::<Accepted>(&answer).ok().filter(|accepted| good_id(&accepted.job_id));
+    let accepted = json::from_slice::<Accepted>(&answer).ok().filter(|accepted| good_id(&accepted.job_id));
     match accepted {
         Some(Accepted { job_id }) => Ok(job_id),
         None => Err(refused(Some(status), "its answer has no id of a job, as one of this program would have".into())),
@@ -149,7 +150,7 @@ fn detail(failure: &Failure) -> String {
 
 /// What a problem says, with its fields; the beginning of what is none.
 fn problem(body: &[u8]) -> String {
-    let Ok(Problem { title, detail, errors }) = serde_json::from_slice::<Problem>(body) else {
+    let Ok(Problem { title, detail, errors }) = json::from_slice::<Problem>(body) else {
         return bounded::line(&String::from_utf8_lossy(body));
     };
     let fields: Vec<String> = errors.iter().take(10).map(|e| format!("{}: {}", e.field, e.detail)).collect();

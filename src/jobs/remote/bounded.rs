@@ -1,35 +1,12 @@
 //! What a remote says, in forms that can do no harm; pure.
 
-use serde_json::value::RawValue;
-
 /// Longest text that is taken from a refusal.
 const LINE_MAX: usize = 1000;
-/// JSON that is nested deeper is refused by most parsers (128 levels), and it will stand inside of other JSON.
-const DEPTH_MAX: usize = 100;
 
 /// One line of readable text.
 pub fn line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ").chars().take(LINE_MAX).collect()
-}
-
-/// True for JSON that anybody can parse.
-pub fn shallow(json: &RawValue) -> bool {
-    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
-    for byte in json.get().bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'[' | b'{' if !quoted => depth += 1,
-            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEPTH_MAX {
-            return false;
-        }
-    }
-    true
 }
 
 /// A text that names tasks by their number in what the remote got (`tasks[0].run`) names them by their ids.
@@ -60,15 +37,6 @@ pub fn by_id(text: &str, ids: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn depth_is_counted_outside_of_strings() {
-        let raw = |text: String| RawValue::from_string(text).unwrap();
-        assert!(shallow(&raw(format!("{}{}", "[".repeat(100), "]".repeat(100)))));
-        assert!(!shallow(&raw(format!("{}{}", "[".repeat(101), "]".repeat(101)))));
-        assert!(shallow(&raw(format!(r#"["{}\"[", {{}}]"#, "[".repeat(500)))));
-        assert!(shallow(&raw(format!("[{}0]", "[],".repeat(500)))));
-    }
 
     #[test]
     fn tasks_are_named_by_their_ids() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::time::sleep;
 
-use super::{Open, Retries, Session, ask, ask::Trouble, bounded};
+use super::{Open, Retries, Session, ask, ask::Trouble};
 use crate::{
     jobs::{
         code,
@@ -16,6 +16,7 @@ use crate::{
         handler::TaskError,
         urls,
     },
+    json::Json,
     shares::Held,
     upstream::{
         Purpose, Remote, StatusCode, Url,
@@ -121,7 +122,9 @@ impl Session {
                 let Some(index) = self.started(&task_id).await else { return false };
                 let message = message.map(|message| shorten(message, MESSAGE_MAX));
                 let most = self.means.max_data_bytes;
-                let data = data.map(|data| if bounded::shallow(&data) { fit(data, most) } else { fit(data, 0) });
+                let data = data.map(|data| {
+                    Json::result(data.get()).map_or_else(|_| fit(data, 0), |data| fit(data.into_raw(), most))
+                });
                 self.tell(index, Told::Progress { progress, message, data }).await;
                 self.further(&task_id, progress)
             }
@@ -181,11 +184,11 @@ impl Session {
             Some(path) => self.fetch(remote, &path).await?,
             None => (result, None),
         };
-        if !bounded::shallow(&result) {
-            return Err(TaskError::fatal(code::BAD_RESULT, "the result is nested too deeply to be passed on"));
-        }
+        let result = Json::result(result.get()).map_err(|invalid| {
+            TaskError::fatal(code::BAD_RESULT, format!("the result cannot be passed on: {invalid}"))
+        })?;
         let encoding = (encoding.as_deref() == Some("base64")).then_some("base64");
-        Ok(Done { result, encoding, http_status, held: held.into_iter().collect() })
+        Ok(Done { result: result.into_raw(), encoding, http_status, held: held.into_iter().collect() })
     }
 
     /// A result that was too large for an event of the remote's.

@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use serde::Deserialize;
 use url::Url;
 
 use super::{FieldError, Kind, Notify, Plan, PlannedTask, Spec, TaskSpec};
@@ -275,19 +274,13 @@ impl At<'_> {
                 );
             }
         }
-        // What the handler would refuse at each attempt, such as a field that belongs to the connection. The body is not
-        // looked at, so it is not copied.
-        let request = TaskSpec {
-            url: Some(url.to_owned()),
-            method: task.method.clone(),
-            headers: task.headers.clone(),
-            end_event: task.end_event.clone(),
-            error_events: task.error_events,
-            ..TaskSpec::default()
-        };
+        // What the handler would refuse at each attempt, such as a field that belongs to the connection.
+        let mut request = HttpInput { headers: task.headers.clone().unwrap_or_default(), ..HttpInput::get(url) };
+        if let Some(method) = &task.method {
+            request.method.clone_from(method);
+        }
         if self.errors.0.len() == mistakes
-            && let Ok(parsed) = HttpInput::deserialize(request.into_input())
-            && let Err(refusal) = parsed.check()
+            && let Err(refusal) = request.check()
         {
             let field = if refusal.code == "bad_header" { "headers" } else { "url" };
             self.error(field, refusal.message);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
@@ -64,7 +64,7 @@ fn a_good_spec_becomes_a_plan() {
     assert_eq!((plan.tasks[0].retries, plan.tasks[0].timeout), (2, Some(Duration::from_secs(5))));
     let second = &plan.tasks[1];
     assert_eq!((second.id.as_str(), second.name.as_str()), ("2", "resize"));
-    assert_eq!(spec.tasks[1].clone().into_input(), json!({"w": 3}));
+    assert_eq!(spec.tasks[1].clone().into_input().value(), json!({"w": 3}));
     let topics: Vec<_> = plan.notify.iter().map(Topic::as_str).collect();
     assert_eq!(topics, ["user:42", "group:ops", "builds"]);
     assert!(plan.fail_fast && plan.concurrency == Some(2) && plan.timeout == Some(Duration::from_secs(60)));

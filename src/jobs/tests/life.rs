@@ -10,7 +10,7 @@ use crate::jobs::handler::TaskError;
 
 fn retries() -> Setup {
     Setup::usual().with("flaky", |task| async move {
-        let wanted = u32::try_from(task.input.as_u64().unwrap()).unwrap();
+        let wanted = u32::try_from(task.input.value().as_u64().unwrap()).unwrap();
         task.progress.report(f64::from(task.attempt) * 10.0, None).await;
         if task.attempt < wanted {
             Err(TaskError::transient("http_status", "status 500"))
@@ -101,7 +101,7 @@ async fn retry_after_is_honoured_within_bounds() {
         if task.attempt > 1 {
             return good(json!(null));
         }
-        let wait = Some(Duration::from_secs(task.input.as_u64().unwrap()));
+        let wait = Some(Duration::from_secs(task.input.value().as_u64().unwrap()));
         Err(TaskError { retry_after: wait, ..TaskError::transient("http_status", "429") })
     });
     let rig = setup.start();

@@ -13,12 +13,12 @@ use crate::{
 
 fn sized() -> Setup {
     let setup = Setup::usual().with("make", |task| async move {
-        let bytes = usize::try_from(task.input.as_u64().unwrap()).unwrap();
+        let bytes = usize::try_from(task.input.value().as_u64().unwrap()).unwrap();
         good(Value::from("x".repeat(bytes)))
     });
     let setup = setup.with("image", |task| async move {
-        let result = Value::from("eA".repeat(usize::try_from(task.input.as_u64().unwrap()).unwrap()));
-        Ok(Output { result, http_status: Some(201), encoding: Some("base64") })
+        let result = Value::from("eA".repeat(usize::try_from(task.input.value().as_u64().unwrap()).unwrap()));
+        Ok(Output { result: result.into(), http_status: Some(201), encoding: Some("base64") })
     });
     Setup { config: Config { max_result_bytes: 1000, ..Config::default() }, ..setup }
 }

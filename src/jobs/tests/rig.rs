@@ -22,6 +22,7 @@ use crate::{
         state::{Origin, TaskOrigin},
     },
     journal::{self, AppendError, BoxFuture, Journal, Query},
+    json::Json,
     shares::Share,
     supervise::Supervisor,
     topic::Topic,
@@ -65,8 +66,8 @@ struct Closure<F>(F);
 
 /// The outcome of a test's task.
 #[expect(clippy::unnecessary_wraps, reason = "it is what handlers return")]
-pub fn good(result: Value) -> Outcome {
-    Ok(Output::from(result))
+pub fn good(result: impl Into<Json>) -> Outcome {
+    Ok(Output::from(result.into()))
 }
 
 // === impl Setup ===

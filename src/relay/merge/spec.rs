@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Planned;
 use crate::{
+    json::{Json, Objects},
     relay::{
         FieldError,
         ask::{Limits, Written},
@@ -32,7 +32,8 @@ pub struct SourceSpec {
     /// Header fields of the request, at most 64.
     headers: Option<BTreeMap<String, String>>,
     /// The body of the request: a string as it is, anything else as JSON.
-    body: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    body: Option<Json>,
     /// What the source is called in the frames; its path where nothing is named.
     #[schema(min_length = 1, max_length = 256)]
     label: Option<String>,
@@ -45,7 +46,7 @@ const MAX_LABEL: usize = 256;
 ///
 /// # Errors
 /// All mistakes.
-pub fn sources(limits: Limits<'_>, written: Vec<Value>) -> Result<Vec<Planned>, Vec<FieldError>> {
+pub fn sources(limits: Limits<'_>, written: Vec<Json>) -> Result<Vec<Planned>, Vec<FieldError>> {
     let (mut planned, mut errors) = (Vec::with_capacity(written.len()), Vec::new());
     let max = limits.config.max_sources;
     if written.is_empty() || written.len() > max {
@@ -55,7 +56,7 @@ pub fn sources(limits: Limits<'_>, written: Vec<Value>) -> Result<Vec<Planned>, 
     let (mut labels, mut paths) = (BTreeSet::new(), Vec::new());
     for (index, value) in written.into_iter().enumerate() {
         let mut at = At { index, errors: &mut errors };
-        let Some(spec) = at.read(value) else { continue };
+        let Some(spec) = at.read(&value) else { continue };
         if let Some(label) = &spec.label
             && !labels.insert(label.clone())
         {
@@ -97,17 +98,21 @@ impl At<'_> {
         self.errors.push(FieldError { field: format!("[{}]{dot}{field}", self.index), detail: detail.into() });
     }
 
-    fn read(&mut self, value: Value) -> Option<SourceSpec> {
-        match value {
-            Value::String(path) => Some(SourceSpec { path, ..SourceSpec::default() }),
-            Value::Object(_) => match serde_path_to_error::deserialize(value) {
-                Ok(spec) => Some(spec),
-                Err(error) => {
-                    let path = error.path().to_string();
-                    self.error(if path == "." { "" } else { &path }, error.inner().to_string());
-                    None
+    fn read(&mut self, value: &Json) -> Option<SourceSpec> {
+        if let Some(path) = value.string() {
+            return Some(SourceSpec { path, ..SourceSpec::default() });
+        }
+        match value.get().as_bytes() {
+            [b'{', ..] => {
+                match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(value.get())) {
+                    Ok(Objects(spec)) => Some(spec),
+                    Err(error) => {
+                        let path = error.path().to_string();
+                        self.error(if path == "." { "" } else { &path }, error.inner().to_string());
+                        None
+                    }
                 }
-            },
+            }
             _ => {
                 self.error("", "a source is a path (a string) or an object with `path`");
                 None
@@ -129,7 +134,7 @@ impl At<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
@@ -143,7 +148,7 @@ mod tests {
         let remotes = Remotes::build(&remotes, &Client::new(upstream::Config::default())).unwrap();
         let config = Config { default_remote: Some("a".into()), max_sources: 6, ..Config::default() };
         let Value::Array(written) = written else { panic!("sources are an array") };
-        sources(Limits { config: &config, remotes: &remotes }, written)
+        sources(Limits { config: &config, remotes: &remotes }, written.into_iter().map(Json::from).collect())
     }
 
     fn errors(written: Value) -> Vec<String> {

@@ -5,6 +5,8 @@
 
 use serde::Deserialize;
 
+use crate::json;
+
 /// What one connection speaks; begins with its first event.
 #[derive(Debug)]
 pub struct Dialect {
@@ -72,7 +74,7 @@ impl Dialect {
         if own_id.is_some() {
             return Frame::Event;
         }
-        if first && event == "disconnect" && serde_json::from_str::<Refusal>(data).is_ok() {
+        if first && event == "disconnect" && json::from_slice::<Refusal>(data.as_bytes()).is_ok() {
             (self.spoken, self.leaving) = (true, true);
             return Frame::Control;
         }
@@ -90,7 +92,7 @@ impl Dialect {
 }
 
 fn greeting(data: &str) -> Option<Greeting> {
-    serde_json::from_str(data).ok().filter(|greeting: &Greeting| greeting.status == "connected")
+    json::from_slice(data.as_bytes()).ok().filter(|greeting: &Greeting| greeting.status == "connected")
 }
 
 #[cfg(test)]

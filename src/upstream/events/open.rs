@@ -111,6 +111,6 @@ fn words_of(bytes: &[u8]) -> String {
     struct Problem {
         detail: String,
     }
-    let problem = serde_json::from_slice::<Problem>(bytes);
+    let problem = crate::json::from_slice::<Problem>(bytes);
     problem.map_or_else(|_| String::from_utf8_lossy(bytes).into_owned(), |problem| problem.detail)
 }

@@ -8,9 +8,8 @@ use std::borrow::Cow;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use encoding_rs::{Encoding, UTF_8};
-use serde_json::Value;
 
-use crate::upstream::HeaderMap;
+use crate::{json::Json, upstream::HeaderMap};
 
 /// From this size on parsing or encoding would hold up the other tasks of the thread.
 const LARGE: usize = 128 * 1024;
@@ -57,25 +56,25 @@ impl Media {
     }
 
     /// The body as a result, with its `encoding` where it is no text. Large ones are read on another thread.
-    pub async fn interpret(self, bytes: Bytes) -> (Value, Option<&'static str>) {
+    pub async fn interpret(self, bytes: Bytes) -> (Json, Option<&'static str>) {
         if bytes.len() < LARGE {
             return self.read(&bytes);
         }
         tokio::task::spawn_blocking(move || self.read(&bytes)).await.expect("reading bytes does not panic")
     }
 
-    fn read(&self, bytes: &[u8]) -> (Value, Option<&'static str>) {
+    fn read(&self, bytes: &[u8]) -> (Json, Option<&'static str>) {
         let may_be_json = self.essence.is_empty() || self.names_json();
         if bytes.is_empty() && may_be_json {
-            return (Value::Null, None);
+            return (Json::null(), None);
         }
         let Some(text) = self.text(bytes) else {
-            return (Value::String(BASE64_STANDARD.encode(bytes)), Some("base64"));
+            return (Json::from(&*BASE64_STANDARD.encode(bytes)), Some("base64"));
         };
-        if may_be_json && let Ok(value) = serde_json::from_str(&text) {
+        if may_be_json && let Ok(value) = Json::result(&text) {
             return (value, None);
         }
-        (Value::String(text.into_owned()), None)
+        (Json::from(&*text), None)
     }
 
     /// The bytes as text, if they are some.
@@ -116,7 +115,7 @@ fn split(field: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -125,7 +124,8 @@ mod tests {
         if !media.is_empty() {
             headers.insert("content-type", media.parse().expect("a media type"));
         }
-        Media::of(&headers).read(bytes)
+        let (result, encoding) = Media::of(&headers).read(bytes);
+        (result.value(), encoding)
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
@@ -13,6 +12,7 @@ use crate::{
         handler::{Task, TaskError},
         handlers::{excerpt, hex},
     },
+    json::Json,
     upstream::{self, HeaderMap, HeaderName, HeaderValue, Method, Request, Trust},
 };
 
@@ -49,13 +49,18 @@ pub struct Input {
     #[serde(default, deserialize_with = "fields", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// `null` for none; a string goes as it is, as `text/plain` unless the headers say otherwise; anything else as JSON.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub body: Value,
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub body: Json,
     /// Of a response that is an event stream: the name of its last event, or `[DONE]`. Without it the stream is cut.
     #[serde(default, rename = "endEvent", skip_serializing_if = "Option::is_none")]
     pub end_event: Option<String>,
     /// Of such a response: what an event `error` means.
-    #[serde(default, rename = "errorEvents", deserialize_with = "error_events")]
+    #[serde(
+        default,
+        rename = "errorEvents",
+        deserialize_with = "error_events",
+        skip_serializing_if = "ErrorEvents::is_default"
+    )]
     pub error_events: ErrorEvents,
 }
 
@@ -86,6 +91,15 @@ fn fields<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
+// === impl ErrorEvents ===
+
+impl ErrorEvents {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 // === impl Input ===
 
 impl Input {
@@ -95,7 +109,7 @@ impl Input {
             url: url.into(),
             method: get(),
             headers: BTreeMap::new(),
-            body: Value::Null,
+            body: Json::null(),
             end_event: None,
             error_events: ErrorEvents::default(),
         }
@@ -116,10 +130,10 @@ impl Input {
         let mut request = Request::new(self.method()?, self.url.as_str(), trust);
         request.headers = self.headers()?;
         request.via = Some(task.via.clone());
-        let (body, media) = match &self.body {
-            Value::Null => (Bytes::new(), None),
-            Value::String(text) => (Bytes::from(text.clone()), Some("text/plain; charset=utf-8")),
-            json => (Bytes::from(json.to_string()), Some("application/json")),
+        let (body, media) = match self.body.string() {
+            None if self.body.is_null() => (Bytes::new(), None),
+            Some(text) => (Bytes::from(text), Some("text/plain; charset=utf-8")),
+            None => (Bytes::from(self.body.get().to_owned()), Some("application/json")),
         };
         request.body = body;
         if let Some(media) = media {

@@ -154,7 +154,7 @@ async fn json_text_and_binary_are_told_apart() {
         ("200 OK", b"[1]", json!([1]), None),
     ] {
         let output = ask(response(head, body)).await.0.expect("it is well");
-        assert_eq!((&output.result, output.encoding), (&result, encoding), "{head}");
+        assert_eq!((output.result.value(), output.encoding), (result, encoding), "{head}");
         assert_eq!(output.http_status.map(|status| status.to_string()).as_deref(), head.get(..3));
     }
 }
@@ -177,7 +177,7 @@ async fn head_has_no_body_and_waits_for_none() {
 async fn a_download_shows_rising_progress() {
     let body = vec![b'x'; 3_000_000];
     let (done, recorder) = ask(response("200 OK\r\nContent-Type: text/plain", &body)).await;
-    assert_eq!(done.expect("it is well").result.as_str().map(str::len), Some(body.len()));
+    assert_eq!(done.expect("it is well").result.value().as_str().map(str::len), Some(body.len()));
     let progress = recorder.progress();
     assert!(progress.len() >= 5 && progress.windows(2).all(|pair| pair[0] < pair[1]), "{progress:?}");
     assert_eq!(progress.last(), Some(&100.0));
@@ -189,7 +189,7 @@ async fn without_a_length_there_is_no_progress() {
     let mut bytes = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n".to_vec();
     bytes.extend_from_slice(&vec![b'x'; 300_000]);
     let (done, recorder) = ask(bytes).await;
-    assert_eq!(done.expect("it is well").result.as_str().map(str::len), Some(300_000));
+    assert_eq!(done.expect("it is well").result.value().as_str().map(str::len), Some(300_000));
     assert!(recorder.reports().is_empty());
 }
 
@@ -254,7 +254,7 @@ async fn events_are_forwarded_while_the_stream_goes_on() {
 async fn a_stream_may_be_longer_than_a_response_but_no_event_of_it() {
     let event = format!("data: {}\n\n", "x".repeat(100_000));
     let (done, _) = ask(response("200 OK\r\nContent-Type: text/event-stream", event.repeat(60).as_bytes())).await;
-    assert_eq!(done.expect("it is well").result["events"], 60);
+    assert_eq!(done.expect("it is well").result.value()["events"], 60);
     let event = format!("data: {}\n\n", "x".repeat(5 << 20));
     let error = failure(response("200 OK\r\nContent-Type: text/event-stream", event.as_bytes())).await;
     assert_eq!(error.code, "response_too_large");

@@ -110,7 +110,7 @@ impl ThirdParty {
         while page <= pages {
             let (_, body) = self.0.get(&format!("{QUOTES_PATH}?page={page}")).await?;
             let body = body.collect(self.0.max_response_bytes).await?;
-            let answer: Page = serde_json::from_slice(&body).map_err(|error| {
+            let answer: Page = crate::json::from_slice(&body).map_err(|error| {
                 TaskError::fatal("bad_response", format!("page {page} of the quotes is not as expected: {error}"))
             })?;
             // What another says of itself bounds nothing.

@@ -39,7 +39,7 @@ async fn run(name: &str, url: Option<String>) -> (Result<Output, TaskError>, Vec
 #[tokio::test]
 async fn thumbnail_makes_real_pictures_of_three_widths() {
     let (done, progress) = run("thumbnail", None).await;
-    let result = done.expect("the picture is well").result;
+    let result = done.expect("the picture is well").result.value();
     assert_eq!((&result["width"], &result["height"]), (&json!(1600), &json!(1000)));
     let thumbnails = result["thumbnails"].as_array().expect("a list");
     let sizes: Vec<_> = thumbnails.iter().map(|t| (t["width"].clone(), t["height"].clone())).collect();
@@ -53,7 +53,7 @@ async fn thumbnail_makes_real_pictures_of_three_widths() {
 #[tokio::test]
 async fn stats_describe_all_orders() {
     let (done, progress) = run("stats", None).await;
-    let result = done.expect("the table is well").result;
+    let result = done.expect("the table is well").result.value();
     assert_eq!(result["count"], 10_000);
     let [min, mean, p95, max] = ["min", "mean", "p95", "max"].map(|name| result[name].as_f64().expect("a number"));
     assert!(0.0 < min && min < mean && mean < p95 && p95 < max, "{result}");
@@ -70,7 +70,10 @@ async fn fetch_gets_the_whole_table() {
     let (done, progress) = run("fetch", Some(upstream.url)).await;
     let output = done.expect("the node answers");
     assert_eq!(output.http_status, Some(200));
-    assert_eq!((&output.result["bytes"], &output.result["rows"]), (&json!(orders_csv().len()), &json!(10_000)));
+    assert_eq!(
+        (&output.result.value()["bytes"], &output.result.value()["rows"]),
+        (&json!(orders_csv().len()), &json!(10_000))
+    );
     assert!(rises(&progress) && progress.last() == Some(&100.0), "{progress:?}");
 }
 
@@ -78,7 +81,7 @@ async fn fetch_gets_the_whole_table() {
 async fn third_party_asks_for_every_page_once() {
     let mut upstream = Upstream::start(node).await;
     let (done, progress) = run("third_party", Some(upstream.url)).await;
-    let result = done.expect("the node answers").result;
+    let result = done.expect("the node answers").result.value();
     assert_eq!((&result["pages"], &result["quotes"]), (&json!(5), &json!(100)));
     assert_eq!(result["carriers"].as_array().map(Vec::len), Some(4));
     assert_eq!(result["cheapestByRoute"].as_object().map(serde_json::Map::len), Some(5));

@@ -45,7 +45,7 @@ async fn only_an_event_of_exactly_these_data_is_done() {
     let texts = ["[done]", "[DONE] ", "\"[DONE]\"", "[DONE]\ndata: x", "{\"token\":\"[DONE]\"}"];
     let text = format!(": [DONE]\n\ndata: {}\n\nid: [DONE]\n\ndata: [DONE]", texts.join("\n\ndata: "));
     let (done, recorder) = ask(stream(&text)).await;
-    assert_eq!(done.expect("it is well").result["events"], texts.len());
+    assert_eq!(done.expect("it is well").result.value()["events"], texts.len());
     assert_eq!(recorder.forwarded().len(), texts.len());
 }
 
@@ -58,7 +58,7 @@ async fn an_id_is_bounded() {
     assert_eq!((error.code.as_str(), error.retryable), ("response_too_large", false));
     assert_eq!(recorder.forwarded().len(), 1);
     let (done, _) = ask(stream(&format!("id: {}\ndata: a\n\n", "x".repeat(4096)))).await;
-    assert_eq!(done.expect("it is well").result["events"], 1);
+    assert_eq!(done.expect("it is well").result.value()["events"], 1);
 }
 
 #[tokio::test]
@@ -107,10 +107,10 @@ async fn a_stream_that_must_end_with_an_event_is_truncated_without_it() {
         (done, recorder.forwarded().len())
     };
     let (done, forwarded) = run(&format!("{whole}data: late\n\n"), "done").await;
-    assert_eq!(done.expect("it has ended").result["lastEvent"]["event"], "done");
+    assert_eq!(done.expect("it has ended").result.value()["lastEvent"]["event"], "done");
     assert_eq!(forwarded, 2, "its last event is one of its events, and nothing behind it is read");
     let (done, _) = run("data: {\"token\":\"a\"}\n\ndata: [DONE]\n\n", "[DONE]").await;
-    assert_eq!(done.expect("it has ended").result["events"], 1);
+    assert_eq!(done.expect("it has ended").result.value()["events"], 1);
     for (text, end) in
         [("data: a\n\n", "[DONE]"), ("data: a\n\n", "done"), ("", "done"), ("event: done\ndata: cut", "done")]
     {
@@ -126,7 +126,7 @@ async fn a_stream_that_must_end_with_an_event_is_truncated_without_it() {
 #[tokio::test]
 async fn an_event_may_be_as_long_as_an_event_of_the_node() {
     let (done, recorder) = ask(stream(&format!("data: {}\n\n", "x".repeat(1 << 20)))).await;
-    assert_eq!(done.expect("it is well").result["events"], 1);
+    assert_eq!(done.expect("it is well").result.value()["events"], 1);
     assert_eq!(recorder.forwarded()[0]["data"].as_str().map(str::len), Some(1 << 20));
     let error = failure(stream(&format!("data: {}\n\n", "x".repeat((1 << 20) + 1)))).await;
     assert_eq!((error.code.as_str(), error.retryable), ("response_too_large", false));
