@@ -4,7 +4,7 @@
 //!
 //! - [`sign_in`] is the program's middleware. It decides who comes in, and tells Millstream by an [`Identity`].
 //! - [`CountWords`] is a task handler in Rust; a client asks for it by `"run": "count words"`.
-//! - `GET /hello` and `GET /greetings`, a stream, are the program's own routes, beside Millstream's.
+//! - `GET /hello`, and `GET /greetings` with a stream, are the program's own routes in addition to Millstream's.
 //!
 //! ```sh
 //! cargo run --example embed              # then: curl -N -H 'X-Session: s-alice' http://127.0.0.1:8091/api/sse/managed/connect
@@ -163,7 +163,7 @@ async fn check(addr: SocketAddr, node: &Node) -> Result<(), Box<dyn Error>> {
     ensure(data("task_complete")?["result"] == json!({ "lines": 3, "words": 12 }), "the words were counted wrong")?;
     ensure(data("complete")?["status"] == "completed", "the job did not complete")?;
 
-    // A stream of the program's own route, and an event from Rust.
+    // Open a stream of the program's own route, then publish an event from Rust.
     let mut stream = client.send(request(addr, Method::GET, "/greetings", "s-bob")).await?;
     ensure(stream.status == 200, "the program's own stream was refused")?;
     let mut decoder = Decoder::new(Limits::default());

@@ -21,11 +21,11 @@ readonly WANTED=("$@")
 export MILLSTREAM_BIN="$PWD/$TARGET/debug/millstream"
 [[ "$TARGET" = /* ]] && MILLSTREAM_BIN="$TARGET/debug/millstream"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
-# Each process of a test inherits it, programs of command handlers and lifelines too: see `left_behind`.
+# All processes of tests inherit this marker, also programs of command handlers and lifelines: see `left_behind`.
 export MILLSTREAM_LIFELINE="gate-$$-$RANDOM$RANDOM"
 
-# Tests that are ignored for a known reason, which stands in the test itself. They must pass once the reason is gone. The list
-# is exact: another ignored test counts as skipped, and one that is listed and not ignored any more counts as failed.
+# Tests that are ignored for a known reason, which the test names. They must pass once the reason is gone. The list is
+# exact: an ignored test that is not listed counts as skipped, and a listed test that is no longer ignored counts as failed.
 readonly IGNORED=(
     damage_in_a_table_of_records_costs_one_record
     what_a_purge_deletes_comes_back_on_a_disk_that_was_full
@@ -174,7 +174,7 @@ with_program() {
     fi
 }
 
-# The last step: fails when a process of a test is still there, and ends it. Only processes with the mark of this run count.
+# The last step: fails if a process of a test still runs, and kills it. Only processes with the marker of this run count.
 left_behind() {
     local name="processes left behind" found
     wanted "$name" || return 0
@@ -195,7 +195,7 @@ def marked():
             pass
 
 
-# What is about to end gets the time to.
+# Gives processes that are about to end time to do so.
 deadline = time.monotonic() + 10
 while left := list(marked()):
     if time.monotonic() > deadline:

@@ -208,10 +208,10 @@ impl Handle {
         self.inner.tickets.issue(identity)
     }
 
-    /// The caller that a ticket stands for, without using it up.
+    /// Returns the caller of a ticket without using the ticket up.
     ///
     /// # Errors
-    /// When it was used, has expired, or never was one.
+    /// When the ticket was used, has expired, or was never issued.
     pub fn peek(&self, ticket: &str) -> Result<Identity, Refused> {
         self.inner.tickets.peek(ticket).and_then(|identity| self.current(identity))
     }
@@ -242,7 +242,7 @@ impl Handle {
         self.current(self.inner.seal.unseal(session, ticket, &self.inner.issuer(), token).await?)
     }
 
-    /// A caller may have waited since it was identified.
+    /// Rejects an identity that has expired since the caller was identified.
     fn current(&self, identity: Identity) -> Result<Identity, Refused> {
         match identity.ended(&self.inner.clock) {
             true => Err(Refused::Expired),

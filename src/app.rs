@@ -51,7 +51,7 @@ use self::sweep::Sweep;
 pub struct Node {
     /// The settings in force.
     pub config: Arc<Config>,
-    /// What time it is.
+    /// The wall clock and the monotonic clock of the node.
     pub clock: Clock,
     /// The record of all events.
     pub journal: journal::Shared,
@@ -61,7 +61,7 @@ pub struct Node {
     pub hub: hub::Handle,
     /// Parallel work.
     pub jobs: jobs::Handle,
-    /// Bytes of specs and answers that are in memory.
+    /// The memory budget for specs, inputs and responses of jobs.
     pub memory: jobs::Memory,
     /// Remote streams that live here.
     pub relays: relay::Handle,
@@ -77,19 +77,19 @@ pub struct Node {
     pub door: Door,
     /// How much of it one caller may use.
     pub limits: Limits,
-    /// Results of tasks that are being sent.
+    /// Results of tasks that are being sent to clients, one copy each.
     pub results: Results,
     /// Streams that are passed on from remotes.
     pub pulls: Pulls,
-    /// Requests that wait for an event.
+    /// Long-polling requests.
     pub polls: Polls,
     /// The certificate, where the node speaks TLS.
     pub tls: Option<Tls>,
     /// How long is waited for the heads of requests.
     pub heads: Heads,
-    /// Answers that wait for their clients.
+    /// Accounting of response bytes that wait for clients.
     pub unsent: Unsent,
-    /// What watches over the long tasks.
+    /// Supervisor of the long-lived tasks.
     pub supervisor: Supervisor,
     /// Fires at the beginning of a stop.
     pub stopping: CancellationToken,
@@ -120,7 +120,7 @@ pub enum Error {
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] config::Error),
-    /// The system gives too few files.
+    /// The limit of open files is too low.
     #[error(transparent)]
     Files(#[from] config::TooFewFiles),
     /// The journal cannot be opened.
@@ -134,7 +134,7 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
-    /// A part that a node cannot do without has failed.
+    /// An essential part of the node has failed.
     #[error("a part of the node has failed: {0}; its log says more")]
     Failed(&'static str),
     /// The server failed while it ran.
@@ -178,7 +178,7 @@ impl App {
         let connections = upstream::Connections::shared(config.relay.max_upstreams, share);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
-        // Random, lives as long as what is relayed from here, and stands in each event's id anyway.
+        // The epoch is random, lives as long as the journal, and is already part of each event id.
         upstream.set_node(format!("{:x}", journal.epoch()));
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone(), clock.clone());
         let access = access.map_err(config::Error)?;
@@ -250,7 +250,7 @@ impl App {
             embedded: false,
             requests: Arc::default(),
         };
-        // Not the node: its parts end with their last handles.
+        // The sweep must not hold the whole node: parts of the node end when their last handle is dropped.
         let sweep = Sweep {
             journal: node.journal.clone(),
             clock: node.clock.clone(),
@@ -275,7 +275,7 @@ impl App {
     /// [`crate::access::Identity`] into the request's extensions. Where it puts none, token mode asks for a credential, and
     /// open mode lets everybody do everything.
     ///
-    /// A part of the node that fails ends [`Server::run`]; here it is yours to end the node when
+    /// [`Server::run`] ends when a part of the node fails. An embedding application must end the node itself when
     /// [`Supervisor::failure`] resolves.
     pub fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         http::routes(Node { embedded: true, ..self.node.clone() })
@@ -317,7 +317,7 @@ impl Server {
         format!("{}://{}", self.node.scheme(), self.addr)
     }
 
-    /// Serves until `shutdown` resolves, or until a part that the node cannot do without fails; then stops in order.
+    /// Serves until `shutdown` resolves or an essential part of the node fails, then stops in order.
     ///
     /// # Errors
     /// When the server or another part of the node has failed.
@@ -344,7 +344,7 @@ impl Server {
 // === impl Node ===
 
 impl Node {
-    /// Why the node takes no work at the moment, if it does not.
+    /// The reason why the node accepts no work at the moment; `None` if it accepts work.
     pub fn trouble(&self) -> Option<String> {
         if self.stopping.is_cancelled() {
             return Some("the node is stopping".into());

@@ -29,7 +29,7 @@ pub const EXIT_USAGE: u8 = 64;
 /// Exit code for a damaged journal (`EX_DATAERR`).
 pub const EXIT_DAMAGED: u8 = 65;
 
-/// Exit code when a part of the node has failed (`EX_SOFTWARE`): a new start may well work.
+/// Exit code when a part of the node has failed (`EX_SOFTWARE`): a restart may succeed.
 pub const EXIT_FAILED: u8 = 70;
 
 /// Parallel tasks, live events, merged streams: one binary between your services and the people who wait for them.
@@ -115,7 +115,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     code
 }
 
-/// Says on stderr what went wrong, or what happens; a broken stderr is no error.
+/// Prints an error or a notice to stderr; a broken stderr is not an error.
 fn complain(message: &str) {
     telemetry::say(&format!("millstream: {message}"));
 }

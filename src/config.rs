@@ -58,7 +58,7 @@ pub struct Config {
     pub remotes: BTreeMap<String, upstream::RemoteConfig>,
     /// `[handlers.NAME]`: what a task may `run`.
     pub handlers: BTreeMap<String, handlers::HandlerConfig>,
-    /// `[samples]`: jobs that show what a node does.
+    /// `[samples]`: example jobs.
     pub samples: handlers::sample::Config,
     /// `[streams.NAME]`: streams with topics of their own.
     pub streams: BTreeMap<String, hub::NamedConfig>,
@@ -82,8 +82,8 @@ pub struct Server {
     pub headers: BTreeMap<String, String>,
     /// Threads that serve connections; 0: one per core.
     pub workers: usize,
-    /// Most connections at once; 0: what the limit of open files permits. Above it, streams are told to come back later and
-    /// other requests get 503.
+    /// Maximum number of open connections; 0: as many as the limit of open files permits. Above it, streams get a
+    /// `disconnect` frame with `retry:`, and other requests get 503.
     pub max_connections: usize,
     /// Over how many milliseconds streams are ended at a stop.
     pub drain_ms: u64,
@@ -91,12 +91,13 @@ pub struct Server {
     pub body_limit_bytes: usize,
     /// How long a request body may take, in milliseconds.
     pub body_timeout_ms: u64,
-    /// Longest time in milliseconds that a request may wait for events (`wait=`).
+    /// Maximum time in milliseconds that a request may wait for events (`wait=`).
     pub max_wait_ms: u64,
     /// The kernel's send buffer of a connection in bytes; it doubles the number for its own bookkeeping. Bounds what a
     /// stuck reader costs beside its outbox.
     pub send_buffer_bytes: usize,
-    /// Most bytes of answers that wait for clients. Above it, the answer that is stuck for the longest time ends.
+    /// Maximum number of response bytes that wait for clients. Above it, the response that has been blocked longest
+    /// ends.
     pub max_unsent_bytes: usize,
     /// Origins beside the node's own that web pages may call from, such as `https://app.example`.
     pub cors_origins: Vec<String>,

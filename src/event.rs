@@ -25,7 +25,6 @@ pub use self::{
     filter::{Filter, Meta, Refused as FilterRefused, Subscriber, Undecided},
     position::Position,
 };
-pub(crate) use crate::json::without_mark;
 
 /// An event on its way into the journal.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,13 +35,13 @@ pub struct Draft {
     pub event: String,
     /// The payload; line breaks become several `data:` lines.
     pub data: String,
-    /// Asks clients to wait so many milliseconds before they reconnect; at most [`MAX_RETRY_MS`] count.
+    /// Reconnection time for clients in milliseconds; larger values are reduced to [`MAX_RETRY_MS`].
     pub retry: Option<u64>,
     /// A comment that goes before the event; clients ignore it.
     pub comment: Option<String>,
-    /// The publisher's own id: the same key of the same publisher in the same first topic appends once.
+    /// The publisher's id for the event. A repeat of the same key, publisher and first topic appends nothing.
     pub key: Option<String>,
-    /// Who publishes; with the first topic the scope of `key`.
+    /// The publisher. Together with the first topic it is the scope of `key`.
     pub publisher: String,
     /// After so many milliseconds the event is gone, which is no gap.
     pub ttl_ms: Option<u64>,
@@ -89,7 +88,7 @@ pub enum Invalid {
     /// `event` or `id` would break the framing of the stream.
     #[error("`{0}` must not contain CR, LF or NUL")]
     ControlCharacter(&'static str),
-    /// It would be mistaken for a frame of the node's own.
+    /// The event has the name of a control frame of the node.
     #[error("`event`: `{0}` is the name of a control frame of this node; choose another one")]
     Reserved(String),
     /// The journal's `max_event_bytes` is exceeded.
@@ -100,7 +99,7 @@ pub enum Invalid {
         /// The limit in force.
         limit: usize,
     },
-    /// The publisher's own id is too long.
+    /// The publisher's id is too long.
     #[error("`id` has {0} bytes, at most {MAX_KEY_BYTES}")]
     LongKey(usize),
     /// An event without topic reaches nobody.
@@ -111,17 +110,17 @@ pub enum Invalid {
     TooManyTopics(usize),
 }
 
-/// Longest publisher's own id, in bytes.
+/// Maximum length of a publisher's id, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
 
-/// Longest comment with the way of a relayed event, in bytes: 17 positions.
+/// Maximum length of the comment that lists the positions of a relayed event, in bytes: 17 positions.
 const MAX_WAY: usize = 1024;
 
 /// Most topics that one event may name: each is an index entry.
 pub const MAX_TOPICS_PER_EVENT: usize = 64;
 
-/// The longest reconnection time that a publisher can ask clients for, in milliseconds: an hour. Browsers take more than
-/// 2^31 for no time at all.
+/// Maximum reconnection time that a publisher can set, in milliseconds: one hour. Browsers treat values above 2^31 as
+/// zero.
 pub const MAX_RETRY_MS: u64 = 60 * 60 * 1000;
 
 // === impl Draft ===
@@ -132,9 +131,9 @@ impl Draft {
         Self { topics: vec![topic], event: event.into(), data: data.into(), ..Self::default() }
     }
 
-    /// Bytes that count against `max_event_bytes`: everything that a publisher chooses the length of, but for the topics,
-    /// which have bounds of their own, and the way of an event that a relay brings. What fits into a node fits into the next
-    /// one.
+    /// Bytes that count against `max_event_bytes`: all fields whose length the publisher chooses. Topics are excluded,
+    /// since they have their own limits. The position comment of a relayed event is excluded too, so that an event that
+    /// fits into one node also fits into the next.
     pub fn size(&self) -> usize {
         let comment = self.comment.as_ref().map_or(0, String::len);
         let way = self.of_relay() && comment <= MAX_WAY;
@@ -174,7 +173,8 @@ impl Draft {
         Ok(())
     }
 
-    /// Checks that the event cannot be mistaken for a control frame. Only what a relay reports of itself has such a name.
+    /// Checks that the event does not have the name of a control frame. Only events that a relay reports about itself
+    /// may have such a name.
     ///
     /// # Errors
     /// [`Invalid::Reserved`].
@@ -185,7 +185,7 @@ impl Draft {
         Ok(())
     }
 
-    /// True for what the node's relays publish.
+    /// True for events that a relay of this node publishes.
     fn of_relay(&self) -> bool {
         self.publisher.starts_with("relay:")
     }
@@ -307,7 +307,7 @@ impl Event {
             id: Some(Text::of(self.position).as_str()),
             event,
             data: Some(data),
-            // Also of events that were stored before there was a bound.
+            // Also applies to events that were stored before this limit existed.
             retry: self.retry.map(|ms| ms.min(MAX_RETRY_MS)),
             comment: self.comment.as_deref(),
         }

@@ -186,17 +186,17 @@ fn operating(config: &mut web::ServiceConfig) {
         .configure(pages::routes);
 }
 
-/// For targets that are in no scope, such as `*`: the same answers as where no route is.
+/// Handles targets outside all scopes, such as `*`, like unknown routes.
 fn elsewhere() -> Route {
     web::to(error::not_found).wrap(from_fn(gate::pass))
 }
 
-/// GET, and HEAD with it (RFC 9110, section 9.1): see `head.rs`.
+/// A route for GET and HEAD (RFC 9110, section 9.1); see `head.rs`.
 fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-/// A resource that answers OPTIONS, and any other method with a problem and `Allow`.
+/// A resource that responds to OPTIONS, and to every other method without a route with a problem and `Allow`.
 fn at(path: &str) -> Resource {
     web::resource(path).default_service(web::to(error::other_method))
 }

@@ -105,12 +105,12 @@ struct Inner {
     bounds: Bounds,
 }
 
-/// What a hub shares with the other answers of its node.
+/// Limits that a hub shares with the other responses of its node.
 #[derive(Clone, Debug)]
 pub struct Bounds {
-    /// Where bytes that wait are counted.
+    /// Counts bytes that wait for clients.
     pub unsent: Unsent,
-    /// Most bytes of history that wait for the readers of one thread.
+    /// Maximum bytes of history that wait for the readers of one thread.
     pub max_page_bytes: usize,
 }
 
@@ -125,7 +125,7 @@ pub enum ConnectError {
     Journal(#[from] journal::Unavailable),
 }
 
-/// History that waits for the readers of one thread, where nothing else is set.
+/// Default of [`Bounds::max_page_bytes`].
 const PAGE_BYTES: usize = 8 << 20;
 
 thread_local! {
@@ -177,13 +177,13 @@ impl Handle {
         Self::supervised(config, journal, Supervisor::default(), Clock::system())
     }
 
-    /// A hub as a part of a node, with its clock; the node ends when a shard fails.
+    /// A hub with a clock and a supervisor; the node ends when a shard fails.
     pub fn supervised(config: Config, journal: journal::Shared, supervisor: Supervisor, clock: Clock) -> Self {
         let unsent = Unsent::new(Duration::from_millis(config.write_deadline_ms), usize::MAX);
         Self::of_node(config, journal, supervisor, clock, Bounds { unsent, max_page_bytes: PAGE_BYTES })
     }
 
-    /// The same with bounds that it shares with other answers of the node.
+    /// Like [`supervised`](Self::supervised), with limits shared with the other responses of the node.
     pub fn of_node(
         config: Config,
         journal: journal::Shared,
@@ -229,8 +229,8 @@ impl Handle {
         self.local().connect(connect).await
     }
 
-    /// How many emitters of this node hear the event, each of them once, by the index of subscriptions. `None` for filtered
-    /// events: that would mean to ask each emitter.
+    /// Number of emitters of this node that are subscribed to the topics, each counted once. `None` for filtered
+    /// events, since counting would need a check of each emitter.
     pub fn delivered(&self, topics: &[crate::topic::Topic], filtered: bool) -> Option<u64> {
         let audiences = self.inner.audiences.read().expect("no code that holds the lock panics");
         (!filtered).then(|| audiences.iter().map(|audience| audience.count(topics)).sum())

@@ -93,19 +93,19 @@ pub mod code {
     pub const UNKNOWN_HANDLER: &str = "unknown_handler";
     /// The remote that ran the task cannot be reached any more, or has forgotten it.
     pub const REMOTE_LOST: &str = "remote_lost";
-    /// In `task_retry`: the remote that is to run the task, or runs it, cannot be reached for now. Spends no retry.
+    /// In `task_retry`: the remote that runs the task, or should run it, cannot be reached now. This uses no retry.
     pub const REMOTE_AWAY: &str = "remote_away";
     /// The remote does not take the task.
     pub const REMOTE_REFUSED: &str = "remote_refused";
     /// The result has a form that cannot be passed on.
     pub const BAD_RESULT: &str = "bad_result";
-    /// What the task was to run with cannot be read back.
+    /// The input of the task cannot be read back.
     pub const INPUT_LOST: &str = "input_lost";
     /// The result is larger than `jobs.max_response_bytes`.
     pub const RESPONSE_TOO_LARGE: &str = "response_too_large";
 }
 
-/// The smallest budget: room for an answer of a megabyte in its smallest part.
+/// Minimum of `max_memory_bytes`: its smallest part must hold a response of one megabyte.
 const LEAST_MEMORY: usize = 32 << 20;
 
 /// Settings of section `[jobs]`.
@@ -128,11 +128,11 @@ pub struct Config {
     pub max_running: usize,
     /// Most jobs that have ended and are kept; the oldest leave early.
     pub max_kept: usize,
-    /// Most tasks of ended jobs that are in memory; those of older jobs are read back when they are asked for.
+    /// Maximum number of tasks of ended jobs in memory; the tasks of older jobs are read back on request.
     pub max_kept_tasks: usize,
-    /// Most tasks of all jobs that have not ended; more are refused until some end.
+    /// Maximum number of tasks of all unfinished jobs; further jobs are rejected until tasks end.
     pub max_running_tasks: usize,
-    /// Most bytes of specs, inputs and answers that are in memory at once; what finds no room waits.
+    /// Maximum bytes of specs, inputs and responses in memory; requests and attempts wait for free memory.
     pub max_memory_bytes: usize,
 }
 
@@ -156,11 +156,11 @@ pub struct Deps {
     pub connections: Connections,
     /// How fast a remote is asked again that has failed.
     pub pace: Pace,
-    /// How much of the slots, and of the room for unfinished jobs, one owner may hold.
+    /// The share of the slots, and of the journal space for unfinished jobs, that one owner may hold.
     pub share: Share,
-    /// The budget of bytes in flight.
+    /// The memory budget for bytes that are not yet in the journal.
     pub memory: Memory,
-    /// Ends the node when the engine fails: the journal has all that the next start needs.
+    /// Ends the node when the engine fails; the journal has all data for the next start.
     pub supervisor: Supervisor,
     /// What timestamps, and the ages of what an earlier start has left, are taken from.
     pub clock: Clock,
@@ -249,13 +249,13 @@ impl Deps {
         Self { remotes, connections, pace, ..self }
     }
 
-    /// The same with this share and this budget.
+    /// Sets the share of one owner and the memory budget.
     #[must_use]
     pub fn with_bounds(self, share: Share, memory: Memory) -> Self {
         Self { share, memory, ..self }
     }
 
-    /// The same as a part of a node that this supervisor watches over.
+    /// Sets the supervisor that ends the node when the engine fails.
     #[must_use]
     pub fn supervised(self, supervisor: Supervisor) -> Self {
         Self { supervisor, ..self }

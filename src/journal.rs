@@ -68,7 +68,7 @@ pub trait Journal: Send + Sync + 'static {
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>>;
 
     /// Reads events of the query's topics in journal order. The page may be short of the limits and even empty; go on
-    /// from [`Page::through`]. Events that are damaged end a page before them; a page that would begin with them is
+    /// from [`Page::through`]. A page ends before a damaged event; a page that would begin with one is
     /// [`Unavailable::Unreadable`].
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>>;
 
@@ -119,8 +119,8 @@ pub trait Journal: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>>;
 
-    /// Lets go of what retention says, by this time of the steady clock ([`Clock::steady_ms`]); called about once a second
-    /// by the node.
+    /// Deletes events by retention, at this time of the monotonic clock ([`Clock::steady_ms`]). The node calls it about
+    /// once a second.
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>>;
 
     /// Ends in order: what was accepted is on the disk, and the next opening knows that nothing is missing. Afterwards
@@ -140,7 +140,7 @@ pub trait Journal: Send + Sync + 'static {
         })
     }
 
-    /// Why nothing can be written at the moment, as far as that is known without an attempt.
+    /// The reason why the journal rejects writes now, if it is known without an attempt.
     fn refusal(&self) -> Option<String> {
         None
     }
@@ -329,7 +329,7 @@ pub fn open(config: &Config, data_dir: &Path) -> Result<Shared, OpenError> {
     open_with(config, data_dir, Clock::system())
 }
 
-/// The same with the clock of the node.
+/// Like [`open`], with the node's clock.
 ///
 /// # Errors
 /// As [`open`].

@@ -15,15 +15,15 @@
 //!                   │
 //!          event · topic · sse · json the words we speak; pure, no I/O
 //!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
-//!          unsent                     the bound on what waits for clients, in time and in bytes
-//!          clock                      what time it is, and how old things are
-//!          supervise · telemetry      long tasks and what their failure means; the way out of log lines
+//!          unsent                     limits on bytes that wait for clients, in time and in size
+//!          clock                      wall clock and monotonic clock, and jumps between them
+//!          supervise · telemetry      failure policies of long-lived tasks; output of log lines
 //! ```
 //!
 //! To run a node inside a program of your own see [`app::App`]; to run your own tasks see
 //! [`jobs::handler::TaskHandler`].
 
-// A print panics where its stream is broken, and waits where nobody reads it: see `telemetry`.
+// `print!` panics if its stream is broken, and blocks if the stream is not read: see `telemetry`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod access;

@@ -14,7 +14,7 @@ use rustix::process::{Resource, getrlimit};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Fewer files make the runtime panic. What a node needs is another matter, see `config::TooFewFiles`.
+/// With fewer open files the runtime panics. A node needs more, see `config::TooFewFiles`.
 const LEAST_FILES: u64 = 16;
 
 fn main() -> ExitCode {

@@ -75,11 +75,11 @@ pub struct Deps {
     pub remotes: Remotes,
     /// The places for upstream streams.
     pub connections: Connections,
-    /// How much of the relays one owner may hold.
+    /// The share of the relays that one owner may hold.
     pub share: Share,
-    /// How long it is since a relay has ended.
+    /// Measures the time since the end of a relay.
     pub clock: Clock,
-    /// Ends the node when the relays' own thread fails.
+    /// Ends the node when the thread of the relays fails.
     pub supervisor: Supervisor,
 }
 

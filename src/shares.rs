@@ -1,13 +1,13 @@
-//! How much of a pool one owner may hold, so that no user alone can take everything.
+//! Limits how much of a pool one owner may hold, so that one user cannot take everything.
 //!
-//! A pool is anything of which a node has a bounded amount: slots for tasks, streams to remotes, relays, bytes. An owner
-//! is a user; requests without a user have one owner together. The rule ([`Share`]) is the same for every pool:
+//! A pool is a limited resource of the node: task slots, streams to remotes, relays, bytes. An owner is a user; all
+//! requests without a user belong to one owner. The rule ([`Share`]) is the same for every pool:
 //!
-//! - while other owners hold or want something of a pool, one owner holds at most its share of it;
-//! - alone, it may hold half of the rest as well. What then remains is a reserve: nothing is taken from an owner that has
-//!   it, so without a reserve the next owner would wait for the end of the first one's work.
+//! - while other owners hold or request a part of a pool, one owner holds at most its share;
+//! - a single owner may also hold half of the rest. The remainder is a reserve: an owner's part is never taken back, so
+//!   without a reserve the next owner would wait until the first owner's work ends.
 //!
-//! [`Pool`] counts one pool by owners; [`Pool::take`] answers at once, [`Pool::acquire`] waits for its turn.
+//! [`Pool`] counts a pool by owner. [`Pool::take`] returns immediately, [`Pool::acquire`] waits for its turn.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,21 +23,21 @@ use tokio::sync::oneshot;
 #[cfg(test)]
 mod tests;
 
-/// A user; `None` stands for all requests without one.
+/// A user; `None` means all requests without a user.
 pub type Owner = Option<Arc<str>>;
 
-/// The part of each pool that one owner may hold, in percent.
+/// The percentage of each pool that one owner may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share(u8);
 
-/// A bounded amount of something, counted by owners. Cheap to clone.
+/// A limited amount of a resource, counted by owner. Cheap to clone.
 #[derive(Clone)]
 pub struct Pool(Arc<Inner>);
 
 struct Inner {
     total: u64,
     state: Mutex<State>,
-    /// Times that an owner's share was used up.
+    /// Requests that were denied or delayed because the owner had its share.
     refused: AtomicU64,
 }
 
@@ -55,34 +55,34 @@ struct Waiting {
     granted: oneshot::Sender<Held>,
 }
 
-/// A part of a pool, given back when it is dropped.
+/// A part of a pool; returned to the pool on drop.
 pub struct Held {
     pool: Pool,
     owner: Owner,
     amount: u64,
 }
 
-/// Why there is nothing to take.
+/// Why a request to a pool was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// The pool is used up.
     Pool,
-    /// The owner has its share.
+    /// The owner already has its share.
     Share,
 }
 
-/// What a pool holds now.
+/// The current figures of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Most that can be held.
+    /// Total amount.
     pub total: u64,
-    /// What is held.
+    /// Amount that is held.
     pub held: u64,
-    /// By how many owners.
+    /// Number of owners that hold a part.
     pub owners: u64,
     /// Requests that wait for a part.
     pub waiting: u64,
-    /// Times that an owner's share was used up.
+    /// Requests that were denied or delayed because the owner had its share.
     pub refused: u64,
 }
 
@@ -92,19 +92,19 @@ impl Share {
     /// One owner may hold everything.
     pub const WHOLE: Self = Self(100);
 
-    /// So many percent, from 1 to 100.
+    /// A share in percent, from 1 to 100.
     pub fn percent(percent: u8) -> Self {
         Self(percent.clamp(1, 100))
     }
 
-    /// Most that one owner may hold of `total`; `alone` when no other owner holds or wants anything of it.
+    /// Maximum amount of `total` that one owner may hold; `alone` is true if no other owner holds or requests a part.
     pub fn most(self, total: u64, alone: bool) -> u64 {
         let percent = u64::from(self.0);
         let percent = if alone { u64::midpoint(percent, 100) } else { percent };
         if percent >= 100 {
             return total;
         }
-        // Divided first where the product would not fit.
+        // Divide first if the product would overflow.
         let most = total.checked_mul(percent).map_or(total / 100 * percent, |product| product / 100);
         most.max(1).min(total)
     }
@@ -113,12 +113,12 @@ impl Share {
 // === impl Pool ===
 
 impl Pool {
-    /// A pool of so much.
+    /// A pool with this total amount.
     pub fn new(total: u64) -> Self {
         Self(Arc::new(Inner { total, state: Mutex::default(), refused: AtomicU64::new(0) }))
     }
 
-    /// Takes so much at once.
+    /// Takes an amount without waiting.
     ///
     /// # Errors
     /// When the pool or the owner's share of it is used up.
@@ -135,10 +135,10 @@ impl Pool {
         }
     }
 
-    /// Takes so much as soon as there is enough. Requests are served in their order, except that one whose owner has its
-    /// share holds up no other owner. An amount above what the owner may ever hold counts as that much.
+    /// Waits until the amount is available and takes it. Requests are served in order, except that a request whose
+    /// owner has its share does not block other owners. An amount above the owner's share is reduced to that share.
     ///
-    /// May be cancelled: what was granted meanwhile goes back.
+    /// Cancel safe: an amount that was granted meanwhile is returned to the pool.
     pub async fn acquire(&self, share: Share, owner: &Owner, amount: u64) -> Held {
         let granted = {
             let mut state = self.state();
@@ -157,7 +157,7 @@ impl Pool {
         granted.await.expect("the pool lives as long as this borrow of it, and drops no request")
     }
 
-    /// What it holds now.
+    /// The current figures.
     pub fn figures(&self) -> Figures {
         let state = self.state();
         Figures {
@@ -175,7 +175,7 @@ impl Pool {
         Held { pool: self.clone(), owner, amount }
     }
 
-    /// Serves those that wait, as far as there is enough.
+    /// Grants waiting requests as far as the pool permits.
     fn serve(&self, state: &mut State) {
         let mut at = 0;
         while at < state.waiting.len() {
@@ -189,11 +189,11 @@ impl Pool {
                     let Some(waiting) = state.waiting.remove(at) else { return };
                     let held = self.grant(state, waiting.owner, waiting.amount);
                     if let Err(mut unwanted) = waiting.granted.send(held) {
-                        // Given back here: its own way back takes the lock.
+                        // Return the amount here: dropping `Held` would take the lock again.
                         state.give_back(&unwanted.owner, std::mem::take(&mut unwanted.amount));
                     }
                 }
-                // A large request must not wait until all small ones behind it are served.
+                // Stop here, so that later small requests cannot starve a large one.
                 Err(Denied::Pool) => return,
                 Err(Denied::Share) => at += 1,
             }
@@ -237,7 +237,7 @@ impl State {
 // === impl Held ===
 
 impl Held {
-    /// Gives back all but so much.
+    /// Keeps at most `amount` and returns the rest to the pool.
     pub fn shrink(&mut self, amount: u64) {
         let back = self.amount.saturating_sub(amount);
         if back > 0 {

@@ -1,12 +1,12 @@
-//! Log lines: one way out of the program for all of them, which never blocks and never fails.
+//! Log output: all log lines pass through one queue, which never blocks and never fails.
 //!
 //! ```text
 //!  tracing, panics ──line──> queue (bounded bytes) ──writer thread──> stderr
-//!                              └ full, or stderr refuses: the line is lost and counted
+//!                              └ full, or stderr fails: the line is dropped and counted
 //! ```
 //!
-//! The log serves the node, so the node never waits for it. A stderr that is closed, full or not read costs lines and
-//! nothing else. The queue belongs to the process, as stderr and the subscriber of `tracing` do.
+//! The node never waits for its log. If stderr is closed, full or not read, only log lines are lost. There is one queue
+//! per process, like stderr and the subscriber of `tracing`.
 
 use std::{
     io::{self, IsTerminal},
@@ -34,7 +34,7 @@ pub struct Config {
     pub log: String,
     /// Form of log lines.
     pub format: Format,
-    /// Most bytes of log lines that wait to be written; lines beyond it are lost.
+    /// Maximum bytes of log lines that wait to be written; further lines are dropped.
     pub queue_bytes: usize,
 }
 
@@ -49,26 +49,26 @@ pub enum Format {
     Json,
 }
 
-/// The queue of this process, once [`install`] was called.
+/// The queue of this process; set by [`install`].
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// The least `queue_bytes`: room for the longest lines that the node writes.
+/// Minimum of `queue_bytes`: the longest lines of the node must fit.
 const MIN_QUEUE_BYTES: usize = 64 << 10;
 
-/// Time that an exit gives the writer to empty the queue. A stderr that takes nothing does not hold the exit longer.
+/// Time for the writer to drain the queue at exit. A blocked stderr does not delay the exit longer.
 pub const FLUSH: Duration = Duration::from_secs(1);
 
 // === impl Config ===
 
 impl Default for Config {
     fn default() -> Self {
-        // What the framework says of requests that it cannot parse is every stranger's to write.
+        // The framework logs requests that it cannot parse, so any client could fill the log.
         Self { log: "info,actix_http=off,actix_server=warn".into(), format: Format::Text, queue_bytes: 1 << 20 }
     }
 }
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks values that the types do not check.
     ///
     /// # Errors
     /// Names the key and the accepted form.
@@ -84,10 +84,10 @@ impl Config {
     }
 }
 
-/// Sends log lines and panics of this process to stderr, by way of the queue. Later calls change nothing.
+/// Sends log lines and panics of this process to stderr through the queue. Later calls have no effect.
 ///
 /// # Errors
-/// When the filter is wrong, the system has no thread for the writer, or the program has a subscriber of its own.
+/// When the filter is not valid, the writer thread cannot start, or the program already has a subscriber.
 pub fn install(config: &Config) -> Result<(), String> {
     let filter = config.filter()?;
     if LINES.get().is_some() {
@@ -99,7 +99,7 @@ pub fn install(config: &Config) -> Result<(), String> {
         .with_env_filter(filter)
         .with_writer(lines.clone())
         .with_ansi(config.format == Format::Text && stderr_takes_colours())
-        // It reports a failed write by `eprintln!`, which panics where stderr is broken.
+        // The subscriber would report a failed write with `eprintln!`, which panics if stderr is broken.
         .log_internal_errors(false);
     let installed = match config.format {
         Format::Text => subscriber.try_init(),
@@ -107,12 +107,12 @@ pub fn install(config: &Config) -> Result<(), String> {
     };
     installed.map_err(|error| format!("the log cannot be set up: {error}"))?;
     let _ = LINES.set(lines);
-    // The standard hook writes to stderr itself, and waits there for a reader that does not read.
+    // The default hook writes directly to stderr, and would block if stderr is not read.
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
-/// Log lines that were lost since the start: there was no room for them, or stderr refused them.
+/// Log lines dropped since the start, because the queue was full or stderr failed.
 pub fn lines_dropped() -> u64 {
     LINES.get().map_or(0, Lines::dropped)
 }
@@ -124,8 +124,8 @@ pub fn flush(patience: Duration) {
     }
 }
 
-/// Writes a line to stderr, whatever the filter. A broken stderr is no error. With a log the line takes its turn in the
-/// queue, so that it neither blocks nor overtakes.
+/// Writes a line to stderr, independent of the filter. A broken stderr is not an error. If the log is installed, the
+/// line goes through the queue, so that it does not block and the order is kept.
 pub fn say(line: &str) {
     let line = format!("{line}\n");
     match LINES.get() {

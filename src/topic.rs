@@ -29,7 +29,7 @@ pub enum Invalid {
     /// A character that the name must not have.
     #[error("topic `{0}` contains `{1}`: white space, control characters, comma and `*` are not allowed in a name")]
     Character(String, char),
-    /// A reserved prefix that no id follows: it would be one topic for all who have no id.
+    /// A reserved prefix without an id: all callers without an id would share one topic.
     #[error("`{0}` needs an id behind the colon")]
     Id(&'static str),
     /// A `*` that is not at the end.

@@ -75,9 +75,10 @@ use self::{connect::Connector, guard::Guard, redirect::Hop};
 
 /// Largest response head in bytes, and the read buffer of a connection. Generous: common servers stop at 8 or 16 KiB.
 const HEAD_MAX: usize = 64 * 1024;
-/// Most header fields of a response.
+/// Maximum number of header fields of a response.
 const FIELDS_MAX: usize = 100;
-/// Fields that the parser takes: more than are permitted, since it reports a head with more as one with too many bytes.
+/// Maximum number of fields for the parser. It is above [`FIELDS_MAX`], since the parser reports more fields as too
+/// many bytes.
 const FIELDS_PARSED: usize = 5 * FIELDS_MAX;
 
 /// What this program calls itself.
@@ -108,19 +109,19 @@ pub struct Config {
 pub struct Client {
     config: Arc<Config>,
     guard: Arc<Guard>,
-    /// The id of the node in `Via`; none before it is set, as in programs that are no node.
+    /// The id of the node in `Via`; not set in programs that are not a node.
     node: Arc<OnceLock<String>>,
     clock: Clock,
     guarded: Pools,
     operator: Pools,
 }
 
-/// Connections of one trust.
+/// Connection pools of one trust level.
 #[derive(Clone)]
 struct Pools {
-    /// Are used again.
+    /// Connections that are reused.
     kept: Pool<Connector, Full<Bytes>>,
-    /// Are used once: for a request that met a kept connection which its server had closed.
+    /// Connections for one request each, to repeat a request whose kept-alive connection the server had closed.
     fresh: Pool<Connector, Full<Bytes>>,
 }
 
@@ -149,7 +150,7 @@ pub struct Request {
     pub trust: Trust,
     /// Limit until the last response head, connecting and redirects included; 30 s.
     pub head_timeout: Duration,
-    /// The way of the request that this one is sent for; the node adds itself. `None` for what the node does of itself.
+    /// The `Via` of the request that causes this one; the node adds itself. `None` for requests of the node itself.
     pub via: Option<Via>,
     /// Most redirects that are followed; 5. With 0 a redirect is an answer like any other.
     pub redirects: u8,
@@ -233,12 +234,12 @@ impl Client {
         self.guard.set_own(addrs);
     }
 
-    /// Tells by what id this node is known in `Via`; once, before its first request.
+    /// Sets the id of this node in `Via`; call it once, before the first request.
     pub fn set_node(&self, id: String) {
         drop(self.node.set(id));
     }
 
-    /// Whether a request may be sent for one that has come this way.
+    /// Checks that a request with this `Via` may cause further requests.
     ///
     /// # Errors
     /// [`Error::Loop`].
@@ -246,8 +247,7 @@ impl Client {
         self.node.get().map_or(Ok(()), |node| via.check(node))
     }
 
-    /// True for a URL that plainly leads to this node: by an address on which it listens, or by one of its names. No
-    /// name is looked up.
+    /// True if the URL has an address on which this node listens, or one of its names. No name is resolved.
     pub fn is_own(&self, url: &Url) -> bool {
         let Some(port) = url.port_or_known_default() else { return false };
         let ip = match url.host() {

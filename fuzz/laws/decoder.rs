@@ -201,7 +201,7 @@ fn by_the_book(stream: &[u8]) -> Vec<Seen> {
             }
             "id" if !value.contains('\0') => id = Some(value.to_owned()),
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
-                // Digits alone are an integer, however many there are.
+                // Any number of digits is an integer.
                 seen.push(Seen::Retry(value.parse().unwrap_or(u64::MAX)));
             }
             _ => {}

@@ -116,12 +116,12 @@ impl Identity {
         revoked || self.expires_at.is_some_and(|at| at <= clock.now_ms())
     }
 
-    /// How long it is one.
+    /// Time until the identity expires; `None` if it does not expire.
     pub fn left(&self, clock: &Clock) -> Option<std::time::Duration> {
         self.expires_at.map(|at| clock.until(at))
     }
 
-    /// Resolves when it is no caller any more, however the wall clock jumps meanwhile.
+    /// Resolves when the identity expires or its token is revoked, also after a jump of the wall clock.
     pub fn end(&self, clock: &Clock) -> impl Future<Output = ()> + Send + use<> {
         let revoked = match &self.origin {
             Origin::Static { revoked, .. } => Some(revoked.clone()),
@@ -153,8 +153,8 @@ impl Identity {
         }
     }
 
-    /// Whose idempotency keys they are: the user's, else the token's. Callers with neither share one scope. A user's name
-    /// has no white space, so none can be taken for a token.
+    /// The scope of the caller's idempotency keys: the user, else the token. Callers with neither share one scope.
+    /// User names have no white space, so a user cannot collide with `token NAME`.
     pub(crate) fn publisher(&self) -> String {
         match (&self.user, self.token_name()) {
             (Some(user), _) => user.clone(),

@@ -1,8 +1,8 @@
 //! The keys of an issuer (RFC 7517), fetched when a token needs them, kept, and fetched again when they grow old or a
 //! token names one that is not among them: issuers change their keys without a word.
 //!
-//! A fetch has one deadline for all of it, so an answer that comes drop by drop cannot hold up the next one; and where an
-//! answer is slow, the issuer is asked once more meanwhile.
+//! A fetch has one total deadline, so a response that arrives very slowly cannot block the next fetch. When a response
+//! is slow, a second request is sent in parallel.
 
 use std::{
     pin::pin,
@@ -26,9 +26,9 @@ use crate::upstream::{Chunks, Client, Method, Request, Response, StatusCode, Tru
 
 /// Largest answer in bytes.
 const MAX_BYTES: usize = 256 << 10;
-/// How long a fetch may take, connecting and reading included.
+/// Total deadline of a fetch, including connect and read.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// An answer that is not there by then is slow: the issuer is asked a second time, and the first answer counts.
+/// Without a response after this time a second request is sent; the first response is used.
 const SLOW: Duration = Duration::from_secs(3);
 
 /// The keys of one issuer.
@@ -44,7 +44,7 @@ struct Inner {
     answers: watch::Sender<u64>,
 }
 
-/// Held as long as the issuer is being asked.
+/// Guard of a running fetch.
 struct Asking(Arc<Inner>);
 
 #[derive(Default)]
@@ -88,7 +88,7 @@ impl Jwks {
             known.asking.then(|| self.0.answers.subscribe())
         };
         if let Some(answer) = &mut answer {
-            // Its own deadline ends it sooner.
+            // The deadline of the fetch ends the wait sooner; this timeout is only a safety net.
             drop(timeout(2 * DEADLINE, answer.changed()).await);
         }
         let known = self.0.known();
@@ -132,7 +132,7 @@ impl Inner {
         timeout(DEADLINE, self.insist()).await.unwrap_or_else(late)
     }
 
-    /// Asks, and once more where the answer is slow; gives up only when both have failed.
+    /// Sends a request, and a second one if the first is slow. Fails only when both have failed.
     async fn insist(&self) -> Result<Vec<Key>, String> {
         let mut first = pin!(self.request());
         if let Ok(answer) = timeout(SLOW, first.as_mut()).await {
@@ -165,7 +165,8 @@ impl Inner {
 // === impl Asking ===
 
 impl Drop for Asking {
-    /// Also after a panic: keys that are never asked for again would lock all users out.
+    /// Also runs after a panic: if `asking` stayed set, keys would never be fetched again and all users would be locked
+    /// out.
     fn drop(&mut self) {
         self.0.known().asking = false;
         self.0.answers.send_modify(|count| *count += 1);

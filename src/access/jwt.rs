@@ -72,8 +72,8 @@ enum Keys {
     Fetched(Box<Jwks>),
 }
 
-/// The claims of a token. `sub`, `aud` and `iss` are required by the library's validation; the dates are compared here, as
-/// the library refuses some that are valid and panics where the clock is before 1970.
+/// The claims of a token. The library's validation requires `sub`, `aud` and `iss`. The dates are checked here, because
+/// the library rejects some valid dates and panics when the clock is before 1970.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default)]
@@ -84,8 +84,8 @@ struct Claims {
     millstream: Granted,
 }
 
-/// Seconds since 1970, of which fractions are permitted (RFC 7519, 2). Rounded down, so that no token lives longer than it
-/// says; a date before 1970 is 0.
+/// Seconds since 1970, with optional fractions (RFC 7519, section 2). Rounded down, so that a token never outlives its
+/// `exp`; a date before 1970 is 0.
 #[derive(Clone, Copy)]
 struct NumericDate(u64);
 

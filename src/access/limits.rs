@@ -109,7 +109,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 // === impl Limits ===
 
 impl Limits {
-    /// The limits that these settings put in force in this mode, on a node with so many connections.
+    /// The limits that apply with these settings, in this mode, on a node with at most `connections` connections.
     pub fn new(config: &Config, mode: Mode, connections: usize) -> Self {
         let InForce { requests, address_requests, user_streams, address_streams, publishes, jobs, queued_bytes } =
             config.in_force(mode, connections);

@@ -96,7 +96,7 @@ impl Seal {
     ) -> Result<Identity, Refused> {
         let key = self.key().await.map_err(|error| Refused::Unavailable(error.to_string()))?;
         let mut validation = Validation::new(Algorithm::HS256);
-        // The caller compares the date of the identity, with the node's own clock.
+        // The calling function checks the expiry of the identity with the node's clock.
         validation.validate_exp = false;
         validation.required_spec_claims.clear();
         let session: Session = jsonwebtoken::decode(text, &DecodingKey::from_secret(key), &validation)

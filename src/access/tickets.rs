@@ -63,7 +63,7 @@ impl Tickets {
         Ok((ticket, self.life))
     }
 
-    /// The caller that it stands for; it stays valid.
+    /// Returns the caller of the ticket; the ticket stays valid.
     pub(super) fn peek(&self, ticket: &str) -> Result<Identity, Refused> {
         let waiting = self.waiting.lock().expect("no code that holds the lock panics");
         match waiting.get(ticket) {
@@ -72,7 +72,7 @@ impl Tickets {
         }
     }
 
-    /// The caller that it stands for; it is void from now on.
+    /// Returns the caller of the ticket and invalidates the ticket.
     pub(super) fn redeem(&self, ticket: &str) -> Result<Identity, Refused> {
         let mut waiting = self.waiting.lock().expect("no code that holds the lock panics");
         let (identity, until) = waiting.remove(ticket).ok_or(Refused::Ticket)?;

@@ -1,4 +1,4 @@
-//! Publishing from Rust: one line for a user, a group, everyone, or the connections that match a filter.
+//! Publishing from Rust: to a user, a group, all clients, or the connections that match a filter.
 //!
 //! ```
 //! # use millstream::{app::App, config::Config, event::Filter, journal::Kind};
@@ -26,16 +26,17 @@ use crate::{
     topic::{self, Topic},
 };
 
-/// An event that is in the journal.
+/// An event that was appended to the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Its position: the `id:` that subscribers see. For a repeated publisher's id the position of the first time.
+    /// Its position, the `id:` that subscribers receive. For a repeated publisher's id this is the position of the
+    /// first event.
     pub id: Position,
     /// The first of its topics.
     pub topic: Topic,
     /// Streams of this node that were subscribed at that moment; `None` for filtered events, which are not counted.
     pub delivered: Option<u64>,
-    /// True when it had been appended before, under the same publisher's id.
+    /// True when an event with the same publisher's id was already appended.
     pub duplicate: bool,
 }
 
@@ -48,7 +49,7 @@ pub enum PublishError {
     /// The data cannot be written as JSON.
     #[error("the data cannot be written as JSON: {0}")]
     Data(#[from] serde_json::Error),
-    /// The journal refused the event, or cannot take events now: the variant says what helps.
+    /// The journal rejected the event, or cannot accept events now; the variant tells how to recover.
     #[error(transparent)]
     Append(#[from] AppendError),
 }
@@ -71,7 +72,7 @@ impl Node {
         self.publish_one(Draft::new(topic, event, text(data)?)).await
     }
 
-    /// Publishes into the topic `user:{user}`, which every stream of that user has.
+    /// Publishes into the topic `user:{user}`, to which every stream of that user is subscribed.
     ///
     /// # Errors
     /// As [`publish`](Self::publish); also where `user` cannot be part of a topic's name.
@@ -84,7 +85,7 @@ impl Node {
         self.publish(Topic::user(user)?, event, data).await
     }
 
-    /// Publishes into the topic `group:{group}`, which every stream that joined the group has.
+    /// Publishes into the topic `group:{group}`, to which every stream of that group is subscribed.
     ///
     /// # Errors
     /// As [`publish`](Self::publish); also where `group` cannot be part of a topic's name.
@@ -128,7 +129,8 @@ impl Node {
         Ok(published.into_iter().next().expect("one answer for each draft"))
     }
 
-    /// Appends events as one batch, all or none; one answer each, in order. HTTP and Rust publish through here.
+    /// Appends events as one batch, all or none, and returns one result per event, in order. Both the HTTP routes and
+    /// the Rust methods publish through this function.
     pub(crate) async fn publish_drafts(&self, drafts: Vec<Draft>) -> Result<Vec<Published>, AppendError> {
         let audience =
             |draft: &Draft| (draft.topics.first().cloned(), self.hub.delivered(&draft.topics, draft.filter.is_some()));

@@ -1,4 +1,4 @@
-//! What a running node takes over of changed settings.
+//! Reload of settings while the node runs.
 
 use super::Node;
 use crate::{
@@ -8,9 +8,9 @@ use crate::{
 };
 
 impl Node {
-    /// Puts in force what of these settings can change without a restart: the static tokens and the certificate. Streams
-    /// that came with a token that is gone or changed end with `token_expired`; everything else needs a restart, and is
-    /// said to.
+    /// Applies the settings that can change without a restart: the static tokens and the certificate. Streams whose
+    /// token was removed or changed end with `token_expired`. Other changed settings need a restart; a log line says
+    /// so.
     pub async fn reload(&self, config: &Config) {
         let gone = self.access.reload(&config.access.tokens);
         let mut streams = 0;
@@ -28,12 +28,12 @@ impl Node {
         }
     }
 
-    /// Reads `server.tls_cert` and `server.tls_key` again; nothing to do where the node speaks plain HTTP. New connections
-    /// see the new certificate, open ones go on. The node also notices by itself, within seconds, that the files have
-    /// changed. Reads files: not for an async thread.
+    /// Reads `server.tls_cert` and `server.tls_key` again; does nothing if the node uses plain HTTP. New connections
+    /// use the new certificate, open connections continue. The node also detects changed files itself, within seconds.
+    /// This function reads files, so do not call it on an async thread.
     ///
     /// # Errors
-    /// Says what is wrong with the files; the certificate before stays.
+    /// When the files are not valid; the previous certificate stays in use.
     pub fn reload_tls(&self) -> Result<(), config::Error> {
         self.tls.as_ref().map_or(Ok(()), Tls::reload).map_err(config::Error)
     }

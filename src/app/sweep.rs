@@ -1,4 +1,4 @@
-//! The second hand of a node: the clock is followed, and the journal lets go of what retention says.
+//! The periodic work of a node: adopts clock jumps, and applies the journal's retention.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::{
     supervise::Supervisor,
 };
 
-/// What it works with: not the whole node, whose parts end with their last handles.
+/// The handles that the sweep needs. It must not hold the whole node: parts of the node end when their last handle is
+/// dropped.
 #[derive(Clone)]
 pub(super) struct Sweep {
     pub(super) journal: journal::Shared,
@@ -23,7 +24,7 @@ pub(super) struct Sweep {
 // === impl Sweep ===
 
 impl Sweep {
-    /// Sweeps once a second until the node stops. A journal whose writer is gone ends the node.
+    /// Sweeps once a second until the node stops. If the journal's writer has died, the node ends.
     pub(super) async fn run(self) {
         let mut every = interval(Duration::from_secs(1));
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -32,9 +33,9 @@ impl Sweep {
             self.clock.follow();
             match self.journal.sweep(self.clock.steady_ms()).await {
                 Ok(()) => failing = false,
-                // Nobody has closed it: its writer is gone.
+                // The node is not stopping, so the journal's writer has died.
                 Err(Unavailable::Closed) if !self.stopping.is_cancelled() => return self.supervisor.fail("journal"),
-                // One line for a trouble that lasts.
+                // Log a lasting failure only once.
                 Err(_) if std::mem::replace(&mut failing, true) => {}
                 Err(error) => tracing::error!(%error, "the journal cannot be swept"),
             }

@@ -205,7 +205,7 @@ fn repair(arguments: &RepairArguments) -> Result<u8, Failure> {
 // === impl Which ===
 
 impl Which {
-    /// The directory that is named, else the node of `--url`, `MILLSTREAM_URL` or the default.
+    /// The given directory, else the node of `--url`, `MILLSTREAM_URL` or the default URL.
     fn place(&self) -> Result<Place<'_>, Failure> {
         match &self.data_dir {
             Some(dir) => Ok(Place::Stopped(dir)),

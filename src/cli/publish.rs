@@ -87,7 +87,7 @@ async fn read_stdin() -> Result<String, Failure> {
     });
     let text = read.await.map_err(|error| Failure::new(error.to_string()))?;
     let mut text = text.map_err(|error| Failure::usage(format!("cannot read the payload from stdin: {error}")))?;
-    // Shells on Windows put a byte order mark before what they pipe.
+    // Windows shells write a byte order mark before piped input.
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }

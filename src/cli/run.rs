@@ -21,12 +21,11 @@ use super::{
     text::say,
 };
 use crate::{
-    event::without_mark,
     jobs::{
         Status,
         event::{AggregatedResult, Complete, Fact, JobEvent},
     },
-    json,
+    json::{self, without_mark},
     upstream::{Backoff, HeaderValue, Method},
 };
 

@@ -11,7 +11,7 @@ use crate::{
     telemetry,
 };
 
-/// Time that the log has for its last lines when the second signal ends the process.
+/// Time to write the last log lines when the second signal ends the process.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// Exit code after a second signal: 128 + SIGINT, as shells have it.
@@ -22,7 +22,7 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     let config = arguments.load()?;
     log(&config.telemetry)?;
     let server = App::build(config)?.bind()?;
-    // First the ears, then the word: whoever reads it may send a signal at once.
+    // Install the signal handlers before printing the address: its reader may send a signal immediately.
     let stop = stop_signal()?;
     let (node, own) = (server.node().clone(), arguments.clone());
     drop(hangups()?);
@@ -36,7 +36,7 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     Ok(served?)
 }
 
-/// Prints a line on stdout for those who start nodes. A stdout that is closed or not read stops no node.
+/// Prints a line on stdout for the program that starts the node. A closed or unread stdout does not stop the node.
 fn announce(line: String) -> Result<(), Failure> {
     let print = move || {
         if let Err(Failure { message, .. }) = say(&line) {
@@ -57,7 +57,7 @@ async fn reload_on_hangup(node: Node, arguments: NodeArguments) {
     let Ok(mut hangup) = hangups() else { return };
     while hangup.recv().await.is_some() {
         match arguments.load() {
-            // A file that is being written may be empty, and that is a file that lets everybody in.
+            // A file that is being written may be empty, which means open mode with all rights for every caller.
             Ok(config) if config.access.mode != node.config.access.mode => {
                 tracing::error!("`access.mode` is another one, which needs a restart; the tokens in force stay");
             }

@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make a token: stdout gets the token alone, stderr the section for the settings, which holds its hash.
+    /// Make a token: prints only the token to stdout, and the settings section with its hash to stderr.
     Make(MakeArguments),
     /// Show the hash of a token (from stdin), and what it says of itself where it is a JWT. Nothing is checked.
     Inspect,
@@ -96,7 +96,7 @@ fn make(arguments: &MakeArguments) -> Result<(), Failure> {
     say(&token)
 }
 
-/// Appends the section to a settings file that exists, on a line of its own.
+/// Appends the section to an existing settings file, separated by a blank line.
 fn append(file: &Path, section: &str) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot append to {}: {error}", file.display()));
     let before = std::fs::read_to_string(file).map_err(failed)?;

@@ -140,7 +140,7 @@ fn warn(message: &Message) {
     }
 }
 
-/// Time, topic, id, event and data. A control frame is no event that could be asked for: it has none of the first three.
+/// Time, topic, id, event and data. A control frame is not in the journal, so the first three are `-`.
 fn line(message: &Message, enveloped: bool) -> String {
     let own = message.id.as_deref().filter(|_| !message.is_control());
     let envelope = own.filter(|_| enveloped).and_then(|_| serde_json::from_str::<Envelope<'_>>(&message.data).ok());
@@ -148,7 +148,7 @@ fn line(message: &Message, enveloped: bool) -> String {
     let Some(Envelope { topic, timestamp, data }) = envelope else {
         return format!("- - {id} {event} {}", plain(&message.data));
     };
-    // Text stands in the envelope as a JSON string, and everything else as it is.
+    // An envelope holds text as a JSON string and JSON as it is.
     let text = serde_json::from_str::<String>(data.get());
     let data = text.as_deref().unwrap_or_else(|_| data.get());
     format!("{} {} {id} {event} {}", utc(timestamp), plain(&topic), plain(data))

@@ -1,4 +1,4 @@
-//! `[server]`: what the limit of open files (`ulimit -n`) permits.
+//! `[server]`: the number of connections that the limit of open files (`ulimit -n`) permits.
 
 use rustix::process::{Resource, getrlimit};
 
@@ -15,21 +15,21 @@ pub struct TooFewFiles {
     needed: u64,
 }
 
-/// Files of a node that has no connection and no table of its journal open: threads, listener, signals, log.
+/// Open files of an idle node, without connections and journal tables: threads, listener, signals, log.
 const OWN_FILES: u64 = 64;
-/// Files of each worker thread.
+/// Open files per worker thread.
 const WORKER_FILES: u64 = 4;
-/// Files that are left for the journal's tables, remotes and tasks where the limit is not low.
+/// Files reserved for the journal's tables, remotes and tasks, unless the limit is low.
 const SPARE_FILES: u64 = 500;
-/// With fewer files for connections and all else a node is of no use.
+/// Minimum number of files for connections, tables, remotes and tasks; with fewer, a node is not usable.
 const LEAST: u64 = 16;
 const MOST_CONNECTIONS: u64 = 1_000_000;
 
 // === impl Server ===
 
 impl Server {
-    /// The bound on connections: the one that is set, as far as the limit of open files permits, or else that limit less
-    /// what the rest of the node needs.
+    /// The maximum number of connections: the configured value, lowered to what the limit of open files permits.
+    /// Without a configured value: the limit of open files minus the files for the rest of the node.
     ///
     /// # Errors
     /// When the limit is too low for a node.
@@ -48,7 +48,7 @@ impl Server {
             return Err(TooFewFiles { limit, needed });
         }
         let connections = match self.max_connections {
-            // Half of what a low limit leaves, for tables, remotes and tasks take files too.
+            // With a low limit connections get only half of the rest: tables, remotes and tasks need files too.
             0 => limit.saturating_sub(SPARE_FILES).max((limit - own) / 2).min(MOST_CONNECTIONS),
             set => (set as u64).min(limit - own),
         };

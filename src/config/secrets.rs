@@ -1,11 +1,11 @@
-//! Which environment variables hold secrets of the node.
+//! Finds the environment variables that hold secrets of the node.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Environment variables that settings name: each key that ends in `_env` does so, except the list of those that
-/// programs get.
+/// Environment variables that the settings name as secrets: the values of all keys that end in `_env`. `env` and
+/// `pass_env` are excluded: they list variables for programs.
 pub fn variables(json: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     match json {

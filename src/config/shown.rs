@@ -1,15 +1,15 @@
-//! The settings as they are shown: without what is secret.
+//! The settings as shown to operators, without secrets.
 
 use serde_json::{Map, Value};
 
 use super::Config;
 
-/// What stands in place of a secret.
+/// Replacement for a secret.
 const REDACTED: &str = "***";
 
 impl Config {
-    /// The settings in force as TOML-like JSON, without what is secret: values of header fields that go to remotes and of
-    /// variables that go to programs, and queries of URLs.
+    /// The effective settings as TOML-like JSON. Secrets are redacted: values of header fields for remotes, values of
+    /// variables for programs, and queries of URLs.
     pub fn to_json(&self) -> Value {
         let mut json = self.all();
         for (section, key) in [("remotes", "headers"), ("handlers", "env")] {
@@ -22,7 +22,7 @@ impl Config {
     }
 }
 
-/// Keys like to stand in queries.
+/// Redacts the queries of URLs, which often contain API keys.
 fn hide_queries(json: &mut Value) {
     match json {
         Value::String(text) if text.starts_with("http://") || text.starts_with("https://") => {

@@ -21,7 +21,7 @@ impl Server {
         }
     }
 
-    /// History may take a quarter of the bytes that wait for clients, shared by the threads.
+    /// Maximum bytes of history per thread: all threads together may hold a quarter of `max_unsent_bytes`.
     pub fn max_page_bytes(&self) -> usize {
         let threads = match self.workers {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

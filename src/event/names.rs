@@ -1,12 +1,13 @@
-//! Names of the frames with which a node speaks of a stream itself. No publisher's event has one; those of other servers
-//! get a prefix where they could be mistaken for this node's own. Pure.
+//! Names of control frames, which describe the stream itself. Published events cannot have these names. Events of
+//! other servers with such a name get a prefix when they are passed on. Pure.
 
 use std::borrow::Cow;
 
-/// What stands before such a name of another server.
+/// Prefix of a control-frame name from another server.
 const PREFIX: &str = "remote.";
 
-/// True for the name of a frame of the node's own: `connection`, `heartbeat`, `gap`, `disconnect`, `relay_…`, `merge_…`.
+/// True for the name of a control frame of the node: `connection`, `heartbeat`, `gap`, `disconnect`, `relay_…`,
+/// `merge_…`.
 pub fn is_control(name: &str) -> bool {
     matches!(name, "connection" | "heartbeat" | "gap" | "disconnect")
         || ["relay_", "merge_"].iter().any(|begin| name.starts_with(begin))
@@ -17,7 +18,7 @@ pub fn passed_on(name: &str) -> Cow<'_, str> {
     if is_control(name) { Cow::Owned(format!("{PREFIX}{name}")) } else { Cow::Borrowed(name) }
 }
 
-/// The name that an event which was passed on had there.
+/// The name that a passed-on event had on its original server.
 pub fn original(name: &str) -> &str {
     name.strip_prefix(PREFIX).filter(|name| is_control(name)).unwrap_or(name)
 }

@@ -1,15 +1,15 @@
-//! What a client accepts: the fields `Accept` and `Accept-Encoding` with their weights (RFC 9110, section 12.4).
+//! Parses `Accept` and `Accept-Encoding` with their weights (RFC 9110, section 12.4).
 //!
-//! This is the only reader of both fields. A weight of 0 means "not acceptable"; a weight that cannot be read counts as 1.
+//! No other module parses these fields. A weight of 0 means "not acceptable"; a weight that cannot be read counts as 1.
 
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 
 use crate::sse;
 
-/// Media type of the answers that are not streams.
+/// Media type of responses that are not streams.
 const JSON: &str = "application/json";
 
-/// How exactly a range of `Accept` names a media type.
+/// How specifically a range of `Accept` matches a media type.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 enum Match {
     /// `*/*`
@@ -20,19 +20,20 @@ enum Match {
     Exact,
 }
 
-/// Whether the client names event streams as acceptable. For routes that have nothing else to offer.
+/// True if the client explicitly accepts event streams. For routes that offer no other media type.
 pub(super) fn takes_stream(headers: &HeaderMap) -> bool {
     media_weight(headers, sse::MEDIA_TYPE).is_some_and(|(named, weight)| named == Match::Exact && weight > 0.0)
 }
 
-/// Whether the client prefers an event stream to JSON. With equal weights only a client that names event streams does.
+/// True if the client prefers an event stream to JSON. With equal weights, only an explicit `text/event-stream` counts
+/// as a preference.
 pub(super) fn prefers_stream(headers: &HeaderMap) -> bool {
     let Some((named, stream)) = media_weight(headers, sse::MEDIA_TYPE) else { return false };
     let json = media_weight(headers, JSON).map_or(0.0, |(_, weight)| weight);
     stream > 0.0 && (stream > json || (stream >= json && named == Match::Exact))
 }
 
-/// Whether the answer may be compressed, and the client does not prefer it as it is.
+/// True if the client accepts gzip and does not prefer an uncompressed response.
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     let weight = |names: &[&str]| {
         let all = elements(headers, &header::ACCEPT_ENCODING);
@@ -45,7 +46,7 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     gzip > 0.0 && gzip >= plain
 }
 
-/// The weight of a media type, by the range that names it most exactly.
+/// The weight of a media type, from the most specific matching range.
 fn media_weight(headers: &HeaderMap, media: &str) -> Option<(Match, f32)> {
     let kind = media.split('/').next().unwrap_or_default();
     let matching = elements(headers, &header::ACCEPT).filter_map(|(range, weight)| {
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_taken_by_its_name_and_a_weight_above_zero() {
-        // The field, whether it takes a stream, whether it prefers one to JSON.
+        // The field; whether it accepts a stream; whether it prefers a stream to JSON.
         for (accept, takes, prefers) in [
             ("text/event-stream", true, true),
             ("Text/Event-Stream; charset=utf-8", true, true),

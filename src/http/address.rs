@@ -26,14 +26,14 @@ pub(super) fn client(node: &Node, request: &HttpRequest) -> IpAddr {
     behind(peer, &node.config.server.trusted_proxies, request.headers())
 }
 
-/// The way on which a request has come, and its trace.
+/// The `Via` members and the trace of a request.
 pub(super) fn via(request: &HttpRequest) -> Via {
     let headers = request.headers();
     let trace = headers.get("traceparent").map(HeaderValue::as_bytes);
     Via::read(headers.get_all(header::VIA).map(HeaderValue::as_bytes)).traced(trace)
 }
 
-/// The scheme with which the client reached a trusted proxy, where that proxy names it in `X-Forwarded-Proto`.
+/// The scheme that a trusted proxy reports in `X-Forwarded-Proto`; `None` without a trusted proxy or without the field.
 pub(super) fn scheme(node: &Node, request: &HttpRequest) -> Option<String> {
     let peer = request.peer_addr()?.ip().to_canonical();
     if !node.config.server.trusted_proxies.iter().any(|net| net.contains(peer)) {
@@ -70,9 +70,9 @@ fn behind(peer: IpAddr, trusted: &[Net], headers: &HeaderMap) -> IpAddr {
     }
 }
 
-/// The elements of a list over all its lines, the last one first; `None` where a line is no text. Empty elements do not count
-/// (RFC 9110, section 5.6.1). No address has a comma,
-/// also not in quotes, so what a client wrote further left cannot change how the last elements are read.
+/// The elements of a list header over all its lines, last element first; `None` for a line that is not text. Empty
+/// elements are skipped (RFC 9110, section 5.6.1). Addresses contain no comma, not even in quotes, so values further
+/// left, which a client may forge, cannot change how the last elements are parsed.
 fn hops<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = Option<&'a str>> {
     let lines: Vec<_> = headers.get_all(name).collect();
     let elements = |line: &'a HeaderValue| {

@@ -1,7 +1,7 @@
 //! The body of every response: as long as it is there, its request is being answered, and no head is waited for.
 //!
-//! It goes out in pieces, so that the connection never copies more than one of them, and says how much of it is still to
-//! come: that is what a client which takes nothing costs.
+//! The body is sent in pieces, so that the connection never copies more than one piece. It reports its unsent bytes to
+//! the connection: these are the memory that a client holds if it does not read.
 
 use std::{
     pin::Pin,
@@ -21,12 +21,12 @@ use crate::{
     unsent::Share,
 };
 
-/// Most bytes of a piece. With the head of the response before it and one more behind it, the framework's buffer does not
-/// grow beyond 16 KiB.
+/// Maximum size of a piece. A response head and two pieces fit into the framework's buffer without growing it beyond
+/// 16 KiB.
 const PIECE: usize = 7 << 10;
 
 pin_project! {
-    /// A body and what of it is there and not sent, the mark on its connection, and what the client still sends.
+    /// A body with its unsent bytes, the guard that marks its connection as responding, and the unread request body.
     pub(super) struct Answer<B> {
         #[pin]
         body: Option<B>,
@@ -39,7 +39,7 @@ pin_project! {
     }
 }
 
-/// Tells the connection how much is still to come.
+/// Reports the unsent bytes to the connection.
 struct Out {
     rest: Option<Rest>,
     /// Bytes that look shared belong to this answer all the same.
@@ -47,7 +47,7 @@ struct Out {
     _shared: Option<Shared>,
 }
 
-/// Marks a response that sends a copy which others send too.
+/// Marks a response whose body is shared with other responses.
 #[derive(Clone, Debug)]
 pub(super) struct Shared(pub(super) Arc<Share>);
 
@@ -73,7 +73,7 @@ impl Out {
         Self { rest, owns: matches!(holds, Some(Holds::Upstream(_))), _shared: shared }
     }
 
-    /// So many bytes are still to come, and cost as much as `own` says.
+    /// Reports the unsent bytes. Bytes that are not `own` count as 0, since other holders keep them in memory anyway.
     fn tell(&self, bytes: usize, own: bool) {
         if let Some(rest) = &self.rest {
             rest.set(if own || self.owns { bytes } else { 0 });
@@ -108,7 +108,7 @@ impl<B: MessageBody> Answer<B> {
             Err(body) => (Some(body), Bytes::new()),
         };
         let out = Out::new(rest, shared, holds);
-        // Bytes that others hold too cost nothing more: assets of the program, shared copies.
+        // Shared bytes need no extra memory: assets of the program, shared copies.
         let own = whole.is_unique();
         out.tell(whole.len(), own);
         Self { body, whole, own, size, out, _answering: answering, unread }
@@ -139,7 +139,7 @@ impl<B: MessageBody> MessageBody for Answer<B> {
         Poll::Ready(Some(Ok(piece)))
     }
 
-    /// A small body that is there as a whole goes out in the same turn: its request is answered, and it need not be boxed.
+    /// A complete small body is sent immediately and need not be boxed.
     fn try_into_bytes(self) -> Result<Bytes, Self> {
         if self.unread.is_some() || self.body.is_some() || self.whole.len() > PIECE {
             return Err(self);

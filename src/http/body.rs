@@ -14,8 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{Code, Identity, Problem};
 use crate::{
     app::Node,
-    event::without_mark,
-    json::{self, Objects},
+    json::{self, Objects, without_mark},
 };
 
 /// A JSON body. 415 for another media type, 400 for what is no JSON, 422 for JSON of the wrong shape.
@@ -44,11 +43,11 @@ impl<T: DeserializeOwned> FromRequest for Json<T> {
     }
 }
 
-/// Waits for room for a large body, which the request keeps until it is answered.
+/// Waits for memory for a large body. The request holds the memory until its response.
 async fn reserve(request: &HttpRequest) -> Result<(), Problem> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
     let server = &node.config.server;
-    // Without a length it may be as long as any.
+    // A body of unknown length may have up to `body_limit_bytes`.
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let unknown = if chunked || request.version() == Version::HTTP_2 { server.body_limit_bytes } else { 0 };
     let bytes = header_number(request, &header::CONTENT_LENGTH);

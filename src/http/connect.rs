@@ -179,7 +179,8 @@ pub(super) fn start(connect: &mut Connect, query: &Query) -> Result<(), Problem>
     Ok(())
 }
 
-/// What shapes any stream: position, heartbeat, lifetime, policy, form. `more` are parameters that the caller reads itself.
+/// Reads the parameters that all streams have: position, heartbeat, lifetime, policy, form. `more` names further
+/// parameters that the calling function reads itself.
 pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query, more: &[&str]) -> Result<Connect, Problem> {
     let config = &node.config.emitter;
     let mut connect = Connect::new(config);

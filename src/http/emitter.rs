@@ -1,4 +1,4 @@
-//! A stream as the answer of a route of the host application, with user, groups and metadata that the application chose.
+//! Answers a route of the host application with a stream. The application chooses user, groups and metadata.
 //!
 //! ```no_run
 //! # use actix_web::{HttpRequest, HttpResponse, web::Data};
@@ -32,7 +32,7 @@ use crate::{
 /// A stream that is about to be opened; made by [`Node::emitter`]. It receives broadcasts, its user's events and those of
 /// its groups and topics, resumes with the client's `Last-Event-ID`, and is listed under its user and groups in the status.
 ///
-/// The host application has decided that the caller may do this: no right is checked.
+/// No rights are checked: the host application must authorize the caller.
 #[must_use = "nothing is opened before `respond`"]
 pub struct Emitter<'a> {
     node: &'a Node,
@@ -41,7 +41,8 @@ pub struct Emitter<'a> {
 }
 
 impl Node {
-    /// A stream as the answer of a route of the host application, which also mounts [`App::routes`](crate::app::App::routes).
+    /// Starts to build a stream as the response of a route of the host application, which also mounts
+    /// [`App::routes`](crate::app::App::routes).
     pub fn emitter(&self) -> Emitter<'_> {
         Emitter { node: self, user: None, connect: Connect::new(&self.config.emitter) }
     }
@@ -50,19 +51,19 @@ impl Node {
 // === impl Emitter ===
 
 impl Emitter<'_> {
-    /// The user whose stream it is; it receives the topic `user:{user}`.
+    /// Sets the user; the stream receives the topic `user:{user}`.
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self
     }
 
-    /// Joins a group; it receives the topic `group:{group}`. May be called several times.
+    /// Joins a group; the stream receives the topic `group:{group}`. May be called several times.
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.connect.groups.push(group.into());
         self
     }
 
-    /// Subscribes to a topic or to all that begin with a prefix. May be called several times.
+    /// Subscribes to a topic, or to all topics with a prefix. May be called several times.
     pub fn topic(mut self, pattern: impl Into<Pattern>) -> Self {
         self.connect.topics.push(pattern.into());
         self
@@ -74,7 +75,7 @@ impl Emitter<'_> {
         self
     }
 
-    /// A fact about the client, for filtered events. At most 32 scalars and 4096 bytes in all.
+    /// Adds metadata about the client, for filtered events. At most 32 scalars and 4096 bytes in total.
     pub fn meta(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.connect.meta.0.insert(name.into(), value.into());
         self
@@ -86,7 +87,7 @@ impl Emitter<'_> {
         self
     }
 
-    /// Called once when the stream has ended, with the reason, on the thread of the connection.
+    /// Sets a function that is called once when the stream has ended, with the reason, on the thread of the connection.
     pub fn on_close(mut self, then: impl FnOnce(Reason) + 'static) -> Self {
         self.connect.on_close = Some(Box::new(then));
         self
@@ -95,9 +96,8 @@ impl Emitter<'_> {
     /// Opens the stream.
     ///
     /// # Errors
-    /// 422 where a user or group cannot be part of a topic's name or the metadata are too large, 429 where a limit is
-    /// reached, 503 where the journal is not available. While the node stops the answer is a `disconnect` frame with a
-    /// `retry:`.
+    /// 422 if a user or group cannot be part of a topic name, or the metadata are too large; 429 if a limit is reached;
+    /// 503 if the journal is not available. While the node stops, the response is a `disconnect` frame with a `retry:`.
     pub async fn respond(self, request: &HttpRequest) -> Result<HttpResponse, Problem> {
         let Self { node, user, mut connect } = self;
         connect.own.push(Topic::all());

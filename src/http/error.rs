@@ -28,7 +28,7 @@ pub struct Problem {
     pub status: u16,
     /// What was wrong, where, and what to do.
     pub detail: String,
-    /// The same for programs.
+    /// The kind of problem, for programs.
     pub code: Code,
     /// Which fields of the body were wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -70,7 +70,7 @@ impl Problem {
         }
     }
 
-    /// The same with this code.
+    /// Replaces the code.
     #[must_use]
     pub fn coded(self, code: Code) -> Self {
         Self { code, ..self }
@@ -115,7 +115,7 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
-    /// 508: the request has been here before.
+    /// 508: the request has passed this node before.
     pub fn looped(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::LOOP_DETECTED, detail)
     }
@@ -130,7 +130,7 @@ impl Problem {
         Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
-    /// 429 for a user that has its share of something bounded.
+    /// 429 for a user that already holds its share of a limited resource.
     pub fn share(detail: impl Into<String>) -> Self {
         Self { retry_after: Some(5), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
@@ -142,7 +142,7 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             response.insert_header(("Retry-After", seconds));
         }
-        // RFC 9110, 15.5.16: what would be taken.
+        // RFC 9110, section 15.5.16: a 415 names the accepted values.
         match self.code {
             Code::UnsupportedEncoding => response.insert_header((header::ACCEPT_ENCODING, "identity")),
             Code::UnsupportedMediaType => response.insert_header((header::ACCEPT, "application/json")),
@@ -224,7 +224,7 @@ impl From<hub::ConnectError> for Problem {
     }
 }
 
-/// Where no route is. `OPTIONS *` asks for the node as a whole (RFC 9110, section 9.3.7).
+/// The handler for unknown routes. `OPTIONS *` refers to the whole server (RFC 9110, section 9.3.7).
 pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
     if *request.method() == Method::OPTIONS && request.path() == "*" {
         return options("GET, HEAD, POST, PATCH, DELETE, OPTIONS");
@@ -233,7 +233,7 @@ pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
     Problem::unknown(detail).coded(Code::UnknownRoute).response()
 }
 
-/// Where a route is, and does not take the method. OPTIONS is taken everywhere.
+/// The handler for methods that a route does not support. Every route supports OPTIONS.
 pub(super) async fn other_method(request: HttpRequest) -> HttpResponse {
     let allowed = openapi::allowed(&request.match_pattern().unwrap_or_default());
     if *request.method() == Method::OPTIONS {

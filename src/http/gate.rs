@@ -27,13 +27,13 @@ use super::{
 };
 use crate::{access::Mode, app::Node, hub::Reason};
 
-/// The middleware. All log lines of a request carry its id.
+/// The middleware. All log lines of a request contain its id.
 pub(super) async fn pass(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = request_id::of(request.headers());
-    // Of the highest level, so that a filter that lets a line through lets its id through, too.
+    // The span has the highest level, so that every log filter keeps the id together with the line.
     let span = tracing::error_span!("request", id = %id.to_str().unwrap_or_default());
     let mut response = answer(request, next).instrument(span).await?;
     response.headers_mut().insert(request_id::NAME, id);
@@ -93,7 +93,7 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     }
     if node.config.access.mode == Mode::Open
         && !node.embedded
-        // Health checks come by address, or without a name; there is no secret in their answers.
+        // Health checks use an IP address or no `Host`; their responses contain no secret.
         && !operate::is_probe(request)
         && let Err(problem) = local(node, request)
     {
@@ -128,7 +128,7 @@ fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
     response
 }
 
-/// A GET that any status but 200 would end for good, or a HEAD that asks what it would get.
+/// True for a GET of an EventSource, which any status but 200 would end permanently, and for the matching HEAD.
 pub(super) fn is_event_source(request: &RequestHead) -> bool {
     matches!(request.method, Method::GET | Method::HEAD) && accept::takes_stream(request.headers())
 }
@@ -164,14 +164,15 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     forbidden(detail, Code::OriginNotAllowed)
 }
 
-/// True where a browser says that a page of another site has asked (Fetch Metadata); others do not say such things.
+/// True if the browser reports a request from a page of another site (Fetch Metadata). Other clients do not send this
+/// field.
 pub(super) fn is_foreign_fetch(request: &HttpRequest) -> bool {
     let site = request.headers().get("sec-fetch-site");
     site.is_some_and(|site| site != "same-origin" && site != "none")
 }
 
-/// True for the origin of pages of the node itself: scheme, host and port are those of this request (RFC 6454). With TLS
-/// the scheme is `https`. Without it a proxy in front may end TLS: a trusted one names the scheme, else both are accepted.
+/// True for the node's own origin: scheme, host and port match the request (RFC 6454). With TLS the scheme is `https`.
+/// Without TLS a proxy may terminate it: a trusted proxy names the scheme, otherwise both schemes are accepted.
 pub(super) fn is_own(node: &Node, request: &HttpRequest, origin: &HeaderValue) -> bool {
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let Some((scheme, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {

@@ -15,16 +15,16 @@
 //! | requests and resets at once (rapid reset) | 20 that nobody has accepted yet; the tasks, see above | `ENHANCE_YOUR_CALM` |
 //! | frames that are errors of one stream ("made you reset") | 1024 | `ENHANCE_YOUR_CALM` |
 //! | a large head | 64 KiB | 431; 414 for a large target |
-//! | a head without end (CONTINUATION) | [`message::MOST_READ`], and so many frames as that needs | 431, then `ENHANCE_YOUR_CALM` |
+//! | a head without end (CONTINUATION) | [`message::MOST_READ`], and the number of frames that this size needs | 431, then `ENHANCE_YOUR_CALM` |
 //! | PING, SETTINGS | each needs its answer written first | not read while it does not read |
 //! | small or empty DATA frames | a budget that the window gives | `ENHANCE_YOUR_CALM` |
 //! | a body that nobody reads | the windows | it must wait |
 //! | no request for [`IDLE`] | | GOAWAY |
 //! | no answer to a PING | `write_deadline_ms` | cut |
 //!
-//! What bounds a client that takes too little of its answers (`unsent.rs`): a stream whose windows stay shut is reset, and
-//! the other streams of the connection go on. Where all streams stand still, the connection ends. Streams write no more
-//! into a connection than its socket takes soon ([`Room`](crate::transport::Room)).
+//! Slow readers (`unsent.rs`): a stream whose windows stay closed is reset, and the other streams of the connection
+//! continue. If all streams are blocked, the connection ends. Streams queue only a limited number of bytes for the
+//! socket of the connection ([`Room`](crate::transport::Room)).
 
 use std::{
     cell::{Cell, RefCell},
@@ -70,7 +70,7 @@ use self::{
 const IDLE: Duration = Duration::from_secs(60);
 /// A client is given so long to take the end of a connection.
 const LAST: Duration = Duration::from_secs(1);
-/// How often a client is asked for a sign of life.
+/// Interval between PINGs.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// Bytes of a request's body that may come before they are read, per request and per connection.
 const WINDOW: u32 = 128 << 10;
@@ -82,7 +82,7 @@ const FEW: usize = 2;
 /// Bytes of a response that wait for their client beside what the socket holds.
 const SEND_BUFFER: usize = 32 << 10;
 
-/// What all requests of a connection have.
+/// Context that all requests of a connection share.
 struct Here<A> {
     app: Rc<A>,
     connection: Connection,
@@ -105,10 +105,10 @@ pub(super) struct OneAnswering {
     _begun: Begun,
 }
 
-/// Signs of life that the client is asked for.
+/// The PINGs of a connection.
 struct Pings {
     pings: Option<PingPong>,
-    /// When the client was asked; `None` once it has answered.
+    /// Time of the unacknowledged PING; `None` after the client has acknowledged it.
     asked: Option<Instant>,
 }
 
@@ -147,7 +147,7 @@ pub(super) async fn serve<A, B>(
     let mut pings = Pings { pings: http2.ping_pong(), asked: None };
     let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Their end is the connection's: it takes all its streams along.
+    // The set aborts all tasks when the connection ends.
     let mut tasks = JoinSet::new();
     let (mut asked, mut leaving) = (false, false);
     // A token of its own: asking it does not contend with all other connections.
@@ -220,11 +220,11 @@ where
             return send(Response::from(heads::refusal(&problem)), respond, is_head, &out).await;
         }
     };
-    // Boxed: what it takes to answer is not kept while the answer goes out.
+    // Boxed, so that the handler's state is freed before the response is sent.
     let mut answered = Box::pin(here.app.call(request));
     let response = tokio::select! {
         biased;
-        // It does not wait for the answer any more; with a flood of resets nothing is even begun.
+        // A reset ends the request. It is polled first, so that a flood of resets does not even start the handler.
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return Ended::default(),
         response = &mut answered => response,
     };
@@ -261,7 +261,7 @@ impl fmt::Debug for OneAnswering {
 // === impl Pings ===
 
 impl Pings {
-    /// Asks for a sign of life; false when the last one did not come in time.
+    /// Sends a PING; false if the previous one was not acknowledged in time.
     fn ask(&mut self, deadline: Duration) -> bool {
         if let Some(asked) = self.asked {
             return asked.elapsed() < deadline;

@@ -1,6 +1,6 @@
-//! HEAD: the answer to GET without its body (RFC 9110, section 9.3.2).
+//! HEAD: the response to GET without its body (RFC 9110, section 9.3.2).
 //!
-//! Every GET route takes HEAD. A handler with effects (a stream, a job, a ticket) asks [`is_head`] before the effect.
+//! Every GET route accepts HEAD. A handler with side effects (a stream, a job, a ticket) must check [`is_head`] first.
 
 use std::{
     convert::Infallible,
@@ -15,15 +15,15 @@ use actix_web::{
     web::Bytes,
 };
 
-/// No bytes, with the size that the body of GET has: the head is the same.
+/// An empty body that reports the size of the GET body, so that the head is the same.
 pub(super) struct NoBody(BodySize);
 
-/// Whether only the head is asked for.
+/// True for HEAD requests.
 pub(super) fn is_head(request: &HttpRequest) -> bool {
     *request.method() == Method::HEAD
 }
 
-/// Drops the body, and what it reads from, and keeps its size.
+/// Replaces the body by an empty one that keeps its size.
 pub(super) fn without_body(body: &BoxBody) -> BoxBody {
     BoxBody::new(NoBody(body.size()))
 }

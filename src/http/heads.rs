@@ -1,4 +1,4 @@
-//! Heads of requests: what is refused before there is a request, and which host is asked.
+//! Request heads: responses to heads that the parser rejects, and the host of a request.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use actix_web::{
 use super::{Problem, error::MEDIA_TYPE, request_id};
 use crate::transport::Refusal;
 
-/// RFC 9112, section 3.2.2: where the target names a host, `Host` does not count.
+/// RFC 9112, section 3.2.2: the host of an absolute target replaces `Host`.
 pub(super) fn name_host(request: &mut ServiceRequest) {
     let Some(host) = request.uri().host() else { return };
     let host = request.uri().port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -23,7 +23,7 @@ pub(super) fn name_host(request: &mut ServiceRequest) {
     }
 }
 
-/// The answer to a request that has not come as far as here.
+/// The response to a request that does not reach the middleware.
 pub(super) fn refusal(problem: &Problem) -> HttpResponse {
     let mut response = problem.response();
     let headers = response.headers_mut();
@@ -38,7 +38,7 @@ pub(super) fn date() -> HttpDate {
     SystemTime::now().into()
 }
 
-/// The same as the bytes of HTTP/1.1; the connection ends with them.
+/// Renders such a response as HTTP/1.1 bytes; the connection closes after them.
 pub(super) fn render(refusal: &Refusal) -> Vec<u8> {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
     let problem = Problem::new(status, refusal.detail.clone());

@@ -99,8 +99,8 @@ async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, P
     ))
 }
 
-/// A client that reconnects sends its used ticket again. Then its session counts: the cookie is accepted only beside a
-/// used ticket of the same user, for any GET that this user may make.
+/// A client that reconnects sends its used ticket again and is then identified by its session cookie. The cookie is
+/// accepted only together with a used ticket of the same user, for any GET that this user may make.
 async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Result<Identity, Problem> {
     // Tickets and their sessions open streams, for the sake of clients that can do nothing else.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -118,9 +118,9 @@ async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Resul
     Ok(node.access.unseal(&session, ticket).await?)
 }
 
-/// Uses up the ticket of a request that opened a stream, and lets the browser keep the session for its reconnects. Of two
-/// requests with one ticket the first to open its stream has it; the other is a 401. A response that is no stream (HEAD,
-/// JSON, any refusal, also one in the form of a stream) leaves the ticket valid.
+/// Uses up the ticket of a request that opened a stream, and sets the session cookie for reconnects. Of two requests
+/// with one ticket the first that opens its stream uses the ticket; the other gets 401. Other responses (HEAD, JSON,
+/// any refusal, also one sent as a stream) leave the ticket valid.
 pub(super) async fn use_ticket(node: &Node, response: ServiceResponse) -> ServiceResponse {
     let request = response.request().clone();
     let presented = request.extensions_mut().remove::<Presented>();
@@ -138,7 +138,7 @@ pub(super) async fn use_ticket(node: &Node, response: ServiceResponse) -> Servic
     }
 }
 
-/// The cookie of the session that follows a ticket; `None` where the browser must not or cannot keep one.
+/// The session cookie that follows a ticket; `None` if the browser must not or cannot store it.
 async fn begin_session(node: &Node, request: &HttpRequest, ticket: &str) -> Result<Option<HeaderValue>, Problem> {
     let identity = node.access.redeem(ticket)?;
     let (session, life) = node.access.seal(&identity, ticket).await?;
@@ -146,7 +146,7 @@ async fn begin_session(node: &Node, request: &HttpRequest, ticket: &str) -> Resu
         tracing::warn!(user = identity.user, "the rights of this user fit no cookie: its EventSource cannot reconnect");
         return Ok(None);
     }
-    // A page of another site must not put a session into the browser.
+    // A page of another site must not set a session in the browser.
     Ok(same_site(node, request).is_ok().then(|| session_cookie(node, request, session, life)))
 }
 

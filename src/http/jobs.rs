@@ -247,7 +247,7 @@ pub(super) async fn events(
     follow(&node, &request, identity, &job).await
 }
 
-/// Streams a job from where the client stands.
+/// Streams a job from the client's position.
 pub(super) async fn follow(
     node: &Node,
     request: &HttpRequest,
@@ -306,8 +306,8 @@ async fn watch(
     stream::open(node, request, &identity, connect).await
 }
 
-/// True when nothing follows the position, which is one that the journal has given. The summary comes a moment after the journal, so an unfinished one is not
-/// believed when the position is that of the job's last event.
+/// True if the journal issued the position and no event of the job follows it. The summary is updated after the
+/// journal, so the journal is checked too if the summary is still unfinished.
 async fn seen_all(node: &Node, job: &str, summary: &Summary, seen: Position) -> Result<bool, Problem> {
     if seen.epoch != node.journal.epoch() || seen.offset > *node.journal.watch_head().borrow() {
         return Ok(false);

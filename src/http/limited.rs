@@ -38,7 +38,7 @@ pub(super) fn of_address(node: &Node, request: &ServiceRequest) -> Option<HttpRe
 pub(super) fn of_caller(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     // As the routes are matched, so that another spelling of a path is no other path.
     let path = request.match_info().as_str();
-    // HEAD costs what GET does.
+    // HEAD counts like GET.
     let method = if head::is_head(request.request()) { "GET" } else { request.method().as_str() };
     if !node.limits.limits_request(method, path) || operate::is_probe(request) {
         return None;
@@ -163,7 +163,7 @@ fn reason(limit: Limit) -> &'static str {
     }
 }
 
-/// The same where it is told as a problem.
+/// The code of the problem for this limit.
 fn code(limit: Limit) -> Code {
     match limit {
         Limit::Requests | Limit::AddressRequests | Limit::Route | Limit::Publishes => Code::RateLimited,

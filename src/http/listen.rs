@@ -43,7 +43,7 @@ use crate::{
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
 /// A client is given so long to take the end of a connection.
 const LAST: Duration = Duration::from_secs(1);
-/// The framework asks the body for more as long as it holds fewer bytes.
+/// The framework polls the body while its write buffer holds fewer bytes than this.
 const WRITE_BUFFER: usize = 8 << 10;
 /// Most bytes that TLS holds for a connection whose socket takes nothing.
 const TLS_BUFFER: usize = 16 << 10;
@@ -97,7 +97,8 @@ pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
                     // The transport watches over all heads, not only the first.
                     .client_request_timeout(Duration::ZERO)
                     .client_disconnect_timeout(LAST)
-                    // A request that is whole is answered. The transport ends a stream whose client sends no more.
+                    // A complete request gets its response. The transport ends a stream whose client has closed its
+                    // sending side.
                     .h1_allow_half_closed(true)
                     .local_addr(address)
                     .on_connect_ext(move |_: &Transport, data: &mut Extensions| {

@@ -1,4 +1,4 @@
-//! Who is calling, for pages: what they may offer.
+//! The caller's user and rights, so that pages can offer only permitted actions.
 
 use actix_web::{HttpResponse, web::Data};
 use serde::Serialize;
@@ -25,30 +25,30 @@ pub(super) struct Me {
     user: Option<String>,
     /// Groups that the user is in.
     groups: Vec<String>,
-    /// Whether it may do everything.
+    /// True if the caller may do everything.
     admin: bool,
     rights: Granted,
 }
 
-/// What a caller may do, its own topics included.
+/// The rights of a caller, including those for its own topics.
 #[derive(Serialize, ToSchema)]
 #[schema(as = EffectiveRights)]
 struct Granted {
-    /// Topics that it may publish into; a trailing `*` matches the rest.
+    /// Topics into which the caller may publish; a trailing `*` matches the rest.
     #[schema(value_type = Vec<String>)]
     publish: Vec<Pattern>,
-    /// Topics that it may hear.
+    /// Topics to which the caller may subscribe.
     #[schema(value_type = Vec<String>)]
     subscribe: Vec<Pattern>,
-    /// Whether it may submit jobs.
+    /// True if the caller may submit jobs.
     jobs: bool,
-    /// Remotes that it may use; `*` stands for all.
+    /// Remotes that the caller may use; `*` means all.
     remotes: Vec<String>,
 }
 
-/// Who the caller is, and what it may do.
+/// The caller's user and rights.
 #[utoipa::path(get, path = "/api/me", tag = "connections",
-    responses((status = 200, description = "the caller, with its rights in effect", body = Me)))]
+    responses((status = 200, description = "the caller with its effective rights", body = Me)))]
 pub(super) async fn me(node: Data<Node>, identity: Identity, _: NoQuery) -> HttpResponse {
     let admin = identity.is_admin();
     let own = identity.user.as_deref().and_then(|user| Topic::user(user).ok()).map(Pattern::Exact);

@@ -59,7 +59,7 @@ pub(super) enum SourceDocument {
     ), responses(
         (status = 200, description = "the merged stream", body = MergedFrame, content_type = "text/event-stream"),
         (status = 422, description = "a source is wrong; nothing was asked for"),
-        (status = 508, description = "the request has been here before (`Via`)"),
+        (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
     ))]
 pub(super) async fn merge(
     node: Data<Node>,

@@ -132,7 +132,7 @@ impl Collector for Figures {
     }
 }
 
-/// How often users had their share of each pool, and what specs and answers take of the memory for them.
+/// Encodes the metrics of shares and of the job memory budget.
 fn in_sum(node: &Node, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
     let shares = [
         ("jobs", node.jobs.stats().shares_refused),

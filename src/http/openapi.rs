@@ -110,9 +110,9 @@ use super::{
 )]
 struct Annotated;
 
-/// Where the document is.
+/// Path of the document.
 const DOCUMENT: &str = "/openapi.json";
-/// Where the page that shows it is.
+/// Path of the page that shows the document.
 const DOCS: &str = "/docs/";
 
 /// Routes whose handler is annotated with another path: the alias, then the path.
@@ -157,7 +157,7 @@ pub(super) fn routes(mode: Mode) -> impl FnOnce(&mut web::ServiceConfig) {
     }
 }
 
-/// A file of Swagger UI, from inside the binary.
+/// A file of Swagger UI, embedded in the binary.
 async fn page(file: Path<String>) -> Result<HttpResponse, Problem> {
     let mut pages = PAGES.lock().expect("no code that holds the lock panics");
     let (media, bytes) = match pages.get(&*file) {
@@ -176,10 +176,10 @@ async fn page(file: Path<String>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().content_type(media).body(bytes))
 }
 
-/// The files of Swagger UI that were asked for, each in memory once: by name, with the media type.
+/// The files of Swagger UI that were requested, each in memory once: media type and bytes by name.
 static PAGES: LazyLock<Mutex<HashMap<String, (String, Bytes)>>> = LazyLock::new(Mutex::default);
 
-/// The document as JSON, made once.
+/// The document as JSON, rendered once.
 fn text(mode: Mode) -> Bytes {
     static OPEN: OnceLock<Bytes> = OnceLock::new();
     static TOKEN: OnceLock<Bytes> = OnceLock::new();

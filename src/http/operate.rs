@@ -25,10 +25,10 @@ struct Readiness {
     status: &'static str,
 }
 
-/// Where health is asked for.
+/// Paths of the health checks.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// True for health checks. They come from probes that send no credential and no name of the node, many times a minute.
+/// True for health checks. Probes call them many times a minute, without a credential and without the node's name.
 pub(super) fn is_probe(request: &ServiceRequest) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD) && PROBES.contains(&request.match_info().as_str())
 }
@@ -39,7 +39,8 @@ pub(super) async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
-/// The node takes work; 503 with the reason while it does not: it stops, has just started, or a part of it does not work.
+/// The node accepts work. Otherwise 503 with the reason: the node stops, has just started, or a part of it does not
+/// work.
 #[utoipa::path(get, path = "/readyz", tag = "operating",
     responses((status = 200, description = "ready", body = Readiness), (status = 503, description = "stopping, starting, or a part of the node does not work")))]
 pub(super) async fn readyz(node: Data<Node>) -> Result<HttpResponse, Problem> {

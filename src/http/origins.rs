@@ -15,11 +15,11 @@ use crate::app::Node;
 /// What they may read of a response beside what every page may.
 const EXPOSED: &str = "Location, Retry-After, RateLimit, RateLimit-Policy, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id";
 
-/// What they may send: the fields that the node reads, those that clients of event streams send, and those of proxies and
-/// tracers.
+/// Header fields that listed origins may send: the fields that the node reads, and those that event stream clients,
+/// proxies and tracers send.
 const ALLOWED: &str = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Pragma, traceparent, \
                        tracestate, X-Auth-Token, X-Request-Id, X-Requested-With, X-User-ID";
-/// Most fields beside those that one preflight may ask for.
+/// Maximum number of other fields that one preflight may request.
 const MOST_ASKED: usize = 32;
 
 /// Whether pages of this origin may call the node.
@@ -64,8 +64,8 @@ pub(super) fn preflight(node: &Node, request: &ServiceRequest) -> Option<HttpRes
     Some(answer)
 }
 
-/// The usual fields and those that the browser asks for: a listed origin is trusted with the credentials of its users, and a
-/// field that the node does not read does nothing. The webhook's secret may be in a field of any name.
+/// The usual fields, plus those that the preflight requests. This is safe: a listed origin may use the credentials of
+/// its users, and the node ignores fields that it does not read. A webhook's secret may be in a field of any name.
 fn allowed(headers: &HeaderMap) -> String {
     let lines = headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).filter_map(|line| line.to_str().ok());
     let asked = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());

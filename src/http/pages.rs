@@ -53,7 +53,7 @@ pub(super) async fn index() -> Result<HttpResponse, Problem> {
     asset("index.html")
 }
 
-/// The files, each in memory once.
+/// The files; each is in memory once.
 static FILES: LazyLock<HashMap<Cow<'static, str>, Bytes>> = LazyLock::new(|| {
     let bytes = |file: Cow<'static, [u8]>| match file {
         Cow::Borrowed(data) => Bytes::from_static(data),

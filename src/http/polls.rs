@@ -1,7 +1,7 @@
-//! Requests that wait for an event (long-polling): who is woken by which topic.
+//! Long polling: wakes requests that wait for an event of a topic.
 //!
-//! One tail of the journal wakes them all, and sleeps while nobody waits for what is appended. A request registers first and
-//! reads then, so that no event falls between the two:
+//! One tail of the journal wakes all requests, and sleeps while no request waits for the appended topics. A request
+//! first registers and then reads, so that it misses no event between the two:
 //!
 //! ```text
 //!  GET …/events?wait= ── register(topic) ──> read the journal ── empty ──> changed() ──> read again
@@ -34,7 +34,7 @@ pub struct Polls {
     head: watch::Receiver<u64>,
 }
 
-/// A request that waits for the events of one topic; it waits no more when this is dropped.
+/// Registration of a request that waits for the events of one topic; removed on drop.
 pub(super) struct Poll {
     topic: Topic,
     waiters: Arc<Waiters>,
@@ -47,13 +47,13 @@ struct Waiters {
     count: AtomicUsize,
 }
 
-/// After a failure of the journal the tail is asked again so much later.
+/// Delay before the tail is read again after a failure of the journal.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 // === impl Polls ===
 
 impl Polls {
-    /// Begins to watch the journal, until it is closed. Must be called inside an actix system.
+    /// Starts to watch the journal until it is closed. Must be called inside an actix system.
     pub fn start(journal: &journal::Shared) -> Self {
         let waiters = Arc::<Waiters>::default();
         let head = journal.watch_head();
@@ -72,17 +72,18 @@ impl Polls {
         Self { waiters, waker, head }
     }
 
-    /// Requests that wait now.
+    /// Number of waiting requests.
     pub fn waiting(&self) -> usize {
         self.waiters.count.load(Relaxed)
     }
 
-    /// Registers a request. What is appended to the topic and cannot be read yet when this resolves will wake it.
+    /// Registers a request. When this resolves, every event of the topic is either readable or will wake the request.
     pub(super) async fn register(&self, topic: Topic) -> Poll {
         let poll = self.waiters.add(topic);
-        // What was committed a moment before is passed over by the tail, and can perhaps not be read yet.
+        // The tail skips events committed just before the registration, and they may not be readable yet: wait for
+        // them.
         let through = self.waker.wake().max(self.waker.position());
-        // An error means that the journal is closed; the read says so.
+        // An error means that the journal is closed; the read that follows reports it.
         let _ = self.head.clone().wait_for(|head| *head >= through).await;
         poll
     }
@@ -97,9 +98,9 @@ impl fmt::Debug for Polls {
 // === impl Poll ===
 
 impl Poll {
-    /// Resolves when there may be something new in the topic.
+    /// Resolves when the topic may have new events.
     pub(super) async fn changed(&mut self) {
-        // The sender lives as long as one that waits.
+        // No error: the sender lives as long as its receivers.
         let _ = self.rung.changed().await;
     }
 }
@@ -108,7 +109,7 @@ impl Drop for Poll {
     fn drop(&mut self) {
         self.waiters.count.fetch_sub(1, Relaxed);
         let mut topics = self.waiters.topics.write().expect("no code that holds the lock panics");
-        // This one is still among its receivers.
+        // `self` is still one of the receivers.
         if topics.get(&self.topic).is_some_and(|sender| sender.receiver_count() <= 1) {
             topics.remove(&self.topic);
         }

@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// Fields of a client that go up, beside `Last-Event-ID`. Credentials never do.
+/// Client header fields that are passed to the remote, besides `Last-Event-ID`. Credentials are never passed on.
 const PASSED: [&str; 5] = ["accept", "accept-language", "content-type", "traceparent", "tracestate"];
 /// Query parameters that are meant for this node.
 const OWN: [&str; 3] = ["access_token", "ticket", "lastEventId"];
@@ -67,7 +67,7 @@ const PREFIX: &str = "/api/sse-proxy/";
     (status = "4XX", description = "what the remote answered, as a problem"),
     (status = 502, description = "the remote failed, or has no stream there"),
     (status = 504, description = "the remote did not answer in time"),
-    (status = 508, description = "the request has been here before (`Via`)"),
+    (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
 ))]
 pub(super) async fn get(
     node: Data<Node>,
@@ -80,9 +80,9 @@ pub(super) async fn get(
     pass(&node, &request, &identity, remote, url, reading(&request), Bytes::new()).await
 }
 
-/// The same for streams that begin with a POST; its body and content type go up.
+/// The transparent proxy for streams that begin with a POST; its body and content type are passed to the remote.
 ///
-/// So do those of any other method, such as QUERY, REPORT or PUT, but for CONNECT and TRACE.
+/// Other methods, such as QUERY, REPORT or PUT, work in the same way, except CONNECT and TRACE.
 #[utoipa::path(post, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
     ("remote" = String, Path, description = "a remote of the settings", example = "reactive"),
     ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits", example = "api/sse/sample-parallel"),
@@ -94,7 +94,7 @@ pub(super) async fn get(
     (status = "4XX", description = "what the remote answered, as a problem"),
     (status = 502, description = "the remote failed, or has no stream there"),
     (status = 504, description = "the remote did not answer in time"),
-    (status = 508, description = "the request has been here before (`Via`)"),
+    (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
 ))]
 pub(super) async fn post(
     node: Data<Node>,
@@ -112,8 +112,8 @@ pub(super) async fn post(
     pass(&node, &request, &identity, remote, url, method, body).await
 }
 
-/// True for methods that are passed on beside GET and POST. The node answers HEAD and OPTIONS itself, a tunnel is no
-/// stream, and TRACE reflects credentials.
+/// True for methods other than GET and POST that the proxy passes on. HEAD and OPTIONS have their own routes; CONNECT
+/// opens a tunnel, not a stream; TRACE reflects credentials.
 pub(super) fn passes(context: &GuardContext<'_>) -> bool {
     use actix_web::http::Method;
     !matches!(context.head().method, Method::HEAD | Method::OPTIONS | Method::CONNECT | Method::TRACE)
@@ -128,7 +128,7 @@ pub(super) fn passes(context: &GuardContext<'_>) -> bool {
         (status = "4XX", description = "what the remote answered, as a problem"),
         (status = 502, description = "the remote failed, or has no stream there"),
         (status = 504, description = "the remote did not answer in time"),
-        (status = 508, description = "the request has been here before (`Via`)"),
+        (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
     ))]
 pub(super) async fn sample(
     node: Data<Node>,
@@ -170,7 +170,7 @@ pub(super) async fn end(node: Data<Node>, _: Admin, id: Path<String>, _: NoQuery
     Err(Problem::unknown(format!("there is no upstream connection `{}`; it may have ended", id.escape_debug())))
 }
 
-/// HEAD goes up as HEAD: what the remote would begin for a GET is its own business.
+/// HEAD is passed on as HEAD, since a GET might start work at the remote.
 fn reading(request: &HttpRequest) -> Method {
     if is_head(request) { Method::HEAD } else { Method::GET }
 }
@@ -276,7 +276,7 @@ fn fields(request: &HttpRequest) -> HeaderMap {
     fields
 }
 
-/// True where this node or one behind it has found that the request goes in a loop.
+/// True if this node or a later one has detected that the request is in a loop.
 fn looped(failure: &Failure) -> bool {
     failure.status().is_some_and(|status| status.as_u16() == 508)
         || matches!(failure, Failure::Transport(Error::Loop { .. }))

@@ -52,11 +52,11 @@ pub(super) struct EventBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Value, required = true)]
     data: Option<Payload>,
-    /// The publisher's own id: the same one again in the same (first) topic appends nothing. At most 255 bytes, without CR,
-    /// LF and NUL.
+    /// The publisher's id for the event: a repeat of the id in the same (first) topic appends nothing. At most 255
+    /// bytes, without CR, LF and NUL.
     #[schema(pattern = r"^[^\r\n\x00]*$", max_length = 255)]
     id: Option<String>,
-    /// Reconnection time for clients, in milliseconds; more than an hour counts as an hour.
+    /// Reconnection time for clients, in milliseconds; a longer time is reduced to one hour.
     retry: Option<u64>,
     /// A comment before the event.
     comment: Option<String>,
@@ -106,7 +106,7 @@ pub(super) struct FilteredBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Value, required = true)]
     data: Option<Payload>,
-    /// The publisher's own id; at most 255 bytes, without CR, LF and NUL.
+    /// The publisher's id for the event; at most 255 bytes, without CR, LF and NUL.
     #[schema(pattern = r"^[^\r\n\x00]*$", max_length = 255)]
     id: Option<String>,
 }
@@ -121,7 +121,7 @@ pub(super) struct Published {
     /// Where it went.
     #[schema(value_type = String)]
     topic: Topic,
-    /// Emitters of this node that hear it, each of them once; `null` for filtered events.
+    /// Number of emitters of this node that are subscribed, each counted once; `null` for filtered events.
     delivered: Option<u64>,
     /// True when it had been appended before, under the same publisher's id.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -260,7 +260,7 @@ async fn append(
 ) -> Result<Vec<Published>, Problem> {
     for (index, draft) in drafts.iter().enumerate() {
         permit::publish(identity, &draft.topics)?;
-        // Before the publisher is named: no user can be called so as to pass for the node.
+        // Check before `publisher` is set, so that no user name can pass for a relay of the node.
         draft.check_name().map_err(|reason| AppendError::Invalid { index, reason })?;
     }
     limited::publish(node, request, drafts.len())?;
@@ -294,7 +294,7 @@ fn draft(mut body: EventBody) -> Result<Draft, Problem> {
     if names.is_empty() || names.len() > MAX_TOPICS_PER_EVENT {
         return Err(Problem::field("topics", format!("an event has 1 to {MAX_TOPICS_PER_EVENT} topics")));
     }
-    // Equal names are one topic.
+    // Equal names count as one topic.
     let mut seen = HashSet::new();
     let names = names.iter().filter(|name| seen.insert(name.as_str()));
     let topics: Vec<Topic> = names.map(Topic::new).collect::<Result<_, _>>()?;

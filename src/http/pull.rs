@@ -111,7 +111,7 @@ impl Pulls {
     }
 }
 
-/// What the client of a stream sends from now on; to be asked before anything is waited for.
+/// Input of a stream's client from now on. Call this before the first wait.
 pub(super) fn input(request: &HttpRequest) -> Option<Input> {
     let connection = Connection::of(request)?;
     if let Some((handover, _)) = connection.handover() {

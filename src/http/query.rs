@@ -16,9 +16,9 @@ pub(super) struct Query(Vec<(String, String)>);
 /// From this likeness (of 1) on a parameter may have been meant by another one's name.
 const ALIKE: f64 = 0.7;
 
-/// Beginnings of names that proxies and links add for purposes of their own; on stream routes they are passed over.
+/// Prefixes of parameters that proxies and links add for their own purposes; stream routes ignore them.
 const PASSED_OVER: [&str; 2] = ["_", "utm_"];
-/// Most ignored parameters that a stream names, and most characters of each name.
+/// Maximum number of ignored parameters that a stream lists, and maximum characters of each name.
 const MOST_IGNORED: (usize, usize) = (16, 64);
 
 /// For routes that read no parameters: one that is given would be ignored without a word.
@@ -36,8 +36,8 @@ impl Query {
         self.strangers(known).next().map_or(Ok(()), |stranger| Err(unknown(stranger, known)))
     }
 
-    /// The same for routes that answer with a stream. A browser's EventSource does not come back after a 400, so a client
-    /// that takes event streams is not refused: the names that nobody reads are answered, to be named in the first frame.
+    /// Like [`only`](Self::only), for stream routes. A browser's EventSource does not reconnect after a 400, so a
+    /// client that accepts event streams is not rejected. Returns the unknown names, which the first frame lists.
     pub(super) fn of_stream(&self, known: &[&str], headers: &HeaderMap) -> Result<Vec<String>, Problem> {
         let added = |name: &&str| PASSED_OVER.iter().any(|prefix| name.starts_with(prefix));
         let mut strangers = self.strangers(known).filter(|name| !added(name)).peekable();
@@ -55,7 +55,7 @@ impl Query {
         Ok(names)
     }
 
-    /// Names that are not among the known ones; of those a trailing `*` matches the rest.
+    /// Names that are not known; a trailing `*` of a known name matches the rest.
     fn strangers<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = &'a str> {
         self.0.iter().map(|(name, _)| name.as_str()).filter(|name| {
             let reads =
@@ -93,7 +93,7 @@ impl Query {
     }
 }
 
-/// Names the parameter, and the one that was perhaps meant.
+/// The problem for an unknown parameter; suggests the most similar known name.
 fn unknown(stranger: &str, known: &[&str]) -> Problem {
     let likeness = |known: &str| strsim::jaro_winkler(known, stranger);
     let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));

@@ -1,13 +1,13 @@
-//! The id of a request: the field `X-Request-Id` of its answer, and the field `id` of its log lines.
+//! The id of a request: `X-Request-Id` of its response, and the field `id` of its log lines.
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 pub(super) const NAME: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id of a client's that is kept, in bytes.
+/// Maximum length of a client's id, in bytes; a longer id is replaced.
 const LONGEST: usize = 128;
 
-/// The client's own id where it sent one that can go into a log line as it is; else a random one.
+/// The client's id if it is safe in log lines, else a random id.
 pub(super) fn of(headers: &HeaderMap) -> HeaderValue {
     let mut sent = headers.get_all(&NAME);
     match (sent.next(), sent.next()) {

@@ -1,4 +1,4 @@
-//! Results of tasks that are being sent: one copy each, however many clients read it.
+//! Results of tasks that are being sent: one copy in memory, shared by all clients that read it.
 
 use std::{
     collections::HashMap,
@@ -17,13 +17,13 @@ use crate::{app::Node, unsent::Share};
 #[derive(Clone, Debug, Default)]
 pub struct Results(Arc<Mutex<Copies>>);
 
-/// By job and task. What is no longer sent is gone.
+/// Copies by job and task. A copy is freed when no response sends it any more.
 type Copies = HashMap<(String, String), Weak<Share>>;
 
 // === impl Results ===
 
 impl Results {
-    /// The result of a task, read when no answer has it yet.
+    /// Returns the shared copy of a result; reads the result if there is no copy yet.
     pub(super) async fn get(
         &self,
         node: &Node,
@@ -35,6 +35,7 @@ impl Results {
         if let Some(copy) = self.find(&key) {
             return Ok(copy);
         }
+        // The bytes are not counted until the read has finished.
         Turn::take(node, request, Size::Large).await?;
         if let Some(copy) = self.find(&key) {
             return Ok(copy);

@@ -25,18 +25,18 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// What the topics of jobs begin with.
+/// Prefix of the topics of jobs.
 const JOB_TOPIC: &str = "job:";
-/// Most events behind a position, and most jobs, that are searched for the caller's job.
+/// Maximum number of events after a position, and of jobs, that are searched for the caller's job.
 const MOST_EVENTS: usize = 256;
 const MOST_JOBS: usize = 32;
 
 /// Four tasks of different kinds in parallel.
 #[utoipa::path(get, path = "/api/sse/sample-parallel", tag = "samples", params(IdempotencyKey, StreamParameters),
     responses(
-        (status = 200, description = "the job's events; with the id of one of its events, the rest of them", body = JobFrame, content_type = "text/event-stream"),
-        (status = 204, description = "the job of the id has ended, or is not known any more: EventSource stops"),
-        (status = 404, description = "the samples are switched off"),
+        (status = 200, description = "the job's events; with the id of one of its events, the later events", body = JobFrame, content_type = "text/event-stream"),
+        (status = 204, description = "the job of this id has ended, or is no longer known; an EventSource stops"),
+        (status = 404, description = "the samples are disabled"),
         (status = 422, description = "the `Idempotency-Key` stands for another job")))]
 pub(super) async fn parallel(
     node: Data<Node>,
@@ -49,9 +49,9 @@ pub(super) async fn parallel(
 /// The same tasks one after another.
 #[utoipa::path(get, path = "/api/sse/flow-example", tag = "samples", params(IdempotencyKey, StreamParameters),
     responses(
-        (status = 200, description = "the job's events; with the id of one of its events, the rest of them", body = JobFrame, content_type = "text/event-stream"),
-        (status = 204, description = "the job of the id has ended, or is not known any more: EventSource stops"),
-        (status = 404, description = "the samples are switched off"),
+        (status = 200, description = "the job's events; with the id of one of its events, the later events", body = JobFrame, content_type = "text/event-stream"),
+        (status = 204, description = "the job of this id has ended, or is no longer known; an EventSource stops"),
+        (status = 404, description = "the samples are disabled"),
         (status = 422, description = "the `Idempotency-Key` stands for another job")))]
 pub(super) async fn flow(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
     sample(&node, &request, identity, json!({ "tasks": all_tasks(), "concurrency": 1 })).await
@@ -61,9 +61,9 @@ pub(super) async fn flow(node: Data<Node>, request: HttpRequest, identity: Ident
 #[utoipa::path(get, path = "/api/sse/rate-limited-sse", tag = "samples", params(IdempotencyKey, StreamParameters),
     responses(
         (status = 200, body = JobFrame, content_type = "text/event-stream",
-            description = "the job's events; with the id of one of its events, the rest of them; above the limit, where a stream was asked for, `disconnect` with the reason `rate_limited`"),
-        (status = 204, description = "the job of the id has ended, or is not known any more: EventSource stops"),
-        (status = 404, description = "the samples are switched off"),
+            description = "the job's events; with the id of one of its events, the later events; above the limit, a stream request gets `disconnect` with the reason `rate_limited`"),
+        (status = 204, description = "the job of this id has ended, or is no longer known; an EventSource stops"),
+        (status = 404, description = "the samples are disabled"),
         (status = 422, description = "the `Idempotency-Key` stands for another job"),
         (status = 429, description = "above the limit; `Retry-After` and `RateLimit-*` say when to come back")))]
 pub(super) async fn rate_limited(
@@ -78,9 +78,9 @@ pub(super) async fn rate_limited(
 /// Two tasks that show their progress in many steps.
 #[utoipa::path(get, path = "/api/sse/parallel-tasks-progress", tag = "samples", params(IdempotencyKey, StreamParameters),
     responses(
-        (status = 200, description = "the job's events; with the id of one of its events, the rest of them", body = JobFrame, content_type = "text/event-stream"),
-        (status = 204, description = "the job of the id has ended, or is not known any more: EventSource stops"),
-        (status = 404, description = "the samples are switched off"),
+        (status = 200, description = "the job's events; with the id of one of its events, the later events", body = JobFrame, content_type = "text/event-stream"),
+        (status = 204, description = "the job of this id has ended, or is no longer known; an EventSource stops"),
+        (status = 404, description = "the samples are disabled"),
         (status = 422, description = "the `Idempotency-Key` stands for another job")))]
 pub(super) async fn progress(
     node: Data<Node>,
@@ -116,8 +116,8 @@ async fn sample(
     }
 }
 
-/// A client that comes back, as an EventSource does by itself after each end: the rest of its job, never a second job. 204 tells
-/// it to stop: the job has ended, or is not known any more.
+/// A reconnecting client, such as an EventSource after each end, gets the rest of its job and never starts a second
+/// job. 204 stops its reconnects: the job has ended, or is no longer known.
 async fn again(
     node: &Node,
     request: &HttpRequest,
@@ -134,8 +134,8 @@ async fn again(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The job whose event stands at the position. The `id:` of a first frame is no event of a job: then it is the caller's first job of
-/// this kind behind it, or one that has no event yet.
+/// The job of the event at this position. The `id:` of a first frame belongs to no job: then the result is the caller's
+/// first job of this sample after the position, or one that has no event yet.
 async fn job_of(node: &Node, identity: &Identity, sample: &Spec, seen: Position) -> Result<Option<String>, Problem> {
     let here = node.journal.since(seen.offset.saturating_sub(1), 1).await?.events.pop();
     if let Some(job) = here.as_ref().filter(|event| event.position == seen).and_then(|event| job_in(event)) {
@@ -176,14 +176,14 @@ fn job_in(event: &SharedEvent) -> Option<&str> {
     event.topics.iter().find_map(|topic| topic.as_str().strip_prefix(JOB_TOPIC))
 }
 
-/// Whether this is a job of the caller that was made from the sample.
+/// True if the caller submitted this job from the sample.
 async fn is_own(node: &Node, identity: &Identity, sample: &Spec, job: &str) -> bool {
     let of_caller = |summary: &Summary| summary.user == identity.user && summary.total_tasks == sample.tasks.len();
     node.jobs.summary(job).await.is_ok_and(|summary| of_caller(&summary))
         && node.jobs.spec(job).await.is_ok_and(|spec| is_same(&spec, sample))
 }
 
-/// Whether a job was made from this sample; ids are given to its tasks when it is accepted.
+/// True if the job was made from this sample. Task ids are not compared, since they are assigned on acceptance.
 fn is_same(job: &Spec, sample: &Spec) -> bool {
     let runs = |spec: &Spec| spec.tasks.iter().map(|task| task.run.clone()).collect::<Vec<_>>();
     job.concurrency == sample.concurrency && runs(job) == runs(sample)
@@ -196,7 +196,7 @@ fn enabled(node: &Node) -> Result<(), Problem> {
     Err(Problem::unknown("this node has no samples (`samples.enabled` in the settings)").coded(Code::SamplesDisabled))
 }
 
-/// The data are also there for handlers of the kind `sample` that the settings name.
+/// The data are also served if the settings have a handler of the kind `sample`.
 fn has_data(node: &Node) -> Result<(), Problem> {
     let named = node.config.handlers.values().any(|handler| matches!(handler, HandlerConfig::Sample { .. }));
     if named { Ok(()) } else { enabled(node) }
@@ -206,7 +206,7 @@ fn has_data(node: &Node) -> Result<(), Problem> {
 #[utoipa::path(get, path = "/api/sse/samples/orders.csv", tag = "samples",
     responses(
         (status = 200, description = "10,000 orders: `id,date,region,product,quantity,unit_price`", body = String, content_type = "text/csv"),
-        (status = 404, description = "the samples are switched off")))]
+        (status = 404, description = "the samples are disabled")))]
 pub(super) async fn orders(node: Data<Node>) -> Result<HttpResponse, Problem> {
     has_data(&node)?;
     Ok(HttpResponse::Ok().content_type("text/csv; charset=utf-8").body(handlers::sample::orders_csv()))

@@ -47,7 +47,7 @@ struct Body {
     storm: Storm,
 }
 
-/// Marks a response that refuses in the form of a stream.
+/// Marks a refusal that is sent as a stream.
 struct RefusedForNow;
 
 /// Notices that a body is polled over and over without a frame.
@@ -198,7 +198,7 @@ pub(super) async fn open(
     }
 }
 
-/// What a stream begins with, for HEAD: nothing is opened.
+/// The head of a stream, for HEAD; opens nothing.
 pub(super) fn only_head(request: &HttpRequest) -> HttpResponse {
     let mut response = respond(request, BodyStream::new(futures_util::stream::empty::<io::Result<Bytes>>()));
     if Connection::of(request).is_some_and(|connection| connection.handover().is_some()) {
@@ -251,7 +251,7 @@ fn refused(frame: Bytes) -> HttpResponse {
     response
 }
 
-/// True where this response is a stream that opened, and no refusal in the form of one.
+/// True if this response is an open stream, and not a refusal that is sent as a stream.
 pub(super) fn is_open<B>(request: &HttpRequest, response: &HttpResponse<B>) -> bool {
     let streams = |kind: &header::HeaderValue| kind.as_bytes().starts_with(sse::MEDIA_TYPE.as_bytes());
     request.method() == Method::GET

@@ -95,7 +95,7 @@ struct EventRow<'a> {
     /// The remote that it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
-    /// The id that its publisher gave it.
+    /// The publisher's id for the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     publisher_id: Option<&'a str>,
 }
@@ -114,7 +114,7 @@ struct EventPage<'a> {
     /// What a stream goes on from, and the `after` of the next page.
     #[schema(value_type = String)]
     last_event_id: Position,
-    /// True when events that are asked for are no longer kept, or cannot be read.
+    /// True if requested events were deleted or cannot be read.
     gap: bool,
 }
 
@@ -170,16 +170,16 @@ const LARGE_PAGE: usize = 4 << 20;
 /// When to try again where the node has no thread to spare, in seconds.
 const RETRY: u64 = 5;
 
-/// What a request for a page asks for.
+/// The parameters of a page request.
 struct Reading {
     topic: Topic,
     asked: Option<Position>,
     limit: usize,
-    /// Behind events that were read and are not for this caller.
+    /// Offset after events that were read but that this caller may not see.
     cursor: Option<u64>,
 }
 
-/// What was read for it.
+/// The result of a page request.
 struct Found {
     events: Vec<SharedEvent>,
     last_event_id: Position,
@@ -205,14 +205,15 @@ impl Reading {
     /// A page of so many bytes, and whether more bytes would not make it longer.
     async fn read(&self, node: &Node, max_bytes: usize) -> Result<(Found, bool), Problem> {
         let epoch = node.journal.epoch();
-        // A position of another life of the journal, or beyond its end, says nothing: begin with what is kept, and say so.
+        // A position of another epoch, or after the head, is not usable: begin with the earliest event and report a
+        // gap.
         let strange = |asked: Position| asked.epoch != epoch || asked.offset > *node.journal.watch_head().borrow();
         let known = self.asked.filter(|asked| !strange(*asked));
         let patterns: Arc<[Pattern]> = [Pattern::Exact(self.topic.clone())].into();
         let mut after = self.cursor.or(known.map(|asked| asked.offset)).unwrap_or(0);
         let head = *node.journal.watch_head().borrow();
         let (mut trimmed, mut unreadable) = (false, false);
-        // A page may be empty and yet not the last one.
+        // An empty page may not be the last one.
         let page = loop {
             let (patterns, limit) = (patterns.clone(), self.limit);
             let query = JournalQuery { patterns, after, floor: 0, limit, max_bytes };
@@ -230,14 +231,15 @@ impl Reading {
             after = page.through;
         };
         let gap = unreadable || (self.asked.is_some() && (known.is_none() || trimmed));
-        // Where nothing came, the client stands where it stood.
+        // Without new events the client's position stays the same.
         let same = known.filter(|_| page.events.is_empty() && !gap && self.cursor.is_none());
         let last_event_id = same.unwrap_or(Position { epoch, offset: page.through });
         let whole = page.events.len() >= self.limit || page.through >= head;
         Ok((Found { events: page.events, last_event_id, gap }, whole))
     }
 
-    /// The same, but waits for something that this caller may see. It holds a place among the open streams of its caller.
+    /// Like [`page`](Self::page), but waits for an event that this caller may see. The request counts as an open stream
+    /// of its caller.
     async fn awaited(
         mut self,
         node: &Node,
@@ -278,7 +280,7 @@ impl Reading {
     }
 }
 
-/// Purge a topic; who had not seen its events is told of a gap.
+/// Purge a topic; clients that had not received its events get a gap.
 #[utoipa::path(delete, path = "/api/topics/{topic}", tag = "topics",
     params(("topic" = String, Path, min_length = 1, max_length = 255, description = "the topic", example = "order:7")),
     responses(
@@ -306,7 +308,7 @@ pub(super) async fn purge(
 // === impl EventPage ===
 
 impl<'a> EventPage<'a> {
-    /// The page as this caller may see it.
+    /// The page, with only the events that this caller may see.
     fn of(found: &'a Found, identity: &'a Identity) -> Self {
         let events = found.events.iter().filter_map(|event| EventRow::of(event, identity)).collect();
         Self { events, last_event_id: found.last_event_id, gap: found.gap }

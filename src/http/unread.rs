@@ -41,7 +41,7 @@ impl Unread {
     }
 }
 
-/// Has the client of this request asked for its body when somebody begins to read it: one that is refused is not asked.
+/// Sends `100 Continue` when the handler begins to read the body, and not for a rejected request.
 pub(super) fn ask_first(request: &mut ServiceRequest) {
     let handover = Connection::of(request.request()).and_then(|connection| connection.handover());
     let Some((handover, _)) = handover.filter(|(handover, _)| handover.expects()) else { return };

@@ -25,7 +25,7 @@ struct Counts {
     lengths: BTreeMap<usize, u64>,
 }
 
-/// The serial numbers of emitters.
+/// Serial numbers of subscribed emitters.
 type Listeners = HashSet<u64>;
 
 // === impl Audience ===
@@ -39,7 +39,7 @@ impl Audience {
         self.write(|counts| patterns.iter().for_each(|pattern| counts.leave(emitter, pattern)));
     }
 
-    /// An emitter hears something else. At no moment it is missing where it hears a topic before and after.
+    /// Changes the patterns of an emitter. Patterns that it keeps stay registered throughout.
     pub(super) fn change(&self, emitter: u64, before: &[Pattern], after: &[Pattern]) {
         self.write(|counts| {
             after.iter().for_each(|pattern| counts.join(emitter, pattern));
@@ -48,7 +48,7 @@ impl Audience {
         });
     }
 
-    /// How many emitters hear at least one of these topics.
+    /// Number of emitters that are subscribed to at least one of these topics.
     pub(super) fn count(&self, topics: &[Topic]) -> u64 {
         let counts = self.counts.read().expect("no code that holds the lock panics");
         let mut listeners: Vec<&Listeners> = Vec::new();
@@ -114,7 +114,7 @@ impl Counts {
         }
     }
 
-    /// Who hears a topic, by its name and by each prefix of it.
+    /// The emitters that are subscribed to a topic, by its name and by each prefix of it.
     fn hearing(&self, topic: &Topic) -> impl Iterator<Item = &Listeners> {
         let name = topic.as_str();
         let prefixes = self.lengths.keys().filter_map(move |length| name.get(..*length));
@@ -129,7 +129,7 @@ impl Interest for Audience {
     }
 }
 
-/// Takes an emitter out; true when nobody is left.
+/// Removes an emitter; true if none is left.
 fn removed_last(listeners: &mut Listeners, emitter: u64) -> bool {
     listeners.remove(&emitter);
     listeners.is_empty()

@@ -52,16 +52,16 @@ pub(super) struct Emitter {
     pub(super) opened: Instant,
     pub(super) opened_at_ms: u64,
     pub(super) expires: Option<Instant>,
-    /// When its user is none any more, by the monotonic clock and in Unix milliseconds.
+    /// When its token expires, by the monotonic clock and in Unix milliseconds.
     pub(super) token_expires: Option<Instant>,
     token_expires_at: Option<u64>,
     /// When the last frame went towards the socket, or the emitter began.
     pub(super) active: Instant,
-    /// Since when the socket has not taken enough of what left the outbox.
+    /// The pace at which the socket accepts bytes from the outbox.
     pace: Pace,
-    /// Bytes that the client takes in each write deadline, at the least.
+    /// Minimum number of bytes that the client must read per write deadline.
     least: u64,
-    /// Of the history that was read for it alone.
+    /// Bytes of history that were read for this emitter.
     pub(super) page: PageBytes,
     pub(super) closing: Option<Closing>,
     pub(super) delivered: u64,
@@ -164,7 +164,7 @@ impl Emitter {
         emitter
     }
 
-    /// Its user is one for so long at most.
+    /// Limits the lifetime of its token to `left` from now.
     pub(super) fn expires_in(&mut self, left: Option<Duration>, now: Instant, wall: u64) {
         let Some(left) = left else { return };
         let at = wall.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
@@ -172,7 +172,7 @@ impl Emitter {
         self.clock_jumped(now, wall);
     }
 
-    /// The time of day is another one: a token ends by it, however long that is from now.
+    /// Recomputes the token's deadline after a jump of the wall clock: tokens expire by wall-clock time.
     pub(super) fn clock_jumped(&mut self, now: Instant, wall: u64) {
         let left = self.token_expires_at.map(|at| Duration::from_millis(at.saturating_sub(wall)));
         self.token_expires = left.and_then(|left| now.checked_add(left));
@@ -275,7 +275,7 @@ impl Emitter {
         self.told = Vec::new();
     }
 
-    /// All that left the outbox was written.
+    /// Called when all bytes that left the outbox are written.
     pub(super) fn written(&mut self) {
         if self.outbox.len() == 0 {
             self.page.clear();
@@ -300,23 +300,23 @@ impl Emitter {
         Some(written)
     }
 
-    /// The socket refuses what left the outbox; a client that takes too little for too long is disconnected.
+    /// Called when the socket accepts no bytes; a client that reads too slowly for too long is disconnected.
     pub(super) fn blocked(&mut self, now: Instant) {
         self.pace.blocked(now);
     }
 
-    /// The socket has taken so many bytes.
+    /// Called when the socket has accepted bytes.
     pub(super) fn took(&mut self, bytes: usize, now: Instant) {
         if self.pace.since().is_some() {
             self.active = now;
         }
         if self.pace.took(bytes, self.least, now) {
-            // What waits behind that is not stuck.
+            // The client reads fast enough, so the waiting frames are not blocked.
             self.outbox.touch(now);
         }
     }
 
-    /// The socket has taken everything.
+    /// Called when the socket has accepted all bytes.
     pub(super) fn unblocked(&mut self, now: Instant) {
         if self.pace.clear() {
             self.outbox.touch(now);

@@ -1,7 +1,7 @@
 //! Control frames: `connection`, `gap`, `heartbeat`, `disconnect`.
 //!
-//! Only `connection` carries an `id:`, the position after which the stream continues: a client that is cut before its first
-//! event resumes from there and loses nothing. The other frames never move a client's position.
+//! Only `connection` carries an `id:`, the position after which the stream continues: a client that is disconnected
+//! before its first event resumes from there without loss. The other frames never move a client's position.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ pub(super) enum GapReason {
     Future,
     /// Retention or a purge took events away.
     Trimmed,
-    /// The events are kept and cannot be read.
+    /// The events are stored but cannot be read.
     Damaged,
     /// The overflow policy of the stream dropped events.
     Dropped,

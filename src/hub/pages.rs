@@ -1,8 +1,8 @@
-//! Pages of history that wait for readers who are behind: bounded over all emitters of a thread.
+//! Limits the pages of history that wait for readers, over all emitters of a thread.
 //!
-//! Live events are in memory once for all emitters. A page is read for one emitter alone, so readers that ask for history
-//! and take nothing would cost a page each. When the pages are too many, the next one is read when another was written;
-//! emitters whose clients take nothing of theirs do not make the others wait for long.
+//! Live events are in memory once for all emitters. A page is read for a single emitter, so each client that requests
+//! history and does not read would hold one page. At the limit, the next page is read only after another page was
+//! written. Emitters whose clients do not read are ended soon, so that the others do not wait long.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -11,9 +11,9 @@ use tokio::{sync::Notify, time::timeout};
 use super::Bounds;
 use crate::unsent::{Unsent, Why};
 
-/// An emitter whose client has not taken enough for so long gives its page up when others wait for one.
+/// An emitter whose client has read too little for this time is ended when other emitters wait for a page.
 pub(super) const STUCK: Duration = Duration::from_secs(1);
-/// How often an emitter that waits for room looks for those that are stuck.
+/// Interval at which a waiting emitter checks for blocked emitters.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The pages of all emitters of a thread.
@@ -38,17 +38,17 @@ impl Pages {
         Self { bytes: Cell::new(0), max_bytes: max_page_bytes, unsent, written: Notify::new() }
     }
 
-    /// Bytes that are to go before another page is read.
+    /// Bytes that must be freed before another page is read.
     pub(super) fn excess(&self) -> usize {
         (self.bytes.get() + 1).saturating_sub(self.max_bytes)
     }
 
-    /// Waits until a page was written, or for a moment.
+    /// Waits until a page was written, at most [`LOOK_EVERY`].
     pub(super) async fn changed(&self) {
         let _ = timeout(LOOK_EVERY, self.written.notified()).await;
     }
 
-    /// One more emitter was ended for the room that its page takes.
+    /// Counts an emitter that was ended to free its page.
     pub(super) fn count(&self) {
         self.unsent.count(Why::UnsentBytes);
     }
@@ -65,14 +65,14 @@ impl PageBytes {
         self.bytes
     }
 
-    /// So many bytes more wait for the emitter.
+    /// Adds bytes that wait for the emitter.
     pub(super) fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.pages.bytes.set(self.pages.bytes.get() + bytes);
         self.pages.unsent.grow(bytes);
     }
 
-    /// All of it was written, or is given up.
+    /// Releases the page after it was written or dropped.
     pub(super) fn clear(&mut self) {
         if self.bytes > 0 {
             self.pages.bytes.set(self.pages.bytes.get() - self.bytes);

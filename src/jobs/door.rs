@@ -80,7 +80,7 @@ impl Door {
         }
     }
 
-    /// True once the recovery is done.
+    /// True after the recovery has finished.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
     }

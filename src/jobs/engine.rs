@@ -110,12 +110,12 @@ pub struct Engine {
     memory: Memory,
     /// Tasks of unfinished jobs, by owner.
     tasks: Pool,
-    /// Bytes of results that are kept for `aggregated_result`, of all jobs.
+    /// Bytes of results kept for `aggregated_result`, over all jobs.
     kept_bytes: usize,
-    /// Ended jobs whose tasks are in memory, oldest end first, and how many tasks these are.
+    /// Ended jobs whose tasks are in memory, oldest end first, and the number of these tasks.
     remembered: VecDeque<Id>,
     remembered_tasks: usize,
-    /// Jobs that cannot be read, and why.
+    /// Jobs that cannot be read, with the reason.
     unreadable: BTreeMap<String, String>,
     book: BTreeMap<Id, Job>,
     /// Jobs that were let in and that the journal has not taken yet.

@@ -39,12 +39,12 @@ pub enum Error {
     /// There is no such job, or its history has left.
     #[error("no job `{0}`; its history may have left (`jobs.retention_ms`)")]
     UnknownJob(String),
-    /// It cannot be read back.
+    /// The stored job cannot be read.
     #[error("what is kept of job `{job}` cannot be read: {reason}")]
     Unreadable {
         /// The job.
         job: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The job has no such task.

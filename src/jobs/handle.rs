@@ -39,7 +39,7 @@ struct Resources {
     handlers: Handlers,
     remotes: Remotes,
     journal: Shared,
-    /// Histories that are folded at once for readers.
+    /// Limits the histories that are replayed for readers at once.
     recalls: Semaphore,
 }
 
@@ -54,7 +54,7 @@ pub struct Submission {
     pub groups: Vec<String>,
     /// `Idempotency-Key`: the same key and body of the same user is the same job. 1 to 255 bytes.
     pub key: Option<String>,
-    /// The way of the request: what its tasks send goes on from there.
+    /// The `Via` of the request; requests of its tasks extend it.
     pub via: Via,
     /// Kept until the job ends, or until the node does.
     pub hold: Option<Hold>,
@@ -87,7 +87,7 @@ pub struct TaskResult {
     pub encoding: Option<String>,
 }
 
-/// As many histories of ended jobs are folded at once.
+/// Maximum number of histories of ended jobs that are replayed at once.
 const RECALLS: usize = 2;
 
 // === impl Handle ===
@@ -208,7 +208,7 @@ impl Handle {
         self.door.stop(grace).await;
     }
 
-    /// True once all jobs of the journal are read; before that requests wait.
+    /// True after all jobs of the journal are restored; before that requests wait.
     pub fn is_ready(&self) -> bool {
         self.door.is_ready()
     }
@@ -227,7 +227,7 @@ impl Handle {
         self.shared.handlers.names()
     }
 
-    /// An ended job with its tasks, folded from its history once more.
+    /// An ended job with its tasks, rebuilt from its history.
     async fn recall(&self, id: &str) -> Result<JobState, Error> {
         let _permit = self.shared.recalls.acquire().await;
         recovery::recall(&self.shared.journal, &self.shared.handlers, id).await

@@ -37,13 +37,13 @@ pub struct Task {
     pub input: Json,
     /// The user that submitted the job, with its groups.
     pub submitter: Submitter,
-    /// The way of the request that submitted the job; requests that the handler sends go on from there.
+    /// The `Via` of the request that submitted the job; requests of the handler extend it.
     pub via: Via,
     /// 1 for the first attempt.
     pub attempt: u32,
     /// Takes progress.
     pub progress: Progress,
-    /// To be asked for room before an answer of more than 64 KiB is read.
+    /// The memory budget; the handler must reserve memory before it reads a response of more than 64 KiB.
     pub reserve: Reserve,
     /// Fires when the job is cancelled, has timed out, or the node stops.
     pub cancel: CancellationToken,

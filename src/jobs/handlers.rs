@@ -46,10 +46,11 @@ pub enum HandlerConfig {
     Command {
         /// The program and its arguments, as they are: no shell, no expansion.
         command: Vec<String>,
-        /// Variables of its environment. There are no others but `PATH`, `HOME`, `LANG`, `TZ` and those of `pass_env`.
+        /// Additional variables of its environment, which otherwise has only `PATH`, `HOME`, `LANG`, `TZ` and those of
+        /// `pass_env`.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         env: BTreeMap<String, String>,
-        /// Variables that it gets from the node's own environment.
+        /// Variables that the program gets from the node's environment.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pass_env: Vec<String>,
         /// As for `http`.
@@ -102,7 +103,7 @@ pub fn build(config: &BTreeMap<String, HandlerConfig>, deps: &Deps) -> Result<Ha
 // === impl HandlerConfig ===
 
 impl HandlerConfig {
-    /// Checks the environment of a program: it gets no variable of the node's own, nor one of these, which hold secrets.
+    /// Checks the environment of a program. It must not contain `MILLSTREAM_…` variables or one of `secrets`.
     ///
     /// # Errors
     /// Names the key and the variable.

@@ -1,12 +1,13 @@
 //! Which task runs next; pure.
 //!
-//! Owners take turns, and so do the jobs of an owner: a free slot goes to the owner that was served longest ago, and of
-//! its jobs to the one that was served longest ago. Every second slot of an owner goes to its newest job that was not
-//! served yet, if there is one: so a job begins at once behind a flood of others, and the flood still gets half.
+//! Scheduling is round-robin over owners, then over the jobs of an owner: a free slot goes to the least recently served
+//! owner, and to its least recently served job. Every second slot of an owner goes to its newest job that has not
+//! started yet, if there is one. So a new job starts soon even after many others, and the others still get half of the
+//! slots.
 //!
-//! Four bounds hold at any time: slots of the node, slots of a job, slots of a handler, and an owner's [`Share`] of the
-//! node's and of each handler's slots. A *lane* is where tasks of one handler wait; a lane without free slots is passed
-//! over, so it blocks no other task of the same job.
+//! Four limits hold at any time: slots of the node, slots of a job, slots of a handler, and an owner's [`Share`] of the
+//! node's and of each handler's slots. A *lane* is the queue of one handler. A lane without free slots is skipped, so
+//! it does not block other tasks of the same job.
 //!
 //! Cost: one turn costs O(lanes + log jobs), whatever the number of tasks.
 
@@ -27,12 +28,12 @@ pub struct Queue<J> {
     slots: usize,
     running: usize,
     waiting: usize,
-    /// Ticks with each turn and each new job; no two jobs and no two owners have the same.
+    /// Increases with each turn and each new job, so ranks are unique among jobs and among owners.
     clock: u64,
     jobs: HashMap<J, Waiting>,
     owners: HashMap<Owner, Account<J>>,
     lanes: Vec<Lane>,
-    /// Times that an owner was passed over since it has its share.
+    /// Times that an owner was skipped because it already had its share.
     passed_over: u64,
 }
 
@@ -41,31 +42,31 @@ pub struct Queue<J> {
 struct Lane {
     slots: usize,
     running: usize,
-    /// Owners of jobs with a task in this lane and a slot of their own, by when they were served last.
+    /// Owners with a job that has a task in this lane and a free slot of the job, ordered by their last turn.
     owners: BTreeMap<u64, Owner>,
 }
 
-/// An owner with jobs in the queue, or with tasks that run.
+/// An owner with jobs in the queue or running tasks.
 #[derive(Debug)]
 struct Account<J> {
     running: usize,
     jobs: usize,
     /// Its rank in the lanes.
     rank: u64,
-    /// Counts turns, for "every second".
+    /// Number of turns; every second turn prefers new jobs.
     turns: u64,
-    /// By lane; few lanes, so a list.
+    /// Ready jobs per lane; a list, since there are few lanes.
     lanes: Vec<Ready<J>>,
 }
 
-/// Jobs of one owner with a task in one lane and a slot of their own.
+/// Jobs of one owner that have a task in one lane and a free slot of the job.
 #[derive(Debug)]
 struct Ready<J> {
     lane: usize,
     running: usize,
-    /// By when they were served last.
+    /// Jobs that have been served, ordered by their last turn.
     served: BTreeMap<u64, J>,
-    /// Those that were never served, by when they came.
+    /// Jobs that have never been served, in order of arrival.
     fresh: BTreeMap<u64, J>,
 }
 
@@ -210,18 +211,19 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         self.waiting
     }
 
-    /// Times that an owner was passed over since it has its share.
+    /// Times that an owner was skipped because it already had its share.
     pub fn passed_over(&self) -> u64 {
         self.passed_over
     }
 
-    /// The owner that was served longest ago, of those that may have one more slot.
+    /// The least recently served owner that may have one more slot.
     fn choose_owner(&mut self) -> Option<Owner> {
         let mut best: Option<(u64, &Owner)> = None;
         let others = |rank: &u64| self.lanes.iter().any(|lane| lane.others(*rank));
         let mut passed_over = 0;
         for (number, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| lane.free()) {
-            // Few are passed over: those that have their share, and there are no more of them than shares in a pool.
+            // Only owners that already have their share are skipped, and their number is at most the number of shares
+            // in a pool.
             let found = lane.owners.iter().find(|(rank, owner)| {
                 let account = &self.owners[*owner];
                 let alone = self.running == account.running && !others(rank);
@@ -253,7 +255,7 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         chosen.map(|(_, job)| job.clone())
     }
 
-    /// Enters a job, and its owner, in every lane where it could be served.
+    /// Adds a job and its owner to every lane in which the job can be served.
     fn enlist(&mut self, job: &J) {
         let Some(waiting) = self.jobs.get(job).filter(|w| w.running < w.slots) else { return };
         let account = self.owners.get_mut(&waiting.owner).expect("an owner stays as long as its jobs");
@@ -278,7 +280,7 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         }
     }
 
-    /// Takes out an owner without jobs and without tasks that run.
+    /// Removes an owner that has neither jobs nor running tasks.
     fn forget(&mut self, owner: &Owner) {
         if self.owners.get(owner).is_some_and(|account| account.jobs == 0 && account.running == 0) {
             self.owners.remove(owner);
@@ -293,7 +295,7 @@ impl Lane {
         self.running < self.slots
     }
 
-    /// True if an owner other than the one with this rank could be served here.
+    /// True if an owner other than the one with this rank can be served in this lane.
     fn others(&self, rank: u64) -> bool {
         self.owners.len() > usize::from(self.owners.contains_key(&rank))
     }

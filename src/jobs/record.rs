@@ -46,7 +46,7 @@ pub struct SpecRecord {
     pub retry_of: Option<String>,
     /// The record of the idempotency key, which leaves with the job.
     pub key_record: Option<String>,
-    /// The way of the request that submitted it.
+    /// The `Via` of the request that submitted the job.
     #[serde(default, skip_serializing_if = "Via::is_empty")]
     pub via: Via,
     pub spec: Spec,
@@ -68,7 +68,7 @@ struct KeyRecord {
 
 /// What became of a submission.
 pub enum Written {
-    /// It is kept, in this form.
+    /// The record was written; the encoded form.
     New(Bytes),
     /// The key stands for this job already.
     Existing(String),

@@ -4,8 +4,8 @@
 //! batches, and unfinished ones go on at once. What belongs to no job is what a purge has left behind, and leaves now. A
 //! record that cannot be read is left alone, and so is the topic of its job: a later version may know better.
 //!
-//! A journal that fails is asked again until it answers; until then the jobs are not ready. One record or history that
-//! fails again and again while the journal answers other questions costs only its own job.
+//! Reads are retried while the journal fails; until then the jobs are not ready. A record or history that repeatedly
+//! fails while other reads succeed makes only its own job unreadable.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::{
 pub enum Found {
     /// Jobs.
     Jobs(Vec<Past>),
-    /// A job that cannot be read, and why.
+    /// A job that cannot be read, with the reason.
     Unreadable { id: String, reason: String },
     /// All is read.
     Done,
@@ -49,17 +49,17 @@ pub struct Recovery {
 /// A job and its spec record.
 type Spec = (String, Result<Record, Halt>);
 
-/// Why something was not read.
+/// Why a read has failed.
 enum Halt {
-    /// Nothing is to be done any more: the journal is closed, or the jobs have ended.
+    /// Recovery must stop: the journal is closed, or the engine has ended.
     Gone,
-    /// The journal answers, but not this.
+    /// The journal can be read, except for this record or page.
     Damaged(String),
 }
 
 /// Records in one page: as many histories are read at once.
 const RECORDS: usize = 16;
-/// A record that never exists: whether the journal answers at all.
+/// Key of a record that never exists; reading it tests whether the journal works at all.
 const PROBE: &str = "probe/jobs";
 /// Events in one page of a history.
 const EVENTS: usize = 512;
@@ -67,9 +67,9 @@ const EVENTS: usize = 512;
 const PAGE_BYTES: usize = 1 << 20;
 /// Topics in one page.
 const TOPICS: usize = 1024;
-/// So often the journal is asked for the same before it is asked for something else.
+/// Attempts for one read before the probe is read.
 const TRIES: u32 = 5;
-/// The same for a list: without it all jobs behind its damage are unknown.
+/// Attempts for a page of the list: without it all jobs after the damage are unknown.
 const LIST_TRIES: u32 = 30;
 /// How long to wait before a journal that failed is asked again.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ pub async fn run(config: &Config, deps: &Deps, deliver: impl AsyncFn(Found) -> b
         let (journal, handlers) = (deps.journal.clone(), deps.handlers.clone());
         let mut recovery = Recovery { journal, handlers, bounds, head, known: HashSet::new() };
         let read = match recovery.jobs(&deliver).await {
-            // What belongs to no job is known only where all jobs are.
+            // Leftovers can be identified only when all jobs are known.
             Ok(()) => recovery.leftovers().await,
             Err(halt) => Err(halt),
         };
@@ -234,7 +234,7 @@ impl Recovery {
         }
     }
 
-    /// Asks until there is an answer, or until it is clear that only this question has none.
+    /// Retries a read until it succeeds, or until the probe shows that only this read fails.
     async fn insist<T>(&self, most: u32, ask: impl AsyncFn() -> Result<T, Unavailable>) -> Result<T, Halt> {
         let mut tries = 0;
         loop {
@@ -265,13 +265,13 @@ fn take(taken: bool) -> Result<(), Halt> {
     if taken { Ok(()) } else { Err(Halt::Gone) }
 }
 
-/// Folds the history of one job once more.
+/// Rebuilds the state of one job from its history.
 ///
 /// # Errors
 /// When there is no such job, or it cannot be read.
 pub async fn recall(journal: &Shared, handlers: &Handlers, id: &str) -> Result<JobState, Error> {
     let record = journal.get(record::spec_key(id)).await?.ok_or_else(|| Error::UnknownJob(id.to_owned()))?;
-    // No results are kept: nothing is left to be done with them.
+    // Results are not needed, so none are kept.
     let bounds = Bounds { inline: 0, total: 0, room: 0 };
     let head = *journal.watch_head().borrow();
     let (journal, handlers) = (journal.clone(), handlers.clone());

@@ -51,9 +51,10 @@ const MAX_KEEPS: usize = 60;
 const LATER: Duration = Duration::from_secs(1);
 /// The longest timeout that a job may have.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
-/// The first failures in a row are reported in band, and then the 16th, the 32nd and so on.
+/// The first consecutive failures are reported in band, then the 16th, the 32nd and so on.
 const REPORTED_RETRIES: u32 = 8;
-/// The first tasks that wait for a remote that is away report it: in a job of thousands the rest would add nothing.
+/// Maximum number of waiting tasks that report an unreachable remote; in a job of thousands more reports would not
+/// help.
 const REPORTED_TASKS: usize = 32;
 /// The longest wait that a remote may ask for.
 const LONGEST_HINT: Duration = Duration::from_mins(5);
@@ -318,7 +319,7 @@ impl Session {
         }
     }
 
-    /// Reports that the remote cannot be reached, and when it is asked again. `failures`: in a row.
+    /// Reports that the remote cannot be reached, and the delay of the retry. `failures` counts consecutive failures.
     async fn unreached(&mut self, failures: u32, delay: Duration, failure: &Failure) {
         if failures > REPORTED_RETRIES && !failures.is_power_of_two() {
             return;

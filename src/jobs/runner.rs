@@ -17,7 +17,7 @@ use crate::supervise::{Supervisor, Vital};
 #[derive(Debug)]
 pub struct Runner {
     begin: mpsc::Sender<Vec<Attempt>>,
-    /// Of the actor that has this: a panic there drops it.
+    /// Guard of the actor that owns the runner: a panic in the actor drops it, which ends the node.
     _actor: Vital,
 }
 

@@ -75,7 +75,7 @@ pub struct TaskSpec {
     /// Where to send an HTTP request: `http` or `https`, without user and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The request's method, `GET` where it is missing; any but `CONNECT` and `TRACE`.
+    /// The request's method, by default `GET`; any method except `CONNECT` and `TRACE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The request's header fields. Their values are shown to nobody.
@@ -85,13 +85,13 @@ pub struct TaskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub body: Option<Json>,
-    /// Of a response that is an event stream: the name of its last event, or `[DONE]` where it ends with that as data.
+    /// For a response that is an event stream: the name of its last event, or `[DONE]` if the last event has this data.
     /// A stream that ends without it is an error, `truncated`.
     #[schema(min_length = 1, max_length = 255)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_event: Option<String>,
-    /// Of such a response: whether an event `error` is the error of the task (`fail`, also where it is missing) or an
-    /// event like any other (`ignore`).
+    /// For such a response: an event `error` is the error of the task (`fail`, the default) or an ordinary event
+    /// (`ignore`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_events: Option<ErrorEvents>,
     /// The handler to run.
@@ -163,7 +163,7 @@ pub struct Plan {
     pub fail_fast: bool,
     /// Topics that also get `progress`, `error` and `complete`.
     pub notify: Vec<Topic>,
-    /// The way of the request that submitted the job; its tasks' requests go on from there.
+    /// The `Via` of the request that submitted the job; requests of its tasks extend it.
     pub via: Via,
     /// The groups of the user that submitted the job.
     pub groups: Arc<[String]>,
@@ -218,12 +218,12 @@ impl Spec {
 // === impl TaskSpec ===
 
 impl TaskSpec {
-    /// What the handler gets: the request of an HTTP task, the input of any other.
+    /// The handler's input: the request of an HTTP task, or the `input` of any other task.
     pub fn into_input(self) -> Json {
         let Some(url) = self.url else { return self.input.unwrap_or_default() };
         let method = self.method.unwrap_or_else(|| "GET".to_owned());
         let input = HttpInput {
-            // One that is no method was refused before.
+            // An invalid method was rejected before.
             method: parse_method(&method).map_or(method, |method| method.to_string()),
             headers: self.headers.unwrap_or_default(),
             body: self.body.unwrap_or_default(),

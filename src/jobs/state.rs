@@ -58,7 +58,7 @@ pub struct JobState {
     pub(super) duration_ms: Option<u64>,
     pub(super) success_count: usize,
     pub(super) error_count: usize,
-    /// How many there are, whether they are remembered or not.
+    /// Number of tasks, including those that are no longer in memory.
     pub(super) total_tasks: usize,
     pub(super) tasks: Vec<TaskState>,
     pub(super) last_event: Option<Position>,
@@ -97,9 +97,9 @@ pub(super) struct Failure {
     pub(super) code: String,
 }
 
-/// Errors of a job that are kept whole; of more, the beginning.
+/// Number of errors per job whose text is kept in full; the texts of further errors are shortened.
 const WHOLE_ERRORS: usize = 100;
-/// How much that is.
+/// Maximum length of a shortened error text.
 const BRIEF_ERROR_BYTES: usize = 200;
 
 // === impl JobState ===
@@ -155,7 +155,7 @@ impl JobState {
             Fact::TaskRetry(retry) => {
                 if let Some(task) = self.open(&retry.task_id) {
                     if retry.code == code::REMOTE_AWAY {
-                        // The remote may go on with the task all the while.
+                        // The remote may continue the task meanwhile, so its state does not change.
                         return;
                     }
                     task.begin(retry.attempt);
@@ -178,7 +178,7 @@ impl JobState {
                 self.success_count += 1;
             }
             Fact::TaskError(failed) => {
-                // The event has the whole text; thousands of them are not kept in memory.
+                // The event in the journal has the full text; memory keeps shortened texts if there are many.
                 let max = if self.error_count < WHOLE_ERRORS { usize::MAX } else { BRIEF_ERROR_BYTES };
                 let Some(task) = self.open(&failed.task_id) else { return };
                 let cancelled = matches!(failed.code.as_str(), code::CANCELLED | code::SHUTDOWN);
@@ -214,13 +214,13 @@ impl JobState {
         percent(self.success_count + self.error_count, self.total_tasks)
     }
 
-    /// Lets go of the tasks of a job that has ended; answers how many. The counts stay.
+    /// Drops the tasks of an ended job from memory and returns their number. The counts stay.
     pub(super) fn forget_tasks(&mut self) -> usize {
         self.by_id = HashMap::new();
         std::mem::take(&mut self.tasks).len()
     }
 
-    /// False once the tasks were let go of.
+    /// False after the tasks were dropped from memory.
     pub(super) fn remembers_tasks(&self) -> bool {
         self.tasks.len() == self.total_tasks
     }

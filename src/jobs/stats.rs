@@ -20,7 +20,7 @@ pub struct Stats {
     pub jobs_ended: Ended,
     /// Attempts that run.
     pub tasks_running: u64,
-    /// Tasks of jobs that have not ended.
+    /// Tasks of unfinished jobs.
     pub unfinished_tasks: u64,
     /// Tasks that wait for a slot.
     pub tasks_queued: u64,
@@ -40,7 +40,7 @@ pub struct Stats {
     pub events_pending: u64,
     /// Unfinished jobs of the time before that were taken up at the start.
     pub jobs_taken_up: u64,
-    /// Times that an owner had its share of the slots, or of the room for unfinished jobs, and was passed over or refused.
+    /// Times that an owner was skipped or rejected because it already had its share of slots, tasks or journal space.
     pub shares_refused: u64,
     /// Records of jobs that could not be read at the start; they are left alone.
     pub records_unreadable: u64,

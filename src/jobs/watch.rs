@@ -15,12 +15,12 @@ use crate::{
     topic::Topic,
 };
 
-/// Events that are read at once.
+/// Maximum number of events per read.
 const PAGE: usize = 256;
-/// Bytes that are read at once; a single event may be larger.
+/// Maximum bytes per read; a single event may be larger.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Where a watcher stands.
+/// The position and the buffer of a watcher.
 struct Watch {
     journal: Shared,
     head: Receiver<u64>,
@@ -33,8 +33,8 @@ struct Watch {
 // === impl Handle ===
 
 impl Handle {
-    /// The events of a job, from the first one, live once the kept ones are read; ends after `complete`. Each event comes
-    /// once, in order. It holds at most 256 events or one mebibyte; a slow reader delays nothing else.
+    /// The events of a job: first the stored ones, then live events, until `complete`. Each event is delivered once, in
+    /// order. The stream buffers at most 256 events or one mebibyte; a slow reader delays nothing else.
     ///
     /// ```
     /// # use millstream::{app::App, config::Config, jobs::{Submission, event::Fact, state::Status}, journal::Kind};
@@ -61,8 +61,8 @@ impl Handle {
     /// ```
     ///
     /// # Errors
-    /// The stream yields [`Error::UnknownJob`] where there is no such job or its history was deleted, [`Error::Journal`]
-    /// where the journal cannot be read, and ends then.
+    /// The stream yields [`Error::UnknownJob`] if there is no such job or its history was deleted, or
+    /// [`Error::Journal`] if the journal cannot be read. Then it ends.
     pub fn watch(&self, id: &str) -> impl Stream<Item = Result<JobEvent, Error>> + Send + use<> {
         let journal = self.journal().clone();
         let head = journal.watch_head();
@@ -84,7 +84,7 @@ impl Watch {
                 self.read(jobs).await?;
                 continue;
             };
-            // A name that this version does not know is passed over.
+            // Skip events whose name this version does not know.
             if let Ok(event) = JobEvent::decode(event.name(), &event.data) {
                 self.ended = matches!(event.fact, Fact::Complete(_));
                 return Ok(Some(event));
@@ -93,7 +93,7 @@ impl Watch {
         Ok(None)
     }
 
-    /// Reads the next events; waits for the journal to grow where there are none.
+    /// Reads the next events; waits for new events if there are none.
     async fn read(&mut self, jobs: &Handle) -> Result<(), Error> {
         let topic = Topic::job(&self.id).map_err(|_| Error::UnknownJob(self.id.clone()))?;
         self.head.mark_unchanged();
@@ -108,7 +108,7 @@ impl Watch {
         self.after = page.through;
         self.events.extend(page.events);
         if self.events.is_empty() {
-            // The end of a job that is gone would be waited for for ever.
+            // Fail if the job was deleted: its end would never arrive.
             jobs.summary(&self.id).await?;
             self.head.changed().await.map_err(|_| Error::Stopping)?;
         }

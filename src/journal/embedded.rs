@@ -79,7 +79,7 @@ pub struct Embedded {
     readers: Arc<Semaphore>,
     /// Work on the whole of it goes on one at a time.
     upkeep: Semaphore,
-    /// One step of a walk at a time, in turn.
+    /// Permits one step of a walk at a time, in order of arrival.
     walks: Semaphore,
 }
 
@@ -95,7 +95,7 @@ struct Shared {
     clock: Clock,
     commits: AtomicU64,
     disk_bytes: AtomicU64,
-    /// Why nothing can be written at the moment.
+    /// The reason why writes are rejected now.
     refusal: RwLock<Option<Unavailable>>,
     /// Tells whether the store is gone for good: who hears of an end does not come back.
     closed: AtomicBool,
@@ -121,7 +121,7 @@ impl Embedded {
         Self::with_clock(config, dir, Clock::system())
     }
 
-    /// The same with the clock of the node.
+    /// Like [`open`](Self::open), with the node's clock.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -200,7 +200,7 @@ impl Journal for Embedded {
                     return Ok(position);
                 }
                 drop(turn);
-                // Others get theirs: walks in turn, and whatever else the thread has to do.
+                // Let other walks and other tasks of the thread run between two steps.
                 tokio::task::yield_now().await;
             }
         })
@@ -313,7 +313,7 @@ impl Shared {
         self.refusal.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes known why nothing can be written, or that it can.
+    /// Sets or clears the reason why writes are rejected.
     fn refuse(&self, why: Option<Unavailable>) {
         *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = why;
     }

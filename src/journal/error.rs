@@ -47,18 +47,18 @@ pub enum Unavailable {
     /// The node is stopping.
     #[error("the journal is closed")]
     Closed,
-    /// The next requested events are kept and cannot be read. A caller that can report a gap continues behind them.
+    /// The next requested events are stored but cannot be read. A caller that can report a gap continues after them.
     #[error("the journal failed: {reason}")]
     Unreadable {
-        /// The offset of the last of them.
+        /// The offset of the last unreadable event.
         through: u64,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// The adapter failed.
     #[error("the journal failed: {0}")]
     Failed(String),
-    /// What is kept is not as it was written.
+    /// The stored data are damaged.
     #[error("the journal failed: {0}")]
     Damaged(String),
 }

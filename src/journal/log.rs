@@ -57,16 +57,16 @@ pub struct Gone {
 pub struct Log {
     epoch: u64,
     head: u64,
-    /// The steady time of the last commit. All times in here are steady, so that no jump of the wall clock changes an age;
-    /// they never go back, so that a search by time is a search by offset.
+    /// Monotonic time of the last commit. All times in the log are monotonic, so that no jump of the wall clock changes
+    /// an age. They never decrease, so that a search by time is a search by offset.
     last_timestamp: u64,
-    /// The timestamp of the last commit, by the wall clock.
+    /// Wall-clock timestamp of the last commit.
     last_label: u64,
-    /// What the wall clock shows beyond the steady one.
+    /// Difference of the wall clock to the monotonic clock.
     shift: i64,
     /// The latest time by which events were let go.
     swept: u64,
-    /// Restored events whose timestamps are ahead of the clock: how old they are, the next one tells.
+    /// Restored events whose timestamps are ahead of the clock; they get the age of the next event that is not.
     ahead: Vec<Meta>,
     entries: Entries,
     topics: Topics,
@@ -123,22 +123,22 @@ impl Log {
         self.head
     }
 
-    /// The time to judge by: what has expired for a commit does not come back to life.
+    /// The time for expiry checks; not before the last commit, so that an event that has expired stays expired.
     pub fn time(&self, now: u64) -> u64 {
         now.max(self.last_timestamp)
     }
 
-    /// Takes over by how much wall clock and steady clock differ.
+    /// Updates the difference between wall clock and monotonic clock.
     pub fn follow(&mut self, now: Moment) {
         self.shift = now.shift();
     }
 
-    /// The wall clock at this steady time.
+    /// Converts monotonic time to wall-clock time.
     fn label(&self, steady: u64) -> u64 {
         steady.saturating_add_signed(self.shift)
     }
 
-    /// The steady time at this time of the wall clock.
+    /// Converts wall-clock time to monotonic time.
     fn steady(&self, label: u64) -> u64 {
         label.saturating_add_signed(self.shift.saturating_neg())
     }

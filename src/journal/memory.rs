@@ -30,7 +30,7 @@ pub struct Memory {
     head: watch::Sender<u64>,
     bells: Bells,
     epoch: u64,
-    /// One step of a walk at a time, in turn.
+    /// Permits one step of a walk at a time, in order of arrival.
     walks: Semaphore,
     clock: Clock,
 }
@@ -50,7 +50,7 @@ impl Memory {
         Self::with_clock(config, Clock::system())
     }
 
-    /// The same with the clock of the node.
+    /// Like [`new`](Self::new), with the node's clock.
     pub fn with_clock(config: &Config, clock: Clock) -> Self {
         let epoch = new_epoch();
         let kept = Kept { log: Log::new(config, epoch), events: BTreeMap::new(), records: HashMap::new() };
@@ -122,7 +122,7 @@ impl Journal for Memory {
                     return Ok(position);
                 }
                 drop(turn);
-                // Others get theirs: walks in turn, and whatever else the thread has to do.
+                // Let other walks and other tasks of the thread run between two steps.
                 tokio::task::yield_now().await;
             }
         })

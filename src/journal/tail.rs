@@ -82,7 +82,7 @@ impl Tail {
         loop {
             let after = self.bell.after(self.after).await;
             let Since { events, through, missed } = match self.journal.since(after, Self::BATCH).await {
-                // Each reader finds the damage by itself, and reports it.
+                // Skip the damage: each reader detects and reports it when it reads the journal.
                 Err(Unavailable::Unreadable { through, .. }) => Since { events: Vec::new(), through, missed: true },
                 since => since?,
             };

@@ -39,7 +39,7 @@ pub struct Relay {
     pub created_at: u64,
     pub status: Status,
     pub ended_at: Option<u64>,
-    /// The same by the steady clock: what its age is measured from.
+    /// The time of the end by the monotonic clock, from which the age is measured.
     pub ended: Option<u64>,
     pub sources: Vec<SourceState>,
     /// Held by whoever begins, ends or changes this relay.
@@ -121,10 +121,10 @@ impl Relay {
 // === impl Books ===
 
 impl Books {
-    /// Holds a place for a relay of this user, of which one user has this share.
+    /// Reserves a slot for a relay of this user; `share` limits the slots and spec bytes of one user.
     ///
     /// # Errors
-    /// When there is none, or the user has its share of them or of the room for specs.
+    /// When no slot or no space for specs is free, or the user already holds its share.
     pub fn promise(&mut self, max: usize, share: Share, user: Option<&str>, bytes: usize) -> Result<(), Denied> {
         let [all, own] = [None, Some(user)].map(|of| {
             let running = self.relays.values().filter(|relay| of.is_none_or(|user| relay.user.as_deref() == user));
@@ -207,7 +207,7 @@ impl Books {
         self.relays.len() - self.running()
     }
 
-    /// Relays whose time is over at this steady time, and the oldest of those that are beyond `most`.
+    /// Relays whose retention has expired at this monotonic time, and the oldest relays above `most`.
     pub fn leaving(&self, now: u64, retention_ms: u64, most: usize) -> Vec<String> {
         let mut ended: Vec<_> =
             self.relays.values().filter_map(|relay| Some((relay.ended?, relay.id.as_str()))).collect();

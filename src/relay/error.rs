@@ -18,7 +18,7 @@ pub enum Error {
          some, or try again later"
     )]
     Full(usize),
-    /// Delete some of your relays.
+    /// The user already has its share of the relays; delete some.
     #[error("your relays are as many, or as large, as those of one user may be (`limits.share_percent`); delete some")]
     Share,
     /// Try again soon.

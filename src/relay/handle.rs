@@ -126,7 +126,7 @@ impl Handle {
         }
     }
 
-    /// True once all relays of the journal are read; before that requests wait.
+    /// True after all relays of the journal are restored; before that requests wait.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
     }

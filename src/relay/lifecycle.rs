@@ -74,7 +74,7 @@ pub async fn create(shared: Arc<Shared>, spec: Spec, plan: Plan, user: Option<St
     Ok(id)
 }
 
-/// Holds a place for a relay that is about to run.
+/// Reserves a slot for a relay that is about to run.
 fn promise(shared: &Shared, user: Option<&str>, bytes: usize) -> Result<(), Error> {
     let (max, share) = (shared.config.max_relays, shared.deps.share);
     shared.books().promise(max, share, user, bytes).map_err(|denied| match denied {

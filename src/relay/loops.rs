@@ -1,7 +1,8 @@
-//! Events that come back to where they have been: found before a batch is written, dropped, counted and reported.
+//! Detects events that return to a topic where they have already been, before a batch is written. Such events are
+//! dropped, counted and reported.
 //!
-//! A relay may read from the node that it runs on, and from one that reads from here: what comes from another topic is no
-//! loop. So an event that has been at this node before is looked up in the journal. It is a loop for those members of the
+//! A relay may read from its own node, or from a node that reads from this one. An event from another topic is not a
+//! loop. So an event that has been at this node before is looked up in the journal. It is a loop for the members of the
 //! group that have a topic in common with it.
 
 use std::{collections::HashSet, sync::Arc};
@@ -15,8 +16,8 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Marks the events that have been in a topic of one of these members before; how many there are. Of `known` and more
-/// the 1st, the 2nd, the 4th and so on are reported: a report goes round like any other event.
+/// Marks the events that have already been in a topic of one of these members, and returns their number. Counted from
+/// `known` on, the 1st, 2nd, 4th and so on are reported: few, since a report may loop like any other event.
 pub async fn mark(journal: &Shared, members: &[Arc<Member>], told: &mut [Told], known: u64) -> u64 {
     let mut found = 0;
     let mut patterns: Option<Arc<[Pattern]>> = None;
@@ -50,8 +51,8 @@ fn patterns_of(members: &[Arc<Member>]) -> Arc<[Pattern]> {
     topics.into_iter().cloned().map(Pattern::Exact).collect()
 }
 
-/// The topics of those of these events that are kept in one of the topics that are asked for. What retention has let go is
-/// not known any more, nor is what a journal that fails has; the number of hops bounds what comes of that.
+/// The topics of the events at these offsets that are stored in one of the given topics. Events that were deleted or
+/// cannot be read are not detected; the limit on hops ends their loops.
 async fn been(journal: &Shared, patterns: &Arc<[Pattern]>, offsets: &[u64]) -> Vec<Topic> {
     let mut topics = Vec::new();
     for offset in offsets {

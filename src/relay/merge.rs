@@ -64,7 +64,7 @@ pub struct Planned {
 pub struct Merged {
     sources: SelectAll<Reading>,
     endpoints: Vec<Endpoint>,
-    /// Query parameters of the reader that nobody reads.
+    /// Unknown query parameters of the request.
     ignored: Vec<String>,
     form: Form,
     phase: Phase,
@@ -116,7 +116,7 @@ impl Merged {
         Self { sources, endpoints, ignored: Vec::new(), form, phase: Phase::Begin, completed: 0, failed: 0, events: 0 }
     }
 
-    /// The same, and its first frame names these parameters as ignored.
+    /// Sets the parameters that the first frame lists as ignored.
     #[must_use]
     pub fn ignoring(self, ignored: Vec<String>) -> Self {
         Self { ignored, ..self }

@@ -31,7 +31,7 @@ pub struct Ask {
     pub headers: HeaderMap,
     /// The body of the request.
     pub body: Bytes,
-    /// The way of the client's request.
+    /// The `Via` of the client's request.
     pub via: Via,
 }
 

@@ -114,7 +114,7 @@ async fn relay(shared: &Shared, id: &str) -> Result<Option<(Relay, Vec<Progress>
     }
     let end = record::read::<EndRecord>(journal, record::end_key(id)).await?.map(|(end, _)| end);
     let now = shared.deps.clock.moment();
-    // An end that is ahead of the clock says nothing about its age, which then begins now.
+    // If the end is ahead of the clock, the age starts now.
     let ended = end.as_ref().map(|end| now.steady.saturating_sub(now.wall.saturating_sub(end.ended_at)));
     let relay = Relay {
         id: id.to_owned(),

@@ -37,9 +37,9 @@ pub struct Runner {
     pub state: State,
     /// Doubles that are counted already.
     doubles: u64,
-    /// Events that came back to where they had been.
+    /// Events that returned to a topic where they had already been.
     looped: u64,
-    /// Where the events of the last minute began.
+    /// Origins of the events of the last minute.
     recent: Recent,
     /// What is to be written next.
     gathered: Gathered,
@@ -58,7 +58,8 @@ struct Gathered {
     /// Those of them that will be told of and not kept.
     skipped: u64,
     bytes: usize,
-    /// The remote has given a position, and no event yet: without it the next life would begin behind what comes meanwhile.
+    /// The remote has sent a position, but no event yet. The position must be stored: after a restart the relay would
+    /// otherwise miss the events published meanwhile.
     moved: bool,
 }
 
@@ -68,7 +69,7 @@ struct Written {
     progress: Progress,
     events: u64,
     skipped: u64,
-    /// Those of them that came back to where they had been.
+    /// Events of the batch that returned to a topic where they had already been.
     looped: u64,
 }
 

@@ -71,7 +71,7 @@ impl Shared {
         self.books().get(id).map(look)
     }
 
-    /// The places for upstream streams of a group: those of the user whose relay is first in it.
+    /// The upstream connections of a group; they count against the user of the first relay in the group.
     pub fn connections(&self, group: &Group) -> Connections {
         let first = group.members().into_iter().next();
         let user = first.and_then(|member| self.of(&member.relay, |relay| relay.user.clone())).flatten();

@@ -62,7 +62,7 @@ pub struct SourceSpec {
     #[serde(default)]
     #[schema(min_length = 1, required = true)]
     pub path: String,
-    /// `GET` where it is missing; any HTTP method but `CONNECT` and `TRACE`.
+    /// The method, by default `GET`; any HTTP method except `CONNECT` and `TRACE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// Header fields beside the remote's own, at most 64. Their values are shown to nobody.

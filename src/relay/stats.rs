@@ -20,13 +20,13 @@ pub struct Stats {
     pub reconnects: u64,
     /// Events that came again after a reconnect, and were known.
     pub doubles_dropped: u64,
-    /// Events that came back to where they had been, and were dropped.
+    /// Dropped events that returned to a topic where they had already been.
     pub loops_dropped: u64,
     /// Events that were told of and not kept: too large, or with a name that no stream can carry.
     pub skipped: u64,
     /// Sources that were given up.
     pub sources_failed: u64,
-    /// Times that a user had its share of the relays.
+    /// Times that a user was rejected because it already had its share of the relays.
     pub shares_refused: u64,
     /// Records of relays that could not be read at the start; they are left alone.
     pub records_unreadable: u64,

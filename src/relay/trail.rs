@@ -1,8 +1,8 @@
-//! The way of an event: the positions that it had in the journals which it has passed, the first one first; pure.
+//! The path of an event: its positions in the journals that it has passed, in order; pure.
 //!
-//! A position begins with the epoch of its journal, which is random: the id of the node. The events of a relay carry their
-//! way in a comment, `via 9c1f00aa0b77-12 4d20ab12cc00-31`: a comment stands in the stream itself, so no proxy that touches
-//! header fields takes it away, and clients ignore it.
+//! A position begins with the random epoch of its journal, which identifies the node. The events of a relay carry their
+//! path in a comment, `via 9c1f00aa0b77-12 4d20ab12cc00-31`. The comment is part of the stream, so proxies that change
+//! header fields keep it, and clients ignore it.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -16,52 +16,52 @@ use crate::{
     upstream::events::{RemoteEvent, TRAIL},
 };
 
-/// Where an event has been.
+/// The positions that an event has had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trail(Vec<Position>);
 
-/// The events that a source has brought lately, by where they began.
+/// The origins of the events that a source has sent recently.
 #[derive(Debug, Default)]
 pub struct Recent {
     known: HashSet<Position>,
     order: VecDeque<(Instant, Position)>,
 }
 
-/// What epochs of journals lie between; ids of other servers that look alike mostly do not.
+/// Range of journal epochs; similar ids of other servers are usually outside it.
 const EPOCHS: std::ops::Range<u64> = 1 << 47..1 << 48;
 
 // === impl Trail ===
 
 impl Trail {
-    /// Most hops of an event.
+    /// Maximum number of hops of an event.
     pub const MAX: usize = 16;
 
-    /// The way of an event up to here: the last hop is the one where it was read.
+    /// The path of an event; the last hop is the node from which it was read.
     pub fn of(event: &RemoteEvent) -> Self {
         let words = event.trail.split_ascii_whitespace().chain([event.id.as_str()]);
         let hop = |word: &str| word.parse().ok().filter(|hop: &Position| EPOCHS.contains(&hop.epoch));
         let mut hops: Vec<Position> = words.filter_map(hop).take(Self::MAX + 1).collect();
-        // An event without an id of its own has that of the one before it, and says so once more.
+        // An event without its own id repeats the id of the event before it.
         hops.dedup();
         Self(hops)
     }
 
-    /// True for more hops than any way has that is no loop.
+    /// True if the number of hops exceeds the limit.
     pub fn too_long(&self) -> bool {
         self.0.len() > Self::MAX
     }
 
-    /// Where the event began, if it was relayed since.
+    /// The origin of the event, if it was relayed before.
     pub fn begin(&self) -> Option<Position> {
         self.0.first().copied().filter(|_| self.0.len() > 1)
     }
 
-    /// The offsets that it had in the journal of this epoch.
+    /// The offsets of the event in the journal of this epoch.
     pub fn offsets(&self, epoch: u64) -> impl Iterator<Item = u64> {
         self.0.iter().filter(move |hop| hop.epoch == epoch).map(|hop| hop.offset)
     }
 
-    /// The comment with which the event is passed on; `None` where there is no hop.
+    /// The comment for passing the event on; `None` if there is no hop.
     pub fn comment(&self) -> Option<String> {
         (!self.0.is_empty()).then(|| format!("{TRAIL}{}", self.words().join(" ")))
     }
@@ -75,12 +75,12 @@ impl Trail {
 // === impl Recent ===
 
 impl Recent {
-    /// Most events that are remembered.
+    /// Maximum number of remembered origins.
     const MAX: usize = 4096;
-    /// How long one is.
+    /// How long an origin is remembered.
     const TIME: Duration = Duration::from_mins(1);
 
-    /// Notes where an event began; true when one that began there has come a short while ago.
+    /// Records the origin of an event; true if an event with the same origin arrived within [`TIME`](Self::TIME).
     pub fn again(&mut self, begin: Position, now: Instant) -> bool {
         while let Some((at, oldest)) = self.order.front()
             && (self.order.len() >= Self::MAX || now.saturating_duration_since(*at) > Self::TIME)

@@ -1,4 +1,4 @@
-//! Who gets how much, and that nothing is lost.
+//! Amounts granted to owners; no amount is lost.
 
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -72,7 +72,7 @@ async fn a_request_that_is_given_up_holds_nothing() {
     let mut granted = Box::pin(pool.acquire(HALF, &None, 1));
     assert!(granted.as_mut().now_or_never().is_none());
     drop(held);
-    // It was granted, and is given up before it knows.
+    // The request was granted, but its future is dropped before it is polled.
     drop(granted);
     assert_eq!((pool.figures().held, pool.acquire(HALF, &None, 9).await.amount), (0, 1));
 }

@@ -25,7 +25,7 @@ pub enum Item<'a> {
     Id(&'a str),
     /// A comment line, without the colon and one leading space.
     Comment(&'a str),
-    /// The server's wish for the reconnection time, in milliseconds; the longest that a `u64` can say where it is longer.
+    /// The reconnection time that the server requests, in milliseconds; `u64::MAX` for a longer time.
     Retry(u64),
 }
 
@@ -188,7 +188,7 @@ impl Decoder {
                 self.own_id = true;
             }
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
-                // More digits than a u64 takes are a longer time still, not none.
+                // A number that overflows `u64` means a very long time; it is not ignored.
                 let ms = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX);
                 each(Item::Retry(ms));
             }

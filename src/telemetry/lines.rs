@@ -15,11 +15,11 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::Note;
 
-/// The way into the queue. Clones are the same queue.
+/// Handle for adding lines to the queue. Clones share the queue.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(Arc<Queue>);
 
-/// stderr without its lock, which another thread may hold while it waits for a reader.
+/// stderr without its lock, which another thread may hold while it is blocked in a write.
 pub(super) struct Stderr;
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ struct Queue {
     state: Mutex<State>,
     /// Wakes the writer.
     work: Condvar,
-    /// Wakes those that wait for an empty queue.
+    /// Wakes threads that wait for an empty queue.
     idle: Condvar,
     max_bytes: usize,
     dropped: AtomicU64,
@@ -36,11 +36,11 @@ struct Queue {
 #[derive(Debug, Default)]
 struct State {
     lines: VecDeque<Line>,
-    /// Of the lines that wait and of those that are being written.
+    /// Bytes of waiting lines and of lines that are being written.
     bytes: usize,
-    /// Lines for which there was no room since the last one that had some.
+    /// Lines dropped since the last queued line, because the queue was full.
     lost: u64,
-    /// Nothing waits, and nothing is being written.
+    /// True if no line waits or is being written.
     idle: bool,
 }
 
@@ -50,7 +50,7 @@ struct Line {
     lost_before: u64,
 }
 
-/// What is written at once.
+/// Lines that are written in one call.
 #[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
@@ -59,9 +59,9 @@ struct Batch {
 
 /// A line of a batch.
 struct Piece {
-    /// Where it ends.
+    /// End of the line in the batch.
     end: usize,
-    /// Lines that are missing when it is not written: itself, or those that a note stands for.
+    /// Lines that are lost if this piece is not written: one line, or the number that a note reports.
     lines: u64,
     note: bool,
 }
@@ -71,15 +71,15 @@ struct Writer<W> {
     queue: Arc<Queue>,
     note: Note,
     out: W,
-    /// Lines that were refused since the last that was written.
+    /// Lines that stderr did not accept since the last written line.
     refused: u64,
-    /// What was written last is a part of a line.
+    /// True if the last write ended within a line.
     torn: bool,
 }
 
-/// Bytes written at once: few calls for many lines, and room for new lines soon.
+/// Bytes per write call: large enough for few calls, small enough to free queue space soon.
 const BATCH_BYTES: usize = 16 << 10;
-/// Pause before a non-blocking stderr that is full is tried again.
+/// Delay before a full non-blocking stderr is retried.
 const AGAIN: Duration = Duration::from_millis(10);
 
 // === impl Lines ===
@@ -99,7 +99,7 @@ impl Lines {
         Ok(Self(queue))
     }
 
-    /// Queues one line, which ends with a line break; where there is no room it is counted.
+    /// Queues one line, which ends with a line break. If the queue is full, the line is dropped and counted.
     pub(super) fn push(&self, text: &[u8]) {
         let mut state = self.0.state();
         if state.bytes + text.len() > self.0.max_bytes {
@@ -136,7 +136,7 @@ impl Lines {
     }
 }
 
-/// A writer whose every write is one line, which is what the formatter of `tracing_subscriber` does.
+/// Each write must be one whole line; the formatter of `tracing_subscriber` guarantees this.
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = &'a Self;
 
@@ -163,7 +163,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for lines, or for a loss of which no line tells, and takes as many as are written at once.
+    /// Waits for lines, or for dropped lines that no note has reported, and returns the next batch.
     fn next(&self, note: Note, refused: u64) -> Batch {
         let mut state = self.state();
         while state.lines.is_empty() && state.lost == 0 {
@@ -243,7 +243,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Counts what was refused. The next line that comes through tells of it.
+    /// Counts the lines that stderr did not accept. A note before the next written line reports them.
     fn lose(&mut self, batch: &Batch, written: usize) {
         for piece in batch.pieces.iter().filter(|piece| piece.end > written) {
             self.refused += piece.lines;
@@ -253,7 +253,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes as much as stderr takes before it refuses; answers how much.
+    /// Writes until stderr fails; returns the number of bytes written.
     fn write_all(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while written < bytes.len() {

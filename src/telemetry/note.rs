@@ -1,4 +1,4 @@
-//! The line that says how many lines are missing before it.
+//! The log line that reports the number of missing lines before it.
 
 use std::fmt::Write as _;
 
@@ -9,14 +9,14 @@ use tracing_subscriber::fmt::{
 
 use super::Format;
 
-/// Makes notes in the form of the log.
+/// Formats notes like other log lines.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Note(pub(super) Format);
 
 // === impl Note ===
 
 impl Note {
-    /// It does not come from `tracing`: no filter can leave it out, and it stands where the lines are missing.
+    /// The note does not pass through `tracing`, so no filter can drop it and it appears where lines are missing.
     pub(super) fn of(self, lost: u64) -> String {
         let mut time = String::new();
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));

@@ -1,4 +1,4 @@
-//! The bytes of a body as its reader wants them: decompressed where the upstream has compressed them unasked.
+//! The bytes of a response body, decompressed if the upstream compressed them without being asked.
 //!
 //! Decompression is pulled through a fixed buffer, so that a small body that inflates to gigabytes (a "bomb") costs no
 //! more memory than any other, and what the upstream has flushed comes out at once.
@@ -40,15 +40,15 @@ const PIECE: usize = 16 * 1024;
 // === impl Chunks ===
 
 impl Chunks {
-    /// The body of an answer with these fields.
+    /// The body of a response with these header fields.
     ///
     /// # Errors
-    /// The encoding, where it is another than `identity` and `gzip`.
+    /// The name of the encoding, if it is neither `identity` nor `gzip`.
     pub fn of(headers: &HeaderMap, body: Body) -> Result<Self, String> {
         let encoding = text(headers, &header::CONTENT_ENCODING);
         match encoding.trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Ok(Self::Plain(body)),
-            // Nothing is no gzip, but some servers name the encoding of an empty body too.
+            // An empty body is not valid gzip, but some servers name the encoding anyway.
             "gzip" | "x-gzip" if body.content_length() == Some(0) => Ok(Self::Plain(body)),
             "gzip" | "x-gzip" => Ok(Self::gzip(body)),
             _ => Err(shorten(&encoding, 40)),
@@ -69,7 +69,7 @@ impl Chunks {
         }
     }
 
-    /// Bytes still to come, where that can be known.
+    /// Remaining bytes, if the length is known.
     pub fn content_length(&self) -> Option<u64> {
         match self {
             Self::Plain(body) => body.content_length(),
@@ -77,10 +77,10 @@ impl Chunks {
         }
     }
 
-    /// All of it, if it has no more than `limit` bytes once it is decompressed.
+    /// The whole body, up to `limit` bytes after decompression.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] as soon as it is known, and what [`next`](Self::next) gives.
+    /// [`Error::TooLarge`] if the body is larger, and the errors of [`next`](Self::next).
     pub async fn collect(mut self, limit: usize) -> Result<Bytes, Error> {
         if self.content_length().is_some_and(|announced| announced > limit as u64) {
             return Err(Error::TooLarge { limit });
@@ -96,8 +96,8 @@ impl Chunks {
         Ok(whole.freeze())
     }
 
-    /// The beginning, at least `most` bytes if they come within `limit`; for the words of a refusal, which are not worth
-    /// waiting for. What is late or broken is left out.
+    /// The beginning of the body, at least `most` bytes if they arrive within `limit`. For error texts, which are not
+    /// worth a longer wait; late or broken bytes are left out.
     pub async fn beginning(mut self, most: usize, limit: Duration) -> Vec<u8> {
         let mut bytes = Vec::new();
         let reading = async {
@@ -142,7 +142,7 @@ impl Inflating {
     }
 }
 
-/// A field's value; of several lines of a list, all of it (RFC 9110, section 5.3).
+/// The value of a header field; several lines are joined (RFC 9110, section 5.3).
 pub fn text(headers: &HeaderMap, name: &HeaderName) -> String {
     let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     values.join(", ")

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::{Method, remote::Remote};
 use crate::shares::{Denied, Held, Owner, Pool, Share};
 
-/// The streams of a node, as one owner opens them. Cheap to clone.
+/// The upstream streams of a node, as used by one owner. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connections {
     inner: Arc<Inner>,
@@ -124,7 +124,7 @@ pub struct Figures {
     pub opened: u64,
     /// Times that there was no place.
     pub refused: u64,
-    /// Those of them in which an owner had its share.
+    /// Refusals because the owner already had its share.
     pub over_share: u64,
     /// Bytes read since the start.
     pub bytes: u64,
@@ -149,12 +149,12 @@ pub enum Busy {
 // === impl Connections ===
 
 impl Connections {
-    /// Room for so many streams, without shares.
+    /// Permits this number of streams, without shares.
     pub fn new(limit: usize) -> Self {
         Self::shared(limit, Share::WHOLE)
     }
 
-    /// Room for so many streams, of which one owner has this share, as of the streams of each remote.
+    /// Permits this number of streams. One owner may hold this share of them, and of the streams of each remote.
     pub fn shared(limit: usize, share: Share) -> Self {
         let inner = Arc::new(Inner {
             limit,
@@ -167,7 +167,7 @@ impl Connections {
         Self { inner, owner: None, share }
     }
 
-    /// The same streams, opened for this owner.
+    /// A handle to the same streams for this owner.
     #[must_use]
     pub fn of(&self, owner: &Owner) -> Self {
         Self { owner: owner.clone(), ..self.clone() }

@@ -82,21 +82,21 @@ pub enum Error {
     /// The connection ended before the body was complete.
     #[error("the response body ended before it was complete")]
     Truncated,
-    /// The response head has more fields than are taken.
+    /// The response head has more fields than permitted.
     #[error("the response has more than {limit} header fields")]
     TooManyFields {
         /// The limit in force.
         limit: usize,
     },
-    /// The response head is larger than is taken; which of the bounds it passed is not known.
+    /// The response head is too large; the parser does not report which limit was exceeded.
     #[error("the response head has more than {bytes} bytes or {fields} fields")]
     HeadTooLarge {
-        /// Most bytes.
+        /// Maximum number of bytes.
         bytes: usize,
-        /// Most fields that are read.
+        /// Maximum number of fields.
         fields: usize,
     },
-    /// The response body is larger than the caller takes.
+    /// The response body is larger than the caller permits.
     #[error("the response has more than {limit} bytes")]
     TooLarge {
         /// The limit in force, in bytes.
@@ -114,13 +114,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// What came back has no status code that HTTP knows, which counts as a server error (RFC 9110, section 15).
+    /// The response has no valid HTTP status code, which counts as a server error (RFC 9110, section 15).
     #[error("the response has no valid status code")]
     BadStatus,
-    /// The request that this one was to be sent for is a loop (`Via`).
+    /// The causing request is in a loop (`Via`), so this request is not sent.
     #[error("the request goes in a loop: {reason}")]
     Loop {
-        /// By what that is known.
+        /// How the loop was detected.
         reason: &'static str,
     },
     /// What came back is no HTTP/1 response.
@@ -175,7 +175,7 @@ impl Error {
         }
     }
 
-    /// Translates what happened before the response head was there.
+    /// Converts an error that occurred before the response head arrived.
     pub(super) fn before_head(error: &(dyn StdError + 'static)) -> Self {
         if let Some(own) = find::<Self>(error) {
             return own.clone();

@@ -78,7 +78,7 @@ struct Stream {
     decoder: Decoder,
     lease: Lease,
     dialect: Dialect,
-    /// Where the next event has been, as far as that has come.
+    /// The path of the next event, as received so far.
     trail: String,
 }
 
@@ -321,7 +321,7 @@ impl EventSource {
     }
 }
 
-/// Keeps what a comment says of the way of the next event, within bounds.
+/// Stores the path of the next event from a comment, at most [`TRAIL_MAX`] bytes.
 fn note_trail(trail: &mut String, comment: &str) {
     if let Some(way) = comment.strip_prefix(TRAIL) {
         way[..way.floor_char_boundary(TRAIL_MAX)].clone_into(trail);

@@ -50,7 +50,7 @@ impl Guard {
         not_public(addr.ip()).map_or(Ok(()), Err)
     }
 
-    /// True where the node listens on this address.
+    /// True if the node listens on this address.
     pub fn is_own(&self, addr: SocketAddr) -> bool {
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ impl Guard {
         })
     }
 
-    /// True where the node listens on this port.
+    /// True if the node listens on this port.
     pub fn has_port(&self, port: u16) -> bool {
         self.own.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| own.port() == port)
     }

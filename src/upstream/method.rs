@@ -1,20 +1,19 @@
-//! Methods of outgoing requests: which are sent, and which may be repeated; pure.
+//! Methods of outgoing requests: which methods are allowed, and which may be repeated; pure.
 
 use http::Method;
 
-/// The methods that clients may write in any case, as browsers have it (Fetch, "normalize").
+/// Methods that are case-insensitive, as in browsers (Fetch, "normalize").
 const USUAL: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-/// Registered methods that are safe (RFC 9110, section 9.2.1), beside those that [`Method`] knows. A safe request asks for
-/// no change, so it may be sent again.
+/// Registered safe methods (RFC 9110, section 9.2.1) in addition to those that [`Method`] knows. A safe request changes
+/// nothing, so it may be repeated.
 const SAFE: [&str; 4] = ["PROPFIND", "QUERY", "REPORT", "SEARCH"];
 
-/// Reads a method as a client writes it: any token but `CONNECT`, which opens a tunnel, and `TRACE`, which reflects
-/// credentials.
+/// Parses a method: any token except `CONNECT`, which opens a tunnel, and `TRACE`, which reflects credentials.
 ///
 /// # Errors
-/// Says which methods there are.
+/// When the method is not allowed; the message lists the accepted methods.
 pub fn parse_method(text: &str) -> Result<Method, String> {
     if let Some(usual) = USUAL.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(text)) {
         return Ok(usual);
@@ -26,7 +25,7 @@ pub fn parse_method(text: &str) -> Result<Method, String> {
     })
 }
 
-/// True for requests that change nothing, and may be sent again for that reason.
+/// True for methods that change nothing, so that the request may be repeated.
 pub fn is_safe(method: &Method) -> bool {
     method.is_safe() || SAFE.contains(&method.as_str())
 }

@@ -34,7 +34,7 @@ const TRANSPORT: [HeaderName; 10] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Fields that describe a body, and go with it (RFC 9110, section 15.4).
+/// Fields that describe a body, and are removed together with it (RFC 9110, section 15.4).
 const CONTENT: [HeaderName; 9] = [
     CONTENT_ENCODING,
     CONTENT_LANGUAGE,
@@ -88,8 +88,8 @@ pub fn parse_url(text: &str) -> Result<Url, Error> {
     Ok(url)
 }
 
-/// Finds where a response redirects to (Fetch, "redirect status"). Any other 3xx, and one of these without `Location`, is
-/// an answer; what it means is decided in `status`.
+/// The target of a redirect (Fetch, "redirect status"). Any other 3xx, or one of these without `Location`, is a final
+/// response; `status` decides its meaning.
 pub fn location(status: StatusCode, headers: &HeaderMap) -> Option<&HeaderValue> {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308).then(|| headers.get(LOCATION))?
 }
@@ -146,7 +146,7 @@ impl Hop {
             // The configuration vouches for the server that it names, not for those that this server names.
             self.trust = Trust::Client;
         }
-        // RFC 9110, section 15.4: only POST may become GET, but 303 names what is to be looked at.
+        // RFC 9110, section 15.4: only POST may become GET; 303 always changes to GET, except for HEAD.
         let to_get = match status.as_u16() {
             301 | 302 => self.method == Method::POST,
             303 => self.method != Method::GET && self.method != Method::HEAD,

@@ -45,7 +45,7 @@ pub struct RemoteConfig {
     pub max_retries: u32,
     /// Longest line of a stream and most data of one event, in bytes.
     pub max_event_bytes: usize,
-    /// Requests that are not safe, such as POST, may be sent again: the remote recognises a repeat.
+    /// True if requests that are not safe, such as POST, may be repeated, because the remote recognises a repeat.
     pub repeat_post: bool,
 }
 
@@ -268,7 +268,7 @@ impl Remote {
         }
     }
 
-    /// True where this remote plainly is this node ([`Client::is_own`]).
+    /// True if the URL of this remote is this node ([`Client::is_own`]).
     pub fn is_self(&self) -> bool {
         self.client.is_own(&self.base)
     }

@@ -1,8 +1,8 @@
-//! Which failures are those of a kept connection that its server has closed.
+//! Detects failures of kept-alive connections that the server has closed.
 //!
-//! A server may close an idle connection in the moment in which the client sends the next request on it. RFC 9112, section
-//! 9.3.1, lets the client send an idempotent request once more then, on a fresh connection. [`Watched`] notes on the socket
-//! what decides this: the connection was used before, and no byte of an answer has come.
+//! A server may close an idle connection just as the client sends the next request on it. RFC 9112, section 9.3.1, then
+//! permits the client to repeat an idempotent request on a new connection. [`Watched`] records the two conditions on
+//! the socket: the connection was used before, and no byte of a response has arrived.
 
 use std::{
     io::{self, IoSlice},
@@ -23,25 +23,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::method::is_safe;
 
-/// A connection that notes what has happened on it.
+/// A connection that records its reads and writes.
 pub struct Watched<T> {
     inner: T,
     life: Life,
 }
 
-/// What has happened on a connection; shared with the errors of its requests.
+/// The record of a connection; shared with the errors of its requests.
 #[derive(Clone, Default)]
 struct Life(Arc<Marks>);
 
 #[derive(Default)]
 struct Marks {
-    /// Bytes have come since something was last sent.
+    /// True if bytes were received after the last write.
     heard: AtomicBool,
-    /// Bytes had come before something was last sent: an earlier request was answered.
+    /// True if bytes were received before the last write: an earlier request got a response.
     reused: AtomicBool,
 }
 
-/// True where the failed request may be sent once more: it met a kept connection that its server has closed.
+/// True if the failed request may be repeated: its kept-alive connection was closed by the server.
 pub fn may_repeat(method: &Method, error: &Error) -> bool {
     let idempotent = is_safe(method) || matches!(*method, Method::PUT | Method::DELETE);
     let Some(connected) = error.connect_info().filter(|_| idempotent) else { return false };
@@ -53,13 +53,14 @@ pub fn may_repeat(method: &Method, error: &Error) -> bool {
 // === impl Watched ===
 
 impl<T> Watched<T> {
-    /// A connection on which nothing has happened yet.
+    /// Wraps a new connection.
     pub fn new(inner: T) -> Self {
         Self { inner, life: Life::default() }
     }
 
     fn sending(&self) {
-        // The body of a request whose answer has begun counts as another request: it errs only for idempotent ones.
+        // A request body that is written after the response has begun counts as another request. The error is harmless,
+        // since only idempotent requests are repeated.
         if self.life.0.heard.swap(false, Relaxed) {
             self.life.0.reused.store(true, Relaxed);
         }

@@ -1,12 +1,12 @@
-//! What the status of an answer means for the request; pure. The only place that decides this: tasks, event streams
-//! (relays, merges, the proxy), remote jobs and the command line ask here.
+//! Decides what a response status means for the request; pure. Tasks, event streams (relays, merges, the proxy), remote
+//! jobs and the command line all use this module.
 //!
-//! A status is understood by its class (RFC 9110, section 15): an unknown 529 is a 500, an unknown 460 is a 400, and what
-//! lies outside of 100 to 599 is a server error.
+//! A status is handled by its class (RFC 9110, section 15): an unknown 529 is treated as 500, an unknown 460 as 400,
+//! and a status outside 100 to 599 as a server error.
 
 use http::StatusCode;
 
-/// What an answer means for the request.
+/// The meaning of a response for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The request succeeded.
@@ -17,20 +17,20 @@ pub enum Verdict {
     Final,
 }
 
-/// Judges an answer to which no further hop belongs.
+/// Classifies a final response, after redirects.
 pub fn verdict(status: StatusCode) -> Verdict {
     match status.as_u16() {
         200..=299 => Verdict::Success,
-        // The server cannot do this at all: method, version, negotiation, a loop, an extension.
+        // The server will never accept this request: method, version, negotiation, a loop, an extension.
         501 | 505 | 506 | 508 | 510 => Verdict::Final,
-        // 408, 425, 429: it waited too long for the request, does not want to risk a replay, or is asked too often.
+        // 408: the request took too long; 425: the server does not risk a replay; 429: too many requests.
         408 | 425 | 429 | 500.. => Verdict::Transient,
-        // 1xx is no answer unless it was asked for, and a 3xx here is one that was not followed.
+        // An unrequested 1xx is an error, and a 3xx here is a redirect that was not followed.
         _ => Verdict::Final,
     }
 }
 
-/// The status in words, with what is wrong with it where the number alone does not say.
+/// The status as text, with an explanation if the number alone is not clear.
 pub fn describe(status: StatusCode) -> String {
     let number = status.as_u16();
     let text = match status.canonical_reason() {
@@ -54,7 +54,7 @@ mod tests {
         StatusCode::from_u16(number).unwrap()
     }
 
-    /// Each number there is, by its class; RFC 9110, section 15.
+    /// All numbers by their class; RFC 9110, section 15.
     #[test]
     fn a_status_is_understood_by_its_class() {
         for number in 100..=999 {

@@ -1,15 +1,15 @@
-//! The way of a request: the field `Via` (RFC 9110, section 7.6.3), by which nodes notice loops, and the trace that it belongs to
-//! (W3C Trace Context); pure but for random span ids.
+//! The path of a request: the field `Via` (RFC 9110, section 7.6.3), by which nodes detect loops, and its trace (W3C
+//! Trace Context). Pure, except for random span ids.
 //!
-//! A node adds itself, under a pseudonym, to each request that it sends for somebody. It begins no further request for one
-//! that has been here before, or that has come through [`Via::MAX`] nodes and proxies already.
+//! A node adds itself, under a pseudonym, to each request that it sends on behalf of a caller. A request that has
+//! already passed this node, or [`Via::MAX`] nodes and proxies, causes no further request.
 
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-/// The members of the field, the first hop first, and the trace.
+/// The members of the field, in order of the hops, and the trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Via {
@@ -19,58 +19,59 @@ pub struct Via {
     trace: Option<Trace>,
 }
 
-/// The trace of a request: what of its `traceparent` goes on.
+/// The parts of a `traceparent` that are propagated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     /// 32 hexadecimal digits.
     id: String,
-    /// Whether the caller has recorded it.
+    /// True if the caller has recorded the trace.
     sampled: bool,
 }
 
-/// What the pseudonyms of nodes begin with; the node's id follows.
+/// Prefix of a node's pseudonym; the node's id follows.
 const PSEUDONYM: &str = "millstream-";
 
 // === impl Via ===
 
 impl Via {
-    /// Most hops of a request.
+    /// Maximum number of hops of a request.
     pub const MAX: usize = 16;
 
-    /// Reads the lines of the field. What is beyond the bound is left out: it goes no further anyway.
+    /// Parses the lines of the field. Members beyond [`MAX`](Self::MAX) are ignored, since such a request is rejected
+    /// anyway.
     pub fn read<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let lines: Vec<_> = lines.into_iter().map(String::from_utf8_lossy).collect();
         let hops = lines.iter().flat_map(|line| members(line)).take(Self::MAX).map(str::to_owned).collect();
         Self { hops, trace: None }
     }
 
-    /// The same way, of a request with this `traceparent`; one that cannot be read is none.
+    /// Adds the trace of this `traceparent`; a value that cannot be parsed is ignored.
     #[must_use]
     pub fn traced(self, traceparent: Option<&[u8]>) -> Self {
         Self { trace: traceparent.and_then(Trace::read), ..self }
     }
 
-    /// The `traceparent` of a request that goes on in the trace, as a span of its own; `None` without a trace.
+    /// The `traceparent` of an outgoing request, with a new span id; `None` without a trace.
     pub fn traceparent(&self) -> Option<HeaderValue> {
         self.trace.as_ref().map(Trace::onward)
     }
 
-    /// The nodes among them: what outlives the request need not remember its proxies.
+    /// Keeps only the nodes: data that outlives the request does not need the proxies.
     #[must_use]
     pub fn nodes(mut self) -> Self {
         self.hops.retain(|member| received_by(member).starts_with(PSEUDONYM));
         self
     }
 
-    /// True where nothing is known of it.
+    /// True without members and without a trace.
     pub fn is_empty(&self) -> bool {
         self.hops.is_empty() && self.trace.is_none()
     }
 
-    /// Whether the node of this id may send a request on this way.
+    /// Checks that the node with this id may send a further request on this path.
     ///
     /// # Errors
-    /// [`Error::Loop`] says why not.
+    /// [`Error::Loop`] with the reason.
     pub fn check(&self, node: &str) -> Result<(), Error> {
         let own = |member: &String| received_by(member).strip_prefix(PSEUDONYM) == Some(node);
         if self.hops.iter().any(own) {
@@ -82,14 +83,14 @@ impl Via {
         Ok(())
     }
 
-    /// The field of a request that the node of this id sends on this way.
+    /// The `Via` of a request that the node with this id sends on this path.
     ///
     /// # Errors
     /// As [`check`](Self::check).
     pub(super) fn onward(&self, node: &str) -> Result<HeaderValue, Error> {
         self.check(node)?;
         let own = format!("1.1 {PSEUDONYM}{node}");
-        // Members that no field can hold are left out, not the whole way with them.
+        // Skip members that are not valid in a header field, and keep the others.
         let fits = |member: &&str| member.is_ascii() && HeaderValue::from_str(member).is_ok();
         let members: Vec<&str> = self.hops.iter().map(String::as_str).filter(fits).chain([own.as_str()]).collect();
         Ok(HeaderValue::from_str(&members.join(", ")).expect("each member is the text of a field"))
@@ -118,14 +119,14 @@ impl Trace {
     }
 
     fn onward(&self) -> HeaderValue {
-        // Zero means "no span" to the standard.
+        // The standard reserves zero for "no span".
         let span = rand::random::<u64>().max(1);
         let text = format!("00-{}-{span:016x}-{:02x}", self.id, u8::from(self.sampled));
         HeaderValue::try_from(text).expect("hexadecimal digits are header text")
     }
 }
 
-/// The members of a list. A comment, in parentheses, may hold a comma.
+/// The members of the list. A comment in parentheses may contain a comma.
 fn members(line: &str) -> impl Iterator<Item = &str> {
     let (mut depth, mut escaped) = (0_usize, false);
     line.split(move |c: char| {

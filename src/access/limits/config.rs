@@ -22,7 +22,7 @@ pub struct Config {
     pub jobs_per_user: Option<u64>,
     /// Bytes that wait in the outboxes of a user's streams; above, an outbox that is not empty is full.
     pub queued_bytes_per_user: Option<u64>,
-    /// The part of each bounded resource that one user may hold while others use it, in percent.
+    /// Percentage of each limited resource that one user may hold while other users use it.
     pub share_percent: Option<u8>,
     /// Most callers whose rate is kept apart, for each rate; beyond, newcomers share one.
     pub max_callers: usize,
@@ -56,7 +56,7 @@ pub struct InForce {
     pub queued_bytes: Option<u64>,
 }
 
-/// The share of a user in percent, where users are known.
+/// The default share of a user in percent, in token mode.
 const USUAL_SHARE: u8 = 50;
 /// The longest window of a rate: a day.
 const LONGEST_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
@@ -86,8 +86,8 @@ impl Config {
         self.guarded(mode != Mode::Open, connections)
     }
 
-    /// The part of each bounded resource that one user may hold. In open mode names of users mean nothing, so there one
-    /// user may hold everything, unless the settings say otherwise.
+    /// The share of each limited resource that one user may hold. In open mode user names are not verified, so one user
+    /// may hold everything unless `share_percent` is set.
     pub fn share(&self, mode: Mode) -> Share {
         match self.share_percent {
             Some(percent) => Share::percent(percent),
@@ -104,8 +104,8 @@ impl Config {
             requests: limit(self.requests_per_minute, 60_000),
             // Several of them behind one address, or all the browsers of an office.
             address_requests: limit(self.requests_per_minute_per_address, 300_000),
-            // One token may stand for an application with many browsers.
-            // And never more than its share of the node's connections.
+            // One token may belong to an application with many browsers, but it never gets more than its share of the
+            // node's connections.
             user_streams: limit(self.connections_per_user, share.most(connections as u64, false).min(1000)),
             address_streams: limit(self.connections_per_address, 10_000),
             publishes: limit(self.publishes_per_second, 10_000),

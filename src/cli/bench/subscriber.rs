@@ -102,7 +102,7 @@ impl Subscriber {
         let mut refused = None;
         let pushed = deframer.push(bytes, |data| {
             let item = |item: Item<'_>| match item {
-                // It has an id, and is no event of a publisher.
+                // The greeting has an id, but is not a published event.
                 Item::Event { event: "connection", .. } if *greeting == Greeting::Frame => *established = true,
                 Item::Event { own_id, data, id, .. } if own_id || *greeting == Greeting::Head => {
                     match Stamp::read(data) {

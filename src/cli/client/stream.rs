@@ -1,7 +1,8 @@
-//! An event stream that is read on and on: it reconnects where it was.
+//! An event stream that reconnects and resumes.
 //!
-//! Promises what EventSource does and a little more: the last event id goes back up, `retry:` is honoured, 204 is the
-//! end. Other refusals end it, but for 429 and 503. [`Stream::next`] may be cancelled and called again.
+//! It works like EventSource, with more retries: it sends the last event id, applies `retry:`, and ends at 204.
+//! Temporary statuses (see `upstream::status`) are retried; other refusals end the stream. [`Stream::next`] is cancel
+//! safe.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -30,7 +31,7 @@ pub(in crate::cli) struct Message {
     pub(in crate::cli) data: String,
     /// Its own id, if it has one.
     pub(in crate::cli) id: Option<String>,
-    /// True for the first event of a connection.
+    /// True if this is the first event of a connection.
     pub(in crate::cli) first: bool,
 }
 
@@ -70,7 +71,7 @@ pub(in crate::cli) struct Stream {
     /// Since when nothing came.
     lost_since: Option<Instant>,
     was_open: bool,
-    /// No event of this connection has come yet.
+    /// True until the first event of this connection arrives.
     first: bool,
 }
 
@@ -99,7 +100,7 @@ impl Message {
         self.json().value()
     }
 
-    /// True for what tells of the stream itself: the first frame, and others that have no id.
+    /// True for control frames: the first frame, and other control names without an id.
     pub(in crate::cli) fn is_control(&self) -> bool {
         match &*self.event {
             "connection" => self.first || self.id.is_none(),

@@ -1,4 +1,4 @@
-//! Bars: one for each running task, as many as fit a screen, and one for the whole job.
+//! Progress bars: one for each running task, up to the height of a screen, and one for the whole job.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,9 +8,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::{complete_text, done_text, failed_text, place, short};
 use crate::jobs::event::{Fact, JobEvent, LOCAL, TaskProgress};
 
-/// Most bars at once: more would not fit a screen. A running task beyond them waits for a bar.
+/// Maximum number of bars; more would not fit a screen. Further running tasks wait for a free bar.
 const MOST: usize = 16;
-/// Most lines for tasks that ended well; failures always get one.
+/// Maximum number of lines for successful tasks; failures always get a line.
 const MOST_LINES: usize = 16;
 
 /// What is drawn.
@@ -20,7 +20,7 @@ pub(in crate::cli) struct Bars {
     tasks: HashMap<String, ProgressBar>,
     /// Running tasks without a bar, in the order of their start.
     waiting: IndexMap<String, Waiting>,
-    /// Lines that were printed for tasks that ended well.
+    /// Lines printed for successful tasks.
     lines: usize,
     job_id: String,
 }
@@ -87,13 +87,13 @@ impl Bars {
         }
     }
 
-    /// Gives free bars to the tasks that have waited longest, and says how many still wait.
+    /// Assigns free bars to the tasks that have waited longest, and shows the number of tasks that still wait.
     fn fill(&mut self) {
         while self.tasks.len() < MOST
             && let Some((task_id, task)) = self.waiting.shift_remove_index(0)
         {
             let bar = self.screen.insert_before(&self.job, ProgressBar::new(1000));
-            // Bars of remote tasks have a colour of their own.
+            // Remote tasks have a different colour.
             let colour = if task.remote { "magenta" } else { "cyan" };
             bar.set_style(style(&format!("  {{prefix:24!}} [{{bar:30.{colour}}}] {{percent:>3}} % {{wide_msg}}")));
             bar.set_prefix(task.name);

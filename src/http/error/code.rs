@@ -1,17 +1,17 @@
-//! The codes of problems: words that programs can rely on. `docs/errors.md` lists them.
+//! The stable codes of problems, for programs. `docs/errors.md` lists them.
 
 use actix_web::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What is wrong, for programs. A code keeps its meaning; more may be added.
+/// The kind of error, for programs. A code keeps its meaning; new codes may be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = ProblemCode)]
 pub enum Code {
-    /// 400: the request, or a header field of it, cannot be read.
+    /// 400: the request, or one of its header fields, cannot be parsed.
     Malformed,
-    /// 400: the body is no JSON.
+    /// 400: the body is not valid JSON.
     MalformedJson,
     /// 400: the route does not know this query parameter.
     UnknownParameter,
@@ -21,13 +21,13 @@ pub enum Code {
     Unauthenticated,
     /// 403: the caller may not do this.
     Forbidden,
-    /// 403: open mode, and the `Host` is not one of this machine.
+    /// 403: in open mode, the `Host` is not a name of this machine.
     HostNotAllowed,
-    /// 403: a web page of another site called.
+    /// 403: the request comes from a web page of another site.
     OriginNotAllowed,
     /// 403: the settings of the remote do not permit the path.
     PathNotAllowed,
-    /// 404: what the path names does not exist.
+    /// 404: the resource of this path does not exist.
     NotFound,
     /// 404: no route has this path.
     UnknownRoute,
@@ -47,11 +47,11 @@ pub enum Code {
     UnknownRemote,
     /// 404: the samples are switched off.
     SamplesDisabled,
-    /// 405: the path does not take this method; `Allow` names those that it takes.
+    /// 405: the path does not support this method; `Allow` lists the supported methods.
     MethodNotAllowed,
-    /// 408: the body did not come in time.
+    /// 408: the body did not arrive in time.
     BodyTimeout,
-    /// 409: the state does not permit it now.
+    /// 409: the current state does not permit the request.
     Conflict,
     /// 409: the job has ended.
     JobEnded,
@@ -63,17 +63,17 @@ pub enum Code {
     BodyTooLarge,
     /// 413: an event is too large.
     EventTooLarge,
-    /// 413: more events at once than the limit ever lets pass.
+    /// 413: the request has more events than the rate limit can ever allow.
     TooManyEvents,
     /// 415: the body is of another media type.
     UnsupportedMediaType,
     /// 415: the body is compressed.
     UnsupportedEncoding,
-    /// 422: the body can be read, and is wrong; `errors` names the fields.
+    /// 422: the body can be parsed, but has wrong values; `errors` names the fields.
     Invalid,
-    /// 422: this is no topic.
+    /// 422: the topic name is not valid.
     InvalidTopic,
-    /// 422: the idempotency key stands for something else.
+    /// 422: the idempotency key was used for a different request.
     KeyReused,
     /// 429: too many requests or events.
     RateLimited,
@@ -81,29 +81,29 @@ pub enum Code {
     TooManyStreams,
     /// 429: too many unfinished jobs.
     TooManyJobs,
-    /// 429, 503: too many tickets wait for their use.
+    /// 429, 503: too many unused tickets.
     TooManyTickets,
-    /// 4xx: the remote refused, with this status.
+    /// 4xx: the remote rejected the request with this status.
     UpstreamRefused,
-    /// 502: the remote failed, or has no stream there.
+    /// 502: the remote failed, or its response is not a stream.
     UpstreamFailed,
-    /// 504: the remote did not answer in time.
+    /// 504: the remote did not respond in time.
     UpstreamTimeout,
-    /// 508: the request goes in a loop: it has been at this node before.
+    /// 508: the request is in a loop: it has passed this node before.
     LoopDetected,
-    /// 503: there is no room for another stream of a remote.
+    /// 503: the maximum number of streams from remotes is open.
     UpstreamBusy,
-    /// 503: it cannot be done now.
+    /// 503: the request cannot be served now.
     Unavailable,
-    /// 503: the node has as many connections as it takes.
+    /// 503: the node has its maximum number of connections.
     NodeFull,
-    /// 503: too many answers wait for clients that do not take them.
+    /// 503: too many responses wait for clients that do not read them.
     TooManyAnswers,
     /// 503: the node is stopping.
     NodeStopping,
-    /// 503: the node has just started, and reads what it has kept.
+    /// 503: the node has just started and still restores its jobs and relays.
     NodeStarting,
-    /// 503: the journal takes or gives no events now.
+    /// 503: the journal cannot be written or read now.
     JournalUnavailable,
     /// 503: the node has no secret for this webhook.
     WebhookOff,
@@ -114,7 +114,7 @@ pub enum Code {
 // === impl Code ===
 
 impl Code {
-    /// The word for a status that says it all.
+    /// The default code of a status.
     pub(super) fn of(status: StatusCode) -> Self {
         match status.as_u16() {
             401 => Self::Unauthenticated,

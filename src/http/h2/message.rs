@@ -1,4 +1,4 @@
-//! Requests and responses of HTTP/2 as the framework has them.
+//! Converts requests and responses between HTTP/2 and the framework's types.
 
 use std::io;
 
@@ -14,13 +14,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Part
 
 use super::super::{Problem, door::Connection, heads::date};
 
-/// Largest head of a request, as HTTP/2 counts it: each field, and 32 bytes for each. What HTTP/1.1 takes is 128 KiB.
+/// Maximum size of a request head as HTTP/2 counts it: the fields, plus 32 bytes for each. HTTP/1.1 accepts 128 KiB.
 const MOST_HEAD: usize = 64 << 10;
-/// The crate reads heads up to this size, so that a head that is too large is answered with a problem. A larger one is
-/// answered by the crate, without a body.
+/// The crate reads heads up to this size, so that the node can reject a large head with a problem. The crate itself
+/// rejects a head above this size, without a body.
 pub(super) const MOST_READ: u32 = 192 << 10;
 
-/// A request in the framework's words, or why there is none.
+/// Converts a request to the framework's type; a problem if the node rejects it.
 pub(super) fn translate(
     request: http::Request<RecvStream>,
     connection: Connection,
@@ -34,7 +34,7 @@ pub(super) fn translate(
     request.extensions_mut().insert(connection);
     let head = request.head_mut();
     head.method = Method::from_bytes(parts.method.as_str().as_bytes()).map_err(|_| malformed("method"))?;
-    // As HTTP/1.1 has it: the path in the first line, the authority in `Host`.
+    // Like HTTP/1.1: the path is the target, the authority is in `Host`.
     let target = parts.uri.path_and_query().ok_or_else(|| malformed("path"))?;
     head.uri = Uri::try_from(target.as_str()).map_err(|_| malformed("path"))?;
     head.version = Version::HTTP_2;
@@ -51,7 +51,7 @@ pub(super) fn translate(
     Ok(request)
 }
 
-/// What HTTP/2 permits and the node refuses.
+/// Rejects requests that HTTP/2 permits and the node does not accept.
 fn check(parts: &Parts) -> Result<(), Problem> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if parts.method == http::Method::CONNECT {
@@ -70,7 +70,7 @@ fn check(parts: &Parts) -> Result<(), Problem> {
         let detail = format!("the head of the request has {size} bytes; at most {MOST_HEAD} are taken");
         return Err(Problem::new(OldStatus::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
     }
-    // RFC 9113, section 8.3.1: a server treats a request as malformed whose `Host` names another entity.
+    // RFC 9113, section 8.3.1: a request whose `Host` differs from `:authority` is malformed.
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let (host, more) = (hosts.next(), hosts.next());
     if more.is_some() {
@@ -94,7 +94,7 @@ fn read(body: RecvStream) -> BoxedPayloadStream {
     }))
 }
 
-/// The head of a response, without what only HTTP/1.1 has (RFC 9113, section 8.2.2).
+/// The head of a response, without fields that exist only in HTTP/1.1 (RFC 9113, section 8.2.2).
 pub(super) fn head(response: &Response<()>, size: BodySize) -> http::Response<()> {
     let mut headers = HeaderMap::with_capacity(response.headers().len() + 2);
     for (name, value) in response.headers() {

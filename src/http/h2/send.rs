@@ -1,4 +1,4 @@
-//! The answer to one request of HTTP/2, on its way to its client.
+//! Sends the response to one HTTP/2 request.
 
 use std::{
     future::poll_fn,
@@ -19,50 +19,50 @@ use crate::{
     unsent::{Account, Unsent},
 };
 
-/// Memory of a stream whose client takes nothing, beside the bytes of its answer: its task and its state in the crate.
+/// Memory of a blocked stream in addition to its response bytes: its task and its state in the crate.
 const STREAM_BYTES: usize = 4 << 10;
 
-/// How an answer has ended.
+/// How a response has ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ended {
-    /// The connection is to take no more requests.
+    /// The connection must accept no further requests.
     pub(super) last: bool,
-    /// The client took too little of it.
+    /// The client read the response too slowly.
     pub(super) stuck: bool,
 }
 
-/// What waits for a client, and where it goes.
+/// The accounting and the connection of a response.
 pub(super) struct Outgoing<'a> {
     pub(super) unsent: &'a Unsent,
     pub(super) room: Room,
     pub(super) rest: Rest,
-    /// Cancelled by streams whose client takes nothing.
+    /// Cancelled by event streams whose client does not read.
     pub(super) cut: CancellationToken,
 }
 
-/// What a response has for its client, or why there is no more.
+/// The next step of sending.
 enum Next {
     Bytes(Bytes),
-    /// The client takes so many bytes.
+    /// This number of bytes can be sent.
     Room(usize),
     End,
     Failed,
-    /// The client has left the stream, or its connection is gone.
+    /// The client has reset the stream, or the connection has ended.
     Gone,
-    /// The client takes nothing; it is to be cut.
+    /// The client does not read; the stream must be reset.
     Stuck,
 }
 
-/// The body of a response between the framework and the crate.
+/// A response body that is passed from the framework to the crate.
 struct Sending<'a> {
     stream: SendStream<Bytes>,
     chunk: Bytes,
     out: &'a Outgoing<'a>,
-    /// From the first time that something waits.
+    /// Created when bytes wait for the first time.
     account: Option<Account>,
-    /// The number of flushes when bytes were written last: until the next one, they may still be in the crate's buffer.
+    /// The flush count at the last write. Until the next flush, the written bytes may still be in the crate's buffer.
     written: Option<u64>,
-    /// Counted among those that wait for their client.
+    /// True while this stream is counted as blocked.
     waits: bool,
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn send<B: MessageBody>(
     let size = body.size();
     let ends = is_head || size.is_eof();
     let sent = respond.send_response(head(&response, size), ends);
-    // The body may go on for days.
+    // The body may last for days, so free the head now.
     drop((response, respond));
     let stuck = match sent {
         Ok(stream) if !ends => {
@@ -96,7 +96,7 @@ pub(super) async fn send<B: MessageBody>(
 // === impl Sending ===
 
 impl Sending<'_> {
-    /// True when the client took too little.
+    /// Returns true if the client read too slowly.
     async fn run(&mut self, body: impl MessageBody) -> bool {
         let mut body = pin!(body);
         let mut cut = pin!(self.out.cut.cancelled());
@@ -130,8 +130,8 @@ impl Sending<'_> {
         }
     }
 
-    /// The body is asked for more only when the client has taken what there was: a client that does not read slows down
-    /// the source of its answer.
+    /// Polls the body only after the previous chunk was sent, so that a slow client slows down the source of its
+    /// response.
     fn poll_next<B: MessageBody>(
         &mut self,
         body: Pin<&mut B>,
@@ -172,14 +172,15 @@ impl Sending<'_> {
             return Poll::Ready(Next::Room(room.min(capacity)));
         }
         self.set_waits(true);
-        // What was written last may still stand in the crate: then the windows are perhaps open.
+        // The last bytes may still be in the crate's buffer. Then the missing capacity does not mean that the client's
+        // window is closed.
         let flushing = self.written == Some(self.out.room.flushes());
         if flushing {
             self.out.room.wake_with_flush(cx);
         }
         let account = self.account.get_or_insert_with(|| self.out.unsent.account());
         if capacity > 0 {
-            // The client takes it, and the socket does not: that has an account of its own.
+            // The client's window is open but the socket is full; the connection has its own account for that.
             account.clear();
         } else if !flushing {
             account.blocked(Instant::now());

@@ -82,11 +82,13 @@ enum JobEvent {
 
 /// A frame of a relay's events, until `relay_end`.
 ///
-/// Events of the sources are as their remotes sent them, but for `id:` and names of control frames, which get the prefix
-/// `remote.`. Of each source's state tell `relay_open`, `relay_retry {source, attempt, retryInMs, error}`, `relay_gap`,
-/// `relay_loop {source, event, origin, via, dropped, error, code}` for events that came back to where they had been,
-/// `relay_error {source, error, code}` and `relay_complete {source, events, end: 204|end_event|closed|unknown}`. The control frames are those of every stream over
-/// topics (`TopicFrame`); `connection` also has `relayId` and `eventsUrl`.
+/// Events of the sources are passed on as received, except for `id:` and for names of control frames, which get the
+/// prefix `remote.`. These events report the state of a source: `relay_open`,
+/// `relay_retry {source, attempt, retryInMs, error}`, `relay_gap`,
+/// `relay_loop {source, event, origin, via, dropped, error, code}` for events that returned to a topic where they had
+/// already been, `relay_error {source, error, code}` and
+/// `relay_complete {source, events, end: 204|end_event|closed|unknown}`. The control frames are those of every stream
+/// over topics (`TopicFrame`); `connection` also has `relayId` and `eventsUrl`.
 #[derive(ToSchema)]
 #[schema(examples(json!({
     "id": "9c1f00aa0b77-12", "event": "relay_retry",
@@ -109,10 +111,10 @@ pub(in crate::http) struct RelayFrame {
 
 /// A frame of several remote streams as one. It has no `id:`: a merged stream cannot be resumed.
 ///
-/// `merge_start {totalStreams, endpoints: [{source, remote, path}]}` comes first. The events follow as they come; names of
-/// control frames get the prefix `remote.`. A source that was given up is told with `merge_error {source, error, code}`; when all have ended,
-/// `merge_complete {totalStreams, completed, failed, events}` is the last frame. Heartbeats fill silence;
-/// `disconnect {reason}` says that the node stops.
+/// `merge_start {totalStreams, endpoints: [{source, remote, path}]}` comes first. The events follow in order of
+/// arrival; names of control frames get the prefix `remote.`. `merge_error {source, error, code}` reports a source that
+/// failed. When all sources have ended, `merge_complete {totalStreams, completed, failed, events}` is the last frame.
+/// Heartbeats fill silence; `disconnect {reason}` says that the node stops.
 #[derive(ToSchema)]
 #[schema(examples(json!({
     "event": "merge_start",

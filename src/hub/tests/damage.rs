@@ -1,11 +1,11 @@
-//! Events that are kept and cannot be read: the reader gets a gap for them, and all others.
+//! Stored events that cannot be read: the reader gets a gap for them, and all other events.
 
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::support::{Reader, Rig, events, numbers};
 use crate::hub::Start;
 
-/// The events before a gap for damage, and those behind it.
+/// The events before and after a gap with the reason `damaged`.
 async fn around_the_gap(reader: &mut Reader) -> (Vec<String>, Vec<String>) {
     let frames = reader.frames().await;
     let at = frames.iter().position(|frame| frame.name == "gap").expect("a gap");

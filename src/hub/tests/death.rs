@@ -1,4 +1,4 @@
-//! What fails in a shard: a part of it ends the node, one emitter's read ends that stream.
+//! Failures in a shard: a failed part of the shard ends the node, a failed read of one emitter ends that stream.
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::support::{Rig, settle};
 use crate::hub::Selector;
 
-/// The state is held, which is a fault: whatever wants it panics.
+/// The test holds the state's `RefCell` borrow, so that the next borrow panics.
 #[actix_rt::test]
 #[expect(clippy::await_holding_refcell_ref, reason = "that is the fault")]
 async fn a_shard_that_no_longer_delivers_ends_the_node() {
@@ -37,7 +37,7 @@ async fn an_emitter_whose_read_panics_is_ended_and_no_other() {
     let rig = Rig::tiny(4);
     let mut ill = rig.live(&["a"]).await;
     rig.journal.panics.store(true, SeqCst);
-    // More than its outbox holds: it reads on from the journal.
+    // More than the outbox holds, so the emitter continues from the journal.
     rig.burst("a", 0..20).await;
     settle().await;
     let frames = ill.rest().await;

@@ -1,4 +1,4 @@
-//! A memory journal whose pages can be held up, refused, or damaged in part.
+//! A memory journal whose page reads a test can block, fail, or damage in part.
 
 use std::sync::{
     Arc,
@@ -16,10 +16,10 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// A memory journal whose pages can be held up or refused.
+/// A memory journal whose page reads a test can block or fail.
 pub(super) struct Held {
     memory: Memory,
-    /// While it is locked for writing, no page is read.
+    /// While this lock is held for writing, page reads block.
     pub(super) pages: Arc<RwLock<()>>,
     pub(super) broken: AtomicBool,
     /// The event at this offset cannot be read; 0 for none.
@@ -68,7 +68,7 @@ impl Journal for Held {
                 found.events.truncate(at);
                 found.through = damaged - 1;
             }
-            // A page is never quite fresh when it arrives.
+            // Let other tasks run, so that a page is never up to date when it arrives.
             tokio::task::yield_now().await;
             page
         })

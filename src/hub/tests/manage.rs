@@ -137,7 +137,7 @@ async fn delivered_counts_who_hears_a_topic_at_that_moment() {
         (delivered(&["a"]), delivered(&["order:7"]), delivered(&["order:700"]), delivered(&["b"])),
         (2, 3, 2, 1)
     );
-    // Each of them once, however many of the event's topics it hears.
+    // Each emitter counts once, even if it subscribes to several topics of the event.
     assert_eq!((delivered(&["a", "b"]), delivered(&["a", "a", "order:7", "order:700"])), (2, 3));
     assert_eq!(rig.hub.delivered(&[topic("a")], true), None);
     drop(prefix);

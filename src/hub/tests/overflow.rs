@@ -205,7 +205,7 @@ async fn a_reader_costs_no_more_than_its_outbox_and_a_page() {
     }
 }
 
-/// Readers that ask for history and take nothing do not keep the room that others need.
+/// Clients that request history and do not read must not block the memory that other readers need.
 #[actix_rt::test]
 async fn history_that_nobody_takes_makes_room_for_those_who_read() {
     let rig = Rig::with_pages(5000);
@@ -223,7 +223,7 @@ async fn history_that_nobody_takes_makes_room_for_those_who_read() {
     assert_eq!(last.iter().filter(|got| got.data == large).count(), 20, "it gets what there is, and no more");
     drop(stuck);
     assert_eq!(rig.hub.counters().closed(Reason::WriteDeadline), 1);
-    // One that reads waits for nobody.
+    // A client that reads does not wait for others.
     let begin = Instant::now();
     for _ in 0..5 {
         let mut reader = rig.from(&["a"], Start::Beginning).await;

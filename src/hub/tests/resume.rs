@@ -70,7 +70,8 @@ async fn a_long_past_runs_into_the_present_without_a_seam() {
     assert_eq!(rig.status(&reader).await.state, "live");
 }
 
-/// Its id is never beyond what was sent, and who comes back with it gets what this stream would have brought.
+/// The id of the first frame is never later than what was sent. A client that resumes from it gets the same events as
+/// this stream.
 #[actix_rt::test]
 async fn the_first_frame_carries_the_position_after_which_the_stream_continues() {
     let rig = keeping(3);
@@ -99,7 +100,7 @@ async fn the_first_frame_carries_the_position_after_which_the_stream_continues()
         assert_eq!(greeting(&mut again).await.0["status"], "resumed", "{start:?}");
         assert_eq!(again.frames().await, sent, "{start:?}");
     }
-    // Nothing of these topics is kept: the stream continues after the head.
+    // The topics have no events: the stream continues after the head.
     assert_eq!(rig.from(&["none"], Start::History(3)).await.next().await.id, Some(at(6)));
 }
 

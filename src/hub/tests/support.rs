@@ -71,13 +71,13 @@ impl Rig {
         Self::by_clock(config, journal, Clock::system())
     }
 
-    /// One that goes by this clock.
+    /// A rig that uses this clock.
     pub(super) fn by_clock(config: Config, journal: &journal::Config, clock: Clock) -> Self {
         let journal = Held::new(journal, clock.clone());
         Self { hub: Handle::supervised(config, journal.clone(), Supervisor::default(), clock), journal }
     }
 
-    /// History of so many bytes may wait for all readers.
+    /// A rig with this limit on waiting history bytes, over all readers.
     pub(super) fn with_pages(max_page_bytes: usize) -> Self {
         tokio::time::pause();
         let (clock, supervisor) = (Clock::system(), Supervisor::default());

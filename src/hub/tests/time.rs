@@ -221,7 +221,7 @@ async fn a_stream_that_ended_well_is_given_time_to_be_read() {
     assert_eq!((cuts.get(), rig.hub.counters().closed(Reason::Ended)), (1, 1));
 }
 
-/// A token ends by the time of day: a jump past its end is seen, one that goes back gives it its time again.
+/// A token expires by wall-clock time: a jump past its end expires it, a jump back extends it again.
 #[actix_rt::test]
 async fn a_stream_ends_with_its_token_also_when_the_wall_clock_jumps() {
     tokio::time::pause();
@@ -238,7 +238,7 @@ async fn a_stream_ends_with_its_token_also_when_the_wall_clock_jumps() {
     assert_eq!(rig.hub.counters().open(), 1);
     drop(reader);
     assert_eq!(rig.hub.counters().closed(Reason::TokenExpired), 1);
-    // Without a jump it ends by the monotonic clock.
+    // Without a jump the token expires by the monotonic clock.
     let mut reader = rig.greeted(with_token(60)).await;
     let (end, seconds) = timed(&mut reader).await;
     assert_eq!((end.name.as_str(), end.reason().as_str()), ("disconnect", "token_expired"));

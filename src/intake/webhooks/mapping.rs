@@ -11,7 +11,8 @@ use super::{
     rule::{Rule, rules},
 };
 use crate::{
-    event::{Draft, Payload, names, without_mark},
+    event::{Draft, Payload, names},
+    json::without_mark,
     topic::Topic,
 };
 

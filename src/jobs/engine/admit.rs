@@ -1,4 +1,4 @@
-//! Which jobs are let in, and how they begin.
+//! Admission and start of jobs.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -14,23 +14,23 @@ use crate::{
     topic::Topic,
 };
 
-/// A job that the journal has taken.
+/// A job whose record is in the journal.
 pub struct Accepted {
     pub origin: Origin,
     pub plan: Plan,
     /// The record of its idempotency key.
     pub key_record: Option<String>,
     pub hold: Option<Hold>,
-    /// Its record as it was written.
+    /// Its encoded record.
     pub record: Bytes,
-    /// Its part of `jobs.max_running_tasks`.
+    /// Its quota of `jobs.max_running_tasks`.
     pub tasks: Held,
 }
 
 // === impl Engine ===
 
 impl Engine {
-    /// Lets a job in: its id, and a place among the unfinished ones until `accept` or `turn_away`.
+    /// Admits a job: assigns its id, and counts it as unfinished until `accept` or `turn_away`.
     pub fn admit(&mut self, user: Option<&str>, tasks: usize) -> Result<(Id, Held), SubmitError> {
         let owner: Owner = user.map(Into::into);
         if self.stopping {
@@ -53,12 +53,12 @@ impl Engine {
         Ok((id.to_string().into(), held))
     }
 
-    /// Gives the place back of a job that came to nothing.
+    /// Undoes `admit` for a job that was not written.
     pub fn turn_away(&mut self) {
         self.admitted -= 1;
     }
 
-    /// Takes over a job that the journal has taken.
+    /// Starts a job whose record is in the journal.
     pub fn accept(&mut self, accepted: Accepted, now: Instant) {
         self.admitted -= 1;
         self.stats.jobs_accepted += 1;
@@ -81,14 +81,14 @@ impl Engine {
         let state = JobState::new(origin);
         tracing::info!(job_id = %id, user = state.user.as_deref(), tasks = live.runs.len(), "job accepted");
         self.book.insert(id.clone(), Job { state, key_record, live: Some(Box::new(live)) });
-        // It may have slipped in while its record was written.
+        // The engine may have been suspended while the record was written.
         if self.suspended {
             self.queue.clear(&id);
             return;
         }
         self.begin_away(&id);
         if self.stopping && !self.durable {
-            // Its watchers must see an end.
+            // Its watchers must receive an end event.
             self.end(&id, Ending::Shutdown);
         }
     }

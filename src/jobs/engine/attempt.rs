@@ -23,7 +23,7 @@ use crate::{
     upstream::Via,
 };
 
-/// Longest text of an error in bytes, where events may be large.
+/// Maximum length of an error text in bytes, unless events must be small.
 const MAX_ERROR_BYTES: usize = 2048;
 /// How long a handler may take to tidy up after its token has fired.
 const GRACE: Duration = Duration::from_secs(2);
@@ -36,13 +36,13 @@ pub struct Attempt {
     pub handler: Arc<dyn TaskHandler>,
     pub task_id: String,
     pub name: String,
-    /// Who submitted the job, and the size of its record, for the budget.
+    /// The owner of the job and the size of its record, for the memory budget.
     pub owner: Owner,
     pub groups: Arc<[String]>,
     pub record_bytes: usize,
     pub inputs: Arc<Inputs>,
     pub memory: Memory,
-    /// The job's.
+    /// The `Via` of the request that submitted the job.
     pub via: Via,
     pub timeout: Duration,
     /// The job's.
@@ -56,7 +56,7 @@ pub struct Done {
     pub result: Box<RawValue>,
     pub encoding: Option<&'static str>,
     pub http_status: Option<u16>,
-    /// Its room, until it is in the journal.
+    /// Its part of the memory budget, held until the result is in the journal.
     pub held: Vec<Held>,
 }
 
@@ -74,7 +74,7 @@ impl Attempt {
         let outcome = AssertUnwindSafe(self.outcome(token, reserve.clone(), reports.clone())).catch_unwind().await;
         drop(guard);
         let outcome = outcome.unwrap_or_else(|panic| Err(TaskError::fatal(code::PANIC, panic_message(&*panic))));
-        // Errors wait in the channel without being counted, so they are cut before.
+        // Errors in the channel do not count against the memory budget, so cut them first.
         let ended = match outcome {
             Ok(output) => Ok(Done::new(output, reserve.take())),
             Err(mut error) => {
@@ -94,11 +94,11 @@ impl Attempt {
     ) -> Result<Output, TaskError> {
         let stopped = || TaskError::fatal(code::CANCELLED, "the task was stopped before the attempt had begun");
         if self.cancel.is_cancelled() {
-            // While it waited for its start to be written.
+            // Cancelled while its start was being written.
             return Err(stopped());
         }
         let loaded = self.inputs.load(&self.owner, &self.id, self.task, self.record_bytes);
-        // Held as long as the handler works with it.
+        // `_held` must live as long as the handler uses the input.
         let (input, _held) = self.cancel.run_until_cancelled(loaded).await.unwrap_or_else(|| Err(stopped()))?;
         let sink = AttemptSink::new(self.id.clone(), self.task, self.number, self.max_data_bytes, reports);
         let task = Task {
@@ -140,12 +140,12 @@ impl Done {
     }
 }
 
-/// Longest text of an error: it stands in events, in snapshots and in memory.
+/// Maximum length of an error text, which is stored in events, in snapshots and in memory.
 pub fn max_error_bytes(max_event_bytes: usize) -> usize {
     MAX_ERROR_BYTES.min(max_event_bytes / 16)
 }
 
-/// Cuts an error to what is shown of it.
+/// Shortens the message and the code of an error.
 pub fn trim(error: &mut TaskError, max_bytes: usize) {
     error.message = shorten(std::mem::take(&mut error.message), max_bytes);
     error.code = shorten(std::mem::take(&mut error.code), 64);

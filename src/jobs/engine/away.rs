@@ -26,14 +26,14 @@ use crate::{
 #[derive(Debug)]
 pub struct Group {
     pub id: Id,
-    /// Who submitted the job.
+    /// The owner of the job.
     pub owner: Owner,
     pub remote: Arc<str>,
     /// Id and number of each that has not ended.
     pub tasks: Vec<(String, u32)>,
     /// When the job is to have ended.
     pub deadline: Option<Instant>,
-    /// The job's.
+    /// The `Via` of the request that submitted the job.
     pub via: Via,
     /// The job ends before its tasks do: the remote is to stop.
     pub cancel: CancellationToken,
@@ -52,7 +52,7 @@ pub enum Told {
     Progress { progress: f64, message: Option<String>, data: Option<Box<RawValue>> },
     /// An attempt failed there, and another will follow.
     Retry { attempt: u32, delay_ms: u64, error: TaskError },
-    /// The remote cannot be reached for now, and is asked again after the delay.
+    /// The remote cannot be reached now; the request is retried after the delay.
     Unreached { delay_ms: u64, error: String },
     /// It has ended there, or nobody will ever know.
     Ended { result: Result<Done, TaskError>, attempts: u32 },
@@ -97,7 +97,7 @@ impl Away {
     pub fn recall(&mut self, fact: &Fact) {
         match fact {
             Fact::TaskProgress(progress) => self.note(progress.progress),
-            // This node's own words, which the remote does not tell once more.
+            // This node made the event; the remote does not send it again.
             Fact::TaskRetry(retry) if retry.code == code::REMOTE_AWAY => {}
             Fact::TaskRetry(_) => self.renew(),
             _ => {}

@@ -42,19 +42,19 @@ pub struct Listing {
     pub jobs: Vec<Summary>,
     /// Pass it as `after` for the next page; `None` when this is the last.
     pub next: Option<String>,
-    /// Jobs that are kept and cannot be read; in the last page of all jobs.
+    /// Stored jobs that cannot be read; only on the last page of an unfiltered list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A job whose record or history cannot be read. Nothing of it is run, and nothing of it is removed.
+/// A job whose record or history cannot be read. The node neither runs nor deletes it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = UnreadableJob)]
 pub struct Unreadable {
     /// The job.
     pub job_id: String,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: String,
 }
 
@@ -72,7 +72,7 @@ pub type Leaving = (Id, Option<String>);
 // === impl ResultPlace ===
 
 impl ResultPlace {
-    /// Where the result of this task is.
+    /// Where the result of a task is stored.
     pub fn of(state: &JobState, task_id: &str) -> Result<Self, Error> {
         let unknown = || Error::UnknownTask { job: state.job_id.to_string(), task: task_id.to_owned() };
         let task = state.task(task_id).ok_or_else(unknown)?;
@@ -101,7 +101,7 @@ impl Engine {
         self.job(id).map(|job| job.state.summary())
     }
 
-    /// `None` where the tasks of the job have to be read back.
+    /// `None` if the tasks of the job are not in memory and must be read back.
     pub fn snapshot(&self, id: &str) -> Result<Option<Snapshot>, Error> {
         let state = &self.job(id)?.state;
         Ok(state.remembers_tasks().then(|| state.snapshot()))
@@ -121,18 +121,19 @@ impl Engine {
         let next = jobs.last().filter(|_| more).map(|job| job.job_id.to_string());
         let unreadable =
             self.unreadable.iter().map(|(id, reason)| Unreadable { job_id: id.clone(), reason: reason.clone() });
-        // With the last page, and for those alone who see everybody's jobs: whose these are cannot be read either.
+        // Only on the last page of an unfiltered list: the user of an unreadable job is unknown, so only callers that
+        // may see all jobs get it.
         let told = next.is_none() && filter.user.is_none() && filter.status.is_none();
         Listing { jobs, next, unreadable: if told { unreadable.collect() } else { Vec::new() } }
     }
 
-    /// Where the result of a task is to be had; `None` where the tasks of the job have to be read back.
+    /// Where the result of a task is stored; `None` if the tasks of the job are not in memory and must be read back.
     pub fn result_place(&self, id: &str, task_id: &str) -> Result<Option<ResultPlace>, Error> {
         let state = &self.job(id)?.state;
         state.remembers_tasks().then(|| ResultPlace::of(state, task_id)).transpose()
     }
 
-    /// The tasks of an ended job that have no result; `None` where they have to be read back.
+    /// The tasks of an ended job that have no result; `None` if they are not in memory and must be read back.
     pub fn failed_tasks(&self, id: &str) -> Result<Option<Vec<String>>, Error> {
         let state = &self.job(id)?.state;
         state.remembers_tasks().then(|| failed_tasks(state)).transpose()
@@ -159,13 +160,14 @@ impl Engine {
         Some((id, job.key_record))
     }
 
-    /// A job has ended. Tasks of the jobs that ended first are forgotten where there are too many; they can be read back.
+    /// Keeps the tasks of an ended job in memory. Above `max_kept_tasks` the tasks of the jobs that ended first are
+    /// dropped; they can be read back.
     pub(super) fn remember(&mut self, id: Id) {
         self.remembered_tasks += self.book.get(&id).map_or(0, |job| job.state.tasks.len());
         self.remembered.push_back(id);
         while self.remembered_tasks > self.config.max_kept_tasks {
             let Some(oldest) = self.remembered.pop_front() else { return };
-            // Unless it has left meanwhile.
+            // The job may have been deleted meanwhile.
             if let Some(job) = self.book.get_mut(&oldest) {
                 self.remembered_tasks -= job.state.forget_tasks();
             }

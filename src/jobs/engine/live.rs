@@ -49,13 +49,13 @@ pub struct Live {
     pub kept_bytes: usize,
     /// Let go when the job has ended.
     pub hold: Option<Hold>,
-    /// Who submitted it.
+    /// The owner of the job.
     pub owner: Owner,
-    /// Its part of `jobs.max_running_tasks`.
+    /// Its quota of `jobs.max_running_tasks`.
     pub tasks: Option<Held>,
-    /// Bytes of its record.
+    /// Size of its record in bytes.
     pub record_bytes: usize,
-    /// Bytes of the journal that count as the owner's until the job has ended.
+    /// Journal bytes that count against the owner's share until the job ends.
     pub held: u64,
 }
 
@@ -118,7 +118,7 @@ pub struct Bounds {
     pub inline: usize,
     /// More cannot go into one event.
     pub total: usize,
-    /// More cannot be kept by all jobs together; what is not kept is referred to.
+    /// Limit for all jobs together; results beyond it are referenced by URL.
     pub room: usize,
 }
 
@@ -191,7 +191,7 @@ impl Live {
         self.succeeded += 1;
     }
 
-    /// Lets go of the results that were kept: they are referred to.
+    /// Drops the kept results; `aggregated_result` then refers to them by URL.
     pub fn drop_results(&mut self) {
         for run in &mut self.runs {
             if let Some(Outcome::Result { kept, .. }) = &mut run.outcome {

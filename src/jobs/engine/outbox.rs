@@ -17,7 +17,7 @@ pub struct Entry {
     pub event: JobEvent,
     pub topics: Vec<Topic>,
     pub records: Vec<RecordWrite>,
-    /// Room of the budget that it takes until it has arrived.
+    /// Its part of the memory budget, held until the entry is in the journal.
     #[expect(dead_code, reason = "it is there to be dropped")]
     pub held: Vec<Held>,
     /// Rough size of all that.

@@ -22,7 +22,7 @@ use crate::{
     topic::{Invalid, Topic},
 };
 
-/// So many jobs that cannot be read are named; more are counted.
+/// Maximum number of unreadable jobs that are listed; further jobs are only counted.
 const MAX_UNREADABLE: usize = 1000;
 /// A task that was interrupted so often is not run again: it may be what ends the node.
 const MAX_RESTARTS: u32 = 3;
@@ -34,7 +34,7 @@ pub struct Past {
     live: Box<Live>,
     key_record: Option<String>,
     bounds: Bounds,
-    /// Bytes of its record and its events.
+    /// Size of its record and its events in bytes.
     bytes: u64,
     /// A client has cancelled it.
     pub cancelled: bool,
@@ -62,7 +62,7 @@ impl Past {
         &self.live.topic
     }
 
-    /// What is known of it.
+    /// The state of the job.
     pub fn into_state(self) -> JobState {
         self.state
     }
@@ -192,7 +192,7 @@ impl Engine {
         }
         tracing::info!(job_id = %id, tasks = live.runs.len(), finished = live.finished(), "job taken up");
         self.stats.jobs_taken_up += 1;
-        // What was accepted goes on, whatever the bound is now.
+        // Accepted jobs continue even if the limit was lowered.
         live.tasks = self.tasks.take(Share::WHOLE, &live.owner, live.runs.len() as u64).ok();
         if self.kept_bytes + live.kept_bytes > self.config.max_memory_bytes / KEPT_PART {
             live.drop_results();
@@ -222,7 +222,7 @@ impl Engine {
         self.ended.make_contiguous().sort_by_key(|(at, _)| *at);
     }
 
-    /// Notes a job whose record or history could not be read.
+    /// Records a job whose record or history could not be read.
     pub fn unreadable(&mut self, id: String, reason: String) {
         self.stats.records_unreadable += 1;
         if self.unreadable.len() < MAX_UNREADABLE {

@@ -2,8 +2,8 @@
 //!
 //! Above a half of `journal.max_bytes` ended jobs leave before their time, the oldest first. Above three quarters, which
 //! only unfinished jobs can hold, no job is let in, progress is not told, results that are not small become errors and
-//! `aggregated_result` is brief: so what runs comes to its end, and its room back. The same holds for a single owner whose
-//! unfinished jobs hold its share of these three quarters.
+//! `aggregated_result` is brief: so running jobs can end and free their space. The same limits apply to a single
+//! owner whose unfinished jobs hold its share of these three quarters.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub struct Room {
     max: u64,
     used: u64,
     share: Share,
-    /// What unfinished jobs hold, by owner.
+    /// Bytes that unfinished jobs hold, by owner.
     owners: HashMap<Owner, u64>,
 }
 
@@ -42,20 +42,20 @@ impl Room {
         self.used > self.usable()
     }
 
-    /// The same for the jobs of one owner.
+    /// Like [`tight`](Self::tight), for the jobs of one owner.
     pub fn tight_for(&self, owner: &Owner) -> bool {
         let alone = self.owners.len() <= usize::from(self.owners.contains_key(owner));
         let own = self.owners.get(owner).copied().unwrap_or(0);
         self.tight() || own > self.share.most(self.usable(), alone)
     }
 
-    /// Counts bytes as an owner's; answers them.
+    /// Adds bytes to an owner's share; returns them.
     pub fn charge(&mut self, owner: &Owner, bytes: u64) -> u64 {
         *self.owners.entry(owner.clone()).or_insert(0) += bytes;
         bytes
     }
 
-    /// An unfinished job that held so much has ended.
+    /// Releases the bytes of a job that has ended.
     pub fn discharge(&mut self, owner: &Owner, bytes: u64) {
         if let Some(held) = self.owners.get_mut(owner) {
             *held = held.saturating_sub(bytes);
@@ -65,7 +65,7 @@ impl Room {
         }
     }
 
-    /// What unfinished jobs may hold in sum.
+    /// Bytes that all unfinished jobs together may hold.
     fn usable(&self) -> u64 {
         self.max / 4 * 3
     }

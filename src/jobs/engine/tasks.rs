@@ -31,10 +31,10 @@ use crate::{
     shares::Held,
 };
 
-/// Records that go with an event, and the room that both take of the budget.
+/// Records that belong to an event, and the memory that both hold of the budget.
 type Extra = (Vec<RecordWrite>, Vec<Held>);
 
-/// The part of `jobs.max_memory_bytes` that results may take which are kept for `aggregated_result`.
+/// Results kept for `aggregated_result` may hold `jobs.max_memory_bytes` divided by this number.
 pub(super) const KEPT_PART: usize = 4;
 /// Rough bytes of an event beside what varies much.
 pub(super) const PLAIN_EVENT_BYTES: usize = 512;
@@ -323,7 +323,7 @@ impl Engine {
         self.push_with(id, None, fact, Extra::default(), bytes);
     }
 
-    /// Counts bytes of the journal as the owner's, until the job has ended.
+    /// Counts journal bytes against the owner's share until the job ends.
     fn charge(&mut self, id: &Id, bytes: u64) {
         if let Some(live) = self.book.get_mut(id).and_then(|job| job.live.as_deref_mut()) {
             live.held += self.room.charge(&live.owner, bytes);

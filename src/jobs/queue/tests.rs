@@ -113,7 +113,7 @@ fn owner(name: &str) -> Owner {
     Some(name.into())
 }
 
-/// Adds a job of an owner with so many tasks.
+/// Adds a job with `tasks` tasks for an owner.
 fn owned(queue: &mut Queue<u32>, job: u32, name: &str, tasks: u32, lane: usize) {
     queue.add(job, owner(name), None);
     (0..tasks).for_each(|task| queue.push(&job, task, lane));
@@ -140,7 +140,7 @@ fn an_owner_alone_leaves_a_reserve_that_the_next_one_gets_at_once() {
     assert_eq!(std::iter::from_fn(|| queue.next()).count(), 6);
     owned(&mut queue, 2, "b", 1, OPEN);
     assert_eq!((queue.next(), queue.next()), (Some((2, 0)), None));
-    // Beside another one it falls to its share.
+    // When another owner arrives, the first one shrinks to its share.
     for running in [6, 5, 4] {
         queue.release(&1, &owner("a"), OPEN);
         assert_eq!((queue.next().is_some(), running), (running == 4, running), "with {running} before");

@@ -131,7 +131,7 @@ async fn answer(response: Response) -> Result<(u16, Bytes), Trouble> {
     if verdict(status) == Verdict::Success {
         return Ok((status.as_u16(), body?));
     }
-    // Late, cut short or encoded: the status says enough.
+    // The body may be late, truncated or encoded; then the status alone is the reason.
     let excerpt = problem(&body.unwrap_or_default());
     let failure = Failure::Status { status, retry_after: retry_after(&headers, received), excerpt };
     if failure.passing() {

@@ -66,7 +66,7 @@ impl Session {
                     Some(Said::Retry { failure, .. }) if vain.retries(remote.max_retries()) => break failure,
                     Some(Said::Retry { failure, attempt, delay }) => {
                         tracing::debug!(job_id = %self.group.id, remote = remote.name(), %failure, attempt, ?delay, "the remote's events broke off");
-                        // A connection that is lost and made again at once is not reported.
+                        // The first loss of a connection is not reported: it usually reconnects immediately.
                         if attempt > 1 || !begun {
                             self.unreached(attempt, delay, &failure).await;
                         }
@@ -191,11 +191,11 @@ impl Session {
         Ok(Done { result: result.into_raw(), encoding, http_status, held: held.into_iter().collect() })
     }
 
-    /// A result that was too large for an event of the remote's.
+    /// Fetches a result that was too large for an event of the remote.
     async fn fetch(&self, remote: &Remote, path: &str) -> Result<Fetched, TaskError> {
         let mut retries = Retries::new(remote, self.means.pace);
         let why = loop {
-            // How large it is, is not known before.
+            // The size is unknown before the read, so reserve the maximum.
             let held = self.means.memory.answer(&self.group.owner, self.means.max_result_bytes).await;
             match ask::result(remote, path, self.means.max_result_bytes).await {
                 Ok(result) => return Ok((result, held)),
@@ -216,7 +216,7 @@ impl Session {
     }
 }
 
-/// A result, and the room that it takes.
+/// A result, and the memory that it holds of the budget.
 type Fetched = (Box<serde_json::value::RawValue>, Option<Held>);
 
 /// Counts connections that came to nothing. The source of events counts them too, but cannot know what is news: a remote

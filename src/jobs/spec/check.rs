@@ -274,7 +274,7 @@ impl At<'_> {
                 );
             }
         }
-        // What the handler would refuse at each attempt, such as a field that belongs to the connection.
+        // Reject requests that the handler would reject at each attempt, such as one with a connection header field.
         let mut request = HttpInput { headers: task.headers.clone().unwrap_or_default(), ..HttpInput::get(url) };
         if let Some(method) = &task.method {
             request.method.clone_from(method);

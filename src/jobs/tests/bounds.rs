@@ -1,4 +1,4 @@
-//! What jobs may hold in sum: tasks that wait, tasks of ended jobs, and bytes on their way.
+//! Limits over all jobs: waiting tasks, tasks of ended jobs, and bytes that are not yet in the journal.
 
 use std::sync::{
     Arc,
@@ -85,7 +85,7 @@ async fn answers_wait_for_room_until_those_before_them_are_in_the_journal() {
 
 #[actix_rt::test]
 async fn results_that_find_no_room_are_referred_to() {
-    // The smallest budget that there is keeps a quarter of itself.
+    // A quarter of this budget is for kept results.
     let config = Config { max_memory_bytes: 4000, ..Config::default() };
     let rig = Setup { config, ..Setup::usual() }.start();
     let spec = |text: &str| json!({ "tasks": vec![json!({ "run": "echo", "input": text }); 4] });

@@ -1,4 +1,4 @@
-//! An engine that panics ends the node: the journal has what the next start needs.
+//! An engine that panics ends the node; the journal has all data for the next start.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     supervise::Supervisor,
 };
 
-/// Panics where the engine drops it.
+/// Panics when the engine drops it.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -31,7 +31,7 @@ async fn an_engine_that_panics_ends_the_node() {
     assert!(matches!(rig.jobs.list(Filter::default()).await, Err(Error::Stopping)));
 }
 
-/// An engine that ends because nobody needs it any more is no failure.
+/// It is not a failure when an engine ends because its last handle was dropped.
 #[actix_rt::test]
 async fn an_engine_that_ends_in_order_ends_no_node() {
     let supervisor = Supervisor::default();

@@ -50,7 +50,7 @@ pub struct Setup {
     pub failing_keys: usize,
     /// Records whose key contains this are damaged.
     pub damaged: Option<String>,
-    /// The budget, where it is not the usual one.
+    /// The memory budget, if it differs from the default.
     pub memory: Option<Memory>,
     pub supervisor: Supervisor,
     /// That of the system unless it is set.

@@ -42,7 +42,7 @@ pub(super) async fn keys_of_publishers_are_apart(open: impl Fn(Config) -> Shared
     assert!(put_all(&journal, vec![none.clone(), none]).await.iter().all(|receipt| !receipt.duplicate));
 }
 
-/// A row id of one table is not that of another.
+/// The same id in two first topics is two events, like row ids of two tables.
 pub(super) async fn a_key_is_one_of_its_first_topic(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     let to =

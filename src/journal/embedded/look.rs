@@ -22,7 +22,7 @@ pub struct Look {
     pub place: Place,
     /// The copy, a data directory of its own.
     copy: PathBuf,
-    /// What is wrong with the content of the mark, or `None` where there is no mark.
+    /// The mark, `None` if there is no file, or the reason why its content is not valid.
     pub mark: Result<Option<Mark>, String>,
     /// What was found in the logs.
     pub logs: Salvaged,

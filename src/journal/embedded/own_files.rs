@@ -1,5 +1,5 @@
-//! Whether the data directory is still where it was. Files that were removed or moved can be written to as long as they are
-//! open, and everything in them is gone with the process: what cannot be found again must not be acknowledged.
+//! Detects that the data directory was removed, moved or replaced. Removed files can still be written while they are
+//! open, but their content is lost at the end of the process: such writes must not be acknowledged.
 
 use std::{
     fs,
@@ -15,18 +15,18 @@ use super::{place::Place, salvage};
 pub struct OwnFiles {
     dir: PathBuf,
     store: PathBuf,
-    /// Device and number of each.
+    /// Device and inode number of each file.
     files: Vec<(PathBuf, (u64, u64))>,
     seen: Option<Instant>,
 }
 
-/// Acknowledged events may be lost that were published within so short a time after a removal.
+/// Interval of the check. Events that are acknowledged within this time after a removal may be lost.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 // === impl OwnFiles ===
 
 impl OwnFiles {
-    /// Notes which files there are.
+    /// Records the identity of the files.
     pub fn of(place: &Place) -> Self {
         let paths = [place.lock(), place.mark(), place.store()];
         let files = paths.into_iter().filter_map(|path| {
@@ -36,7 +36,8 @@ impl OwnFiles {
         Self { dir: place.dir().to_owned(), store: place.store(), files: files.collect(), seen: None }
     }
 
-    /// Says what is missing. A file system that does not answer is a matter of the writes themselves.
+    /// Fails with the missing file. Other errors of the file system are ignored here: the writes themselves report
+    /// them.
     pub fn check(&mut self) -> Result<(), String> {
         if self.seen.is_some_and(|seen| seen.elapsed() < CHECK_EVERY) {
             return Ok(());

@@ -54,7 +54,7 @@ impl Place {
         let journal = dir.join("journal");
         DirBuilder::new().recursive(true).mode(0o700).create(&journal).map_err(|error| match error.kind() {
             io::ErrorKind::NotADirectory => OpenError::NotADirectory(dir.to_owned()),
-            // Something is there; what it is may not be seen.
+            // The path exists, but may not be accessible.
             io::ErrorKind::AlreadyExists => match fs::metadata(&journal).map_err(of_file(&journal)) {
                 Ok(_) => OpenError::NotADirectory(dir.to_owned()),
                 Err(error) => failed(error),
@@ -149,10 +149,10 @@ impl MarkFile {
 // === impl Mark ===
 
 impl Mark {
-    /// `None` when there is no such file. Inside, what is wrong with its content.
+    /// Reads the mark: `None` if there is no file, and an inner error if its content is not valid.
     ///
     /// # Errors
-    /// When the file cannot be read, which says nothing of its content.
+    /// When the operating system cannot read the file; this is not damage.
     pub fn read(path: &Path) -> io::Result<Result<Option<Self>, String>> {
         match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
@@ -189,12 +189,12 @@ impl Mark {
     }
 }
 
-/// Whether a file is there. An error is no answer: a file that may not be looked at is not one that is missing.
+/// True if a file exists. A file that may not be accessed is an error, not a missing file.
 pub fn there(path: &Path) -> io::Result<bool> {
     path.try_exists().map_err(of_file(path))
 }
 
-/// Names the file in an error of the operating system.
+/// Adds the path of the file to an error of the operating system.
 pub fn of_file(path: &Path) -> impl FnOnce(io::Error) -> io::Error + use<'_> {
     move |error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
 }

@@ -123,13 +123,13 @@ impl Shared {
         for Chosen { offset, home } in chosen {
             let event = match self.find(*home, *offset) {
                 Ok(Some(event)) => event,
-                // What can be read ends here; the reader comes back for the rest.
+                // Return the events before the damage; the reader's next call continues there.
                 Ok(None) | Err(StoreError::Damaged(_)) if !events.is_empty() => {
                     return Ok(Fetched { events, full: false, missing: Some(*offset) });
                 }
                 Ok(None) if damage.is_none() => return Ok(Fetched { events, full: false, missing: Some(*offset) }),
                 Err(StoreError::Damaged(what)) => {
-                    // Damage takes a block, which holds many events: all of them are passed over at once.
+                    // Damage affects a block with many events: skip all consecutive damaged events in one step.
                     damage = Some(StoreError::Unreadable { through: *offset, what });
                     continue;
                 }
@@ -148,7 +148,7 @@ impl Shared {
         damage.map_or(Ok(Fetched { events, full: false, missing: None }), Err)
     }
 
-    /// An event from the cache or the store; `None` when it was let go meanwhile.
+    /// An event from the cache or the store; `None` if it was deleted meanwhile.
     fn find(&self, home: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
         if let Some(event) = self.events.get(&offset) {
             return Ok(Some(event));

@@ -24,7 +24,7 @@ pub const FEW_ROWS: u32 = 8;
 /// Events at the end of the log whose payloads an opening looks at.
 const TAIL: u64 = 16;
 
-/// By less than this an event may be ahead of the clock without a word.
+/// Events that are ahead of the clock by less than this cause no log line.
 const NOTED_MS: u64 = 60_000;
 
 /// Reads the state row; `None` in an empty store.
@@ -67,7 +67,7 @@ pub fn restore(store: &Store, config: &Config, now: Moment) -> Result<Option<Res
                 meta.expires = Some(0);
             }
             log.restore_event(meta);
-            // One that is ahead of the clock comes later: its row is written anew with a time that can be believed.
+            // An event ahead of the clock is added later; its row is rewritten with a corrected time.
             whole &= log.contains(offset);
         }
         if !whole || in_span > FEW_ROWS {

@@ -44,7 +44,7 @@ impl Stopped {
         match Embedded::open(&unbounded(), self.look.dir()) {
             Ok(journal) => Ok(Arc::new(journal)),
             Err(OpenError::Damaged { what, .. }) => Err(damaged(what)),
-            // Not the directory of the copy.
+            // Report the original directory, not the copy.
             Err(OpenError::Io { reason, .. }) => Err(OpenError::Io { dir: self.look.place.dir().to_owned(), reason }),
             Err(error) => Err(error),
         }

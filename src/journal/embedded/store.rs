@@ -39,7 +39,7 @@ pub enum StoreError {
     /// The disk has no room.
     #[error("the disk is full: {0}")]
     Full(String),
-    /// The operating system refuses, which says nothing of what is on the disk.
+    /// An error of the operating system; this is not damage.
     #[error("{0}")]
     Io(String),
     /// The disk itself fails to read or write.
@@ -222,14 +222,14 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, fjall::Error>) -> Result<T, Store
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(StoreError::from),
         Err(panic) => check_clock().and(Err(match text(&*panic) {
-            // An `expect` on what the operating system refused: no file was taken for another.
+            // The store panicked on an error of the operating system, so this is not damage.
             refused if refused.contains("Os { code: ") => StoreError::Io(refused.to_owned()),
             other => StoreError::Damaged(format!("the store cannot make sense of its files: {other}")),
         })),
     }
 }
 
-/// fjall counts time from 1970, and panics before it.
+/// fjall panics when the clock is before 1970.
 #[expect(clippy::disallowed_methods, reason = "the same clock that fjall reads")]
 fn check_clock() -> Result<(), StoreError> {
     let before_1970 = || StoreError::Io("the clock of this machine stands before 1970; set it and start again".into());

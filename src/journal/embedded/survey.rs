@@ -59,7 +59,7 @@ impl Survey {
     /// Reads everything.
     ///
     /// # Errors
-    /// When the operating system refuses to read: that is no damage, and nothing can be said.
+    /// When the operating system cannot read a file. This is not damage, and the survey is incomplete.
     pub fn of(store: &Store) -> Result<Self, StoreError> {
         let mut survey = Self::default();
         match store.get(STATE) {

@@ -38,7 +38,7 @@ fn directory() -> PathBuf {
 struct Again {
     dir: PathBuf,
     config: Config,
-    /// That of the system unless it is set.
+    /// The clock of the journal; the system clock if it is `None`.
     clock: Option<Clock>,
     journal: Option<Embedded>,
 }

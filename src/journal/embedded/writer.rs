@@ -78,7 +78,7 @@ pub struct Writer {
     sync_due: Option<Instant>,
     /// When the disk was last seen to have room.
     disk_checked: Option<Instant>,
-    /// The files by which the data directory is known, and when they were last seen to be there.
+    /// Identity of the journal's files, to detect that the data directory was removed or moved.
     own_files: OwnFiles,
     /// Why the store does not take anything, and when that was tried last.
     broken: Option<(StoreError, Instant)>,

@@ -56,8 +56,8 @@ impl Dedupe {
     }
 }
 
-/// What a draft's key is known by, which is the key, its publisher and the first topic; and what a repeat of it must have in
-/// common with the first.
+/// Two hashes of a draft with a key: the identity of the key (publisher, first topic, key), and the content that a
+/// repeat must have in common with the first event.
 pub fn hashes(draft: &Draft) -> Option<(u128, u128)> {
     let key = draft.key.as_deref()?;
     let mut name = Hash::default();

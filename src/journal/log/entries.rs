@@ -9,7 +9,7 @@ use super::topics::TopicId;
 
 /// An event and who still keeps it.
 pub struct Entry {
-    /// When it was committed, in steady time.
+    /// Monotonic time of the commit.
     pub timestamp: u64,
     /// What it counts against bounds in bytes.
     pub size: u32,
@@ -25,7 +25,7 @@ pub struct Entry {
 /// What few events have.
 #[derive(Clone, Debug)]
 pub struct Extra {
-    /// In steady time.
+    /// Monotonic time of its expiry.
     pub expires: Option<u64>,
     /// Hash of publisher and key, and of all that must be the same in a repeat.
     pub key: Option<(u128, u128)>,
@@ -147,7 +147,7 @@ impl Entries {
         entries.skip_while(move |(offset, _)| *offset <= after)
     }
 
-    /// Entries with a smaller offset, the last one first.
+    /// Entries with a smaller offset, in descending order.
     pub fn before(&self, below: u64) -> impl Iterator<Item = (u64, &Entry)> {
         let blocks = self.blocks.range(..=block_of(below)).rev();
         let entries = blocks.flat_map(|(number, block)| {

@@ -19,15 +19,15 @@ use crate::{
     topic::Topic,
 };
 
-/// By less than this a clock that goes back does not take timestamps back.
+/// If the clock goes back by less than this, timestamps do not go back.
 const ORDERED_MS: u64 = 1000;
 
 /// What a commit consists of.
 #[derive(Default)]
 pub struct Group {
-    /// The steady time of all its events.
+    /// Monotonic time of all its events.
     now: u64,
-    /// Their timestamp.
+    /// Wall-clock timestamp of all its events.
     stamp: u64,
     pub events: Vec<Planned>,
     pub records: Vec<Write>,
@@ -71,7 +71,7 @@ impl Log {
         let now = self.time(now.steady);
         self.last_timestamp = now;
         let label = self.label(now);
-        // Small corrections do not put timestamps out of order; a jump that the clock has followed does.
+        // Small corrections keep timestamps in order; after a larger jump timestamps follow the clock, also backwards.
         let stamp = if self.last_label.saturating_sub(label) < ORDERED_MS { self.last_label.max(label) } else { label };
         self.last_label = stamp;
         self.dedupe.expire(now);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{clock::Moment, journal::Stats, topic::Topic};
 
-/// What an adapter keeps of the log as a whole. Times are those of the wall clock.
+/// The state of the whole log that an adapter stores. Times are wall-clock times.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Marks {
     pub head: u64,
@@ -23,7 +23,7 @@ pub struct Marks {
     pub pinned_forgotten_through: u64,
 }
 
-/// What an adapter keeps of an event beside its payload. Times are those of the wall clock.
+/// The metadata of an event that an adapter stores. Times are wall-clock times.
 #[derive(Clone, Debug)]
 pub struct Meta {
     pub offset: u64,
@@ -34,7 +34,7 @@ pub struct Meta {
     pub key: Option<(u128, u128)>,
 }
 
-/// So many events ahead of the clock wait for one that is not.
+/// Maximum number of events ahead of the clock that wait for the next event that is not.
 const AHEAD: usize = 1 << 16;
 
 // === impl Marks ===
@@ -105,8 +105,8 @@ impl Log {
 
     /// Third step: each event, in order. What has expired meanwhile, or has no topic left, is dropped.
     ///
-    /// A timestamp that is ahead of the clock says nothing about an age: such an event is as old as the next one that can be
-    /// believed, and one without a next begins its life now.
+    /// A timestamp ahead of the clock does not give an age. Such an event gets the age of the next event whose
+    /// timestamp is not ahead; without such an event its age starts now.
     pub fn restore_event(&mut self, mut meta: Meta) {
         meta.timestamp = self.steady(meta.timestamp);
         meta.expires = meta.expires.map(|at| self.steady(at));
@@ -122,7 +122,7 @@ impl Log {
         self.enter(meta, timestamp);
     }
 
-    /// After the last event.
+    /// Adds the events that still wait, after the last event.
     pub fn settle(&mut self) {
         self.settle_by(self.last_timestamp);
     }
@@ -133,7 +133,7 @@ impl Log {
         }
     }
 
-    /// Enters an event as one of this time, which is not before that of the event before it.
+    /// Adds an event with this time, or with the time of the event before it if that is later.
     fn enter(&mut self, meta: Meta, timestamp: u64) {
         let Meta { offset, timestamp: own, size, topics, expires, key } = meta;
         let timestamp = self.entries.last().map_or(timestamp, |last| last.timestamp.max(timestamp));

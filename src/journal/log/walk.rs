@@ -1,36 +1,36 @@
-//! Where the last events of some topics begin, found backwards in small steps.
+//! Finds the position before the last N events of some topics, searching backwards in small steps.
 //!
-//! A client may ask for as many events as it likes. One step looks at a bounded number of entries, so that the lock is
-//! never held for long: others append, read and deliver between two steps.
+//! A client may request any number of events. One step checks a limited number of entries, so that the lock is never
+//! held for long: appends, reads and deliveries run between two steps.
 
 use std::sync::Arc;
 
 use super::{Log, entries::Entry, read::MERGE_TOPICS, topics::TopicLog};
 use crate::topic::Pattern;
 
-/// Entries of one step: some tens of microseconds.
+/// Entries per step, which take some tens of microseconds.
 const STEP: usize = 1024;
 
-/// A search on its way back from the head.
+/// The state of a backward search from the head.
 pub struct Walk {
     patterns: Arc<[Pattern]>,
-    /// Events that are still to be found.
+    /// Number of events that are not found yet.
     missing: usize,
-    /// Everything from here on was searched; `None` before the first step.
+    /// All offsets from here on were searched; `None` before the first step.
     below: Option<u64>,
-    /// What is answered when nothing more is found: the head, then the position before the earliest event so far.
+    /// The result so far: the head, then the position before the earliest event found.
     answer: u64,
 }
 
 // === impl Walk ===
 
 impl Walk {
-    /// For the position before the last so many events.
+    /// A search for the position before the last `count` events.
     pub fn new(patterns: Arc<[Pattern]>, count: usize) -> Self {
         Self { patterns, missing: count, below: None, answer: 0 }
     }
 
-    /// Takes an event that is there; true when it was the last one that was missing.
+    /// Counts a found event; true if it was the last missing one.
     fn take(&mut self, offset: u64) -> bool {
         self.answer = offset - 1;
         self.missing -= 1;
@@ -41,7 +41,7 @@ impl Walk {
 // === impl Log ===
 
 impl Log {
-    /// One step; the position, once it is known.
+    /// Runs one step; returns the position if the search has finished.
     pub fn step_back(&self, walk: &mut Walk, now: u64) -> Option<u64> {
         if walk.below.is_none() {
             walk.answer = self.head;
@@ -58,7 +58,7 @@ impl Log {
         }
     }
 
-    /// The last entries of each topic, as far back as all of them reach.
+    /// Searches the last entries of each topic, back to the offset that all topics have reached.
     fn step_by_topics(&self, walk: &mut Walk, logs: &[&TopicLog], below: u64, now: u64) -> Option<u64> {
         let each = STEP / logs.len().max(1) + 1;
         let (mut offsets, mut reached) = (Vec::with_capacity(STEP + MERGE_TOPICS), 0);
@@ -83,7 +83,7 @@ impl Log {
         (reached == 0).then_some(walk.answer)
     }
 
-    /// The last entries of all topics.
+    /// Searches the last entries of the whole log.
     fn step_by_entries(&self, walk: &mut Walk, patterns: &[Pattern], below: u64, now: u64) -> Option<u64> {
         let concerned = |offset, entry: &Entry| !entry.expired(now) && self.concerns(patterns, offset, entry);
         let mut searched = 0;

@@ -27,7 +27,7 @@ pub struct SourceSpec {
     /// A path that the remote's `paths` permit, with query.
     #[schema(min_length = 1)]
     path: String,
-    /// `GET` where none is named; any HTTP method but `CONNECT` and `TRACE`.
+    /// The method, by default `GET`; any HTTP method except `CONNECT` and `TRACE`.
     method: Option<String>,
     /// Header fields of the request, at most 64.
     headers: Option<BTreeMap<String, String>>,

@@ -1,5 +1,5 @@
-//! Whether a source is a stream of this very node into which the relay would publish: a loop that the request shows. Pure;
-//! what it does not show is noticed when the first event comes back.
+//! Checks whether a source is a stream of this node into which the relay would publish: a loop that the URL shows.
+//! Pure. Other loops are detected when the first event returns.
 
 use url::Url;
 
@@ -9,19 +9,19 @@ use crate::{
     upstream::Method,
 };
 
-/// The topic in common, if the source plainly is a stream of this node that carries one of the relay's own.
+/// The common topic, if the source's URL is a stream of this node that contains a topic of the relay.
 pub fn returns(planned: &PlannedSource, target: Option<&Topic>) -> Option<Topic> {
     let source = &planned.source;
     if source.method != Method::GET || !source.remote.is_self() {
         return None;
     }
-    // The relay has no id yet; no pattern that names one relay can mean it.
+    // The relay has no id yet, so an exact pattern cannot match its topic.
     let own = Topic::relay("new").ok();
     let carried = carried(&source.url);
     target.cloned().into_iter().chain(own).find(|topic| carried.iter().any(|pattern| pattern.matches(topic)))
 }
 
-/// The topics of a stream of a node, as far as its URL names them.
+/// The topics of a node's stream that its URL names.
 fn carried(url: &Url) -> Vec<Pattern> {
     let mut patterns = Vec::new();
     let mut group = |name: &str| patterns.extend(Topic::group(name).ok().map(Pattern::Exact));
@@ -40,12 +40,12 @@ fn carried(url: &Url) -> Vec<Pattern> {
     if path == "/events" && patterns.is_empty() {
         return vec![Pattern::any()];
     }
-    // These hear broadcasts, whatever their URL names.
+    // These streams always receive broadcasts.
     patterns.push(Topic::all().into());
     if hub { patterns } else { Vec::new() }
 }
 
-/// A segment of a path as text.
+/// Decodes a segment of a path.
 fn decoded(segment: &str) -> String {
     let pair = format!("s={}", segment.replace('+', "%2B"));
     url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, text)| text.into_owned()).unwrap_or_default()

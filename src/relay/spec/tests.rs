@@ -70,7 +70,7 @@ fn what_makes_requests_equal_is_all_but_the_label() {
     }
 }
 
-/// RFC 9110, section 9.1: a method is any token, and its case counts.
+/// RFC 9110, section 9.1: a method is any token and is case-sensitive.
 #[test]
 fn a_source_has_any_method_but_those_that_open_a_tunnel_or_reflect() {
     let method = |name: &str| source(&json!({ "path": "/api/sse/a", "method": name })).source.method.to_string();
@@ -85,7 +85,7 @@ fn a_source_has_any_method_but_those_that_open_a_tunnel_or_reflect() {
     }
 }
 
-/// QUERY, REPORT, SEARCH and PROPFIND are safe (the registry of methods): a stream that is lost may be asked for again.
+/// QUERY, REPORT, SEARCH and PROPFIND are safe (HTTP method registry), so the request of a lost stream may be repeated.
 #[test]
 fn a_safe_method_may_be_repeated() {
     for (name, repeated) in [

@@ -1,9 +1,9 @@
-//! The queue against a stderr that stalls, refuses, or takes a part.
+//! The queue with a stderr that blocks, fails, or accepts only part of the bytes.
 
 use super::*;
 use crate::telemetry::Format;
 
-/// A stderr whose reader does as it is told.
+/// A stderr whose behaviour the test sets.
 #[derive(Clone, Default)]
 struct Pipe(Arc<(Mutex<Reader>, Condvar)>);
 
@@ -17,13 +17,13 @@ struct Reader {
 enum Mode {
     #[default]
     Open,
-    /// Writes wait.
+    /// Writes block.
     Stalled,
-    /// Writes are refused for the moment.
+    /// Writes fail with `WouldBlock`.
     Busy,
     /// Writes fail.
     Broken,
-    /// So many bytes, then writes fail.
+    /// This number of bytes is accepted, then writes fail.
     Room(usize),
 }
 
@@ -68,7 +68,7 @@ impl Write for Pipe {
     }
 }
 
-/// What each line of a log says: the number of the line, or how many are missing.
+/// A parsed log line: the number of the line, or the number of missing lines.
 #[derive(Debug, PartialEq)]
 enum Said {
     Line(u64),
@@ -103,7 +103,7 @@ fn a_reader_that_stalls_costs_lines_which_are_counted_where_they_are_missing() {
         let pipe = Pipe::default();
         let lines = pipe.lines(MAX);
         pipe.set(stalled);
-        // It takes what has room, and never waits.
+        // The queue accepts lines while it has space, and never blocks.
         push(&lines, 0..1000);
         let lost = lines.dropped();
         assert!((1..1000).contains(&lost), "{stalled:?}: {lost}");

@@ -1,18 +1,18 @@
-//! The dates of HTTP, in the three forms that a recipient must accept (RFC 9110, section 5.6.7):
+//! Parses HTTP dates in the three formats that a recipient must accept (RFC 9110, section 5.6.7):
 //!
 //! ```text
-//! Sun, 06 Nov 1994 08:49:37 GMT     the one that is sent today
-//! Sunday, 06-Nov-94 08:49:37 GMT    of RFC 850
-//! Sun Nov  6 08:49:37 1994          of the C function asctime
+//! Sun, 06 Nov 1994 08:49:37 GMT     the current format
+//! Sunday, 06-Nov-94 08:49:37 GMT    RFC 850
+//! Sun Nov  6 08:49:37 1994          the C function asctime
 //! ```
 //!
-//! Written here because common parsers read the two-digit year by a fixed century; the RFC wants it read by the clock.
+//! Common parsers use a fixed century for two-digit years; the RFC requires a year relative to the current date.
 
 use std::time::{Duration, SystemTime};
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// A year of two digits is the one that is nearest to now without being more than this many years ahead.
+/// A two-digit year means the latest matching year that is at most this many years ahead.
 const AHEAD: u64 = 50;
 
 /// Reads a date; the name of the day is not compared with it.
@@ -35,7 +35,7 @@ pub fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
         None => {
             let (_, rest) = text.split_once(' ')?;
             let (month, rest) = rest.split_once(' ')?;
-            // The day has two places, and a blank before a single digit.
+            // The day has two characters; a single digit follows a space.
             let (day, rest) = rest.split_at_checked(2)?;
             let (clock, year) = rest.strip_prefix(' ')?.split_once(' ')?;
             let day = day.strip_prefix(' ').map_or_else(|| number(day, 2), |day| number(day, 1))?;
@@ -45,7 +45,7 @@ pub fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
     let month = MONTHS.iter().position(|name| *name == month)?;
     let mut parts = clock.split(':');
     let (hour, minute, second) = (number(parts.next()?, 2)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
-    // A leap second is a valid one.
+    // A leap second is valid.
     if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
@@ -57,7 +57,7 @@ pub fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// The year that two digits mean: never more than 50 years ahead, else the most recent one that ends so.
+/// The year of two digits: the latest matching year that is at most 50 years ahead.
 fn whole_year(two_digits: u64, now: SystemTime) -> u64 {
     let latest = year_of(now) + AHEAD;
     let year = latest - latest % 100 + two_digits;
@@ -66,7 +66,7 @@ fn whole_year(two_digits: u64, now: SystemTime) -> u64 {
 
 fn year_of(time: SystemTime) -> u64 {
     let days = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
-    // The guess is never too late, and a few years too early at most.
+    // The estimate is never too late, and at most a few years too early.
     let mut year = 1970 + days / 366;
     while days_before_year(year + 1) - days_before_year(1970) <= days {
         year += 1;
@@ -127,7 +127,7 @@ mod tests {
         }
     }
 
-    /// RFC 9110, section 5.6.7: what appears to be more than 50 years in the future is a year of the past.
+    /// RFC 9110, section 5.6.7: a date that appears to be more than 50 years in the future is in the past.
     #[test]
     fn a_year_of_two_digits_is_read_by_the_clock() {
         for (digits, year) in

@@ -70,7 +70,7 @@ impl Cursor {
         self.again = None;
     }
 
-    /// A block without data, or the greeting of another Millstream, had this id.
+    /// Sets the last id from a block without data, or from the greeting of another Millstream.
     pub(super) fn set(&mut self, id: &str) {
         self.again = None;
         self.last_id.clear();

@@ -1,7 +1,7 @@
 //! The frames with which another Millstream speaks of a stream itself; pure.
 //!
-//! Only the greeting has an id, the position after which the stream continues. The others are known as control frames only
-//! on a stream that began with a Millstream's greeting: an event that another server calls `heartbeat` is an ordinary event.
+//! Only the greeting has an id, the position after which the stream continues. Other names are control frames only on a
+//! stream that began with a Millstream greeting: an event `heartbeat` of another server is an ordinary event.
 
 use serde::Deserialize;
 
@@ -15,12 +15,12 @@ pub struct Dialect {
     leaving: bool,
 }
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
     /// An event.
     Event,
-    /// The greeting; with the position after which the stream continues.
+    /// The greeting, with the position after which the stream continues.
     Greeting(Option<String>),
     /// Another control frame.
     Control,
@@ -67,7 +67,8 @@ impl Dialect {
         let first = std::mem::take(&mut self.first);
         if first && let Some(greeting) = greeting(data) {
             self.spoken = true;
-            // A break before the first event then loses nothing. Version 0.1 gives the position in `resume` only.
+            // With the position, a break before the first event loses nothing. Version 0.1 has the position only in
+            // `resume`.
             let live = || greeting.resume.from.filter(|_| greeting.resume.status == "live");
             return Frame::Greeting(own_id.map(str::to_owned).or_else(live));
         }
@@ -132,7 +133,7 @@ mod tests {
         for hello in [HELLO, &resumed] {
             let mut dialect = Dialect::new();
             assert_eq!(dialect.hear("connection", hello, Some("a-7")), Frame::Greeting(Some("a-7".into())));
-            // Later frames of this name are what a publisher calls so.
+            // A later frame with this name is a published event.
             assert_eq!(dialect.hear("connection", hello, Some("a-8")), Frame::Event);
         }
     }

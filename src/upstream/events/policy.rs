@@ -1,8 +1,8 @@
 //! When a lost stream is opened again, and when it is given up; pure.
 //!
-//! The delay grows exponentially with jitter, never below what the upstream asked for (`retry:`, `Retry-After`). It starts
-//! anew with a connection that brought a new event, however that connection ended, and with one that held for a healthy
-//! while: an upstream that makes progress is read at its own pace.
+//! The delay grows exponentially with jitter, never below what the upstream asked for (`retry:`, `Retry-After`). A
+//! connection that brought a new event resets it, whatever ended the connection, and so does one that lasted long
+//! enough. So an upstream that makes progress is not slowed down.
 
 use std::time::Duration;
 
@@ -147,7 +147,7 @@ impl Policy {
             return Decision::NotAgain;
         }
         let delay = self.delay(failure.retry_after(), rng);
-        // A close in good order is no failure either: the next connection may bring nothing, and come at the same pace.
+        // A clean close after progress does not grow the delay, even if the next connection brings nothing.
         let in_order = progressed && matches!(failure, Failure::ClosedEarly);
         self.growth = if in_order { 0 } else { (self.growth + 1).min(16) };
         Decision::Retry { attempt: self.failures, delay }
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(case.policy.lost(case.now, &refusal, false, &mut case.rng), Decision::GiveUp);
     }
 
-    /// An upstream that breaks off every few seconds, and brings something new each time, is read at its own pace.
+    /// The delay does not grow for an upstream that breaks off every few seconds, but sends new events each time.
     #[tokio::test]
     async fn one_that_breaks_off_after_new_events_keeps_its_pace() {
         let idle = Failure::Transport(Error::IdleTimeout { after: SECOND });
@@ -349,7 +349,7 @@ mod tests {
                 let delay = case.lose(&failure).unwrap();
                 assert!((100..=125).contains(&delay.as_millis()), "{failure}: {delay:?}");
             }
-            // What brings nothing new grows from there.
+            // Without new events the delay grows.
             for _ in 0..2 {
                 case.open_for(3 * SECOND);
                 assert!(case.lose(&failure).is_some());

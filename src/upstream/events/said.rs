@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::Failure;
 
-/// How a comment begins that says where an event has been.
+/// Prefix of the comment that lists the path of an event.
 pub const TRAIL: &str = "via ";
-/// Longest way that is read, in bytes: longer than that of any event which is passed on.
+/// Maximum length of a path, in bytes; longer than the path of any event that is passed on.
 pub const TRAIL_MAX: usize = 1024;
 
 /// An event as it came from a remote.
@@ -19,8 +19,8 @@ pub struct RemoteEvent {
     /// The last event id in force; ids are sticky, and empty where the stream has none. An id of more than 4096 bytes
     /// counts as none: no server would take it back, and every event would carry it.
     pub id: String,
-    /// Where other nodes have read it: the rest of a comment before it that begins with [`TRAIL`], at most
-    /// [`TRAIL_MAX`] bytes; empty where there is none.
+    /// Its positions at other nodes: the text after [`TRAIL`] in a comment before the event, at most [`TRAIL_MAX`]
+    /// bytes; empty without such a comment.
     pub trail: String,
     /// A frame with which another Millstream speaks of the stream itself: `connection` (or what its settings call it),
     /// `heartbeat`, `gap`, `disconnect`. None of what was published there.

@@ -22,7 +22,7 @@ pub struct Source {
     pub headers: HeaderMap,
     /// The body of the request.
     pub body: Bytes,
-    /// The way of the request that it is read for.
+    /// The `Via` of the request that causes this read.
     pub via: Via,
     /// What the stream is read for.
     pub purpose: Purpose,

@@ -66,19 +66,19 @@ async fn a_kept_connection_that_the_server_has_closed_is_replaced() {
     }
 }
 
-/// Answers one request, and closes with the next one without a word: what the client sees when the server closes an idle
-/// connection in the very moment in which it is used again.
+/// Responds to one request and closes at the next one without a response. A client sees the same when the server closes
+/// an idle connection just as it is reused.
 async fn close_on_reuse(mut stream: TcpStream, seen: Arc<Seen>) {
     if seen.request(&mut stream).await {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     }
     if seen.request(&mut stream).await && seen.requests().len().is_multiple_of(2) {
-        // A reset instead of an end.
+        // Close with a reset.
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// RFC 9112, section 9.3.1: a client may repeat an idempotent request by itself.
+/// RFC 9112, section 9.3.1: a client may repeat an idempotent request automatically.
 #[tokio::test]
 async fn an_idempotent_request_that_meets_a_closed_connection_is_sent_once_more() {
     for method in ["GET", "OPTIONS", "PUT", "DELETE", "QUERY", "REPORT"] {
@@ -111,7 +111,7 @@ async fn what_fails_on_a_fresh_connection_is_not_repeated() {
     .await;
     assert_eq!(client(&[]).send(get(upstream.url("/"))).await.expect_err("no answer").code(), "closed");
     assert_eq!(upstream.accepted(), 1);
-    // Nor one of which a part of the answer came.
+    // A request whose response has begun is not repeated either.
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;

@@ -1,4 +1,4 @@
-//! Ages by a clock that is wrong for a while, in memory and on disk, during a life and over restarts.
+//! Ages when the clock is wrong for a while, in memory and on disk, during one run and across restarts.
 
 use super::*;
 use crate::{
@@ -34,7 +34,7 @@ async fn data(journal: &dyn Journal) -> Vec<String> {
     kept(journal).await.iter().map(|event| event.data.to_string()).collect()
 }
 
-/// The clock is right again: all ages are measured by it. `known` events are there, none of them younger than now.
+/// Checks, after the clock was corrected, that new events have its time and that all ages are measured by it.
 async fn judges_by_the_right_time(journal: &dyn Journal, clock: &Clock, hands: &Hands, case: &str) {
     let at = clock.now_ms();
     let ttl = put(journal, Draft { ttl_ms: Some(500), ..draft(&["t"], "short") }).await;
@@ -54,7 +54,8 @@ async fn judges_by_the_right_time(journal: &dyn Journal, clock: &Clock, hands: &
     assert_eq!(data(journal).await, ["another"], "{case}: the key is forgotten");
 }
 
-/// For one event, unnoticed; and for so long that the clock is followed, and followed back.
+/// The clock is wrong for 1 s, which the node ignores, and for 30 s, after which the node adopts the jump and the
+/// correction.
 async fn is_wrong_for_a_while(open: impl Fn(Clock) -> Box<dyn Journal>) {
     for wrong in WRONG {
         for seconds in [1, 30] {
@@ -84,7 +85,7 @@ async fn a_clock_that_is_wrong_for_a_while_changes_no_age_on_disk() {
     is_wrong_for_a_while(|clock| Box::new(Embedded::with_clock(&brief(), &directory(), clock).unwrap())).await;
 }
 
-/// Each life has a clock of its own, the one in the middle a wrong one.
+/// Each run of the journal has its own clock; the clock of the second run is wrong.
 #[tokio::test]
 async fn a_clock_that_was_wrong_for_one_life_does_not_hold_the_next() {
     for wrong in WRONG {
@@ -102,7 +103,7 @@ async fn a_clock_that_was_wrong_for_one_life_does_not_hold_the_next() {
             let all = data(&*again).await;
             assert!(all.ends_with(&["third".to_owned(), "fourth".to_owned()]), "{case}: {all:?}");
             assert!(wrong > 7 * 24 * HOUR || all.len() == 4, "{case}: {all:?}");
-            // Of what came since, nothing is taken for older and nothing for younger.
+            // Later events are neither older nor younger than their timestamps.
             let start = u64::try_from(START).unwrap();
             assert!(again.before_time(start + 60_000).await.unwrap() <= 2, "{case}");
             assert_eq!(again.before_time(start + 61_000).await.unwrap(), 3, "{case}");
@@ -115,7 +116,7 @@ async fn a_clock_that_was_wrong_for_one_life_does_not_hold_the_next() {
     }
 }
 
-/// The last event is one from the future: it begins its life with the next one, and the index says so from then on.
+/// The last events are from the future: their age starts at the next start, and the index stores that time.
 #[tokio::test]
 async fn an_event_from_the_future_ages_from_the_next_start_on() {
     let mut again = Again::new(brief());

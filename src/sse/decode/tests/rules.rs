@@ -127,7 +127,7 @@ fn a_reconnection_time_is_digits_and_nothing_else() {
         (b"retry: 0\n", retry(0)),
         (b"retry: 007\n", retry(7)),
         (b"retry: 18446744073709551615\n", retry(u64::MAX)),
-        // More than a u64 holds is still a number in base ten: the longest time that can be said.
+        // A number that overflows `u64` is still valid and becomes the maximum.
         (b"retry: 18446744073709551616\n", retry(u64::MAX)),
         (b"retry: 99999999999999999999999\n", retry(u64::MAX)),
         (b"retry: 000000000000000000000000000005\n", retry(5)),

@@ -62,7 +62,8 @@ async fn passing_failures_in_a_row_are_bounded_for_a_stream_with_an_end() {
     }
 }
 
-/// RFC 9110, section 15: an unknown status is the x00 of its class, and one outside of 100 to 599 is a server error.
+/// RFC 9110, section 15: an unknown status is treated as the x00 of its class, one outside 100 to 599 as a server
+/// error.
 #[tokio::test]
 async fn an_unknown_server_error_passes_as_its_class_does() {
     for line in

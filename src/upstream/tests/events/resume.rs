@@ -159,7 +159,7 @@ async fn a_break_before_the_first_event_goes_on_at_the_position_of_the_greeting(
     );
 }
 
-/// Also where it resumes behind a gap, and in the cursor that is stored.
+/// Also when the stream resumes after a gap, and in the stored cursor.
 #[tokio::test]
 async fn a_greeting_with_an_id_moves_the_cursor_and_is_no_event() {
     let gap = HELLO.replace("live", "gap").replace("event:", "id: e-60\nevent:");
