@@ -13,6 +13,7 @@ mod audit;
 mod body;
 mod compress;
 mod connect;
+mod door;
 mod emitter;
 mod emitters;
 mod error;
@@ -47,14 +48,15 @@ mod samples;
 mod stream;
 mod tickets;
 mod topics;
+mod turn;
 mod unread;
 mod webhooks;
 
 pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
+    door::{Connection, Door},
     emitter::Emitter,
     error::{Code, Problem},
-    gate::{Connection, Door},
     metrics::Requests,
     polls::Polls,
     pull::Pulls,

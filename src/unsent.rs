@@ -2,7 +2,9 @@
 //!
 //! One rule for every answer on every protocol. While bytes of an answer wait, its client takes at least
 //! [`LEAST_RATE`] bytes per second, averaged over the write deadline; otherwise the answer ends. The bytes that wait are
-//! counted over all answers. Above the bound, the answer that has been stuck for the longest time ends first.
+//! counted over all answers. Above the bound, the answer that has been stuck for the longest time ends first; its bytes
+//! count until they are freed. Until an answer is made nothing of it is counted, so large ones are made a few at a time,
+//! and only while there is room ([`Unsent::make`]).
 //!
 //! Whatever writes an answer keeps an [`Account`]: the transport of HTTP/1.1 one per connection, HTTP/2 one per stream
 //! and one for the socket below. The owner of an account ends its answer when [`Account::poll_end`] is ready. Streams
@@ -25,8 +27,8 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{Instant, Sleep, sleep_until},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 
 mod pace;
@@ -39,8 +41,8 @@ pub use self::{
 
 /// A client that is slower than this is stuck, in bytes per second. A modem of 1995 takes three times as much.
 pub const LEAST_RATE: u64 = 512;
-/// Large answers that are made at the same time. Until an answer is made, its bytes are not counted.
-const MAKING: usize = 2;
+/// Parts of the permission to make answers, see [`Size`]. Until an answer is made, its bytes are not counted.
+const MAKING: u32 = 32;
 /// The time of an account whose client takes what there is.
 const NOT_STUCK: u64 = u64::MAX;
 
@@ -57,10 +59,37 @@ struct Inner {
     /// Times of accounts count from here.
     began: Instant,
     bytes: AtomicUsize,
+    /// Those of answers that are to end, and have not been freed.
+    leaving: AtomicUsize,
+    /// There is room again.
+    freed: Notify,
     entries: Mutex<Slab<Arc<Entry>>>,
     ended: [AtomicU64; Why::ALL.len()],
-    making: Semaphore,
+    making: Arc<Semaphore>,
+    /// Requests that are being answered, and of whose answer nothing is there yet.
+    begun: AtomicUsize,
 }
+
+/// A request that is being answered; no more once it is dropped.
+#[derive(Debug)]
+pub struct Begun(Unsent);
+
+/// Permission to make a large answer, to be kept until it is made.
+#[derive(Debug)]
+pub struct Making(#[expect(dead_code, reason = "it is given back when it is dropped")] OwnedSemaphorePermit);
+
+/// How large an answer may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Some ten kilobytes: up to 32 of them are made at the same time.
+    Small,
+    /// Megabytes: one at the same time, and some small ones beside it.
+    Large,
+}
+
+/// There was no room for another answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
 
 /// What other accounts see of one.
 #[derive(Debug)]
@@ -70,6 +99,8 @@ struct Entry {
     bytes: AtomicUsize,
     share: Mutex<Option<Arc<Share>>>,
     evicted: AtomicBool,
+    /// What it had when it was to end.
+    leaving: AtomicUsize,
     owner: AtomicWaker,
 }
 
@@ -120,9 +151,12 @@ impl Unsent {
             max_bytes,
             began: Instant::now(),
             bytes: AtomicUsize::new(0),
+            leaving: AtomicUsize::new(0),
+            freed: Notify::new(),
             entries: Mutex::default(),
             ended: Default::default(),
-            making: Semaphore::new(MAKING),
+            making: Arc::new(Semaphore::new(MAKING as usize)),
+            begun: AtomicUsize::new(0),
         }))
     }
 
@@ -133,15 +167,46 @@ impl Unsent {
             bytes: AtomicUsize::new(0),
             share: Mutex::default(),
             evicted: AtomicBool::new(false),
+            leaving: AtomicUsize::new(0),
             owner: AtomicWaker::new(),
         });
         let key = self.entries().insert(entry.clone());
         Account { unsent: self.clone(), entry, key, pace: Pace::default(), shares: None, timer: None }
     }
 
-    /// Permission to make a large answer, to be kept until it is made.
-    pub async fn make(&self) -> SemaphorePermit<'_> {
-        self.0.making.acquire().await.expect("nobody closes it")
+    /// Permission to make a large answer, once it is its turn and there is room.
+    ///
+    /// # Errors
+    /// [`Full`] after half of the write deadline, so that the refusal is on its way when stuck answers end.
+    pub async fn make(&self, size: Size) -> Result<Making, Full> {
+        timeout(self.0.deadline / 2, self.turn(size)).await.map_err(|_| Full)
+    }
+
+    /// The same for the next part of an answer that has begun, which waits as long as it takes.
+    pub async fn turn(&self, size: Size) -> Making {
+        let parts = match size {
+            Size::Small => 1,
+            Size::Large => MAKING / 4 * 3,
+        };
+        let permit = self.0.making.clone().acquire_many_owned(parts).await.expect("it is never closed");
+        loop {
+            let freed = self.0.freed.notified();
+            if self.bytes() <= self.0.max_bytes {
+                return Making(permit);
+            }
+            freed.await;
+        }
+    }
+
+    /// A request is being answered from now on.
+    pub fn begin(&self) -> Begun {
+        self.0.begun.fetch_add(1, Relaxed);
+        Begun(self.clone())
+    }
+
+    /// How many are.
+    pub fn begun(&self) -> usize {
+        self.0.begun.load(Relaxed)
     }
 
     /// One copy of these bytes for all answers that send them.
@@ -183,14 +248,17 @@ impl Unsent {
     /// Counts more bytes, and ends answers where these are too many.
     pub fn grow(&self, bytes: usize) {
         let waiting = self.0.bytes.fetch_add(bytes, Relaxed) + bytes;
-        if bytes > 0 && waiting > self.0.max_bytes {
+        if bytes > 0 && waiting.saturating_sub(self.0.leaving.load(Relaxed)) > self.0.max_bytes {
             self.evict();
         }
     }
 
     /// Counts fewer bytes.
     pub fn shrink(&self, bytes: usize) {
-        self.0.bytes.fetch_sub(bytes, Relaxed);
+        let before = self.0.bytes.fetch_sub(bytes, Relaxed);
+        if before > self.0.max_bytes && before - bytes <= self.0.max_bytes {
+            self.0.freed.notify_waiters();
+        }
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, Slab<Arc<Entry>>> {
@@ -208,28 +276,37 @@ impl Unsent {
         };
         let mut oldest: Vec<(u64, usize)> = entries.iter().filter_map(stuck).collect();
         oldest.sort_unstable();
-        // A shared copy is counted until the last answer that sends it is gone, which takes a moment.
-        let mut leaving = 0;
         for (_, key) in oldest {
-            if self.bytes().saturating_sub(leaving) <= enough {
+            if self.bytes().saturating_sub(self.0.leaving.load(Relaxed)) <= enough {
                 return;
             }
             let entry = &entries[key];
             entry.evicted.store(true, Release);
-            self.shrink(entry.bytes.swap(0, AcqRel));
-            leaving += entry.leave();
+            let bytes = entry.bytes.load(Acquire);
+            entry.leaving.store(bytes, Release);
+            self.0.leaving.fetch_add(bytes, Relaxed);
+            entry.leave();
             entry.owner.wake();
         }
+    }
+}
+
+// === impl Begun ===
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.0.begun.fetch_sub(1, Relaxed);
     }
 }
 
 // === impl Entry ===
 
 impl Entry {
-    /// Gives the shared copy back; how many bytes that makes free.
-    fn leave(&self) -> usize {
-        let share = self.share.lock().expect("no code that holds the lock panics").take();
-        share.map_or(0, |share| share.left())
+    /// Gives the shared copy back.
+    fn leave(&self) {
+        if let Some(share) = self.share.lock().expect("no code that holds the lock panics").take() {
+            share.left();
+        }
     }
 }
 
@@ -307,6 +384,8 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.unsent.entries().remove(self.key);
+        // Behind the lock: no eviction is under way.
+        self.unsent.0.leaving.fetch_sub(self.entry.leaving.swap(0, AcqRel), Relaxed);
         self.unsent.shrink(self.entry.bytes.swap(0, AcqRel));
         self.entry.leave();
     }

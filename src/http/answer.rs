@@ -42,6 +42,8 @@ pin_project! {
 /// Reports the unsent bytes to the connection.
 struct Out {
     rest: Option<Rest>,
+    /// Bytes that look shared belong to this answer all the same.
+    owns: bool,
     _shared: Option<Shared>,
 }
 
@@ -49,20 +51,32 @@ struct Out {
 #[derive(Clone, Debug)]
 pub(super) struct Shared(pub(super) Arc<Share>);
 
+/// What an answer holds beside its bytes, for as long as it lasts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Holds {
+    /// So many bytes.
+    Beside(usize),
+    /// So many bytes, and the connection that its bytes are read from: they are parts of a buffer that is all its own.
+    Upstream(usize),
+}
+
 // === impl Out ===
 
 impl Out {
-    fn new(rest: Option<Rest>, shared: Option<Shared>) -> Self {
+    fn new(rest: Option<Rest>, shared: Option<Shared>, holds: Option<Holds>) -> Self {
         if let (Some(rest), Some(Shared(share))) = (&rest, &shared) {
             rest.set_share(Some(share.clone()));
         }
-        Self { rest, _shared: shared }
+        if let (Some(rest), Some(Holds::Beside(bytes) | Holds::Upstream(bytes))) = (&rest, holds) {
+            rest.set_beside(bytes);
+        }
+        Self { rest, owns: matches!(holds, Some(Holds::Upstream(_))), _shared: shared }
     }
 
     /// Reports the unsent bytes. Bytes that are not `own` count as 0, since other holders keep them in memory anyway.
     fn tell(&self, bytes: usize, own: bool) {
         if let Some(rest) = &self.rest {
-            rest.set(if own { bytes } else { 0 });
+            rest.set(if own || self.owns { bytes } else { 0 });
         }
     }
 }
@@ -71,6 +85,7 @@ impl Drop for Out {
     fn drop(&mut self) {
         if let Some(rest) = &self.rest {
             rest.set(0);
+            rest.set_beside(0);
             rest.set_share(None);
         }
     }
@@ -83,7 +98,7 @@ impl<B: MessageBody> Answer<B> {
     pub(super) fn new(
         body: B,
         rest: Option<Rest>,
-        shared: Option<Shared>,
+        (shared, holds): (Option<Shared>, Option<Holds>),
         answering: Option<Answering>,
         unread: Option<Unread>,
     ) -> Self {
@@ -92,7 +107,7 @@ impl<B: MessageBody> Answer<B> {
             Ok(whole) => (None, whole),
             Err(body) => (Some(body), Bytes::new()),
         };
-        let out = Out::new(rest, shared);
+        let out = Out::new(rest, shared, holds);
         // Shared bytes need no extra memory: assets of the program, shared copies.
         let own = whole.is_unique();
         out.tell(whole.len(), own);

@@ -15,7 +15,11 @@ use actix_web::{
 };
 use flate2::{Compression, write::GzEncoder};
 
-use super::accept;
+use super::{
+    accept,
+    turn::{Size, Turn},
+};
+use crate::app::Node;
 
 /// Smaller bodies fit into one packet as they are.
 const LEAST: u64 = 1024;
@@ -23,7 +27,7 @@ const LEAST: u64 = 1024;
 const INLINE: usize = 64 << 10;
 
 /// The same response, packed where that is worth it and the client takes it.
-pub(super) async fn pack(mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+pub(super) async fn pack(node: &Node, mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let headers = response.headers();
     let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim();
@@ -34,6 +38,10 @@ pub(super) async fn pack(mut response: ServiceResponse<BoxBody>) -> ServiceRespo
     }
     response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     if !accept::takes_gzip(response.request().headers()) {
+        return response;
+    }
+    // A copy of its own of what many may ask for, such as the document. Without room for it, the shared copy goes out.
+    if Turn::take_another(node, response.request(), Size::Small).await.is_err() {
         return response;
     }
     let (request, response) = response.into_parts();

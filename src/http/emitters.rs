@@ -13,6 +13,7 @@ use super::{
     identity::Admin,
     permit,
     query::{NoQuery, Query},
+    turn::Turn,
 };
 use crate::{
     access::Mode,
@@ -86,7 +87,7 @@ struct Disconnected {
 /// Figures over all connections of the node.
 #[utoipa::path(get, path = "/api/sse/managed/status", tag = "connections",
     responses((status = 200, description = "totals, by user and by group", body = NodeStatus)))]
-pub(super) async fn status(node: Data<Node>, _: Admin, _: NoQuery) -> HttpResponse {
+pub(super) async fn status(node: Data<Node>, _: Admin, _: NoQuery, _: Turn) -> HttpResponse {
     HttpResponse::Ok().json(NodeStatus {
         totals: node.hub.totals().await,
         journal: node.journal.stats(),
@@ -107,6 +108,7 @@ pub(super) async fn user_status(
     identity: Identity,
     user: Path<String>,
     _: NoQuery,
+    _: Turn,
 ) -> Result<HttpResponse, Problem> {
     let user = user.into_inner();
     permit::user(&identity, &user)?;
@@ -123,6 +125,7 @@ pub(super) async fn group_status(
     identity: Identity,
     group: Path<String>,
     _: NoQuery,
+    _: Turn,
 ) -> Result<HttpResponse, Problem> {
     let group = group.into_inner();
     permit::group(&identity, &group)?;
@@ -153,7 +156,12 @@ struct EmitterPage {
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
 ), responses(
     (status = 200, description = "a page of connections", body = EmitterPage), (status = 422, description = "this is no topic")))]
-pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(
+    node: Data<Node>,
+    identity: Identity,
+    request: HttpRequest,
+    _: Turn,
+) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["user", "group", "topic", "meta.*", "limit", "after", "access_token"])?;
     let limit = page_size(&query)?;

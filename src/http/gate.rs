@@ -4,162 +4,28 @@
 //! this machine and an `Origin` of the node itself: otherwise any web page could run handlers on a developer's machine
 //! (DNS rebinding, cross-site requests).
 
-use std::{
-    any::Any,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
-
 use actix_web::{
-    Error, HttpMessage, HttpRequest, HttpResponse,
+    Error, HttpRequest, HttpResponse,
     body::MessageBody,
-    dev::{Extensions, RequestHead, ServiceRequest, ServiceResponse},
+    dev::{RequestHead, ServiceRequest, ServiceResponse},
     http::{
         Method,
         header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
-    rt::net::TcpStream,
     web::Data,
 };
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
     Code, Problem, accept, address,
-    answer::{Answer, Shared},
-    audit, compress, head, heads, identity, limited, operate, origins, pages, request_id, stream,
+    answer::{Answer, Holds, Shared},
+    audit, compress,
+    door::Connection,
+    head, heads, identity, limited, operate, origins, pages, request_id, stream,
     unread::{self, Unread},
 };
-use crate::{
-    access::Mode,
-    app::Node,
-    config::Server,
-    hub::Reason,
-    socket::{self, Socket},
-    transport::{Answering, Handover, Rest},
-};
-
-/// Counts the connections of a node, and says which are too many.
-#[derive(Clone, Debug)]
-pub struct Door {
-    open: Arc<AtomicUsize>,
-    limit: usize,
-    send_buffer: usize,
-    unacknowledged: std::time::Duration,
-}
-
-/// What is known of a connection from its beginning; its place is given back when the last clone is dropped.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    place: Rc<Place>,
-    /// There were as many as allowed when it came.
-    over: bool,
-    /// For the request alone, where it is not alone on its connection (HTTP/2).
-    cut: Option<CancellationToken>,
-    socket: Option<Socket>,
-    handover: Option<Handover>,
-    /// The bytes of the response that are not yet passed to the connection.
-    rest: Option<Rest>,
-}
-
-/// A connection's place among those that the door counts; given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    door: Door,
-}
-
-// === impl Door ===
-
-impl Door {
-    /// A door with these bounds.
-    pub fn new(server: &Server, limit: usize, write_deadline: std::time::Duration) -> Self {
-        Self {
-            open: Arc::default(),
-            limit,
-            send_buffer: server.send_buffer_bytes,
-            // A heartbeat may come half a tick late, and the kernel's timers are coarse: a peer that fell silent is to be
-            // gone within heartbeat and deadline all the same.
-            unacknowledged: write_deadline
-                .saturating_sub((write_deadline / 4).min(std::time::Duration::from_millis(500))),
-        }
-    }
-
-    /// To be called for each accepted connection (`HttpServer::on_connect`), which then finds its [`Connection`] among its
-    /// data.
-    pub fn enter(&self, io: &dyn Any, data: &mut Extensions) {
-        data.insert(self.admit(io.downcast_ref()));
-    }
-
-    /// Counts a connection, and prepares its socket.
-    pub(super) fn admit(&self, tcp: Option<&TcpStream>) -> Connection {
-        let over = self.open.fetch_add(1, Relaxed) >= self.limit;
-        let place = Rc::new(Place { door: self.clone() });
-        let socket = tcp.map(|tcp| {
-            socket::prepare(tcp, self.send_buffer, self.unacknowledged);
-            Socket::of(tcp)
-        });
-        Connection { place, over, cut: None, socket, handover: None, rest: None }
-    }
-
-    /// Connections that are open now.
-    pub fn open(&self) -> usize {
-        self.open.load(Relaxed)
-    }
-
-    /// Most connections at once.
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-}
-
-// === impl Connection ===
-
-impl Connection {
-    /// That of a request: the framework keeps it with the connection, HTTP/2 brings it with each request.
-    pub(super) fn of(request: &HttpRequest) -> Option<Self> {
-        request.conn_data::<Self>().cloned().or_else(|| request.extensions().get::<Self>().cloned())
-    }
-
-    /// One that a stream can take over.
-    pub(super) fn with_handover(self, handover: Handover) -> Self {
-        Self { rest: Some(handover.rest()), handover: Some(handover), ..self }
-    }
-
-    /// The same for one of several requests, which ends with this token.
-    pub(super) fn for_one(&self, cut: CancellationToken, rest: Rest) -> Self {
-        Self { cut: Some(cut), rest: Some(rest), socket: None, handover: None, ..self.clone() }
-    }
-
-    pub(super) fn socket(&self) -> Option<Socket> {
-        self.socket
-    }
-
-    /// What ends a stream on it whose client takes nothing.
-    pub(super) fn cutter(&self) -> Option<Box<dyn Fn()>> {
-        let socket = self.socket.map(|socket| Box::new(move || socket.cut()) as Box<dyn Fn()>);
-        let one = self.cut.clone().map(|cut| Box::new(move || cut.cancel()) as Box<dyn Fn()>);
-        one.or(socket)
-    }
-
-    /// What a stream takes the connection over with, and the place that it then has to keep.
-    pub(super) fn handover(&self) -> Option<(Handover, Rc<Place>)> {
-        Some((self.handover.clone()?, self.place.clone()))
-    }
-
-    fn answering(request: &ServiceRequest) -> Option<Answering> {
-        Some(request.conn_data::<Self>()?.handover.as_ref()?.answering())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.door.open.fetch_sub(1, Relaxed);
-    }
-}
+use crate::{access::Mode, app::Node, hub::Reason};
 
 /// The middleware. All log lines of a request contain its id.
 pub(super) async fn pass(
@@ -198,7 +64,7 @@ async fn answer(
     };
     let mut response = identity::use_ticket(&node, limited::answer(&node, response)).await;
     if node.config.server.compress {
-        response = compress::pack(response).await;
+        response = compress::pack(&node, response).await;
     }
     if only_head {
         response = response.map_body(|_, body| head::without_body(&body));
@@ -214,8 +80,10 @@ async fn answer(
     }
     pages::guard(headers);
     origins::tell(&node, origin, headers);
-    let shared = response.response().extensions().get::<Shared>().cloned();
-    Ok(response.map_body(|_, body| Answer::new(body, rest, shared, answering, unread)))
+    let extensions = response.response().extensions();
+    let costs = (extensions.get::<Shared>().cloned(), extensions.get::<Holds>().copied());
+    drop(extensions);
+    Ok(response.map_body(|_, body| Answer::new(body, rest, costs, answering, unread)))
 }
 
 /// What is answered without asking the handler.

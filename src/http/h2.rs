@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | nothing, or half a preface | `head_timeout_ms` | cut, counted |
 //! | many requests | `http2_max_streams`, told in SETTINGS | `REFUSED_STREAM`; no more is accepted while so many tasks run |
+//! | many requests on many connections | [`MANY`] in the node, then [`FEW`] per connection are answered at a time | they wait |
 //! | requests and resets at once (rapid reset) | 20 that nobody has accepted yet; the tasks, see above | `ENHANCE_YOUR_CALM` |
 //! | frames that are errors of one stream ("made you reset") | 1024 | `ENHANCE_YOUR_CALM` |
 //! | a large head | 64 KiB | 431; 414 for a large target |
@@ -25,7 +26,15 @@
 //! continue. If all streams are blocked, the connection ends. Streams queue only a limited number of bytes for the
 //! socket of the connection ([`Room`](crate::transport::Room)).
 
-use std::{future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    time::Duration,
+};
 
 use actix_http::{Request, Response};
 use actix_service::Service;
@@ -36,16 +45,17 @@ use h2::{
     server::{Builder, SendResponse},
 };
 use tokio::{
+    sync::Notify,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{gate::Connection, heads};
+use super::{door::Connection, heads};
 use crate::{
     app::Node,
     transport::{Rest, Rewound, Room, Shared},
-    unsent::Unsent,
+    unsent::{Begun, Unsent},
 };
 
 mod message;
@@ -65,6 +75,10 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// Bytes of a request's body that may come before they are read, per request and per connection.
 const WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
+/// While so many requests of the node are being answered, a connection has only a few of its own answered at a time: what
+/// a handler needs is not counted, some ten kilobytes each. Those that wait for an event are not among them.
+const MANY: usize = 256;
+const FEW: usize = 2;
 /// Bytes of a response that wait for their client beside what the socket holds.
 const SEND_BUFFER: usize = 32 << 10;
 
@@ -75,6 +89,20 @@ struct Here<A> {
     peer: Option<SocketAddr>,
     room: Room,
     unsent: Unsent,
+    answering: Rc<Answering>,
+}
+
+/// How many requests of a connection are being answered.
+#[derive(Default)]
+struct Answering {
+    count: Cell<usize>,
+    fewer: Notify,
+}
+
+/// One of them; no more once it is dropped.
+pub(super) struct OneAnswering {
+    answering: Rc<Answering>,
+    _begun: Begun,
 }
 
 /// The PINGs of a connection.
@@ -112,7 +140,10 @@ pub(super) async fn serve<A, B>(
     let Ok(mut http2) = handshake else { return };
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     let unsent = node.unsent.clone();
-    let here = Rc::new(Here { app, connection: connection.clone(), peer, room: room.clone(), unsent });
+    let answering = Rc::<Answering>::default();
+    let here =
+        Here { app, connection: connection.clone(), peer, room: room.clone(), unsent, answering: answering.clone() };
+    let here = Rc::new(here);
     let mut pings = Pings { pings: http2.ping_pong(), asked: None };
     let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,7 +154,8 @@ pub(super) async fn serve<A, B>(
     let stopping = node.stopping.child_token();
     let mut idle = pin!(sleep(node.heads.timeout));
     loop {
-        let accepting = tasks.len() < most;
+        let enough = answering.count.get() >= FEW && node.unsent.begun() >= MANY;
+        let accepting = tasks.len() < most && !enough;
         let accepted = poll_fn(|cx| {
             if accepting { http2.poll_accept(cx) } else { http2.poll_closed(cx).map(|closed| closed.err().map(Err)) }
         });
@@ -133,10 +165,11 @@ pub(super) async fn serve<A, B>(
                 asked = true;
                 tasks.spawn_local(answer(here.clone(), request, respond));
             }
+            () = answering.fewer.notified(), if enough => {}
             Some(ended) = tasks.join_next() => {
                 // A panic in one is that one's end.
                 let Ended { last, stuck } = ended.unwrap_or_default();
-                if stuck && (tasks.is_empty() || room.stands_still(tasks.len())) {
+                if stuck && (tasks.is_empty() || room.stands_still(tasks.len() - answering.count.get())) {
                     break;
                 }
                 if last && !leaving {
@@ -178,7 +211,8 @@ where
 {
     let (cut, rest) = (CancellationToken::new(), Rest::default());
     let is_head = request.method() == http::Method::HEAD;
-    let connection = here.connection.for_one(cut.clone(), rest.clone());
+    let answering = Rc::new(RefCell::new(Some(OneAnswering::new(&here))));
+    let connection = here.connection.for_one(cut.clone(), rest.clone(), answering.clone());
     let out = Outgoing { unsent: &here.unsent, room: here.room.clone(), rest, cut };
     let request = match translate(request, connection, here.peer) {
         Ok(request) => request,
@@ -187,17 +221,40 @@ where
         }
     };
     // Boxed, so that the handler's state is freed before the response is sent.
-    let mut answering = Box::pin(here.app.call(request));
+    let mut answered = Box::pin(here.app.call(request));
     let response = tokio::select! {
         biased;
         // A reset ends the request. It is polled first, so that a flood of resets does not even start the handler.
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return Ended::default(),
-        response = &mut answering => response,
+        response = &mut answered => response,
     };
-    drop(answering);
+    drop(answered);
+    answering.take();
     match response {
         Ok(response) => send(Response::from(response), respond, is_head, &out).await,
         Err(refusal) => send(Response::from(refusal), respond, is_head, &out).await,
+    }
+}
+
+// === impl OneAnswering ===
+
+impl OneAnswering {
+    fn new<A>(here: &Here<A>) -> Self {
+        here.answering.count.set(here.answering.count.get() + 1);
+        Self { answering: here.answering.clone(), _begun: here.unsent.begin() }
+    }
+}
+
+impl Drop for OneAnswering {
+    fn drop(&mut self) {
+        self.answering.count.set(self.answering.count.get() - 1);
+        self.answering.fewer.notify_one();
+    }
+}
+
+impl fmt::Debug for OneAnswering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OneAnswering")
     }
 }
 

@@ -22,6 +22,7 @@ use super::{
     permit::{self, To},
     query::{NoQuery, Query},
     stream,
+    turn::Turn,
 };
 use crate::{
     app::Node,
@@ -154,7 +155,12 @@ fn accepted(submitted: &Submitted, retry_of: Option<&str>) -> HttpResponse {
     ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
 ), responses((status = 200, description = "a page of jobs", body = Listing)))]
-pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(
+    node: Data<Node>,
+    identity: Identity,
+    request: HttpRequest,
+    _: Turn,
+) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["status", "user", "limit", "after", "access_token"])?;
     let limit = page_size(&query)?;
@@ -183,6 +189,7 @@ pub(super) async fn get(
     identity: Identity,
     job: Path<String>,
     _: NoQuery,
+    _: Turn,
 ) -> Result<HttpResponse, Problem> {
     permit::job(&node, &identity, &job, To::Read).await?;
     Ok(HttpResponse::Ok().json(node.jobs.get(&job).await?))
@@ -272,12 +279,13 @@ pub(super) async fn follow(
 pub(super) async fn result(
     node: Data<Node>,
     identity: Identity,
+    request: HttpRequest,
     path: Path<(String, String)>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let (job, task) = path.into_inner();
     permit::job(&node, &identity, &job, To::Read).await?;
-    let result = node.results.get(&node, &job, &task).await?;
+    let result = node.results.get(&node, &request, &job, &task).await?;
     let mut response = HttpResponse::Ok().content_type("application/json").body(result.bytes().clone());
     response.extensions_mut().insert(Shared(result));
     Ok(response)

@@ -16,6 +16,7 @@ use crate::{
     event::Position,
     journal::{Compacted, Export, Inspection, Maintenance, Verified},
     topic::Pattern,
+    unsent::Size,
 };
 
 /// Media type of lines of JSON.
@@ -57,12 +58,17 @@ pub(super) async fn export(
         position => position.map_or(0, |position| position.offset),
     };
     let export = Export::new(node.journal.clone(), patterns, after, limit);
-    let lines = stream::unfold(Some(export), |export| async {
-        let mut export = export?;
-        match export.next().await {
-            Ok(part) => part.map(|part| (Ok(Bytes::from(part)), Some(export))),
-            // The answer is cut, which its reader sees.
-            Err(error) => Some((Err(std::io::Error::other(error)), None)),
+    let unsent = node.unsent.clone();
+    let lines = stream::unfold(Some(export), move |export| {
+        let unsent = unsent.clone();
+        async move {
+            let mut export = export?;
+            let _turn = unsent.turn(Size::Small).await;
+            match export.next().await {
+                Ok(part) => part.map(|part| (Ok(Bytes::from(part)), Some(export))),
+                // The answer is cut, which its reader sees.
+                Err(error) => Some((Err(std::io::Error::other(error)), None)),
+            }
         }
     });
     Ok(HttpResponse::Ok().content_type(LINES).streaming(lines.take_until(Box::pin(identity.end(&node.clock)))))

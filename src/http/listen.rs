@@ -32,7 +32,7 @@ use actix_web::{
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{elsewhere, gate::Connection, h2, heads, routes};
+use super::{door::Connection, elsewhere, h2, heads, routes};
 use crate::{
     app::Node,
     socket,

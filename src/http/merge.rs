@@ -91,6 +91,7 @@ pub(super) async fn merge(
     let mut sources = merge::sources(limits, body.value).map_err(wrong)?;
     sources.iter_mut().for_each(|planned| planned.source.via = via.clone());
     let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
+    let upstreams = sources.len();
     let merged = Merged::new(sources, &connections, form).ignoring(ignored);
     let frames = Box::pin(stream::unfold(merged, async |mut merged| {
         let frame = merged.next().await?;
@@ -98,7 +99,7 @@ pub(super) async fn merge(
     }));
     let teller = node.clone();
     let farewell = Farewell::Say(Box::new(move |reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO)));
-    Ok(pull::open(&node, &request, &identity, pull::input(&request), frames, farewell, place))
+    Ok(pull::open(&node, &request, &identity, pull::input(&request), (frames, upstreams), farewell, place))
 }
 
 /// The remote that a source names.

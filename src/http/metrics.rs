@@ -1,7 +1,13 @@
 //! Metrics in the text format of Prometheus (OpenMetrics), collected when they are asked for: the components count, and
 //! nothing is kept twice.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use actix_web::{HttpResponse, http::StatusCode, web::Data};
 use prometheus_client::{
@@ -11,19 +17,51 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Problem, identity::Admin};
-use crate::{app::Node, hub::Reason, telemetry, unsent::Why};
+use super::{Problem, answer::Shared, identity::Admin};
+use crate::{
+    app::Node,
+    hub::Reason,
+    telemetry,
+    unsent::{Share, Why},
+};
 
-/// Requests answered, by class of status.
+/// Requests answered, by class of status, and what the last scrape was answered.
 #[derive(Debug, Default)]
-pub struct Requests([AtomicU64; 5]);
+pub struct Requests {
+    classes: [AtomicU64; 5],
+    scrapes: Scrapes,
+}
+
+/// The text of the last scrape. While the node holds many answers for clients that do not take them, it is given again
+/// for a moment: scrapes do not add to them.
+#[derive(Debug, Default)]
+struct Scrapes(Mutex<Option<(Instant, Weak<Share>)>>);
+
+/// For how long.
+const SAME_FOR: Duration = Duration::from_secs(1);
+
+// === impl Scrapes ===
+
+impl Scrapes {
+    fn last(&self, node: &Node) -> Option<Arc<Share>> {
+        if node.unsent.bytes() <= node.unsent.max_bytes() / 2 {
+            return None;
+        }
+        let last = self.0.lock().expect("no code that holds the lock panics");
+        last.as_ref().filter(|(made, _)| made.elapsed() < SAME_FOR)?.1.upgrade()
+    }
+
+    fn keep(&self, text: &Arc<Share>) {
+        *self.0.lock().expect("no code that holds the lock panics") = Some((Instant::now(), Arc::downgrade(text)));
+    }
+}
 
 // === impl Requests ===
 
 impl Requests {
     pub(super) fn count(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5);
-        self.0[class - 1].fetch_add(1, Relaxed);
+        self.classes[class - 1].fetch_add(1, Relaxed);
     }
 }
 
@@ -31,11 +69,24 @@ impl Requests {
 #[utoipa::path(get, path = "/metrics", tag = "operating",
     responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(node: Data<Node>, _: Admin) -> Result<HttpResponse, Problem> {
+    let text = match node.requests.scrapes.last(&node) {
+        Some(text) => text,
+        None => scrape(&node)?,
+    };
+    let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let mut response = HttpResponse::Ok().content_type(media).body(text.bytes().clone());
+    response.extensions_mut().insert(Shared(text));
+    Ok(response)
+}
+
+fn scrape(node: &Node) -> Result<Arc<Share>, Problem> {
     let mut registry = Registry::with_prefix("millstream");
-    registry.register_collector(Box::new(Figures(node.get_ref().clone())));
+    registry.register_collector(Box::new(Figures(node.clone())));
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|_| Problem::unavailable("the metrics cannot be written", 5))?;
-    Ok(HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text))
+    let text = node.unsent.share(text.into());
+    node.requests.scrapes.keep(&text);
+    Ok(text)
 }
 
 struct Figures(Node);
@@ -62,7 +113,8 @@ impl Collector for Figures {
         family(&mut encoder, "streams_closed", "Streams closed, by reason.", "reason", &closed)?;
         let refused: Vec<_> = webhooks.refused.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
         family(&mut encoder, "webhook_refusals", "Deliveries to webhooks that were refused.", "reason", &refused)?;
-        let classes = [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.0[class - 1].load(Relaxed)));
+        let classes =
+            [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.classes[class - 1].load(Relaxed)));
         family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
         let ended = Why::ALL.map(|why| (why.as_str().to_owned(), node.unsent.ended(why)));
         family(
@@ -164,6 +216,11 @@ fn gauges(node: &Node) -> Vec<Figure> {
         ("connections_limit", "Most connections at once (max_connections).", node.door.limit() as u64),
         ("unsent_bytes", "Bytes of answers that wait for their clients.", node.unsent.bytes() as u64),
         ("unsent_bytes_limit", "Most of them (max_unsent_bytes).", node.unsent.max_bytes() as u64),
+        (
+            "http2_requests_answering",
+            "Requests of HTTP/2 of whose answer nothing is there yet.",
+            node.unsent.begun() as u64,
+        ),
         ("streams_open", "Open streams.", hub.open()),
         ("requests_waiting", "Requests that wait for an event (`wait=`).", node.polls.waiting() as u64),
         ("journal_events", "Events kept.", journal.events),

@@ -5,7 +5,8 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, LazyLock, OnceLock},
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, OnceLock},
 };
 
 use actix_web::{
@@ -158,14 +159,25 @@ pub(super) fn routes(mode: Mode) -> impl FnOnce(&mut web::ServiceConfig) {
 
 /// A file of Swagger UI, embedded in the binary.
 async fn page(file: Path<String>) -> Result<HttpResponse, Problem> {
-    let found = serve(&file, Arc::new(Config::from(DOCUMENT))).ok().flatten();
-    let found = found.ok_or_else(|| Problem::unknown(format!("there is no page `{DOCS}{}`", file.escape_debug())))?;
-    let bytes = match found.bytes {
-        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-        Cow::Owned(bytes) => bytes.into(),
+    let mut pages = PAGES.lock().expect("no code that holds the lock panics");
+    let (media, bytes) = match pages.get(&*file) {
+        Some(page) => page.clone(),
+        None => {
+            let found = serve(&file, Arc::new(Config::from(DOCUMENT))).ok().flatten();
+            let found =
+                found.ok_or_else(|| Problem::unknown(format!("there is no page `{DOCS}{}`", file.escape_debug())))?;
+            let bytes = match found.bytes {
+                Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+                Cow::Owned(bytes) => bytes.into(),
+            };
+            pages.entry(file.into_inner()).or_insert((found.content_type, bytes)).clone()
+        }
     };
-    Ok(HttpResponse::Ok().content_type(found.content_type).body(bytes))
+    Ok(HttpResponse::Ok().content_type(media).body(bytes))
 }
+
+/// The files of Swagger UI that were requested, each in memory once: media type and bytes by name.
+static PAGES: LazyLock<Mutex<HashMap<String, (String, Bytes)>>> = LazyLock::new(Mutex::default);
 
 /// The document as JSON, rendered once.
 fn text(mode: Mode) -> Bytes {

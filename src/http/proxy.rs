@@ -22,6 +22,7 @@ use super::{
     pull::{self, Farewell},
     query::{NoQuery, Query},
     stream::{only_head, refused_for_now, unavailable_for_now},
+    turn::Turn,
 };
 use crate::{
     app::Node,
@@ -152,7 +153,7 @@ struct UpstreamConnections {
 /// The streams that this node reads from remotes, oldest first.
 #[utoipa::path(get, path = "/api/sse-proxy/connections", tag = "proxy",
     responses((status = 200, description = "the open streams", body = UpstreamConnections)))]
-pub(super) async fn connections(node: Data<Node>, _: Admin, _: NoQuery) -> HttpResponse {
+pub(super) async fn connections(node: Data<Node>, _: Admin, _: NoQuery, _: Turn) -> HttpResponse {
     let open = node.connections.list();
     let total = open.len();
     HttpResponse::Ok().json(UpstreamConnections { connections: open, total })
@@ -224,7 +225,7 @@ async fn pass(
         Ok(Some(_)) if is_head(request) => Ok(only_head(request)),
         Ok(Some(bytes)) => {
             let chunks = chunks(bytes, name, path);
-            Ok(pull::open(node, request, identity, input, chunks, Farewell::Break, place))
+            Ok(pull::open(node, request, identity, input, (chunks, 1), Farewell::Break, place))
         }
         Ok(None) => Ok(HttpResponse::NoContent().finish()),
         Err(failure) => {

@@ -30,7 +30,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::{
-    gate::Connection,
+    answer::Holds,
+    door::Connection,
     stream::{Input, Storm, flood, respond},
 };
 use crate::{
@@ -89,6 +90,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const IDLE_LOOKS: u32 = 10;
 /// How long clients may take for the end of their stream once the drain time is over.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// Memory of a pulled stream whose client takes nothing: its tasks and timers, and for each upstream its connection, the
+/// buffer that it reads into, and a chunk on its way.
+const OWN_BYTES: usize = 8 << 10;
+const UPSTREAM_BYTES: usize = 32 << 10;
 
 // === impl Pulls ===
 
@@ -125,13 +130,13 @@ pub(super) async fn flooded(input: Option<Input>) {
     input.cut();
 }
 
-/// Answers with a stream; where it fails, the response breaks off.
+/// Answers with a stream of so many upstreams; where it fails, the response breaks off.
 pub(super) fn open<S, E>(
     node: &Node,
     request: &HttpRequest,
     identity: &Identity,
     input: Option<Input>,
-    stream: S,
+    (stream, upstreams): (S, usize),
     farewell: Farewell,
     place: Option<StreamPlace>,
 ) -> HttpResponse
@@ -160,7 +165,10 @@ where
     let waker = Waker::from(wakes.clone());
     let stream = Some(stream);
     let held = (counted, place);
-    respond(request, Body { stream, leaving, farewell, broken: None, storm, wakes, waker, polls, _held: held })
+    let body = Body { stream, leaving, farewell, broken: None, storm, wakes, waker, polls, _held: held };
+    let mut response = respond(request, body);
+    response.extensions_mut().insert(Holds::Upstream(OWN_BYTES + upstreams * UPSTREAM_BYTES));
+    response
 }
 
 /// Cuts a connection whose client sends a flood and reads nothing: its body is not polled then, and cannot notice.

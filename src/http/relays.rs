@@ -17,6 +17,7 @@ use super::{
     permit::{self, To},
     query::{NoQuery, Query},
     stream,
+    turn::Turn,
 };
 use crate::{
     app::Node,
@@ -50,7 +51,12 @@ pub(super) async fn create(
     ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
 ), responses((status = 200, description = "a page of relays", body = Listing)))]
-pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(
+    node: Data<Node>,
+    identity: Identity,
+    request: HttpRequest,
+    _: Turn,
+) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["status", "user", "limit", "after", "access_token"])?;
     let limit = page_size(&query)?;
@@ -74,6 +80,7 @@ pub(super) async fn get(
     identity: Identity,
     relay: Path<String>,
     _: NoQuery,
+    _: Turn,
 ) -> Result<HttpResponse, Problem> {
     permit::relay(&node, &identity, &relay, To::Read).await?;
     Ok(HttpResponse::Ok().json(node.relays.get(&relay).await?))

@@ -5,7 +5,13 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use crate::{app::Node, jobs, unsent::Share};
+use actix_web::HttpRequest;
+
+use super::{
+    Problem,
+    turn::{Size, Turn},
+};
+use crate::{app::Node, unsent::Share};
 
 /// The copies. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -18,13 +24,19 @@ type Copies = HashMap<(String, String), Weak<Share>>;
 
 impl Results {
     /// Returns the shared copy of a result; reads the result if there is no copy yet.
-    pub(super) async fn get(&self, node: &Node, job: &str, task: &str) -> Result<Arc<Share>, jobs::Error> {
+    pub(super) async fn get(
+        &self,
+        node: &Node,
+        request: &HttpRequest,
+        job: &str,
+        task: &str,
+    ) -> Result<Arc<Share>, Problem> {
         let key = (job.to_owned(), task.to_owned());
         if let Some(copy) = self.find(&key) {
             return Ok(copy);
         }
-        // Limit concurrent reads: the bytes are not counted until the read has finished.
-        let _making = node.unsent.make().await;
+        // The bytes are not counted until the read has finished.
+        Turn::take(node, request, Size::Large).await?;
         if let Some(copy) = self.find(&key) {
             return Ok(copy);
         }

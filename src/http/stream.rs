@@ -17,7 +17,8 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     Problem,
-    gate::{Connection, Place},
+    answer::Holds,
+    door::{Connection, Place},
     head::is_head,
 };
 use crate::{
@@ -68,6 +69,8 @@ const STORM_POLLS: u32 = 2000;
 const STORM_TIME: Duration = Duration::from_secs(2);
 /// What an upstream asks clients to wait is passed on up to here: an hour.
 const LONGEST_RETRY_MS: u64 = 60 * 60 * 1000;
+/// Memory of an emitter whose client takes nothing, beside its history: its place in the shard, and its task.
+const EMITTER_BYTES: usize = 16 << 10;
 
 // === impl Body ===
 
@@ -187,6 +190,7 @@ pub(super) async fn open(
             if taken {
                 response.head_mut().set_connection_type(ConnectionType::Close);
             }
+            response.extensions_mut().insert(Holds::Beside(EMITTER_BYTES));
             Ok(response)
         }
         Err(ConnectError::Stopping) => Ok(refused_for_now(node, Reason::Shutdown.as_str())),

@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    web::{Data, Path},
+    web::{self, Data, Path},
 };
 use serde::Serialize;
 use tokio::time::sleep;
@@ -12,11 +12,13 @@ use utoipa::ToSchema;
 
 use super::{
     Identity, Problem,
+    door::Connection,
     emitters::page_size,
     head::is_head,
     identity::Admin,
     limited, permit, pull,
     query::{NoQuery, Query},
+    turn::{Size, Turn},
 };
 use crate::{
     access::Refused,
@@ -34,7 +36,12 @@ use crate::{
     ("after" = Option<String>, Query, min_length = 1, max_length = 255, description = "the `next` of the page before"),
 ), responses(
     (status = 200, description = "a page of topics", body = TopicPage), (status = 422, description = "this is no topic")))]
-pub(super) async fn list(node: Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(
+    node: Data<Node>,
+    identity: Identity,
+    request: HttpRequest,
+    _: Turn,
+) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request);
     query.only(&["pattern", "limit", "after", "access_token"])?;
     let limit = page_size(&query)?;
@@ -145,10 +152,23 @@ pub(super) async fn events(
     let page = if wait > 0 && !is_head(&request) {
         reading.awaited(&node, &identity, &request, Duration::from_millis(wait)).await?
     } else {
-        reading.page(&node).await?
+        reading.page(&node, &request).await?
     };
-    Ok(HttpResponse::Ok().json(EventPage::of(&page, &identity)))
+    let bytes: usize = page.events.iter().map(|event| event.data.len()).sum();
+    let text = move || serde_json::to_vec(&EventPage::of(&page, &identity)).expect("plain data serialises");
+    // A large page would hold up the other connections of the thread.
+    let text = match bytes > SMALL_PAGE {
+        true => web::block(text).await.map_err(|_| Problem::unavailable("the page cannot be written", RETRY))?,
+        false => text(),
+    };
+    Ok(HttpResponse::Ok().content_type("application/json").body(text))
 }
+
+/// Bytes of the events of a page; what is larger than the first waits for its turn to be made.
+const SMALL_PAGE: usize = 16 << 10;
+const LARGE_PAGE: usize = 4 << 20;
+/// When to try again where the node has no thread to spare, in seconds.
+const RETRY: u64 = 5;
 
 /// The parameters of a page request.
 struct Reading {
@@ -169,7 +189,21 @@ struct Found {
 // === impl Reading ===
 
 impl Reading {
-    async fn page(&self, node: &Node) -> Result<Found, Problem> {
+    /// The page, read in the turn of the request; most are small.
+    async fn page(&self, node: &Node, request: &HttpRequest) -> Result<Found, Problem> {
+        Turn::take(node, request, Size::Small).await?;
+        let (found, whole) = self.read(node, SMALL_PAGE).await?;
+        if whole {
+            return Ok(found);
+        }
+        drop(found);
+        Turn::end(request);
+        Turn::take(node, request, Size::Large).await?;
+        Ok(self.read(node, LARGE_PAGE).await?.0)
+    }
+
+    /// A page of so many bytes, and whether more bytes would not make it longer.
+    async fn read(&self, node: &Node, max_bytes: usize) -> Result<(Found, bool), Problem> {
         let epoch = node.journal.epoch();
         // A position of another epoch, or after the head, is not usable: begin with the earliest event and report a
         // gap.
@@ -182,7 +216,7 @@ impl Reading {
         // An empty page may not be the last one.
         let page = loop {
             let (patterns, limit) = (patterns.clone(), self.limit);
-            let query = JournalQuery { patterns, after, floor: 0, limit, max_bytes: 4 << 20 };
+            let query = JournalQuery { patterns, after, floor: 0, limit, max_bytes };
             let page = match node.journal.read(query).await {
                 Err(Unavailable::Unreadable { through, .. }) if through > after => {
                     (unreadable, after) = (true, through);
@@ -200,7 +234,8 @@ impl Reading {
         // Without new events the client's position stays the same.
         let same = known.filter(|_| page.events.is_empty() && !gap && self.cursor.is_none());
         let last_event_id = same.unwrap_or(Position { epoch, offset: page.through });
-        Ok(Found { events: page.events, last_event_id, gap })
+        let whole = page.events.len() >= self.limit || page.through >= head;
+        Ok((Found { events: page.events, last_event_id, gap }, whole))
     }
 
     /// Like [`page`](Self::page), but waits for an event that this caller may see. The request counts as an open stream
@@ -219,16 +254,20 @@ impl Reading {
         let mut flooded = pin!(pull::flooded(pull::input(request)));
         let mut poll = tokio::select! {
             poll = node.polls.register(self.topic.clone()) => poll,
-            () = &mut late => return self.page(node).await,
+            () = &mut late => return self.page(node, request).await,
         };
         loop {
-            let found = self.page(node).await?;
+            let found = self.page(node, request).await?;
             if found.gap || !EventPage::of(&found, identity).events.is_empty() {
                 return Ok(found);
             }
             if !found.events.is_empty() {
                 self.cursor = Some(found.last_event_id.offset);
                 continue;
+            }
+            Turn::end(request);
+            if let Some(connection) = Connection::of(request) {
+                connection.waits();
             }
             tokio::select! {
                 () = poll.changed() => {}

@@ -21,7 +21,7 @@ use actix_web::{
 };
 use futures_util::{Stream, stream::poll_fn};
 
-use super::gate::Connection;
+use super::door::Connection;
 
 /// The body of a request in chunks, kept beside whoever reads it.
 #[derive(Clone)]

@@ -112,7 +112,7 @@ pub struct Export {
 
 /// Events and bytes in one part of an export.
 const PART_EVENTS: usize = 1000;
-const PART_BYTES: usize = 1 << 20;
+const PART_BYTES: usize = 64 << 10;
 const TOP_TOPICS: usize = 10;
 
 #[derive(Serialize)]

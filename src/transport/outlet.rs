@@ -32,6 +32,7 @@ pub struct Rest(Rc<Left>);
 #[derive(Debug, Default)]
 struct Left {
     bytes: Cell<usize>,
+    beside: Cell<usize>,
     share: RefCell<Option<Arc<Share>>>,
 }
 
@@ -75,9 +76,14 @@ impl Rest {
         self.0.bytes.set(bytes);
     }
 
-    /// How many there are.
+    /// What the answer holds beside them.
+    pub fn set_beside(&self, bytes: usize) {
+        self.0.beside.set(bytes);
+    }
+
+    /// How many there are in all.
     pub fn get(&self) -> usize {
-        self.0.bytes.get()
+        self.0.bytes.get() + self.0.beside.get()
     }
 
     /// The answer sends a copy that others send too, or has ended.

@@ -1,7 +1,7 @@
 //! Bytes that several answers send from the same memory.
 
 use std::sync::atomic::{
-    AtomicUsize,
+    AtomicBool, AtomicUsize,
     Ordering::{AcqRel, Relaxed},
 };
 
@@ -16,13 +16,15 @@ pub struct Share {
     bytes: Bytes,
     /// Answers that wait for their clients with it.
     accounts: AtomicUsize,
+    /// The last of them is to end: the copy is freed soon.
+    leaving: AtomicBool,
 }
 
 // === impl Share ===
 
 impl Share {
     pub(super) fn new(unsent: Unsent, bytes: Bytes) -> Self {
-        Self { unsent, bytes, accounts: AtomicUsize::new(0) }
+        Self { unsent, bytes, accounts: AtomicUsize::new(0), leaving: AtomicBool::new(false) }
     }
 
     /// The bytes.
@@ -32,16 +34,26 @@ impl Share {
 
     pub(super) fn joined(&self) {
         self.accounts.fetch_add(1, Relaxed);
+        self.stays();
     }
 
-    /// One answer less; how many bytes that makes free.
-    pub(super) fn left(&self) -> usize {
-        if self.accounts.fetch_sub(1, AcqRel) == 1 { self.bytes.len() } else { 0 }
+    /// One answer less.
+    pub(super) fn left(&self) {
+        if self.accounts.fetch_sub(1, AcqRel) == 1 && !self.leaving.swap(true, AcqRel) {
+            self.unsent.0.leaving.fetch_add(self.bytes.len(), Relaxed);
+        }
+    }
+
+    fn stays(&self) {
+        if self.leaving.swap(false, AcqRel) {
+            self.unsent.0.leaving.fetch_sub(self.bytes.len(), Relaxed);
+        }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
+        self.stays();
         self.unsent.shrink(self.bytes.len());
     }
 }

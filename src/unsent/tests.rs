@@ -12,7 +12,7 @@ fn unsent(max_bytes: usize) -> Unsent {
 
 /// How the answer ends, within some time.
 async fn ends(account: &mut Account, within: Duration) -> Option<Why> {
-    tokio::time::timeout(within, poll_fn(|cx| account.poll_end(cx))).await.ok()
+    timeout(within, poll_fn(|cx| account.poll_end(cx))).await.ok()
 }
 
 fn stuck(unsent: &Unsent, bytes: usize) -> Account {
@@ -68,7 +68,7 @@ async fn the_oldest_stuck_answer_ends_when_too_many_bytes_wait() {
     let mut quick = unsent.account();
     quick.set(50, None);
     let mut last = stuck(&unsent, 300);
-    assert!(unsent.bytes() <= 1000, "{}", unsent.bytes());
+    assert_eq!(unsent.bytes(), 1250, "they count until they are gone");
     let moment = Duration::from_millis(1);
     let mut ended = Vec::new();
     for account in &mut accounts {
@@ -76,9 +76,41 @@ async fn the_oldest_stuck_answer_ends_when_too_many_bytes_wait() {
     }
     assert_eq!(ended, [Some(Why::UnsentBytes), Some(Why::UnsentBytes), None], "down to seven eighths");
     assert_eq!((ends(&mut quick, moment).await, ends(&mut last, moment).await), (None, None));
+    // Nothing more ends for the bytes of those that are about to go.
+    last.set(310, None);
+    assert_eq!((ends(&mut last, moment).await, ends(&mut accounts[2], moment).await), (None, None));
+    accounts.truncate(0);
+    assert_eq!(unsent.bytes(), 360);
     assert_eq!(unsent.ended(Why::UnsentBytes), 2);
     drop((accounts, quick, last));
     assert_eq!(unsent.bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_made_in_its_turn_and_when_there_is_room() {
+    let unsent = unsent(1000);
+    let (first, second) = (unsent.make(Size::Large).await, unsent.make(Size::Small).await);
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(unsent.make(Size::Large).await.err(), Some(Full), "one is made");
+    drop(first);
+    let mut large = unsent.account();
+    large.set(1200, None);
+    // Its client takes it: there is nothing to end.
+    assert_eq!(unsent.make(Size::Small).await.err(), Some(Full), "no room");
+    let making = async { unsent.make(Size::Small).await.is_ok() };
+    let leaving = async {
+        tokio::task::yield_now().await;
+        drop(large);
+    };
+    assert_eq!(tokio::join!(making, leaving), (true, ()));
+    drop(second);
+    let mut oldest = stuck(&unsent, 900);
+    let _more = stuck(&unsent, 900);
+    let made = tokio::join!(unsent.make(Size::Small), async {
+        assert_eq!(ends(&mut oldest, Duration::from_millis(1)).await, Some(Why::UnsentBytes));
+        drop(oldest);
+    });
+    assert!(made.0.is_ok(), "the bytes of the one that ended are free");
 }
 
 #[tokio::test(start_paused = true)]

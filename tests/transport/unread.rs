@@ -6,23 +6,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::{
+    client::{Client, Pair, soon},
     http2::frame,
     support::{Node, PATIENCE, Reply, eventually, upstream::Upstream},
 };
 
-/// What is asked for: an asset, the document, a small answer, a page of JSON, the export, events, nothing.
-const PATHS: [&str; 7] = [
+/// What is asked for: an asset, the document, a small answer, a page of JSON, the export, events, those of a remote,
+/// several of these as one, figures, nothing.
+const PATHS: [&str; 10] = [
     "/dashboard.js",
     "/openapi.json",
     "/healthz",
     "/api/topics/t/events?limit=100",
     "/api/admin/journal/export",
     "/events?topic=t&history=100",
+    "/api/sse-proxy/up/events?topic=t&history=100",
+    "POST /api/sse-proxy/merge-streams/sse-emitter",
+    "/metrics",
     "/nowhere",
 ];
+/// What is merged.
+const MERGE: &[u8] = br#"[{"remote":"up","path":"/events?topic=t&history=100"}]"#;
+/// With all rights.
+const TOKEN: &str = "unread";
+const TOKEN_HASH: &str = "2cc1c371db104eb5ce6b02f54dec7429154bdbfe83b5ececd3822c596dd03f28";
 const DEADLINE: Duration = Duration::from_secs(1);
 /// How much later than its deadline an answer may end on a busy machine.
 const LATER: Duration = Duration::from_secs(10);
@@ -30,26 +41,59 @@ const LATER: Duration = Duration::from_secs(10);
 /// A node with a megabyte of history and small buffers.
 fn node(settings: &str) -> Node {
     let node = Node::start(&format!("[server]\nsend_buffer_bytes = 4096\n{settings}"));
-    let rows = vec![json!({ "topic": "t", "data": "x".repeat(10_000) }); 100];
-    node.post("/events", &json!(rows));
+    node.json("POST", "/events", &history());
     node
+}
+
+fn history() -> Value {
+    json!(vec![json!({ "topic": "t", "data": "x".repeat(10_000) }); 100])
+}
+
+/// With another node as its remote. With `token` it asks for one.
+fn with_remote(remote: &Node, token: bool) -> Node {
+    let access = format!(
+        "[access]\nmode = \"token\"\n[[access.tokens]]\nname = \"a\"\nsha256 = \"{TOKEN_HASH}\"\nadmin = true\n\
+         publish = [\"*\"]\nsubscribe = [\"*\"]\n[limits]\nrequests_per_minute = 0\n"
+    );
+    let up = format!("[remotes.up]\nbase_url = \"http://{}\"\npaths = [\"/*\"]\n", remote.addr);
+    Node::start(&format!(
+        "[server]\nsend_buffer_bytes = 4096\nmax_connections = 40\n[emitter]\nwrite_deadline_ms = {}\n{up}{}",
+        DEADLINE.as_millis(),
+        if token { &*access } else { "" }
+    ))
 }
 
 fn quick(settings: &str) -> Node {
     node(&format!("{settings}[emitter]\nwrite_deadline_ms = {}\n", DEADLINE.as_millis()))
 }
 
-/// A connection that has asked for so many answers, and gives them no window.
-fn shut(node: &Node, streams: u32) -> TcpStream {
+/// The words of a client of HTTP/2 that asks for so many of these answers, and gives them no window.
+fn asks(paths: &[&str], streams: u32, token: bool) -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     frame(&mut bytes, 4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    for (number, path) in (0..streams).zip(PATHS.iter().cycle()) {
-        let length = u8::try_from(path.len()).expect("it is short");
-        let head = [&[0x82, 0x86, 0x04, length], path.as_bytes(), &[0x01, 0x09], b"localhost"].concat();
-        frame(&mut bytes, 1, 0x5, 2 * number + 1, &head);
+    let text = |text: &str| [&[u8::try_from(text.len()).expect("it is short")], text.as_bytes()].concat();
+    for (number, path) in (0..streams).zip(paths.iter().cycle()) {
+        let (posts, path) = path.strip_prefix("POST ").map_or((false, *path), |path| (true, path));
+        let method = if posts { 0x83 } else { 0x82 };
+        let mut head = [&[method, 0x86, 0x04], &*text(path), &[0x01], &*text("localhost")].concat();
+        if token {
+            head.extend([&[0], &*text("x-auth-token"), &*text(TOKEN)].concat());
+        }
+        if posts {
+            head.extend([&[0], &*text("content-type"), &*text("application/json")].concat());
+            frame(&mut bytes, 1, 0x4, 2 * number + 1, &head);
+            frame(&mut bytes, 0, 0x1, 2 * number + 1, MERGE);
+        } else {
+            frame(&mut bytes, 1, 0x5, 2 * number + 1, &head);
+        }
     }
+    bytes
+}
+
+/// A connection with these words.
+fn shut(node: &Node, words: &[u8]) -> TcpStream {
     let mut socket = node.socket();
-    socket.write_all(&bytes).expect("send");
+    socket.write_all(words).expect("send");
     socket
 }
 
@@ -69,26 +113,62 @@ fn none_is_left(node: &Node) {
     node.must_be_healthy();
 }
 
+/// Figures of a node that may ask for a token.
+fn figure(node: &Node, name: &str) -> f64 {
+    let text = node.request("GET", "/metrics", &[("X-Auth-Token", TOKEN)], "").text();
+    let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
 #[test]
 fn answers_over_http_2_that_nobody_takes_end_with_their_connection() {
-    let node = quick("max_connections = 40\n");
-    let mut sockets: Vec<TcpStream> = (0..10).map(|_| shut(&node, 14)).collect();
-    eventually(|| (node.metric("millstream_unsent_bytes") > 100_000.0).then_some(()));
-    for socket in &mut sockets {
-        let took = ended(socket);
-        assert!(took < DEADLINE + LATER, "{took:?}");
+    let remote = node("");
+    for (asks_for_token, token) in [(false, false), (true, true), (true, false)] {
+        let node = with_remote(&remote, asks_for_token);
+        let reply = node.request("POST", "/events", &[("X-Auth-Token", TOKEN)], history().to_string());
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let words = asks(&PATHS, 20, token);
+        let mut sockets: Vec<TcpStream> = (0..10).map(|_| shut(&node, &words)).collect();
+        eventually(|| (figure(&node, "millstream_unsent_bytes") > 100_000.0).then_some(()));
+        for socket in &mut sockets {
+            let took = ended(socket);
+            assert!(took < DEADLINE + LATER, "{took:?}");
+        }
+        eventually(|| (figure(&node, "millstream_connections") <= 1.0).then_some(()));
+        assert!(figure(&node, "millstream_answers_ended_total{reason=\"write_deadline\"}") >= 10.0);
+        assert_eq!(figure(&node, "millstream_unsent_bytes"), 0.0);
     }
-    none_is_left(&node);
-    assert!(node.metric("millstream_answers_ended_total{reason=\"write_deadline\"}") >= 10.0);
-    assert_eq!(node.metric("millstream_unsent_bytes"), 0.0);
+}
+
+#[tokio::test]
+async fn answers_over_tls_that_nobody_takes_end_with_their_connection() {
+    let pair = Pair::new();
+    let deadline = DEADLINE.as_millis();
+    let node = Node::start(&format!(
+        "{}send_buffer_bytes = 4096\n[emitter]\nwrite_deadline_ms = {deadline}\n",
+        pair.settings()
+    ));
+    for alpn in ["h2", "http/1.1"] {
+        let mut tls = pair.connect(&node, &[alpn]).await.expect("a handshake");
+        let words = match alpn {
+            "h2" => asks(&["/dashboard.js", "/openapi.json", "/healthz"], 6, false),
+            _ => b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(30),
+        };
+        tls.write_all(&words).await.expect("send");
+        let client = Client::tls(&node, &pair).await;
+        soon(async { while client.metric("unsent_bytes").await == 0 {} }).await;
+        soon(async { while client.metric("connections").await > 1 {} }).await;
+    }
 }
 
 #[test]
 fn windows_that_grow_by_a_few_bytes_do_not_help() {
     let node = quick("");
-    let mut socket = shut(&node, 7);
+    let paths: Vec<&str> = PATHS.into_iter().filter(|path| !path.contains("sse-proxy")).collect();
+    let streams = 16;
+    let mut socket = shut(&node, &asks(&paths, streams, false));
     let mut more = Vec::new();
-    for (number, step) in (0..7_u32).zip([1_u8, 16].iter().cycle()) {
+    for (number, step) in (0..streams).zip([1_u8, 16].iter().cycle()) {
         frame(&mut more, 8, 0, 2 * number + 1, &[0, 0, 0, *step]);
     }
     let mut sending = socket.try_clone().expect("a second handle");
@@ -96,7 +176,7 @@ fn windows_that_grow_by_a_few_bytes_do_not_help() {
         let began = Instant::now();
         while began.elapsed() < PATIENCE && sending.write_all(&more).is_ok() {
             #[expect(clippy::disallowed_methods, reason = "the pause is what this client does")]
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(200));
         }
     });
     let took = ended(&mut socket);
@@ -104,6 +184,28 @@ fn windows_that_grow_by_a_few_bytes_do_not_help() {
     let _ = socket.shutdown(Shutdown::Both);
     growing.join().expect("it has noticed");
     none_is_left(&node);
+}
+
+#[test]
+fn a_flood_of_large_answers_is_made_a_few_at_a_time() {
+    let node = quick("max_unsent_bytes = 4194304\n");
+    let before = node.resident();
+    // 600 answers of a megabyte.
+    let words = asks(&["/api/topics/t/events?limit=100", "/api/admin/journal/export"], 30, false);
+    let mut sockets: Vec<TcpStream> = (0..20).map(|_| shut(&node, &words)).collect();
+    let mut highest = 0;
+    eventually(|| {
+        highest = highest.max(node.resident());
+        (node.count("connections") <= 1).then_some(())
+    });
+    let grown = highest.saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
+    for socket in &mut sockets {
+        ended(socket);
+    }
+    assert_eq!(node.metric("millstream_unsent_bytes"), 0.0);
+    // And then there is room again.
+    assert_eq!(node.get("/api/topics/t/events?limit=100").status, 200);
 }
 
 #[test]
@@ -164,20 +266,23 @@ fn a_slow_reader_gets_all_of_its_answer() {
 fn the_answer_that_is_stuck_for_the_longest_time_goes_first() {
     let node = node("max_unsent_bytes = 4194304\n");
     let before = node.resident();
-    let mut sockets = Vec::new();
-    for _ in 0..30 {
+    let ask = || {
         let mut socket = node.tight_socket();
         socket.write_all(b"GET /api/topics/t/events?limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("send");
-        sockets.push(socket);
-    }
+        socket
+    };
     // Each has a megabyte.
+    let _sockets: Vec<TcpStream> = (0..29).map(|_| ask()).collect();
     let ended = || node.metric("millstream_answers_ended_total{reason=\"unsent_bytes\"}");
     eventually(|| (ended() >= 25.0).then_some(()));
-    assert!(node.metric("millstream_unsent_bytes") <= 4_194_304.0);
+    eventually(|| (node.metric("millstream_unsent_bytes") <= 4_194_304.0).then_some(()));
     let grown = node.resident().saturating_sub(before);
     assert!(grown < 40 << 20, "{grown} bytes");
-    // The last one was stuck for the shortest time.
-    let last = sockets.pop().expect("there are some");
+    // The last one is stuck for the shortest time, until it reads.
+    let before = ended();
+    let last: Vec<TcpStream> = (0..3).map(|_| ask()).collect();
+    eventually(|| (ended() > before).then_some(()));
+    let last = last.into_iter().next_back().expect("there are some");
     last.shutdown(Shutdown::Write).expect("it is open");
     let reply = Reply::read(last);
     assert!(reply.status == 200 && reply.body.len() > 1_000_000, "{} bytes", reply.body.len());

@@ -97,6 +97,8 @@ pub enum Code {
     Unavailable,
     /// 503: the node has its maximum number of connections.
     NodeFull,
+    /// 503: too many responses wait for clients that do not read them.
+    TooManyAnswers,
     /// 503: the node is stopping.
     NodeStopping,
     /// 503: the node has just started and still restores its jobs and relays.

@@ -1,0 +1,158 @@
+//! Connections: counted from their beginning, and what is known of each.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use actix_web::{
+    HttpMessage, HttpRequest,
+    dev::{Extensions, ServiceRequest},
+    rt::net::TcpStream,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::h2::OneAnswering;
+use crate::{
+    config::Server,
+    socket::{self, Socket},
+    transport::{Answering, Handover, Rest},
+};
+
+/// Counts the connections of a node, and says which are too many.
+#[derive(Clone, Debug)]
+pub struct Door {
+    open: Arc<AtomicUsize>,
+    limit: usize,
+    send_buffer: usize,
+    unacknowledged: std::time::Duration,
+}
+
+/// What is known of a connection from its beginning; its place is given back when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    place: Rc<Place>,
+    /// There were as many as allowed when it came.
+    pub(super) over: bool,
+    /// For the request alone, where it is not alone on its connection (HTTP/2).
+    cut: Option<CancellationToken>,
+    socket: Option<Socket>,
+    handover: Option<Handover>,
+    /// What of the answer is still to be given to the connection.
+    pub(super) rest: Option<Rest>,
+    /// Of the request alone: it is among those that are being answered.
+    answering: Option<Rc<RefCell<Option<OneAnswering>>>>,
+}
+
+/// A connection's place among those that the door counts; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    door: Door,
+}
+
+// === impl Door ===
+
+impl Door {
+    /// A door with these bounds.
+    pub fn new(server: &Server, limit: usize, write_deadline: std::time::Duration) -> Self {
+        Self {
+            open: Arc::default(),
+            limit,
+            send_buffer: server.send_buffer_bytes,
+            // A heartbeat may come half a tick late, and the kernel's timers are coarse: a peer that fell silent is to be
+            // gone within heartbeat and deadline all the same.
+            unacknowledged: write_deadline
+                .saturating_sub((write_deadline / 4).min(std::time::Duration::from_millis(500))),
+        }
+    }
+
+    /// To be called for each accepted connection (`HttpServer::on_connect`), which then finds its [`Connection`] among its
+    /// data.
+    pub fn enter(&self, io: &dyn Any, data: &mut Extensions) {
+        data.insert(self.admit(io.downcast_ref()));
+    }
+
+    /// Counts a connection, and prepares its socket.
+    pub(super) fn admit(&self, tcp: Option<&TcpStream>) -> Connection {
+        let over = self.open.fetch_add(1, Relaxed) >= self.limit;
+        let place = Rc::new(Place { door: self.clone() });
+        let socket = tcp.map(|tcp| {
+            socket::prepare(tcp, self.send_buffer, self.unacknowledged);
+            Socket::of(tcp)
+        });
+        Connection { place, over, cut: None, socket, handover: None, rest: None, answering: None }
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Most connections at once.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// That of a request: the framework keeps it with the connection, HTTP/2 brings it with each request.
+    pub(super) fn of(request: &HttpRequest) -> Option<Self> {
+        request.conn_data::<Self>().cloned().or_else(|| request.extensions().get::<Self>().cloned())
+    }
+
+    /// One that a stream can take over.
+    pub(super) fn with_handover(self, handover: Handover) -> Self {
+        Self { rest: Some(handover.rest()), handover: Some(handover), ..self }
+    }
+
+    /// The same for one of several requests, which ends with this token.
+    pub(super) fn for_one(
+        &self,
+        cut: CancellationToken,
+        rest: Rest,
+        answering: Rc<RefCell<Option<OneAnswering>>>,
+    ) -> Self {
+        let (cut, rest, answering) = (Some(cut), Some(rest), Some(answering));
+        Self { cut, rest, answering, socket: None, handover: None, ..self.clone() }
+    }
+
+    /// The request waits for an event, perhaps for long: others are answered meanwhile.
+    pub(super) fn waits(&self) {
+        if let Some(answering) = &self.answering {
+            answering.take();
+        }
+    }
+
+    pub(super) fn socket(&self) -> Option<Socket> {
+        self.socket
+    }
+
+    /// What ends a stream on it whose client takes nothing.
+    pub(super) fn cutter(&self) -> Option<Box<dyn Fn()>> {
+        let socket = self.socket.map(|socket| Box::new(move || socket.cut()) as Box<dyn Fn()>);
+        let one = self.cut.clone().map(|cut| Box::new(move || cut.cancel()) as Box<dyn Fn()>);
+        one.or(socket)
+    }
+
+    /// What a stream takes the connection over with, and the place that it then has to keep.
+    pub(super) fn handover(&self) -> Option<(Handover, Rc<Place>)> {
+        Some((self.handover.clone()?, self.place.clone()))
+    }
+
+    pub(super) fn answering(request: &ServiceRequest) -> Option<Answering> {
+        Some(request.conn_data::<Self>()?.handover.as_ref()?.answering())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.door.open.fetch_sub(1, Relaxed);
+    }
+}
