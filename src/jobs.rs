@@ -41,6 +41,7 @@ mod handle;
 pub mod handler;
 pub mod handlers;
 mod inputs;
+mod large;
 pub mod memory;
 mod pump;
 mod queue;

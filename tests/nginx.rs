@@ -160,6 +160,7 @@ fn events_come_through_nginx_at_once_and_are_resumed_and_who_leaves_is_noticed()
         let missed = node.publish("a", "news", &json!("missed"));
         let resume = format!("Last-Event-ID: {first}");
         let stream = nginx.curl(version, "/events?topic=a", &["-H", "Accept: text/event-stream", "-H", &resume]);
+        assert_eq!(stream.until("id: "), first, "the frame `connection` has the position of the client");
         assert_eq!(stream.until("id: "), missed, "the first event of the second stream is the one that was missed");
         assert_eq!(stream.until("data: "), "missed");
     }

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use super::{
     code,
     handler::TaskError,
+    large,
     memory::{FREE, Memory},
     record,
     spec::TaskSpec,
@@ -93,7 +94,7 @@ impl Inputs {
         drop(text);
         let held = self.memory.input(owner, json.len()).await;
         let parse = move || json::from_slice::<TaskSpec>(&json).map(TaskSpec::into_input);
-        let input = if held.is_some() { blocking(parse).await } else { parse() };
+        let input = if held.is_some() { large::run(parse).await } else { parse() };
         Ok((input.map_err(|error| unreadable(&error.to_string()))?, held))
     }
 
@@ -123,7 +124,7 @@ impl Inputs {
         let json = record.ok_or_else(|| TaskError::fatal(code::INPUT_LOST, "the record of the job is gone"))?.value;
         let (job, large) = (job.clone(), json.len() > FREE);
         let read = move || Text::new(job, json);
-        let text = if large { blocking(read).await } else { read() };
+        let text = if large { large::run(read).await } else { read() };
         let text = Arc::new(text.map_err(|error| unreadable(&error.to_string()))?);
         self.put(text.clone());
         Ok(text)
@@ -177,11 +178,6 @@ impl Text {
 }
 
 // === helpers ===
-
-/// Large texts would hold up the other tasks of the thread.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("reading JSON does not panic")
-}
 
 fn unreadable(reason: &str) -> TaskError {
     TaskError::transient(code::INPUT_LOST, format!("what the task is to run with cannot be read: {reason}"))

@@ -80,7 +80,15 @@ fn said(text: &str) -> Vec<Said> {
         Some((_, lost)) => Said::Lost(lost.parse().unwrap()),
         None => Said::Line(line.strip_prefix("line ").unwrap().parse().unwrap()),
     };
-    text.lines().map(said).collect()
+    let mut all: Vec<Said> = Vec::new();
+    for next in text.lines().map(said) {
+        match (all.last_mut(), next) {
+            // A note reports the lines that were lost so far; a second note follows if more are lost before it is written.
+            (Some(Said::Lost(sum)), Said::Lost(more)) => *sum += more,
+            (_, next) => all.push(next),
+        }
+    }
+    all
 }
 
 fn push(lines: &Lines, numbers: std::ops::Range<u64>) {

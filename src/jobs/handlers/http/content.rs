@@ -9,7 +9,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use encoding_rs::{Encoding, UTF_8};
 
-use crate::{json::Json, upstream::HeaderMap};
+use crate::{jobs::large, json::Json, upstream::HeaderMap};
 
 /// From this size on parsing or encoding would hold up the other tasks of the thread.
 const LARGE: usize = 128 * 1024;
@@ -60,7 +60,7 @@ impl Media {
         if bytes.len() < LARGE {
             return self.read(&bytes);
         }
-        tokio::task::spawn_blocking(move || self.read(&bytes)).await.expect("reading bytes does not panic")
+        large::run(move || self.read(&bytes)).await
     }
 
     fn read(&self, bytes: &[u8]) -> (Json, Option<&'static str>) {
