@@ -41,7 +41,6 @@ mod handle;
 pub mod handler;
 pub mod handlers;
 mod inputs;
-mod large;
 pub mod memory;
 mod pump;
 mod queue;

@@ -248,6 +248,7 @@ fn gauges(node: &Node) -> Vec<Figure> {
     ]
 }
 
+/// Counters of one name, a row for each value of a label.
 fn family(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -255,15 +256,10 @@ fn family(
     label: &str,
     rows: &[(String, u64)],
 ) -> Result<(), std::fmt::Error> {
-    let kind = ConstCounter::new(0_u64).metric_type();
-    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-    for (value, count) in rows {
-        let labels = [(label, value.as_str())];
-        ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
-    }
-    Ok(())
+    by_label(encoder, name, help, label, rows, ConstCounter::new)
 }
 
+/// Gauges of one name, a row for each value of a label.
 #[expect(clippy::cast_precision_loss, reason = "gauges are floating point, and these are far below 2^52")]
 fn gauges_by(
     encoder: &mut DescriptorEncoder<'_>,
@@ -272,11 +268,21 @@ fn gauges_by(
     label: &str,
     rows: &[(String, u64)],
 ) -> Result<(), std::fmt::Error> {
-    let kind = ConstGauge::new(0.0).metric_type();
-    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    by_label(encoder, name, help, label, rows, |figure| ConstGauge::new(figure as f64))
+}
+
+fn by_label<M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    rows: &[(String, u64)],
+    metric: impl Fn(u64) -> M,
+) -> Result<(), std::fmt::Error> {
+    let mut encoded = encoder.encode_descriptor(name, help, None, metric(0).metric_type())?;
     for (value, figure) in rows {
         let labels = [(label, value.as_str())];
-        ConstGauge::new(*figure as f64).encode(metric.encode_family(&labels)?)?;
+        metric(*figure).encode(encoded.encode_family(&labels)?)?;
     }
     Ok(())
 }

@@ -18,7 +18,6 @@ use tokio::time::sleep;
 use super::{
     code,
     handler::TaskError,
-    large,
     memory::{FREE, Memory},
     record,
     spec::TaskSpec,
@@ -94,7 +93,7 @@ impl Inputs {
         drop(text);
         let held = self.memory.input(owner, json.len()).await;
         let parse = move || json::from_slice::<TaskSpec>(&json).map(TaskSpec::into_input);
-        let input = if held.is_some() { large::run(parse).await } else { parse() };
+        let input = if held.is_some() { self.memory.large(parse).await } else { parse() };
         Ok((input.map_err(|error| unreadable(&error.to_string()))?, held))
     }
 
@@ -124,7 +123,7 @@ impl Inputs {
         let json = record.ok_or_else(|| TaskError::fatal(code::INPUT_LOST, "the record of the job is gone"))?.value;
         let (job, large) = (job.clone(), json.len() > FREE);
         let read = move || Text::new(job, json);
-        let text = if large { large::run(read).await } else { read() };
+        let text = if large { self.memory.large(read).await } else { read() };
         let text = Arc::new(text.map_err(|error| unreadable(&error.to_string()))?);
         self.put(text.clone());
         Ok(text)

@@ -1,20 +1,21 @@
-//! Bytes in flight: how much memory specs and answers of tasks may take in sum, before they are in the journal.
+//! The budget of memory for specs, inputs and answers of tasks until they are in the journal.
 //!
-//! Each of them is bounded by itself (`server.body_limit_bytes`, `jobs.max_response_bytes`); here is the bound on all of
-//! them together, `jobs.max_memory_bytes`. What finds no room waits, and takes its turn in order. No part of the budget is
-//! taken by something that holds a later one, so nothing waits for itself:
+//! Each of them has its own bound (`server.body_limit_bytes`, `jobs.max_response_bytes`); `jobs.max_memory_bytes` bounds
+//! their sum. Without room they wait in order. A holder of one part never takes an earlier part, so there is no deadlock:
 //!
-//! | part | who takes it | from when | until when |
+//! | part | taken by | from | until |
 //! |---|---|---|---|
 //! | specs, 1/4 | a request body | before it is read | the request is answered |
 //! | inputs, 1/4 | an attempt | before its input is read back | the attempt has ended |
 //! | small answers, 1/8 | an attempt | its answer has passed 64 KiB | the result is in the journal |
 //! | large answers, 3/8 | an attempt | its answer may pass 1 MiB | the result is in the journal |
 //!
-//! Bytes are weighed by what they cost at most on their way (text, parsed value, encoded copy). What has at most 64 KiB is
-//! not counted: there are no more of these than slots and connections.
+//! Bytes are weighted by their highest cost on the way (text, parsed value, encoded copy). Up to 64 KiB are not counted:
+//! slots and connections already bound their number.
 
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::shares::{Figures, Held, Owner, Pool, Share};
 
@@ -26,9 +27,11 @@ pub struct Memory {
     inputs: Pool,
     small: Pool,
     large: Pool,
+    /// The permit to work on a large text.
+    work: Arc<Semaphore>,
 }
 
-/// What one attempt takes of the budget for its answer. Cheap to clone.
+/// The part of the budget that one attempt holds for its answer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reserve {
     memory: Memory,
@@ -38,7 +41,7 @@ pub struct Reserve {
 
 /// The default of `jobs.max_memory_bytes`.
 pub const DEFAULT: usize = 128 << 20;
-/// So many bytes are not counted.
+/// Up to this size nothing is counted.
 pub const FREE: usize = 64 << 10;
 /// A larger answer takes from the part for large ones.
 pub const SMALL: usize = 1 << 20;
@@ -52,14 +55,15 @@ const ANSWER_WEIGHT: u64 = 3;
 // === impl Memory ===
 
 impl Memory {
-    /// A budget of so many bytes.
+    /// A budget of this number of bytes.
     pub fn new(bytes: usize, share: Share) -> Self {
         let eighth = bytes as u64 / 8;
         let pool = |eighths: u64| Pool::new((eighth * eighths).max(1));
-        Self { share, specs: pool(2), inputs: pool(2), small: pool(1), large: pool(3) }
+        let work = Arc::new(Semaphore::new(1));
+        Self { share, specs: pool(2), inputs: pool(2), small: pool(1), large: pool(3), work }
     }
 
-    /// Room for a request body of so many bytes.
+    /// Room for a request body of this size.
     pub async fn spec(&self, owner: &Owner, bytes: usize) -> Option<Held> {
         self.acquire(&self.specs, owner, bytes, SPEC_WEIGHT).await
     }
@@ -73,6 +77,19 @@ impl Memory {
     pub async fn answer(&self, owner: &Owner, bytes: usize) -> Option<Held> {
         let pool = if bytes <= SMALL { &self.small } else { &self.large };
         self.acquire(pool, owner, bytes, ANSWER_WEIGHT).await
+    }
+
+    /// Runs work on a large text on a thread for blocking work, one at a time.
+    ///
+    /// A large text would delay the other tasks of an async thread. One at a time keeps memory low: the allocator returns a
+    /// block to the thread that allocated it, and reuses or releases it only when that thread allocates again or exits.
+    /// With a thread for each text, all their blocks would stay for as long as the pool keeps its idle threads (10 s).
+    ///
+    /// # Panics
+    /// When the work panics.
+    pub async fn large<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let _permit = self.work.acquire().await.expect("the semaphore is never closed");
+        spawn_blocking(work).await.expect("the work does not panic")
     }
 
     /// Name and figures of each part.
@@ -99,20 +116,25 @@ impl Default for Memory {
 // === impl Reserve ===
 
 impl Reserve {
-    /// Nothing so far, for this owner.
+    /// Holds nothing yet, for this owner.
     pub fn new(memory: Memory, owner: Owner) -> Self {
         Self { memory, owner, held: Arc::default() }
     }
 
-    /// Waits until there is room for an answer of so many bytes. To be asked before they are read; if it turns out that
-    /// there are more, it may be asked once more for the larger number.
+    /// Waits until there is room for an answer of this size. Call it before the bytes are read, and once more with the larger
+    /// size if there are more.
     pub async fn answer(&self, bytes: usize) {
         if let Some(held) = self.memory.answer(&self.owner, bytes).await {
             self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
         }
     }
 
-    /// Gives what was taken to whoever holds the answer next.
+    /// Runs work on a large answer, as [`Memory::large`] does.
+    pub async fn large<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.memory.large(work).await
+    }
+
+    /// Passes the room on to the next holder of the answer.
     pub fn take(&self) -> Vec<Held> {
         std::mem::take(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -160,7 +160,7 @@ impl Exchange {
         }
         let mut meter = Meter::new(&task.progress, body.content_length());
         let bytes = meter.collect(&mut body, self.max_response_bytes, &task.reserve).await?;
-        let (result, encoding) = media.interpret(bytes).await;
+        let (result, encoding) = media.interpret(bytes, &task.reserve).await;
         Ok(Output { result, http_status, encoding })
     }
 }

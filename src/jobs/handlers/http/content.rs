@@ -9,7 +9,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use encoding_rs::{Encoding, UTF_8};
 
-use crate::{jobs::large, json::Json, upstream::HeaderMap};
+use crate::{jobs::handler::Reserve, json::Json, upstream::HeaderMap};
 
 /// From this size on parsing or encoding would hold up the other tasks of the thread.
 const LARGE: usize = 128 * 1024;
@@ -56,11 +56,11 @@ impl Media {
     }
 
     /// The body as a result, with its `encoding` where it is no text. Large ones are read on another thread.
-    pub async fn interpret(self, bytes: Bytes) -> (Json, Option<&'static str>) {
+    pub async fn interpret(self, bytes: Bytes, reserve: &Reserve) -> (Json, Option<&'static str>) {
         if bytes.len() < LARGE {
             return self.read(&bytes);
         }
-        large::run(move || self.read(&bytes)).await
+        reserve.large(move || self.read(&bytes)).await
     }
 
     fn read(&self, bytes: &[u8]) -> (Json, Option<&'static str>) {
