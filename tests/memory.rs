@@ -47,10 +47,11 @@ fn specs_of_unfinished_jobs_stay_out_of_memory() {
         node.post("/api/jobs", &json!({ "tasks": tasks }))["jobId"].as_str().expect("an id").to_owned()
     };
 
-    // Specs of unfinished jobs: 3.9 MB each. The first ones fill what the journal itself keeps in memory.
+    // Specs of unfinished jobs: 3.9 MB each. The first ones fill what the journal itself keeps in memory. The others are
+    // 149 MiB together; the bound leaves room for the copies of one submission and for tables that wait for a slow disk.
     let block =
         |jobs| (0..jobs).for_each(|_| drop(submit(vec![json!({ "run": "block", "input": "x".repeat(3_900_000) })])));
     block(10);
-    let specs = highest(&node, || block(16));
-    assert!(specs < 80 * MIB, "{} MiB", specs / MIB);
+    let specs = highest(&node, || block(40));
+    assert!(specs < 120 * MIB, "{} MiB", specs / MIB);
 }
