@@ -1,12 +1,12 @@
-//! Answers that wait for their clients: how slow a client may be, and how many bytes may wait in the whole node.
+//! Responses that wait for their clients: the slowest permitted client, and the bytes that may wait in the whole node.
 //!
-//! One rule for every answer on every protocol. While bytes of an answer wait, its client takes at least
-//! [`LEAST_RATE`] bytes per second, averaged over the write deadline; otherwise the answer ends. The bytes that wait are
-//! counted over all answers. Above the bound, the answer that has been stuck for the longest time ends first; its bytes
-//! count until they are freed. Until an answer is made nothing of it is counted, so large ones are made a few at a time,
-//! and only while there is room ([`Unsent::make`]).
+//! One rule holds for every response on every protocol. While its bytes wait, a client must read at least
+//! [`LEAST_RATE`] bytes per second, averaged over the write deadline; otherwise the response ends. The waiting bytes of
+//! all responses are counted. Above the bound, the response that has been blocked longest ends first; its bytes count
+//! until they are freed. A response counts nothing before it is built, so large ones are built a few at a time, and only
+//! while there is room ([`Unsent::make`]).
 //!
-//! Whatever writes an answer keeps an [`Account`]: the transport of HTTP/1.1 one per connection, HTTP/2 one per stream
+//! Each writer of responses keeps an [`Account`]: the transport of HTTP/1.1 one per connection, HTTP/2 one per stream
 //! and one for the socket below. The owner of an account ends its answer when [`Account::poll_end`] is ready. Streams
 //! of the hub apply the same [`Pace`] in their shard.
 
@@ -39,88 +39,88 @@ pub use self::{
     share::Share,
 };
 
-/// A client that is slower than this is stuck, in bytes per second. A modem of 1995 takes three times as much.
+/// Lowest permitted rate of a client, in bytes per second. A modem of 1995 takes three times as much.
 pub const LEAST_RATE: u64 = 512;
-/// Parts of the permission to make answers, see [`Size`]. Until an answer is made, its bytes are not counted.
+/// Permits to build responses, see [`Size`]. The bytes of a response are not counted before it is built.
 const MAKING: u32 = 32;
-/// The time of an account whose client takes what there is.
+/// The time of an account whose client reads all bytes that are there.
 const NOT_STUCK: u64 = u64::MAX;
 
-/// The answers of a node that wait. Cheap to clone.
+/// The waiting responses of a node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Unsent(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     deadline: Duration,
-    /// Bytes that a client takes in each deadline.
+    /// Bytes that a client must read in each deadline.
     least: u64,
     max_bytes: usize,
-    /// Times of accounts count from here.
+    /// Origin of the times of accounts.
     began: Instant,
     bytes: AtomicUsize,
-    /// Those of answers that are to end, and have not been freed.
+    /// Bytes of ended responses that are not freed yet.
     leaving: AtomicUsize,
-    /// There is room again.
+    /// Notified when there is room again.
     freed: Notify,
     entries: Mutex<Slab<Arc<Entry>>>,
     ended: [AtomicU64; Why::ALL.len()],
     making: Arc<Semaphore>,
-    /// Requests that are being answered, and of whose answer nothing is there yet.
+    /// Requests whose response is not built yet.
     begun: AtomicUsize,
 }
 
-/// A request that is being answered; no more once it is dropped.
+/// Counts a request as being answered until it is dropped.
 #[derive(Debug)]
 pub struct Begun(Unsent);
 
-/// Permission to make a large answer, to be kept until it is made.
+/// The permit to build a large response; keep it until the response is built.
 #[derive(Debug)]
 pub struct Making(#[expect(dead_code, reason = "it is given back when it is dropped")] OwnedSemaphorePermit);
 
-/// How large an answer may become.
+/// The highest size of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// Some ten kilobytes: up to 32 of them are made at the same time.
+    /// Tens of kilobytes: up to 32 are built at the same time.
     Small,
-    /// Megabytes: one at the same time, and some small ones beside it.
+    /// Megabytes: one is built at a time, with some small ones beside it.
     Large,
 }
 
-/// There was no room for another answer.
+/// There is no room for another response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// What other accounts see of one.
+/// The part of an account that other accounts see.
 #[derive(Debug)]
 struct Entry {
-    /// Milliseconds after the beginning since when the client has not taken enough.
+    /// Start of the period in which the client has read too little, in milliseconds after the origin.
     stuck_since: AtomicU64,
     bytes: AtomicUsize,
     share: Mutex<Option<Arc<Share>>>,
     evicted: AtomicBool,
-    /// What it had when it was to end.
+    /// Its bytes when it was ended.
     leaving: AtomicUsize,
     owner: AtomicWaker,
 }
 
-/// Why an answer ends before its client has taken it.
+/// The reason why a response ends before its client has read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The client takes less than the least rate.
+    /// The client reads more slowly than the least rate.
     WriteDeadline,
-    /// Too many bytes wait in the node, and this answer is stuck for the longest time.
+    /// Too many bytes wait in the node, and this response has been blocked longest.
     UnsentBytes,
 }
 
-/// The part of one answer.
+/// The account of one response.
 #[derive(Debug)]
 pub struct Account {
     unsent: Unsent,
     entry: Arc<Entry>,
     key: usize,
     pace: Pace,
-    /// Which copy it shares.
+    /// The shared copy that it sends.
     shares: Option<usize>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -128,10 +128,10 @@ pub struct Account {
 // === impl Why ===
 
 impl Why {
-    /// Each of them.
+    /// All reasons.
     pub const ALL: [Self; 2] = [Self::WriteDeadline, Self::UnsentBytes];
 
-    /// Its word in metrics.
+    /// The label in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::WriteDeadline => "write_deadline",
@@ -143,7 +143,7 @@ impl Why {
 // === impl Unsent ===
 
 impl Unsent {
-    /// With this write deadline, and with so many bytes that may wait.
+    /// With this write deadline, and this number of bytes that may wait.
     pub fn new(deadline: Duration, max_bytes: usize) -> Self {
         Self(Arc::new(Inner {
             deadline,
@@ -160,7 +160,7 @@ impl Unsent {
         }))
     }
 
-    /// The part of an answer that begins to wait.
+    /// The account of a new response.
     pub fn account(&self) -> Account {
         let entry = Arc::new(Entry {
             stuck_since: AtomicU64::new(NOT_STUCK),
@@ -174,15 +174,15 @@ impl Unsent {
         Account { unsent: self.clone(), entry, key, pace: Pace::default(), shares: None, timer: None }
     }
 
-    /// Permission to make a large answer, once it is its turn and there is room.
+    /// Waits for the turn and for room to build a large response.
     ///
     /// # Errors
-    /// [`Full`] after half of the write deadline, so that the refusal is on its way when stuck answers end.
+    /// [`Full`] after half of the write deadline, so that the rejection is sent before blocked responses end.
     pub async fn make(&self, size: Size) -> Result<Making, Full> {
         timeout(self.0.deadline / 2, self.turn(size)).await.map_err(|_| Full)
     }
 
-    /// The same for the next part of an answer that has begun, which waits as long as it takes.
+    /// Waits without a limit: for the next part of a response that has already begun.
     pub async fn turn(&self, size: Size) -> Making {
         let parts = match size {
             Size::Small => 1,
@@ -198,54 +198,54 @@ impl Unsent {
         }
     }
 
-    /// A request is being answered from now on.
+    /// Counts a request as being answered.
     pub fn begin(&self) -> Begun {
         self.0.begun.fetch_add(1, Relaxed);
         Begun(self.clone())
     }
 
-    /// How many are.
+    /// The number of requests that are being answered.
     pub fn begun(&self) -> usize {
         self.0.begun.load(Relaxed)
     }
 
-    /// One copy of these bytes for all answers that send them.
+    /// One copy of these bytes for all responses that send them.
     pub fn share(&self, bytes: Bytes) -> Arc<Share> {
         self.grow(bytes.len());
         Arc::new(Share::new(self.clone(), bytes))
     }
 
-    /// Bytes that wait in all answers.
+    /// The waiting bytes of all responses.
     pub fn bytes(&self) -> usize {
         self.0.bytes.load(Relaxed)
     }
 
-    /// Most bytes that may wait.
+    /// Maximum number of waiting bytes.
     pub fn max_bytes(&self) -> usize {
         self.0.max_bytes
     }
 
-    /// How long a client may take too little.
+    /// How long a client may read too little.
     pub fn deadline(&self) -> Duration {
         self.0.deadline
     }
 
-    /// Bytes that a client takes in each deadline, at the least.
+    /// Bytes that a client must read in each deadline.
     pub fn least(&self) -> u64 {
         self.0.least
     }
 
-    /// Answers and connections that were ended for this reason.
+    /// Number of responses and connections that were ended for this reason.
     pub fn ended(&self, why: Why) -> u64 {
         self.0.ended[why as usize].load(Relaxed)
     }
 
-    /// Counts an answer that was ended elsewhere.
+    /// Counts a response that other code ended.
     pub fn count(&self, why: Why) {
         self.0.ended[why as usize].fetch_add(1, Relaxed);
     }
 
-    /// Counts more bytes, and ends answers where these are too many.
+    /// Counts more bytes, and ends responses if there are too many.
     pub fn grow(&self, bytes: usize) {
         let waiting = self.0.bytes.fetch_add(bytes, Relaxed) + bytes;
         if bytes > 0 && waiting.saturating_sub(self.0.leaving.load(Relaxed)) > self.0.max_bytes {
@@ -265,7 +265,7 @@ impl Unsent {
         self.0.entries.lock().expect("no code that holds the lock panics")
     }
 
-    /// Ends the answers that are stuck for the longest time until there is some room again: one search for several.
+    /// Ends the responses that have been blocked longest until there is some room: one search ends several.
     fn evict(&self) {
         let enough = self.0.max_bytes - self.0.max_bytes / 8;
         let entries = self.entries();
@@ -302,7 +302,7 @@ impl Drop for Begun {
 // === impl Entry ===
 
 impl Entry {
-    /// Gives the shared copy back.
+    /// Releases the shared copy.
     fn leave(&self) {
         if let Some(share) = self.share.lock().expect("no code that holds the lock panics").take() {
             share.left();
@@ -313,7 +313,7 @@ impl Entry {
 // === impl Account ===
 
 impl Account {
-    /// So many bytes wait from now on, beside those of a shared copy.
+    /// Sets the number of waiting bytes, without those of a shared copy.
     pub fn set(&mut self, bytes: usize, share: Option<Arc<Share>>) {
         if self.entry.evicted.load(Acquire) {
             return;
@@ -334,28 +334,28 @@ impl Account {
         }
     }
 
-    /// The client does not take what there is for it.
+    /// The client reads nothing at the moment.
     pub fn blocked(&mut self, now: Instant) {
         if self.pace.blocked(now) {
             self.publish(now);
         }
     }
 
-    /// The client has taken so many bytes.
+    /// The client has read this number of bytes.
     pub fn took(&mut self, bytes: usize, now: Instant) {
         if self.pace.took(bytes, self.unsent.0.least, now) {
             self.publish(now);
         }
     }
 
-    /// The client has taken all that there was.
+    /// The client has read everything.
     pub fn clear(&mut self) {
         if self.pace.clear() {
             self.entry.stuck_since.store(NOT_STUCK, Relaxed);
         }
     }
 
-    /// Ready when the answer is to end.
+    /// Ready when the response must end.
     pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Why> {
         self.entry.owner.register(cx.waker());
         if self.entry.evicted.load(Acquire) {
@@ -365,7 +365,7 @@ impl Account {
         let Some(since) = self.pace.since() else { return Poll::Pending };
         let due = since + self.unsent.0.deadline;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        // A timer that was set for an earlier time is set again when it has come, not each time that bytes were taken.
+        // A timer with an earlier time is set again when it fires, not each time that the client reads.
         ready!(timer.as_mut().poll(cx));
         while Instant::now() < due {
             timer.as_mut().reset(due);
@@ -384,7 +384,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.unsent.entries().remove(self.key);
-        // Behind the lock: no eviction is under way.
+        // The lock was held before: no eviction is running.
         self.unsent.0.leaving.fetch_sub(self.entry.leaving.swap(0, AcqRel), Relaxed);
         self.unsent.shrink(self.entry.bytes.swap(0, AcqRel));
         self.entry.leave();

@@ -42,7 +42,7 @@ pin_project! {
 /// Reports the unsent bytes to the connection.
 struct Out {
     rest: Option<Rest>,
-    /// Bytes that look shared belong to this answer all the same.
+    /// The bytes belong to this response even if they look shared.
     owns: bool,
     _shared: Option<Shared>,
 }
@@ -51,12 +51,12 @@ struct Out {
 #[derive(Clone, Debug)]
 pub(super) struct Shared(pub(super) Arc<Share>);
 
-/// What an answer holds beside its bytes, for as long as it lasts.
+/// Memory that a response holds beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Holds {
-    /// So many bytes.
+    /// This number of bytes.
     Beside(usize),
-    /// So many bytes, and the connection that its bytes are read from: they are parts of a buffer that is all its own.
+    /// This number of bytes, and the upstream connection of its bytes, which are parts of that connection's buffer.
     Upstream(usize),
 }
 

@@ -1,4 +1,4 @@
-//! Connections: counted from their beginning, and what is known of each.
+//! Connections: their count and the data of each.
 
 use std::{
     any::Any,
@@ -24,7 +24,7 @@ use crate::{
     transport::{Answering, Handover, Rest},
 };
 
-/// Counts the connections of a node, and says which are too many.
+/// Counts the connections of a node, and marks those above the limit.
 #[derive(Clone, Debug)]
 pub struct Door {
     open: Arc<AtomicUsize>,
@@ -33,23 +33,23 @@ pub struct Door {
     unacknowledged: std::time::Duration,
 }
 
-/// What is known of a connection from its beginning; its place is given back when the last clone is dropped.
+/// The data of a connection. It counts until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Connection {
     place: Rc<Place>,
-    /// There were as many as allowed when it came.
+    /// It is above the limit.
     pub(super) over: bool,
-    /// For the request alone, where it is not alone on its connection (HTTP/2).
+    /// Ends the one request, not the connection (HTTP/2).
     cut: Option<CancellationToken>,
     socket: Option<Socket>,
     handover: Option<Handover>,
-    /// What of the answer is still to be given to the connection.
+    /// The part of the response that the connection does not have yet.
     pub(super) rest: Option<Rest>,
-    /// Of the request alone: it is among those that are being answered.
+    /// Counts the request as being answered (HTTP/2).
     answering: Option<Rc<RefCell<Option<OneAnswering>>>>,
 }
 
-/// A connection's place among those that the door counts; given back when it is dropped.
+/// Counts one connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     door: Door,
@@ -58,21 +58,20 @@ pub(super) struct Place {
 // === impl Door ===
 
 impl Door {
-    /// A door with these bounds.
+    /// With these bounds.
     pub fn new(server: &Server, limit: usize, write_deadline: std::time::Duration) -> Self {
         Self {
             open: Arc::default(),
             limit,
             send_buffer: server.send_buffer_bytes,
-            // A heartbeat may come half a tick late, and the kernel's timers are coarse: a peer that fell silent is to be
-            // gone within heartbeat and deadline all the same.
+            // A heartbeat may be half a tick late, and the kernel's timers are coarse. The margin lets a silent peer
+            // end within heartbeat and deadline.
             unacknowledged: write_deadline
                 .saturating_sub((write_deadline / 4).min(std::time::Duration::from_millis(500))),
         }
     }
 
-    /// To be called for each accepted connection (`HttpServer::on_connect`), which then finds its [`Connection`] among its
-    /// data.
+    /// Call it for each accepted connection (`HttpServer::on_connect`); it adds a [`Connection`] to the data.
     pub fn enter(&self, io: &dyn Any, data: &mut Extensions) {
         data.insert(self.admit(io.downcast_ref()));
     }
@@ -102,17 +101,17 @@ impl Door {
 // === impl Connection ===
 
 impl Connection {
-    /// That of a request: the framework keeps it with the connection, HTTP/2 brings it with each request.
+    /// The connection of a request: the framework keeps it with the connection, HTTP/2 with each request.
     pub(super) fn of(request: &HttpRequest) -> Option<Self> {
         request.conn_data::<Self>().cloned().or_else(|| request.extensions().get::<Self>().cloned())
     }
 
-    /// One that a stream can take over.
+    /// Lets a stream take the connection over.
     pub(super) fn with_handover(self, handover: Handover) -> Self {
         Self { rest: Some(handover.rest()), handover: Some(handover), ..self }
     }
 
-    /// The same for one of several requests, which ends with this token.
+    /// For one of several requests (HTTP/2), which ends with this token.
     pub(super) fn for_one(
         &self,
         cut: CancellationToken,
@@ -123,7 +122,7 @@ impl Connection {
         Self { cut, rest, answering, socket: None, handover: None, ..self.clone() }
     }
 
-    /// The request waits for an event, perhaps for long: others are answered meanwhile.
+    /// The request waits for an event, perhaps for long, so it no longer counts as being answered.
     pub(super) fn waits(&self) {
         if let Some(answering) = &self.answering {
             answering.take();
@@ -134,14 +133,14 @@ impl Connection {
         self.socket
     }
 
-    /// What ends a stream on it whose client takes nothing.
+    /// Ends a stream whose client reads nothing.
     pub(super) fn cutter(&self) -> Option<Box<dyn Fn()>> {
         let socket = self.socket.map(|socket| Box::new(move || socket.cut()) as Box<dyn Fn()>);
         let one = self.cut.clone().map(|cut| Box::new(move || cut.cancel()) as Box<dyn Fn()>);
         one.or(socket)
     }
 
-    /// What a stream takes the connection over with, and the place that it then has to keep.
+    /// The handover of the connection to a stream, and the count that the stream then keeps.
     pub(super) fn handover(&self) -> Option<(Handover, Rc<Place>)> {
         Some((self.handover.clone()?, self.place.clone()))
     }

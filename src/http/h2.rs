@@ -75,8 +75,8 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// Bytes of a request's body that may come before they are read, per request and per connection.
 const WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
-/// While so many requests of the node are being answered, a connection has only a few of its own answered at a time: what
-/// a handler needs is not counted, some ten kilobytes each. Those that wait for an event are not among them.
+/// From this number of requests in the node on, each connection has only [`FEW`] answered at a time: the memory of a
+/// handler, tens of kilobytes, is not counted otherwise. Requests that wait for an event are not included.
 const MANY: usize = 256;
 const FEW: usize = 2;
 /// Bytes of a response that wait for their client beside what the socket holds.
@@ -92,14 +92,14 @@ struct Here<A> {
     answering: Rc<Answering>,
 }
 
-/// How many requests of a connection are being answered.
+/// The number of requests of a connection that are being answered.
 #[derive(Default)]
 struct Answering {
     count: Cell<usize>,
     fewer: Notify,
 }
 
-/// One of them; no more once it is dropped.
+/// Counts one of them until it is dropped.
 pub(super) struct OneAnswering {
     answering: Rc<Answering>,
     _begun: Begun,

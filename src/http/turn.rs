@@ -1,4 +1,4 @@
-//! Large answers take turns: until one is made, nothing of it is counted among the bytes that wait for their clients.
+//! Large responses are built in turn: a response counts no waiting bytes before it is built.
 
 use std::{future::Future, pin::Pin};
 
@@ -8,11 +8,11 @@ use super::{Code, Problem};
 pub(super) use crate::unsent::Size;
 use crate::{app::Node, unsent::Making};
 
-/// An argument of handlers whose answers may be large: the handler begins when it is its turn. The turn ends with the
-/// request, which is there until the answer is on its way.
+/// An argument of handlers whose responses may be large: the handler starts when it is its turn. The turn ends with the
+/// request, when its response is being sent.
 pub(super) struct Turn;
 
-/// When to try again where there is no room, in seconds.
+/// `Retry-After` when there is no room, in seconds.
 const RETRY: u64 = 5;
 
 // === impl Turn ===
@@ -28,7 +28,7 @@ impl Turn {
         Ok(Self)
     }
 
-    /// The same where it may already be its turn.
+    /// Waits for the turn, unless the request already has it.
     pub(super) async fn take_another(node: &Node, request: &HttpRequest, size: Size) -> Result<Self, Problem> {
         if request.extensions().contains::<Making>() {
             return Ok(Self);
@@ -36,7 +36,7 @@ impl Turn {
         Self::take(node, request, size).await
     }
 
-    /// Gives the turn back: the request has to wait for something else.
+    /// Returns the turn before the request waits for something else.
     pub(super) fn end(request: &HttpRequest) {
         request.extensions_mut().remove::<Making>();
     }

@@ -1,4 +1,4 @@
-//! How slowly a client may take what waits for it.
+//! The slowest permitted rate of a client.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use tokio::time::Instant;
 
 use super::LEAST_RATE;
 
-/// Since when a client has not taken enough.
+/// The period in which a client has read too little.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
     since: Option<Instant>,
     taken: u64,
 }
 
-/// Bytes that a client takes in each deadline, at the least.
+/// Bytes that a client must read in each deadline.
 pub fn least(deadline: Duration) -> u64 {
     let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
     (millis.saturating_mul(LEAST_RATE) / 1000).max(1)
@@ -22,19 +22,19 @@ pub fn least(deadline: Duration) -> u64 {
 // === impl Pace ===
 
 impl Pace {
-    /// Of a client for which something always waits.
+    /// For a client with bytes waiting all the time.
     pub fn begin(now: Instant) -> Self {
         Self { since: Some(now), taken: 0 }
     }
 
-    /// The client does not take what there is for it; true when it did before.
+    /// The client reads nothing; true if it did before.
     pub fn blocked(&mut self, now: Instant) -> bool {
         let new = self.since.is_none();
         self.since.get_or_insert(now);
         new
     }
 
-    /// The client has taken so many bytes; true when that begins a new deadline.
+    /// The client has read this number of bytes; true if that starts a new deadline.
     pub fn took(&mut self, bytes: usize, least: u64, now: Instant) -> bool {
         if self.since.is_none() {
             return false;
@@ -47,14 +47,14 @@ impl Pace {
         enough
     }
 
-    /// Nothing waits; true when something did.
+    /// Nothing waits; true if something did.
     pub fn clear(&mut self) -> bool {
         let waited = self.since.is_some();
         *self = Self::default();
         waited
     }
 
-    /// The beginning of the deadline that runs.
+    /// Start of the running deadline.
     pub fn since(&self) -> Option<Instant> {
         self.since
     }

@@ -1,4 +1,4 @@
-//! Bytes that several answers send from the same memory.
+//! Bytes that several responses send from the same memory.
 
 use std::sync::atomic::{
     AtomicBool, AtomicUsize,
@@ -9,14 +9,14 @@ use bytes::Bytes;
 
 use super::Unsent;
 
-/// A copy that is counted once, however many answers send it.
+/// A copy that counts once for all responses that send it.
 #[derive(Debug)]
 pub struct Share {
     unsent: Unsent,
     bytes: Bytes,
-    /// Answers that wait for their clients with it.
+    /// Waiting responses that send it.
     accounts: AtomicUsize,
-    /// The last of them is to end: the copy is freed soon.
+    /// The last of them is ending, so the copy is freed soon.
     leaving: AtomicBool,
 }
 
@@ -37,7 +37,7 @@ impl Share {
         self.stays();
     }
 
-    /// One answer less.
+    /// One response fewer.
     pub(super) fn left(&self) {
         if self.accounts.fetch_sub(1, AcqRel) == 1 && !self.leaving.swap(true, AcqRel) {
             self.unsent.0.leaving.fetch_add(self.bytes.len(), Relaxed);
