@@ -3,8 +3,8 @@
 //! One rule holds for every response on every protocol. While its bytes wait, a client must read at least
 //! [`LEAST_RATE`] bytes per second, averaged over the write deadline; otherwise the response ends. The waiting bytes of
 //! all responses are counted. Above the bound, the response that has been blocked longest ends first; its bytes count
-//! until they are freed. A response counts nothing before it is built, so large ones are built a few at a time, and only
-//! while there is room ([`Unsent::make`]).
+//! until they are freed. A response counts nothing before it is built, so large ones are built a few at a time, while
+//! there is room ([`Unsent::make`]).
 //!
 //! Each writer of responses keeps an [`Account`]: the transport of HTTP/1.1 one per connection, HTTP/2 one per stream
 //! and one for the socket below. The owner of an account ends its answer when [`Account::poll_end`] is ready. Streams
