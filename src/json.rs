@@ -33,7 +33,7 @@ pub use self::{
 #[derive(Clone)]
 pub struct Json(Box<RawValue>);
 
-/// Checks a text and removes its insignificant white space; borrowed where there is none.
+/// Checks a text and removes its insignificant white space. Without white space to remove, the text is borrowed.
 ///
 /// # Errors
 /// When the text is not JSON, is nested deeper than [`MAX_DEPTH`], or has half of a surrogate pair.

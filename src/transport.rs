@@ -53,21 +53,20 @@ pub struct Transport {
     outlet: Outlet,
     requests: Requests,
     render: Render,
-    /// It was said why there is no answer. What still comes is thrown away until then, so that the answer is not lost behind a
-    /// reset.
+    /// The rejection was written. Input is discarded until this time, so that a reset does not destroy the response.
     last: Option<Pin<Box<Sleep>>>,
 }
 
-/// A head that the framework does not get.
+/// A rejected head, which the framework does not get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The status of the answer.
+    /// The status of the response.
     pub status: u16,
     /// What is wrong.
     pub detail: String,
 }
 
-/// Makes the whole answer to a head that is refused, with the end of the connection.
+/// Renders the response to a rejected head, after which the connection closes.
 pub type Render = fn(&Refusal) -> Vec<u8>;
 
 /// Asks for the connection of a [`Transport`] on the same thread. Cheap to clone.
@@ -100,9 +99,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Most bytes of the target of a request: what the framework can hold.
 const MOST_TARGET: usize = 65_534;
 
-/// What a client gets that waits to be asked for the body of its request.
+/// The interim response for `Expect: 100-continue`.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// A client is given so long to take the answer to a head that is refused.
+/// Time for a client to read the response to a rejected head.
 const LAST: Duration = Duration::from_secs(1);
 
 // === impl Transport ===
@@ -189,7 +188,7 @@ impl Transport {
         }
     }
 
-    /// Answers a head that is refused, once all before it are answered.
+    /// Answers a rejected head after all earlier requests.
     fn refuse(&mut self, cx: &mut Context<'_>) {
         let Some(refusal) = self.requests.refused() else { return };
         if self.last.is_none() && self.watch.mark().answered(self.requests.passed()) {
@@ -201,7 +200,7 @@ impl Transport {
         }
     }
 
-    /// Throws away what comes, until the client has ended or had its time.
+    /// Discards input until the client ends or the time is over.
     fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut bytes = [0; 4096];
         loop {
@@ -226,7 +225,7 @@ impl Transport {
         count > 0
     }
 
-    /// An error for a stream whose client sends no more.
+    /// An error for a stream whose client has closed its sending side.
     fn check_over(&self) -> io::Result<()> {
         if self.watch.is_over() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
@@ -261,7 +260,7 @@ impl AsyncRead for Transport {
             ready!(done)?;
             if buffer.filled().len() == before {
                 if self.is_served() {
-                    // A request that is whole is answered; a stream has nobody left to read it.
+                    // A complete request is answered; a stream has lost its reader.
                     self.watch.mark().set_ended();
                     self.check_over()?;
                 }
@@ -348,22 +347,22 @@ impl Handover {
         self.mark.answering()
     }
 
-    /// The answer is a stream: it ends when its client sends no more.
+    /// The response is a stream: it ends when its client closes its sending side.
     pub fn streams(&self) {
         self.mark.set_streams();
     }
 
-    /// True when the client of the request that is answered waits to be asked for its body.
+    /// True if the client of the current request waits for `100 Continue`.
     pub fn expects(&self) -> bool {
         self.mark.expects()
     }
 
-    /// Asks for the body, unless the answer has begun.
+    /// Sends `100 Continue`, unless the response has begun.
     pub fn ask(&self) {
         self.mark.set_asks(true);
     }
 
-    /// What of the answer is still to be given to the connection.
+    /// The bytes of the response that the connection does not have yet.
     pub fn rest(&self) -> Rest {
         self.rest.clone()
     }

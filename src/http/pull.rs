@@ -90,8 +90,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const IDLE_LOOKS: u32 = 10;
 /// How long clients may take for the end of their stream once the drain time is over.
 const LAST_WORD: Duration = Duration::from_secs(1);
-/// Memory of a pulled stream whose client takes nothing: its tasks and timers, and for each upstream its connection, the
-/// buffer that it reads into, and a chunk on its way.
+/// Memory of a pulled stream whose client does not read: its tasks and timers, and for each upstream its connection,
+/// its read buffer and one chunk.
 const OWN_BYTES: usize = 8 << 10;
 const UPSTREAM_BYTES: usize = 32 << 10;
 
@@ -130,7 +130,7 @@ pub(super) async fn flooded(input: Option<Input>) {
     input.cut();
 }
 
-/// Answers with a stream of so many upstreams; where it fails, the response breaks off.
+/// Responds with a stream that reads from this number of upstreams. If the stream fails, the response breaks off.
 pub(super) fn open<S, E>(
     node: &Node,
     request: &HttpRequest,

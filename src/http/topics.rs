@@ -156,7 +156,7 @@ pub(super) async fn events(
     };
     let bytes: usize = page.events.iter().map(|event| event.data.len()).sum();
     let text = move || serde_json::to_vec(&EventPage::of(&page, &identity)).expect("plain data serialises");
-    // A large page would hold up the other connections of the thread.
+    // A large page would delay the other connections of the thread.
     let text = match bytes > SMALL_PAGE {
         true => web::block(text).await.map_err(|_| Problem::unavailable("the page cannot be written", RETRY))?,
         false => text(),
@@ -164,10 +164,10 @@ pub(super) async fn events(
     Ok(HttpResponse::Ok().content_type("application/json").body(text))
 }
 
-/// Bytes of the events of a page; what is larger than the first waits for its turn to be made.
+/// Sizes of a page, in bytes of its events: a page above the first waits for its turn.
 const SMALL_PAGE: usize = 16 << 10;
 const LARGE_PAGE: usize = 4 << 20;
-/// When to try again where the node has no thread to spare, in seconds.
+/// `Retry-After` when no thread can write the page, in seconds.
 const RETRY: u64 = 5;
 
 /// The parameters of a page request.
@@ -202,7 +202,7 @@ impl Reading {
         Ok(self.read(node, LARGE_PAGE).await?.0)
     }
 
-    /// A page of so many bytes, and whether more bytes would not make it longer.
+    /// Reads a page of at most this size. The flag is true if a larger size would not give more events.
     async fn read(&self, node: &Node, max_bytes: usize) -> Result<(Found, bool), Problem> {
         let epoch = node.journal.epoch();
         // A position of another epoch, or after the head, is not usable: begin with the earliest event and report a

@@ -1,4 +1,4 @@
-//! What tasks are to run with: read back from the records of their jobs when an attempt begins.
+//! Inputs of tasks: read back from the records of their jobs when an attempt starts.
 //!
 //! Specs are not kept in memory: a job may wait for hours, and there may be thousands of them. The records that were used
 //! last are kept as text ([`CACHE_BYTES`]), since the tasks of a job usually begin one after the other.
@@ -99,7 +99,7 @@ impl Inputs {
 
     /// Keeps the record of a job that is about to begin.
     pub fn keep(&self, job: &Arc<str>, json: Bytes) {
-        // Large ones are read back: to look at them takes its time, and nobody waits for it here.
+        // Large records are read back later: scanning them here would delay the start of the job.
         if json.len() <= FREE
             && let Ok(text) = Text::new(job.clone(), json)
         {

@@ -115,7 +115,7 @@ pub async fn guarded(shared: &Shared, batch: Batch) -> Result<(), AppendError> {
     appended.unwrap_or_else(|_| Err(fault().into())).map(drop)
 }
 
-/// A panic, for those who cannot see the log.
+/// The error of a panic, for clients, which cannot see the log.
 pub fn fault() -> Unavailable {
     Unavailable::Failed("a fault of this program; its log says more".into())
 }

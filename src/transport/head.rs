@@ -52,13 +52,13 @@ struct Marked {
     doing: Cell<Doing>,
     /// Requests whose answers were begun.
     begun: Cell<u64>,
-    /// The one of them whose client waits to be asked for its body, counted from 1.
+    /// The number of the request whose client waits for `100 Continue`, from 1.
     expects: Cell<u64>,
-    /// It is to be asked.
+    /// `100 Continue` must be sent.
     asks: Cell<bool>,
-    /// The answer is a stream, which ends when its client sends no more.
+    /// The response is a stream, which ends when its client closes its sending side.
     streams: Cell<bool>,
-    /// The client sends no more.
+    /// The client has closed its sending side.
     ended: Cell<bool>,
 }
 
@@ -126,37 +126,37 @@ impl Mark {
         Answering(self.clone())
     }
 
-    /// True when all of so many requests were answered.
+    /// True if all of the `requests` requests were answered.
     pub(super) fn answered(&self, requests: u64) -> bool {
         self.0.begun.get() >= requests && !matches!(self.0.doing.get(), Doing::Answer(_))
     }
 
-    /// The client of this request waits to be asked for its body.
+    /// The client of this request waits for `100 Continue`.
     pub(super) fn set_expects(&self, request: u64) {
         self.0.expects.set(request);
     }
 
-    /// True when the client of the request that is answered waits to be asked for its body.
+    /// True if the client of the current request waits for `100 Continue`.
     pub(super) fn expects(&self) -> bool {
         self.0.begun.get() > 0 && self.0.expects.get() == self.0.begun.get()
     }
 
-    /// Whether the client is to be asked.
+    /// True if `100 Continue` must be sent.
     pub(super) fn set_asks(&self, asks: bool) -> bool {
         self.0.asks.replace(asks)
     }
 
-    /// The answer is a stream.
+    /// The response is a stream.
     pub(super) fn set_streams(&self) {
         self.0.streams.set(true);
     }
 
-    /// The client sends no more.
+    /// The client has closed its sending side.
     pub(super) fn set_ended(&self) {
         self.0.ended.set(true);
     }
 
-    /// True for a stream whose client sends no more.
+    /// True for a stream whose client has closed its sending side.
     pub(super) fn is_over(&self) -> bool {
         self.0.streams.get() && self.0.ended.get()
     }
@@ -181,7 +181,7 @@ impl Watch {
         &self.mark
     }
 
-    /// True for a stream whose client sends no more.
+    /// True for a stream whose client has closed its sending side.
     pub(super) fn is_over(&self) -> bool {
         self.mark.is_over()
     }

@@ -1,4 +1,4 @@
-//! The way out of a connection: what its socket does not take, and for how long.
+//! The outgoing side of a connection: bytes that its socket does not accept, and for how long.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,15 +17,15 @@ use tokio::{
 use super::Rewound;
 use crate::unsent::{Account, Pace, Share, Unsent};
 
-/// Memory of a connection of HTTP/1.1 whose client takes nothing, beside the bytes of its answer: the buffers of the
+/// Memory of an HTTP/1.1 connection whose client does not read, without the bytes of its response: the buffers of the
 /// framework and the state of its request.
 const HTTP1_BYTES: usize = 16 << 10;
-/// The same of a connection of HTTP/2, without its streams.
+/// Memory of an HTTP/2 connection whose client does not read, without its streams.
 const HTTP2_BYTES: usize = 16 << 10;
-/// Bytes of all streams of a connection of HTTP/2 that are on their way into its socket.
+/// Bytes of all streams of an HTTP/2 connection that wait for its socket.
 const HTTP2_BUFFER: usize = 64 << 10;
 
-/// Bytes of an answer that are still to be given to the connection. Shared by the answer and its connection.
+/// Bytes of a response that the connection does not have yet. The response and its connection share this counter.
 #[derive(Clone, Debug, Default)]
 pub struct Rest(Rc<Left>);
 
@@ -36,34 +36,34 @@ struct Left {
     share: RefCell<Option<Arc<Share>>>,
 }
 
-/// Watches over the writes of one connection.
+/// Accounts for the writes of one connection.
 pub(super) struct Outlet {
     unsent: Unsent,
     rest: Rest,
     account: Option<Box<Account>>,
 }
 
-/// The connection below HTTP/2, and how much its streams may write into it.
+/// The connection below HTTP/2, and the number of bytes that its streams may write.
 pub struct Shared {
     io: Rewound,
     outlet: Outlet,
     room: Room,
 }
 
-/// What the streams of one connection know of it. Cheap to clone.
+/// The part of a connection that its streams share. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Room(Rc<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Bytes that streams have written since the socket took everything.
+    /// Bytes that streams have written since the last complete flush.
     written: Cell<usize>,
-    /// How often the socket took everything.
+    /// Number of complete flushes.
     flushes: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
-    /// Streams whose client is to take something.
+    /// Streams with bytes that wait for the client.
     waits: Cell<usize>,
-    /// Of all streams together.
+    /// The rate of all streams together.
     pace: Cell<Pace>,
     unsent: Unsent,
 }
@@ -71,27 +71,27 @@ struct State {
 // === impl Rest ===
 
 impl Rest {
-    /// So many bytes, beside those of a shared copy.
+    /// Sets the number of bytes, without those of a shared copy.
     pub fn set(&self, bytes: usize) {
         self.0.bytes.set(bytes);
     }
 
-    /// What the answer holds beside them.
+    /// Sets the memory that the response holds in addition.
     pub fn set_beside(&self, bytes: usize) {
         self.0.beside.set(bytes);
     }
 
-    /// How many there are in all.
+    /// The sum of both.
     pub fn get(&self) -> usize {
         self.0.bytes.get() + self.0.beside.get()
     }
 
-    /// The answer sends a copy that others send too, or has ended.
+    /// Sets the shared copy that the response sends; `None` after its end.
     pub fn set_share(&self, share: Option<Arc<Share>>) {
         *self.0.share.borrow_mut() = share;
     }
 
-    /// The copy that the answer shares.
+    /// The shared copy that the response sends.
     pub fn share(&self) -> Option<Arc<Share>> {
         self.0.share.borrow().clone()
     }
@@ -108,7 +108,7 @@ impl Outlet {
         self.rest.clone()
     }
 
-    /// The socket took nothing of so many bytes. An error when the connection is to end.
+    /// The socket accepted none of these bytes. Ready with the error when the connection must end.
     pub(super) fn blocked(&mut self, bytes: usize, own: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
         let account = self.account.get_or_insert_with(|| Box::new(self.unsent.account()));
         account.blocked(Instant::now());
@@ -122,7 +122,7 @@ impl Outlet {
         }
     }
 
-    /// The socket took everything.
+    /// The socket accepted all bytes.
     pub(super) fn flushed(&mut self) {
         if let Some(account) = &mut self.account {
             account.clear();
@@ -130,7 +130,7 @@ impl Outlet {
         }
     }
 
-    /// Makes of a write of the socket one that ends in time.
+    /// Bounds the time of a write.
     pub(super) fn watch<T>(
         &mut self,
         done: Poll<io::Result<T>>,
@@ -160,7 +160,7 @@ impl Shared {
         Self { io, outlet: Outlet::new(unsent), room: Room(Rc::new(state)) }
     }
 
-    /// For its streams.
+    /// The part for its streams.
     pub fn room(&self) -> Room {
         self.room.clone()
     }
@@ -224,7 +224,7 @@ impl AsyncWrite for Shared {
 // === impl Room ===
 
 impl Room {
-    /// Bytes that a stream may write now; with none of them it is woken when there are some.
+    /// Number of bytes that a stream may write now; at 0 the stream is woken when there is room.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
         let room = HTTP2_BUFFER.saturating_sub(self.0.written.get());
         if room > 0 {
@@ -234,7 +234,7 @@ impl Room {
         Poll::Pending
     }
 
-    /// The stream is woken when the socket has taken everything.
+    /// Wakes the stream at the next complete flush.
     pub fn wake_with_flush(&self, cx: &mut Context<'_>) {
         let mut waiting = self.0.waiting.borrow_mut();
         if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -242,7 +242,7 @@ impl Room {
         }
     }
 
-    /// A stream has written so many bytes, which its client has asked for.
+    /// A stream has written this number of bytes within its client's window.
     pub fn wrote(&self, bytes: usize) {
         self.0.written.set(self.0.written.get() + bytes);
         let mut pace = self.0.pace.get();
@@ -250,25 +250,25 @@ impl Room {
         self.0.pace.set(pace);
     }
 
-    /// The client has taken a whole answer.
+    /// The client has read a whole response.
     pub fn finished(&self) {
         self.0.pace.set(Pace::begin(Instant::now()));
     }
 
-    /// One stream more, or less, whose client is to take something.
+    /// One stream more, or fewer, with bytes that wait for the client.
     pub fn one_waits(&self, waits: bool) {
         let count = self.0.waits.get();
         self.0.waits.set(if waits { count + 1 } else { count - 1 });
     }
 
-    /// True when the clients of so many streams are to take something, and took too little of all together for a whole
+    /// True if at least `streams` streams have waiting bytes, and the client has read too little of them for a whole
     /// deadline.
     pub fn stands_still(&self, streams: usize) -> bool {
         let since = self.0.pace.get().since();
         self.0.waits.get() >= streams && since.is_some_and(|since| since.elapsed() >= self.0.unsent.deadline())
     }
 
-    /// Another number after the socket took everything.
+    /// A counter that changes at each complete flush.
     pub fn flushes(&self) -> u64 {
         self.0.flushes.get()
     }
@@ -278,7 +278,7 @@ impl Room {
         self.0.written.set(0);
         let mut waiting = self.0.waiting.take();
         if waiting.len() > 1 {
-            // The first ones take the room. Each stream is to be among them some time.
+            // The first streams take the room, so start at a random one.
             let first = rand::random_range(0..waiting.len());
             waiting.rotate_left(first);
         }

@@ -1,48 +1,48 @@
-//! The heads of requests of HTTP/1.1, before the framework sees them.
+//! Request heads of HTTP/1.1, before the framework reads them.
 //!
-//! The framework refuses a head with an empty answer, answers `Connection: upgrade` in kind, takes the body of a request
-//! with `Upgrade: websocket` for a stream without end, and promises to read a body before it knows whether it will. So each
-//! head is parsed here first, with the same parser. One that the framework would refuse is answered here. What asks for
-//! another protocol is taken out (RFC 9110, section 7.8: a server may ignore `Upgrade`), and so is `Expect`, which the
-//! reader of the body keeps instead.
+//! The framework rejects a head with an empty response, answers `Connection: upgrade` with the same option, reads the
+//! body of a request with `Upgrade: websocket` as an endless stream, and sends `100 Continue` before a handler wants the
+//! body. So each head is parsed here first, with the same parser. A head that the framework would reject is answered
+//! here. Fields that ask for another protocol are removed (RFC 9110, section 7.8: a server may ignore `Upgrade`), and so
+//! is `Expect`, which the reader of the body handles.
 //!
-//! Heads are found by the framing of the bodies between them. In the usual case nothing is copied. Where a body is framed
-//! in a way that is not understood here, all that follows goes to the framework as it is.
+//! The framing of the bodies tells where the next head begins. In the usual case nothing is copied. After a body with
+//! an unknown framing, all further bytes go to the framework unchanged.
 
 use super::{MOST_TARGET, Refusal};
 
-/// The framework reads no larger head.
+/// The framework's limit of a head in bytes.
 const MOST_HEAD: usize = 128 << 10;
-/// The framework takes no more fields.
+/// The framework's limit of header fields.
 const MOST_FIELDS: usize = 96;
 
-/// What has come, and what of it the framework may have.
+/// The received bytes, and the part that the framework may read.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     at: At,
-    /// The beginning of a head.
+    /// An incomplete head.
     held: Vec<u8>,
-    /// Goes to the framework before anything else.
+    /// Bytes for the framework.
     out: Vec<u8>,
-    /// Of `out`, what it has.
+    /// Number of bytes of `out` that the framework has read.
     given: usize,
-    /// Heads that went to the framework.
+    /// Number of heads that went to the framework.
     passed: u64,
-    /// The last one of them whose client waits to be asked for its body.
+    /// The last of them whose client waits for `100 Continue`.
     expects: u64,
-    /// Why nothing more goes there.
+    /// The reason why nothing more goes there.
     refused: Option<Refusal>,
 }
 
-/// What comes next.
+/// The next part of the input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
     #[default]
     Head,
-    /// A body with so many bytes left.
+    /// A body with this number of bytes left.
     Body(u64),
     Chunks(Chunks),
-    /// Nobody here knows.
+    /// A body with an unknown framing.
     Unknown,
 }
 
@@ -55,26 +55,26 @@ enum Chunks {
     Data(u64),
     DataEnd,
     DataLineEnd,
-    /// At the beginning of a line behind the last chunk.
+    /// At the beginning of a line after the last chunk.
     Trailer,
     TrailerLine,
     End,
 }
 
-/// A head that is whole.
+/// A complete head.
 struct Head {
     bytes: usize,
     body: At,
     expects: bool,
-    /// What the framework gets instead.
+    /// The replacement for the framework.
     rewritten: Option<Vec<u8>>,
 }
 
 // === impl Requests ===
 
 impl Requests {
-    /// Takes bytes that have come. So many of them go to the framework as they are; the others are held, and go there
-    /// as far as they are [`ready`](Self::ready).
+    /// Takes received bytes. Returns how many of them go to the framework unchanged. The others are held until they are
+    /// [`ready`](Self::ready).
     pub(super) fn take(&mut self, new: &[u8]) -> usize {
         if self.refused.is_some() {
             return 0;
@@ -87,7 +87,7 @@ impl Requests {
         passed
     }
 
-    /// How many of these bytes may pass as they are: bodies, and heads that are whole and are not to be changed.
+    /// The number of bytes that may pass unchanged: bodies, and complete heads without fields to remove.
     fn pass_whole(&mut self, new: &[u8]) -> usize {
         let mut at = 0;
         loop {
@@ -108,7 +108,7 @@ impl Requests {
         }
     }
 
-    /// True when a head has begun and is not whole, or its body is not.
+    /// True while a head or its body is incomplete.
     #[cfg(test)]
     fn is_within(&self) -> bool {
         self.at != At::Head || !self.held.is_empty()
@@ -119,31 +119,31 @@ impl Requests {
         &self.out[self.given..]
     }
 
-    /// It has taken so many of them.
+    /// The framework has read this number of them.
     pub(super) fn gave(&mut self, bytes: usize) {
         self.given += bytes;
         if self.given == self.out.len() {
-            // A connection may live for days.
+            // A connection may last for days, so free the buffer.
             (self.out, self.given) = (Vec::new(), 0);
         }
     }
 
-    /// The last head whose client waits to be asked for its body, counted from 1; 0 for none.
+    /// The number of the last head whose client waits for `100 Continue`, from 1; 0 for none.
     pub(super) fn expects(&self) -> u64 {
         self.expects
     }
 
-    /// Heads that went to the framework.
+    /// Number of heads that went to the framework.
     pub(super) fn passed(&self) -> u64 {
         self.passed
     }
 
-    /// Why nothing more goes to the framework.
+    /// The reason why nothing more goes to the framework.
     pub(super) fn refused(&self) -> Option<&Refusal> {
         self.refused.as_ref()
     }
 
-    /// Moves what may pass from `held` to `out`.
+    /// Moves the bytes that may pass from `held` to `out`.
     fn release(&mut self) {
         let mut held = std::mem::take(&mut self.held);
         let mut at = 0;
@@ -181,7 +181,7 @@ impl Requests {
         self.at = head.body;
     }
 
-    /// How many of these bytes belong to the body.
+    /// The number of these bytes that belong to the body.
     fn skip(&mut self, bytes: &[u8]) -> usize {
         match self.at {
             At::Head => 0,
@@ -223,7 +223,7 @@ impl Requests {
 // === impl Chunks ===
 
 impl Chunks {
-    /// What follows a byte; `None` at the end, and where the byte should not be.
+    /// The state after a byte; `None` at the end, and for a wrong byte.
     fn next(self, byte: u8) -> Option<Self> {
         Some(match (self, byte) {
             (Self::Size(size), _) if byte.is_ascii_hexdigit() => {
@@ -245,8 +245,7 @@ impl Chunks {
     }
 }
 
-/// The head that these bytes begin with, for a head that comes in pieces. It is not parsed for each of them: only when its
-/// end is there, or too much of it.
+/// Parses a head that arrives in pieces: only when its end is there, or when it is too long.
 fn head(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     if bytes.len() >= MOST_HEAD || has_end(bytes) {
         return parse(bytes);
@@ -257,7 +256,7 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     Ok(None)
 }
 
-/// Whether a head ends in these bytes.
+/// True if a head ends in these bytes.
 fn has_end(bytes: &[u8]) -> bool {
     memchr::memmem::find(bytes, b"\n\r\n").is_some() || memchr::memmem::find(bytes, b"\n\n").is_some()
 }
@@ -270,7 +269,7 @@ fn too_long() -> Refusal {
     refused(414, format!("the request target has more than the {MOST_TARGET} bytes that are taken"))
 }
 
-/// The head that these bytes begin with; `None` when it is not whole.
+/// Parses the head at the start of these bytes; `None` while it is incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
@@ -288,13 +287,13 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     match parsed {
         httparse::Status::Complete(length) if length < MOST_HEAD => check(&request, length).map(Some),
         httparse::Status::Partial if bytes.len() < MOST_HEAD => Ok(None),
-        // The target alone may be what is too long.
+        // The target alone may be too long.
         httparse::Status::Partial if request.path.is_none() => Err(too_long()),
         _ => Err(most()),
     }
 }
 
-/// What the framework would refuse, and what is to be taken out.
+/// Finds the fields that the framework would reject, and those to remove.
 fn check(request: &httparse::Request<'_, '_>, bytes: usize) -> Result<Head, Refusal> {
     let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
     let modern = request.version == Some(1);
@@ -308,7 +307,7 @@ fn check(request: &httparse::Request<'_, '_>, bytes: usize) -> Result<Head, Refu
     }
     let mut body = body(values("content-length"), values("transfer-encoding"), modern)?;
     if method == "CONNECT" && body == At::Head {
-        // The framework takes what follows for its body.
+        // The framework reads all further bytes as its body.
         body = At::Unknown;
     }
     if !modern && method == "POST" && values("content-length").next().is_none() {
@@ -320,7 +319,7 @@ fn check(request: &httparse::Request<'_, '_>, bytes: usize) -> Result<Head, Refu
     Ok(Head { bytes, body, expects, rewritten })
 }
 
-/// How the body is framed, as the framework has it.
+/// The framing of the body, as the framework reads it.
 fn body<'a>(
     mut lengths: impl Iterator<Item = &'a [u8]>,
     mut codings: impl Iterator<Item = &'a [u8]>,
@@ -353,7 +352,7 @@ fn has_option(value: &[u8], name: &str) -> bool {
     options(value).any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// The same head without what asks for another protocol, and without `Expect`.
+/// The head without the fields that ask for another protocol, and without `Expect`.
 fn rewrite(request: &httparse::Request<'_, '_>, method: &str, target: &str, expects: bool) -> Vec<u8> {
     let mut out = format!("{method} {target} HTTP/1.{}\r\n", request.version.unwrap_or(1)).into_bytes();
     let mut field = |name: &str, value: &[u8]| {

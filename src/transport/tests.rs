@@ -57,7 +57,7 @@ async fn what_the_framework_gives_up_is_taken_over_by_nobody() {
     let handover = transport.handover();
     handover.take_over(move |_| drop(guard));
     drop(transport);
-    assert!(!gone.get(), "somebody still holds the connection");
+    assert!(!gone.get(), "a clone still holds the connection");
     drop(handover);
     assert!(gone.get());
 }

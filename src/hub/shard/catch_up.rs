@@ -58,7 +58,7 @@ impl Shard {
 
     /// Permission to read a page. Emitters get theirs in turn, and none while too many pages wait for their clients.
     pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
-        let turn = self.turns.acquire().await.expect("nobody closes it");
+        let turn = self.turns.acquire().await.expect("the semaphore is never closed");
         while self.pages.excess() > 0 {
             self.give_up_pages(Instant::now());
             self.pages.changed().await;

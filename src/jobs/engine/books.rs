@@ -123,8 +123,8 @@ impl Engine {
             self.unreadable.iter().map(|(id, reason)| Unreadable { job_id: id.clone(), reason: reason.clone() });
         // Only on the last page of an unfiltered list: the user of an unreadable job is unknown, so only callers that
         // may see all jobs get it.
-        let told = next.is_none() && filter.user.is_none() && filter.status.is_none();
-        Listing { jobs, next, unreadable: if told { unreadable.collect() } else { Vec::new() } }
+        let complete = next.is_none() && filter.user.is_none() && filter.status.is_none();
+        Listing { jobs, next, unreadable: if complete { unreadable.collect() } else { Vec::new() } }
     }
 
     /// Where the result of a task is stored; `None` if the tasks of the job are not in memory and must be read back.

@@ -53,7 +53,7 @@ pub struct Faulty {
     memory: Memory,
     judge: Mutex<Judge>,
     late: Mutex<Option<Batch>>,
-    /// So many reads of records panic.
+    /// The number of reads of records that still panic.
     pub reads_panic: AtomicUsize,
     /// Listing the records panics.
     pub keys_panic: AtomicBool,

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What the framework gets of this, in pieces of so many bytes; or why it gets no more.
+/// The bytes that the framework gets if this arrives in pieces of this size, or the reason why it gets no more.
 fn passed(text: &str, piece: usize) -> Result<String, Refusal> {
     let mut requests = Requests::default();
     let mut out = Vec::new();
