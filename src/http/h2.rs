@@ -23,8 +23,9 @@
 //! | no answer to a PING | `write_deadline_ms` | cut |
 //!
 //! Slow readers (`unsent.rs`): a stream whose windows stay closed is reset, and the other streams of the connection
-//! continue. If all streams are blocked, the connection ends. Streams queue only a limited number of bytes for the
-//! socket of the connection ([`Room`](crate::transport::Room)).
+//! continue. The connection ends with the last stream, after many resets within a write deadline, or when its client
+//! reads too little of all streams ([`Room::one_stuck`](crate::transport::Room)). Streams queue only a limited number of
+//! bytes for the socket of the connection.
 
 use std::{
     cell::{Cell, RefCell},
@@ -163,13 +164,15 @@ pub(super) async fn serve<A, B>(
             accepted = accepted => {
                 let Some(Ok((request, respond))) = accepted else { return };
                 asked = true;
-                tasks.spawn_local(answer(here.clone(), request, respond));
+                // Counted here: the task begins only after this loop has accepted all requests that are there.
+                let answering = OneAnswering::new(&here);
+                tasks.spawn_local(answer(here.clone(), request, respond, answering));
             }
             () = answering.fewer.notified(), if enough => {}
             Some(ended) = tasks.join_next() => {
                 // A panic in one is that one's end.
                 let Ended { last, stuck } = ended.unwrap_or_default();
-                if stuck && (tasks.is_empty() || room.stands_still(tasks.len() - answering.count.get())) {
+                if stuck && (room.one_stuck(tasks.len() - answering.count.get()) || tasks.is_empty()) {
                     break;
                 }
                 if last && !leaving {
@@ -204,14 +207,19 @@ pub(super) async fn serve<A, B>(
 }
 
 /// One request and its response.
-async fn answer<A, B>(here: Rc<Here<A>>, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Ended
+async fn answer<A, B>(
+    here: Rc<Here<A>>,
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    answering: OneAnswering,
+) -> Ended
 where
     A: Service<Request, Response = ServiceResponse<B>, Error = HttpResponse>,
     B: MessageBody,
 {
     let (cut, rest) = (CancellationToken::new(), Rest::default());
     let is_head = request.method() == http::Method::HEAD;
-    let answering = Rc::new(RefCell::new(Some(OneAnswering::new(&here))));
+    let answering = Rc::new(RefCell::new(Some(answering)));
     let connection = here.connection.for_one(cut.clone(), rest.clone(), answering.clone());
     let out = Outgoing { unsent: &here.unsent, room: here.room.clone(), rest, cut };
     let request = match translate(request, connection, here.peer) {

@@ -24,6 +24,8 @@ const HTTP1_BYTES: usize = 16 << 10;
 const HTTP2_BYTES: usize = 16 << 10;
 /// Bytes of all streams of an HTTP/2 connection that wait for its socket.
 const HTTP2_BUFFER: usize = 64 << 10;
+/// An HTTP/2 connection ends when so many of its streams were reset within a write deadline, see [`Room::one_stuck`].
+const MOST_STUCK: usize = 8;
 
 /// Bytes of a response that the connection does not have yet. The response and its connection share this counter.
 #[derive(Clone, Debug, Default)]
@@ -63,8 +65,10 @@ struct State {
     waiting: RefCell<Vec<Waker>>,
     /// Streams with bytes that wait for the client.
     waits: Cell<usize>,
-    /// The rate of all streams together.
+    /// The rate of all streams together, while one waits.
     pace: Cell<Pace>,
+    /// Start of the current period, of one write deadline, and the streams that were reset in it.
+    period: Cell<(Instant, usize)>,
     unsent: Unsent,
 }
 
@@ -149,15 +153,8 @@ impl Outlet {
 impl Shared {
     /// Over this connection.
     pub fn new(io: Rewound, unsent: Unsent) -> Self {
-        let state = State {
-            written: Cell::new(0),
-            flushes: Cell::new(0),
-            waiting: RefCell::default(),
-            waits: Cell::new(0),
-            pace: Cell::new(Pace::begin(Instant::now())),
-            unsent: unsent.clone(),
-        };
-        Self { io, outlet: Outlet::new(unsent), room: Room(Rc::new(state)) }
+        let room = Room::new(unsent.clone());
+        Self { io, outlet: Outlet::new(unsent), room }
     }
 
     /// The part for its streams.
@@ -224,6 +221,18 @@ impl AsyncWrite for Shared {
 // === impl Room ===
 
 impl Room {
+    pub(super) fn new(unsent: Unsent) -> Self {
+        Self(Rc::new(State {
+            written: Cell::new(0),
+            flushes: Cell::new(0),
+            waiting: RefCell::default(),
+            waits: Cell::new(0),
+            pace: Cell::default(),
+            period: Cell::new((Instant::now(), 0)),
+            unsent,
+        }))
+    }
+
     /// Number of bytes that a stream may write now; at 0 the stream is woken when there is room.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
         let room = HTTP2_BUFFER.saturating_sub(self.0.written.get());
@@ -245,27 +254,41 @@ impl Room {
     /// A stream has written this number of bytes within its client's window.
     pub fn wrote(&self, bytes: usize) {
         self.0.written.set(self.0.written.get() + bytes);
+        let least = self.0.unsent.least().saturating_mul(self.0.waits.get().max(1) as u64);
         let mut pace = self.0.pace.get();
-        pace.took(bytes, self.0.unsent.least(), Instant::now());
+        pace.took(bytes, least, Instant::now());
         self.0.pace.set(pace);
     }
 
-    /// The client has read a whole response.
-    pub fn finished(&self) {
-        self.0.pace.set(Pace::begin(Instant::now()));
+    /// One stream more has bytes that wait for the client.
+    pub fn waits(&self) {
+        self.0.waits.set(self.0.waits.get() + 1);
+        let mut pace = self.0.pace.get();
+        pace.blocked(Instant::now());
+        self.0.pace.set(pace);
     }
 
-    /// One stream more, or fewer, with bytes that wait for the client.
-    pub fn one_waits(&self, waits: bool) {
-        let count = self.0.waits.get();
-        self.0.waits.set(if waits { count + 1 } else { count - 1 });
+    /// A stream no longer waits: its client has read everything, or it has ended. After a reset because of a client that
+    /// does not read, which is `stuck`, the time goes on.
+    pub fn waits_no_longer(&self, stuck: bool) {
+        self.0.waits.set(self.0.waits.get() - 1);
+        if self.0.waits.get() == 0 && !stuck {
+            self.0.pace.set(Pace::default());
+        }
     }
 
-    /// True if at least `streams` streams have waiting bytes, and the client has read too little of them for a whole
-    /// deadline.
-    pub fn stands_still(&self, streams: usize) -> bool {
-        let since = self.0.pace.get().since();
-        self.0.waits.get() >= streams && since.is_some_and(|since| since.elapsed() >= self.0.unsent.deadline())
+    /// Counts a stream that was reset because its client does not read. True if the connection must end too: the client
+    /// reads too little of all `others` together for a whole deadline, or many streams were reset within a deadline, at
+    /// least [`MOST_STUCK`] and as many as are healthy of the `others`.
+    pub fn one_stuck(&self, others: usize) -> bool {
+        let (began, stuck) = self.0.period.get();
+        let (now, deadline) = (Instant::now(), self.0.unsent.deadline());
+        let over = now.saturating_duration_since(began) > deadline;
+        let (began, stuck) = if over { (now, 1) } else { (began, stuck + 1) };
+        self.0.period.set((began, stuck));
+        let healthy = others.saturating_sub(self.0.waits.get());
+        let slow = self.0.pace.get().since().is_some_and(|since| now.saturating_duration_since(since) >= deadline);
+        (slow && healthy == 0) || (stuck >= MOST_STUCK && stuck >= healthy)
     }
 
     /// A counter that changes at each complete flush.

@@ -100,3 +100,60 @@ async fn what_begins_like_http_2_and_is_not_comes_whole() {
         assert!(transport.handover().left().is_none());
     }
 }
+
+/// Of a connection with a write deadline of ten seconds, and so many streams that wait.
+fn room(waiting: usize) -> Room {
+    let room = Room::new(Unsent::new(Duration::from_secs(10), usize::MAX));
+    (0..waiting).for_each(|_| room.waits());
+    room
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_client_reads_none_of_its_streams_ends_after_a_deadline() {
+    let room = room(3);
+    tokio::time::advance(Duration::from_secs(9)).await;
+    room.waits_no_longer(true);
+    assert!(!room.one_stuck(2), "before the deadline");
+    room.wrote(1);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    room.waits_no_longer(true);
+    assert!(room.one_stuck(1), "a byte is too little");
+    let room = self::room(1);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    room.waits_no_longer(true);
+    assert!(!room.one_stuck(1), "the other stream is healthy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_enough_of_one_stream_keeps_its_connection() {
+    let room = room(2);
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(9)).await;
+        room.wrote(20_000);
+    }
+    room.waits_no_longer(true);
+    assert!(!room.one_stuck(1));
+    // Of two streams a client must read twice as much.
+    room.waits();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    room.wrote(6000);
+    room.waits_no_longer(true);
+    assert!(room.one_stuck(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_when_many_of_its_streams_are_reset_at_once() {
+    let resets = |others: usize, between: Duration| async move {
+        let room = room(0);
+        for number in 1..100 {
+            if room.one_stuck(others) {
+                return number;
+            }
+            tokio::time::advance(between).await;
+        }
+        100
+    };
+    assert_eq!(resets(0, Duration::from_millis(1)).await, 8);
+    assert_eq!(resets(20, Duration::from_millis(1)).await, 20, "as many as are healthy");
+    assert_eq!(resets(0, Duration::from_secs(2)).await, 100, "spread over the time");
+}

@@ -12,7 +12,10 @@ use tokio::io::AsyncWriteExt as _;
 use crate::{
     client::{Client, Pair, soon},
     http2::frame,
-    support::{Node, PATIENCE, Reply, eventually, upstream::Upstream},
+    support::{
+        Node, PATIENCE, Reply, eventually,
+        upstream::{self, Upstream},
+    },
 };
 
 /// What is asked for: an asset, the document, a small answer, a page of JSON, the export, events, those of a remote,
@@ -206,6 +209,22 @@ fn a_flood_of_large_answers_is_made_a_few_at_a_time() {
     assert_eq!(node.metric("millstream_unsent_bytes"), 0.0);
     // And then there is room again.
     assert_eq!(node.get("/api/topics/t/events?limit=100").status, 200);
+}
+
+#[test]
+fn requests_over_http_2_that_wait_for_a_remote_are_few_at_a_time() {
+    let remote = Upstream::start(|_, socket| upstream::silence(socket));
+    let node = Node::start(&format!(
+        "[remotes.up]\nbase_url = \"{}\"\npaths = [\"/*\"]\nmax_connections = 1000\n[relay]\nmax_upstreams = 1000\n",
+        remote.url("")
+    ));
+    let words = asks(&["/api/sse-proxy/up/slow"], 100, false);
+    let _sockets: Vec<TcpStream> = (0..4).map(|_| shut(&node, &words)).collect();
+    eventually(|| (remote.seen("/slow").len() >= 256).then_some(()));
+    // Requests of others are answered meanwhile, also on a connection of HTTP/2 with a remote that is slow.
+    assert_eq!(node.get("/api/topics").status, 200);
+    let seen = remote.seen("/slow").len();
+    assert!(seen <= 256 + 4 * 2, "{seen} requests at a time");
 }
 
 #[test]

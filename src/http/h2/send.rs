@@ -87,9 +87,6 @@ pub(super) async fn send<B: MessageBody>(
         }
         _ => false,
     };
-    if !stuck {
-        out.room.finished();
-    }
     Ended { last, stuck }
 }
 
@@ -122,6 +119,7 @@ impl Sending<'_> {
                     return false;
                 }
                 Next::Stuck => {
+                    self.no_longer_waits(true);
                     self.stream.send_reset(Reason::CANCEL);
                     return true;
                 }
@@ -145,7 +143,7 @@ impl Sending<'_> {
             return Poll::Ready(Next::Stuck);
         }
         if self.chunk.is_empty() {
-            self.set_waits(false);
+            self.no_longer_waits(false);
             let next = body.poll_next(cx);
             if next.is_pending()
                 && let Some(account) = &mut self.account
@@ -171,7 +169,10 @@ impl Sending<'_> {
         {
             return Poll::Ready(Next::Room(room.min(capacity)));
         }
-        self.set_waits(true);
+        if !self.waits {
+            self.waits = true;
+            self.out.room.waits();
+        }
         // The last bytes may still be in the crate's buffer. Then the missing capacity does not mean that the client's
         // window is closed.
         let flushing = self.written == Some(self.out.room.flushes());
@@ -189,10 +190,9 @@ impl Sending<'_> {
         account.poll_end(cx).map(|_| Next::Stuck)
     }
 
-    fn set_waits(&mut self, waits: bool) {
-        if self.waits != waits {
-            self.waits = waits;
-            self.out.room.one_waits(waits);
+    fn no_longer_waits(&mut self, stuck: bool) {
+        if std::mem::take(&mut self.waits) {
+            self.out.room.waits_no_longer(stuck);
         }
     }
 
@@ -207,6 +207,6 @@ impl Sending<'_> {
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        self.set_waits(false);
+        self.no_longer_waits(false);
     }
 }
