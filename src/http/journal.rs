@@ -10,13 +10,13 @@ use super::{
     Identity, Problem,
     identity::Admin,
     query::{NoQuery, Query},
+    turn::{Size, Turn},
 };
 use crate::{
     app::Node,
     event::Position,
     journal::{Compacted, Export, Inspection, Maintenance, Verified},
     topic::Pattern,
-    unsent::Size,
 };
 
 /// Media type of lines of JSON.
@@ -57,20 +57,24 @@ pub(super) async fn export(
         }
         position => position.map_or(0, |position| position.offset),
     };
-    let export = Export::new(node.journal.clone(), patterns, after, limit);
+    let mut export = Export::new(node.journal.clone(), patterns, after, limit);
+    // The first part belongs to the request: exports that wait for their turn are as few as requests that are answered.
+    Turn::take(&node, &request, Size::Small).await?;
+    let first = export.next().await?;
     let unsent = node.unsent.clone();
-    let lines = stream::unfold(Some(export), move |export| {
+    let rest = stream::unfold(first.is_some().then_some(export), move |export| {
         let unsent = unsent.clone();
         async move {
             let mut export = export?;
             let _turn = unsent.turn(Size::Small).await;
             match export.next().await {
                 Ok(part) => part.map(|part| (Ok(Bytes::from(part)), Some(export))),
-                // The answer is cut, which its reader sees.
+                // The response is cut, which its client sees.
                 Err(error) => Some((Err(std::io::Error::other(error)), None)),
             }
         }
     });
+    let lines = stream::iter(first).map(|part| Ok(Bytes::from(part))).chain(rest);
     Ok(HttpResponse::Ok().content_type(LINES).streaming(lines.take_until(Box::pin(identity.end(&node.clock)))))
 }
 

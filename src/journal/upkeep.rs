@@ -226,7 +226,9 @@ impl Export {
             self.query.after = page.through;
             self.left -= page.events.len() as u64;
             if !page.events.is_empty() {
-                return Ok(Some(page.events.iter().map(|event| line(event)).collect()));
+                // Joined at the end: a growing buffer would hold up to twice the bytes.
+                let lines: Vec<String> = page.events.iter().map(|event| line(event)).collect();
+                return Ok(Some(lines.concat()));
             }
         }
         Ok(None)
