@@ -193,6 +193,7 @@ macro_rules! contract {
                 records: a_record_is_written_read_and_deleted;
                 records: every_write_has_its_own_revision;
                 records: expectations_guard_a_record;
+                records: large_records_are_like_small_ones;
                 records: keys_are_scanned_in_order_and_pages;
                 records: records_are_counted;
                 tail: a_tail_waits_for_the_next_event;

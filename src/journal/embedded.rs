@@ -49,6 +49,7 @@ mod salvage;
 mod stopped;
 mod store;
 mod survey;
+mod values;
 mod verify;
 mod writer;
 

@@ -34,6 +34,7 @@ pub use self::{
     dedupe::hashes,
     group::{Group, Planned, Write},
     read::{Chosen, Found},
+    records::Known,
     restore::{Marks, Meta},
     topics::TopicId,
     walk::Walk,

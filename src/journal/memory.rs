@@ -218,8 +218,8 @@ impl Kept {
     }
 
     fn record(&self, key: &str) -> Option<Record> {
-        let revision = self.log.record(key)?;
-        self.records.get(key).map(|value| Record { value: value.clone(), revision })
+        let known = self.log.record(key)?;
+        self.records.get(key).map(|value| Record { value: value.clone(), revision: known.revision })
     }
 
     fn purge(&mut self, topic: &Topic, now: u64) -> u64 {

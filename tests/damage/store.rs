@@ -36,6 +36,9 @@ pub enum Found {
     Silent(String),
 }
 
+/// Bytes of a record beside each event that is larger: the store has it in parts.
+const LARGE: usize = 150_000;
+
 pub const TOPICS: [&str; 3] = ["a", "b", "c"];
 
 pub fn config() -> Config {
@@ -87,7 +90,12 @@ impl Sound {
             let data = noise(bytes);
             let draft = Draft::new(Topic::new(topic).expect("a name"), "e", &data);
             let (key, value) = (format!("record/{}", number % 7), format!("value {number}").into_bytes());
-            let records = vec![RecordWrite { key: key.clone(), value: Some(value.clone().into()) }];
+            let mut records = vec![RecordWrite { key: key.clone(), value: Some(value.clone().into()) }];
+            if bytes > LARGE {
+                let (key, value) = (format!("record/large/{}", number % 4), noise(LARGE).into_bytes());
+                records.push(RecordWrite { key: key.clone(), value: Some(value.clone().into()) });
+                self.records.insert(key, value);
+            }
             let receipts = wait(journal.append(Batch { events: vec![draft], records, ..Batch::default() }));
             let position = receipts.expect("it is written")[0].position;
             self.epoch = position.epoch;

@@ -83,6 +83,27 @@ pub(super) async fn expectations_guard_a_record(open: impl Fn(Config) -> Shared)
     assert_eq!(get(&journal, "count").await.unwrap().value, "100");
 }
 
+pub(super) async fn large_records_are_like_small_ones(open: impl Fn(Config) -> Shared) {
+    let journal = open(Config::default());
+    let mut revision = None;
+    for (letter, size) in [("a", 150), ("b", 150), ("c", 1), ("d", 300), ("e", 70)] {
+        let value = letter.repeat(size << 10);
+        let records = vec![RecordWrite { key: "large".into(), value: Some(value.clone().into()) }];
+        let expect = vec![Expect { key: "large".into(), revision }];
+        journal.append(Batch { records, expect, ..Batch::default() }).await.unwrap();
+        let record = get(&journal, "large").await.unwrap();
+        assert!(record.value == value, "{size} KiB of `{letter}`");
+        revision = Some(record.revision);
+        assert_eq!((journal.stats().records, journal.stats().record_bytes), (1, 5 + value.len() as u64));
+    }
+    // The last write of a batch counts.
+    let [many, few] = ["m".repeat(200 << 10), "f".to_owned()];
+    write(&journal, &[("x", Some(&many)), ("x", Some(&few)), ("y", Some(&few)), ("y", Some(&many)), ("large", None)])
+        .await;
+    assert!(get(&journal, "x").await.unwrap().value == few && get(&journal, "y").await.unwrap().value == many);
+    assert_eq!(get(&journal, "large").await, None);
+}
+
 pub(super) async fn keys_are_scanned_in_order_and_pages(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     write(&journal, &["job/3", "job/1", "jobs", "job/2", "joa", "job"].map(|key| (key, Some("x")))).await;

@@ -14,6 +14,7 @@ use super::{
     restore::{damaged, row_name},
     rows,
     store::StoreError,
+    values,
     writer::unavailable,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     },
 };
 
-/// How long the index may know a record that the store has deleted already.
+/// How long the index may know a value that the store has replaced or deleted already.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -174,25 +175,26 @@ impl Shared {
 
     #[expect(clippy::disallowed_methods, reason = "a thread that may wait for the disk")]
     pub(super) fn record(&self, key: &str) -> Result<Option<Record>, StoreError> {
-        // Value and revision are read apart, so they are read until they belong together. One that is being deleted has no
-        // value for a moment.
-        let patience = Instant::now() + PATIENCE;
+        // Value and revision are read apart, so they are read until they belong together: the store replaces or deletes
+        // a value a moment before the index.
+        let mut patience = Instant::now() + PATIENCE;
         loop {
-            let Some(revision) = self.log().record(key) else { return Ok(None) };
-            let row_key = rows::record_key(key);
-            let row = self.with_store(|store| store.get(&row_key))?;
-            if self.log().record(key) != Some(revision) {
-                continue;
-            }
-            let Some(row) = row else {
-                if Instant::now() < patience {
-                    std::thread::sleep(LOOK_AGAIN);
-                    continue;
+            let Some(known) = self.log().record(key) else { return Ok(None) };
+            let value = self.with_store(|store| values::read(&store.snapshot(), key, known))?;
+            let in_parts = rows::parts_in(known.size) > 0;
+            let unchanged = self.log().record(key) == Some(known);
+            match value {
+                // Parts carry their revision; a single row does not.
+                Some(value) if in_parts || unchanged => {
+                    return Ok(Some(Record { value, revision: known.revision }));
                 }
-                return Err(StoreError::Damaged(format!("{} has no value", row_name(&row_key))));
-            };
-            let value = rows::unseal(&row).map_err(|bad| damaged(&row_name(&row_key), &bad))?;
-            return Ok(Some(Record { value: value.to_vec().into(), revision }));
+                _ if !unchanged => patience = Instant::now() + PATIENCE,
+                _ if Instant::now() < patience => std::thread::sleep(LOOK_AGAIN),
+                _ => {
+                    let record = row_name(&rows::record_key(key));
+                    return Err(StoreError::Damaged(format!("{record} has no value")));
+                }
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ use super::{
     rows::{self, RecordRow, STATE, State, TopicRow},
     store::{Commit, Store, StoreError},
     survey::{Survey, unbounded},
+    values::Value,
 };
 use crate::{
     clock::Clock,
@@ -56,15 +57,15 @@ pub struct Repaired {
     pub damaged_store: Option<PathBuf>,
 }
 
-/// Rows that are written at once.
-const PART: usize = 1000;
+/// Bytes of rows that are written at once.
+const AT_ONCE: usize = 1 << 20;
 
 /// What goes into the new store.
 struct Plan {
     log: Log,
     topics: Vec<TopicId>,
     metas: Vec<Meta>,
-    records: Vec<(String, RecordRow)>,
+    records: Vec<(String, RecordRow, Value)>,
     state: State,
 }
 
@@ -158,14 +159,16 @@ impl Plan {
         survey.topics.iter().for_each(|(id, topic)| log.restore_topic(*id, &topic.name, topic.trimmed_through));
         metas.for_each(|meta| log.restore_event(meta.clone()));
         log.settle();
-        let mut revision = survey.records.values().map(|record| record.revision).max().unwrap_or(0).max(marks.revision);
-        let record = |(name, size): (&String, &u64)| {
-            let known = survey.records.get(name).filter(|record| record.size == *size).copied();
-            let row = known.unwrap_or_else(|| {
+        let in_parts = survey.values.values().filter_map(|value| value.revision);
+        let revisions = survey.records.values().map(|record| record.revision).chain(in_parts);
+        let mut revision = revisions.max().unwrap_or(0).max(marks.revision);
+        let record = |(name, value): (&String, &Value)| {
+            let known = survey.records.get(name).filter(|record| value.is_of(record)).map(|record| record.revision);
+            let revision = known.or(value.revision).unwrap_or_else(|| {
                 revision += 1;
-                RecordRow { revision, size: *size }
+                revision
             });
-            (name.clone(), row)
+            (name.clone(), RecordRow { revision, size: value.size }, *value)
         };
         let records: Vec<_> = survey.values.iter().map(record).collect();
         let marked = look.mark.as_ref().ok().copied().flatten().map_or(0, |mark| mark.commit);
@@ -182,21 +185,21 @@ impl Plan {
             commit.put(key, row.to_vec());
             Ok(())
         };
-        in_parts(&to, &self.topics, |commit, id| {
+        step_by_step(&to, &self.topics, |commit, id| {
             if let Some((name, trimmed_through)) = self.log.topic(*id) {
                 let row = TopicRow { name: name.clone(), trimmed_through };
                 commit.put(rows::topic_key(*id), rows::encode(&row));
             }
             Ok(())
         })?;
-        in_parts(&to, &self.metas, |commit, meta| copy(commit, &rows::event_key(meta.topics[0], meta.offset)))?;
-        in_parts(&to, &rows::encode_metas(self.metas.iter().cloned()), |commit, (first, row)| {
+        step_by_step(&to, &self.metas, |commit, meta| copy(commit, &rows::event_key(meta.topics[0], meta.offset)))?;
+        step_by_step(&to, &rows::encode_metas(self.metas.iter().cloned()), |commit, (first, row)| {
             commit.put(rows::index_key(*first), row.clone());
             Ok(())
         })?;
-        in_parts(&to, &self.records, |commit, (name, row)| {
-            commit.put(rows::record_index_key(name), rows::encode(row));
-            copy(commit, &rows::record_key(name))
+        step_by_step(&to, &self.records, |commit, (name, row, value)| {
+            commit.put(rows::record_index_key(name), rows::encode_record(row));
+            value.keys(name).try_for_each(|key| copy(commit, &key))
         })?;
         let mut last = to.commit()?;
         last.put(STATE, rows::encode(&self.state));
@@ -208,17 +211,19 @@ impl Plan {
     }
 }
 
-fn in_parts<T>(
+fn step_by_step<T>(
     store: &Store,
     rows: &[T],
     mut put: impl FnMut(&mut Commit, &T) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    for part in rows.chunks(PART) {
-        let mut commit = store.commit()?;
-        part.iter().try_for_each(|row| put(&mut commit, row))?;
-        commit.write(false)?;
+    let mut commit = store.commit()?;
+    for row in rows {
+        put(&mut commit, row)?;
+        if commit.bytes() >= AT_ONCE {
+            std::mem::replace(&mut commit, store.commit()?).write(false)?;
+        }
     }
-    Ok(())
+    commit.write(false)
 }
 
 /// Puts the new store in the place of the old one; answers where the old one lies.

@@ -5,12 +5,16 @@
 //!  e <home> <offset>   an event; home is its first topic, so that a topic's history lies together
 //!  i <offset>          what the index keeps of this event and those that follow it, within 256 offsets
 //!  k <key>             revision and size of a record
-//!  r <key>             value of a record
+//!  p <key> <part>      part of a value larger than PART: revision, size of the whole value, bytes of the part
+//!  r <key>             value of at most PART bytes; earlier versions wrote values of any size as one row
 //!  s                   the journal as a whole
 //!  t <topic>           name and mark of a topic
 //!
 //!  row = format version, body, CRC-32 of both (little endian)
 //! ```
+//!
+//! A block of the store holds at least one row, and a merge or a scan holds one block of each table. Rows of bounded
+//! size bound that memory. The revision in each part tells parts of one value from parts of the value that replaces it.
 
 use std::borrow::Cow;
 
@@ -22,8 +26,16 @@ use crate::{
     topic::Topic,
 };
 
-/// The format of all rows; a journal with a later one is refused.
+/// The format of rows; a journal with a later one is refused.
 pub const VERSION: u8 = 1;
+
+/// The format of the index row of a record larger than [`PART`]. A program that knows only [`VERSION`] would not find
+/// the value, and would leave parts behind. It reads all index rows of records when it opens the journal, so it refuses
+/// a journal with such a record, and opens any other.
+pub const PARTS_VERSION: u8 = 2;
+
+/// Bytes of a value in one row; a larger value is stored in parts of this size. Another size needs a new format.
+pub const PART: usize = 64 << 10;
 
 /// Offsets that one index row may cover: rows begin and end within multiples of it.
 pub const SPAN: u64 = 256;
@@ -38,8 +50,11 @@ pub enum BadRow {
     #[error("its checksum is wrong")]
     Checksum,
     /// Written by a later version.
-    #[error("its format is {0}, this program reads {VERSION}")]
+    #[error("its format is {0}, this program reads {VERSION} to {PARTS_VERSION}")]
     Version(u8),
+    /// A part of a value that has not the length of such a part.
+    #[error("it has not the length of a part")]
+    Length,
     /// The bytes are as written, and no row.
     #[error("it cannot be decoded: {0}")]
     Body(postcard::Error),
@@ -103,6 +118,14 @@ pub struct RecordRow {
     pub size: u64,
 }
 
+/// The head of each part of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartHead {
+    pub revision: u64,
+    /// Bytes of the whole value.
+    pub size: u64,
+}
+
 // === keys ===
 
 pub fn event_key(home: TopicId, offset: u64) -> [u8; 17] {
@@ -124,6 +147,10 @@ pub fn record_key(key: &str) -> Vec<u8> {
     named(b'r', key)
 }
 
+pub fn part_key(key: &str, part: u32) -> Vec<u8> {
+    [b"p", key.as_bytes(), &part.to_be_bytes()].concat()
+}
+
 pub fn record_index_key(key: &str) -> Vec<u8> {
     named(b'k', key)
 }
@@ -141,7 +168,19 @@ pub fn place_of(key: &[u8]) -> Option<(TopicId, u64)> {
 
 /// The record's own key in that of a row.
 pub fn name_of(key: &[u8]) -> Option<&str> {
-    std::str::from_utf8(key.get(1..)?).ok()
+    let name = if key.first() == Some(&b'p') { key.split_last_chunk::<4>()?.0 } else { key };
+    std::str::from_utf8(name.get(1..)?).ok()
+}
+
+/// The number of a part in the key of its row.
+pub fn part_of(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(*key.get(1..)?.last_chunk()?))
+}
+
+/// How many parts a value of this size has; none if it is one row.
+pub fn parts_in(size: u64) -> u32 {
+    let parts = if size <= PART as u64 { 0 } else { size.div_ceil(PART as u64) };
+    u32::try_from(parts).unwrap_or(u32::MAX)
 }
 
 fn numbered(kind: u8, number: u64) -> [u8; 9] {
@@ -171,7 +210,7 @@ pub fn unseal(row: &[u8]) -> Result<&[u8], BadRow> {
         return Err(BadRow::Checksum);
     }
     match sealed.split_first() {
-        Some((&VERSION, body)) => Ok(body),
+        Some((&(VERSION | PARTS_VERSION), body)) => Ok(body),
         Some((later, _)) => Err(BadRow::Version(*later)),
         None => Err(BadRow::Checksum),
     }
@@ -179,7 +218,35 @@ pub fn unseal(row: &[u8]) -> Result<&[u8], BadRow> {
 
 /// A row of plain data.
 pub fn encode(value: &impl Serialize) -> Vec<u8> {
-    close(postcard::to_extend(value, vec![VERSION]).expect("plain data in memory serialise"))
+    encode_as(VERSION, value)
+}
+
+fn encode_as(version: u8, value: &impl Serialize) -> Vec<u8> {
+    close(postcard::to_extend(value, vec![version]).expect("plain data in memory serialise"))
+}
+
+pub fn encode_record(record: &RecordRow) -> Vec<u8> {
+    encode_as(if record.size > PART as u64 { PARTS_VERSION } else { VERSION }, record)
+}
+
+pub fn encode_part(head: PartHead, bytes: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(bytes.len() + 21);
+    row.push(VERSION);
+    row.extend_from_slice(&head.revision.to_le_bytes());
+    row.extend_from_slice(&head.size.to_le_bytes());
+    row.extend_from_slice(bytes);
+    close(row)
+}
+
+/// The head of part `part` of a value, and its bytes.
+pub fn decode_part(part: u32, row: &[u8]) -> Result<(PartHead, &[u8]), BadRow> {
+    let (revision, rest) = unseal(row)?.split_first_chunk().ok_or(BadRow::Length)?;
+    let (size, bytes) = rest.split_first_chunk().ok_or(BadRow::Length)?;
+    let head = PartHead { revision: u64::from_le_bytes(*revision), size: u64::from_le_bytes(*size) };
+    let before = u64::from(part) * PART as u64;
+    let expected = head.size.saturating_sub(before).min(PART as u64);
+    let fits = part < parts_in(head.size) && bytes.len() as u64 == expected;
+    fits.then_some((head, bytes)).ok_or(BadRow::Length)
 }
 
 /// What [`encode`] made.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
 
 use crate::supervise::text;
 
@@ -27,10 +27,20 @@ pub struct Store {
 /// Rows of a range, as they are read.
 pub struct Rows(fjall::Iter);
 
+/// The store after one commit: later commits do not change what it gives.
+///
+/// This is not guaranteed: fjall makes a commit visible in part if it writes or merges a table at that moment. Readers
+/// of several rows must check that the rows belong together.
+pub struct Snapshot {
+    store: fjall::Snapshot,
+    rows: Keyspace,
+}
+
 /// What a commit writes.
 pub struct Commit {
     batch: fjall::OwnedWriteBatch,
     rows: Keyspace,
+    bytes: usize,
 }
 
 /// Why the store does not answer.
@@ -105,7 +115,7 @@ impl Store {
     /// Begins a commit; waits while the tables are behind.
     pub fn commit(&self) -> Result<Commit, StoreError> {
         self.wait_for_room()?;
-        Ok(Commit { batch: self.db.batch(), rows: self.rows.clone() })
+        Ok(Commit { batch: self.db.batch(), rows: self.rows.clone(), bytes: 0 })
     }
 
     /// Makes sure that what was written is on the disk.
@@ -115,6 +125,10 @@ impl Store {
 
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>, StoreError> {
         guarded(|| self.rows.get(key))
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { store: self.db.snapshot(), rows: self.rows.clone() }
     }
 
     /// Rows whose key begins with `prefix`, in order, from the key `from` on where that is later.
@@ -127,6 +141,12 @@ impl Store {
     /// Rows from a key on and before another, from both ends. What follows an error from the same end is not complete.
     pub fn range(&self, from: Bound<Vec<u8>>, before: Vec<u8>) -> Rows {
         Rows(self.rows.range((from, Bound::Excluded(before))))
+    }
+
+    /// Keys of rows, from a key on and before another.
+    pub fn keys(&self, from: &[u8], before: &[u8]) -> impl Iterator<Item = Result<Slice, StoreError>> + use<> {
+        let mut rows = self.range(Bound::Included(from.to_vec()), before.to_vec());
+        std::iter::from_fn(move || guarded(|| rows.0.next().map(fjall::Guard::key).transpose()).transpose())
     }
 
     /// Merges all tables, so that what was deleted leaves the disk.
@@ -174,10 +194,24 @@ impl Iterator for Rows {
     }
 }
 
+// === impl Snapshot ===
+
+impl Snapshot {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>, StoreError> {
+        guarded(|| self.store.get(&self.rows, key))
+    }
+}
+
 // === impl Commit ===
 
 impl Commit {
+    /// Bytes of the keys and rows that were put into it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub fn put(&mut self, key: impl AsRef<[u8]>, row: Vec<u8>) {
+        self.bytes += key.as_ref().len() + row.len();
         self.batch.insert(&self.rows, key.as_ref(), row);
     }
 

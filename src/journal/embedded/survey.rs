@@ -12,6 +12,7 @@ use super::{
     restore::row_name,
     rows::{self, BadRow, RecordRow, STATE, State, TopicRow},
     store::{Store, StoreError},
+    values::{Pieces, Value},
 };
 use crate::{
     clock::Moment,
@@ -32,8 +33,12 @@ pub struct Survey {
     pub events: BTreeMap<u64, TopicId>,
     pub bad_events: BTreeSet<u64>,
     pub records: BTreeMap<String, RecordRow>,
-    /// Sizes of the values that are sound.
-    pub values: BTreeMap<String, u64>,
+    /// Rows of values that are sound, by record.
+    pub pieces: BTreeMap<String, Pieces>,
+    /// Values that are whole.
+    pub values: BTreeMap<String, Value>,
+    /// Damaged rows of records; for a damaged part the key of the record's value, so that it is reported once.
+    pub bad_records: BTreeSet<Vec<u8>>,
     /// Rows of the index, or of topics, may be missing.
     pub index_hurt: bool,
     pub findings: Verified,
@@ -79,12 +84,17 @@ impl Survey {
             survey.events_one_by_one(store)?;
         }
         let mut broken = false;
-        for kind in [b'k', b'r'] {
+        for kind in [b'k', b'r', b'p'] {
             broken |= survey.walk(store, vec![kind], vec![kind + 1])?;
         }
         if broken {
             survey.records_one_by_one(store);
         }
+        let whole = survey.pieces.iter().filter_map(|(key, pieces)| {
+            let value = pieces.value(survey.records.get(key))?;
+            Some((key.clone(), value))
+        });
+        survey.values = whole.collect();
         survey.findings.events = survey.events.len() as u64;
         survey.findings.topics = survey.topics.len() as u64;
         survey.findings.records = survey.records.len() as u64;
@@ -136,21 +146,27 @@ impl Survey {
         }
         let unseen = self.metas.values().filter(|meta| !self.events.contains_key(&meta.offset));
         let unseen: Vec<_> = unseen.map(|meta| rows::event_key(meta.topics[0], meta.offset)).collect();
-        self.one_by_one(store, unseen.iter().map(<[u8; 17]>::as_slice));
+        self.one_by_one(store, unseen);
         Ok(())
     }
 
     fn records_one_by_one(&mut self, store: &Store) {
-        let keys: BTreeSet<&String> = self.records.keys().chain(self.values.keys()).collect();
-        let keys: Vec<_> =
-            keys.into_iter().flat_map(|key| [rows::record_key(key), rows::record_index_key(key)]).collect();
-        self.one_by_one(store, keys.iter().map(Vec::as_slice));
+        let names: BTreeSet<String> = self.records.keys().chain(self.pieces.keys()).cloned().collect();
+        for name in names {
+            self.one_by_one(store, [rows::record_key(&name), rows::record_index_key(&name)]);
+            // The index row may have been read just now, and says how many parts there are.
+            let known = self.records.get(&name).map(|record| record.size);
+            let seen =
+                self.pieces.get(&name).into_iter().flat_map(|pieces| pieces.parts.values().map(|head| head.size));
+            let parts = known.into_iter().chain(seen).map(rows::parts_in).max().unwrap_or(0);
+            self.one_by_one(store, (0..parts).map(|part| rows::part_key(&name, part)));
+        }
     }
 
-    fn one_by_one<'a>(&mut self, store: &Store, keys: impl Iterator<Item = &'a [u8]>) {
+    fn one_by_one(&mut self, store: &Store, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
         for key in keys {
-            if let Ok(Some(row)) = store.get(key) {
-                self.row(key, &row);
+            if let Ok(Some(row)) = store.get(&key) {
+                self.row(key.as_ref(), &row);
             }
         }
     }
@@ -160,7 +176,7 @@ impl Survey {
             Some(b'e') => self.event(key, row),
             Some(b'i') => self.index(key, row),
             Some(b't') => self.topic(key, row),
-            Some(b'k' | b'r') => self.record(key, row),
+            Some(b'k' | b'p' | b'r') => self.record(key, row),
             _ => Ok(()),
         };
         if let Err(bad) = read {
@@ -197,10 +213,31 @@ impl Survey {
 
     fn record(&mut self, key: &[u8], row: &[u8]) -> Result<(), BadRow> {
         let Some(name) = rows::name_of(key) else { return Ok(()) };
-        if key.first() == Some(&b'k') {
-            self.records.insert(name.to_owned(), rows::decode(row)?);
+        let (row_key, read) = if key.first() == Some(&b'k') {
+            let read = rows::decode(row).map(|record| {
+                self.records.insert(name.to_owned(), record);
+            });
+            (key.to_vec(), read)
         } else {
-            self.values.insert(name.to_owned(), rows::unseal(row)?.len() as u64);
+            (rows::record_key(name), self.value(name, rows::part_of(key).filter(|_| key[0] == b'p'), row))
+        };
+        match read {
+            // It may be met again.
+            Err(bad) if self.bad_records.insert(row_key) => Err(bad),
+            _ => Ok(()),
+        }
+    }
+
+    fn value(&mut self, name: &str, part: Option<u32>, row: &[u8]) -> Result<(), BadRow> {
+        match part {
+            Some(part) => {
+                let (head, _) = rows::decode_part(part, row)?;
+                self.pieces.entry(name.to_owned()).or_default().parts.insert(part, head);
+            }
+            None => {
+                let size = rows::unseal(row)?.len() as u64;
+                self.pieces.entry(name.to_owned()).or_default().row = Some(size);
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::{
 use super::*;
 use crate::{
     event::{Draft, now_ms},
-    journal::{Retention, Shared as Journal_, SyncMode},
+    journal::{RecordWrite, Retention, Shared as Journal_, SyncMode},
 };
 
 mod clock;
@@ -19,6 +19,7 @@ mod epoch;
 mod model;
 mod refused;
 mod reopen;
+mod values;
 
 /// A fresh journal in a directory that goes with the test process.
 pub fn fresh(config: &Config) -> Journal_ {
@@ -109,6 +110,15 @@ impl Again {
         self.all().await.events.iter().map(|event| event.data.to_string()).collect()
     }
 
+    async fn write(&self, key: &str, value: Option<Bytes>) {
+        let records = vec![RecordWrite { key: key.into(), value }];
+        Journal::append(&**self, Batch { records, ..Batch::default() }).await.unwrap();
+    }
+
+    async fn value(&self, key: &str) -> Option<Bytes> {
+        self.get(key.into()).await.unwrap().map(|record| record.value)
+    }
+
     fn count_rows(&self, kind: u8) -> usize {
         self.shared.with_store(|store| Ok(store.scan(kind, &[]).count())).unwrap()
     }
@@ -128,6 +138,16 @@ fn topic(name: &str) -> Topic {
 
 fn draft(topics: &[&str], data: &str) -> Draft {
     Draft { topics: topics.iter().map(|name| topic(name)).collect(), data: data.into(), ..Draft::default() }
+}
+
+/// Bytes that cannot be compressed.
+fn noise(bytes: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(2) + 1;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(bytes).collect()
 }
 
 fn keep(pattern: &str, events: u64) -> Retention {

@@ -1,18 +1,20 @@
 //! Whether a journal is as it was written: every row by itself, and whether they belong together.
 
+use std::collections::BTreeSet;
+
 use super::{
     Shared,
     look::Look,
     place::there,
-    restore::row_name,
     rows,
     store::{Store, StoreError},
     survey::Survey,
+    values,
 };
 use crate::{clock::Clock, journal::Verified};
 
-/// Events whose rows are looked for under one lock.
-const PART: usize = 1024;
+/// Events or records whose rows are looked for under one lock.
+const AT_ONCE: usize = 1024;
 
 /// What is in a stopped journal, and what is wrong with it.
 pub fn survey(look: &Look) -> Result<Survey, StoreError> {
@@ -87,16 +89,22 @@ fn events(survey: &mut Survey) {
 
 fn records(survey: &mut Survey) {
     let findings = &mut survey.findings;
-    for (key, record) in &survey.records {
-        match survey.values.get(key) {
-            None => findings.damage("missing-data", format!("record `{key}` has no value")),
-            Some(size) if *size != record.size => {
-                findings.damage("misplaced", format!("record `{key}` has another size"));
+    // One finding for each record: a damaged row of a value was reported when it was read.
+    let is_bad = |key: &str| survey.bad_records.contains(&rows::record_key(key));
+    for (key, record) in survey.records.iter().filter(|(key, _)| !is_bad(key)) {
+        match (survey.values.get(key), survey.pieces.get(key)) {
+            (None, None) => findings.damage("missing-data", format!("record `{key}` has no value")),
+            (None, Some(_)) => findings.damage("missing-data", format!("record `{key}` has only parts of its value")),
+            (Some(value), _) if !value.is_of(record) => {
+                findings.damage("misplaced", format!("record `{key}` has another size or revision"));
             }
-            Some(_) => {}
+            (Some(value), Some(pieces)) if pieces.exceed(value) => {
+                findings.damage("not-indexed", format!("record `{key}` has rows of another value"));
+            }
+            (Some(_), _) => {}
         }
     }
-    for key in survey.values.keys().filter(|key| !survey.records.contains_key(*key)) {
+    for key in survey.pieces.keys().filter(|key| !survey.records.contains_key(*key) && !is_bad(key)) {
         findings.damage("not-indexed", format!("record `{key}` is not in the index"));
     }
 }
@@ -107,10 +115,10 @@ impl Shared {
     /// Verifies a journal that is in use: each row, and that all is there that the index has.
     pub fn verify(&self) -> Result<Verified, StoreError> {
         let store = self.with_store(|store| Ok(store.clone()))?;
-        let Survey { mut findings, .. } = Survey::of(&store)?;
+        let Survey { mut findings, bad_records, .. } = Survey::of(&store)?;
         let (head, mut after) = (self.log().head(), 0);
         while after < head {
-            let part: Vec<_> = self.log().metas(after, head).take(PART).collect();
+            let part: Vec<_> = self.log().metas(after, head).take(AT_ONCE).collect();
             after = part.last().map_or(head, |meta| meta.offset);
             for meta in part {
                 let there = matches!(store.get(rows::event_key(meta.topics[0], meta.offset)), Ok(Some(_)));
@@ -120,21 +128,23 @@ impl Shared {
                 }
             }
         }
-        self.verify_records(&store, &mut findings);
+        self.verify_records(&store, &bad_records, &mut findings);
         Ok(findings)
     }
 
-    fn verify_records(&self, store: &Store, findings: &mut Verified) {
+    fn verify_records(&self, store: &Store, bad: &BTreeSet<Vec<u8>>, findings: &mut Verified) {
         let mut after = None;
         loop {
-            let part = self.log().record_keys("", after.as_deref(), PART);
+            let part = self.log().record_keys("", after.as_deref(), AT_ONCE);
             let Some(last) = part.last() else { return };
             after = Some(last.clone());
-            for name in part {
-                let key = rows::record_key(&name);
-                // It may be about to leave; what cannot be read was found before.
-                if matches!(store.get(&key), Ok(None)) && self.record(&name).is_err() {
-                    findings.damage("missing-data", format!("{} has no value", row_name(&key)));
+            for name in part.iter().filter(|name| !bad.contains(&rows::record_key(name))) {
+                let Some(known) = self.log().record(name) else { continue };
+                // Rows may be deleted or replaced meanwhile; a row that cannot be read was found before.
+                if values::lacks_rows(store, name, known.size)
+                    && let Err(StoreError::Damaged(what)) = self.record(name)
+                {
+                    findings.damage("missing-data", what);
                 }
             }
         }

@@ -20,8 +20,9 @@ use super::{
     own_files::OwnFiles,
     place::{Mark, MarkFile, Place},
     restore::FEW_ROWS,
-    rows::{self, RecordRow, SPAN, STATE, State, TopicRow},
+    rows::{self, SPAN, STATE, State, TopicRow},
     store::{Commit, Store, StoreError},
+    values,
 };
 use crate::{
     journal::{
@@ -209,6 +210,10 @@ impl Writer {
             return Ok(());
         }
         let marks = group.marks(&self.shared.log());
+        let records: Vec<_> = {
+            let log = self.shared.log();
+            group.last_records().map(|write| (write, log.record(&write.key))).collect()
+        };
         let mut index = Vec::new();
         self.write(&marks, self.config.sync == SyncMode::Always, |commit| {
             for (topic, id) in &group.topics {
@@ -223,19 +228,8 @@ impl Writer {
                 index.push(first / SPAN);
                 commit.put(rows::index_key(first), row);
             }
-            for record in &group.records {
-                let (key, index) = (rows::record_key(&record.key), rows::record_index_key(&record.key));
-                match &record.value {
-                    Some(value) => {
-                        let row = RecordRow { revision: record.revision, size: value.len() as u64 };
-                        commit.put(key, rows::seal(value));
-                        commit.put(index, rows::encode(&row));
-                    }
-                    None => {
-                        commit.delete(key);
-                        commit.delete(index);
-                    }
-                }
+            for (write, before) in records {
+                values::write(commit, write, before);
             }
         })?;
         index.into_iter().for_each(|span| self.count_row(span));

@@ -1,7 +1,10 @@
 //! A group: batches that are committed together. It is planned against the log, then made durable by the adapter, and
 //! only then applied: a group that cannot be written leaves no trace.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -127,6 +130,13 @@ impl Group {
             expires: event.expires,
             key: *key,
         })
+    }
+
+    /// The last write of each record. A commit contains each row of the store once: all its rows have the same sequence
+    /// number, which gives two writes of one row no order.
+    pub fn last_records(&self) -> impl Iterator<Item = &Write> {
+        let mut seen = HashSet::new();
+        self.records.iter().rev().filter(move |write| seen.insert(write.key.as_str()))
     }
 
     /// Takes a batch in, or refuses it and stays as it was.

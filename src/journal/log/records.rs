@@ -11,7 +11,7 @@ pub struct Records {
 }
 
 /// What is known of a record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     pub revision: u64,
     /// Bytes of its value.

@@ -179,8 +179,8 @@ impl Log {
     }
 
     /// What the log knows of a record.
-    pub fn record(&self, key: &str) -> Option<u64> {
-        self.records.get(key).map(|known| known.revision)
+    pub fn record(&self, key: &str) -> Option<Known> {
+        self.records.get(key)
     }
 
     /// Keys that begin with `prefix`, in order.

@@ -1,7 +1,9 @@
 //! Damage of each kind of row: it is found, and all the rest is kept.
 
 use super::{store::Commit, *};
-use crate::journal::{Maintenance, RecordWrite, Report, Unavailable, Verified};
+use crate::journal::{Maintenance, Report, Unavailable, Verified};
+
+mod parts;
 
 /// A journal with a bit of everything, in order and closed.
 async fn filled() -> Again {
@@ -11,8 +13,7 @@ async fn filled() -> Again {
     }
     again.append(vec![Draft { key: Some("k".into()), ..draft(&["a", "b"], "both") }]).await;
     again.append(vec![Draft { ttl_ms: Some(1 << 40), ..draft(&["b"], "brief") }]).await;
-    let record = RecordWrite { key: "r".into(), value: Some(Bytes::from_static(b"value")) };
-    Journal::append(&*again, Batch { records: vec![record], ..Batch::default() }).await.unwrap();
+    again.write("r", Some(Bytes::from_static(b"value"))).await;
     again.sweep(now_ms()).await.unwrap();
     again.close().await;
     again

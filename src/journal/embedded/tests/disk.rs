@@ -36,7 +36,7 @@ async fn index_rows_of_single_events_become_one() {
 async fn nothing_is_left_of_topics_and_records_that_are_gone() {
     let again = Again::new(Config { max_topics: 3, ..Config::default() });
     for n in 0..20 {
-        let record = |value| crate::journal::RecordWrite { key: format!("r/{n}"), value };
+        let record = |value| RecordWrite { key: format!("r/{n}"), value };
         let put = record(Some(Bytes::from_static(b"v")));
         let batch = Batch { events: vec![draft(&[&format!("t:{n}")], "x")], records: vec![put], expect: vec![] };
         Journal::append(&*again, batch).await.unwrap();

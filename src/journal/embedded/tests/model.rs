@@ -7,12 +7,15 @@ use crate::journal::Memory;
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 const TOPICS: [&str; 4] = ["a:1", "a:2", "b:1", "job:"];
+const RECORDS: u8 = 3;
 const PATTERNS: [&str; 6] = ["*", "a:*", "a:1", "b:1", "job:*", "nowhere"];
 
 #[derive(Clone, Debug)]
 enum Step {
     /// For each event the topics as a bit set, whether it expires, and its publisher's id.
     Append(Vec<(u8, bool, Option<u8>)>),
+    /// Writes or deletes a record of this number with a value of so many bytes.
+    Record(u8, Option<usize>),
     Purge(usize),
     /// So many hours later; events of `b:*` live for ten.
     Sweep(u64),
@@ -23,8 +26,10 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let event = (1_u8..16, any::<bool>(), proptest::option::weighted(0.2, 0_u8..3));
+    let record = proptest::option::weighted(0.8, prop_oneof![Just(9_usize), Just(70 << 10), Just(150 << 10)]);
     let step = prop_oneof![
         6 => vec(event, 1..4).prop_map(Step::Append),
+        1 => (0..RECORDS, record).prop_map(|(number, size)| Step::Record(number, size)),
         1 => (0..TOPICS.len()).prop_map(Step::Purge),
         1 => prop_oneof![Just(0_u64), Just(2), Just(20)].prop_map(Step::Sweep),
         2 => any::<bool>().prop_map(|clean| Step::Reopen { clean }),
@@ -95,6 +100,13 @@ impl Run {
                 let (disk, memory) = (told(disk), told(memory));
                 assert!(disk == memory || !self.exact, "{disk:?}, {memory:?}");
             }
+            Step::Record(number, size) => {
+                let value = size.map(|size| noise(size, self.appended.len() as u64 + u64::from(*number)));
+                let records = vec![RecordWrite { key: number.to_string(), value }];
+                let batch = || Batch { records: records.clone(), ..Batch::default() };
+                self.memory.append(batch()).await.unwrap();
+                Journal::append(&*self.disk, batch()).await.unwrap();
+            }
             Step::Purge(index) => {
                 let name = topic(&self.name(*index));
                 self.job += usize::from(*index == TOPICS.len() - 1);
@@ -112,6 +124,7 @@ impl Run {
                 self.disk.reopen(*clean).await;
             }
         }
+        self.compare_records().await;
         if self.exact || !self.died {
             self.compare().await;
         }
@@ -131,6 +144,13 @@ impl Run {
                 let there = page.events.iter().any(|event| event.position.offset == *offset);
                 assert!(there || self.brief || !page.trimmed.is_empty(), "{offset} of {name} after {after}");
             }
+        }
+    }
+
+    async fn compare_records(&self) {
+        for number in 0..RECORDS {
+            let (disk, memory) = (self.disk.get(number.to_string()).await, self.memory.get(number.to_string()).await);
+            assert!(disk.unwrap() == memory.unwrap(), "record {number}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What was acknowledged is there again, after a stop in order and after a death.
 
 use super::*;
-use crate::journal::{Expect, RecordWrite};
+use crate::journal::Expect;
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 

@@ -76,9 +76,8 @@ impl Writer {
 
     fn index_rows(&self, first: u64, last: u64) -> Result<Vec<u64>, StoreError> {
         self.shared.with_store(|store| {
-            let rows = store.scan(b'i', &rows::index_key(first));
-            let numbers = rows.map(|row| row.map(|(key, _)| rows::number_of(&key).unwrap_or(u64::MAX)));
-            numbers.take_while(|row| row.as_ref().map_or(true, |number| *number <= last)).collect()
+            let keys = store.keys(&rows::index_key(first), &rows::index_key(last + 1));
+            keys.map(|key| key.map(|key| rows::number_of(&key).unwrap_or(u64::MAX))).collect()
         })
     }
 }

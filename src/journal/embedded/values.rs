@@ -1,0 +1,143 @@
+//! Values of records in the store: one row each, or rows of [`PART`] bytes when they are larger.
+//!
+//! A value is replaced or deleted in one commit, and no row of it is left behind. Its parts carry its revision, so a
+//! reader never takes parts of two values for one.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{
+    restore::{damaged, row_name},
+    rows::{self, PART, PartHead, RecordRow},
+    store::{Commit, Snapshot, Store, StoreError},
+};
+use crate::journal::log::{Known, Write};
+
+/// What the rows of a record say, each read by itself.
+#[derive(Default)]
+pub struct Pieces {
+    /// Bytes of the value in one row.
+    pub row: Option<u64>,
+    /// Heads of the parts.
+    pub parts: BTreeMap<u32, PartHead>,
+}
+
+/// A value that is whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Value {
+    pub size: u64,
+    /// Its revision, if it is in parts. A single row does not carry one.
+    pub revision: Option<u64>,
+}
+
+/// Puts the rows of a record into a commit, and deletes those of the value before that are not overwritten.
+pub fn write(commit: &mut Commit, write: &Write, before: Option<Known>) {
+    let Write { key, value, revision } = write;
+    let mut parts = 0;
+    match value {
+        Some(value) => {
+            let (revision, size) = (*revision, value.len() as u64);
+            commit.put(rows::record_index_key(key), rows::encode_record(&RecordRow { revision, size }));
+            if value.len() <= PART {
+                commit.put(rows::record_key(key), rows::seal(value));
+            } else {
+                for (part, bytes) in (0..).zip(value.chunks(PART)) {
+                    commit.put(rows::part_key(key, part), rows::encode_part(PartHead { revision, size }, bytes));
+                }
+                parts = rows::parts_in(size);
+            }
+        }
+        None => commit.delete(rows::record_index_key(key)),
+    }
+    let Some(before) = before else { return };
+    if value.is_none() || parts > 0 {
+        // The size does not tell whether an earlier version wrote the value as one row.
+        commit.delete(rows::record_key(key));
+    }
+    for part in parts..rows::parts_in(before.size) {
+        commit.delete(rows::part_key(key, part));
+    }
+}
+
+/// The value that the index knows; `None` if it is not there, or the rows are those of another value.
+pub fn read(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>, StoreError> {
+    if let Some(value) = read_parts(store, key, known)? {
+        return Ok(Some(value));
+    }
+    let row_key = rows::record_key(key);
+    let Some(row) = store.get(&row_key)? else { return Ok(None) };
+    let value = rows::unseal(&row).map_err(|bad| damaged(&row_name(&row_key), &bad))?;
+    Ok((value.len() as u64 == known.size).then(|| Bytes::copy_from_slice(value)))
+}
+
+fn read_parts(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>, StoreError> {
+    let parts = rows::parts_in(known.size);
+    let mut value = Vec::new();
+    for part in 0..parts {
+        let row_key = rows::part_key(key, part);
+        let Some(row) = store.get(&row_key)? else { return Ok(None) };
+        let (head, bytes) = rows::decode_part(part, &row).map_err(|bad| damaged(&row_name(&row_key), &bad))?;
+        if head != (PartHead { revision: known.revision, size: known.size }) {
+            return Ok(None);
+        }
+        if part == 0 {
+            value.reserve_exact(usize::try_from(known.size).unwrap_or_default());
+        }
+        value.extend_from_slice(bytes);
+    }
+    Ok((parts > 0).then(|| value.into()))
+}
+
+/// True if a row of the value is not there. A row that cannot be read is there.
+pub fn lacks_rows(store: &Store, key: &str, size: u64) -> bool {
+    let absent = |key| matches!(store.get(key), Ok(None));
+    let parts = rows::parts_in(size);
+    let lacks_parts = parts == 0 || (0..parts).any(|part| absent(rows::part_key(key, part)));
+    lacks_parts && absent(rows::record_key(key))
+}
+
+// === impl Pieces ===
+
+impl Pieces {
+    /// The value that they make, if one is whole. If there are two, it is that of the index, else the one in parts.
+    pub fn value(&self, known: Option<&RecordRow>) -> Option<Value> {
+        let row = self.row.map(|size| Value { size, revision: None });
+        let is_whole =
+            |head: &&PartHead| (1..rows::parts_in(head.size)).all(|part| self.parts.get(&part) == Some(*head));
+        let parts = self.parts.get(&0).filter(is_whole);
+        let parts = parts.map(|head| Value { size: head.size, revision: Some(head.revision) });
+        let of_index = |value: &Value| known.is_some_and(|known| value.is_of(known));
+        if parts.is_some_and(|parts| !of_index(&parts)) && row.is_some_and(|row| of_index(&row)) {
+            return row;
+        }
+        parts.or(row)
+    }
+
+    /// True if there are more rows than those of the value.
+    pub fn exceed(&self, value: &Value) -> bool {
+        usize::from(self.row.is_some()) + self.parts.len() > value.rows()
+    }
+}
+
+// === impl Value ===
+
+impl Value {
+    pub fn is_of(&self, record: &RecordRow) -> bool {
+        self.size == record.size && self.revision.is_none_or(|revision| revision == record.revision)
+    }
+
+    /// Keys of its rows.
+    pub fn keys(self, key: &str) -> impl Iterator<Item = Vec<u8>> {
+        let row = self.revision.is_none().then(|| rows::record_key(key));
+        row.into_iter().chain((0..self.parts()).map(move |part| rows::part_key(key, part)))
+    }
+
+    fn parts(self) -> u32 {
+        self.revision.map_or(0, |_| rows::parts_in(self.size))
+    }
+
+    fn rows(self) -> usize {
+        self.parts().max(1) as usize
+    }
+}
