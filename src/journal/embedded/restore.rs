@@ -107,7 +107,8 @@ pub fn row_name(key: &[u8]) -> String {
         Some(b'e') => rows::place_of(key).map_or_else(|| "an event".into(), |(_, offset)| format!("event {offset}")),
         Some(b'i') => format!("index row {}", number()),
         Some(b't') => format!("topic row {}", number()),
-        Some(b'k' | b'p' | b'r') => format!("record `{}`", rows::name_of(key).unwrap_or("?")),
+        Some(b'p') => "a part of a record".into(),
+        Some(b'k' | b'r') => format!("record `{}`", rows::name_of(key).unwrap_or("?")),
         Some(b's') => "the state row".into(),
         _ => "a row of no known kind".into(),
     }

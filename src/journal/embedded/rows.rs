@@ -5,8 +5,8 @@
 //!  e <home> <offset>   an event; home is its first topic, so that a topic's history lies together
 //!  i <offset>          what the index keeps of this event and those that follow it, within 256 offsets
 //!  k <key>             revision and size of a record
-//!  p <key> <part>      part of a value larger than PART: revision, size of the whole value, bytes of the part
-//!  r <key>             value of at most PART bytes; earlier versions wrote values of any size as one row
+//!  p <digest> <part>   part of a value larger than SINGLE: revision, size of the whole value, key, bytes of the part
+//!  r <key>             value of at most SINGLE bytes; earlier versions wrote values of any size as one row
 //!  s                   the journal as a whole
 //!  t <topic>           name and mark of a topic
 //!
@@ -14,11 +14,15 @@
 //! ```
 //!
 //! A block of the store holds at least one row, and a merge or a scan holds one block of each table. Rows of bounded
-//! size bound that memory. The revision in each part tells parts of one value from parts of the value that replaces it.
+//! size bound that memory. A merge also keeps the last key of each block that it writes, and a key of more than 20 bytes
+//! keeps the block that it was read from: hundreds of megabytes where values compress well. Therefore parts have a
+//! digest in place of the record's key. The revision in each part tells parts of one value from parts of the value that
+//! replaces it.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{
     event::{Draft, Event, Filter, Position},
@@ -29,13 +33,20 @@ use crate::{
 /// The format of rows; a journal with a later one is refused.
 pub const VERSION: u8 = 1;
 
-/// The format of the index row of a record larger than [`PART`]. A program that knows only [`VERSION`] would not find
+/// The format of the index row of a record larger than [`SINGLE`]. A program that knows only [`VERSION`] would not find
 /// the value, and would leave parts behind. It reads all index rows of records when it opens the journal, so it refuses
 /// a journal with such a record, and opens any other.
 pub const PARTS_VERSION: u8 = 2;
 
-/// Bytes of a value in one row; a larger value is stored in parts of this size. Another size needs a new format.
+/// Bytes of a value in one row with the record's key; a larger value is stored in parts. Another size needs a new format.
+pub const SINGLE: usize = 1 << 10;
+
+/// Bytes of a part. Another size needs a new format.
 pub const PART: usize = 64 << 10;
+
+/// The digest of a record's key in the keys of its parts: the first bytes of SHA-256, so many that the key of a part has
+/// 20 bytes.
+pub type Owner = [u8; 15];
 
 /// Offsets that one index row may cover: rows begin and end within multiples of it.
 pub const SPAN: u64 = 256;
@@ -147,8 +158,17 @@ pub fn record_key(key: &str) -> Vec<u8> {
     named(b'r', key)
 }
 
-pub fn part_key(key: &str, part: u32) -> Vec<u8> {
-    [b"p", key.as_bytes(), &part.to_be_bytes()].concat()
+pub fn part_key(key: &str, part: u32) -> [u8; 20] {
+    let mut row_key = [b'p'; 20];
+    row_key[1..16].copy_from_slice(&owner(key));
+    row_key[16..].copy_from_slice(&part.to_be_bytes());
+    row_key
+}
+
+/// The digest of a record's key.
+pub fn owner(key: &str) -> Owner {
+    let digest: [u8; 32] = Sha256::digest(key).into();
+    *digest.first_chunk().expect("it is longer")
 }
 
 pub fn record_index_key(key: &str) -> Vec<u8> {
@@ -168,18 +188,18 @@ pub fn place_of(key: &[u8]) -> Option<(TopicId, u64)> {
 
 /// The record's own key in that of a row.
 pub fn name_of(key: &[u8]) -> Option<&str> {
-    let name = if key.first() == Some(&b'p') { key.split_last_chunk::<4>()?.0 } else { key };
-    std::str::from_utf8(name.get(1..)?).ok()
+    std::str::from_utf8(key.get(1..)?).ok()
 }
 
-/// The number of a part in the key of its row.
-pub fn part_of(key: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(*key.get(1..)?.last_chunk()?))
+/// The digest of the record's key, and the number of the part, in the key of a part.
+pub fn part_of(key: &[u8]) -> Option<(Owner, u32)> {
+    let (owner, part) = key.strip_prefix(b"p")?.split_first_chunk()?;
+    Some((*owner, u32::from_be_bytes(*part.as_array()?)))
 }
 
 /// How many parts a value of this size has; none if it is one row.
 pub fn parts_in(size: u64) -> u32 {
-    let parts = if size <= PART as u64 { 0 } else { size.div_ceil(PART as u64) };
+    let parts = if size <= SINGLE as u64 { 0 } else { size.div_ceil(PART as u64) };
     u32::try_from(parts).unwrap_or(u32::MAX)
 }
 
@@ -226,27 +246,33 @@ fn encode_as(version: u8, value: &impl Serialize) -> Vec<u8> {
 }
 
 pub fn encode_record(record: &RecordRow) -> Vec<u8> {
-    encode_as(if record.size > PART as u64 { PARTS_VERSION } else { VERSION }, record)
+    encode_as(if record.size > SINGLE as u64 { PARTS_VERSION } else { VERSION }, record)
 }
 
-pub fn encode_part(head: PartHead, bytes: &[u8]) -> Vec<u8> {
-    let mut row = Vec::with_capacity(bytes.len() + 21);
+/// A part of the value of the record with this key.
+pub fn encode_part(head: PartHead, key: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(bytes.len() + key.len() + 25);
     row.push(VERSION);
     row.extend_from_slice(&head.revision.to_le_bytes());
     row.extend_from_slice(&head.size.to_le_bytes());
+    row.extend_from_slice(&u32::try_from(key.len()).expect("keys are short").to_le_bytes());
+    row.extend_from_slice(key.as_bytes());
     row.extend_from_slice(bytes);
     close(row)
 }
 
-/// The head of part `part` of a value, and its bytes.
-pub fn decode_part(part: u32, row: &[u8]) -> Result<(PartHead, &[u8]), BadRow> {
+/// The head of part `part` of a value, the key of its record, and its bytes.
+pub fn decode_part(part: u32, row: &[u8]) -> Result<(PartHead, &str, &[u8]), BadRow> {
     let (revision, rest) = unseal(row)?.split_first_chunk().ok_or(BadRow::Length)?;
-    let (size, bytes) = rest.split_first_chunk().ok_or(BadRow::Length)?;
+    let (size, rest) = rest.split_first_chunk().ok_or(BadRow::Length)?;
+    let (length, rest) = rest.split_first_chunk().ok_or(BadRow::Length)?;
+    let (key, bytes) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(BadRow::Length)?;
+    let key = std::str::from_utf8(key).map_err(|_| BadRow::Length)?;
     let head = PartHead { revision: u64::from_le_bytes(*revision), size: u64::from_le_bytes(*size) };
     let before = u64::from(part) * PART as u64;
     let expected = head.size.saturating_sub(before).min(PART as u64);
     let fits = part < parts_in(head.size) && bytes.len() as u64 == expected;
-    fits.then_some((head, bytes)).ok_or(BadRow::Length)
+    fits.then_some((head, key, bytes)).ok_or(BadRow::Length)
 }
 
 /// What [`encode`] made.

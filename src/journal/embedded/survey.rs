@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     restore::row_name,
-    rows::{self, BadRow, RecordRow, STATE, State, TopicRow},
+    rows::{self, BadRow, Owner, RecordRow, STATE, State, TopicRow},
     store::{Store, StoreError},
     values::{Pieces, Value},
 };
@@ -37,6 +37,8 @@ pub struct Survey {
     pub pieces: BTreeMap<String, Pieces>,
     /// Values that are whole.
     pub values: BTreeMap<String, Value>,
+    /// Names of records by the digest in the keys of their parts.
+    owners: BTreeMap<Owner, String>,
     /// Damaged rows of records; for a damaged part the key of the record's value, so that it is reported once.
     pub bad_records: BTreeSet<Vec<u8>>,
     /// Rows of the index, or of topics, may be missing.
@@ -127,7 +129,7 @@ impl Survey {
             }
         };
         let behind = match &last {
-            Bound::Excluded(key) => format!("rows behind {}", row_name(key)),
+            Bound::Excluded(key) => format!("rows behind {}", self.name_of_row(key)),
             Bound::Included(key) => format!("rows from {}", row_name(key)),
             Bound::Unbounded => "rows".to_owned(),
         };
@@ -181,7 +183,7 @@ impl Survey {
         };
         if let Err(bad) = read {
             self.index_hurt |= matches!(key.first(), Some(b'i' | b't'));
-            self.findings.damage("damaged-row", format!("{} is damaged: {bad}", row_name(key)));
+            self.findings.damage("damaged-row", format!("{} is damaged: {bad}", self.name_of_row(key)));
         }
     }
 
@@ -212,33 +214,44 @@ impl Survey {
     }
 
     fn record(&mut self, key: &[u8], row: &[u8]) -> Result<(), BadRow> {
+        if let Some((owner, part)) = rows::part_of(key) {
+            let read = self.part(owner, part, row);
+            let row_key =
+                self.owners.get(&owner).map_or_else(|| key[..=owner.len()].to_vec(), |name| rows::record_key(name));
+            return self.once(row_key, read);
+        }
         let Some(name) = rows::name_of(key) else { return Ok(()) };
-        let (row_key, read) = if key.first() == Some(&b'k') {
-            let read = rows::decode(row).map(|record| {
-                self.records.insert(name.to_owned(), record);
-            });
-            (key.to_vec(), read)
+        let read = if key.first() == Some(&b'k') {
+            self.owners.insert(rows::owner(name), name.to_owned());
+            rows::decode(row).map(|record| drop(self.records.insert(name.to_owned(), record)))
         } else {
-            (rows::record_key(name), self.value(name, rows::part_of(key).filter(|_| key[0] == b'p'), row))
+            let pieces = self.pieces.entry(name.to_owned()).or_default();
+            rows::unseal(row).map(|value| pieces.row = Some(value.len() as u64))
         };
+        self.once(key.to_vec(), read)
+    }
+
+    fn part(&mut self, owner: Owner, part: u32, row: &[u8]) -> Result<(), BadRow> {
+        let (head, name, _) = rows::decode_part(part, row)?;
+        if rows::owner(name) != owner {
+            return Err(BadRow::Length);
+        }
+        self.owners.insert(owner, name.to_owned());
+        self.pieces.entry(name.to_owned()).or_default().parts.insert(part, head);
+        Ok(())
+    }
+
+    /// Reports damage of a row, or of a value, once: it may be met again.
+    fn once(&mut self, row_key: Vec<u8>, read: Result<(), BadRow>) -> Result<(), BadRow> {
         match read {
-            // It may be met again.
             Err(bad) if self.bad_records.insert(row_key) => Err(bad),
             _ => Ok(()),
         }
     }
 
-    fn value(&mut self, name: &str, part: Option<u32>, row: &[u8]) -> Result<(), BadRow> {
-        match part {
-            Some(part) => {
-                let (head, _) = rows::decode_part(part, row)?;
-                self.pieces.entry(name.to_owned()).or_default().parts.insert(part, head);
-            }
-            None => {
-                let size = rows::unseal(row)?.len() as u64;
-                self.pieces.entry(name.to_owned()).or_default().row = Some(size);
-            }
-        }
-        Ok(())
+    /// The name of a row in messages; of a part, that of its record if a row tells it.
+    fn name_of_row(&self, key: &[u8]) -> String {
+        let name = rows::part_of(key).and_then(|(owner, _)| self.owners.get(&owner));
+        row_name(&name.map_or_else(|| key.to_vec(), |name| rows::record_key(name)))
     }
 }

@@ -1,4 +1,4 @@
-//! Values of records in the store: one row each, or rows of [`PART`] bytes when they are larger.
+//! Values of records in the store: one row for each small value, parts for a larger one.
 //!
 //! A value is replaced or deleted in one commit, and no row of it is left behind. Its parts carry its revision, so a
 //! reader never takes parts of two values for one.
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     restore::{damaged, row_name},
-    rows::{self, PART, PartHead, RecordRow},
+    rows::{self, PART, PartHead, RecordRow, SINGLE},
     store::{Commit, Snapshot, Store, StoreError},
 };
 use crate::journal::log::{Known, Write};
@@ -39,11 +39,11 @@ pub fn write(commit: &mut Commit, write: &Write, before: Option<Known>) {
         Some(value) => {
             let (revision, size) = (*revision, value.len() as u64);
             commit.put(rows::record_index_key(key), rows::encode_record(&RecordRow { revision, size }));
-            if value.len() <= PART {
+            if value.len() <= SINGLE {
                 commit.put(rows::record_key(key), rows::seal(value));
             } else {
                 for (part, bytes) in (0..).zip(value.chunks(PART)) {
-                    commit.put(rows::part_key(key, part), rows::encode_part(PartHead { revision, size }, bytes));
+                    commit.put(rows::part_key(key, part), rows::encode_part(PartHead { revision, size }, key, bytes));
                 }
                 parts = rows::parts_in(size);
             }
@@ -75,10 +75,10 @@ fn read_parts(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>
     let parts = rows::parts_in(known.size);
     let mut value = Vec::new();
     for part in 0..parts {
-        let row_key = rows::part_key(key, part);
-        let Some(row) = store.get(&row_key)? else { return Ok(None) };
-        let (head, bytes) = rows::decode_part(part, &row).map_err(|bad| damaged(&row_name(&row_key), &bad))?;
-        if head != (PartHead { revision: known.revision, size: known.size }) {
+        let Some(row) = store.get(rows::part_key(key, part))? else { return Ok(None) };
+        let read = rows::decode_part(part, &row);
+        let (head, owner, bytes) = read.map_err(|bad| damaged(&row_name(&rows::record_key(key)), &bad))?;
+        if head != (PartHead { revision: known.revision, size: known.size }) || owner != key {
             return Ok(None);
         }
         if part == 0 {
@@ -91,10 +91,10 @@ fn read_parts(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>
 
 /// True if a row of the value is not there. A row that cannot be read is there.
 pub fn lacks_rows(store: &Store, key: &str, size: u64) -> bool {
-    let absent = |key| matches!(store.get(key), Ok(None));
+    let absent = |key: &[u8]| matches!(store.get(key), Ok(None));
     let parts = rows::parts_in(size);
-    let lacks_parts = parts == 0 || (0..parts).any(|part| absent(rows::part_key(key, part)));
-    lacks_parts && absent(rows::record_key(key))
+    let lacks_parts = parts == 0 || (0..parts).any(|part| absent(&rows::part_key(key, part)));
+    lacks_parts && absent(&rows::record_key(key))
 }
 
 // === impl Pieces ===
@@ -130,7 +130,7 @@ impl Value {
     /// Keys of its rows.
     pub fn keys(self, key: &str) -> impl Iterator<Item = Vec<u8>> {
         let row = self.revision.is_none().then(|| rows::record_key(key));
-        row.into_iter().chain((0..self.parts()).map(move |part| rows::part_key(key, part)))
+        row.into_iter().chain((0..self.parts()).map(move |part| rows::part_key(key, part).to_vec()))
     }
 
     fn parts(self) -> u32 {

@@ -1,7 +1,7 @@
 //! Values of records in the store: small ones are one row, large ones are in parts.
 
 use super::{
-    rows::{PART, RecordRow},
+    rows::{PART, RecordRow, SINGLE},
     *,
 };
 
@@ -32,13 +32,13 @@ async fn write_as_one_row(again: &mut Again, key: &str, value: &[u8]) {
 
 #[tokio::test]
 async fn values_of_every_size_are_read_back_also_after_a_restart() {
-    let sizes = [0, PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 1, 11 * MIB];
+    let sizes = [0, SINGLE - 1, SINGLE, SINGLE + 1, PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 1, 11 * MIB];
     let value = |size: usize| noise(size, size as u64);
     let mut again = Again::new(Config::default());
     for size in sizes {
         again.write(&size.to_string(), Some(value(size))).await;
     }
-    assert_eq!(rows_of_values(&again), (3, 2 + 2 + 3 + 176));
+    assert_eq!(rows_of_values(&again), (3, 3 + 2 + 2 + 3 + 176));
     for clean in [true, false] {
         for size in sizes {
             assert!(again.value(&size.to_string()).await == Some(value(size)), "{size} bytes");
@@ -53,12 +53,13 @@ async fn values_of_every_size_are_read_back_also_after_a_restart() {
 #[tokio::test]
 async fn no_row_of_a_value_is_left_when_it_is_replaced_or_deleted() {
     let mut again = Again::new(Config::default());
-    // Keys whose rows lie next to those of "r".
+    // Rows of other records stay.
     again.write("r\0\0\0\0", Some(noise(PART + 1, 1))).await;
     again.write("r\0", Some(noise(PART + 1, 2))).await;
     let steps = [(3, 0, 3), (1, 1, 0), (2, 0, 2), (5, 0, 5), (3, 0, 3), (0, 0, 0), (4, 0, 4), (1, 1, 0), (0, 0, 0)];
     for (number, (parts, whole, in_parts)) in (0..).zip(steps) {
-        let value = (parts > 0).then(|| noise(parts * PART - 1, number));
+        let size = if whole == 1 { SINGLE } else { (parts * PART).saturating_sub(1) };
+        let value = (parts > 0).then(|| noise(size, number));
         again.write("r", value.clone()).await;
         assert_eq!(rows_of_values(&again), (whole, in_parts + 4), "step {number}");
         assert!(again.value("r").await == value, "step {number}");
@@ -116,7 +117,7 @@ async fn a_large_value_in_one_row_is_read_replaced_and_deleted() {
 #[tokio::test]
 async fn earlier_versions_refuse_journals_with_parts_and_no_others() {
     let again = Again::new(Config::default());
-    for (size, version) in [(PART, rows::VERSION), (PART + 1, rows::PARTS_VERSION), (9, rows::VERSION)] {
+    for (size, version) in [(SINGLE, rows::VERSION), (SINGLE + 1, rows::PARTS_VERSION), (9, rows::VERSION)] {
         again.write("r", Some(noise(size, 1))).await;
         assert_eq!(index_row(&again, "r")[0], version);
     }
@@ -140,7 +141,7 @@ async fn readers_see_whole_values_of_one_revision_while_they_are_replaced() {
                 tokio::task::yield_now().await;
                 let Some(Record { value, revision }) = again.get("r".into()).await.unwrap() else { continue };
                 // Single rows are not checked: they do not carry their revision.
-                if value.len() > PART {
+                if value.len() > SINGLE {
                     let other = value.iter().position(|byte| *byte != fill(revision));
                     assert_eq!(other, None, "revision {revision} of {} bytes", value.len());
                     seen += 1;

@@ -91,9 +91,9 @@ async fn a_part_of_another_value_is_found_and_costs_its_record_alone() {
         let mut again = with_parts().await;
         let key = rows::part_key("large", 1);
         let row = row(&again, &key);
-        let (PartHead { revision, size }, part) = rows::decode_part(1, &row).unwrap();
+        let (PartHead { revision, size }, name, part) = rows::decode_part(1, &row).unwrap();
         let head = PartHead { revision: revision + revisions, size: size + bytes };
-        tamper(&again, |commit| commit.put(&key, rows::encode_part(head, part)));
+        tamper(&again, |commit| commit.put(&key, rows::encode_part(head, name, part)));
         assert_found(&stopped(&again).verify().unwrap(), "missing-data", "record `large`");
         again.open().unwrap();
         assert!(matches!(again.get("large".into()).await, Err(Unavailable::Damaged(_))));
@@ -131,14 +131,15 @@ async fn parts_without_a_record_are_found_and_kept_if_they_are_whole() {
 
 #[tokio::test]
 async fn rows_beside_a_value_are_found_and_dropped() {
-    for beside in [rows::part_key("small", 0), rows::part_key("large", 3), rows::record_key("large")] {
+    let beside = [rows::part_key("small", 0).to_vec(), rows::part_key("large", 3).to_vec(), rows::record_key("large")];
+    for beside in beside {
         let mut again = with_parts().await;
         let row = match beside[0] {
             b'r' => rows::seal(b"another value"),
-            _ if beside.starts_with(b"psmall") => {
-                rows::encode_part(PartHead { revision: 1, size: 2 * PART as u64 }, &[0; PART])
+            _ if beside == rows::part_key("small", 0) => {
+                rows::encode_part(PartHead { revision: 1, size: 2 * PART as u64 }, "small", &[0; PART])
             }
-            _ => rows::encode_part(PartHead { revision: 1, size: 4 * PART as u64 }, &[0; PART]),
+            _ => rows::encode_part(PartHead { revision: 1, size: 4 * PART as u64 }, "large", &[0; PART]),
         };
         tamper(&again, |commit| commit.put(&beside, row));
         assert_found(&stopped(&again).verify().unwrap(), "not-indexed", "has rows of another value");
