@@ -111,6 +111,8 @@ pub struct Server {
     pub head_timeout_ms: u64,
     /// Most requests and streams at once on one connection of HTTP/2.
     pub http2_max_streams: u32,
+    /// Requests of HTTP/2 whose response has not begun, in the node; above it, each connection has one.
+    pub http2_max_answering: usize,
     /// Whether answers in JSON are compressed for clients that take it.
     pub compress: bool,
 }
@@ -162,6 +164,7 @@ impl Default for Server {
             tls_key: None,
             head_timeout_ms: 5000,
             http2_max_streams: 128,
+            http2_max_answering: 64,
             compress: false,
         }
     }

@@ -37,6 +37,9 @@ impl Server {
         if self.http2_max_streams == 0 {
             return Err(Error("`server.http2_max_streams` must be at least 1; browsers expect 100".into()));
         }
+        if self.http2_max_answering == 0 {
+            return Err(Error("`server.http2_max_answering` must be at least 1".into()));
+        }
         if self.max_unsent_bytes < 1 << 20 {
             return Err(Error("`server.max_unsent_bytes` must be at least 1048576".into()));
         }

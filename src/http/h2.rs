@@ -11,7 +11,8 @@
 //! |---|---|---|
 //! | nothing, or half a preface | `head_timeout_ms` | cut, counted |
 //! | many requests | `http2_max_streams`, told in SETTINGS | `REFUSED_STREAM`; no more is accepted while so many tasks run |
-//! | many requests on many connections | [`MANY`] in the node, then [`FEW`] per connection are answered at a time | they wait |
+//! | many requests on many connections | `http2_max_answering` in the node, then one per connection is answered at a time: the memory of a handler, tens of kilobytes, is not counted otherwise | they wait |
+//! | requests whose responses it does not read | [`MOST_BLOCKED`] | they wait |
 //! | requests and resets at once (rapid reset) | 20 that nobody has accepted yet; the tasks, see above | `ENHANCE_YOUR_CALM` |
 //! | frames that are errors of one stream ("made you reset") | 1024 | `ENHANCE_YOUR_CALM` |
 //! | a large head | 64 KiB | 431; 414 for a large target |
@@ -76,10 +77,8 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// Bytes of a request's body that may come before they are read, per request and per connection.
 const WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
-/// From this number of requests in the node on, each connection has only [`FEW`] answered at a time: the memory of a
-/// handler, tens of kilobytes, is not counted otherwise. Requests that wait for an event are not included.
-const MANY: usize = 256;
-const FEW: usize = 2;
+/// While so many responses of a connection wait for its client, it has no further request answered.
+const MOST_BLOCKED: usize = 16;
 /// Bytes of a response that wait for their client beside what the socket holds.
 const SEND_BUFFER: usize = 32 << 10;
 
@@ -155,8 +154,9 @@ pub(super) async fn serve<A, B>(
     let stopping = node.stopping.child_token();
     let mut idle = pin!(sleep(node.heads.timeout));
     loop {
-        let enough = answering.count.get() >= FEW && node.unsent.begun() >= MANY;
-        let accepting = tasks.len() < most && !enough;
+        let enough = answering.count.get() > 0 && node.unsent.begun() >= node.config.server.http2_max_answering;
+        let blocked = room.waiting() >= MOST_BLOCKED;
+        let accepting = tasks.len() < most && !enough && !blocked;
         let accepted = poll_fn(|cx| {
             if accepting { http2.poll_accept(cx) } else { http2.poll_closed(cx).map(|closed| closed.err().map(Err)) }
         });
@@ -169,6 +169,7 @@ pub(super) async fn serve<A, B>(
                 tasks.spawn_local(answer(here.clone(), request, respond, answering));
             }
             () = answering.fewer.notified(), if enough => {}
+            () = room.fewer(), if blocked => {}
             Some(ended) = tasks.join_next() => {
                 // A panic in one is that one's end.
                 let Ended { last, stuck } = ended.unwrap_or_default();

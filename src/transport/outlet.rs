@@ -11,6 +11,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
     time::Instant,
 };
 
@@ -65,6 +66,8 @@ struct State {
     waiting: RefCell<Vec<Waker>>,
     /// Streams with bytes that wait for the client.
     waits: Cell<usize>,
+    /// Notified when one fewer waits.
+    fewer: Notify,
     /// The rate of all streams together, while one waits.
     pace: Cell<Pace>,
     /// Start of the current period, of one write deadline, and the streams that were reset in it.
@@ -227,6 +230,7 @@ impl Room {
             flushes: Cell::new(0),
             waiting: RefCell::default(),
             waits: Cell::new(0),
+            fewer: Notify::new(),
             pace: Cell::default(),
             period: Cell::new((Instant::now(), 0)),
             unsent,
@@ -268,10 +272,21 @@ impl Room {
         self.0.pace.set(pace);
     }
 
+    /// Number of streams with bytes that wait for the client.
+    pub fn waiting(&self) -> usize {
+        self.0.waits.get()
+    }
+
+    /// Ready when fewer streams wait.
+    pub async fn fewer(&self) {
+        self.0.fewer.notified().await;
+    }
+
     /// A stream no longer waits: its client has read everything, or it has ended. After a reset because of a client that
     /// does not read, which is `stuck`, the time goes on.
     pub fn waits_no_longer(&self, stuck: bool) {
         self.0.waits.set(self.0.waits.get() - 1);
+        self.0.fewer.notify_one();
         if self.0.waits.get() == 0 && !stuck {
             self.0.pace.set(Pace::default());
         }

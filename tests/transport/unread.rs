@@ -220,11 +220,11 @@ fn requests_over_http_2_that_wait_for_a_remote_are_few_at_a_time() {
     ));
     let words = asks(&["/api/sse-proxy/up/slow"], 100, false);
     let _sockets: Vec<TcpStream> = (0..4).map(|_| shut(&node, &words)).collect();
-    eventually(|| (remote.seen("/slow").len() >= 256).then_some(()));
+    eventually(|| (remote.seen("/slow").len() >= 64).then_some(()));
     // Requests of others are answered meanwhile, also on a connection of HTTP/2 with a remote that is slow.
     assert_eq!(node.get("/api/topics").status, 200);
     let seen = remote.seen("/slow").len();
-    assert!(seen <= 256 + 4 * 2, "{seen} requests at a time");
+    assert!(seen <= 64 + 4, "{seen} requests at a time");
 }
 
 #[test]

@@ -223,7 +223,9 @@ impl Survey {
         let Some(name) = rows::name_of(key) else { return Ok(()) };
         let read = if key.first() == Some(&b'k') {
             self.owners.insert(rows::owner(name), name.to_owned());
-            rows::decode(row).map(|record| drop(self.records.insert(name.to_owned(), record)))
+            rows::decode(row).map(|record| {
+                self.records.insert(name.to_owned(), record);
+            })
         } else {
             let pieces = self.pieces.entry(name.to_owned()).or_default();
             rows::unseal(row).map(|value| pieces.row = Some(value.len() as u64))

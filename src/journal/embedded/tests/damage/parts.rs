@@ -93,7 +93,7 @@ async fn a_part_of_another_value_is_found_and_costs_its_record_alone() {
         let row = row(&again, &key);
         let (PartHead { revision, size }, name, part) = rows::decode_part(1, &row).unwrap();
         let head = PartHead { revision: revision + revisions, size: size + bytes };
-        tamper(&again, |commit| commit.put(&key, rows::encode_part(head, name, part)));
+        tamper(&again, |commit| commit.put(key, rows::encode_part(head, name, part)));
         assert_found(&stopped(&again).verify().unwrap(), "missing-data", "record `large`");
         again.open().unwrap();
         assert!(matches!(again.get("large".into()).await, Err(Unavailable::Damaged(_))));
