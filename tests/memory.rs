@@ -9,7 +9,10 @@ use serde_json::json;
 
 mod support;
 
-use support::Node;
+use support::{
+    Node,
+    upstream::{self, Upstream},
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -35,4 +38,26 @@ fn specs_of_unfinished_jobs_stay_out_of_memory() {
         thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(node.metric("millstream_jobs_running"), 50.0);
+}
+
+#[test]
+fn answers_of_tasks_stay_out_of_memory() {
+    let text = "a \"line\" of text\n".repeat(9_500_000 / 17);
+    let remote = Upstream::start(move |_, socket| upstream::answer(socket, "200 OK", "text/plain", &text));
+    let node = Node::start(&format!("{}[jobs]\nmax_memory_bytes = 134217728\n", remote.allowed()));
+    let run = |tasks: usize| {
+        let tasks: Vec<_> = (0..tasks).map(|_| json!({ "url": remote.url("/") })).collect();
+        let job = node.post("/api/jobs", &json!({ "tasks": tasks }));
+        let path = format!("/api/jobs/{}", job["jobId"].as_str().expect("an id"));
+        let mut highest = 0;
+        support::eventually(|| {
+            highest = highest.max(node.resident());
+            (node.get(&path).json()["status"] == "completed").then_some(())
+        });
+        highest
+    };
+    let before = node.resident();
+    // Together they are 76 MB, and each has three copies.
+    let grown = run(8).saturating_sub(before);
+    assert!(grown < 130 * MIB, "{} MiB more", grown / MIB);
 }

@@ -294,7 +294,7 @@ impl Room {
 
     /// Counts a stream that was reset because its client does not read. True if the connection must end too: the client
     /// reads too little of all `others` together for a whole deadline, or many streams were reset within a deadline, at
-    /// least [`MOST_STUCK`] and as many as are healthy of the `others`.
+    /// least 8 and as many as are healthy of the `others`.
     pub fn one_stuck(&self, others: usize) -> bool {
         let (began, stuck) = self.0.period.get();
         let (now, deadline) = (Instant::now(), self.0.unsent.deadline());
