@@ -1,8 +1,12 @@
 //! Memory of a node under jobs that bring as much as they may: a short form of `scripts/bench-memory`.
 
 use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::json;
@@ -16,6 +20,27 @@ use support::{
 
 const MIB: u64 = 1 << 20;
 
+/// The highest memory of the node while `work` goes on, beyond what it had before.
+fn highest(node: &Node, work: impl FnOnce() + Send) -> u64 {
+    let before = node.resident();
+    let over = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        let ended = over.clone();
+        let sampling = scope.spawn(move || {
+            let mut highest = 0;
+            while !ended.load(Relaxed) {
+                highest = highest.max(node.resident());
+                #[expect(clippy::disallowed_methods, reason = "a sample every 5 ms; nothing waits for it")]
+                thread::sleep(Duration::from_millis(5));
+            }
+            highest
+        });
+        work();
+        over.store(true, Relaxed);
+        sampling.join().expect("it samples").saturating_sub(before)
+    })
+}
+
 #[test]
 fn specs_of_unfinished_jobs_stay_out_of_memory() {
     let node = Node::start(
@@ -28,15 +53,8 @@ fn specs_of_unfinished_jobs_stay_out_of_memory() {
         }
     };
     block(10);
-    let before = node.resident();
-    block(40);
-    // The journal merges tables for a while, and the allocator returns the memory of threads when they end.
-    let deadline = Instant::now() + Duration::from_secs(90);
-    while node.resident() > before + 80 * MIB {
-        assert!(Instant::now() < deadline, "{} MiB more", (node.resident() - before) / MIB);
-        #[expect(clippy::disallowed_methods, reason = "a sample every 50 ms, until the condition holds")]
-        thread::sleep(Duration::from_millis(50));
-    }
+    let specs = highest(&node, || block(40));
+    assert!(specs < 80 * MIB, "{} MiB", specs / MIB);
     assert_eq!(node.metric("millstream_jobs_running"), 50.0);
 }
 
@@ -45,19 +63,12 @@ fn answers_of_tasks_stay_out_of_memory() {
     let text = "a \"line\" of text\n".repeat(9_500_000 / 17);
     let remote = Upstream::start(move |_, socket| upstream::answer(socket, "200 OK", "text/plain", &text));
     let node = Node::start(&format!("{}[jobs]\nmax_memory_bytes = 134217728\n", remote.allowed()));
-    let run = |tasks: usize| {
-        let tasks: Vec<_> = (0..tasks).map(|_| json!({ "url": remote.url("/") })).collect();
+    // Together they are 76 MB, and each has three copies.
+    let tasks: Vec<_> = (0..8).map(|_| json!({ "url": remote.url("/") })).collect();
+    let answers = highest(&node, || {
         let job = node.post("/api/jobs", &json!({ "tasks": tasks }));
         let path = format!("/api/jobs/{}", job["jobId"].as_str().expect("an id"));
-        let mut highest = 0;
-        support::eventually(|| {
-            highest = highest.max(node.resident());
-            (node.get(&path).json()["status"] == "completed").then_some(())
-        });
-        highest
-    };
-    let before = node.resident();
-    // Together they are 76 MB, and each has three copies.
-    let grown = run(8).saturating_sub(before);
-    assert!(grown < 130 * MIB, "{} MiB more", grown / MIB);
+        support::eventually(|| (node.get(&path).json()["status"] == "completed").then_some(()));
+    });
+    assert!(answers < 130 * MIB, "{} MiB", answers / MIB);
 }

@@ -61,6 +61,7 @@ pub(super) async fn export(
     // The first part belongs to the request: exports that wait for their turn are as few as requests that are answered.
     Turn::take(&node, &request, Size::Small).await?;
     let first = export.next().await?;
+    Turn::end(&request);
     let unsent = node.unsent.clone();
     let rest = stream::unfold(first.is_some().then_some(export), move |export| {
         let unsent = unsent.clone();

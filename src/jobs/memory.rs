@@ -81,9 +81,8 @@ impl Memory {
 
     /// Runs work on a large text on a thread for blocking work, one at a time.
     ///
-    /// A large text would delay the other tasks of an async thread. One at a time keeps memory low: the allocator returns a
-    /// block to the thread that allocated it, and reuses or releases it only when that thread allocates again or exits.
-    /// With a thread for each text, all their blocks would stay for as long as the pool keeps its idle threads (10 s).
+    /// A large text would delay the other tasks of an async thread. One at a time leaves the other cores to the streams,
+    /// and bounds the copies that exist at the same time.
     ///
     /// # Panics
     /// When the work panics.

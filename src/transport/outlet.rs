@@ -25,7 +25,7 @@ const HTTP1_BYTES: usize = 16 << 10;
 const HTTP2_BYTES: usize = 16 << 10;
 /// Bytes of all streams of an HTTP/2 connection that wait for its socket.
 const HTTP2_BUFFER: usize = 64 << 10;
-/// An HTTP/2 connection ends when so many of its streams were reset within a write deadline, see [`Room::one_stuck`].
+/// Number of resets within a write deadline that end an HTTP/2 connection, see [`Room::one_stuck`].
 const MOST_STUCK: usize = 8;
 
 /// Bytes of a response that the connection does not have yet. The response and its connection share this counter.

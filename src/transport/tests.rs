@@ -101,7 +101,7 @@ async fn what_begins_like_http_2_and_is_not_comes_whole() {
     }
 }
 
-/// Of a connection with a write deadline of ten seconds, and so many streams that wait.
+/// The room of a connection with a write deadline of ten seconds, and this number of waiting streams.
 fn room(waiting: usize) -> Room {
     let room = Room::new(Unsent::new(Duration::from_secs(10), usize::MAX));
     (0..waiting).for_each(|_| room.waits());

@@ -44,8 +44,8 @@ pub const SINGLE: usize = 1 << 10;
 /// Bytes of a part. Another size needs a new format.
 pub const PART: usize = 64 << 10;
 
-/// The digest of a record's key in the keys of its parts: the first bytes of SHA-256, so many that the key of a part has
-/// 20 bytes.
+/// The digest of a record's key in the keys of its parts: the first 15 bytes of SHA-256. The key of a part then has 20
+/// bytes.
 pub type Owner = [u8; 15];
 
 /// Offsets that one index row may cover: rows begin and end within multiples of it.

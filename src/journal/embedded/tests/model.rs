@@ -14,7 +14,7 @@ const PATTERNS: [&str; 6] = ["*", "a:*", "a:1", "b:1", "job:*", "nowhere"];
 enum Step {
     /// For each event the topics as a bit set, whether it expires, and its publisher's id.
     Append(Vec<(u8, bool, Option<u8>)>),
-    /// Writes or deletes a record of this number with a value of so many bytes.
+    /// Writes the record with this number, with a value of this size, or deletes it.
     Record(u8, Option<usize>),
     Purge(usize),
     /// So many hours later; events of `b:*` live for ten.
