@@ -77,8 +77,8 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// Bytes of a request's body that may come before they are read, per request and per connection.
 const WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
-/// Maximum number of responses of a connection that wait for its client; at this number the node accepts no further
-/// request on the connection.
+/// Maximum number of responses of a connection that wait for its client; from this number on, the node
+/// accepts at most one further request on the connection.
 const MOST_BLOCKED: usize = 16;
 /// Bytes of a response that wait for their client beside what the socket holds.
 const SEND_BUFFER: usize = 32 << 10;

@@ -228,6 +228,35 @@ fn requests_over_http_2_that_wait_for_a_remote_are_few_at_a_time() {
 }
 
 #[test]
+fn a_connection_with_many_blocked_responses_waits_and_then_goes_on() {
+    let node = node("");
+    let mut socket = shut(&node, &asks(&["/openapi.json"], 20, false));
+    eventually(|| (node.metric("millstream_unsent_bytes") > 20.0 * 4096.0).then_some(()));
+    let mut more = Vec::new();
+    let head = [&[0x82, 0x86, 0x04, 8][..], b"/nowhere", &[0x01, 0x09], b"localhost"].concat();
+    for stream in 20..23 {
+        frame(&mut more, 1, 0x5, 2 * stream + 1, &head);
+    }
+    frame(&mut more, 6, 0, 0, b"a ping..");
+    socket.write_all(&more).expect("send");
+    // The acknowledgement of the PING comes after the requests have been read.
+    let mut bytes = Vec::new();
+    eventually(|| {
+        let mut part = [0; 4096];
+        let count = socket.read(&mut part).expect("it is open");
+        bytes.extend_from_slice(&part[..count]);
+        bytes.windows(8).any(|window| window == b"a ping..").then_some(())
+    });
+    let refused = || node.metric("millstream_http_responses_total{class=\"4xx\"}");
+    // The connection was ready to accept one before the responses were blocked.
+    assert!(refused() <= 1.0, "20 responses are blocked");
+    let mut resets = Vec::new();
+    (0..20).for_each(|stream| frame(&mut resets, 3, 0, 2 * stream + 1, &[0, 0, 0, 8]));
+    socket.write_all(&resets).expect("send");
+    eventually(|| (refused() >= 3.0).then_some(()));
+}
+
+#[test]
 fn a_client_over_http_2_that_reads_nothing_at_all_is_cut() {
     let node = quick("");
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
