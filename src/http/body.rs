@@ -56,10 +56,12 @@ async fn reserve(request: &HttpRequest) -> Result<(), Problem> {
     let owner = request.extensions().get::<Identity>().and_then(|identity| identity.user.as_deref().map(Into::into));
     let time = Duration::from_millis(server.body_timeout_ms);
     match tokio::time::timeout(time, node.memory.spec(&owner, bytes)).await {
-        Ok(held) => {
+        Ok(Some(held)) => {
             request.extensions_mut().insert(held);
             Ok(())
         }
+        // A small body needs no room.
+        Ok(None) => Ok(()),
         Err(_) => {
             let detail =
                 "the node reads as many large bodies as it has memory for (`jobs.max_memory_bytes`); try again later";

@@ -103,7 +103,15 @@ impl Door {
 impl Connection {
     /// The connection of a request: the framework keeps it with the connection, HTTP/2 with each request.
     pub(super) fn of(request: &HttpRequest) -> Option<Self> {
-        request.conn_data::<Self>().cloned().or_else(|| request.extensions().get::<Self>().cloned())
+        Self::look(request, Self::clone)
+    }
+
+    /// Reads from the connection of a request.
+    pub(super) fn look<T>(request: &HttpRequest, read: impl FnOnce(&Self) -> T) -> Option<T> {
+        match request.conn_data::<Self>() {
+            Some(connection) => Some(read(connection)),
+            None => request.extensions().get::<Self>().map(read),
+        }
     }
 
     /// Lets a stream take the connection over.

@@ -47,7 +47,7 @@ async fn answer(
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
     heads::name_host(&mut request);
     let answering = Connection::answering(&request);
-    let rest = Connection::of(request.request()).and_then(|connection| connection.rest);
+    let rest = Connection::look(request.request(), |connection| connection.rest.clone()).flatten();
     let origin = request.headers().get(header::ORIGIN).cloned();
     unread::ask_first(&mut request);
     let only_head = head::is_head(request.request());
@@ -88,7 +88,7 @@ async fn answer(
 
 /// What is answered without asking the handler.
 fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
-    if Connection::of(request.request()).is_some_and(|connection| connection.over) {
+    if Connection::look(request.request(), |connection| connection.over) == Some(true) {
         return Some(full(node, request));
     }
     if node.config.access.mode == Mode::Open

@@ -12,7 +12,12 @@ pub(super) fn of(headers: &HeaderMap) -> HeaderValue {
     let mut sent = headers.get_all(&NAME);
     match (sent.next(), sent.next()) {
         (Some(own), None) if is_sane(own.as_bytes()) => own.clone(),
-        _ => HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>())).expect("digits are header text"),
+        _ => {
+            let random: [u8; 16] = rand::random();
+            let digit = |at: usize| random[at / 2] >> (4 * (at % 2)) & 15;
+            let digits: [u8; 32] = std::array::from_fn(|at| b"0123456789abcdef"[usize::from(digit(at))]);
+            HeaderValue::from_bytes(&digits).expect("digits are header text")
+        }
     }
 }
 

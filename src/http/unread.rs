@@ -43,7 +43,7 @@ impl Unread {
 
 /// Sends `100 Continue` when the handler begins to read the body, and not for a rejected request.
 pub(super) fn ask_first(request: &mut ServiceRequest) {
-    let handover = Connection::of(request.request()).and_then(|connection| connection.handover());
+    let handover = Connection::look(request.request(), Connection::handover).flatten();
     let Some((handover, _)) = handover.filter(|(handover, _)| handover.expects()) else { return };
     let mut payload = request.take_payload();
     let mut asks = Some(handover);

@@ -9,6 +9,8 @@
 //! The framing of the bodies tells where the next head begins. In the usual case nothing is copied. After a body with
 //! an unknown framing, all further bytes go to the framework unchanged.
 
+use std::mem::MaybeUninit;
+
 use super::{MOST_TARGET, Refusal};
 
 /// The framework's limit of a head in bytes.
@@ -271,9 +273,12 @@ fn too_long() -> Refusal {
 
 /// Parses the head at the start of these bytes; `None` while it is incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
-    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let parsed = request.parse(bytes).map_err(|error| match error {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(bytes, &mut fields).map_err(|error| match error {
         httparse::Error::TooManyHeaders => {
             refused(431, format!("the request has more than the {MOST_FIELDS} header fields that are taken"))
         }
