@@ -157,7 +157,7 @@ impl Default for Server {
             body_timeout_ms: 30_000,
             max_wait_ms: 60_000,
             send_buffer_bytes: 64 << 10,
-            max_unsent_bytes: 24 << 20,
+            max_unsent_bytes: 16 << 20,
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             tls_cert: None,
