@@ -21,6 +21,8 @@ readonly WANTED=("$@")
 export MILLSTREAM_BIN="$PWD/$TARGET/debug/millstream"
 [[ "$TARGET" = /* ]] && MILLSTREAM_BIN="$TARGET/debug/millstream"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+# Most tests wait for deadlines, processes and disks most of the time.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
 # All processes of tests inherit this marker, also programs of command handlers and lifelines: see `left_behind`.
 export MILLSTREAM_LIFELINE="gate-$$-$RANDOM$RANDOM"
 

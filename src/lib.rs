@@ -49,3 +49,9 @@ pub mod topic;
 pub mod transport;
 pub mod unsent;
 pub mod upstream;
+
+/// Cases of a property test: the given number, and ten times as many if `MILLSTREAM_LONG` is set (`scripts/long`).
+#[cfg(test)]
+pub(crate) fn cases(usual: u32) -> u32 {
+    if std::env::var_os("MILLSTREAM_LONG").is_some() { 10 * usual } else { usual }
+}

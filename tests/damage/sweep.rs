@@ -80,11 +80,16 @@ fn outcome(sound: &Sound, dir: &Path) -> Outcome {
     }
 }
 
-/// Each case: the file, the place in it, and the bits there.
+/// Each case: the file, the place in it, and the bits there. Every third one, from a random one on, unless
+/// `MILLSTREAM_LONG` is set (`scripts/long`).
 fn sweep(sound: &Sound, cases: &[(PathBuf, u64, u8)]) {
+    let step = if std::env::var_os("MILLSTREAM_LONG").is_some() { 1 } else { 3 };
+    let first = rand::random_range(0..step);
+    println!("every case of number {first} modulo {step}");
+    let cases: Vec<_> = cases.iter().skip(first).step_by(step).collect();
     let mut tally: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     let mut bad = Vec::new();
-    for (file, place, bits) in cases {
+    for (file, place, bits) in &cases {
         let copy = sound.copy();
         let path = copy.path().join(file);
         let mut bytes = fs::read(&path).expect("a file");

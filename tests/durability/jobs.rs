@@ -102,7 +102,7 @@ fn jobs_submitted_throughout_all_complete() {
             })
         })
         .collect();
-    for _ in 0..kills(10) {
+    for _ in 0..kills(6) {
         kill(&mut node, &mut rng, &ledger, || ledger.answers());
     }
     ledger.over.store(true, Relaxed);

@@ -51,17 +51,17 @@ const LOSSY: &[Ear] =
 
 #[test]
 fn killed_nodes_lose_nothing_with_sync_always() {
-    run("always", 17);
+    run("always", 8);
 }
 
 #[test]
 fn killed_nodes_lose_nothing_with_sync_interval() {
-    run("interval", 17);
+    run("interval", 8);
 }
 
 #[test]
 fn killed_nodes_lose_nothing_with_sync_os() {
-    run("os", 16);
+    run("os", 8);
 }
 
 /// Long runs have ten times as many kills, or as many times as the variable says.

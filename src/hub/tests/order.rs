@@ -6,6 +6,7 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 use super::support::{Got, Reader, Rig, draft, settle};
 use crate::{
+    cases,
     event::Position,
     hub::{Config, Connect, Start},
     journal::{self, Journal},
@@ -235,7 +236,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(cases(40)))]
 
     #[test]
     fn every_emitter_sees_its_events_once_and_in_order(steps in steps(), outbox_events in 1_usize..12) {

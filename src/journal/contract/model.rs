@@ -6,6 +6,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
+    cases,
     event::now_ms,
     journal::{AppendError, Retention, Unavailable},
 };
@@ -325,10 +326,10 @@ fn exact_config() -> Config {
     Config { retention, ..Config::default() }
 }
 
-/// Runs random steps, after one event in each of so many `noise` topics that match `a:*`.
-fn check(cases: u32, open: impl Fn() -> Shared, exact: bool, noise: usize) {
+/// Runs random steps in the usual number of cases, after one event in each of so many `noise` topics that match `a:*`.
+fn check(usual: u32, open: impl Fn() -> Shared, exact: bool, noise: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    proptest!(ProptestConfig::with_cases(cases), |(steps in steps())| {
+    proptest!(ProptestConfig::with_cases(cases(usual)), |(steps in steps())| {
         runtime.block_on(async {
             let mut run = Run::new(open(), exact);
             run.append((0..noise).map(|n| draft(&[&format!("a:noise:{n}")], "x")).collect()).await;
@@ -341,16 +342,16 @@ fn check(cases: u32, open: impl Fn() -> Shared, exact: bool, noise: usize) {
 }
 
 pub(super) fn pages_agree_with_a_plain_list(open: impl Fn(Config) -> Shared) {
-    check(256, || open(exact_config()), true, 0);
+    check(64, || open(exact_config()), true, 0);
 }
 
 pub(super) fn pages_of_many_topics_agree_with_a_plain_list(open: impl Fn(Config) -> Shared) {
-    check(32, || open(exact_config()), true, MANY);
+    check(12, || open(exact_config()), true, MANY);
 }
 
 /// What the bounds of the node take is for the adapter to say; that it says so is checked.
 pub(super) fn nothing_goes_unreported_under_the_bounds_of_the_node(open: impl Fn(Config) -> Shared) {
-    check(256, || open(Config { max_topics: 2, ..exact_config() }), false, 0);
-    check(256, || open(Config { max_bytes: 5000, max_event_bytes: 1000, ..exact_config() }), false, 0);
-    check(64, || open(Config { max_bytes: 3000, max_event_bytes: 1000, max_topics: 3, ..exact_config() }), false, 0);
+    check(64, || open(Config { max_topics: 2, ..exact_config() }), false, 0);
+    check(64, || open(Config { max_bytes: 5000, max_event_bytes: 1000, ..exact_config() }), false, 0);
+    check(24, || open(Config { max_bytes: 3000, max_event_bytes: 1000, max_topics: 3, ..exact_config() }), false, 0);
 }

@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::journal::Memory;
+use crate::{cases, journal::Memory};
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 const TOPICS: [&str; 4] = ["a:1", "a:2", "b:1", "job:"];
@@ -193,7 +193,7 @@ impl Run {
 
 fn check(config: &Config, brief: bool, exact: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    proptest!(ProptestConfig::with_cases(48), |(steps in steps())| {
+    proptest!(ProptestConfig::with_cases(cases(12)), |(steps in steps())| {
         runtime.block_on(async {
             let mut run = Run::new(config, brief, exact);
             for step in &steps {

@@ -126,7 +126,7 @@ async fn earlier_versions_refuse_journals_with_parts_and_no_others() {
 /// Reads run on threads beside the writer. The revision says how a value is filled.
 #[tokio::test]
 async fn readers_see_whole_values_of_one_revision_while_they_are_replaced() {
-    const WRITES: u64 = 300;
+    const WRITES: u64 = 100;
     let again = Arc::new(Again::new(Config::default()));
     let fill = |revision: u64| u8::try_from(revision % 251).unwrap();
     again.write("r", Some(Bytes::from_static(&[0]))).await;
@@ -156,7 +156,7 @@ async fn readers_see_whole_values_of_one_revision_while_they_are_replaced() {
         let size = match revision % 16 {
             0 => 4 * PART,
             1 => 9,
-            _ => 40 * PART - 7,
+            _ => 16 * PART - 7,
         };
         let value = (revision % 16 != 2).then(|| vec![fill(revision); size].into());
         again.write("r", value).await;
