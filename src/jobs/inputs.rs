@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::sleep;
+use tokio::{
+    sync::{Mutex as Turns, MutexGuard as Turn},
+    time::sleep,
+};
 
 use super::{
     code,
@@ -33,6 +36,10 @@ pub struct Inputs {
     journal: Shared,
     memory: Memory,
     cache: Mutex<VecDeque<Arc<Text>>>,
+    /// Held while a record is read, because the tasks of a job start together and need the same one.
+    reading: Turns<()>,
+    #[cfg(test)]
+    reads: std::sync::atomic::AtomicUsize,
 }
 
 /// The record of a job as it is written, and where its tasks stand in it.
@@ -65,7 +72,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Inputs {
     pub fn new(journal: Shared, memory: Memory) -> Self {
-        Self { journal, memory, cache: Mutex::default() }
+        Self {
+            journal,
+            memory,
+            cache: Mutex::default(),
+            reading: Turns::default(),
+            #[cfg(test)]
+            reads: std::sync::atomic::AtomicUsize::default(),
+        }
     }
 
     /// The input of a task, and the room that it takes. `bytes` is the size of the job's record.
@@ -82,8 +96,13 @@ impl Inputs {
         let text = match self.cached(job) {
             Some(text) => text,
             None => {
+                // First the room, for which one owner may wait long: the others need the turn.
                 let _held = self.memory.input(owner, bytes).await;
-                self.read(job).await?
+                let turn = self.reading.lock().await;
+                match self.cached(job) {
+                    Some(text) => text,
+                    None => self.read(job, turn).await?,
+                }
             }
         };
         let lost =
@@ -107,8 +126,10 @@ impl Inputs {
         }
     }
 
-    async fn read(&self, job: &Arc<str>) -> Result<Arc<Text>, TaskError> {
-        let mut tries = 0;
+    async fn read(&self, job: &Arc<str>, turn: Turn<'_, ()>) -> Result<Arc<Text>, TaskError> {
+        #[cfg(test)]
+        self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (mut tries, mut turn) = (0, Some(turn));
         let record = loop {
             match self.journal.get(record::spec_key(job)).await {
                 Ok(record) => break record,
@@ -116,6 +137,8 @@ impl Inputs {
                 Err(error) if tries >= TRIES => return Err(unreadable(&error.to_string())),
                 Err(_) => {
                     tries += 1;
+                    // The other tasks make their own attempts at the same time.
+                    turn.take();
                     sleep(PATIENCE).await;
                 }
             }
@@ -146,7 +169,8 @@ impl Inputs {
             bytes += text.bytes();
             bytes <= CACHE_BYTES
         });
-        let fits = fits.count();
+        // A larger record is kept alone; else each of its tasks would read it.
+        let fits = fits.count().max(1);
         cache.truncate(fits);
     }
 
@@ -223,6 +247,18 @@ mod tests {
             assert_eq!(load(3).await.expect_err("there are three").code, code::INPUT_LOST);
         }
         assert_eq!(inputs.load(&None, &Arc::from("k"), 0, 1).await.expect_err("it is gone").code, code::INPUT_LOST);
+    }
+
+    #[tokio::test]
+    async fn tasks_that_start_together_read_their_record_once() {
+        let tasks: Vec<_> = (0..100).map(|n| json!({ "run": "a", "input": [n, "x".repeat(FREE / 50)] })).collect();
+        let inputs = Inputs::new(journal(&[("j", &json!({ "tasks": tasks }))]).await, Memory::default());
+        let job = Arc::from("j");
+        let loads = (0..100).map(|task| inputs.load(&None, &job, task, 3 * FREE));
+        for (task, loaded) in futures_util::future::join_all(loads).await.into_iter().enumerate() {
+            assert_eq!(loaded.expect("it is there").0.value()[0], task);
+        }
+        assert_eq!(inputs.reads.into_inner(), 1);
     }
 
     #[tokio::test]
