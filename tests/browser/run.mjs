@@ -14,6 +14,7 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 
+import { runChecks } from "../checks.mjs";
 import { Browser } from "./browser.mjs";
 import { Node } from "./node.mjs";
 import { access } from "./checks/access.mjs";
@@ -51,30 +52,9 @@ const playwright = await import("playwright-core").catch(() =>
 
 const checks = { ...streams, ...models, ...connecting, ...access, ...jobs, ...remotes, ...keyboard, ...dashboard, ...looks, ...crashes };
 const browser = await Browser.launch(playwright, chromium);
-let passed = 0;
-let failed = 0;
-
-const waiting = Object.entries(checks).filter(([name]) => name.includes(wanted));
-await Promise.all(Array.from({ length: AT_ONCE }, work));
+const failed = await runChecks(checks, run, { wanted, ms: CHECK_MS, atOnce: AT_ONCE });
 await browser.close();
-console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed === 0 ? 0 : 1);
-
-/** Runs checks until none waits. */
-async function work() {
-  for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-    const [name, check] = next;
-    const started = Date.now();
-    try {
-      await within(CHECK_MS, run(check));
-      passed += 1;
-      console.log(`ok    ${name} (${Date.now() - started} ms)`);
-    } catch (error) {
-      failed += 1;
-      console.log(`FAIL  ${name}\n${error.stack ?? error}`);
-    }
-  }
-}
 
 /** Each check gets a node, a second one for its remote, and a browser context of its own, so that none can lean on another. */
 async function run(check) {
@@ -94,12 +74,4 @@ async function run(check) {
     await node.stop();
     await other.stop();
   }
-}
-
-function within(ms, work) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`not done after ${ms} ms`)), ms);
-  });
-  return Promise.race([work, late]).finally(() => clearTimeout(timer));
 }

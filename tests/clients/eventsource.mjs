@@ -13,6 +13,7 @@ import path from "node:path";
 
 import { EventSource } from "eventsource";
 
+import { runChecks } from "../checks.mjs";
 import { Node, Wire } from "./node.mjs";
 
 const CHECK_MS = 60_000;
@@ -254,28 +255,6 @@ async function run(check) {
   }
 }
 
-function within(ms, work) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`not done after ${ms} ms`)), ms);
-  });
-  return Promise.race([work, late]).finally(() => clearTimeout(timer));
-}
-
 const wanted = process.argv[2] ?? "";
-let passed = 0;
-let failed = 0;
-for (const [name, check] of Object.entries(checks)) {
-  if (!name.includes(wanted)) continue;
-  const started = Date.now();
-  try {
-    await within(CHECK_MS, run(check));
-    passed += 1;
-    console.log(`ok    ${name} (${Date.now() - started} ms)`);
-  } catch (error) {
-    failed += 1;
-    console.log(`FAIL  ${name}\n${error.stack ?? error}`);
-  }
-}
-console.log(`${passed} passed, ${failed} failed`);
+const failed = await runChecks(checks, run, { wanted, ms: CHECK_MS });
 process.exit(failed === 0 ? 0 : 1);
