@@ -273,9 +273,7 @@ impl Reading {
                 continue;
             }
             Turn::end(request);
-            if let Some(connection) = Connection::of(request) {
-                connection.waits();
-            }
+            Connection::look(request, Connection::waits);
             tokio::select! {
                 () = poll.changed() => {}
                 () = &mut late => return Ok(found),
