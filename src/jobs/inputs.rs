@@ -13,10 +13,7 @@ use std::{
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::{
-    sync::{Mutex as Turns, MutexGuard as Turn},
-    time::sleep,
-};
+use tokio::{sync, time::sleep};
 
 use super::{
     code,
@@ -37,7 +34,7 @@ pub struct Inputs {
     memory: Memory,
     cache: Mutex<VecDeque<Arc<Text>>>,
     /// Held while a record is read, because the tasks of a job start together and need the same one.
-    reading: Turns<()>,
+    reading: sync::Mutex<()>,
     #[cfg(test)]
     reads: std::sync::atomic::AtomicUsize,
 }
@@ -62,7 +59,7 @@ struct Inner<'t> {
     tasks: Vec<&'t RawValue>,
 }
 
-/// Bytes of records that are kept.
+/// Bytes of records that are kept; the last record is kept also if it has more.
 const CACHE_BYTES: usize = 8 << 20;
 /// How often a journal that fails is asked, and how long it is left alone in between.
 const TRIES: u32 = 5;
@@ -76,7 +73,7 @@ impl Inputs {
             journal,
             memory,
             cache: Mutex::default(),
-            reading: Turns::default(),
+            reading: sync::Mutex::default(),
             #[cfg(test)]
             reads: std::sync::atomic::AtomicUsize::default(),
         }
@@ -96,12 +93,12 @@ impl Inputs {
         let text = match self.cached(job) {
             Some(text) => text,
             None => {
-                // First the room, for which one owner may wait long: the others need the turn.
+                // Room comes first: an owner may wait long for it, and must not hold the lock meanwhile.
                 let _held = self.memory.input(owner, bytes).await;
-                let turn = self.reading.lock().await;
+                let reading = self.reading.lock().await;
                 match self.cached(job) {
                     Some(text) => text,
-                    None => self.read(job, turn).await?,
+                    None => self.read(job, reading).await?,
                 }
             }
         };
@@ -126,10 +123,11 @@ impl Inputs {
         }
     }
 
-    async fn read(&self, job: &Arc<str>, turn: Turn<'_, ()>) -> Result<Arc<Text>, TaskError> {
+    /// Reads a record, with the lock on reading until the journal fails.
+    async fn read(&self, job: &Arc<str>, reading: sync::MutexGuard<'_, ()>) -> Result<Arc<Text>, TaskError> {
         #[cfg(test)]
         self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (mut tries, mut turn) = (0, Some(turn));
+        let (mut tries, mut reading) = (0, Some(reading));
         let record = loop {
             match self.journal.get(record::spec_key(job)).await {
                 Ok(record) => break record,
@@ -137,8 +135,8 @@ impl Inputs {
                 Err(error) if tries >= TRIES => return Err(unreadable(&error.to_string())),
                 Err(_) => {
                     tries += 1;
-                    // The other tasks make their own attempts at the same time.
-                    turn.take();
+                    // The other tasks must not wait for all tries of this one.
+                    reading.take();
                     sleep(PATIENCE).await;
                 }
             }
@@ -169,7 +167,7 @@ impl Inputs {
             bytes += text.bytes();
             bytes <= CACHE_BYTES
         });
-        // A larger record is kept alone; else each of its tasks would read it.
+        // A record above the limit is kept alone; otherwise each of its tasks would read it again.
         let fits = fits.count().max(1);
         cache.truncate(fits);
     }
@@ -286,5 +284,8 @@ mod tests {
         let kept: usize = inputs.cache().iter().map(|text| text.bytes()).sum();
         assert!((CACHE_BYTES / 2..=CACHE_BYTES).contains(&kept), "{kept}");
         assert!(inputs.cached(&"199".into()).is_some() && inputs.cached(&"0".into()).is_none());
+        let large = json!({ "spec": { "tasks": [{ "run": "a", "input": "x".repeat(CACHE_BYTES) }] } }).to_string();
+        inputs.put(Arc::new(Text::new("large".into(), large.into()).expect("a record")));
+        assert_eq!(inputs.cache().iter().map(|text| &*text.job).collect::<Vec<_>>(), ["large"]);
     }
 }
