@@ -52,7 +52,7 @@ fn history() -> Value {
     json!(vec![json!({ "topic": "t", "data": "x".repeat(10_000) }); 100])
 }
 
-/// With another node as its remote. With `token` it asks for one.
+/// With another node as its remote, and room for all responses until their deadline. With `token` it asks for one.
 fn with_remote(remote: &Node, token: bool) -> Node {
     let access = format!(
         "[access]\nmode = \"token\"\n[[access.tokens]]\nname = \"a\"\nsha256 = \"{TOKEN_HASH}\"\nadmin = true\n\
@@ -60,7 +60,7 @@ fn with_remote(remote: &Node, token: bool) -> Node {
     );
     let up = format!("[remotes.up]\nbase_url = \"http://{}\"\npaths = [\"/*\"]\n", remote.addr);
     Node::start(&format!(
-        "[server]\nsend_buffer_bytes = 4096\nmax_connections = 40\n[emitter]\nwrite_deadline_ms = {}\n{up}{}",
+        "[server]\nsend_buffer_bytes = 4096\nmax_connections = 40\nmax_unsent_bytes = 25165824\n[emitter]\nwrite_deadline_ms = {}\n{up}{}",
         DEADLINE.as_millis(),
         if token { &*access } else { "" }
     ))
@@ -138,9 +138,7 @@ fn answers_over_http_2_that_nobody_takes_end_with_their_connection() {
             assert!(took < DEADLINE + LATER, "{took:?}");
         }
         eventually(|| (figure(&node, "millstream_connections") <= 1.0).then_some(()));
-        let ended_by = |reason| figure(&node, &format!("millstream_answers_ended_total{{reason=\"{reason}\"}}"));
-        let (late, full) = (ended_by("write_deadline"), ended_by("unsent_bytes"));
-        assert!(late + full >= 10.0, "{late} after the deadline, {full} for room");
+        assert!(figure(&node, "millstream_answers_ended_total{reason=\"write_deadline\"}") >= 10.0);
         assert_eq!(figure(&node, "millstream_unsent_bytes"), 0.0);
     }
 }

@@ -326,7 +326,7 @@ fn exact_config() -> Config {
     Config { retention, ..Config::default() }
 }
 
-/// Runs random steps in the usual number of cases, after one event in each of so many `noise` topics that match `a:*`.
+/// Appends one event to each of `noise` topics that match `a:*`, and then runs random steps. `usual` goes to [`cases`].
 fn check(usual: u32, open: impl Fn() -> Shared, exact: bool, noise: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     proptest!(ProptestConfig::with_cases(cases(usual)), |(steps in steps())| {

@@ -126,7 +126,6 @@ async fn earlier_versions_refuse_journals_with_parts_and_no_others() {
 /// Reads run on threads beside the writer. The revision says how a value is filled.
 #[tokio::test]
 async fn readers_see_whole_values_of_one_revision_while_they_are_replaced() {
-    const WRITES: u64 = 100;
     let again = Arc::new(Again::new(Config::default()));
     let fill = |revision: u64| u8::try_from(revision % 251).unwrap();
     again.write("r", Some(Bytes::from_static(&[0]))).await;
@@ -151,7 +150,7 @@ async fn readers_see_whole_values_of_one_revision_while_they_are_replaced() {
         })
     };
     let readers = [read(), read()];
-    for revision in first + 1..first + WRITES {
+    for revision in first + 1..first + u64::from(crate::cases(100)) {
         // Mostly of one size, so that only the revision tells the parts apart.
         let size = match revision % 16 {
             0 => 4 * PART,
