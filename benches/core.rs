@@ -5,7 +5,7 @@
 use std::{hint::black_box, sync::Arc};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use futures_util::FutureExt;
+use futures::FutureExt;
 use millstream::{
     event::Draft,
     journal::{Batch, BoxFuture, Config, Memory, Query, Shared},

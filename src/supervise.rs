@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures::FutureExt;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},

@@ -24,7 +24,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
+use futures::task::AtomicWaker;
 use slab::Slab;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},

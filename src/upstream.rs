@@ -23,15 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    Uri, Version,
-    header::{ACCEPT_ENCODING, CONTENT_LENGTH, USER_AGENT, VIA},
-};
-use http_body_util::Full;
-use hyper_util::{
-    client::legacy::Client as Pool,
-    rt::{TokioExecutor, TokioTimer},
-};
+use http::header::{ACCEPT_ENCODING, HOST, USER_AGENT, VIA};
 use tokio::time::timeout;
 
 use crate::clock::Clock;
@@ -41,23 +33,26 @@ mod body;
 mod chunks;
 mod connect;
 mod connections;
+mod egress;
 mod error;
 pub mod events;
+mod exchange;
 mod guard;
+mod head;
 mod method;
+mod pool;
 mod redirect;
 mod remote;
-mod reuse;
 mod status;
 #[cfg(test)]
 mod tests;
 mod via;
+mod wire;
 
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use rustls::pki_types::CertificateDer;
 pub use url::Url;
 
-pub(crate) use self::chunks::Chunks;
 pub use self::{
     backoff::{Backoff, retry_after},
     body::Body,
@@ -71,15 +66,14 @@ pub use self::{
     status::{Verdict, describe, verdict},
     via::Via,
 };
-use self::{connect::Connector, guard::Guard, redirect::Hop};
-
-/// Largest response head in bytes, and the read buffer of a connection. Generous: common servers stop at 8 or 16 KiB.
-const HEAD_MAX: usize = 64 * 1024;
-/// Maximum number of header fields of a response.
-const FIELDS_MAX: usize = 100;
-/// Maximum number of fields for the parser. It is above [`FIELDS_MAX`], since the parser reports more fields as too
-/// many bytes.
-const FIELDS_PARSED: usize = 5 * FIELDS_MAX;
+pub(crate) use self::{chunks::Chunks, egress::serve_thread};
+use self::{
+    connect::Connector,
+    egress::{Answer, Egress},
+    guard::Guard,
+    head::Head,
+    redirect::Hop,
+};
 
 /// What this program calls itself.
 const PRODUCT: &str = concat!("millstream/", env!("CARGO_PKG_VERSION"));
@@ -112,17 +106,9 @@ pub struct Client {
     /// The id of the node in `Via`; not set in programs that are not a node.
     node: Arc<OnceLock<String>>,
     clock: Clock,
-    guarded: Pools,
-    operator: Pools,
-}
-
-/// Connection pools of one trust level.
-#[derive(Clone)]
-struct Pools {
-    /// Connections that are reused.
-    kept: Pool<Connector, Full<Bytes>>,
-    /// Connections for one request each, to repeat a request whose kept-alive connection the server had closed.
-    fresh: Pool<Connector, Full<Bytes>>,
+    egress: Egress,
+    guarded: Arc<Connector>,
+    operator: Arc<Connector>,
 }
 
 /// Who has named the URL of a request.
@@ -201,31 +187,20 @@ impl Client {
     /// The same with the clock of the node.
     pub fn with_clock(config: Config, clock: Clock) -> Self {
         let guard = Arc::new(Guard::new(config.allow.clone()));
-        Self::with(Arc::new(config), guard, Arc::default(), clock)
+        Self::with(config, guard, Arc::default(), clock, Egress::default())
     }
 
     /// A client with pools of its own and the same guard, whose connections must be made within `limit`.
     #[must_use]
     pub fn with_connect_timeout(&self, limit: Duration) -> Self {
         let config = Config { connect_timeout: limit, ..Config::clone(&self.config) };
-        Self::with(Arc::new(config), self.guard.clone(), self.node.clone(), self.clock.clone())
+        Self::with(config, self.guard.clone(), self.node.clone(), self.clock.clone(), self.egress.clone())
     }
 
-    fn with(config: Arc<Config>, guard: Arc<Guard>, node: Arc<OnceLock<String>>, clock: Clock) -> Self {
-        let pool = |connector: Connector, idle_connections| {
-            Pool::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(config.idle_timeout)
-                .pool_max_idle_per_host(idle_connections)
-                .http1_max_buf_size(HEAD_MAX)
-                .http1_max_headers(FIELDS_PARSED)
-                .build(connector)
-        };
-        let pools = |guard| {
-            let connector = Connector::new(guard, config.connect_timeout, &config.roots, config.own.clone());
-            Pools { kept: pool(connector.clone(), config.idle_connections), fresh: pool(connector, 0) }
-        };
-        Self { guarded: pools(Some(guard.clone())), operator: pools(None), guard, node, clock, config }
+    fn with(config: Config, guard: Arc<Guard>, node: Arc<OnceLock<String>>, clock: Clock, egress: Egress) -> Self {
+        let connector = |guard| Arc::new(Connector::new(&config, guard));
+        let (guarded, operator) = (connector(Some(guard.clone())), connector(None));
+        Self { config: Arc::new(config), guard, node, clock, egress, guarded, operator }
     }
 
     /// Tells the guard where this node itself listens; replaces what was told before. An unspecified address such as
@@ -294,38 +269,25 @@ impl Client {
         let Request { method, url, headers, body, trust, redirects: limit, .. } = request;
         let mut hop = Hop::first(method, &url, headers, body, trust)?;
         for left in (0..=limit).rev() {
-            let response = self.exchange(&hop).await?;
-            hop = match redirect::location(response.status(), response.headers()) {
+            let connector = match hop.trust {
+                Trust::Client => &self.guarded,
+                Trust::Operator => &self.operator,
+            };
+            let Answer { head, body } = self.egress.send(connector.clone(), hop.clone()).await?;
+            hop = match redirect::location(head.status, &head.headers) {
                 Some(_) if left == 0 && limit > 0 => break,
                 Some(location) if limit > 0 => {
                     *redirected = true;
-                    hop.follow(response.status(), location)?
+                    hop.follow(head.status, location)?
                 }
                 _ => {
-                    let (head, body) = response.into_parts();
-                    let body = Body::new(body);
-                    let (status, headers, received) = (head.status, head.headers, self.clock.now());
+                    let Head { status, headers, framing } = head;
+                    let (body, received) = (Body::new(body, framing.length()), self.clock.now());
                     return Ok(Response { status, headers, url: hop.url, received, body });
                 }
             };
         }
         Err(Error::TooManyRedirects { limit })
-    }
-
-    async fn exchange(&self, hop: &Hop) -> Result<hyper::Response<hyper::body::Incoming>, Error> {
-        let pools = match hop.trust {
-            Trust::Client => &self.guarded,
-            Trust::Operator => &self.operator,
-        };
-        let answer = match pools.kept.request(hop.to_http()?).await {
-            Err(error) if reuse::may_repeat(&hop.method, &error) => pools.fresh.request(hop.to_http()?).await,
-            answer => answer,
-        };
-        let response = answer.map_err(|error| Error::before_head(&error))?;
-        if response.headers().len() > FIELDS_MAX {
-            return Err(Error::TooManyFields { limit: FIELDS_MAX });
-        }
-        Ok(response)
     }
 }
 
@@ -368,24 +330,19 @@ impl fmt::Debug for Request {
 // === impl Hop ===
 
 impl Hop {
-    /// The message as hyper sends it, which adds `host` and `content-length`.
-    fn to_http(&self) -> Result<http::Request<Full<Bytes>>, Error> {
-        let uri: Uri = self.url[..url::Position::AfterQuery]
-            .parse()
-            .map_err(|error: http::uri::InvalidUri| Error::BadUrl { reason: error.to_string() })?;
-        let mut request = http::Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri;
-        *request.version_mut() = Version::HTTP_11;
-        let headers = request.headers_mut();
-        *headers = self.headers.clone();
-        // What comes in is passed on or decoded as it is; nobody here unpacks it.
+    /// The header fields that are sent. awc adds `content-length` and `date`.
+    fn fields(&self) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        let host = &self.url[url::Position::BeforeHost..url::Position::AfterPort];
+        headers.insert(HOST, HeaderValue::from_str(host).expect("a host has characters of a field value only"));
+        // Bodies are passed on or decoded as they arrive.
         headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(PRODUCT));
-        if self.body.is_empty() && matches!(self.method, Method::POST | Method::PUT | Method::PATCH) {
-            // hyper says nothing about an empty body, and some servers then answer 411.
-            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        Ok(request)
+        headers
+    }
+
+    /// True if an empty body is sent with its length: without one some servers answer 411.
+    fn announces_empty_body(&self) -> bool {
+        matches!(self.method, Method::POST | Method::PUT | Method::PATCH)
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
+use futures::future::{Either, select};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,

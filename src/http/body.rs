@@ -8,7 +8,7 @@ use actix_web::{
     http::{StatusCode, Version, header},
     web::{Bytes, BytesMut, Data},
 };
-use futures_util::StreamExt;
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
 use super::{Code, Identity, Problem};

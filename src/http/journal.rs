@@ -4,7 +4,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Bytes, Data},
 };
-use futures_util::{StreamExt, stream};
+use futures::{StreamExt, stream};
 
 use super::{
     Identity, Problem,

@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     web::{Bytes, Data},
 };
-use futures_util::stream;
+use futures::stream;
 use serde::Deserialize;
 use utoipa::ToSchema;
 

@@ -8,7 +8,7 @@ use actix_web::{
     http::StatusCode,
     web::{Bytes, Data, Path, Payload},
 };
-use futures_util::stream;
+use futures::stream;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -25,7 +25,7 @@ use actix_web::{
     body::{BodySize, MessageBody},
     web::Bytes,
 };
-use futures_util::{Stream, task::AtomicWaker};
+use futures::{Stream, task::AtomicWaker};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 

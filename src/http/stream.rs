@@ -200,7 +200,7 @@ pub(super) async fn open(
 
 /// The head of a stream, for HEAD; opens nothing.
 pub(super) fn only_head(request: &HttpRequest) -> HttpResponse {
-    let mut response = respond(request, BodyStream::new(futures_util::stream::empty::<io::Result<Bytes>>()));
+    let mut response = respond(request, BodyStream::new(futures::stream::empty::<io::Result<Bytes>>()));
     if Connection::look(request, |connection| connection.handover().is_some()) == Some(true) {
         response.head_mut().set_connection_type(ConnectionType::Close);
     }

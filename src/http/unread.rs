@@ -19,7 +19,7 @@ use actix_web::{
     http::header,
     web::Bytes,
 };
-use futures_util::{Stream, stream::poll_fn};
+use futures::{Stream, stream::poll_fn};
 
 use super::door::Connection;
 

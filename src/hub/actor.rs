@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use actix::prelude::*;
-use futures_util::future::join_all;
+use futures::future::join_all;
 use tokio::task::unconstrained;
 
 use super::{Change, EmitterStatus, Reason, Selector, shard::Shard};

@@ -170,7 +170,7 @@ impl Task {
     ///
     /// ```
     /// # use millstream::{app::App, config::Config, jobs::{Submission, handler::*}, journal::{BoxFuture, Kind}};
-    /// # use futures_util::TryStreamExt;
+    /// # use futures::TryStreamExt;
     /// struct Greet;
     ///
     /// impl TaskHandler for Greet {

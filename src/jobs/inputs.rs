@@ -253,7 +253,7 @@ mod tests {
         let inputs = Inputs::new(journal(&[("j", &json!({ "tasks": tasks }))]).await, Memory::default());
         let job = Arc::from("j");
         let loads = (0..100).map(|task| inputs.load(&None, &job, task, 3 * FREE));
-        for (task, loaded) in futures_util::future::join_all(loads).await.into_iter().enumerate() {
+        for (task, loaded) in futures::future::join_all(loads).await.into_iter().enumerate() {
             assert_eq!(loaded.expect("it is there").0.value()[0], task);
         }
         assert_eq!(inputs.reads.into_inner(), 1);
@@ -267,7 +267,7 @@ mod tests {
         let job = Arc::from("j");
         let (_, held) = inputs.load(&None, &job, 0, 3 * FREE).await.expect("it is there");
         let mut second = Box::pin(inputs.load(&None, &job, 0, 3 * FREE));
-        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        assert!(futures::poll!(second.as_mut()).is_pending());
         assert_eq!(memory.figures()[1].1.waiting, 1);
         drop(held);
         assert!(second.await.is_ok());

@@ -9,7 +9,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::future::join_all;
+use futures::future::join_all;
 use tokio::{task::yield_now, time::sleep};
 
 use super::{

@@ -14,7 +14,7 @@
 use std::{any::Any, collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures::FutureExt;
 use tokio::{
     select,
     sync::mpsc,

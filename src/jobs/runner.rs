@@ -36,6 +36,7 @@ impl Runner {
             let _vital = vital;
             let local = LocalSet::new();
             local.block_on(&runtime, async move {
+                spawn_local(crate::upstream::serve_thread());
                 while let Some(attempts) = begun.recv().await {
                     attempts.into_iter().for_each(|attempt| drop(spawn_local(attempt.run(reports.clone()))));
                 }

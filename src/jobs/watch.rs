@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use futures_util::{Stream, stream::try_unfold};
+use futures::{Stream, stream::try_unfold};
 use tokio::sync::watch::Receiver;
 
 use super::{
@@ -38,7 +38,7 @@ impl Handle {
     ///
     /// ```
     /// # use millstream::{app::App, config::Config, jobs::{Submission, event::Fact, state::Status}, journal::Kind};
-    /// # use futures_util::TryStreamExt;
+    /// # use futures::TryStreamExt;
     /// # actix_rt::System::new().block_on(async {
     /// # let mut config = Config::default();
     /// # config.journal.kind = Kind::Memory;

@@ -6,7 +6,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use futures_util::FutureExt;
+use futures::FutureExt;
 use tokio::time::sleep;
 
 use super::{

@@ -8,7 +8,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{
+use futures::{
     Stream, StreamExt,
     stream::{SelectAll, unfold},
 };

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{

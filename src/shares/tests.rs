@@ -1,6 +1,6 @@
 //! Amounts granted to owners; no amount is lost.
 
-use futures_util::FutureExt;
+use futures::FutureExt;
 use proptest::prelude::*;
 
 use super::*;

@@ -3,33 +3,35 @@
 //! Promises that `None` means the upstream has finished what it announced; a body that stops short is an error.
 //! Dropping a body that is not finished closes its connection at once; a finished one leaves it to the pool.
 
-use std::{fmt, time::Duration};
+use std::{fmt, mem, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout};
 
-use super::Error;
+use super::{
+    Error,
+    egress::{Pieces, Rest},
+};
 
 /// How long a body may pause unless the caller sets something else.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The body of a response.
 pub struct Body {
-    /// Gone when the body has ended, well or badly; with it goes the connection.
-    incoming: Option<Incoming>,
+    pieces: Pieces,
+    /// Bytes still to come, if the length is known.
+    left: Option<u64>,
     idle: Duration,
-    /// Since when the next bytes are waited for. A wait that is cancelled and begun anew is one pause, else whoever
-    /// looks at something else now and then would never see the limit.
+    /// Start of the current pause. A wait that is cancelled and repeated counts as one pause, so that the limit also
+    /// holds for a caller that checks something else in between.
     since: Option<Instant>,
 }
 
 // === impl Body ===
 
 impl Body {
-    pub(super) fn new(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), idle: IDLE_TIMEOUT, since: None }
+    pub(super) fn new(pieces: Pieces, length: Option<u64>) -> Self {
+        Self { pieces, left: length, idle: IDLE_TIMEOUT, since: None }
     }
 
     /// How long the body may pause between two chunks; 60 s unless set.
@@ -39,10 +41,10 @@ impl Body {
         self
     }
 
-    /// Bytes still to come, if the upstream has said so; none are to come in answer to HEAD.
+    /// Bytes still to come, if the length is known; 0 after the end and in a response to HEAD.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
-        self.incoming.as_ref().map_or(Some(0), |incoming| incoming.size_hint().exact())
+        self.left
     }
 
     /// The next bytes, never empty; `None` at the end. After an error there is nothing more.
@@ -52,29 +54,34 @@ impl Body {
     /// # Errors
     /// [`Error::IdleTimeout`], [`Error::Truncated`], or [`Error::Protocol`] for a broken framing.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, Error>> {
-        loop {
-            let incoming = self.incoming.as_mut()?;
-            // Bytes that came in the meantime are there at the first look, however late it is.
-            let waited = self.since.get_or_insert_with(Instant::now).elapsed();
-            let frame = timeout(self.idle.saturating_sub(waited), incoming.frame()).await;
-            self.since = None;
-            let error = match frame {
-                Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => return Some(Ok(data)),
-                    // Trailers say nothing that anybody here asks for.
-                    _ => continue,
-                },
-                // The transport ends the channel also when its task dies with its runtime; then bytes are missing.
-                Ok(None) if incoming.size_hint().exact().is_some_and(|rest| rest > 0) => Error::Truncated,
-                Ok(None) => {
-                    self.incoming = None;
-                    return None;
-                }
-                Ok(Some(Err(error))) => Error::in_body(&error),
-                Err(_) => Error::IdleTimeout { after: self.idle },
-            };
-            self.incoming = None;
-            return Some(Err(error));
+        let first = mem::take(&mut self.pieces.first);
+        let piece = if first.is_empty() { self.next().await } else { Some(Ok(first)) };
+        match &piece {
+            Some(Ok(bytes)) => self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64)),
+            Some(Err(_)) | None => {
+                self.left = Some(0);
+                // This closes the connection of a body that has not ended.
+                self.pieces.rest = Rest::Ended;
+            }
+        }
+        piece
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        let pieces = match &mut self.pieces.rest {
+            Rest::Ended => return None,
+            Rest::Failed(error) => return Some(Err(error.clone())),
+            Rest::Coming(pieces) => pieces,
+        };
+        // A piece that arrived before a late call is returned by it: `timeout` polls its future first.
+        let waited = self.since.get_or_insert_with(Instant::now).elapsed();
+        let next = timeout(self.idle.saturating_sub(waited), pieces.recv()).await;
+        self.since = None;
+        match next {
+            Ok(Some(piece)) => piece,
+            // The task of the connection ended with its thread.
+            Ok(None) => Some(Err(Error::Truncated)),
+            Err(_) => Some(Err(Error::IdleTimeout { after: self.idle })),
         }
     }
 

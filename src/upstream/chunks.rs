@@ -7,7 +7,7 @@ use std::{io, pin::Pin, time::Duration};
 
 use async_compression::tokio::bufread::GzipDecoder;
 use bytes::{Bytes, BytesMut};
-use futures_util::{
+use futures::{
     StreamExt as _,
     stream::{self, Stream},
 };

@@ -8,25 +8,21 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
-use http::{Uri, uri::Scheme};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
     client::WebPkiServerVerifier,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
-use tower_service::Service;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
+use url::Url;
 
-use super::{Error, guard::Guard, reuse::Watched};
-use crate::tls;
+use super::{Config, Error, guard::Guard};
 
 /// Name lookups at one time. The system's resolver blocks a thread for each, which cannot be interrupted: without a
 /// bound a client could fill tokio's blocking pool with names that never resolve.
@@ -52,15 +48,21 @@ pub fn read_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(roots)
 }
 
-/// Makes connections within the connect timeout.
-#[derive(Clone)]
+/// A connection, plain or encrypted.
+pub type Socket = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// Makes the connections of one trust level.
 pub struct Connector {
-    https: HttpsConnector<Tcp>,
+    tcp: Tcp,
+    tls: Arc<ClientConfig>,
     limit: Duration,
+    /// Maximum number of idle connections that a thread keeps per origin.
+    pub idle_connections: usize,
+    /// Time after which an idle connection is closed.
+    pub idle_timeout: Duration,
 }
 
 /// The part below TLS: lookup, guard, TCP.
-#[derive(Clone)]
 struct Tcp {
     guard: Option<Arc<Guard>>,
     lookup: Lookup,
@@ -74,83 +76,79 @@ type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 // === impl Connector ===
 
 impl Connector {
-    /// A connector that gives each connection `limit`; with a guard, it connects only where the guard permits.
+    /// A connector with these settings. With a guard it connects only to addresses that the guard permits.
     ///
-    /// Certificates are judged by the public authorities and by `roots`; one of these that cannot be read was refused
-    /// with the settings and is passed over here. `own` is how the node itself is known.
-    pub fn new(
-        guard: Option<Arc<Guard>>,
-        limit: Duration,
-        roots: &[CertificateDer<'static>],
-        own: Option<tls::Own>,
-    ) -> Self {
+    /// Certificates are checked against the public authorities and `config.roots`. A certificate of `roots` that cannot
+    /// be parsed is skipped here; [`read_roots`] has refused it before.
+    pub fn new(config: &Config, guard: Option<Arc<Guard>>) -> Self {
+        let limit = config.connect_timeout;
         let tcp = Tcp { guard, lookup: ask_the_system, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
         let mut trusted: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-        trusted.add_parsable_certificates(roots.iter().cloned());
+        trusted.add_parsable_certificates(config.roots.iter().cloned());
         // The provider is passed in: a process-wide default might be missing, or another library's choice.
         let provider = Arc::new(aws_lc_rs::default_provider());
         let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(trusted), provider.clone())
             .build()
             .expect("there are public authorities among them");
-        let judge = own.map_or(usual.clone() as Arc<_>, |own| own.beside(usual));
-        let tls = ClientConfig::builder_with_provider(provider)
+        let verifier = config.own.clone().map_or(usual.clone() as Arc<_>, |own| own.beside(usual));
+        let mut tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("this provider supports the default protocol versions")
             .dangerous()
-            .with_custom_certificate_verifier(judge)
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        let https =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        Self { https, limit }
-    }
-}
-
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Watched<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>>;
-    type Error = Error;
-    type Future = BoxFuture<'static, Result<Self::Response, Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let Config { idle_connections, idle_timeout, .. } = *config;
+        Self { tcp, tls: Arc::new(tls), limit, idle_connections, idle_timeout }
     }
 
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let limit = self.limit;
-        let host = format!("{}:{}", uri.host().unwrap_or_default(), port(&uri));
-        let connection = self.https.call(uri);
-        Box::pin(async move {
-            match timeout(limit, connection).await {
-                Ok(Ok(stream)) => Ok(TokioIo::new(Watched::new(TokioIo::new(stream)))),
-                Ok(Err(error)) => Err(Error::in_handshake(error.as_ref(), host)),
-                Err(_) => Err(Error::ConnectTimeout { host, after: limit }),
+    /// Connects to the host of a URL.
+    ///
+    /// # Errors
+    /// The step that failed, or [`Error::ConnectTimeout`] for all of them together.
+    pub async fn connect(&self, url: &Url) -> Result<Socket, Error> {
+        let steps = async {
+            let stream = self.tcp.connect(url).await?;
+            match url.scheme() {
+                "https" => self.encrypt(url, stream).await.map(Either::Right),
+                _ => Ok(Either::Left(stream)),
             }
-        })
+        };
+        let late = |_| Err(Error::ConnectTimeout { host: authority(url), after: self.limit });
+        timeout(self.limit, steps).await.unwrap_or_else(late)
+    }
+
+    async fn encrypt(&self, url: &Url, stream: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
+        let failed = |error: io::Error| Error::in_handshake(&error, authority(url));
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(io::Error::other(error)))?;
+        TlsConnector::from(self.tls.clone()).connect(name, stream).await.map_err(failed)
     }
 }
 
 // === impl Tcp ===
 
 impl Tcp {
-    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, Error> {
-        let host = uri.host().ok_or_else(|| Error::BadUrl { reason: "the host is missing".into() })?;
-        let port = port(&uri);
+    async fn connect(&self, url: &Url) -> Result<TcpStream, Error> {
+        let host = url.host_str().ok_or_else(|| Error::BadUrl { reason: "the host is missing".into() })?;
+        let port = url.port_or_known_default().unwrap_or(80);
         let addrs = self.permitted(host, self.resolve(host, port).await?)?;
-        // One silent address must not eat the time of the others.
+        // One silent address must not use up the time of the others.
         let share = self.limit / u32::try_from(addrs.len()).unwrap_or(1).max(1);
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for addr in addrs {
             match timeout(share, TcpStream::connect(addr)).await {
                 Ok(Ok(stream)) => {
-                    // Requests are small and complete: waiting to fill a segment only delays them. Failing to set it
+                    // Requests are small and complete: waiting to fill a segment only delays them. A failure to set it
                     // costs time, not correctness.
                     let _ = stream.set_nodelay(true);
-                    return Ok(TokioIo::new(stream));
+                    return Ok(stream);
                 }
                 Ok(Err(error)) => last = error,
                 Err(_) => last = io::ErrorKind::TimedOut.into(),
             }
         }
-        let host = format!("{host}:{port}");
+        let host = authority(url);
         match last.kind() {
             io::ErrorKind::TimedOut => Err(Error::ConnectTimeout { host, after: self.limit }),
             _ => Err(Error::Connect { host, reason: last.to_string() }),
@@ -197,26 +195,13 @@ impl Tcp {
     }
 }
 
-impl Service<Uri> for Tcp {
-    type Response = TokioIo<TcpStream>;
-    type Error = Error;
-    type Future = BoxFuture<'static, Result<Self::Response, Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        Box::pin(self.clone().connect(uri))
-    }
-}
-
 fn ask_the_system(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     (name, port).to_socket_addrs().map(|addrs| addrs.take(ADDRESSES).collect())
 }
 
-fn port(uri: &Uri) -> u16 {
-    uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 })
+/// Host and port, for messages.
+fn authority(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80))
 }
 
 #[cfg(test)]
@@ -258,11 +243,11 @@ mod tests {
         let port = listener.local_addr().expect("it is bound").port();
         let guard = Guard::new(vec![format!("127.0.0.1:{port}").parse().expect("a good entry")]);
         let tcp = Tcp { lookup: rebinding, ..tcp(Some(guard)) };
-        let uri: Uri = format!("http://rebinding.example:{port}/").parse().expect("a URI");
-        let stream = tcp.clone().connect(uri.clone()).await.expect("the first answer is permitted");
-        assert_eq!(stream.inner().peer_addr().expect("connected").ip().to_string(), "127.0.0.1");
+        let url: Url = format!("http://rebinding.example:{port}/").parse().expect("a URL");
+        let stream = tcp.connect(&url).await.expect("the first answer is permitted");
+        assert_eq!(stream.peer_addr().expect("connected").ip().to_string(), "127.0.0.1");
         assert_eq!(ASKED.load(Relaxed), 1, "between check and connection nobody is asked");
-        let error = tcp.connect(uri).await.map(drop).expect_err("the next connection has the other answer");
+        let error = tcp.connect(&url).await.map(drop).expect_err("the next connection has the other answer");
         assert_eq!(error.code(), "egress_refused");
     }
 
@@ -274,8 +259,9 @@ mod tests {
 
     #[test]
     fn the_scheme_gives_the_port() {
-        assert_eq!(port(&Uri::from_static("http://h/")), 80);
-        assert_eq!(port(&Uri::from_static("https://h/")), 443);
-        assert_eq!(port(&Uri::from_static("https://[::1]:8443/")), 8443);
+        let authority = |url: &str| authority(&url.parse().expect("a URL"));
+        assert_eq!(authority("http://h/"), "h:80");
+        assert_eq!(authority("https://h/"), "h:443");
+        assert_eq!(authority("https://[::1]:8443/"), "[::1]:8443");
     }
 }

@@ -5,9 +5,10 @@
 
 use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
 
+use awc::error::PayloadError;
 use http::Method;
 
-use super::{FIELDS_PARSED, HEAD_MAX};
+use super::head::{MAX_BYTES, MAX_FIELDS, MAX_PARSED, Refused};
 
 /// Why a request failed. Cheap to clone, so that it can stand in a job's state and in an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +124,9 @@ pub enum Error {
         /// How the loop was detected.
         reason: &'static str,
     },
+    /// The response has a transfer coding other than `chunked`, which no request asks for.
+    #[error("the response has the transfer coding `{0}`; only `chunked` is accepted")]
+    Encoding(String),
     /// What came back is no HTTP/1 response.
     #[error("not understood: {0}")]
     Protocol(String),
@@ -146,6 +150,7 @@ impl Error {
             Self::TooLarge { .. } | Self::TooManyFields { .. } | Self::HeadTooLarge { .. } => "response_too_large",
             Self::TooManyRedirects { .. } | Self::Redirect { .. } => "redirect",
             Self::Loop { .. } => "loop_detected",
+            Self::Encoding(_) => "unsupported_encoding",
             Self::Protocol(_) | Self::BadStatus => "protocol",
         }
     }
@@ -171,29 +176,13 @@ impl Error {
             | Self::TooManyRedirects { .. }
             | Self::Redirect { .. }
             | Self::Loop { .. }
+            | Self::Encoding(_)
             | Self::Protocol(_) => false,
         }
     }
 
-    /// Converts an error that occurred before the response head arrived.
-    pub(super) fn before_head(error: &(dyn StdError + 'static)) -> Self {
-        if let Some(own) = find::<Self>(error) {
-            return own.clone();
-        }
-        match find::<hyper::Error>(error) {
-            // hyper tells clients so by its text alone; the test with the endless head watches over it.
-            Some(e) if e.is_parse() && e.to_string().contains("too large") => {
-                Self::HeadTooLarge { bytes: HEAD_MAX, fields: FIELDS_PARSED }
-            }
-            Some(e) if e.is_parse_status() => Self::BadStatus,
-            Some(e) if e.is_parse() => Self::Protocol(e.to_string()),
-            // Incomplete, reset, or cancelled because the connection went away: to the caller it is all one.
-            _ => Self::Closed,
-        }
-    }
-
-    /// Translates what happened while the body was read.
-    pub(super) fn in_body(error: &(dyn StdError + 'static)) -> Self {
+    /// Translates an error of awc while it reads a body.
+    pub(super) fn in_body(error: &PayloadError) -> Self {
         match find::<io::Error>(error) {
             Some(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
                 Self::Protocol(e.to_string())
@@ -215,6 +204,19 @@ impl Error {
             }
             Some(e) => Self::Tls { host, reason: e.to_string() },
             None => Self::Connect { host, reason: error.to_string() },
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::TooLarge => Self::HeadTooLarge { bytes: MAX_BYTES, fields: MAX_PARSED },
+            Refused::TooManyFields => Self::TooManyFields { limit: MAX_FIELDS },
+            Refused::Status => Self::BadStatus,
+            Refused::Incomplete => Self::Closed,
+            Refused::Coding(coding) => Self::Encoding(coding),
+            Refused::Protocol(reason) => Self::Protocol(reason),
         }
     }
 }

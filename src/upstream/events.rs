@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures::future::BoxFuture;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, HeaderName, HeaderValue};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep_until};

@@ -30,6 +30,11 @@ pub fn is_safe(method: &Method) -> bool {
     method.is_safe() || SAFE.contains(&method.as_str())
 }
 
+/// True for methods whose repetition has the effect of one request (RFC 9110, section 9.2.2).
+pub fn is_idempotent(method: &Method) -> bool {
+    is_safe(method) || matches!(*method, Method::PUT | Method::DELETE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

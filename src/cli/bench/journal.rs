@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use futures_util::future::join_all;
+use futures::future::join_all;
 use tokio::runtime::Runtime;
 
 use super::{

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use futures_util::future::join_all;
+use futures::future::join_all;
 
 use super::{
     Target,

@@ -8,7 +8,7 @@ use actix_web::{
     body::BodySize,
     http::{Method, StatusCode as OldStatus, Uri, Version},
 };
-use futures_util::stream;
+use futures::stream;
 use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use futures_util::FutureExt;
+use futures::FutureExt;
 use tokio::{sync::SemaphorePermit, time::Instant};
 
 use super::{Shard, State, TURN_OFFERS};

@@ -2,7 +2,7 @@
 
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
+use futures::FutureExt;
 use serde_json::value::RawValue;
 use tokio::{
     pin, select,

@@ -37,7 +37,7 @@ async fn an_idempotency_key_stands_for_one_job_of_one_user() {
     assert!(matches!(rig.jobs.submit(keyed("k", None, &json!(2))).await, Err(SubmitError::KeyReused)));
     let other = rig.jobs.submit(keyed("k", Some("42"), &json!(2))).await.unwrap();
     assert_ne!(other.job_id, first.job_id);
-    let both = futures_util::future::join_all((0..20).map(|_| rig.jobs.submit(keyed("race", None, &json!(1))))).await;
+    let both = futures::future::join_all((0..20).map(|_| rig.jobs.submit(keyed("race", None, &json!(1))))).await;
     let ids: Vec<_> = both.into_iter().map(|submitted| submitted.unwrap().job_id).collect();
     assert!(ids.iter().all(|id| *id == ids[0]));
     assert_eq!(rig.jobs.stats().jobs_accepted, 3);

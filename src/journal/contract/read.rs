@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use futures_util::future::join_all;
+use futures::future::join_all;
 
 use super::*;
 use crate::event::now_ms;

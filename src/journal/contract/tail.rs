@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::FutureExt;
+use futures::FutureExt;
 
 use super::*;
 use crate::{

@@ -146,3 +146,57 @@ async fn an_answer_to_head_has_no_body() {
     assert_eq!(response.headers["content-length"], "500");
     assert_eq!(response.body.collect(0).await, Ok(Bytes::new()));
 }
+
+/// RFC 9112, section 9.5: a client watches for a response while it sends a body.
+#[tokio::test]
+async fn an_early_refusal_of_a_large_body_is_the_answer() {
+    for close in [true, false] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut head = [0; 64];
+            tokio::io::AsyncReadExt::read(&mut stream, &mut head).await.expect("a request");
+            let answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno";
+            stream.write_all(answer).await.expect("the client reads");
+            (!close).then_some(stream)
+        });
+        let request = Request { method: Method::POST, body: vec![0; 8 << 20].into(), ..get(url) };
+        let response = client(&[]).send(request).await.expect("an answer");
+        assert_eq!(response.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(response.body.collect(10).await.as_deref(), Ok(b"no".as_slice()));
+        drop(server.await);
+    }
+}
+
+/// The answer is as long as the request, so neither side can send all of it before it reads.
+#[tokio::test]
+async fn a_server_that_answers_while_it_reads_gets_the_whole_body() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
+    let length = 16 << 20;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tokio::io::AsyncReadExt::read_u8(&mut stream).await.expect("a head"));
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.expect("the client reads");
+        let (read, mut write) = stream.split();
+        tokio::io::copy(&mut tokio::io::AsyncReadExt::take(read, length), &mut write).await.expect("an echo");
+    });
+    let body = Bytes::from((0..length).map(|n| (n % 251) as u8).collect::<Vec<_>>());
+    let request = Request { method: Method::POST, body: body.clone(), ..get(url) };
+    let response = client(&[]).send(request).await.expect("an answer");
+    let echo = tokio::time::timeout(PATIENCE, response.body.collect(1 << 25)).await.expect("no standstill");
+    assert_eq!(echo.expect("a whole answer"), body);
+}
+
+#[tokio::test]
+async fn a_transfer_coding_that_was_not_asked_for_is_refused_by_name() {
+    let error =
+        body_of("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n").await.expect_err("coded");
+    assert_eq!((error.code(), error.retryable()), ("unsupported_encoding", false));
+    assert!(error.to_string().contains("`gzip, chunked`"), "{error}");
+}

@@ -221,7 +221,7 @@ async fn a_cancelled_wait_loses_nothing() {
     loop {
         assert!(began.elapsed() < PATIENCE, "it does not end; {} events so far", seen.len());
         // Polls once, and forgets the future.
-        let polled = futures_util::FutureExt::now_or_never(reader.next());
+        let polled = futures::FutureExt::now_or_never(reader.next());
         match polled {
             Some(Some(Said::Events(events))) => seen.extend(events.into_iter().map(|event| event.data)),
             Some(Some(_)) => {}
