@@ -11,6 +11,9 @@ use proptest::prelude::*;
 mod config_law;
 #[path = "support/dice.rs"]
 mod dice;
+#[path = "../src/upstream/head.rs"]
+#[expect(dead_code, reason = "the law uses a part of it")]
+mod head;
 #[path = "../src/access/jwt/header.rs"]
 mod header;
 #[path = "../fuzz/laws/mod.rs"]

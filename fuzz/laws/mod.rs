@@ -1,12 +1,13 @@
 //! What must hold for each parser of outside bytes, whatever it gets: one law for each fuzz target, of the same name.
 //!
-//! Shared by the fuzz targets and `tests/parser_corpus.rs`, which have `event`, `header` (of a JWT), `signature`, `sse` and `topic` in their root. A new
+//! Shared by the fuzz targets and `tests/parser_corpus.rs`, which have `event`, `head` (of a response), `header` (of a JWT), `signature`, `sse` and `topic` in their root. A new
 //! target is a file here, a line in the table, a target in `fuzz_targets/` and `Cargo.toml`, seeds in `make-corpus`.
 
 pub mod decoder;
 pub mod filter;
 pub mod jwt;
 pub mod position;
+pub mod response;
 pub mod signature;
 pub mod topic;
 
@@ -14,11 +15,12 @@ pub mod topic;
 pub type Law = fn(&[u8]);
 
 /// The laws that need no more of the program than its words.
-pub const LAWS: [(&str, Law); 6] = [
+pub const LAWS: [(&str, Law); 7] = [
     ("decoder", decoder::check),
     ("filter", filter::check),
     ("jwt", jwt::check),
     ("position", position::check),
+    ("response", response::check),
     ("signature", signature::check),
     ("topic", topic::check),
 ];

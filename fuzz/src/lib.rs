@@ -2,6 +2,8 @@
 //! to be built with instruments.
 #![allow(dead_code, unused_imports, reason = "the targets use a part of it")]
 
+#[path = "../../src/upstream/head.rs"]
+pub mod head;
 #[path = "../../src/access/jwt/header.rs"]
 pub mod header;
 #[path = "../laws/mod.rs"]
