@@ -289,7 +289,7 @@ install faketime faketime || echo "there is no faketime; a wall clock that is mo
 
 # === Form, lints, walls, licences ===
 
-step "form" cargo fmt --check
+step "form" cargo fmt --all --check
 step "layers: self-test" scripts/layers --self-test
 step "layers" scripts/layers
 step "scale: self-test" scripts/scale --self-test
@@ -298,19 +298,19 @@ step "fuzz corpus" fuzz/make-corpus --check
 step "licences: self-test" scripts/licences --self-test
 step "licences" scripts/licences
 # `--all-targets` compiles the benchmarks and examples too.
-step "lints" cargo clippy --locked --all-targets -- -D warnings
+step "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
 
 # === Build and tests ===
 
 before=$failed
 if wanted "build"; then
-    step "build" cargo build --locked
+    step "build" cargo build --locked --workspace
     [[ $failed -eq $before && -x "$MILLSTREAM_BIN" ]] && built=true
 elif [[ -x "$MILLSTREAM_BIN" ]]; then
     built=true
 fi
-step "tests" cargo test --locked --no-fail-fast
-step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+step "tests" cargo test --locked --workspace --no-fail-fast
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 step "example: embed" cargo run --locked --quiet --example embed -- --once
 with_program "demo" "$MILLSTREAM_BIN" demo --once
 

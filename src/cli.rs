@@ -11,7 +11,6 @@ use crate::{
     telemetry,
 };
 
-mod bench;
 mod client;
 mod demo;
 mod journal;
@@ -55,9 +54,6 @@ enum Command {
     /// Make and inspect tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Put a node of this machine under load and measure it.
-    #[command(subcommand)]
-    Bench(bench::BenchCommand),
     /// Look at a journal, check it, repair it.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
@@ -98,7 +94,6 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Watch(arguments) => watch::watch(&arguments).await,
         Command::Publish(arguments) => publish::publish(&arguments).await,
         Command::Token(command) => token::token(&command).map(|()| 0),
-        Command::Bench(command) => bench::bench(command).await,
         Command::Journal(command) => journal::journal(&command).await,
         Command::CheckConfig(node) => serve::check_config(&node).map(|()| 0),
     };

@@ -1,6 +1,5 @@
 //! The program as people run it: the real binary, its exit codes, and what it says where.
 
-mod bench;
 mod demo;
 mod journal;
 mod program;

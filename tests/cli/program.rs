@@ -74,13 +74,6 @@ impl Program {
         self.stderr.text()
     }
 
-    /// Its own child processes that run now.
-    pub fn children(&self) -> Vec<u32> {
-        let pid = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-    }
-
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).expect("it still runs");

@@ -33,16 +33,8 @@ fn unknown_commands_and_flags_are_refused() {
 }
 
 #[test]
-fn bench_loads_nobody_elses_machine() {
-    let message = refused(&["bench", "fanout", "--url", "http://192.0.2.1:8090"]);
-    assert!(message.contains("loopback"), "{message}");
-}
-
-#[test]
 fn every_command_tells_its_version() {
-    for command in
-        [&["--version"][..], &["run", "--version"], &["watch", "-V"], &["bench", "--version"], &["demo", "-V"]]
-    {
+    for command in [&["--version"][..], &["run", "--version"], &["watch", "-V"], &["demo", "-V"]] {
         let ended = Program::start(command, None).end().expect(0);
         assert!(ended.stdout.contains(env!("CARGO_PKG_VERSION")), "{command:?}: {}", ended.stdout);
     }

@@ -1,0 +1,38 @@
+//! The one clock of a measurement: nanoseconds since it began, never going back.
+
+use std::time::{Duration, Instant};
+
+/// Copies count from the same moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+// === impl Clock ===
+
+impl Clock {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Nanoseconds since the beginning; enough for 500 years.
+    pub fn now(self) -> u64 {
+        nanos(self.0.elapsed())
+    }
+
+    /// Sleeps until a moment, if it is not past.
+    pub fn sleep_until(self, at: u64) {
+        let left = at.saturating_sub(self.now());
+        if left > 0 {
+            pause(Duration::from_nanos(left));
+        }
+    }
+}
+
+/// Sleeps. Only for threads of a measurement, which serve nobody else; a runtime's timer is too coarse for a plan.
+#[expect(clippy::disallowed_methods, reason = "no stream lives on these threads")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+pub fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,125 @@
+//! Whether every event came, once and in order; pure.
+
+use std::collections::BTreeMap;
+
+/// What one subscriber got of one publisher's events.
+#[derive(Clone, Debug, Default)]
+pub struct Track {
+    /// Everything below has come, but for `missing`.
+    next: u64,
+    /// Ranges that were passed over: first to one past the last.
+    missing: BTreeMap<u64, u64>,
+    reordered: u64,
+    duplicated: u64,
+}
+
+/// Sums over subscribers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Acknowledged to the publisher, and never came.
+    pub lost: u64,
+    /// Came again.
+    pub duplicated: u64,
+    /// Came after a later one.
+    pub reordered: u64,
+}
+
+// === impl Track ===
+
+impl Track {
+    /// Begins with this number.
+    pub fn from(next: u64) -> Self {
+        Self { next, ..Self::default() }
+    }
+
+    /// Takes an event; true if it had not come before.
+    pub fn take(&mut self, sequence: u64) -> bool {
+        if sequence == self.next {
+            self.next += 1;
+            return true;
+        }
+        if sequence > self.next {
+            self.missing.insert(self.next, sequence);
+            self.next = sequence + 1;
+            return true;
+        }
+        match self.missing.range(..=sequence).next_back() {
+            Some((&first, &end)) if sequence < end => {
+                self.missing.remove(&first);
+                if first < sequence {
+                    self.missing.insert(first, sequence);
+                }
+                if sequence + 1 < end {
+                    self.missing.insert(sequence + 1, end);
+                }
+                self.reordered += 1;
+                true
+            }
+            _ => {
+                self.duplicated += 1;
+                false
+            }
+        }
+    }
+
+    /// What is wrong, if `published` events were acknowledged.
+    pub fn losses(&self, published: u64) -> Losses {
+        let holes: u64 = self.missing.iter().map(|(first, end)| end.min(&published).saturating_sub(*first)).sum();
+        Losses {
+            lost: holes + published.saturating_sub(self.next),
+            duplicated: self.duplicated,
+            reordered: self.reordered,
+        }
+    }
+}
+
+// === impl Losses ===
+
+impl std::ops::AddAssign for Losses {
+    fn add_assign(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+    }
+}
+
+impl Losses {
+    /// True if all came, once and in order.
+    pub fn none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn losses(from: u64, came: &[u64], published: u64) -> (u64, u64, u64) {
+        let mut track = Track::from(from);
+        for sequence in came {
+            track.take(*sequence);
+        }
+        let Losses { lost, duplicated, reordered } = track.losses(published);
+        (lost, duplicated, reordered)
+    }
+
+    #[test]
+    fn what_is_wrong_is_counted() {
+        assert_eq!(losses(0, &[0, 1, 2, 3], 4), (0, 0, 0));
+        assert_eq!(losses(0, &[0, 1], 4), (2, 0, 0), "the end is lost");
+        assert_eq!(losses(0, &[0, 3], 4), (2, 0, 0), "a hole");
+        assert_eq!(losses(0, &[0, 0, 1, 1, 1], 2), (0, 3, 0));
+        assert_eq!(losses(0, &[2, 0, 1], 3), (0, 0, 2));
+        assert_eq!(losses(0, &[4, 2, 2], 5), (3, 1, 1), "a hole that is split");
+        assert_eq!(losses(2, &[2, 3], 4), (0, 0, 0), "a replay begins in the middle");
+        assert_eq!(losses(2, &[1, 2, 3], 4), (0, 1, 0), "and what lies before it is a double");
+        assert_eq!(losses(0, &[0, 2], 2), (1, 0, 0), "what was not acknowledged is not lost");
+    }
+
+    #[test]
+    fn an_event_counts_as_delivered_once() {
+        let mut track = Track::default();
+        let first: Vec<bool> = [0, 2, 1, 1, 2].iter().map(|sequence| track.take(*sequence)).collect();
+        assert_eq!(first, [true, true, true, false, false]);
+    }
+}
