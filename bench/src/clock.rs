@@ -1,4 +1,4 @@
-//! The one clock of a measurement: nanoseconds since it began, never going back.
+//! The clock of a measurement: nanoseconds since its start, never going back.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ impl Clock {
         Self(Instant::now())
     }
 
-    /// Nanoseconds since the beginning; enough for 500 years.
+    /// Nanoseconds since the start; enough for 500 years.
     pub fn now(self) -> u64 {
         nanos(self.0.elapsed())
     }
 
-    /// Sleeps until a moment, if it is not past.
+    /// Sleeps until a moment, unless it has passed.
     pub fn sleep_until(self, at: u64) {
         let left = at.saturating_sub(self.now());
         if left > 0 {
@@ -27,7 +27,7 @@ impl Clock {
     }
 }
 
-/// Sleeps. Only for threads of a measurement, which serve nobody else; a runtime's timer is too coarse for a plan.
+/// Sleeps. Only for threads without streams; the timer of a runtime is too coarse for planned times.
 #[expect(clippy::disallowed_methods, reason = "no stream lives on these threads")]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);

@@ -22,11 +22,11 @@ use tokio::signal::unix::{SignalKind, signal};
 mod call;
 mod cases;
 mod clock;
+mod data;
 mod pool;
 mod process;
 mod publisher;
 mod report;
-mod scratch;
 mod subscriber;
 mod tally;
 mod target;
@@ -47,8 +47,8 @@ const EXIT_USAGE: u8 = 64;
 
 /// Puts a server of this machine under load and measures it.
 ///
-/// Cases without `--url` start their own nodes: the program `millstream` beside this one, or the program that
-/// MILLSTREAM_BIN names.
+/// A case without `--url` and `--subscribe-url` starts its own node: the program `millstream` beside this one, or the
+/// one that `MILLSTREAM_BIN` names.
 #[derive(Debug, Parser)]
 #[command(name = "millstream-bench", version, propagate_version = true)]
 struct Arguments {

@@ -1,11 +1,12 @@
 //! All subscribers of a measurement: some threads, each with its share of the sockets.
 //!
-//! A thread reads its sockets one after another into one buffer and keeps its figures for itself; what others must know
-//! while it runs stands in a few atomics. No lock, no timer per subscriber.
+//! A thread reads its sockets in turn into one buffer, and keeps its own figures. Figures that others need while it
+//! runs are atomics. There is no lock and no timer per subscriber.
 
 use std::{
     cell::RefCell,
     future::poll_fn,
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::{Clock, nanos, pause},
     report::{histogram, record},
-    subscriber::{self, Subscriber, Subscription},
+    subscriber::{Subscriber, Subscription},
     target::Target,
     usage::thread_cpu,
 };
@@ -37,113 +38,103 @@ use crate::{
 /// Connections that one thread opens at the same time; more would only wait in the kernel.
 const CONNECTING: usize = 64;
 
-/// How long all connections together may take.
+/// Limit for connecting all subscribers.
 const CONNECT_TIME: Duration = Duration::from_mins(1);
 
-/// Subscribers at work.
-pub struct Crew {
-    threads: Vec<JoinHandle<Share>>,
-    shared: Arc<Shared>,
+/// Deliveries count as complete when none has come for this time.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Running subscribers.
+pub struct SubscriberPool {
+    workers: Vec<JoinHandle<Results>>,
+    progress: Arc<Progress>,
     stop: CancellationToken,
     count: usize,
     clock: Clock,
 }
 
-/// What all threads tell while they run.
-#[derive(Debug)]
-pub struct Shared {
+/// Figures of all threads while they run.
+#[derive(Debug, Default)]
+struct Progress {
     established: AtomicUsize,
-    /// When the last one was established.
+    /// The time of the last one that was established.
     established_at: AtomicU64,
-    /// Events that came for the first time.
+    /// Events that arrived for the first time.
     delivered: AtomicU64,
-    /// When the last of them came.
+    /// The time of the last of them.
     delivered_at: AtomicU64,
-    /// Events that were planned before this moment do not count for latency and rate.
+    /// Events with an earlier planned time do not count for latency and rate.
     measure_from: AtomicU64,
+    /// The first error.
     error: Mutex<Option<String>>,
 }
 
-/// What a thread brings home.
+/// The figures of a thread, or of all threads.
 #[derive(Debug)]
-pub struct Share {
-    /// Its subscribers, with their numbers.
+pub struct Results {
+    /// The subscribers, with their numbers.
     pub subscribers: Vec<(usize, Subscriber)>,
     /// From the planned time to the reading, in microseconds, of events that count.
     pub latency: Histogram<u64>,
-    /// CPU time of the thread.
+    /// CPU time of the thread, or of the busiest one.
     pub cpu: Duration,
 }
 
-struct Desk {
-    share: Share,
+/// A thread that reads for its subscribers.
+struct Worker {
+    addr: SocketAddr,
+    clock: Clock,
+    progress: Arc<Progress>,
+    connecting: Semaphore,
+    state: RefCell<State>,
+}
+
+/// The state that the tasks of a worker share.
+struct State {
+    results: Results,
     buffer: Box<[u8]>,
 }
 
-// === impl Crew ===
+// === impl SubscriberPool ===
 
-impl Crew {
-    /// Starts to connect `count` subscribers; `ask` says what each of them wants.
+impl SubscriberPool {
+    /// Starts to connect `count` subscribers; `subscription` gives the request of each by its number.
     ///
     /// # Errors
-    /// When a thread cannot be had.
+    /// When a thread cannot start.
     pub fn start(
         target: &Target,
         count: usize,
         clock: Clock,
-        ask: impl Fn(usize) -> Subscription + Send + Sync + 'static,
+        subscription: impl Fn(usize) -> Subscription + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        let shared = Arc::new(Shared {
-            established: AtomicUsize::new(0),
-            established_at: AtomicU64::new(0),
-            delivered: AtomicU64::new(0),
-            delivered_at: AtomicU64::new(0),
-            measure_from: AtomicU64::new(0),
-            error: Mutex::new(None),
-        });
-        let (stop, ask) = (CancellationToken::new(), Arc::new(ask));
-        let mut crew = Self { threads: Vec::new(), shared: shared.clone(), stop: stop.clone(), count, clock };
-        for thread in 0..target.readers {
-            let (addr, readers, shared, stop, ask) =
-                (target.addr, target.readers, shared.clone(), stop.clone(), ask.clone());
+        let subscription = Arc::new(subscription);
+        let (progress, stop) = (Arc::<Progress>::default(), CancellationToken::new());
+        let (addr, threads) = (target.addr, target.readers);
+        let start = |thread: usize| {
+            let (subscription, progress, stop) = (subscription.clone(), progress.clone(), stop.clone());
             let run = move || {
-                let numbers = (thread..count).step_by(readers);
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let runtime = runtime.expect("a runtime of one thread needs nothing but a few descriptors");
-                let desk = Rc::new(RefCell::new(Desk::new()));
-                let local = LocalSet::new();
-                let connecting = Rc::new(Semaphore::new(CONNECTING));
-                for number in numbers {
-                    let (ask, shared) = (ask(number), shared.clone());
-                    let (desk, connecting) = (desk.clone(), connecting.clone());
-                    local.spawn_local(async move {
-                        if let Err(error) = attend(addr, number, ask, &desk, &shared, &connecting, clock).await {
-                            shared.fail(error);
-                        }
-                    });
-                }
-                local.block_on(&runtime, stop.cancelled());
-                drop(local);
-                let desk = Rc::into_inner(desk).expect("all tasks are gone").into_inner();
-                Share { cpu: thread_cpu(), ..desk.share }
+                let subscriptions = (thread..count).step_by(threads).map(|number| (number, subscription(number)));
+                Worker::new(addr, clock, progress).run(subscriptions, &stop)
             };
-            let thread = std::thread::Builder::new().name(format!("reader-{thread}")).spawn(run);
-            crew.threads.push(thread.map_err(|error| format!("no thread for a reader: {error}"))?);
-        }
-        Ok(crew)
+            let started = std::thread::Builder::new().name(format!("reader-{thread}")).spawn(run);
+            started.map_err(|error| format!("a thread for subscribers cannot start: {error}"))
+        };
+        let workers = (0..threads).map(start).collect::<Result<_, _>>()?;
+        Ok(Self { workers, progress, stop, count, clock })
     }
 
-    /// Waits until all are connected; gives the moment of the last one.
+    /// Waits until all are established; gives the time of the last one.
     ///
     /// # Errors
-    /// When one could not connect, or it takes too long.
+    /// When one cannot connect, or it takes too long.
     pub fn wait_established(&self) -> Result<u64, String> {
         let until = self.clock.now() + nanos(CONNECT_TIME);
         loop {
             self.check()?;
-            let established = self.shared.established.load(Relaxed);
+            let established = self.progress.established.load(Relaxed);
             if established == self.count {
-                return Ok(self.shared.established_at.load(Relaxed));
+                return Ok(self.progress.established_at.load(Relaxed));
             }
             if self.clock.now() > until {
                 return Err(format!(
@@ -155,39 +146,41 @@ impl Crew {
         }
     }
 
-    /// Waits until so many events have come for the first time, until `limit` is over, or nothing comes for 5 s.
-    pub fn wait_delivered(&self, count: u64, limit: Duration) {
-        let until = self.clock.now() + nanos(limit);
-        let silence = nanos(Duration::from_secs(5));
+    /// Waits for this number of first deliveries, at most until `limit`, and not longer than [`SILENCE`] without any.
+    ///
+    /// # Errors
+    /// The first error of a subscriber.
+    pub fn wait_delivered(&self, count: u64, limit: Duration) -> Result<(), String> {
         let begun = self.clock.now();
-        while self.delivered() < count && self.clock.now() < until && self.check().is_ok() {
-            let last = self.shared.delivered_at.load(Relaxed).max(begun);
-            if self.clock.now() > last + silence {
+        while self.delivered() < count && self.clock.now() < begun + nanos(limit) {
+            self.check()?;
+            if self.clock.now() > self.delivered_at().max(begun) + nanos(SILENCE) {
                 break;
             }
             pause(Duration::from_millis(2));
         }
+        self.check()
     }
 
-    /// Events that came for the first time, by now.
+    /// Events that arrived for the first time, so far.
     pub fn delivered(&self) -> u64 {
-        self.shared.delivered.load(Relaxed)
+        self.progress.delivered.load(Relaxed)
     }
 
-    /// When the last of them came.
+    /// The time of the last of them.
     pub fn delivered_at(&self) -> u64 {
-        self.shared.delivered_at.load(Relaxed)
+        self.progress.delivered_at.load(Relaxed)
     }
 
-    /// Events planned from this moment on count.
+    /// Events with a planned time from this one on count.
     pub fn measure_from(&self, at: u64) {
-        self.shared.measure_from.store(at, Relaxed);
+        self.progress.measure_from.store(at, Relaxed);
     }
 
     /// # Errors
-    /// What went wrong first.
+    /// The first error of a subscriber.
     pub fn check(&self) -> Result<(), String> {
-        let error = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = self.progress.error.lock().unwrap_or_else(PoisonError::into_inner);
         error.clone().map_or(Ok(()), Err)
     }
 
@@ -195,101 +188,120 @@ impl Crew {
     ///
     /// # Errors
     /// When a thread panicked.
-    pub fn finish(self) -> Result<Vec<Share>, String> {
+    pub fn finish(self) -> Result<Results, String> {
         self.stop.cancel();
-        self.threads.into_iter().map(|thread| thread.join().map_err(|_| "a reader panicked".to_owned())).collect()
+        let mut all = Results::new();
+        for worker in self.workers {
+            let Results { subscribers, latency, cpu } =
+                worker.join().map_err(|_| "a thread of subscribers panicked".to_owned())?;
+            all.subscribers.extend(subscribers);
+            all.latency += latency;
+            all.cpu = all.cpu.max(cpu);
+        }
+        Ok(all)
     }
 }
 
-// === impl Shared ===
+// === impl Results ===
 
-impl Shared {
-    fn fail(&self, error: String) {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
-}
-
-// === impl Desk ===
-
-impl Desk {
+impl Results {
     fn new() -> Self {
-        let share = Share { subscribers: Vec::new(), latency: histogram(), cpu: Duration::ZERO };
-        Self { share, buffer: vec![0; 64 << 10].into() }
+        Self { subscribers: Vec::new(), latency: histogram(), cpu: Duration::ZERO }
     }
 
-    /// Reads what a socket has; true when it has ended. A poll, so that all sockets of the thread share one buffer; and
-    /// not `try_read`, which would ask the kernel once more after each event whether there is another.
-    fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        socket: &mut TcpStream,
-        slot: usize,
-        shared: &Shared,
-        clock: Clock,
-    ) -> Poll<Result<bool, String>> {
-        let mut buffer = ReadBuf::new(&mut self.buffer);
+    /// `gap` frames of all subscribers.
+    pub fn gaps(&self) -> u64 {
+        self.subscribers.iter().map(|(_, subscriber)| subscriber.gaps).sum()
+    }
+
+    /// Subscribers whose connection the server closed.
+    pub fn closed(&self) -> usize {
+        self.subscribers.iter().filter(|(_, subscriber)| subscriber.closed).count()
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    fn new(addr: SocketAddr, clock: Clock, progress: Arc<Progress>) -> Self {
+        let state = RefCell::new(State { results: Results::new(), buffer: vec![0; 64 << 10].into() });
+        Self { addr, clock, progress, connecting: Semaphore::new(CONNECTING), state }
+    }
+
+    /// Runs a task for each subscription until the stop.
+    fn run(self, subscriptions: impl Iterator<Item = (usize, Subscription)>, stop: &CancellationToken) -> Results {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime of one thread needs only a few descriptors");
+        let (worker, tasks) = (Rc::new(self), LocalSet::new());
+        for (number, subscription) in subscriptions {
+            let worker = worker.clone();
+            tasks.spawn_local(async move {
+                if let Err(error) = worker.run_subscriber(number, subscription).await {
+                    worker.progress.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            });
+        }
+        tasks.block_on(&runtime, stop.cancelled());
+        drop(tasks);
+        let worker = Rc::into_inner(worker).expect("all tasks are dropped");
+        Results { cpu: thread_cpu(), ..worker.state.into_inner().results }
+    }
+
+    /// Connects and reads until the server closes the connection.
+    async fn run_subscriber(&self, number: usize, subscription: Subscription) -> Result<(), String> {
+        let slot = {
+            let subscribers = &mut self.state.borrow_mut().results.subscribers;
+            subscribers.push((number, Subscriber::new(&subscription)));
+            subscribers.len() - 1
+        };
+        let permit = self.connecting.acquire().await.map_err(|error| error.to_string())?;
+        let opened = tokio::time::timeout(CONNECT_TIME, subscription.open(self.addr)).await;
+        let opened = opened.map_err(|_| format!("a subscriber did not connect in {CONNECT_TIME:?}"))?;
+        let mut socket = opened.map_err(|error| format!("a subscriber cannot connect: {error}"))?;
+        let mut permit = Some(permit);
+        while poll_fn(|cx| self.poll_read(cx, &mut socket, slot)).await? {
+            if permit.is_some() && self.state.borrow().results.subscribers[slot].1.established {
+                drop(permit.take());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the available bytes of a socket; false when it has ended. This is a poll, so that all sockets of the
+    /// thread share one buffer. `try_read` would need another system call after each event.
+    fn poll_read(&self, cx: &mut Context<'_>, socket: &mut TcpStream, slot: usize) -> Poll<Result<bool, String>> {
+        let State { results, buffer } = &mut *self.state.borrow_mut();
+        let mut buffer = ReadBuf::new(buffer);
         if let Err(error) = ready!(Pin::new(socket).poll_read(cx, &mut buffer)) {
             return Poll::Ready(Err(format!("a subscriber lost its connection: {error}")));
         }
-        let read = buffer.filled().len();
-        Poll::Ready(self.take(read, slot, shared, clock))
+        Poll::Ready(self.take(results, slot, buffer.filled()))
     }
 
-    /// Takes the bytes that are in the buffer now.
-    fn take(&mut self, read: usize, slot: usize, shared: &Shared, clock: Clock) -> Result<bool, String> {
-        let Self { share, buffer } = self;
-        let subscriber = &mut share.subscribers[slot].1;
-        if read == 0 {
+    fn take(&self, results: &mut Results, slot: usize, bytes: &[u8]) -> Result<bool, String> {
+        let Results { subscribers, latency, .. } = results;
+        let subscriber = &mut subscribers[slot].1;
+        if bytes.is_empty() {
             subscriber.closed = true;
-            return Ok(true);
+            return Ok(false);
         }
         let was_established = subscriber.established;
-        let (now, from) = (clock.now(), shared.measure_from.load(Relaxed));
+        let (now, from) = (self.clock.now(), self.progress.measure_from.load(Relaxed));
         let mut count = 0;
-        subscriber.take(&buffer[..read], |delivery| {
+        subscriber.take(bytes, |delivery| {
             count += 1;
             if delivery.at >= from {
-                record(&mut share.latency, now.saturating_sub(delivery.at));
+                record(latency, now.saturating_sub(delivery.at));
             }
         })?;
         if subscriber.established && !was_established {
-            shared.established_at.fetch_max(now, Relaxed);
-            shared.established.fetch_add(1, Relaxed);
+            self.progress.established_at.fetch_max(now, Relaxed);
+            self.progress.established.fetch_add(1, Relaxed);
         }
         if count > 0 {
-            shared.delivered.fetch_add(count, Relaxed);
-            shared.delivered_at.fetch_max(now, Relaxed);
+            self.progress.delivered.fetch_add(count, Relaxed);
+            self.progress.delivered_at.fetch_max(now, Relaxed);
         }
-        Ok(false)
-    }
-}
-
-/// The life of a subscriber; it ends with its connection, or when it is dropped.
-async fn attend(
-    addr: std::net::SocketAddr,
-    number: usize,
-    ask: Subscription,
-    desk: &RefCell<Desk>,
-    shared: &Shared,
-    connecting: &Semaphore,
-    clock: Clock,
-) -> Result<(), String> {
-    let slot = {
-        let subscribers = &mut desk.borrow_mut().share.subscribers;
-        subscribers.push((number, Subscriber::new(&ask)));
-        subscribers.len() - 1
-    };
-    let permit = connecting.acquire().await.map_err(|error| error.to_string())?;
-    let opened = tokio::time::timeout(CONNECT_TIME, subscriber::open(addr, &ask)).await;
-    let socket = opened.map_err(|_| "a connection takes too long".to_owned())?;
-    let mut socket = socket.map_err(|error| format!("a subscriber cannot connect: {error}"))?;
-    let mut permit = Some(permit);
-    loop {
-        if poll_fn(|cx| desk.borrow_mut().poll_read(cx, &mut socket, slot, shared, clock)).await? {
-            return Ok(());
-        }
-        if permit.is_some() && desk.borrow().share.subscribers[slot].1.established {
-            drop(permit.take());
-        }
+        Ok(true)
     }
 }

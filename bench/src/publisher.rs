@@ -1,4 +1,4 @@
-//! A publisher: a thread with one connection that sends, waits for the answer, and sends again.
+//! A publisher: a thread with one connection that sends a request, waits for the response, and sends the next.
 
 use std::{
     io::{Read, Write},
@@ -9,39 +9,44 @@ use std::{
 use hdrhistogram::Histogram;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, nanos},
     report::{histogram, record},
     target::Target,
     wire::{self, Framing, Stamp},
 };
 
-/// An acknowledgement that takes longer ends the measurement.
-const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// Limit for an acknowledgement; a longer wait ends the measurement.
+const RESPONSE_TIME: Duration = Duration::from_secs(15);
 
-/// What a publisher is to do.
+/// The task of a publisher.
 pub struct Publisher {
+    /// Its number.
     pub index: usize,
+    /// All publishers.
     pub of: usize,
-    /// The topic's name is this and a number.
+    /// The name of a topic is this and a number.
     pub topic: String,
     pub topics: usize,
-    /// Time between two events of this publisher; none for as fast as acknowledged.
+    /// Time between two events of this publisher; `None`: it waits for acknowledgements only.
     pub every: Option<Duration>,
+    /// Bytes of a payload.
     pub payload: usize,
-    /// On the clock: the first event, from when on it counts, and when the last one is sent.
+    /// The planned time of the first event.
     pub start: u64,
+    /// Events with a planned time from this one on count.
     pub measure: u64,
+    /// No event has a planned time from this one on.
     pub end: u64,
 }
 
-/// What a publisher has done.
+/// The figures of a publisher.
 #[derive(Debug)]
 pub struct Sent {
     /// Acknowledged events by topic.
     pub acknowledged: Vec<u64>,
     /// Acknowledged events that count.
     pub measured: u64,
-    /// From sending to the answer, in microseconds.
+    /// From sending to the response, in microseconds.
     pub acks: Histogram<u64>,
 }
 
@@ -64,12 +69,12 @@ impl Publisher {
     pub fn run(&self, target: &Target, clock: Clock) -> Result<Sent, String> {
         let mut connection = Connection::open(target)?;
         let mut sent = Sent { acknowledged: vec![0; self.topics], measured: 0, acks: histogram() };
-        let every = self.every.map(super::clock::nanos);
+        let every = self.every.map(nanos);
         // Publishers take turns within the interval.
         let first = self.start + every.unwrap_or(0) * self.index as u64 / self.of as u64;
         clock.sleep_until(first);
         for round in 0.. {
-            // The time for which the event was planned: a late answer makes the next event late, and that shows.
+            // The planned time: after a late response the next event is late too, and the latency shows it.
             let at = match every {
                 Some(every) => {
                     let at = first + every * round;
@@ -99,22 +104,21 @@ impl Publisher {
 // === impl Connection ===
 
 impl Connection {
-    /// # Errors
-    /// When nobody is there.
+    /// Connects to the address for publishing.
     pub fn open(target: &Target) -> Result<Self, String> {
         let addr = target.publishing_addr()?;
         let connect = || {
-            let socket = TcpStream::connect_timeout(&addr, ANSWER_TIME)?;
+            let socket = TcpStream::connect_timeout(&addr, RESPONSE_TIME)?;
             socket.set_nodelay(true)?;
-            socket.set_read_timeout(Some(ANSWER_TIME))?;
-            socket.set_write_timeout(Some(ANSWER_TIME))?;
+            socket.set_read_timeout(Some(RESPONSE_TIME))?;
+            socket.set_write_timeout(Some(RESPONSE_TIME))?;
             Ok(socket)
         };
         let socket = connect().map_err(|error: std::io::Error| format!("cannot connect to {addr}: {error}"))?;
         Ok(Self { socket, addr, token: target.token_line(), target: target.clone(), buffer: Vec::new() })
     }
 
-    /// Publishes an event and waits for the acknowledgement, which it gives back.
+    /// Publishes an event; gives the body of the acknowledgement.
     ///
     /// # Errors
     /// When there is none.
@@ -123,7 +127,7 @@ impl Connection {
         self.exchange(&path, &body)
     }
 
-    /// Publishes what a body says to a node and waits for the acknowledgement, which it gives back.
+    /// Posts a body to `/events` of a node; gives the body of the acknowledgement.
     ///
     /// # Errors
     /// When there is none.
@@ -149,7 +153,7 @@ impl Connection {
             }
             self.buffer.extend_from_slice(&chunk[..read]);
             let Some((head, start)) = wire::head(&self.buffer)? else { continue };
-            let Framing::Length(length) = head.framing else { return Err("an answer has no length".into()) };
+            let Framing::Length(length) = head.framing else { return Err("a response has no content length".into()) };
             if self.buffer.len() < start + length {
                 continue;
             }

@@ -1,77 +1,96 @@
-//! What was measured: a table for people, a line of JSON for programs.
+//! The figures of a measurement: a table for people, a line of JSON for programs.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 
-/// Longest time that a histogram tells apart, in microseconds: two minutes. Longer ones count as that.
+use crate::tally::Losses;
+
+/// Longest time that a histogram tells apart, in microseconds: two minutes. Longer times count as two minutes.
 const TIME_MAX: u64 = 120_000_000;
 
-/// Beside the cores that other processes used.
-pub const OTHERS: &str = "used by others; far from 0 the figures are of a busy machine";
-
-/// Rows in the order in which they are shown.
+/// Rows in the order of the table.
 #[derive(Debug)]
 pub struct Report {
     title: String,
-    rows: Vec<(&'static str, Value, &'static str)>,
+    rows: Vec<(String, Value, &'static str)>,
     clean: bool,
 }
 
 // === impl Report ===
 
 impl Report {
-    /// A report of a case, clean until something is found.
+    /// A report of a case; it is clean until [`unclean`](Self::unclean).
     pub fn new(case: &'static str, title: String) -> Self {
-        Self { title, rows: vec![("case", case.into(), "")], clean: true }
+        Self { title, rows: vec![("case".into(), case.into(), "")], clean: true }
     }
 
-    /// A figure; its unit stands at the end of the name, as in the API, and is shown to people as `unit`.
-    pub fn put(&mut self, name: &'static str, value: impl Into<Value>, unit: &'static str) {
-        self.rows.push((name, value.into(), unit));
+    /// A figure. The name ends with its unit, as in the API; the table also shows `note`.
+    pub fn put(&mut self, name: impl Into<String>, value: impl Into<Value>, note: &'static str) {
+        self.rows.push((name.into(), value.into(), note));
     }
 
-    /// A figure with a fraction, rounded to what can be trusted.
-    pub fn ratio(&mut self, name: &'static str, value: Option<f64>, unit: &'static str) {
-        // A share of a core that silence costs is some thousandths.
+    /// A figure with a fraction, rounded to its significant digits.
+    pub fn ratio(&mut self, name: impl Into<String>, value: Option<f64>, note: &'static str) {
+        // The share of a core that idle streams cost is some thousandths.
         let round = |value: f64| {
             let digits = if value.abs() < 0.1 { 1e6 } else { 1e3 };
             (value * digits).round() / digits
         };
-        self.put(name, value.filter(|value| value.is_finite()).map(round), unit);
+        self.put(name, value.filter(|value| value.is_finite()).map(round), note);
+    }
+
+    /// Bytes, in MiB.
+    pub fn mib(&mut self, name: impl Into<String>, bytes: Option<u64>, note: &'static str) {
+        self.ratio(name, bytes.map(|bytes| float(bytes) / f64::from(1 << 20)), note);
     }
 
     /// Percentiles of a histogram of microseconds, in milliseconds.
-    pub fn times(&mut self, names: &[(&'static str, f64)], times: &Histogram<u64>) {
+    pub fn times(&mut self, names: &[(&str, f64)], times: &Histogram<u64>) {
         for (name, percentile) in names {
-            let micros = times.value_at_quantile(*percentile);
-            self.ratio(name, (!times.is_empty()).then(|| float(micros) / 1000.0), "ms");
+            self.ratio(*name, millis(times, *percentile), "ms");
         }
     }
 
-    /// Says that the measurement is not clean.
+    /// Cores that other processes used meanwhile.
+    pub fn others(&mut self, cores: Option<f64>) {
+        self.ratio("otherCores", cores, "used by others; far from 0 the figures are of a busy machine");
+    }
+
+    /// Events that did not arrive once and in order, and `gap` frames. Any of them makes the report unclean.
+    pub fn losses(&mut self, losses: Losses, gaps: u64, note: &'static str) {
+        self.put("lost", losses.lost, note);
+        self.put("duplicated", losses.duplicated, "");
+        self.put("reordered", losses.reordered, "");
+        self.put("gaps", gaps, "");
+        if !losses.none() || gaps > 0 {
+            self.unclean();
+        }
+    }
+
+    /// The measurement found a fault.
     pub fn unclean(&mut self) {
         self.clean = false;
     }
 
-    /// True if all came, once and in order.
+    /// True if all events arrived once and in order.
     pub fn clean(&self) -> bool {
         self.clean
     }
 
-    /// For people.
+    /// The table.
     pub fn table(&self) -> String {
         let width = self.rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         let mut text = format!("{}\n", self.title);
-        for (name, value, unit) in &self.rows[1..] {
+        for (name, value, note) in &self.rows[1..] {
             let value = match value {
                 Value::Null => "-".to_owned(),
                 Value::String(text) => text.clone(),
                 Value::Number(number) => grouped(&number.to_string()),
                 other => other.to_string(),
             };
-            let line = format!("  {name:width$}  {value:>14} {unit}");
+            let line = format!("  {name:width$}  {value:>14} {note}");
             text.push_str(line.trim_end());
             text.push('\n');
         }
@@ -79,10 +98,10 @@ impl Report {
         text
     }
 
-    /// For programs.
+    /// The line of JSON.
     pub fn json(&self) -> String {
         let mut fields: Map<String, Value> =
-            self.rows.iter().map(|(name, value, _)| ((*name).to_owned(), value.clone())).collect();
+            self.rows.iter().map(|(name, value, _)| (name.clone(), value.clone())).collect();
         fields.insert("clean".into(), self.clean.into());
         Value::Object(fields).to_string()
     }
@@ -90,26 +109,37 @@ impl Report {
 
 /// A histogram of microseconds.
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_max(TIME_MAX, 3).expect("the bounds are right")
+    Histogram::new_with_max(TIME_MAX, 3).expect("the bounds are valid")
 }
 
-/// Counts a time given in nanoseconds.
+/// Counts a time in nanoseconds.
 pub fn record(times: &mut Histogram<u64>, nanos: u64) {
     times.saturating_record(nanos / 1000);
 }
 
+/// A percentile of a histogram of microseconds, in milliseconds; `None` if it is empty.
+pub fn millis(times: &Histogram<u64>, percentile: f64) -> Option<f64> {
+    (!times.is_empty()).then(|| float(times.value_at_quantile(percentile)) / 1000.0)
+}
+
+/// The upper of the middle values; `None` if there is none.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
 /// Exact below 2^53, which no count here reaches.
-#[expect(clippy::cast_precision_loss, reason = "see above")]
 pub fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// Events per second, or whatever is counted.
+/// Events, or other things, per second.
 pub fn rate(count: u64, time: Duration) -> Option<f64> {
     (time > Duration::ZERO).then(|| float(count) / time.as_secs_f64())
 }
 
-/// Thousands apart.
+/// Adds a comma between groups of three digits.
 fn grouped(number: &str) -> String {
     let (whole, fraction) = number.split_once('.').map_or((number, None), |(whole, fraction)| (whole, Some(fraction)));
     let digits = whole.len();
@@ -157,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_stand_apart() {
+    fn thousands_are_separated() {
         assert_eq!(grouped("999"), "999");
         assert_eq!(grouped("1000"), "1,000");
         assert_eq!(grouped("-123456.25"), "-123,456.25");

@@ -1,25 +1,30 @@
-//! One subscriber: a raw socket whose bytes become counts.
+//! A subscriber: a raw socket whose bytes become counts.
 
-use tokio::net::TcpStream;
+use std::{io, net::SocketAddr};
+
+use millstream::sse::{Decoder, Item, Limits};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     tally::Track,
-    wire::{self, Deframer, Stamp},
+    wire::{Body, Stamp},
 };
-use millstream::sse::{Decoder, Item, Limits};
 
-/// What a subscriber asks for, as bytes.
+/// Publishers of a measurement, at most.
+const PUBLISHERS_MAX: usize = 1024;
+
+/// The request of a subscriber, and what it may expect.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// The whole request head.
     pub request: String,
-    /// The first sequence number that it is to get.
+    /// The first sequence number that it gets.
     pub first: u64,
-    /// What says that it is heard.
+    /// How the server confirms it.
     pub greeting: Greeting,
 }
 
-/// How a server says that a subscription stands.
+/// How a server confirms a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Greeting {
     /// By its first frame, as a node does.
@@ -28,85 +33,77 @@ pub enum Greeting {
     Head,
 }
 
-/// What came of a subscriber; filled in as it reads.
+/// The state of a stream, and its counts so far.
 #[derive(Debug)]
 pub struct Subscriber {
-    parser: Parser,
-    /// By publisher.
-    pub tracks: Vec<Track>,
+    body: Body,
+    decoder: Decoder,
     first: u64,
     greeting: Greeting,
-    /// True once the server has said that the subscription stands.
+    /// By publisher.
+    pub tracks: Vec<Track>,
+    /// True once the server has confirmed the subscription.
     pub established: bool,
-    /// Heartbeats and comments.
-    pub signs: u64,
-    /// `gap` frames: the node itself says that something is missing.
+    /// Heartbeats and other comments.
+    pub heartbeats: u64,
+    /// `gap` frames: the node reports that events are missing.
     pub gaps: u64,
-    /// The node ended the stream.
+    /// The server closed the connection.
     pub closed: bool,
 }
 
-/// Where the response is.
-#[derive(Debug)]
-enum Parser {
-    Head(Vec<u8>),
-    Body(Deframer, Box<Decoder>),
-}
-
-/// An event that came for the first time.
+/// An event that arrived for the first time.
 pub struct Delivery<'a> {
+    /// Its planned time.
     pub at: u64,
     pub sequence: u64,
-    /// Its id, empty where the server gives none.
+    /// Its id, empty if the server gives none.
     pub id: &'a str,
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// Connects and sends the request.
+    pub async fn open(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+        let mut socket = TcpStream::connect(addr).await?;
+        socket.set_nodelay(true)?;
+        socket.write_all(self.request.as_bytes()).await?;
+        Ok(socket)
+    }
 }
 
 // === impl Subscriber ===
 
 impl Subscriber {
-    pub fn new(ask: &Subscription) -> Self {
+    pub fn new(subscription: &Subscription) -> Self {
         Self {
-            parser: Parser::Head(Vec::new()),
+            body: Body::default(),
+            decoder: Decoder::new(Limits::default()),
+            first: subscription.first,
+            greeting: subscription.greeting,
             tracks: Vec::new(),
-            first: ask.first,
-            greeting: ask.greeting,
             established: false,
-            signs: 0,
+            heartbeats: 0,
             gaps: 0,
             closed: false,
         }
     }
 
-    /// Takes bytes of the response; `each` gets what was delivered for the first time.
+    /// Takes bytes of the response; `each` gets the events that arrived for the first time.
     ///
     /// # Errors
-    /// When the answer is not a stream of this measurement.
+    /// When the response is not a stream of this measurement.
     pub fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Delivery<'_>)) -> Result<(), String> {
-        let Self { parser, tracks, first, greeting, established, signs, gaps, .. } = self;
-        if let Parser::Head(head) = parser {
-            head.extend_from_slice(bytes);
-            let Some((parsed, start)) = wire::head(head)? else { return Ok(()) };
-            let rest = head.split_off(start);
-            if parsed.status != 200 {
-                return Err(format!(
-                    "a subscription was refused with {}: {}",
-                    parsed.status,
-                    String::from_utf8_lossy(&rest)
-                ));
-            }
-            *established |= *greeting == Greeting::Head;
-            *parser = Parser::Body(Deframer::new(parsed.framing), Box::new(Decoder::new(Limits::default())));
-            return self.take(&rest, each);
-        }
-        let Parser::Body(deframer, decoder) = parser else { return Ok(()) };
+        let Self { body, decoder, first, greeting, tracks, established, heartbeats, gaps, .. } = self;
         let mut refused = None;
-        let pushed = deframer.push(bytes, |data| {
+        let taken = body.take(bytes, |data| {
             let item = |item: Item<'_>| match item {
                 // The greeting has an id, but is not a published event.
                 Item::Event { event: "connection", .. } if *greeting == Greeting::Frame => *established = true,
                 Item::Event { own_id, data, id, .. } if own_id || *greeting == Greeting::Head => {
                     match Stamp::read(data) {
-                        Some(Stamp { publisher, sequence, at }) if publisher < 1024 => {
+                        Some(Stamp { publisher, sequence, at }) if publisher < PUBLISHERS_MAX => {
                             if tracks.len() <= publisher {
                                 tracks.resize(publisher + 1, Track::from(*first));
                             }
@@ -114,34 +111,23 @@ impl Subscriber {
                                 each(Delivery { at, sequence, id });
                             }
                         }
-                        // Other servers may greet and beat by events of their own.
-                        _ if *greeting == Greeting::Head => *signs += 1,
-                        _ => refused = Some(format!("an event of somebody else came: {data}")),
+                        // Other servers may send greetings and heartbeats as events.
+                        _ if *greeting == Greeting::Head => *heartbeats += 1,
+                        _ => refused = Some(format!("an event that is not of this measurement arrived: {data}")),
                     }
                 }
                 Item::Event { event: "gap", .. } => *gaps += 1,
                 Item::Event { event: "disconnect", data, .. } => {
                     refused = Some(format!("the node ended a stream: {data}"));
                 }
-                Item::Event { .. } | Item::Comment(_) => *signs += 1,
+                Item::Event { .. } | Item::Comment(_) => *heartbeats += 1,
                 Item::Id(_) | Item::Retry(_) => {}
             };
             decoder.push(data, item).map_err(|error| error.to_string())
         });
-        refused.map_or(pushed, Err)
+        *established |= *greeting == Greeting::Head && body.begun();
+        refused.map_or(taken, Err)
     }
-}
-
-/// Connects and asks.
-///
-/// # Errors
-/// When nobody is there.
-pub async fn open(addr: std::net::SocketAddr, ask: &Subscription) -> std::io::Result<TcpStream> {
-    use tokio::io::AsyncWriteExt;
-    let mut socket = TcpStream::connect(addr).await?;
-    socket.set_nodelay(true)?;
-    socket.write_all(ask.request.as_bytes()).await?;
-    Ok(socket)
 }
 
 #[cfg(test)]
@@ -150,8 +136,8 @@ mod tests {
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
-    fn ask(greeting: Greeting) -> Subscription {
-        Subscription { request: String::new(), first: 0, greeting }
+    fn subscriber(greeting: Greeting) -> Subscriber {
+        Subscriber::new(&Subscription { request: String::new(), first: 0, greeting })
     }
 
     fn chunk(text: &str) -> String {
@@ -170,39 +156,36 @@ mod tests {
                 .concat();
         let wire = [&*wire, &chunk(": heartbeat\n\n"), &chunk("event: gap\ndata: {}\n\n")].concat();
         for size in [1, 7, 64, wire.len()] {
-            let mut subscriber = Subscriber::new(&ask(Greeting::Frame));
+            let mut subscriber = subscriber(Greeting::Frame);
             let mut delivered = Vec::new();
             for part in wire.as_bytes().chunks(size) {
                 subscriber.take(part, |delivery| delivered.push(delivery.at)).unwrap();
             }
             assert_eq!(delivered, [0, 10, 30]);
             assert!(subscriber.established);
-            assert_eq!((subscriber.signs, subscriber.gaps), (1, 1));
+            assert_eq!((subscriber.heartbeats, subscriber.gaps), (1, 1));
             let losses = subscriber.tracks[1].losses(4);
             assert_eq!((losses.lost, losses.duplicated), (1, 1));
         }
     }
 
     #[test]
-    fn what_is_no_stream_of_this_measurement_is_refused() {
-        let refused = |wire: String| {
-            let mut subscriber = Subscriber::new(&ask(Greeting::Frame));
-            subscriber.take(wire.as_bytes(), |_| {}).unwrap_err()
-        };
+    fn a_response_that_is_not_a_stream_of_this_measurement_is_refused() {
+        let refused = |wire: String| subscriber(Greeting::Frame).take(wire.as_bytes(), |_| {}).unwrap_err();
         assert!(refused("HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nfull".into()).contains("503: full"));
-        assert!(refused(format!("{HEAD}{}", chunk("id: e-1\ndata: hello\n\n"))).contains("somebody else"));
+        assert!(refused(format!("{HEAD}{}", chunk("id: e-1\ndata: hello\n\n"))).contains("not of this measurement"));
         assert!(refused(format!("{HEAD}{}", chunk("event: disconnect\ndata: {}\n\n"))).contains("ended"));
     }
 
     #[test]
-    fn another_server_has_its_own_ways() {
-        let mut subscriber = Subscriber::new(&ask(Greeting::Head));
+    fn another_server_is_established_by_its_head() {
+        let mut subscriber = subscriber(Greeting::Head);
         subscriber.take(HEAD.as_bytes(), |_| {}).unwrap();
         assert!(subscriber.established);
         let stamp = Stamp { publisher: 0, sequence: 0, at: 5 }.payload(60);
         let body = chunk(&format!("event: hello\ndata: you\n\ndata: {stamp}\n\n"));
         let mut delivered = Vec::new();
         subscriber.take(body.as_bytes(), |delivery| delivered.push((delivery.at, delivery.id.to_owned()))).unwrap();
-        assert_eq!((delivered, subscriber.signs), (vec![(5, String::new())], 1));
+        assert_eq!((delivered, subscriber.heartbeats), (vec![(5, String::new())], 1));
     }
 }

@@ -1,13 +1,13 @@
-//! Whether every event came, once and in order; pure.
+//! Checks that every event arrives once and in order; pure.
 
 use std::collections::BTreeMap;
 
-/// What one subscriber got of one publisher's events.
+/// The events of one publisher that one subscriber got.
 #[derive(Clone, Debug, Default)]
 pub struct Track {
-    /// Everything below has come, but for `missing`.
+    /// All numbers below have arrived, except those in `missing`.
     next: u64,
-    /// Ranges that were passed over: first to one past the last.
+    /// Ranges that were skipped: from the first number to one past the last.
     missing: BTreeMap<u64, u64>,
     reordered: u64,
     duplicated: u64,
@@ -16,23 +16,23 @@ pub struct Track {
 /// Sums over subscribers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Acknowledged to the publisher, and never came.
+    /// Acknowledged to the publisher, but never arrived.
     pub lost: u64,
-    /// Came again.
+    /// Arrived again.
     pub duplicated: u64,
-    /// Came after a later one.
+    /// Arrived after a later one.
     pub reordered: u64,
 }
 
 // === impl Track ===
 
 impl Track {
-    /// Begins with this number.
+    /// Starts at this number.
     pub fn from(next: u64) -> Self {
         Self { next, ..Self::default() }
     }
 
-    /// Takes an event; true if it had not come before.
+    /// Takes an event; true if it arrived for the first time.
     pub fn take(&mut self, sequence: u64) -> bool {
         if sequence == self.next {
             self.next += 1;
@@ -62,7 +62,7 @@ impl Track {
         }
     }
 
-    /// What is wrong, if `published` events were acknowledged.
+    /// The faults, if `published` events were acknowledged.
     pub fn losses(&self, published: u64) -> Losses {
         let holes: u64 = self.missing.iter().map(|(first, end)| end.min(&published).saturating_sub(*first)).sum();
         Losses {
@@ -84,7 +84,7 @@ impl std::ops::AddAssign for Losses {
 }
 
 impl Losses {
-    /// True if all came, once and in order.
+    /// True if all events arrived once and in order.
     pub fn none(self) -> bool {
         self == Self::default()
     }
@@ -104,16 +104,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_counted() {
+    fn faults_are_counted() {
         assert_eq!(losses(0, &[0, 1, 2, 3], 4), (0, 0, 0));
         assert_eq!(losses(0, &[0, 1], 4), (2, 0, 0), "the end is lost");
         assert_eq!(losses(0, &[0, 3], 4), (2, 0, 0), "a hole");
         assert_eq!(losses(0, &[0, 0, 1, 1, 1], 2), (0, 3, 0));
         assert_eq!(losses(0, &[2, 0, 1], 3), (0, 0, 2));
         assert_eq!(losses(0, &[4, 2, 2], 5), (3, 1, 1), "a hole that is split");
-        assert_eq!(losses(2, &[2, 3], 4), (0, 0, 0), "a replay begins in the middle");
-        assert_eq!(losses(2, &[1, 2, 3], 4), (0, 1, 0), "and what lies before it is a double");
-        assert_eq!(losses(0, &[0, 2], 2), (1, 0, 0), "what was not acknowledged is not lost");
+        assert_eq!(losses(2, &[2, 3], 4), (0, 0, 0), "a replay starts in the middle");
+        assert_eq!(losses(2, &[1, 2, 3], 4), (0, 1, 0), "an earlier event is a duplicate");
+        assert_eq!(losses(0, &[0, 2], 2), (1, 0, 0), "an event without acknowledgement is not lost");
     }
 
     #[test]

@@ -1,25 +1,31 @@
-//! What processes have used, as Linux tells it in `/proc`.
+//! CPU time and memory of processes, from `/proc` of Linux. On other systems the figures are `None`.
 
 use std::{
     fs,
     time::{Duration, Instant},
 };
 
-/// Ticks of `/proc/PID/stat` per second; fixed in Linux's interface to programs.
+/// Ticks of `/proc/PID/stat` per second, a constant of Linux's interface to programs.
 const TICKS: u64 = 100;
 
-/// What a process has used.
+/// CPU time and memory of a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// CPU time.
     pub cpu: Duration,
-    /// Memory in bytes.
+    /// Resident memory in bytes.
     pub rss: u64,
 }
 
-/// What the whole machine has done by a moment, and what of it was this program and the server.
+/// Watches the load of other processes, the hypervisor included: figures of a busy machine are worth little.
 #[derive(Clone, Copy, Debug)]
-pub struct Machine {
+pub struct OtherLoad {
+    server: Option<u32>,
+    before: Option<Machine>,
+}
+
+/// CPU time of the whole machine, and the part of this program and the server.
+#[derive(Clone, Copy, Debug)]
+struct Machine {
     busy: Duration,
     ours: Duration,
     at: Instant,
@@ -28,28 +34,33 @@ pub struct Machine {
 // === impl Usage ===
 
 impl Usage {
-    /// What a process has used so far, without its children; `None` if it is not there or this is no Linux.
+    /// Of a process without its children, so far; `None` if it does not exist.
     pub fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        // The kernel's exact figure forgets threads that have ended, the other one counts in hundredths of a second.
+        // The kernel's exact figure leaves out threads that have ended; the other one counts hundredths of a second.
         Some(Self { cpu: scheduled(pid).max(ticks(&stat)?), rss: kib(&status, "VmRSS:")? })
     }
 
-    /// The same with its children: some servers are a process that starts others. What these share counts for each.
+    /// Of a process with its children: some servers are several processes. Memory that they share counts for each.
     pub fn with_children(pid: u32) -> Option<Self> {
         let all = family(pid).into_iter().filter_map(Self::of);
         all.reduce(|all, one| Self { cpu: all.cpu + one.cpu, rss: all.rss + one.rss })
     }
 }
 
-/// Proportional memory of a process and its children in bytes: what several share is divided among them.
+/// Seconds of CPU time between two moments.
+pub fn cpu_seconds(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
+    before.zip(after).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64())
+}
+
+/// Proportional memory of a process and its children in bytes: memory that several share is divided among them.
 pub fn pss(pid: u32) -> Option<u64> {
     let rollup = |pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
     family(pid).into_iter().map(|pid| kib(&rollup(pid)?, "Pss:")).sum()
 }
 
-/// A process, its children, and theirs.
+/// A process and its descendants.
 fn family(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut next = 0;
@@ -64,23 +75,31 @@ fn family(pid: u32) -> Vec<u32> {
     all
 }
 
+// === impl OtherLoad ===
+
+impl OtherLoad {
+    /// Starts to watch, beside this program and the process of the server.
+    pub fn watch(server: Option<u32>) -> Self {
+        Self { server, before: Machine::now(server) }
+    }
+
+    /// The number of cores that others have used since then.
+    pub fn cores(self) -> Option<f64> {
+        let (before, after) = self.before.zip(Machine::now(self.server))?;
+        let busy = after.busy.saturating_sub(before.busy);
+        let others = busy.saturating_sub(after.ours.saturating_sub(before.ours));
+        Some(others.as_secs_f64() / (after.at - before.at).as_secs_f64())
+    }
+}
+
 // === impl Machine ===
 
 impl Machine {
-    /// As it is now, the server being the process `pid`; `None` where nobody tells.
-    pub fn now(pid: Option<u32>) -> Option<Self> {
+    fn now(server: Option<u32>) -> Option<Self> {
         let stat = fs::read_to_string("/proc/stat").ok()?;
-        let server = pid.and_then(Usage::with_children).map_or(Duration::ZERO, |usage| usage.cpu);
+        let server = server.and_then(Usage::with_children).map_or(Duration::ZERO, |usage| usage.cpu);
         let ours = Usage::of(std::process::id())?.cpu + server;
         Some(Self { busy: busy(&stat)?, ours, at: Instant::now() })
-    }
-
-    /// How many cores others have used since then, the hypervisor included. Figures of a machine that had other things
-    /// to do are not worth much, so they must show it.
-    pub fn others_since(self, before: Self) -> f64 {
-        let busy = self.busy.saturating_sub(before.busy);
-        let others = busy.saturating_sub(self.ours.saturating_sub(before.ours));
-        others.as_secs_f64() / (self.at - before.at).as_secs_f64()
     }
 }
 
@@ -89,6 +108,7 @@ pub fn thread_cpu() -> Duration {
     fs::read_to_string("/proc/thread-self/schedstat").ok().and_then(|text| on_cpu(&text)).unwrap_or_default()
 }
 
+/// The kernel's exact figure, of the threads that exist.
 fn scheduled(pid: u32) -> Duration {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
     let each = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
@@ -101,13 +121,13 @@ fn on_cpu(schedstat: &str) -> Option<Duration> {
 }
 
 fn ticks(stat: &str) -> Option<Duration> {
-    // The command may contain blanks and parentheses; what follows its last parenthesis begins with field 3.
+    // The command may contain blanks and parentheses; field 3 follows its last parenthesis.
     let fields: Vec<&str> = stat[stat.rfind(')')? + 2..].split(' ').collect();
     let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     Some(Duration::from_millis(ticks * 1000 / TICKS))
 }
 
-/// All but idling and waiting for disks: user, nice, system, interrupts, and what the hypervisor took.
+/// All except idle time and waits for disks: user, nice, system, interrupts, and time that the hypervisor took.
 fn busy(stat: &str) -> Option<Duration> {
     let fields: Vec<u64> =
         stat.lines().next()?.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
@@ -115,12 +135,12 @@ fn busy(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / TICKS))
 }
 
-/// The most memory that a process has had so far, in bytes.
+/// The peak memory of a process so far, in bytes.
 pub fn rss_peak(pid: u32) -> Option<u64> {
     kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
 }
 
-/// A line of kilobytes in what the kernel tells of a process, in bytes.
+/// A line in kilobytes of a file in `/proc`, in bytes.
 pub fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)

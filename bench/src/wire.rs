@@ -1,21 +1,19 @@
-//! As much of HTTP/1.1 as a load generator needs, and the stamp in each payload; pure.
+//! The part of HTTP/1.1 that a load generator needs, and the stamp in each payload; pure.
 
 /// Largest response head.
 const HEAD_MAX: usize = 16 << 10;
 
-/// What a response head says.
+/// The head of a response.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The status.
     pub status: u16,
-    /// How the body ends.
     pub framing: Framing,
 }
 
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// After so many bytes.
+    /// After this number of bytes.
     Length(usize),
     /// With the chunk of size 0.
     Chunked,
@@ -23,14 +21,14 @@ pub enum Framing {
     Close,
 }
 
-/// Takes chunked framing off a stream as it comes.
+/// Removes the framing of a body, piece by piece.
 #[derive(Debug)]
-pub enum Deframer {
-    /// In the line with the size: what it says so far, and whether the digits are over.
+enum Deframer {
+    /// In the line with the size: the value so far, and whether the digits have ended.
     Size(usize, bool),
-    /// So many bytes of the chunk are to come.
+    /// Within a chunk, with this number of bytes to come.
     Data(usize),
-    /// In the line break behind a chunk.
+    /// In the line break after a chunk.
     Break,
     /// Bytes until the connection ends.
     Raw,
@@ -38,21 +36,28 @@ pub enum Deframer {
     Ended,
 }
 
-/// What identifies an event of a measurement.
+/// The body of a response that is read piece by piece.
+#[derive(Debug, Default)]
+pub struct Body {
+    head: Vec<u8>,
+    deframer: Option<Deframer>,
+}
+
+/// The identity of an event of a measurement, at the start of its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Who published it.
+    /// The number of its publisher.
     pub publisher: usize,
-    /// Its number among that publisher's events of the topic, from 0.
+    /// Its number among the events of that publisher in the topic, from 0.
     pub sequence: u64,
-    /// When it was planned, on the clock of the measurement.
+    /// Its planned time, on the clock of the measurement.
     pub at: u64,
 }
 
-/// Parses a head that is complete; gives its length too. `None` while more is needed.
+/// Parses a head; also gives its length. `None` while it is incomplete.
 ///
 /// # Errors
-/// When it is none.
+/// When it is not a head of HTTP/1.1, or too large.
 pub fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return if bytes.len() > HEAD_MAX { Err("the response head does not end".into()) } else { Ok(None) };
@@ -72,19 +77,46 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
     Ok(Some((Head { status, framing }, end + 4)))
 }
 
+// === impl Body ===
+
+impl Body {
+    /// Takes the next bytes of the response; `each` gets those of the body.
+    ///
+    /// # Errors
+    /// Those of `each`, a broken framing, and a status other than 200.
+    pub fn take(&mut self, bytes: &[u8], each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+        let Self { head, deframer } = self;
+        if let Some(deframer) = deframer {
+            return deframer.push(bytes, each);
+        }
+        head.extend_from_slice(bytes);
+        let Some((parsed, start)) = self::head(head)? else { return Ok(()) };
+        let rest = head.split_off(start);
+        if parsed.status != 200 {
+            return Err(format!("a stream was refused with {}: {}", parsed.status, String::from_utf8_lossy(&rest)));
+        }
+        deframer.insert(Deframer::new(parsed.framing)).push(&rest, each)
+    }
+
+    /// True once the head is complete.
+    pub fn begun(&self) -> bool {
+        self.deframer.is_some()
+    }
+
+    /// True once the last chunk has come.
+    pub fn ended(&self) -> bool {
+        matches!(self.deframer, Some(Deframer::Ended))
+    }
+}
+
 // === impl Deframer ===
 
 impl Deframer {
-    /// For a body that begins now.
-    pub fn new(framing: Framing) -> Self {
+    fn new(framing: Framing) -> Self {
         if framing == Framing::Chunked { Self::Size(0, false) } else { Self::Raw }
     }
 
-    /// Takes the next bytes and hands on those of the body.
-    ///
-    /// # Errors
-    /// What `each` gives, and a broken framing.
-    pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+    fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
         while let Some(&first) = bytes.first() {
             match self {
                 Self::Size(size, over) => {
@@ -126,7 +158,7 @@ impl Deframer {
 // === impl Stamp ===
 
 impl Stamp {
-    /// A payload of about so many bytes; never shorter than the stamp itself.
+    /// A payload of this length, or longer if the stamp itself is longer.
     pub fn payload(self, bytes: usize) -> String {
         let Self { publisher, sequence, at } = self;
         let mut text = format!(r#"{{"p":{publisher},"n":{sequence},"t":{at},"x":""#);
@@ -136,7 +168,7 @@ impl Stamp {
         text
     }
 
-    /// Reads it back; `None` where it is none.
+    /// The stamp of a payload; `None` without one.
     pub fn read(data: &str) -> Option<Self> {
         let (publisher, rest) = number(data.strip_prefix(r#"{"p":"#)?)?;
         let (sequence, rest) = number(rest.strip_prefix(r#","n":"#)?)?;
@@ -156,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_tells_status_and_framing() {
+    fn a_head_has_status_and_framing() {
         assert_eq!(head(b"HTTP/1.1 200 OK\r\nContent-Le"), Ok(None));
         let full = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
         assert_eq!(head(full), Ok(Some((Head { status: 200, framing: Framing::Length(5) }, full.len() - 5))));
@@ -167,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_come_apart_wherever_the_network_cuts_them() {
+    fn chunks_are_removed_wherever_the_network_cuts_them() {
         let wire = b"5\r\nhello\r\n1a;x=y\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\nbehind";
         for cut in 1..wire.len() {
             let mut deframer = Deframer::new(Framing::Chunked);

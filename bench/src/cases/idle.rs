@@ -1,21 +1,21 @@
-//! `bench idle`: subscribers to whom nothing happens.
+//! `idle`: subscribers without events.
 
 use std::time::Duration;
 
 use clap::Args;
+use ulid::Ulid;
 
 use crate::{
     clock::{Clock, nanos, pause},
-    pool::Crew,
-    report::{OTHERS, Report, float, rate},
+    pool::SubscriberPool,
+    report::{Report, rate},
     target::TargetArguments,
-    usage::{Machine, Usage, pss},
+    usage::{OtherLoad, cpu_seconds, pss},
 };
 
-/// Before memory is read, the node may finish what connecting left to do.
+/// Time between the last connection and the reading of memory, so that the node can finish its work.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// A case of silence.
 #[derive(Args, Clone, Debug)]
 pub struct IdleArguments {
     #[command(flatten)]
@@ -32,49 +32,45 @@ pub struct IdleArguments {
 
 impl IdleArguments {
     pub fn run(&self) -> Result<Report, String> {
-        let (_node, target) = &self.target.open()?;
+        let (_node, target) = self.target.open()?;
         let usage = || target.usage();
         let pss = || target.pid.and_then(pss);
         let (before, pss_before) = (usage(), pss());
         let clock = Clock::start();
-        let ask = target.subscription(&format!("bench:{}", ulid::Ulid::new()), None, 0);
-        let crew = Crew::start(target, self.subs as usize, clock, move |_| ask.clone())?;
-        let connected = Duration::from_nanos(crew.wait_established()?);
+        let subscription = target.subscription(&format!("bench:{}", Ulid::new()), None, 0);
+        let pool = SubscriberPool::start(&target, self.subs as usize, clock, move |_| subscription.clone())?;
+        let connected = Duration::from_nanos(pool.wait_established()?);
         let after_connect = usage();
         pause(SETTLE);
         let (begin, pss_begin) = (usage(), pss());
-        let machine = Machine::now(target.pid);
+        let others = OtherLoad::watch(target.pid);
         let until = clock.now() + nanos(Duration::from_secs(self.hold.into()));
         while clock.now() < until {
-            crew.check()?;
+            pool.check()?;
             clock.sleep_until(until.min(clock.now() + nanos(Duration::from_millis(200))));
         }
         let end = usage();
-        let others = machine.zip(Machine::now(target.pid)).map(|(before, after)| after.others_since(before));
-        let shares = crew.finish()?;
-        let subscribers = || shares.iter().flat_map(|share| &share.subscribers);
-        let signs: u64 = subscribers().map(|(_, subscriber)| subscriber.signs).sum();
-        let closed = subscribers().filter(|(_, subscriber)| subscriber.closed).count();
+        let others = others.cores();
+        let results = pool.finish()?;
+        let heartbeats: u64 = results.subscribers.iter().map(|(_, subscriber)| subscriber.heartbeats).sum();
+        let closed = results.closed();
 
         let Self { subs, hold, .. } = self;
         let mut report = Report::new("idle", format!("idle: {subs} subscribers for {hold} s"));
         report.put("subs", *subs, "");
         report.put("holdS", *hold, "s");
         report.ratio("connectsPerS", rate(u64::from(*subs), connected), "");
-        let cpu = |from: Option<Usage>, to: Option<Usage>| {
-            from.zip(to).map(|(from, to)| to.cpu.saturating_sub(from.cpu).as_secs_f64())
-        };
-        report.ratio("serverCpuUsPerConnect", cpu(before, after_connect).map(|cpu| cpu * 1e6 / f64::from(*subs)), "µs");
-        let mib = |usage: Usage| float(usage.rss) / f64::from(1 << 20);
-        report.ratio("serverRssBeforeMib", before.map(mib), "MiB");
-        report.ratio("serverRssConnectedMib", begin.map(mib), "MiB");
+        let per_connect = cpu_seconds(before, after_connect).map(|cpu| cpu * 1e6 / f64::from(*subs));
+        report.ratio("serverCpuUsPerConnect", per_connect, "µs");
+        let (rss_before, rss_begin) = (before.map(|usage| usage.rss), begin.map(|usage| usage.rss));
+        report.mib("serverRssBeforeMib", rss_before, "MiB");
+        report.mib("serverRssConnectedMib", rss_begin, "MiB");
         let each = |(before, begin): (u64, u64)| begin.saturating_sub(before) / u64::from(*subs);
-        let rss = before.map(|usage| usage.rss).zip(begin.map(|usage| usage.rss));
-        report.put("serverRssBytesPerConnection", rss.map(each), "B");
+        report.put("serverRssBytesPerConnection", rss_before.zip(rss_begin).map(each), "B");
         report.put("serverPssBytesPerConnection", pss_before.zip(pss_begin).map(each), "B");
-        report.ratio("idleCores", cpu(begin, end).map(|cpu| cpu / f64::from(*hold)), "");
-        report.ratio("otherCores", others, OTHERS);
-        report.put("heartbeats", signs, "");
+        report.ratio("idleCores", cpu_seconds(begin, end).map(|cpu| cpu / f64::from(*hold)), "");
+        report.others(others);
+        report.put("heartbeats", heartbeats, "");
         report.put("closed", closed, "");
         if closed > 0 {
             report.unclean();

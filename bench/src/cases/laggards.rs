@@ -1,20 +1,20 @@
-//! `bench laggards`: whether those who are behind hold up those who are not.
+//! `laggards`: whether clients that are behind delay live delivery to the others.
 //!
-//! Rounds of four kinds in turn. Alone: some subscribers hear live events at a fixed rate. Beside stuck readers: so do
-//! many clients that take nothing any more, and whose buffers are full. Beside replays: many clients read a long history
-//! meanwhile. Beside unfinished ones: many connections stand without a request. What counts is the median of the 99th
-//! percentiles, and what a stuck reader costs.
-
-use std::path::PathBuf;
+//! Rounds of four kinds in turn. Alone: subscribers receive live events at a fixed rate. Beside stuck readers: many
+//! clients read nothing, and their buffers are full. Beside replays: many clients read a long history. Beside unfinished
+//! requests: many connections send no complete request. The report compares the medians of the 99th percentiles, and
+//! has the memory of a stuck reader.
 
 use clap::Args;
 use serde_json::Value;
+use ulid::Ulid;
 
 use crate::{
+    data::DirArguments,
     process::Node,
     publisher::Connection,
-    report::{Report, float},
-    scratch::Scratch,
+    report::{Report, float, median},
+    tally::Losses,
     target::Target,
     usage::Usage,
     wire::Stamp,
@@ -25,12 +25,11 @@ mod round;
 mod stuck;
 mod unfinished;
 
-use self::{memory::Memory, round::Round, stuck::Stuck, unfinished::Unfinished};
+use self::{memory::Memory, round::Round, stuck::StuckReaders, unfinished::UnfinishedRequests};
 
-/// A case of being behind.
 #[derive(Args, Clone, Debug)]
 pub struct LaggardsArguments {
-    /// Subscribers that hear live events.
+    /// Subscribers that receive live events.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     subs: u32,
     /// Live events per second.
@@ -39,7 +38,7 @@ pub struct LaggardsArguments {
     /// Clients that replay the history, all at once; 0: no such rounds.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     replays: u32,
-    /// Readers of the live events that take nothing; 0: no such rounds.
+    /// Subscribers to the live events that read nothing; 0: no such rounds.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=9_000))]
     stuck: u32,
     /// Connections that send no request, or half a head; 0: no such rounds.
@@ -54,22 +53,32 @@ pub struct LaggardsArguments {
     /// Rounds of each kind.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
-    /// Seconds of a round without replays; one with them takes as long as the replays.
+    /// Seconds of a round without replays; a round with replays takes as long as they do.
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
     secs: u16,
-    /// Which journal the node has: embedded or memory.
+    /// The journal of the node: embedded or memory.
     #[arg(long, value_name = "KIND", default_value = "embedded")]
     journal: String,
-    /// Where the data go for the time of the measurement; the system's temporary directory where it is not given.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
+    #[command(flatten)]
+    dir: DirArguments,
 }
 
-/// Names of the rows of one kind of round.
-type Names = [&'static str; 4];
-const BESIDE_STUCK: Names = ["stuckP50Ms", "stuckP99Ms", "stuckToAlone", "stuckMoreMs"];
-const BESIDE_REPLAYS: Names = ["replaysP50Ms", "replaysP99Ms", "replaysToAlone", "replaysMoreMs"];
-const BESIDE_UNFINISHED: Names = ["unfinishedP50Ms", "unfinishedP99Ms", "unfinishedToAlone", "unfinishedMoreMs"];
+/// Events of the history in one request.
+const BATCH: usize = 100;
+
+/// Rounds by kind, and the figures of the clients that are behind.
+#[derive(Default)]
+struct Rounds {
+    alone: Vec<Round>,
+    beside_stuck: Vec<Round>,
+    beside_replays: Vec<Round>,
+    beside_unfinished: Vec<Round>,
+    /// Seconds until all replays were complete, by round.
+    replay_seconds: Vec<f64>,
+    stuck: Vec<memory::Cost>,
+    /// Connections without a request that the node closed, so that they were opened again.
+    reopened: u64,
+}
 
 // === impl LaggardsArguments ===
 
@@ -84,128 +93,136 @@ impl LaggardsArguments {
         );
         let mut report = Report::new("laggards", title);
         report.put("journal", self.journal.clone(), "");
-        let scratch = Scratch::new(self.dir.as_deref())?;
+        let data = self.dir.create()?;
+        // Stuck readers must stay connected for their round.
         let deadline_ms = 60_000 + u64::from(self.secs) * 1000;
         let settings = [
             ("MILLSTREAM__JOURNAL__KIND", self.journal.clone()),
             ("MILLSTREAM__JOURNAL__RETENTION_EVENTS", "0".into()),
             ("MILLSTREAM__JOURNAL__RETENTION_BYTES", "0".into()),
-            // Stuck readers are to stay for their round; what the node would do with them comes after that.
             ("MILLSTREAM__EMITTER__WRITE_DEADLINE_MS", deadline_ms.to_string()),
         ];
-        let node = Node::start_on(scratch.path(), &settings)?;
-        let target = Target::node(&node);
-        let history = format!("history:{}:0", ulid::Ulid::new());
-        let before = if *replays > 0 { self.fill(&target, &history)? } else { String::new() };
-
-        let (mut alone, mut beside_stuck, mut beside_replays) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut stuck_readers, mut beside_unfinished, mut again) = (Vec::new(), Vec::new(), 0);
-        for _ in 0..self.rounds {
-            alone.push(self.round(&target)?);
-            // Before the first replays, whose memory the node would use again.
-            if *stuck > 0 {
-                let topic = format!("live:{}:", ulid::Ulid::new());
-                let readers = Stuck::connect(&target, *stuck, &topic)?;
-                beside_stuck.push(self.round_on(&target, &topic)?);
-                stuck_readers.push(readers.finish()?);
-            }
-            if *replays > 0 {
-                beside_replays.push(self.round_with_replays(&target, &history, &before)?);
-            }
-            if *unfinished > 0 {
-                let connections = Unfinished::connect(&target, *unfinished)?;
-                beside_unfinished.push(self.round(&target)?);
-                again += connections.finish()?;
-            }
-        }
-        let (p50, p99) = (median(&alone, |round| round.p50), median(&alone, |round| round.p99));
-        report.ratio("aloneP50Ms", Some(p50), "ms, median of the rounds");
-        report.ratio("aloneP99Ms", Some(p99), "ms");
-        let beside =
-            [(BESIDE_STUCK, &beside_stuck), (BESIDE_REPLAYS, &beside_replays), (BESIDE_UNFINISHED, &beside_unfinished)];
-        for (names, rounds) in beside {
-            if !rounds.is_empty() && !compare(&mut report, names, rounds, p99) {
-                report.unclean();
-            }
-        }
-        if *stuck > 0 {
-            Memory::put(&mut report, *stuck, &stuck_readers);
-        }
-        if *replays > 0 {
-            let took = median(&beside_replays, |round| round.time.map_or(f64::NAN, |time| time.as_secs_f64()));
-            report.ratio("replayS", Some(took), "s until all are through");
-            let replayed = float(u64::from(*replays) * u64::from(*events));
-            report.ratio("replayedPerS", Some(replayed / took), "");
-        }
-        if *unfinished > 0 {
-            report.put("unfinishedAgain", again, "made again, because the node had given them up");
-        }
-        let rss = Usage::of(node.pid()).map(|usage| float(usage.rss) / f64::from(1 << 20));
-        report.ratio("serverRssMib", rss, "MiB, at the end");
-        let all = || alone.iter().chain(&beside_stuck).chain(&beside_replays).chain(&beside_unfinished);
-        let (lost, twice) =
-            (all().map(|round| round.losses.lost).sum::<u64>(), all().map(|round| round.losses.duplicated));
-        report.put("lost", lost, "of the live ones");
-        report.put("duplicated", twice.sum::<u64>(), "");
-        report.put("reordered", all().map(|round| round.losses.reordered).sum::<u64>(), "");
-        report.put("gaps", all().map(|round| round.gaps).sum::<u64>(), "");
-        if all().any(|round| !round.losses.none() || round.gaps > 0) {
-            report.unclean();
-        }
+        let node = Node::start_on(data.path(), &settings)?;
+        let rounds = self.measure(&Target::node(&node))?;
+        self.put(&rounds, &mut report);
+        report.mib("serverRssMib", Usage::of(node.pid()).map(|usage| usage.rss), "MiB, at the end");
+        let mut losses = Losses::default();
+        rounds.all().for_each(|round| losses += round.losses);
+        report.losses(losses, rounds.all().map(|round| round.gaps).sum(), "of the live events");
         Ok(report)
     }
 
-    /// Publishes the history, in batches; gives the position before it.
+    fn measure(&self, target: &Target) -> Result<Rounds, String> {
+        let history = format!("history:{}:0", Ulid::new());
+        let before = if self.replays > 0 { self.fill(target, &history)? } else { String::new() };
+        let mut rounds = Rounds::default();
+        for _ in 0..self.rounds {
+            rounds.alone.push(self.round(target)?);
+            // Before the first replays: the node would use their memory again.
+            if self.stuck > 0 {
+                let topic = format!("live:{}:", Ulid::new());
+                let readers = StuckReaders::connect(target, self.stuck, &topic)?;
+                rounds.beside_stuck.push(self.round_on(target, &topic)?);
+                rounds.stuck.push(readers.finish()?);
+            }
+            if self.replays > 0 {
+                let (round, seconds) = self.round_with_replays(target, &history, &before)?;
+                rounds.beside_replays.push(round);
+                rounds.replay_seconds.push(seconds);
+            }
+            if self.unfinished > 0 {
+                let connections = UnfinishedRequests::connect(target, self.unfinished)?;
+                rounds.beside_unfinished.push(self.round(target)?);
+                rounds.reopened += connections.finish()?;
+            }
+        }
+        Ok(rounds)
+    }
+
+    fn put(&self, rounds: &Rounds, report: &mut Report) {
+        let (p50, p99) = medians(&rounds.alone);
+        report.ratio("aloneP50Ms", Some(p50), "ms, median of the rounds");
+        report.ratio("aloneP99Ms", Some(p99), "ms");
+        for (name, beside) in [
+            ("stuck", &rounds.beside_stuck),
+            ("replays", &rounds.beside_replays),
+            ("unfinished", &rounds.beside_unfinished),
+        ] {
+            if !beside.is_empty() && !compare(report, name, beside, p99) {
+                report.unclean();
+            }
+        }
+        if self.stuck > 0 {
+            Memory::put(report, self.stuck, &rounds.stuck);
+        }
+        if let Some(seconds) = median(&rounds.replay_seconds) {
+            report.ratio("replayS", Some(seconds), "s until all are complete");
+            let replayed = float(u64::from(self.replays) * u64::from(self.events));
+            report.ratio("replayedPerS", Some(replayed / seconds), "");
+        }
+        if self.unfinished > 0 {
+            report.put("unfinishedAgain", rounds.reopened, "opened again, because the node closed them");
+        }
+    }
+
+    /// Publishes the history in batches; gives the position before it.
     fn fill(&self, target: &Target, topic: &str) -> Result<String, String> {
-        const BATCH: u64 = 100;
         let mut connection = Connection::open(target)?;
         let answer = connection.post(r#"{"topic":"before","data":0}"#)?;
         let answer: Value = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
         let before = answer["id"].as_str().unwrap_or_default().to_owned();
         let last = u64::from(self.events);
-        for first in (0..last).step_by(100) {
+        for first in (0..last).step_by(BATCH) {
             let event = |sequence| {
                 let payload = Stamp { publisher: 0, sequence, at: 0 }.payload(self.payload as usize);
                 format!(r#"{{"topic":"{topic}","data":{payload}}}"#)
             };
-            let events: Vec<String> = (first..last.min(first + BATCH)).map(event).collect();
+            let events: Vec<String> = (first..last).take(BATCH).map(event).collect();
             connection.post(&format!("[{}]", events.join(",")))?;
         }
         Ok(before)
     }
 }
 
-/// Tells of the rounds of a kind; false when those beside wait too long: 1.5 times the 99th percentile of those alone,
-/// and 10 ms more than it, are passed both.
-fn compare(report: &mut Report, [p50, p99, ratio, more]: Names, rounds: &[Round], alone: f64) -> bool {
-    let beside = median(rounds, |round| round.p99);
-    report.ratio(p50, Some(median(rounds, |round| round.p50)), "ms");
-    report.ratio(p99, Some(beside), "ms");
-    report.ratio(ratio, Some(beside / alone), "times the p99");
-    report.ratio(more, Some(beside - alone), "ms more; good up to 10, or 1.5 times");
-    beside <= (alone * 1.5).max(alone + 10.0)
+// === impl Rounds ===
+
+impl Rounds {
+    fn all(&self) -> impl Iterator<Item = &Round> {
+        self.alone.iter().chain(&self.beside_stuck).chain(&self.beside_replays).chain(&self.beside_unfinished)
+    }
 }
 
-fn median<T>(of: &[T], value: impl Fn(&T) -> f64) -> f64 {
-    let mut values: Vec<f64> = of.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// Reports a kind of round; false if live events are too late. They are if the 99th percentile is above 1.5 times that
+/// of the rounds alone, and also more than 10 ms above it.
+fn compare(report: &mut Report, name: &str, rounds: &[Round], alone: f64) -> bool {
+    let (p50, p99) = medians(rounds);
+    report.ratio(format!("{name}P50Ms"), Some(p50), "ms");
+    report.ratio(format!("{name}P99Ms"), Some(p99), "ms");
+    report.ratio(format!("{name}ToAlone"), Some(p99 / alone), "times the p99");
+    report.ratio(format!("{name}MoreMs"), Some(p99 - alone), "ms more; good up to 10, or 1.5 times");
+    p99 <= (alone * 1.5).max(alone + 10.0)
+}
+
+/// Medians of the 50th and the 99th percentiles.
+fn medians(rounds: &[Round]) -> (f64, f64) {
+    let of =
+        |percentile: fn(&Round) -> f64| median(&rounds.iter().map(percentile).collect::<Vec<_>>()).unwrap_or(f64::NAN);
+    (of(|round| round.p50), of(|round| round.p99))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::Losses;
 
     fn round(p99: f64) -> Round {
-        Round { p50: 1.0, p99, losses: Losses::default(), gaps: 0, time: None }
+        Round { p50: 1.0, p99, losses: Losses::default(), gaps: 0 }
     }
 
     #[test]
     fn the_bound_is_the_wider_of_the_two() {
         let holds = |alone: f64, beside: &[f64]| {
             let rounds: Vec<Round> = beside.iter().map(|p99| round(*p99)).collect();
-            compare(&mut Report::new("laggards", String::new()), BESIDE_STUCK, &rounds, alone)
+            compare(&mut Report::new("laggards", String::new()), "stuck", &rounds, alone)
         };
         assert!(holds(2.0, &[12.0]) && !holds(2.0, &[12.1]), "ten milliseconds");
         assert!(holds(40.0, &[60.0]) && !holds(40.0, &[60.1]), "half as much again");

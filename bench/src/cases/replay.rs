@@ -1,4 +1,4 @@
-//! `bench replay`: subscribers who come back at once and missed something.
+//! `replay`: subscribers that come back at the same time and resume.
 
 use std::{
     io::{Read, Write},
@@ -7,25 +7,26 @@ use std::{
 };
 
 use clap::Args;
+use ulid::Ulid;
 
 use crate::{
     clock::Clock,
-    pool::Crew,
+    pool::SubscriberPool,
     publisher::Connection,
-    report::{Report, float, histogram, rate},
+    report::{Report, float, rate},
     subscriber::{Delivery, Subscriber},
     tally::Losses,
     target::{Target, TargetArguments},
+    usage::cpu_seconds,
     wire::Stamp,
 };
 
-/// How long all of them may take.
+/// Limit for all replays together.
 const REPLAY_TIME: Duration = Duration::from_secs(30);
 
-/// How long the first subscriber may hear nothing.
-const WITNESS_TIME: Duration = Duration::from_secs(15);
+/// Longest silence for the observer.
+const OBSERVER_TIME: Duration = Duration::from_secs(15);
 
-/// A case of coming back.
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArguments {
     #[command(flatten)]
@@ -36,7 +37,7 @@ pub struct ReplayArguments {
     /// Events in the topic.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     events: u32,
-    /// How many of them each subscriber missed.
+    /// Events that each subscriber missed.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     missed: u32,
     /// Bytes of data in an event.
@@ -44,8 +45,8 @@ pub struct ReplayArguments {
     payload: u32,
 }
 
-/// Hears the events when they are new, to know their ids.
-struct Witness {
+/// Receives the events live, to learn their ids.
+struct Observer {
     socket: TcpStream,
     subscriber: Subscriber,
 }
@@ -54,40 +55,32 @@ struct Witness {
 
 impl ReplayArguments {
     pub fn run(&self) -> Result<Report, String> {
-        let (_node, target) = &self.target.open()?;
-        if self.missed >= self.events {
+        let Self { subs, events, missed, payload, .. } = self;
+        if missed >= events {
             return Err(format!(
-                "--missed {} must be below --events {}: they resume after one",
-                self.missed, self.events
+                "--missed {missed} must be below --events {events}: subscribers resume after an event"
             ));
         }
-        let topic = format!("bench:{}:", ulid::Ulid::new());
-        let first = u64::from(self.events - self.missed);
-        let position = self.publish(target, &topic, first)?;
-        let usage = || target.usage();
-        let begin = usage();
-        let clock = Clock::start();
-        let ask = target.subscription(&format!("{topic}0"), Some(&position), first);
-        let crew = Crew::start(target, self.subs as usize, clock, move |_| ask.clone())?;
-        let expected = u64::from(self.subs) * u64::from(self.missed);
-        crew.wait_delivered(expected, REPLAY_TIME);
-        crew.check()?;
-        let time = Duration::from_nanos(crew.delivered_at());
-        let end = usage();
-        let shares = crew.finish()?;
-        let (mut losses, mut gaps, mut delivered) = (Losses::default(), 0, 0);
-        let mut latency = histogram();
-        shares.iter().for_each(|share| latency += &share.latency);
-        delivered += latency.len();
-        for (_, subscriber) in shares.iter().flat_map(|share| &share.subscribers) {
+        let (_node, target) = self.target.open()?;
+        let topic = format!("bench:{}:", Ulid::new());
+        let first = u64::from(events - missed);
+        let position = self.publish(&target, &topic, first)?;
+        let begin = target.usage();
+        let subscription = target.subscription(&format!("{topic}0"), Some(&position), first);
+        let pool = SubscriberPool::start(&target, *subs as usize, Clock::start(), move |_| subscription.clone())?;
+        pool.wait_delivered(u64::from(*subs) * u64::from(*missed), REPLAY_TIME)?;
+        let time = Duration::from_nanos(pool.delivered_at());
+        let end = target.usage();
+        let results = pool.finish()?;
+        let delivered = results.latency.len();
+        let mut losses = Losses::default();
+        for (_, subscriber) in &results.subscribers {
             losses += match subscriber.tracks.first() {
-                Some(track) => track.losses(self.events.into()),
-                None => Losses { lost: self.missed.into(), ..Losses::default() },
+                Some(track) => track.losses((*events).into()),
+                None => Losses { lost: (*missed).into(), ..Losses::default() },
             };
-            gaps += subscriber.gaps;
         }
 
-        let Self { subs, events, missed, payload, .. } = self;
         let title = format!("replay: {subs} subscribers, {missed} of {events} events missed, {payload} bytes");
         let mut report = Report::new("replay", title);
         for (name, value) in [("subs", subs), ("events", events), ("missed", missed), ("payload", payload)] {
@@ -96,57 +89,45 @@ impl ReplayArguments {
         report.put("deliveries", delivered, "");
         report.ratio("replayedPerS", rate(delivered, time), "");
         report.ratio("allDoneMs", Some(time.as_secs_f64() * 1000.0), "ms");
-        report.times(&[("eventP50Ms", 0.5), ("eventP99Ms", 0.99)], &latency);
-        let cpu = begin.zip(end).map(|(begin, end)| end.cpu.saturating_sub(begin.cpu).as_secs_f64());
-        report.ratio(
-            "serverCpuUsPerDelivery",
-            cpu.map(|cpu| cpu * 1e6 / float(delivered.max(1))),
-            "µs, connecting included",
-        );
-        report.put("lost", losses.lost, "");
-        report.put("duplicated", losses.duplicated, "");
-        report.put("reordered", losses.reordered, "");
-        report.put("gaps", gaps, "");
-        if !losses.none() || gaps > 0 {
-            report.unclean();
-        }
+        report.times(&[("eventP50Ms", 0.5), ("eventP99Ms", 0.99)], &results.latency);
+        let per_delivery = cpu_seconds(begin, end).map(|cpu| cpu * 1e6 / float(delivered.max(1)));
+        report.ratio("serverCpuUsPerDelivery", per_delivery, "µs, connecting included");
+        report.losses(losses, results.gaps(), "");
         Ok(report)
     }
-}
 
-impl ReplayArguments {
-    /// Publishes all events; gives the id after which the missed ones stand, as a subscriber is told it.
+    /// Publishes all events; gives the id of the last event before the missed ones.
     fn publish(&self, target: &Target, topic: &str, first: u64) -> Result<String, String> {
-        let mut witness = Witness::open(target, &format!("{topic}0"))?;
-        let watching = std::thread::spawn(move || witness.id_of(first - 1));
+        let mut observer = Observer::open(target, &format!("{topic}0"))?;
+        let observing = std::thread::spawn(move || observer.id_of(first - 1));
         let mut connection = Connection::open(target)?;
         for sequence in 0..u64::from(self.events) {
-            // They count from the beginning of the replay, which is 0 on its clock.
+            // Latency counts from the start of the replay, which is 0 on its clock.
             let payload = Stamp { publisher: 0, sequence, at: 0 }.payload(self.payload as usize);
             connection.publish(topic, 0, &payload)?;
         }
-        watching.join().map_err(|_| "the first subscriber panicked".to_owned())?
+        observing.join().map_err(|_| "the observer panicked".to_owned())?
     }
 }
 
-// === impl Witness ===
+// === impl Observer ===
 
-impl Witness {
-    /// Subscribes, and waits until the server says that it heard.
+impl Observer {
+    /// Subscribes, and waits for the server's confirmation.
     fn open(target: &Target, topic: &str) -> Result<Self, String> {
-        let ask = target.subscription(topic, None, 0);
-        let failed = |error: std::io::Error| format!("the first subscriber cannot connect: {error}");
+        let subscription = target.subscription(topic, None, 0);
+        let failed = |error: std::io::Error| format!("the observer cannot connect: {error}");
         let mut socket = TcpStream::connect(target.addr).map_err(failed)?;
-        socket.set_read_timeout(Some(WITNESS_TIME)).map_err(failed)?;
-        socket.write_all(ask.request.as_bytes()).map_err(failed)?;
-        let mut witness = Self { socket, subscriber: Subscriber::new(&ask) };
-        while !witness.subscriber.established {
-            witness.read(|_| {})?;
+        socket.set_read_timeout(Some(OBSERVER_TIME)).map_err(failed)?;
+        socket.write_all(subscription.request.as_bytes()).map_err(failed)?;
+        let mut observer = Self { socket, subscriber: Subscriber::new(&subscription) };
+        while !observer.subscriber.established {
+            observer.read(|_| {})?;
         }
-        Ok(witness)
+        Ok(observer)
     }
 
-    /// Reads up to an event and gives its id.
+    /// Reads up to an event; gives its id.
     fn id_of(&mut self, wanted: u64) -> Result<String, String> {
         let mut found = None;
         while found.is_none() {
@@ -156,15 +137,15 @@ impl Witness {
                 }
             })?;
         }
-        found.filter(|id| !id.is_empty()).ok_or_else(|| "its events have no ids: there is no replay".to_owned())
+        found.filter(|id| !id.is_empty()).ok_or_else(|| "the server's events have no ids: it has no replay".to_owned())
     }
 
     fn read(&mut self, each: impl FnMut(Delivery<'_>)) -> Result<(), String> {
         let mut buffer = [0; 16 << 10];
         match self.socket.read(&mut buffer) {
-            Ok(0) => Err("the server ended the first subscriber's stream".into()),
+            Ok(0) => Err("the server ended the observer's stream".into()),
             Ok(read) => self.subscriber.take(&buffer[..read], each),
-            Err(error) => Err(format!("the first subscriber hears nothing: {error}")),
+            Err(error) => Err(format!("the observer gets no events: {error}")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The floor: the same GETs by a program that does nothing else (`peers/`), if it was built.
+//! The bare loop: a program that only sends the same GETs (`bench/peers`), if it was built.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use serde::Deserialize;
 #[derive(Debug)]
 pub struct Peer(PathBuf);
 
-/// What it says of a run.
+/// Its figures of a run.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Row {
@@ -19,28 +19,28 @@ pub struct Row {
     pub rate: f64,
     /// GETs that failed.
     pub failures: u64,
-    /// CPU time of the process in seconds, where the system tells.
+    /// CPU time of the process in seconds, if the system has it.
     pub cpu_seconds: Option<f64>,
 }
 
-/// Where it is built, from the repository.
-const BESIDE: &str = "bench/peers/target/release/gets";
+/// Its path from the top of the repository.
+const PATH: &str = "bench/peers/target/release/gets";
 
 // === impl Peer ===
 
 impl Peer {
-    /// The program that was named, or the one of this repository if it is there.
+    /// The named program, or that of this repository if it was built.
     pub fn find(named: Option<&Path>) -> Option<Self> {
         match named {
             Some(path) => Some(Self(path.to_owned())),
-            None => Path::new(BESIDE).is_file().then(|| Self(BESIDE.into())),
+            None => Path::new(PATH).is_file().then(|| Self(PATH.into())),
         }
     }
 
-    /// Lets it do so many GETs.
+    /// Runs it for this number of GETs.
     ///
     /// # Errors
-    /// When it cannot be started or says nothing that can be read.
+    /// When it cannot start, or does not print its figures.
     pub fn run(&self, url: &str, count: u32, concurrency: u16) -> Result<Row, String> {
         let name = self.0.display();
         let output = Command::new(&self.0).arg(url).args([count.to_string(), concurrency.to_string()]).output();

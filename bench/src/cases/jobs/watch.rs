@@ -1,4 +1,4 @@
-//! One job of HTTP tasks: submitted, followed to its `complete`, every task counted.
+//! One job of HTTP tasks: submits it, follows its events to `complete`, counts the end of each task.
 
 use std::{fmt::Write as _, io::Read, net::SocketAddr};
 
@@ -7,27 +7,28 @@ use serde_json::Value;
 
 use millstream::sse::{Decoder, Item, Limits};
 
-use crate::call::{Body, ask};
+use crate::{call::send, wire::Body};
 
-/// What came of the tasks of a job.
+/// The ends of a job's tasks.
 #[derive(Debug, Default)]
 pub struct Ends {
-    /// How often each task ended, by its number.
+    /// Events that end a task, by its number.
     each: Vec<u32>,
     /// Tasks without a result.
     pub failed: u64,
-    /// `complete` came, and its counts are those of the events.
-    told: bool,
-    over: bool,
+    /// `complete` arrived.
+    complete: bool,
+    /// Its counts are those of the events.
+    counts_match: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Which<'a> {
+struct TaskEnd<'a> {
     task_id: &'a str,
 }
 
-/// Submits a job of so many GETs of a URL and reads its events until `complete` or the end of the stream.
+/// Submits a job of this number of GETs, and reads its events until `complete` or the end of the stream.
 ///
 /// # Errors
 /// When the node refuses the job or the stream breaks off.
@@ -38,7 +39,7 @@ pub fn run(node: SocketAddr, url: &str, tasks: u32, concurrency: u16) -> Result<
         let _ = write!(body, r#"{comma}{{"id":"{number}","url":"{url}"}}"#);
     }
     body.push_str("]}");
-    let mut socket = ask(
+    let mut socket = send(
         node,
         &format!(
             "POST /api/jobs HTTP/1.1\r\nhost: {node}\r\naccept: text/event-stream\r\n\
@@ -48,7 +49,7 @@ pub fn run(node: SocketAddr, url: &str, tasks: u32, concurrency: u16) -> Result<
     )?;
     let mut ends = Ends::of(tasks);
     let (mut body, mut decoder, mut buffer) = (Body::default(), Decoder::new(limits()), vec![0; 64 << 10]);
-    while !ends.over {
+    while !ends.complete {
         let read = socket.read(&mut buffer).map_err(|error| format!("the job's stream broke off: {error}"))?;
         if read == 0 {
             break;
@@ -81,29 +82,29 @@ impl Ends {
     fn take(&mut self, event: &str, data: &str) {
         match event {
             "task_complete" | "error" => {
-                let which = serde_json::from_str::<Which<'_>>(data).ok();
-                let number = which.and_then(|which| which.task_id.parse::<usize>().ok());
-                let end = number.and_then(|number| self.each.get_mut(number));
-                // An end of no task that there is counts as a failure, too.
-                self.failed += u64::from(event == "error" || end.is_none());
-                end.into_iter().for_each(|count| *count += 1);
+                let end = serde_json::from_str::<TaskEnd<'_>>(data).ok();
+                let number = end.and_then(|end| end.task_id.parse::<usize>().ok());
+                let count = number.and_then(|number| self.each.get_mut(number));
+                // The end of an unknown task counts as a failure, too.
+                self.failed += u64::from(event == "error" || count.is_none());
+                count.into_iter().for_each(|count| *count += 1);
             }
             "complete" => {
                 let complete: Value = serde_json::from_str(data).unwrap_or_default();
                 let succeeded = (self.each.len() as u64).saturating_sub(self.failed);
-                self.told = complete["successCount"].as_u64() == Some(succeeded);
-                self.over = true;
+                self.counts_match = complete["successCount"].as_u64() == Some(succeeded);
+                self.complete = true;
             }
             _ => {}
         }
     }
 
-    /// Tasks whose end was not told; one more where the end of the job was not, or told other counts.
+    /// Tasks without an end event, and one more if `complete` is missing or has other counts.
     pub fn lost(&self) -> u64 {
-        self.each.iter().filter(|count| **count == 0).count() as u64 + u64::from(!self.told)
+        self.each.iter().filter(|count| **count == 0).count() as u64 + u64::from(!self.counts_match)
     }
 
-    /// Ends beyond the first of their task.
+    /// End events after the first one of their task.
     pub fn duplicated(&self) -> u64 {
         self.each.iter().map(|count| u64::from(count.saturating_sub(1))).sum()
     }
@@ -120,16 +121,16 @@ mod tests {
     }
 
     #[test]
-    fn a_task_counts_once_and_is_missed() {
+    fn each_task_must_end_once() {
         let (first, second) =
             (("task_complete", r#"{"jobId":"J","taskId":"0"}"#), ("task_complete", r#"{"taskId":"1"}"#));
         let all = ("complete", r#"{"successCount":2}"#);
         assert_eq!(ends(&[first, second, all]), (0, 0, 0));
-        assert_eq!(ends(&[first, second]), (1, 0, 0), "nobody said that the job is over");
+        assert_eq!(ends(&[first, second]), (1, 0, 0), "`complete` is missing");
         assert_eq!(ends(&[first, first, all]), (1, 1, 0));
         let one = ("complete", r#"{"successCount":1}"#);
         assert_eq!(ends(&[first, ("error", r#"{"taskId":"1"}"#), one]), (0, 0, 1));
-        assert_eq!(ends(&[first, second, one]), (1, 0, 0), "other counts than the events'");
-        assert_eq!(ends(&[("task_complete", r#"{"taskId":"2"}"#), first, second, one]), (0, 0, 1), "a stranger");
+        assert_eq!(ends(&[first, second, one]), (1, 0, 0), "other counts than those of the events");
+        assert_eq!(ends(&[("task_complete", r#"{"taskId":"2"}"#), first, second, one]), (0, 0, 1), "an unknown task");
     }
 }

@@ -1,4 +1,4 @@
-//! What stuck readers cost: memory of the node, and of the kernel for their sockets.
+//! The cost of stuck readers: memory of the node, and of the kernel for their sockets.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    report::{Report, float},
+    report::Report,
     target::Target,
     usage::{Usage, kib, pss},
 };
@@ -17,30 +17,30 @@ use crate::{
 pub struct Memory {
     pub rss: u64,
     pub pss: u64,
-    /// What the kernel holds for all TCP sockets of the machine, this program's ends of them included.
+    /// Of the kernel for all TCP sockets of the machine, including the ends of this program.
     pub sockets: u64,
 }
 
-/// Memory in three moments, and what readers had been given when they took no more.
+/// Memory at three moments, and the bytes of the readers when they took no more.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     pub before: Memory,
-    /// All are connected, nothing was published to them.
+    /// All are connected, and nothing was published to them.
     pub connected: Memory,
-    /// Nothing moves any more.
+    /// Their buffers are full.
     pub stuck: Memory,
     /// Bytes published for each.
     pub offered: u64,
-    /// Bytes that the kernel has taken for each, at both ends: the fewest and the most.
+    /// Bytes that the kernel has taken for each, at both ends: minimum and maximum.
     pub taken: (u64, u64),
-    /// Times that a full outbox sent one of them to the journal.
+    /// Full outboxes that sent one of them to the journal.
     pub lagged: u64,
 }
 
 // === impl Memory ===
 
 impl Memory {
-    /// As it is now; zeros where the system does not tell.
+    /// Memory now; zeros where the system does not show it.
     pub fn now(target: &Target) -> Self {
         let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
         Self {
@@ -50,38 +50,33 @@ impl Memory {
         }
     }
 
-    /// Tells the dearest of the rounds.
+    /// Reports the round with the highest cost.
     pub fn put(report: &mut Report, readers: u32, rounds: &[Cost]) {
         let growth = |cost: &&Cost| cost.stuck.rss.saturating_sub(cost.before.rss);
         let Some(cost) = rounds.iter().max_by_key(growth) else { return };
-        let mib = |bytes: u64| Some(float(bytes) / f64::from(1 << 20));
         let Cost { before, connected, stuck, offered, taken, lagged } = cost;
-        for (names, memory) in [
-            (["rssBeforeMib", "pssBeforeMib", "kernelBeforeMib"], before),
-            (["rssConnectedMib", "pssConnectedMib", "kernelConnectedMib"], connected),
-            (["rssStuckMib", "pssStuckMib", "kernelStuckMib"], stuck),
-        ] {
-            report.ratio(names[0], mib(memory.rss), "MiB");
-            report.ratio(names[1], mib(memory.pss), "MiB");
-            report.ratio(names[2], mib(memory.sockets), "MiB for sockets, both ends");
+        for (moment, memory) in [("Before", before), ("Connected", connected), ("Stuck", stuck)] {
+            report.mib(format!("rss{moment}Mib"), Some(memory.rss), "MiB");
+            report.mib(format!("pss{moment}Mib"), Some(memory.pss), "MiB");
+            report.mib(format!("kernel{moment}Mib"), Some(memory.sockets), "MiB for sockets, both ends");
         }
         let each = |of: fn(&Self) -> u64| of(stuck).saturating_sub(of(before)) / u64::from(readers);
-        report.put("rssBytesPerStuck", each(|memory| memory.rss), "B, the dearest of the rounds");
+        report.put("rssBytesPerStuck", each(|memory| memory.rss), "B, in the round with the highest cost");
         report.put("pssBytesPerStuck", each(|memory| memory.pss), "B");
         report.put("kernelBytesPerStuck", each(|memory| memory.sockets), "B, both ends");
         report.put("offeredBytesPerStuck", *offered, "B were published for each");
-        report.put("takenBytesPerStuckMin", taken.0, "B the kernel took for one");
+        report.put("takenBytesPerStuckMin", taken.0, "B that the kernel took for one");
         report.put("takenBytesPerStuckMax", taken.1, "B");
         report.put("outboxesFilled", *lagged, "times");
     }
 }
 
-/// Bytes that wait in the kernel at both ends of connections, by the port of the reader; `None` where it does not tell.
+/// Bytes in the kernel at both ends of each reader's connection; `None` if the system does not show them.
 pub fn queues(node: SocketAddr, readers: &HashSet<u16>) -> Option<Vec<u64>> {
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
     let mut sums: HashMap<u16, u64> = readers.iter().map(|port| (*port, 0)).collect();
     for (local, remote, sending, receiving) in table.lines().skip(1).filter_map(row) {
-        // At the node's end what it has sent and the reader's end has not taken, there what the reader has not read.
+        // At the node's end the bytes that are sent but not received, at the reader's end those that are not read.
         let (reader, bytes) = if local == node.port() {
             (remote, sending)
         } else if remote == node.port() {
@@ -96,7 +91,7 @@ pub fn queues(node: SocketAddr, readers: &HashSet<u16>) -> Option<Vec<u64>> {
     Some(sums.into_values().collect())
 }
 
-/// Ports and queues of a row of `/proc/net/tcp` whose connection stands and is one within this machine.
+/// Ports and queues of a row of `/proc/net/tcp`, if its connection is established and within this machine.
 fn row(line: &str) -> Option<(u16, u16, u64, u64)> {
     const ESTABLISHED: &str = "01";
     let fields: Vec<&str> = line.split_whitespace().take(5).collect();
@@ -111,7 +106,7 @@ fn row(line: &str) -> Option<(u16, u16, u64, u64)> {
     Some((port(local)?, port(remote)?, bytes(sending)?, bytes(receiving)?))
 }
 
-/// The kernel's page size, which the mappings of every process name.
+/// The page size of the kernel.
 fn page_bytes() -> u64 {
     let mappings = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     kib(&mappings, "KernelPageSize:").unwrap_or(4096)
@@ -129,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_says_is_read() {
+    fn tables_of_the_kernel_are_read() {
         let text = "sockets: used 29\nTCP: inuse 3 orphan 0 tw 0 alloc 3 mem 17\nUDP: inuse 0 mem 5\n";
         assert_eq!(socket_pages(text), Some(17));
         let loopback = u32::from_ne_bytes([127, 0, 0, 1]);

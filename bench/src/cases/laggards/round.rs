@@ -9,91 +9,89 @@ use std::{
     time::Duration,
 };
 
+use ulid::Ulid;
+
 use super::LaggardsArguments;
 use crate::{
     clock::{Clock, nanos, pause},
-    pool::Crew,
+    pool::SubscriberPool,
     publisher::Connection,
-    report::{float, histogram},
+    report::millis,
     tally::Losses,
     target::Target,
     wire::Stamp,
 };
 
-/// How long the replays may take.
+/// Limit for all replays together.
 const REPLAY_TIME: Duration = Duration::from_secs(120);
 
-/// Live events before those that count.
+/// Live events before the measurement.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// How long the last live events may be on their way.
+/// Limit for deliveries after the last acknowledgement.
 const DRAIN_TIME: Duration = Duration::from_secs(20);
 
-/// What a round came to.
+/// The figures of a round.
 pub struct Round {
-    /// Latencies of the live ones, in milliseconds.
+    /// Latency of live events, in milliseconds.
     pub p50: f64,
     pub p99: f64,
     pub losses: Losses,
     pub gaps: u64,
-    /// Of the replays, where there were some.
-    pub time: Option<Duration>,
 }
 
 // === impl LaggardsArguments ===
 
 impl LaggardsArguments {
-    /// A round of the live subscribers alone.
+    /// A round on a topic of its own.
     pub fn round(&self, target: &Target) -> Result<Round, String> {
-        self.round_on(target, &format!("live:{}:", ulid::Ulid::new()))
+        self.round_on(target, &new_topic())
     }
 
-    /// The same on a topic that others may have subscribed to; its name is this and 0.
+    /// A round on a topic that others may have subscribed to; its name is `topic` and 0.
     pub fn round_on(&self, target: &Target, topic: &str) -> Result<Round, String> {
-        self.live(target, topic, || {
+        let (round, ()) = self.live(target, topic, || {
             pause(Duration::from_secs(self.secs.into()));
-            Ok(None)
-        })
+            Ok(())
+        })?;
+        Ok(round)
     }
 
-    /// A round as long as replays take.
-    pub fn round_with_replays(&self, target: &Target, history: &str, before: &str) -> Result<Round, String> {
-        self.live(target, &format!("live:{}:", ulid::Ulid::new()), || self.replay(target, history, before).map(Some))
+    /// A round with replays; also gives their seconds.
+    pub fn round_with_replays(&self, target: &Target, history: &str, before: &str) -> Result<(Round, f64), String> {
+        self.live(target, &new_topic(), || self.replay(target, history, before))
     }
 
-    fn live(
+    /// Publishes live events until `meanwhile` has ended.
+    fn live<T>(
         &self,
         target: &Target,
         topic: &str,
-        meanwhile: impl FnOnce() -> Result<Option<Duration>, String>,
-    ) -> Result<Round, String> {
+        meanwhile: impl FnOnce() -> Result<T, String>,
+    ) -> Result<(Round, T), String> {
         let clock = Clock::start();
-        let ask = target.subscription(&format!("{topic}0"), None, 0);
-        let crew = Crew::start(target, self.subs as usize, clock, move |_| ask.clone())?;
-        crew.wait_established()?;
+        let subscription = target.subscription(&format!("{topic}0"), None, 0);
+        let pool = SubscriberPool::start(target, self.subs as usize, clock, move |_| subscription.clone())?;
+        pool.wait_established()?;
         let stop = Arc::new(AtomicBool::new(false));
         let publisher = self.publish(target.clone(), clock, topic.to_owned(), stop.clone());
         pause(WARM_UP);
-        crew.measure_from(clock.now());
-        let time = meanwhile();
+        pool.measure_from(clock.now());
+        let done = meanwhile();
         stop.store(true, Relaxed);
         let sent = publisher.join().map_err(|_| "the publisher panicked".to_owned())??;
-        let time = time?;
-        crew.wait_delivered(sent * u64::from(self.subs), DRAIN_TIME);
-        crew.check()?;
-        let (mut latency, mut losses, mut gaps) = (histogram(), Losses::default(), 0);
-        for share in crew.finish()? {
-            latency += &share.latency;
-            for (_, subscriber) in &share.subscribers {
-                losses += subscriber.tracks.first().cloned().unwrap_or_default().losses(sent);
-                gaps += subscriber.gaps;
-            }
+        let done = done?;
+        pool.wait_delivered(sent * u64::from(self.subs), DRAIN_TIME)?;
+        let results = pool.finish()?;
+        let mut losses = Losses::default();
+        for (_, subscriber) in &results.subscribers {
+            losses += subscriber.tracks.first().cloned().unwrap_or_default().losses(sent);
         }
-        let ms = |quantile| float(latency.value_at_quantile(quantile)) / 1000.0;
-        Ok(Round { p50: ms(0.5), p99: ms(0.99), losses, gaps, time })
+        let ms = |percentile| millis(&results.latency, percentile).unwrap_or_default();
+        Ok((Round { p50: ms(0.5), p99: ms(0.99), losses, gaps: results.gaps() }, done))
     }
 
-    /// Publishes at the rate until it is stopped; gives how many.
+    /// Publishes at the rate until the stop; gives the number of events.
     fn publish(
         &self,
         target: Target,
@@ -117,19 +115,21 @@ impl LaggardsArguments {
         })
     }
 
-    /// All replays at once; gives the time until the last one is through.
-    fn replay(&self, target: &Target, history: &str, before: &str) -> Result<Duration, String> {
-        let clock = Clock::start();
-        let ask = target.subscription(history, Some(before), 0);
-        let crew = Crew::start(target, self.replays as usize, clock, move |_| ask.clone())?;
+    /// All replays at once; gives the seconds until the last one is complete.
+    fn replay(&self, target: &Target, history: &str, before: &str) -> Result<f64, String> {
+        let subscription = target.subscription(history, Some(before), 0);
+        let pool = SubscriberPool::start(target, self.replays as usize, Clock::start(), move |_| subscription.clone())?;
         let expected = u64::from(self.replays) * u64::from(self.events);
-        crew.wait_delivered(expected, REPLAY_TIME);
-        crew.check()?;
-        let (delivered, at) = (crew.delivered(), crew.delivered_at());
-        let gaps: u64 = crew.finish()?.iter().flat_map(|share| &share.subscribers).map(|(_, one)| one.gaps).sum();
+        pool.wait_delivered(expected, REPLAY_TIME)?;
+        let (delivered, at) = (pool.delivered(), pool.delivered_at());
+        let gaps = pool.finish()?.gaps();
         if delivered < expected || gaps > 0 {
             return Err(format!("{delivered} of {expected} events were replayed, with {gaps} gaps"));
         }
-        Ok(Duration::from_nanos(at))
+        Ok(Duration::from_nanos(at).as_secs_f64())
     }
+}
+
+fn new_topic() -> String {
+    format!("live:{}:", Ulid::new())
 }

@@ -1,4 +1,4 @@
-//! Readers that ask for events and then take nothing: until their buffers are full, and longer.
+//! Readers that subscribe and then read nothing, until their buffers are full and longer.
 
 use std::{
     collections::HashSet,
@@ -7,8 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ulid::Ulid;
+
 use super::memory::{Cost, Memory, queues};
-use crate::{clock::pause, publisher::Connection, target::Target};
+use crate::{call::exchange, clock::pause, publisher::Connection, target::Target};
 
 /// Data of an event that fills the buffers.
 const EVENT_BYTES: usize = 4096;
@@ -16,21 +18,23 @@ const EVENT_BYTES: usize = 4096;
 /// Events of one POST.
 const BATCH: usize = 64;
 
-/// What must be published for each beyond what the kernel has taken: many times an outbox of 256 KiB.
+/// Bytes published for each reader beyond those that the kernel has taken: four times an outbox of 256 KiB.
 const BEYOND_BYTES: u64 = 1 << 20;
 
-/// Whoever could be given this much is not stuck.
+/// A reader that is offered this much without a full outbox is not stuck.
 const OFFERED_MAX: u64 = 64 << 20;
 
-/// Nothing has moved for so long: they are stuck.
+/// Readers are stuck when nothing has moved for this time.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// How long connecting one, and filling all of them, may take.
+/// Limit for connecting one reader.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// Limit for filling the buffers of all readers.
 const FILL_TIME: Duration = Duration::from_secs(60);
 
-/// Connected readers whose buffers are full, and what they cost.
-pub struct Stuck {
+/// Connected readers whose buffers are full, and their cost.
+pub struct StuckReaders {
     sockets: Vec<TcpStream>,
     target: Target,
     cost: Cost,
@@ -38,20 +42,20 @@ pub struct Stuck {
     taken: u64,
 }
 
-// === impl Stuck ===
+// === impl StuckReaders ===
 
-impl Stuck {
-    /// Connects them to a live topic, whose name is this and 0, and to one of their own, on which so much is published
-    /// that their buffers are full.
+impl StuckReaders {
+    /// Connects readers to a live topic, whose name is `live` and 0, and to a topic of their own. Publishes on the
+    /// latter until their buffers are full.
     ///
     /// # Errors
-    /// When they cannot connect, or cannot be seen to be stuck.
+    /// When they cannot connect, or do not get stuck.
     pub fn connect(target: &Target, count: u32, live: &str) -> Result<Self, String> {
         let mut cost = Cost { before: Memory::now(target), ..Cost::default() };
-        let lagged = lagged(target)?;
-        let topic = format!("stuck:{}", ulid::Ulid::new());
+        let lagged_before = lagged(target)?;
+        let topic = format!("stuck:{}", Ulid::new());
         let sockets = (0..count).map(|_| open(target, &format!("{live}0,{topic}"))).collect::<Result<Vec<_>, _>>()?;
-        settle(target, &sockets)?;
+        wait_quiet(target, &sockets)?;
         cost.connected = Memory::now(target);
 
         let event = format!(r#"{{"topic":"{topic}","data":"{}"}}"#, "x".repeat(EVENT_BYTES));
@@ -61,10 +65,10 @@ impl Stuck {
         loop {
             publisher.post(&batch)?;
             cost.offered += (EVENT_BYTES * BATCH) as u64;
-            let queues = settle(target, &sockets)?;
+            let queues = wait_quiet(target, &sockets)?;
             let min = queues.iter().copied().min().unwrap_or(0);
             let max = queues.iter().copied().max().unwrap_or(0);
-            (cost.taken, cost.lagged) = ((min, max), self::lagged(target)?.saturating_sub(lagged));
+            (cost.taken, cost.lagged) = ((min, max), lagged(target)?.saturating_sub(lagged_before));
             if cost.offered > max + BEYOND_BYTES && cost.lagged >= u64::from(count) {
                 cost.stuck = Memory::now(target);
                 return Ok(Self { sockets, target: target.clone(), cost, taken: queues.iter().sum() });
@@ -76,20 +80,20 @@ impl Stuck {
         }
     }
 
-    /// Lets them go.
+    /// Disconnects them.
     ///
     /// # Errors
     /// When they were not stuck the whole time.
     pub fn finish(self) -> Result<Cost, String> {
-        let taken: u64 = kernel(&self.target, &self.sockets)?.iter().sum();
+        let taken: u64 = kernel_queues(&self.target, &self.sockets)?.iter().sum();
         if taken < self.taken {
-            return Err(format!("some of the stuck readers were let go: of {} bytes {taken} are left", self.taken));
+            return Err(format!("the node disconnected stuck readers: {taken} of {} bytes are left", self.taken));
         }
         Ok(self.cost)
     }
 }
 
-/// Asks for topics, and reads no more than the status: after that the stream stands.
+/// Subscribes, and reads no more than the status: then the stream is open.
 fn open(target: &Target, topics: &str) -> Result<TcpStream, String> {
     const OK: &[u8] = b"HTTP/1.1 200";
     let connect = || {
@@ -107,17 +111,17 @@ fn open(target: &Target, topics: &str) -> Result<TcpStream, String> {
     }
 }
 
-/// Waits until the kernel takes no more; gives what it has.
-fn settle(target: &Target, sockets: &[TcpStream]) -> Result<Vec<u64>, String> {
+/// Waits until the kernel takes no more; gives the bytes that it has for each reader.
+fn wait_quiet(target: &Target, sockets: &[TcpStream]) -> Result<Vec<u64>, String> {
     let until = Instant::now() + FILL_TIME;
-    let mut last = kernel(target, sockets)?;
+    let mut last = kernel_queues(target, sockets)?;
     let mut since = Instant::now();
     while since.elapsed() < QUIET {
         if Instant::now() > until {
-            return Err(format!("readers that read nothing still take something after {FILL_TIME:?}"));
+            return Err(format!("readers that read nothing still take bytes after {FILL_TIME:?}"));
         }
         pause(QUIET / 3);
-        let now = kernel(target, sockets)?;
+        let now = kernel_queues(target, sockets)?;
         if now.iter().sum::<u64>() != last.iter().sum::<u64>() {
             (last, since) = (now, Instant::now());
         }
@@ -125,23 +129,15 @@ fn settle(target: &Target, sockets: &[TcpStream]) -> Result<Vec<u64>, String> {
     Ok(last)
 }
 
-fn kernel(target: &Target, sockets: &[TcpStream]) -> Result<Vec<u64>, String> {
+fn kernel_queues(target: &Target, sockets: &[TcpStream]) -> Result<Vec<u64>, String> {
     let ports: HashSet<u16> = sockets.iter().filter_map(|socket| Some(socket.local_addr().ok()?.port())).collect();
     let queues = queues(target.addr, &ports);
-    queues.ok_or_else(|| "whether readers are stuck is told by Linux alone; `--stuck 0` leaves them out".to_owned())
+    queues.ok_or_else(|| "only Linux shows whether readers are stuck; `--stuck 0` leaves them out".to_owned())
 }
 
-/// How often a full outbox has sent an emitter to the journal, by the node's own count.
+/// The node's count of full outboxes that sent an emitter to the journal.
 fn lagged(target: &Target) -> Result<u64, String> {
-    let ask = || {
-        let mut socket = TcpStream::connect(target.addr)?;
-        socket.set_read_timeout(Some(CONNECT_TIME))?;
-        write!(socket, "GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", target.addr)?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let text = ask().map_err(|error: std::io::Error| format!("the node does not tell its metrics: {error}"))?;
+    let (_, text) = exchange(target.addr, "GET", "/metrics", None)?;
     let line = text.lines().find(|line| line.starts_with("millstream_emitters_lagged_total"));
     let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
     count.ok_or_else(|| "the node's metrics do not count `emitters_lagged`".to_owned())

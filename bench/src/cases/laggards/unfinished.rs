@@ -1,4 +1,4 @@
-//! Connections that begin no request, or never finish the head of one.
+//! Connections that send no request, or only a part of its head.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -13,55 +13,55 @@ use std::{
 
 use crate::{clock::pause, target::Target};
 
-/// So many are looked after at once, with a pause behind them: looking after all must cost little.
+/// Connections that are checked at once. A pause follows, so that the checks cost little.
 const AT_ONCE: usize = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Connections that are held open. One that the node gives up is made again.
-pub struct Unfinished {
+/// Connections that stay open. One that the node closes is opened again.
+pub struct UnfinishedRequests {
     stop: Arc<AtomicBool>,
     keeper: JoinHandle<Result<u64, String>>,
 }
 
-// === impl Unfinished ===
+// === impl UnfinishedRequests ===
 
-impl Unfinished {
-    /// Makes so many.
+impl UnfinishedRequests {
+    /// Opens connections.
     ///
     /// # Errors
-    /// When one cannot be made.
+    /// When one cannot be opened.
     pub fn connect(target: &Target, count: u32) -> Result<Self, String> {
         let addr = target.addr;
         let mut sockets = (0..count).map(|index| open(addr, index)).collect::<Result<Vec<_>, _>>()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let keeper = std::thread::spawn(move || {
-            let mut again = 0;
+            let mut reopened = 0;
             while !stopped.load(Relaxed) {
                 for (part, sockets) in sockets.chunks_mut(AT_ONCE).enumerate() {
-                    for (index, socket) in sockets.iter_mut().enumerate().filter(|(_, socket)| is_over(socket)) {
+                    for (index, socket) in sockets.iter_mut().enumerate().filter(|(_, socket)| is_closed(socket)) {
                         *socket = open(addr, u32::try_from(part * AT_ONCE + index).unwrap_or_default())?;
-                        again += 1;
+                        reopened += 1;
                     }
                     pause(PAUSE);
                 }
             }
-            Ok(again)
+            Ok(reopened)
         });
         Ok(Self { stop, keeper })
     }
 
-    /// Ends all; gives how many had to be made again.
+    /// Closes all; gives the number of those that were opened again.
     ///
     /// # Errors
-    /// When one could not be made again.
+    /// When one could not be opened again.
     pub fn finish(self) -> Result<u64, String> {
         self.stop.store(true, Relaxed);
-        self.keeper.join().map_err(|_| "the keeper of the connections panicked".to_owned())?
+        self.keeper.join().map_err(|_| "the thread of the connections panicked".to_owned())?
     }
 }
 
-/// Every other one says something, and not all of it.
+/// Every other connection sends a part of a head.
 fn open(addr: SocketAddr, index: u32) -> Result<TcpStream, String> {
     let failed = |error: std::io::Error| format!("connection {index} without a request: {error}");
     let mut socket = TcpStream::connect(addr).map_err(failed)?;
@@ -72,7 +72,7 @@ fn open(addr: SocketAddr, index: u32) -> Result<TcpStream, String> {
     Ok(socket)
 }
 
-/// The node has answered, or closed it.
-fn is_over(mut socket: &TcpStream) -> bool {
+/// True if the node has answered or closed it.
+fn is_closed(mut socket: &TcpStream) -> bool {
     !matches!(socket.read(&mut [0; 512]), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }

@@ -1,4 +1,4 @@
-//! The same work by a program that many know: nginx as a reverse proxy for event streams, if it is installed.
+//! The same work by a well-known program: nginx as a reverse proxy for event streams, if it is installed.
 
 use std::{
     fs,
@@ -16,16 +16,16 @@ pub struct Nginx {
     pub addr: SocketAddr,
 }
 
-/// How long it may take to begin.
+/// Limit for its start.
 const START_TIME: Duration = Duration::from_secs(10);
 
 // === impl Nginx ===
 
 impl Nginx {
-    /// Starts one in front of the source; `None` where there is no such program.
+    /// Starts one in front of the source; `None` if it is not installed.
     ///
     /// # Errors
-    /// When it is there and does not come up.
+    /// When it is installed but does not listen in time.
     pub fn start(dir: &Path, source: SocketAddr) -> Result<Option<Self>, String> {
         let failed = |error: std::io::Error| format!("nginx cannot be started: {error}");
         let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|port| port.local_addr()).map_err(failed)?;
@@ -43,20 +43,20 @@ impl Nginx {
         let until = Instant::now() + START_TIME;
         while TcpStream::connect(addr).is_err() {
             if Instant::now() > until || !process.runs() {
-                return Err("nginx does not come up".into());
+                return Err("nginx does not listen".into());
             }
             pause(Duration::from_millis(20));
         }
         Ok(Some(Self { process, addr }))
     }
 
-    /// The process that does the work: there is one, without a master above it.
+    /// Its process number. There is one process, without a master.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 }
 
-/// As its documentation recommends for event streams: no buffering, HTTP/1.1 upstream.
+/// The settings that its documentation recommends for event streams: no buffering, HTTP/1.1 upstream.
 fn settings(dir: &Path, addr: SocketAddr, source: SocketAddr) -> String {
     let dir = dir.display();
     format!(

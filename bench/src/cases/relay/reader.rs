@@ -1,4 +1,4 @@
-//! The reader of a measurement: counts a firehose at little cost, follows a paced stream event by event.
+//! The reader of a measurement: counts a firehose at little cost, and follows a paced stream event by event.
 
 use std::{
     io::Read,
@@ -7,40 +7,41 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use millstream::sse::{Decoder, Item, Limits};
 use serde_json::{Value, json};
+use ulid::Ulid;
 
 use crate::{
-    call::{Body, ask, exchange},
+    call::{exchange, send},
     clock::Clock,
     report::{histogram, record},
     tally::{Losses, Track},
-    wire::Stamp,
+    wire::{Body, Stamp},
 };
-use millstream::sse::{Decoder, Item, Limits};
 
-/// How a stream of the source is reached.
+/// A route to a stream of the source.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct Route {
     addr: SocketAddr,
     kind: Kind,
 }
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// A GET of the path behind this prefix.
+    /// A GET of the source's path after this prefix.
     Plain(&'static str),
-    /// A relay is made, and its events are read.
+    /// A new relay, and a GET of its events.
     Relay,
 }
 
-/// Whether the node has relays.
-pub fn relays_there(addr: SocketAddr) -> Result<bool, String> {
+/// True if the node has relays.
+pub fn has_relays(addr: SocketAddr) -> Result<bool, String> {
     Ok(exchange(addr, "GET", "/api/relays", None)?.0 == 200)
 }
 
-// === impl Way ===
+// === impl Route ===
 
-impl Way {
+impl Route {
     pub fn plain(addr: SocketAddr, prefix: &'static str) -> Self {
         Self { addr, kind: Kind::Plain(prefix) }
     }
@@ -49,15 +50,14 @@ impl Way {
         Self { addr, kind: Kind::Relay }
     }
 
-    /// Counts the events of a firehose on a thread of its own. A stream without a hole in it has as many as it was to
-    /// have; that each is there once is looked at where it costs nothing, in [`follow`](Self::follow).
-    pub fn count(&self, path: &str) -> Result<JoinHandle<Result<u64, String>>, String> {
-        let mut socket = self.open(path)?;
-        let expected: u64 = path.split('/').nth(2).and_then(|count| count.parse().ok()).unwrap_or_default();
+    /// Counts the events of a firehose on a new thread. [`follow`](Self::follow) also checks that each event arrives
+    /// once: here that would cost too much.
+    pub fn count(&self, events: u32, bytes: u32) -> Result<JoinHandle<Result<u64, String>>, String> {
+        let mut socket = self.open(&format!("/firehose/{events}/{bytes}"))?;
         let read = move || {
             let (mut counter, mut buffer) = (Counter::default(), vec![0; 256 << 10]);
-            while counter.count < expected && !counter.ended() {
-                let read = socket.read(&mut buffer).map_err(|error| format!("a stream broke off: {error}"))?;
+            while counter.count < u64::from(events) && !counter.body.ended() {
+                let read = socket.read(&mut buffer).map_err(|error| broken(&error))?;
                 if read == 0 {
                     break;
                 }
@@ -65,30 +65,30 @@ impl Way {
             }
             Ok(counter.count)
         };
-        std::thread::Builder::new().spawn(read).map_err(|error| format!("no thread for a reader: {error}"))
+        std::thread::Builder::new().spawn(read).map_err(|error| format!("a thread for a reader cannot start: {error}"))
     }
 
-    /// Reads a paced stream: how late its events came, and whether each did.
-    pub fn follow(&self, path: &str, events: u64, clock: Clock) -> Result<(Histogram<u64>, Losses), String> {
-        let mut socket = self.open(path)?;
-        let (mut latency, mut came) = (histogram(), 0);
+    /// Reads a paced stream: the latency of its events, and its losses.
+    pub fn follow(&self, events: u64, bytes: u32, rate: u32, clock: Clock) -> Result<(Histogram<u64>, Losses), String> {
+        let mut socket = self.open(&format!("/paced/{events}/{bytes}/{rate}"))?;
+        let (mut latency, mut arrived) = (histogram(), 0);
         let (mut track, mut body, mut buffer) = (Track::default(), Body::default(), vec![0; 64 << 10]);
         let mut decoder = Decoder::new(Limits::default());
-        while came < events {
-            let read = socket.read(&mut buffer).map_err(|error| format!("a stream broke off: {error}"))?;
+        while arrived < events {
+            let read = socket.read(&mut buffer).map_err(|error| broken(&error))?;
             if read == 0 {
                 break;
             }
             let now = clock.now();
             body.take(&buffer[..read], |data| {
                 let each = |item: Item<'_>| {
-                    // Events without a stamp are words of the node about its relay.
+                    // Events without a stamp are those of the node about its relay.
                     if let Item::Event { data, .. } = item
                         && let Some(stamp) = Stamp::read(data)
                         && track.take(stamp.sequence)
                     {
                         record(&mut latency, now.saturating_sub(stamp.at));
-                        came += 1;
+                        arrived += 1;
                     }
                 };
                 decoder.push(data, each).map_err(|error| error.to_string())
@@ -100,20 +100,24 @@ impl Way {
     fn open(&self, path: &str) -> Result<TcpStream, String> {
         let path = match self.kind {
             Kind::Plain(prefix) => format!("{prefix}{path}"),
-            Kind::Relay => self.relayed(path)?,
+            Kind::Relay => self.create_relay(path)?,
         };
-        ask(self.addr, &format!("GET {path} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n\r\n", self.addr))
+        send(self.addr, &format!("GET {path} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n\r\n", self.addr))
     }
 
-    /// Makes a relay; where its events are.
-    fn relayed(&self, path: &str) -> Result<String, String> {
-        let topic = format!("bench:{}", ulid::Ulid::new());
+    /// Creates a relay; gives the path of its events.
+    fn create_relay(&self, path: &str) -> Result<String, String> {
+        let topic = format!("bench:{}", Ulid::new());
         let body = json!({ "topic": topic, "sources": [{ "remote": "source", "path": path }], "repeat": "until_end" });
         let (status, answer) = exchange(self.addr, "POST", "/api/relays", Some(&body.to_string()))?;
         let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
         let events = answer.get("eventsUrl").and_then(Value::as_str).filter(|_| status == 201);
-        events.map(str::to_owned).ok_or_else(|| format!("no relay was made: {status} {answer}"))
+        events.map(str::to_owned).ok_or_else(|| format!("the node created no relay: {status} {answer}"))
     }
+}
+
+fn broken(error: &std::io::Error) -> String {
+    format!("a stream broke off: {error}")
 }
 
 /// Counts events by their stamps, without parsing them.
@@ -121,11 +125,11 @@ impl Way {
 struct Counter {
     body: Body,
     count: u64,
-    /// The end of what came before, in which a mark may have begun.
+    /// The last bytes before the next piece: a mark may begin there.
     tail: Vec<u8>,
 }
 
-/// What the data of an event of the source begin with.
+/// The first bytes of each event's data.
 const MARK: &[u8] = b"data: {\"p\":";
 
 // === impl Counter ===
@@ -134,7 +138,7 @@ impl Counter {
     fn take(&mut self, bytes: &[u8]) -> Result<(), String> {
         let Self { body, count, tail } = self;
         body.take(bytes, |data| {
-            // No mark fits into what is looked at for the seam of either side alone.
+            // Each side of the seam is shorter than a mark, so that no mark counts twice.
             let short = MARK.len() - 1;
             tail.extend_from_slice(&data[..data.len().min(short)]);
             *count += memchr::memmem::find_iter(tail, MARK).count() as u64;
@@ -147,10 +151,6 @@ impl Counter {
             }
             Ok(())
         })
-    }
-
-    fn ended(&self) -> bool {
-        self.body.ended()
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
         for size in [1, 2, 3, 7, 11, 64, wire.len()] {
             let mut counter = Counter::default();
             wire.as_bytes().chunks(size).for_each(|part| counter.take(part).unwrap());
-            assert_eq!((counter.count, counter.ended()), (5, true), "pieces of {size}");
+            assert_eq!((counter.count, counter.body.ended()), (5, true), "pieces of {size}");
         }
     }
 }

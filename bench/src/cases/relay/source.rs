@@ -1,7 +1,7 @@
-//! The source of a measurement: a server of event streams on a port of its own, as simple and fast as it can be.
+//! The source of a measurement: a simple and fast server of event streams on its own port.
 //!
-//! `/firehose/N/BYTES`: N events as fast as they are taken. `/paced/N/BYTES/RATE`: N events at a rate, each with the
-//! moment of its sending. The last event is followed by the end of the stream.
+//! `/firehose/N/BYTES`: N events as fast as the client reads. `/paced/N/BYTES/RATE`: N events at a rate, each with the
+//! time of its sending. The stream ends after the last event.
 
 use std::{
     fmt::Write as _,
@@ -22,19 +22,20 @@ pub struct Source {
     pub addr: SocketAddr,
 }
 
-/// So much of a firehose goes out at once.
+/// Bytes of a firehose in one write.
 const PIECE: usize = 32 << 10;
 
 // === impl Source ===
 
 impl Source {
+    /// Listens on a free port of loopback.
     pub fn start(clock: Clock) -> Result<Self, String> {
         let failed = |error: io::Error| format!("no port for the source: {error}");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
-                // Who leaves has had enough.
+                // The end of a connection is no error.
                 thread::spawn(move || drop(serve(&socket, clock)));
             }
         });

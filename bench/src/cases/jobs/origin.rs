@@ -1,6 +1,6 @@
-//! What the tasks ask: a server that answers each GET with the same small JSON and keeps the connection.
+//! The origin of the tasks: a server that answers each GET with the same small JSON and keeps the connection.
 //!
-//! One thread for all connections: it must cost less than those who are measured.
+//! One thread serves all connections: the origin must cost less than its clients, which are measured.
 
 use std::{
     io,
@@ -19,34 +19,33 @@ use tokio::{
 
 /// A server whose thread ends with the program.
 #[derive(Debug)]
-pub struct Source {
+pub struct Origin {
     pub addr: SocketAddr,
     counts: Arc<Counts>,
 }
 
-/// What has happened so far.
+/// Totals so far.
 #[derive(Debug, Default)]
-pub struct Counts {
+struct Counts {
     connections: AtomicU64,
     answered: AtomicU64,
 }
 
-/// All connect at the same moment, and whoever finds no room tries again only after a second.
+/// All clients connect at the same moment. One that does not fit tries again only after a second.
 const BACKLOG: u32 = 4096;
 
-/// Longest request head; none here comes near.
+/// Longest request head; those of the tasks are much shorter.
 const HEAD_MAX: usize = 16 << 10;
 
-/// About 200 bytes, as a service would answer.
+/// About 200 bytes, a typical response of a service.
 const BODY: &str = r#"{"id":"order-4711","status":"shipped","items":[{"sku":"A-100","count":2},{"sku":"B-205","count":1}],"total":{"amount":129.5,"currency":"EUR"},"carrier":"post","eta":"2026-11-24","note":"leave at the door"}"#;
 
-// === impl Source ===
+// === impl Origin ===
 
-impl Source {
-    /// # Errors
-    /// When there is no port for it.
+impl Origin {
+    /// Listens on a free port of loopback.
     pub fn start() -> Result<Self, String> {
-        let failed = |error: io::Error| format!("no port for the source: {error}");
+        let failed = |error: io::Error| format!("no port for the origin: {error}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let listen = async {
             let socket = TcpSocket::new_v4()?;
@@ -56,7 +55,7 @@ impl Source {
         let listener = runtime.block_on(listen).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let counts = Arc::<Counts>::default();
-        let source = Self { addr, counts: counts.clone() };
+        let origin = Self { addr, counts: counts.clone() };
         let answer: Arc<str> = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{BODY}",
             BODY.len()
@@ -66,20 +65,20 @@ impl Source {
             runtime.block_on(async move {
                 while let Ok((socket, _)) = listener.accept().await {
                     counts.connections.fetch_add(1, Relaxed);
-                    // Who leaves has had enough.
+                    // The end of a connection is no error.
                     tokio::spawn(serve(socket, answer.clone(), counts.clone()));
                 }
             });
         });
-        Ok(source)
+        Ok(origin)
     }
 
-    /// Requests that were answered so far.
+    /// Answered requests so far.
     pub fn answered(&self) -> u64 {
         self.counts.answered.load(Relaxed)
     }
 
-    /// Connections that were made so far.
+    /// Accepted connections so far.
     pub fn connections(&self) -> u64 {
         self.counts.connections.load(Relaxed)
     }
@@ -89,7 +88,7 @@ async fn serve(mut socket: TcpStream, answer: Arc<str>, counts: Arc<Counts>) -> 
     socket.set_nodelay(true)?;
     let mut head = Vec::with_capacity(1024);
     while head.len() < HEAD_MAX && socket.read_buf(&mut head).await? > 0 {
-        // Those who are measured send no body and wait for the answer before they send again.
+        // The clients send no body, and wait for the response before the next request.
         if head.ends_with(b"\r\n\r\n") {
             head.clear();
             counts.answered.fetch_add(1, Relaxed);
@@ -106,19 +105,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_connection_has_many_answers() {
-        let source = Source::start().unwrap();
-        let mut socket = std::net::TcpStream::connect(source.addr).unwrap();
+    fn one_connection_gets_many_responses() {
+        let origin = Origin::start().unwrap();
+        let mut socket = std::net::TcpStream::connect(origin.addr).unwrap();
         for number in 1..=3 {
             socket.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
             let mut answer = Vec::new();
             while !answer.ends_with(BODY.as_bytes()) {
                 let mut chunk = [0; 1024];
                 let read = socket.read(&mut chunk).unwrap();
-                assert!(read > 0, "it has left");
+                assert!(read > 0, "the origin closed the connection");
                 answer.extend_from_slice(&chunk[..read]);
             }
-            assert_eq!((source.connections(), source.answered()), (1, number));
+            assert_eq!((origin.connections(), origin.answered()), (1, number));
         }
         assert!(serde_json::from_str::<serde_json::Value>(BODY).is_ok() && (190..=210).contains(&BODY.len()));
     }
