@@ -22,11 +22,12 @@ use actix_web::{
 };
 use millstream::{
     access::Identity,
-    app::{App, Node},
+    app::App,
     config::Config,
     http::Problem,
     jobs::handler::{Output, Registered, Task, TaskError, TaskHandler},
     journal::{BoxFuture, Kind},
+    node::Node,
     sse::{Decoder, Item, Limits},
     upstream::{Body, Client, HeaderValue, Method, Request, Trust},
 };
@@ -75,19 +76,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let node = millstream.node().clone();
 
     // The server is the program's. Three of its settings matter to streams.
-    let door = node.door.clone();
+    let (connections, routed) = (millstream.connections().clone(), millstream.clone());
     let server = HttpServer::new(move || {
         WebApp::new()
             .wrap(from_fn(sign_in))
-            .app_data(web::Data::new(millstream.node().clone()))
+            .app_data(web::Data::new(routed.node().clone()))
             .route("/hello", web::get().to(hello))
             .route("/greetings", web::get().to(greetings))
             // Last, since it answers whatever nobody else does.
-            .configure(millstream.routes())
+            .configure(routed.routes())
     })
     .h1_allow_half_closed(false) // a client that has left is noticed at once
     .tcp_nodelay(true) // small events leave at once
-    .on_connect(move |io, data| door.enter(io, data)) // connections are counted, and stuck readers can be cut
+    .on_connect(move |io, data| connections.enter(io, data)) // connections are counted, and stuck readers can be cut
     .disable_signals() // the stop is ours: first the node, then the server
     .shutdown_timeout(1)
     .bind(("127.0.0.1", if once { 0 } else { 8091 }))?;
@@ -103,7 +104,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tokio::signal::ctrl_c().await.map_err(Into::into)
     };
 
-    node.stop().await;
+    millstream.stop().await;
     stop_server.stop(true).await;
     serving.await??;
     checked

@@ -24,14 +24,16 @@ use crate::{
     access::{self, limits::Limits},
     clock::Clock,
     config::{self, Config},
-    http::{self, Door, Polls, Pulls, Results},
+    http::{self, ConnectionLimiter, Frontend},
     hub, intake,
     jobs::{
         self,
         handler::{Handlers, Registered},
         handlers,
     },
-    journal, relay,
+    journal,
+    node::Node,
+    relay,
     supervise::Supervisor,
     tls::Tls,
     transport::Heads,
@@ -39,77 +41,20 @@ use crate::{
     upstream,
 };
 
-mod publish;
-mod reload;
 mod sweep;
 
-pub use self::publish::{PublishError, Published};
 use self::sweep::Sweep;
-
-/// The parts of a node, as the routes hold them. Cheap to clone.
-#[derive(Clone)]
-pub struct Node {
-    /// The settings in force.
-    pub config: Arc<Config>,
-    /// The wall clock and the monotonic clock of the node.
-    pub clock: Clock,
-    /// The record of all events.
-    pub journal: journal::Shared,
-    /// Who may come in.
-    pub access: access::Handle,
-    /// Who is connected.
-    pub hub: hub::Handle,
-    /// Parallel work.
-    pub jobs: jobs::Handle,
-    /// The memory budget for specs, inputs and responses of jobs.
-    pub memory: jobs::Memory,
-    /// Remote streams that live here.
-    pub relays: relay::Handle,
-    /// Deliveries of other services.
-    pub webhooks: intake::Webhooks,
-    /// Outgoing requests.
-    pub upstream: upstream::Client,
-    /// The servers that the settings name.
-    pub remotes: upstream::Remotes,
-    /// The streams that are read from them.
-    pub connections: upstream::Connections,
-    /// Connections of the listener.
-    pub door: Door,
-    /// How much of it one caller may use.
-    pub limits: Limits,
-    /// Results of tasks that are being sent to clients, one copy each.
-    pub results: Results,
-    /// Streams that are passed on from remotes.
-    pub pulls: Pulls,
-    /// Long-polling requests.
-    pub polls: Polls,
-    /// The certificate, where the node speaks TLS.
-    pub tls: Option<Tls>,
-    /// How long is waited for the heads of requests.
-    pub heads: Heads,
-    /// Accounting of response bytes that wait for clients.
-    pub unsent: Unsent,
-    /// Supervisor of the long-lived tasks.
-    pub supervisor: Supervisor,
-    /// Fires at the beginning of a stop.
-    pub stopping: CancellationToken,
-    /// When the node began.
-    pub started: Instant,
-    /// Where the node answers, once that is known.
-    pub own_url: Arc<OnceLock<String>>,
-    /// Mounted in another program's server: that one decides who comes in.
-    pub(crate) embedded: bool,
-    pub(crate) requests: Arc<http::Requests>,
-}
 
 /// A node that is built and not yet listening.
 pub struct App {
     node: Node,
+    frontend: Frontend,
 }
 
 /// A node that has its port.
 pub struct Server {
     node: Node,
+    frontend: Frontend,
     addr: SocketAddr,
     server: dev::Server,
 }
@@ -218,10 +163,9 @@ impl App {
                 supervisor: supervisor.clone(),
             },
         );
-        let door = Door::new(&config.server, connection_limit, deadline);
+        let frontend = Frontend::start(&config, connection_limit, &journal);
         let limits = Limits::new(&config.limits, config.access.mode, connection_limit);
         let heads = Heads::new(Duration::from_millis(config.server.head_timeout_ms), http::IDLE);
-        let polls = Polls::start(&journal);
         let node = Node {
             config: Arc::new(config),
             clock,
@@ -235,11 +179,7 @@ impl App {
             upstream,
             remotes,
             connections,
-            door,
             limits,
-            results: Results::default(),
-            pulls: Pulls::default(),
-            polls,
             tls,
             heads,
             unsent,
@@ -247,8 +187,6 @@ impl App {
             stopping: CancellationToken::new(),
             started: Instant::now(),
             own_url,
-            embedded: false,
-            requests: Arc::default(),
         };
         // The sweep must not hold the whole node: parts of the node end when their last handle is dropped.
         let sweep = Sweep {
@@ -262,7 +200,7 @@ impl App {
             let stopping = node.stopping.clone();
             actix_rt::spawn(supervisor.keep("watch of the certificate", move || tls.clone().watch(stopping.clone())));
         }
-        Ok(Self { node })
+        Ok(Self { node, frontend })
     }
 
     /// The parts of the node: publish, submit and connect without HTTP.
@@ -278,7 +216,18 @@ impl App {
     /// [`Server::run`] ends when a part of the node fails. An embedding application must end the node itself when
     /// [`Supervisor::failure`] resolves.
     pub fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
-        http::routes(Node { embedded: true, ..self.node.clone() })
+        http::routes(self.node.clone(), self.frontend.clone().embedded())
+    }
+
+    /// The count of the connections. A server of your own must call [`ConnectionLimiter::enter`] for each accepted
+    /// connection (`HttpServer::on_connect`): it counts the connection, and lets the node cut a client that reads nothing.
+    pub fn connections(&self) -> &ConnectionLimiter {
+        self.frontend.connections()
+    }
+
+    /// Stops the parts of the node in order. A server of your own must be stopped after this call.
+    pub async fn stop(&self) {
+        stop(&self.node, &self.frontend).await;
     }
 
     /// Takes the port; nobody is answered before [`Server::run`].
@@ -286,7 +235,7 @@ impl App {
     /// # Errors
     /// When the address cannot be had.
     pub fn bind(self) -> Result<Server, Error> {
-        let node = self.node;
+        let Self { node, frontend } = self;
         let listen = node.config.server.listen;
         let taken = |error| Error::Listen { addr: listen, error };
         let listener = http::bind(listen).map_err(taken)?;
@@ -294,8 +243,8 @@ impl App {
         node.upstream.set_own(vec![addr]);
         let host = if addr.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())) } else { addr };
         let _ = node.own_url.set(format!("{}://{host}", node.scheme()));
-        let server = http::serve(&node, listener).map_err(taken)?;
-        Ok(Server { node, addr, server })
+        let server = http::serve(&node, &frontend, listener).map_err(taken)?;
+        Ok(Server { node, frontend, addr, server })
     }
 }
 
@@ -324,51 +273,31 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let handle = self.server.handle();
         let serving = actix_rt::spawn(self.server);
-        tracing::info!(addr = %self.addr, version = env!("CARGO_PKG_VERSION"), connections = self.node.door.limit(), "listening");
+        tracing::info!(addr = %self.addr, version = env!("CARGO_PKG_VERSION"), connections = self.frontend.connections().limit(), "listening");
         tokio::pin!(serving);
         tokio::select! {
             ended = &mut serving => {
-                self.node.stop().await;
+                stop(&self.node, &self.frontend).await;
                 return Err(ended.map_err(std::io::Error::other).flatten().err().map_or(Error::Failed("listener"), Error::Serve));
             }
             _ = self.node.supervisor.failure() => {}
             () = shutdown => {}
         }
-        self.node.stop().await;
+        stop(&self.node, &self.frontend).await;
         handle.stop(true).await;
         serving.await.map_err(std::io::Error::other)??;
         self.node.supervisor.failed().map_or(Ok(()), |name| Err(Error::Failed(name)))
     }
 }
 
-// === impl Node ===
-
-impl Node {
-    /// The reason why the node accepts no work at the moment; `None` if it accepts work.
-    pub fn trouble(&self) -> Option<String> {
-        if self.stopping.is_cancelled() {
-            return Some("the node is stopping".into());
-        }
-        let unread = |what| Some(format!("the node has just started, and its {what} are being read from the journal"));
-        let failed = self.supervisor.trouble().or_else(|| self.journal.refusal());
-        failed
-            .or_else(|| unread("jobs").filter(|_| !self.jobs.is_ready()))
-            .or_else(|| unread("relays").filter(|_| !self.relays.is_ready()))
-    }
-
-    fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
-    }
-
-    /// Stops the node's parts in order; the listener is its owner's business.
-    pub async fn stop(&self) {
-        self.stopping.cancel();
-        let drain = Duration::from_millis(self.config.server.drain_ms);
-        tracing::info!(streams = self.hub.counters().open(), drain_ms = self.config.server.drain_ms, "stopping");
-        tokio::join!(self.hub.stop(drain), self.pulls.ended(drain));
-        self.relays.stop().await;
-        self.jobs.stop(JOBS_GRACE).await;
-        self.journal.close().await;
-        tracing::info!("stopped");
-    }
+/// Stops all parts in order; the listener stops after them.
+async fn stop(node: &Node, frontend: &Frontend) {
+    node.stopping.cancel();
+    let drain = Duration::from_millis(node.config.server.drain_ms);
+    tracing::info!(streams = node.hub.counters().open(), drain_ms = node.config.server.drain_ms, "stopping");
+    tokio::join!(node.hub.stop(drain), frontend.streams_ended(drain));
+    node.relays.stop().await;
+    node.jobs.stop(JOBS_GRACE).await;
+    node.journal.close().await;
+    tracing::info!("stopped");
 }

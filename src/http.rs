@@ -4,7 +4,7 @@
 
 use actix_web::{Resource, Route, guard, middleware::from_fn, web};
 
-use crate::{access::Identity, app::Node};
+use crate::{access::Identity, node::Node};
 
 mod accept;
 mod address;
@@ -13,10 +13,13 @@ mod audit;
 mod body;
 mod compress;
 mod connect;
-mod door;
+mod connection;
 mod emitter;
 mod emitters;
 mod error;
+mod fallback;
+mod frame_schemas;
+mod frontend;
 mod gate;
 mod h2;
 mod head;
@@ -43,6 +46,7 @@ mod pull;
 mod query;
 mod relays;
 mod request_id;
+mod requests;
 mod results;
 mod samples;
 mod stream;
@@ -54,23 +58,21 @@ mod webhooks;
 
 pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
-    door::{Connection, Door},
+    connection::{Connection, ConnectionLimiter},
     emitter::Emitter,
     error::{Code, Problem},
-    metrics::Requests,
-    polls::Polls,
-    pull::Pulls,
-    results::Results,
+    frontend::Frontend,
 };
 
 /// Puts all routes of a node into an actix-web application or scope.
 ///
 /// Call it last in a scope: what it does not know it answers itself, with a 404 as `application/problem+json`.
-pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
+pub(crate) fn routes(node: Node, frontend: Frontend) -> impl FnOnce(&mut web::ServiceConfig) {
     node.hub.start_local();
     move |config| {
         let scope = web::scope("")
             .app_data(web::Data::new(node.clone()))
+            .app_data(web::Data::new(frontend))
             .app_data(web::PayloadConfig::new(node.config.server.body_limit_bytes))
             .wrap(from_fn(gate::pass))
             // The routes are tried in this order, and this one is asked most.
@@ -82,7 +84,7 @@ pub fn routes(node: Node) -> impl FnOnce(&mut web::ServiceConfig) {
             .configure(operating)
             .configure(openapi::routes(node.config.access.mode))
             .configure(intake_routes)
-            .default_service(web::to(error::not_found));
+            .default_service(web::to(fallback::not_found));
         config.service(scope);
     }
 }
@@ -188,7 +190,7 @@ fn operating(config: &mut web::ServiceConfig) {
 
 /// Handles targets outside all scopes, such as `*`, like unknown routes.
 fn elsewhere() -> Route {
-    web::to(error::not_found).wrap(from_fn(gate::pass))
+    web::to(fallback::not_found).wrap(from_fn(gate::pass))
 }
 
 /// A route for GET and HEAD (RFC 9110, section 9.1); see `head.rs`.
@@ -198,5 +200,5 @@ fn read() -> Route {
 
 /// A resource that responds to OPTIONS, and to every other method without a route with a problem and `Allow`.
 fn at(path: &str) -> Resource {
-    web::resource(path).default_service(web::to(error::other_method))
+    web::resource(path).default_service(web::to(fallback::other_method))
 }

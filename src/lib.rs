@@ -7,6 +7,8 @@
 //!              main.rs ── cli ── app (the composition root: Config -> App -> Server::run(shutdown))
 //!                                 │
 //!   http   one resource per file; parse, call a Handle, render; the only place that knows status codes
+//!    │
+//!   node   the handles of all components, as handlers and embedding programs use them
 //!    │        │           │
 //!   hub     jobs       relay   access   intake  components: Config, Handle, Error; pure core beside, thin actor shell
 //!    │        │           │
@@ -38,6 +40,7 @@ pub mod intake;
 pub mod jobs;
 pub mod journal;
 pub mod json;
+pub mod node;
 pub mod relay;
 pub mod shares;
 pub mod socket;

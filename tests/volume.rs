@@ -8,7 +8,7 @@ use std::{
 };
 
 use millstream::{
-    app::{App, Node},
+    app::App,
     config::Config,
     jobs::{
         Submission,
@@ -16,6 +16,7 @@ use millstream::{
         spec::Spec,
     },
     journal::BoxFuture,
+    node::Node,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};

@@ -5,11 +5,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, NodeArguments, log, text::say};
-use crate::{
-    app::{App, Node},
-    jobs::handlers,
-    telemetry,
-};
+use crate::{app::App, jobs::handlers, node::Node, telemetry};
 
 /// Time to write the last log lines when the second signal ends the process.
 const LAST_LINES: Duration = Duration::from_millis(100);

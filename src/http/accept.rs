@@ -2,7 +2,13 @@
 //!
 //! No other module parses these fields. A weight of 0 means "not acceptable"; a weight that cannot be read counts as 1.
 
-use actix_web::http::header::{self, HeaderMap, HeaderName};
+use actix_web::{
+    dev::RequestHead,
+    http::{
+        Method,
+        header::{self, HeaderMap, HeaderName},
+    },
+};
 
 use crate::sse;
 
@@ -23,6 +29,11 @@ enum Match {
 /// True if the client explicitly accepts event streams. For routes that offer no other media type.
 pub(super) fn takes_stream(headers: &HeaderMap) -> bool {
     media_weight(headers, sse::MEDIA_TYPE).is_some_and(|(named, weight)| named == Match::Exact && weight > 0.0)
+}
+
+/// True for a GET of an EventSource, which any status but 200 would end permanently, and for the matching HEAD.
+pub(super) fn is_event_source(request: &RequestHead) -> bool {
+    matches!(request.method, Method::GET | Method::HEAD) && takes_stream(request.headers())
 }
 
 /// True if the client prefers an event stream to JSON. With equal weights, only an explicit `text/event-stream` counts

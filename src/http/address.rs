@@ -12,7 +12,7 @@ use actix_web::{
 };
 
 use crate::{
-    app::Node,
+    node::Node,
     upstream::{Net, Via},
 };
 

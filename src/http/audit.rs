@@ -6,14 +6,14 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use actix_web::{
-    HttpRequest,
+    HttpMessage, HttpRequest,
     dev::ServiceResponse,
     http::{Method, StatusCode},
     web::Data,
 };
 
-use super::{Identity, address, identity::known};
-use crate::app::Node;
+use super::{Identity, address};
+use crate::node::Node;
 
 const TARGET: &str = "millstream::audit";
 
@@ -61,7 +61,7 @@ fn refused(node: &Node, request: &HttpRequest, status: StatusCode, reason: &str)
         return;
     }
     let left_out = LEFT_OUT.swap(0, Relaxed);
-    let user = known(request).and_then(|caller| caller.user);
+    let user = request.extensions().get::<Identity>().and_then(|caller| caller.user.clone());
     let address = address::client(node, request).to_string();
     let (method, path, status) = (request.method().as_str(), request.path(), status.as_u16());
     tracing::warn!(target: TARGET, method, path, status, user, address, reason, left_out, "access refused");

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 
 use super::{Code, Identity, Problem};
 use crate::{
-    app::Node,
     json::{self, Objects, without_mark},
+    node::Node,
 };
 
 /// A JSON body. 415 for another media type, 400 for what is no JSON, 422 for JSON of the wrong shape.

@@ -19,7 +19,7 @@ use super::{
     accept,
     turn::{Size, Turn},
 };
-use crate::app::Node;
+use crate::node::Node;
 
 /// Smaller bodies fit into one packet as they are.
 const LEAST: u64 = 1024;

@@ -9,11 +9,11 @@ use actix_web::{
 };
 use serde::de::IntoDeserializer;
 
-use super::{Identity, Problem, limited, openapi::streams::TopicFrame, permit, query::Query, stream};
+use super::{Identity, Problem, frame_schemas::TopicFrame, limited, permit, query::Query, stream};
 use crate::{
-    app::Node,
     event::Meta,
     hub::{Connect, Heartbeat, HeartbeatKind, Overflow, Start},
+    node::Node,
     topic::{Pattern, Topic},
 };
 

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # use actix_web::{HttpRequest, HttpResponse, web::Data};
-//! # use millstream::{app::Node, http::Problem};
+//! # use millstream::{http::Problem, node::Node};
 //! # use std::time::Duration;
 //! async fn notifications(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
 //!     node.emitter()
@@ -24,8 +24,8 @@ use serde_json::Value;
 use super::{Problem, connect::last_event_id, limited, query::Query, stream};
 use crate::{
     access::Identity,
-    app::Node,
     hub::{Connect, Reason, Start},
+    node::Node,
     topic::{Pattern, Topic},
 };
 

@@ -17,10 +17,11 @@ use super::{
 };
 use crate::{
     access::Mode,
-    app::Node,
     event::Meta,
     hub::{By, Change, EmitterStatus, Reason, Selector, Totals},
-    jobs, journal, relay,
+    jobs, journal,
+    node::Node,
+    relay,
     topic::{Pattern, Topic},
 };
 

@@ -2,10 +2,7 @@
 
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
-    http::{
-        Method, StatusCode,
-        header::{self, HeaderValue},
-    },
+    http::{StatusCode, header},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,7 +10,6 @@ use utoipa::ToSchema;
 mod code;
 
 pub use self::code::Code;
-use super::openapi;
 use crate::{access::limits::Refusal, event, hub, journal, topic};
 
 /// A problem as RFC 9457 defines it.
@@ -222,38 +218,6 @@ impl From<hub::ConnectError> for Problem {
         };
         Self::unavailable(error.to_string(), 1).coded(code)
     }
-}
-
-/// The handler for unknown routes. `OPTIONS *` refers to the whole server (RFC 9110, section 9.3.7).
-pub(super) async fn not_found(request: HttpRequest) -> HttpResponse {
-    if *request.method() == Method::OPTIONS && request.path() == "*" {
-        return options("GET, HEAD, POST, PATCH, DELETE, OPTIONS");
-    }
-    let detail = format!("there is nothing at `{}`; /docs lists all routes", request.path());
-    Problem::unknown(detail).coded(Code::UnknownRoute).response()
-}
-
-/// The handler for methods that a route does not support. Every route supports OPTIONS.
-pub(super) async fn other_method(request: HttpRequest) -> HttpResponse {
-    let allowed = openapi::allowed(&request.match_pattern().unwrap_or_default());
-    if *request.method() == Method::OPTIONS {
-        return options(&allowed);
-    }
-    let detail = format!("`{}` takes {allowed}, not {}; /docs lists all routes", request.path(), request.method());
-    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).response();
-    allow(&mut response, &allowed);
-    response
-}
-
-fn options(allowed: &str) -> HttpResponse {
-    let mut response = HttpResponse::NoContent().finish();
-    allow(&mut response, allowed);
-    response
-}
-
-fn allow(response: &mut HttpResponse, methods: &str) {
-    let methods = HeaderValue::from_str(methods).expect("methods are header text");
-    response.headers_mut().insert(header::ALLOW, methods);
 }
 
 impl actix_web::Responder for Problem {

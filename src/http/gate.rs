@@ -5,9 +5,9 @@
 //! (DNS rebinding, cross-site requests).
 
 use actix_web::{
-    Error, HttpRequest, HttpResponse,
+    Error, HttpResponse,
     body::MessageBody,
-    dev::{RequestHead, ServiceRequest, ServiceResponse},
+    dev::{ServiceRequest, ServiceResponse},
     http::{
         Method,
         header::{self, HeaderName, HeaderValue},
@@ -18,14 +18,15 @@ use actix_web::{
 use tracing::Instrument;
 
 use super::{
-    Code, Problem, accept, address,
+    Code, Problem, accept,
     answer::{Answer, Holds, Shared},
     audit, compress,
-    door::Connection,
+    connection::Connection,
+    frontend::Frontend,
     head, heads, identity, limited, operate, origins, pages, request_id, stream,
     unread::{self, Unread},
 };
-use crate::{access::Mode, app::Node, hub::Reason};
+use crate::{access::Mode, hub::Reason, node::Node};
 
 /// The middleware. All log lines of a request contain its id.
 pub(super) async fn pass(
@@ -45,6 +46,7 @@ async fn answer(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
+    let frontend = Frontend::of(request.request()).clone();
     heads::name_host(&mut request);
     let answering = Connection::answering(&request);
     let rest = Connection::look(request.request(), |connection| connection.rest.clone()).flatten();
@@ -52,7 +54,7 @@ async fn answer(
     unread::ask_first(&mut request);
     let only_head = head::is_head(request.request());
     let unread = Unread::of(&mut request);
-    let mut refusal = limited::of_address(&node, &request).or_else(|| refuse(&node, &request));
+    let mut refusal = limited::of_address(&node, &request).or_else(|| refuse(&node, &frontend, &request));
     if refusal.is_none() {
         identity::authenticate(&node, &request).await;
         refusal = limited::of_caller(&node, &request);
@@ -69,7 +71,7 @@ async fn answer(
     if only_head {
         response = response.map_body(|_, body| head::without_body(&body));
     }
-    node.requests.count(response.status());
+    frontend.requests.count(response.status());
     audit::note(&node, &response);
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -87,12 +89,12 @@ async fn answer(
 }
 
 /// What is answered without asking the handler.
-fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
+fn refuse(node: &Node, frontend: &Frontend, request: &ServiceRequest) -> Option<HttpResponse> {
     if Connection::look(request.request(), |connection| connection.over) == Some(true) {
         return Some(full(node, request));
     }
     if node.config.access.mode == Mode::Open
-        && !node.embedded
+        && !frontend.embedded
         // Health checks use an IP address or no `Host`; their responses contain no secret.
         && !operate::is_probe(request)
         && let Err(problem) = local(node, request)
@@ -109,14 +111,14 @@ fn refuse(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
             Problem::unavailable("the node is stopping and takes no new work", 5).coded(Code::NodeStopping).response(),
         );
     }
-    if node.stopping.is_cancelled() && is_event_source(request.head()) {
+    if node.stopping.is_cancelled() && accept::is_event_source(request.head()) {
         return Some(stream::refused_for_now(node, Reason::Shutdown.as_str()));
     }
     origins::preflight(node, request)
 }
 
 fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
-    let mut response = if is_event_source(request.head()) {
+    let mut response = if accept::is_event_source(request.head()) {
         stream::refused_for_now(node, "full")
     } else {
         Problem::unavailable("the node has as many connections as it takes (max_connections)", 5)
@@ -126,11 +128,6 @@ fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
     // The place is given back at once.
     response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     response
-}
-
-/// True for a GET of an EventSource, which any status but 200 would end permanently, and for the matching HEAD.
-pub(super) fn is_event_source(request: &RequestHead) -> bool {
-    matches!(request.method, Method::GET | Method::HEAD) && accept::takes_stream(request.headers())
 }
 
 /// The rule of open mode.
@@ -149,40 +146,19 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     let Some(origin) = request.headers().get(header::ORIGIN) else {
         // A picture or a form of another site's page has no origin, and would run a sample all the same. Links to pages are
         // well.
-        if is_foreign_fetch(request.request()) && !pages::is_page(request.path()) {
+        if origins::is_foreign_fetch(request.request()) && !pages::is_page(request.path()) {
             let detail = "in open mode pages of other sites must not call the node".into();
             return forbidden(detail, Code::OriginNotAllowed);
         }
         return Ok(());
     };
-    if is_own(node, request.request(), origin) || origins::is_listed(node, origin) {
+    if origins::is_own(node, request.request(), origin) || origins::is_listed(node, origin) {
         return Ok(());
     }
     let detail = format!(
         "in open mode web pages of other origins must not call the node; add {origin:?} to `server.cors_origins` if it is yours"
     );
     forbidden(detail, Code::OriginNotAllowed)
-}
-
-/// True if the browser reports a request from a page of another site (Fetch Metadata). Other clients do not send this
-/// field.
-pub(super) fn is_foreign_fetch(request: &HttpRequest) -> bool {
-    let site = request.headers().get("sec-fetch-site");
-    site.is_some_and(|site| site != "same-origin" && site != "none")
-}
-
-/// True for the node's own origin: scheme, host and port match the request (RFC 6454). With TLS the scheme is `https`.
-/// Without TLS a proxy may terminate it: a trusted proxy names the scheme, otherwise both schemes are accepted.
-pub(super) fn is_own(node: &Node, request: &HttpRequest, origin: &HeaderValue) -> bool {
-    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let Some((scheme, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {
-        return false;
-    };
-    let same_scheme = match node.tls {
-        Some(_) => scheme == "https",
-        None => address::scheme(node, request).is_none_or(|named| scheme.eq_ignore_ascii_case(&named)),
-    };
-    same_scheme && authority.eq_ignore_ascii_case(host)
 }
 
 /// Says whether a path or query means one text. The decoders put replacement characters where it does not: the event

@@ -28,15 +28,7 @@
 //! reads too little of all streams ([`Room::one_stuck`](crate::transport::Room)). Streams queue only a limited number of
 //! bytes for the socket of the connection.
 
-use std::{
-    cell::{Cell, RefCell},
-    fmt,
-    future::poll_fn,
-    net::SocketAddr,
-    pin::pin,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use actix_http::{Request, Response};
 use actix_service::Service;
@@ -47,17 +39,19 @@ use h2::{
     server::{Builder, SendResponse},
 };
 use tokio::{
-    sync::Notify,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{door::Connection, heads};
+use super::{
+    connection::{Connection, OpenRequest, OpenRequests},
+    heads,
+};
 use crate::{
-    app::Node,
+    node::Node,
     transport::{Rest, Rewound, Room, Shared},
-    unsent::{Begun, Unsent},
+    unsent::Unsent,
 };
 
 mod message;
@@ -90,20 +84,6 @@ struct Here<A> {
     peer: Option<SocketAddr>,
     room: Room,
     unsent: Unsent,
-    answering: Rc<Answering>,
-}
-
-/// The number of requests of a connection that are being answered.
-#[derive(Default)]
-struct Answering {
-    count: Cell<usize>,
-    fewer: Notify,
-}
-
-/// Counts one of them until it is dropped.
-pub(super) struct OneAnswering {
-    answering: Rc<Answering>,
-    _begun: Begun,
 }
 
 /// The PINGs of a connection.
@@ -140,11 +120,9 @@ pub(super) async fn serve<A, B>(
     };
     let Ok(mut http2) = handshake else { return };
     let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let requests = Rc::<OpenRequests>::default();
     let unsent = node.unsent.clone();
-    let answering = Rc::<Answering>::default();
-    let here =
-        Here { app, connection: connection.clone(), peer, room: room.clone(), unsent, answering: answering.clone() };
-    let here = Rc::new(here);
+    let here = Rc::new(Here { app, connection: connection.clone(), peer, room: room.clone(), unsent });
     let mut pings = Pings { pings: http2.ping_pong(), asked: None };
     let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,7 +133,7 @@ pub(super) async fn serve<A, B>(
     let stopping = node.stopping.child_token();
     let mut idle = pin!(sleep(node.heads.timeout));
     loop {
-        let enough = answering.count.get() > 0 && node.unsent.begun() >= node.config.server.http2_max_answering;
+        let enough = requests.count() > 0 && node.unsent.begun() >= node.config.server.http2_max_answering;
         let blocked = room.waiting() >= MOST_BLOCKED;
         let accepting = tasks.len() < most && !enough && !blocked;
         let accepted = poll_fn(|cx| {
@@ -166,15 +144,15 @@ pub(super) async fn serve<A, B>(
                 let Some(Ok((request, respond))) = accepted else { return };
                 asked = true;
                 // Counted here: the task begins only after this loop has accepted all requests that are there.
-                let answering = OneAnswering::new(&here);
-                tasks.spawn_local(answer(here.clone(), request, respond, answering));
+                let counted = OpenRequest::new(&requests, &node.unsent);
+                tasks.spawn_local(answer(here.clone(), request, respond, counted));
             }
-            () = answering.fewer.notified(), if enough => {}
+            () = requests.fewer(), if enough => {}
             () = room.fewer(), if blocked => {}
             Some(ended) = tasks.join_next() => {
                 // A panic in one is that one's end.
                 let Ended { last, stuck } = ended.unwrap_or_default();
-                if stuck && (room.one_stuck(tasks.len() - answering.count.get()) || tasks.is_empty()) {
+                if stuck && (room.one_stuck(tasks.len() - requests.count()) || tasks.is_empty()) {
                     break;
                 }
                 if last && !leaving {
@@ -213,7 +191,7 @@ async fn answer<A, B>(
     here: Rc<Here<A>>,
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    answering: OneAnswering,
+    counted: OpenRequest,
 ) -> Ended
 where
     A: Service<Request, Response = ServiceResponse<B>, Error = HttpResponse>,
@@ -221,8 +199,8 @@ where
 {
     let (cut, rest) = (CancellationToken::new(), Rest::default());
     let is_head = request.method() == http::Method::HEAD;
-    let answering = Rc::new(RefCell::new(Some(answering)));
-    let connection = here.connection.for_one(cut.clone(), rest.clone(), answering.clone());
+    let counted = Rc::new(RefCell::new(Some(counted)));
+    let connection = here.connection.for_one(cut.clone(), rest.clone(), counted.clone());
     let out = Outgoing { unsent: &here.unsent, room: here.room.clone(), rest, cut };
     let request = match translate(request, connection, here.peer) {
         Ok(request) => request,
@@ -239,32 +217,10 @@ where
         response = &mut answered => response,
     };
     drop(answered);
-    answering.take();
+    counted.take();
     match response {
         Ok(response) => send(Response::from(response), respond, is_head, &out).await,
         Err(refusal) => send(Response::from(refusal), respond, is_head, &out).await,
-    }
-}
-
-// === impl OneAnswering ===
-
-impl OneAnswering {
-    fn new<A>(here: &Here<A>) -> Self {
-        here.answering.count.set(here.answering.count.get() + 1);
-        Self { answering: here.answering.clone(), _begun: here.unsent.begin() }
-    }
-}
-
-impl Drop for OneAnswering {
-    fn drop(&mut self) {
-        self.answering.count.set(self.answering.count.get() - 1);
-        self.answering.fewer.notify_one();
-    }
-}
-
-impl fmt::Debug for OneAnswering {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OneAnswering")
     }
 }
 

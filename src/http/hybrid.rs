@@ -17,13 +17,13 @@ use super::{
     body::Json,
     connect::StreamParameters,
     error::Field,
+    frame_schemas::JobFrame,
     jobs::{IdempotencyKey, submit_spec},
-    openapi::streams::JobFrame,
     permit,
 };
 use crate::{
-    app::Node,
     jobs::spec::{Notify, OnDisconnect, Spec, TaskSpec},
+    node::Node,
     upstream::Remotes,
 };
 

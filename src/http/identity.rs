@@ -20,10 +20,10 @@ use actix_web::{
     },
 };
 
-use super::{Code, Problem, audit, gate, operate, origins, query::Query, stream};
+use super::{Code, Problem, audit, operate, origins, query::Query, stream};
 use crate::{
     access::{Identity, Mode, Refused},
-    app::Node,
+    node::Node,
     topic::Topic,
 };
 
@@ -67,11 +67,6 @@ pub(super) async fn authenticate(node: &Node, request: &ServiceRequest) {
         Ok(identity) => drop(request.extensions_mut().insert(identity)),
         Err(problem) => drop(request.extensions_mut().insert(Stranger(problem))),
     }
-}
-
-/// The caller, where the gate or an embedding program has found one.
-pub(super) fn known(request: &impl HttpMessage) -> Option<Identity> {
-    request.extensions().get::<Identity>().cloned()
 }
 
 /// What a client said about itself beats what its browser sends along; of two credentials only the first one counts.
@@ -153,8 +148,8 @@ async fn begin_session(node: &Node, request: &HttpRequest, ticket: &str) -> Resu
 /// A browser sends cookies along for pages of anybody, so those pages must be ours or listed.
 fn same_site(node: &Node, request: &HttpRequest) -> Result<(), Problem> {
     let foreign = match request.headers().get(header::ORIGIN) {
-        Some(origin) => !gate::is_own(node, request, origin) && !origins::is_listed(node, origin),
-        None => gate::is_foreign_fetch(request),
+        Some(origin) => !origins::is_own(node, request, origin) && !origins::is_listed(node, origin),
+        None => origins::is_foreign_fetch(request),
     };
     if foreign {
         return Err(Problem::forbidden(

@@ -16,16 +16,16 @@ use super::{
     connect::{StreamParameters, basics, last_event_id},
     emitters::page_size,
     error::Field,
+    frame_schemas::JobFrame,
+    frontend::Frontend,
     head::is_head,
     limited,
-    openapi::streams::JobFrame,
     permit::{self, To},
     query::{NoQuery, Query},
     stream,
     turn::Turn,
 };
 use crate::{
-    app::Node,
     event::Position,
     hub::{Connect, Reason, Start},
     jobs::{
@@ -33,6 +33,7 @@ use crate::{
         spec::{OnDisconnect, Spec, TaskSpec},
     },
     journal,
+    node::Node,
     topic::{Pattern, Topic},
 };
 
@@ -285,7 +286,7 @@ pub(super) async fn result(
 ) -> Result<HttpResponse, Problem> {
     let (job, task) = path.into_inner();
     permit::job(&node, &identity, &job, To::Read).await?;
-    let result = node.results.get(&node, &request, &job, &task).await?;
+    let result = Frontend::of(&request).results.get(&node, &request, &job, &task).await?;
     let mut response = HttpResponse::Ok().content_type("application/json").body(result.bytes().clone());
     response.extensions_mut().insert(Shared(result));
     Ok(response)

@@ -13,9 +13,9 @@ use super::{
     turn::{Size, Turn},
 };
 use crate::{
-    app::Node,
     event::Position,
     journal::{Compacted, Export, Inspection, Maintenance, Verified},
+    node::Node,
     topic::Pattern,
 };
 

@@ -17,12 +17,12 @@ use actix_web::{
     },
 };
 
-use super::{Code, Identity, Problem, address, gate, head, identity::identity, operate, stream};
+use super::{Code, Identity, Problem, accept, address, head, identity::identity, operate, stream};
 use crate::{
     access::limits::{Allowance, Caller, Limit, Place, Refusal, StreamPlace, tighter},
-    app::Node,
     hub::{self, Connect},
     jobs,
+    node::Node,
 };
 
 /// What is refused to an address, whoever calls; to be asked before it is known who that is.
@@ -95,7 +95,7 @@ pub(super) fn answer(node: &Node, response: ServiceResponse) -> ServiceResponse 
     let allowance = refusal.and_then(|refusal| refusal.allowance);
     let allowance = allowance.or_else(|| response.request().extensions().get::<Allowance>().copied());
     let polite = refusal.and_then(|refusal| {
-        let wait = refusal.wait.filter(|_| gate::is_event_source(response.request().head()))?;
+        let wait = refusal.wait.filter(|_| accept::is_event_source(response.request().head()))?;
         let detail = Problem::from(refusal).detail;
         Some(stream::unavailable_for_now(node, reason(refusal.limit), &detail, wait))
     });

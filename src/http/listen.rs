@@ -2,10 +2,10 @@
 //! or, where the client speaks HTTP/2, to `h2.rs`.
 //!
 //! ```text
-//!  accept ─> counted at the door ─┬─ plain ──────────────> Transport ─> framework (HTTP/1.1)
-//!                                 │                            └─ begins with the preface of HTTP/2 ─┐
-//!                                 └─ TLS handshake ─┬─ ALPN http/1.1, none ─> Transport ─> framework  ├─> h2
-//!                                                   └─ ALPN h2 ──────────────────────────────────────┘
+//!  accept ─> counted (connection) ─┬─ plain ──────────────> Transport ─> framework (HTTP/1.1)
+//!                                  │                            └─ begins with the preface of HTTP/2 ─┐
+//!                                  └─ TLS handshake ─┬─ ALPN http/1.1, none ─> Transport ─> framework  ├─> h2
+//!                                                    └─ ALPN h2 ──────────────────────────────────────┘
 //! ```
 
 use std::{
@@ -32,9 +32,9 @@ use actix_web::{
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{door::Connection, elsewhere, h2, heads, routes};
+use super::{connection::Connection, elsewhere, frontend::Frontend, h2, heads, routes};
 use crate::{
-    app::Node,
+    node::Node,
     socket,
     transport::{Rewound, Transport, Wire},
 };
@@ -60,10 +60,10 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// When the listener has no address.
-pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
+pub(crate) fn serve(node: &Node, frontend: &Frontend, listener: TcpListener) -> io::Result<Server> {
     let address = listener.local_addr()?;
     let mut server = Server::build()
-        // The door answers what is too much; the framework would leave it in the backlog without a word.
+        // Connections above the limit get a response; the framework would leave them in the backlog.
         .max_concurrent_connections(usize::MAX >> 8)
         .disable_signals()
         .shutdown_timeout(1);
@@ -71,15 +71,16 @@ pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
         server = server.workers(node.config.server.workers);
     }
     let stop = server.graceful_shutdown_signal();
-    let node = node.clone();
+    let (node, frontend) = (node.clone(), frontend.clone());
     let service = move || {
-        let (node, stop) = (node.clone(), stop.clone());
-        let app = App::new().app_data(Data::new(node.clone())).configure(routes(node.clone()));
-        let app = app.default_service(elsewhere()).into_factory();
+        let (node, frontend, stop) = (node.clone(), frontend.clone(), stop.clone());
+        // The default service is outside the scope of the routes and needs the same data.
+        let app = App::new().app_data(Data::new(node.clone())).app_data(Data::new(frontend.clone()));
+        let app = app.configure(routes(node.clone(), frontend.clone())).default_service(elsewhere()).into_factory();
         let app = app.map_err(|error: actix_web::Error| error.error_response());
         let app = map_config(app, |()| AppConfig::default());
         fn_factory(move || {
-            let (node, stop, app) = (node.clone(), stop.clone(), app.new_service(()));
+            let (node, frontend, stop, app) = (node.clone(), frontend.clone(), stop.clone(), app.new_service(()));
             async move {
                 // One for both: HTTP/2 calls it past the framework.
                 let app = Rc::new(app.await?);
@@ -110,7 +111,7 @@ pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
                     .new_service(())
                     .await?;
                 let acceptor = node.tls.as_ref().map(|tls| TlsAcceptor::from(tls.server()));
-                let here = Rc::new(Here { node, acceptor, app, http1, entering });
+                let here = Rc::new(Here { node, frontend, acceptor, app, http1, entering });
                 Ok::<_, ()>(fn_service(move |tcp: TcpStream| here.clone().connection(tcp)))
             }
         })
@@ -121,6 +122,7 @@ pub(crate) fn serve(node: &Node, listener: TcpListener) -> io::Result<Server> {
 /// What one worker thread serves its connections with.
 struct Here<A, H> {
     node: Node,
+    frontend: Frontend,
     acceptor: Option<TlsAcceptor>,
     app: Rc<A>,
     http1: H,
@@ -138,7 +140,7 @@ where
     /// A connection from its first byte to its last. What goes wrong with one is that one's business.
     async fn connection(self: Rc<Self>, tcp: TcpStream) -> Result<(), ()> {
         let peer = tcp.peer_addr().ok();
-        let connection = self.node.door.admit(Some(&tcp));
+        let connection = self.frontend.connections.admit(Some(&tcp));
         let Some(acceptor) = &self.acceptor else {
             self.http1(Wire::Plain(tcp), connection, peer).await;
             return Ok(());

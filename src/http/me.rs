@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{Identity, query::NoQuery};
 use crate::{
     access::Mode,
-    app::Node,
+    node::Node,
     topic::{Pattern, Topic},
 };
 

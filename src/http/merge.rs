@@ -15,17 +15,16 @@ use super::{
     body::Json,
     connect::heartbeat,
     error::Field,
-    limited,
-    openapi::streams::MergedFrame,
-    permit,
+    frame_schemas::MergedFrame,
+    limited, permit,
     pull::{self, Farewell},
     query::Query,
     stream::disconnect,
 };
 use crate::{
-    app::Node,
     hub::HeartbeatKind,
     json,
+    node::Node,
     relay::{
         FieldError, Limits,
         merge::{self, Beat, Form, Merged, SourceSpec},

@@ -1,15 +1,9 @@
 //! Metrics in the text format of Prometheus (OpenMetrics), collected when they are asked for: the components count, and
 //! nothing is kept twice.
 
-use std::{
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use actix_web::{HttpResponse, http::StatusCode, web::Data};
+use actix_web::{HttpResponse, web::Data};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
@@ -17,61 +11,21 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Problem, answer::Shared, identity::Admin};
+use super::{Problem, answer::Shared, frontend::Frontend, identity::Admin};
 use crate::{
-    app::Node,
     hub::Reason,
+    node::Node,
     telemetry,
     unsent::{Share, Why},
 };
 
-/// Requests answered, by class of status, and what the last scrape was answered.
-#[derive(Debug, Default)]
-pub struct Requests {
-    classes: [AtomicU64; 5],
-    scrapes: Scrapes,
-}
-
-/// The text of the last scrape. While the node holds many answers for clients that do not take them, it is given again
-/// for a moment: scrapes do not add to them.
-#[derive(Debug, Default)]
-struct Scrapes(Mutex<Option<(Instant, Weak<Share>)>>);
-
-/// For how long.
-const SAME_FOR: Duration = Duration::from_secs(1);
-
-// === impl Scrapes ===
-
-impl Scrapes {
-    fn last(&self, node: &Node) -> Option<Arc<Share>> {
-        if node.unsent.bytes() <= node.unsent.max_bytes() / 2 {
-            return None;
-        }
-        let last = self.0.lock().expect("no code that holds the lock panics");
-        last.as_ref().filter(|(made, _)| made.elapsed() < SAME_FOR)?.1.upgrade()
-    }
-
-    fn keep(&self, text: &Arc<Share>) {
-        *self.0.lock().expect("no code that holds the lock panics") = Some((Instant::now(), Arc::downgrade(text)));
-    }
-}
-
-// === impl Requests ===
-
-impl Requests {
-    pub(super) fn count(&self, status: StatusCode) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
-        self.classes[class - 1].fetch_add(1, Relaxed);
-    }
-}
-
 /// Figures of the node.
 #[utoipa::path(get, path = "/metrics", tag = "operating",
     responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text")))]
-pub(super) async fn metrics(node: Data<Node>, _: Admin) -> Result<HttpResponse, Problem> {
-    let text = match node.requests.scrapes.last(&node) {
+pub(super) async fn metrics(node: Data<Node>, frontend: Data<Frontend>, _: Admin) -> Result<HttpResponse, Problem> {
+    let text = match frontend.requests.scrapes.last(&node.unsent) {
         Some(text) => text,
-        None => scrape(&node)?,
+        None => scrape(&node, &frontend)?,
     };
     let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let mut response = HttpResponse::Ok().content_type(media).body(text.bytes().clone());
@@ -79,17 +33,17 @@ pub(super) async fn metrics(node: Data<Node>, _: Admin) -> Result<HttpResponse, 
     Ok(response)
 }
 
-fn scrape(node: &Node) -> Result<Arc<Share>, Problem> {
+fn scrape(node: &Node, frontend: &Frontend) -> Result<Arc<Share>, Problem> {
     let mut registry = Registry::with_prefix("millstream");
-    registry.register_collector(Box::new(Figures(node.clone())));
+    registry.register_collector(Box::new(Figures(node.clone(), frontend.clone())));
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|_| Problem::unavailable("the metrics cannot be written", 5))?;
     let text = node.unsent.share(text.into());
-    node.requests.scrapes.keep(&text);
+    frontend.requests.scrapes.keep(&text);
     Ok(text)
 }
 
-struct Figures(Node);
+struct Figures(Node, Frontend);
 
 impl std::fmt::Debug for Figures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -99,12 +53,12 @@ impl std::fmt::Debug for Figures {
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let node = &self.0;
+        let Self(node, frontend) = self;
         for (name, help, value) in counters(node) {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        for (name, help, value) in gauges(node) {
+        for (name, help, value) in gauges(node, frontend) {
             let gauge = ConstGauge::new(value as f64);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
@@ -113,8 +67,7 @@ impl Collector for Figures {
         family(&mut encoder, "streams_closed", "Streams closed, by reason.", "reason", &closed)?;
         let refused: Vec<_> = webhooks.refused.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
         family(&mut encoder, "webhook_refusals", "Deliveries to webhooks that were refused.", "reason", &refused)?;
-        let classes =
-            [1, 2, 3, 4, 5].map(|class| (format!("{class}xx"), node.requests.classes[class - 1].load(Relaxed)));
+        let classes = frontend.requests.by_class().map(|(class, count)| (class.to_owned(), count));
         family(&mut encoder, "http_responses", "Responses, by class of status.", "class", &classes)?;
         let ended = Why::ALL.map(|why| (why.as_str().to_owned(), node.unsent.ended(why)));
         family(
@@ -208,12 +161,12 @@ fn counters(node: &Node) -> Vec<Figure> {
     ]
 }
 
-fn gauges(node: &Node) -> Vec<Figure> {
+fn gauges(node: &Node, frontend: &Frontend) -> Vec<Figure> {
     let (hub, journal, jobs) = (node.hub.counters(), node.journal.stats(), node.jobs.stats());
     let (relays, upstream) = (node.relays.stats(), node.connections.figures());
     vec![
-        ("connections", "Open connections.", node.door.open() as u64),
-        ("connections_limit", "Most connections at once (max_connections).", node.door.limit() as u64),
+        ("connections", "Open connections.", frontend.connections.open() as u64),
+        ("connections_limit", "Most connections at once (max_connections).", frontend.connections.limit() as u64),
         ("unsent_bytes", "Bytes of answers that wait for their clients.", node.unsent.bytes() as u64),
         ("unsent_bytes_limit", "Most of them (max_unsent_bytes).", node.unsent.max_bytes() as u64),
         (
@@ -222,7 +175,7 @@ fn gauges(node: &Node) -> Vec<Figure> {
             node.unsent.begun() as u64,
         ),
         ("streams_open", "Open streams.", hub.open()),
-        ("requests_waiting", "Requests that wait for an event (`wait=`).", node.polls.waiting() as u64),
+        ("requests_waiting", "Requests that wait for an event (`wait=`).", frontend.polls.waiting() as u64),
         ("journal_events", "Events kept.", journal.events),
         ("journal_bytes", "Bytes of the events kept.", journal.bytes),
         ("journal_pinned_bytes", "Bytes of job histories, which retention leaves alone.", journal.pinned_bytes),

@@ -9,11 +9,11 @@ use actix_web::{
 use super::{
     Code, Identity, Problem,
     connect::{StreamParameters, basics, start},
-    openapi::streams::TopicFrame,
+    frame_schemas::TopicFrame,
     query::Query,
     stream,
 };
-use crate::{app::Node, hub::NamedConfig};
+use crate::{hub::NamedConfig, node::Node};
 
 /// Open a stream that the settings name.
 #[utoipa::path(get, path = "/api/sse/{stream}", tag = "connections", params(

@@ -27,7 +27,6 @@ use crate::access::Mode;
 
 mod access;
 mod common;
-pub(super) mod streams;
 
 use super::{
     Problem, at, connect, emitters, hybrid, jobs, journal, me, merge, metrics, named, operate, pages, proxy, publish,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Code, Problem};
-use crate::app::Node;
+use crate::node::Node;
 
 /// Says that the process is alive.
 #[derive(Serialize, ToSchema)]

@@ -1,7 +1,7 @@
 //! Pages of other origins (CORS): which may call, and what they may send and read.
 
 use actix_web::{
-    HttpResponse,
+    HttpRequest, HttpResponse,
     dev::ServiceRequest,
     http::{
         Method,
@@ -9,8 +9,8 @@ use actix_web::{
     },
 };
 
-use super::{Code, Problem};
-use crate::app::Node;
+use super::{Code, Problem, address};
+use crate::node::Node;
 
 /// What they may read of a response beside what every page may.
 const EXPOSED: &str = "Location, Retry-After, RateLimit, RateLimit-Policy, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id";
@@ -25,6 +25,27 @@ const MOST_ASKED: usize = 32;
 /// Whether pages of this origin may call the node.
 pub(super) fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
     node.config.server.cors_origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
+}
+
+/// True if the browser reports a request from a page of another site (Fetch Metadata). Other clients do not send this
+/// field.
+pub(super) fn is_foreign_fetch(request: &HttpRequest) -> bool {
+    let site = request.headers().get("sec-fetch-site");
+    site.is_some_and(|site| site != "same-origin" && site != "none")
+}
+
+/// True for the node's own origin: scheme, host and port match the request (RFC 6454). With TLS the scheme is `https`.
+/// Without TLS a proxy may terminate it: a trusted proxy names the scheme, otherwise both schemes are accepted.
+pub(super) fn is_own(node: &Node, request: &HttpRequest, origin: &HeaderValue) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let Some((scheme, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {
+        return false;
+    };
+    let same_scheme = match node.tls {
+        Some(_) => scheme == "https",
+        None => address::scheme(node, request).is_none_or(|named| scheme.eq_ignore_ascii_case(&named)),
+    };
+    same_scheme && authority.eq_ignore_ascii_case(host)
 }
 
 /// Tells the browser of a listed origin that its page may read the response.

@@ -5,8 +5,8 @@
 use super::{Problem, audit};
 use crate::{
     access::{Identity, Mode},
-    app::Node,
     jobs::{self, spec::Spec},
+    node::Node,
     relay,
     topic::{Pattern, Topic},
 };

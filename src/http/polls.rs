@@ -28,7 +28,7 @@ use crate::{
 
 /// The waiting requests of a node. Cheap to clone.
 #[derive(Clone)]
-pub struct Polls {
+pub(super) struct Polls {
     waiters: Arc<Waiters>,
     waker: Waker,
     head: watch::Receiver<u64>,
@@ -54,7 +54,7 @@ const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 impl Polls {
     /// Starts to watch the journal until it is closed. Must be called inside an actix system.
-    pub fn start(journal: &journal::Shared) -> Self {
+    pub(super) fn start(journal: &journal::Shared) -> Self {
         let waiters = Arc::<Waiters>::default();
         let head = journal.watch_head();
         let mut tail = Tail::of(journal.clone(), *head.borrow(), waiters.clone());
@@ -73,7 +73,7 @@ impl Polls {
     }
 
     /// Number of waiting requests.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiters.count.load(Relaxed)
     }
 

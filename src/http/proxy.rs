@@ -14,19 +14,18 @@ use utoipa::ToSchema;
 
 use super::{
     Code, Identity, Problem, accept, address, body,
+    frame_schemas::RemoteFrame,
     head::is_head,
     identity::Admin,
-    limited,
-    openapi::streams::RemoteFrame,
-    permit,
+    limited, permit,
     pull::{self, Farewell},
     query::{NoQuery, Query},
     stream::{only_head, refused_for_now, unavailable_for_now},
     turn::Turn,
 };
 use crate::{
-    app::Node,
     hub::Reason,
+    node::Node,
     relay::passthrough::{Ask, Passthrough},
     sse,
     upstream::{

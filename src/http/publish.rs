@@ -27,10 +27,10 @@ use super::{
     query::{NoQuery, Query},
 };
 use crate::{
-    app::{self, Node},
     event::{Draft, Filter, MAX_TOPICS_PER_EVENT, Payload, Position},
     journal::AppendError,
     json,
+    node::{self, Node},
     topic::Topic,
 };
 
@@ -268,8 +268,8 @@ async fn append(
     for draft in &mut drafts {
         draft.publisher.clone_from(&publisher);
     }
-    let published = |done: app::Published| {
-        let app::Published { id, topic, delivered, duplicate } = done;
+    let published = |done: node::Published| {
+        let node::Published { id, topic, delivered, duplicate } = done;
         tracing::info!(%topic, %id, delivered, duplicate, "event published");
         Published { id: Some(id), topic, delivered, duplicate }
     };

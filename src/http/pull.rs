@@ -1,8 +1,8 @@
 //! Event streams that are pulled: proxied and merged ones. Nothing is queued for them: who does not read is not asked
 //! for, and so slows down what it reads from.
 //!
-//! Owns their response body, which guards its connection as the body of every stream does (`stream.rs`), and their part
-//! in a stop: each ends at its own moment of the drain time, and the node waits for them ([`Pulls::ended`]).
+//! Owns their response body, which guards its connection as the body of every stream does (`stream.rs`). At a stop each
+//! stream ends at a random moment of the drain time, and the node waits for them ([`Frontend::streams_ended`]).
 
 use std::{
     cell::Cell,
@@ -26,23 +26,20 @@ use actix_web::{
     web::Bytes,
 };
 use futures::{Stream, task::AtomicWaker};
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
     answer::Holds,
-    door::Connection,
+    connection::Connection,
+    frontend::Frontend,
     stream::{Input, Storm, flood, respond},
 };
 use crate::{
     access::{Identity, limits::StreamPlace},
-    app::Node,
     hub::Reason,
+    node::Node,
 };
-
-/// The pulled streams of a node. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Pulls(TaskTracker);
 
 /// What a client gets when the node stops in the middle.
 pub(super) enum Farewell {
@@ -88,28 +85,10 @@ struct Polls {
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How many looks apart one that has nothing to take is looked at.
 const IDLE_LOOKS: u32 = 10;
-/// How long clients may take for the end of their stream once the drain time is over.
-const LAST_WORD: Duration = Duration::from_secs(1);
 /// Memory of a pulled stream whose client does not read: its tasks and timers, and for each upstream its connection,
 /// its read buffer and one chunk.
 const OWN_BYTES: usize = 8 << 10;
 const UPSTREAM_BYTES: usize = 32 << 10;
-
-// === impl Pulls ===
-
-impl Pulls {
-    /// Waits for the end of all streams, at most the drain time and a moment.
-    pub async fn ended(&self, drain: Duration) {
-        self.0.close();
-        // Who does not take the end of its stream is cut when the listener ends.
-        let _ = timeout(drain + LAST_WORD, self.0.wait()).await;
-    }
-
-    /// Streams that are open.
-    pub fn open(&self) -> usize {
-        self.0.len()
-    }
-}
 
 /// Input of a stream's client from now on. Call this before the first wait.
 pub(super) fn input(request: &HttpRequest) -> Option<Input> {
@@ -159,7 +138,7 @@ where
         };
         tokio::select! { () = stopped => Reason::Shutdown, () = refused => Reason::TokenExpired }
     });
-    let counted = node.pulls.0.token();
+    let counted = Frontend::of(request).pulled.token();
     let storm = Storm::new();
     let wakes = Arc::new(Wakes { woken: AtomicBool::new(true), outer: AtomicWaker::new() });
     let waker = Waker::from(wakes.clone());

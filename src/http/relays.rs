@@ -13,17 +13,17 @@ use super::{
     connect::{StreamParameters, basics, last_event_id},
     emitters::page_size,
     error::Field,
-    openapi::streams::RelayFrame,
+    frame_schemas::RelayFrame,
     permit::{self, To},
     query::{NoQuery, Query},
     stream,
     turn::Turn,
 };
 use crate::{
-    app::Node,
     event::Position,
     hub::Start,
     journal,
+    node::Node,
     relay::{self, Created, Filter, LAST_EVENT, Listing, Spec, Status, Summary, View},
     topic::{Pattern, Topic},
 };

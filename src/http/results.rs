@@ -11,11 +11,11 @@ use super::{
     Problem,
     turn::{Size, Turn},
 };
-use crate::{app::Node, unsent::Share};
+use crate::{node::Node, unsent::Share};
 
 /// The copies. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Results(Arc<Mutex<Copies>>);
+pub(super) struct Results(Arc<Mutex<Copies>>);
 
 /// Copies by job and task. A copy is freed when no response sends it any more.
 type Copies = HashMap<(String, String), Weak<Share>>;

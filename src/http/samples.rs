@@ -6,14 +6,13 @@ use serde_json::json;
 use super::{
     Code, Identity, Problem,
     connect::{StreamParameters, last_event_id},
+    frame_schemas::JobFrame,
     jobs::{IdempotencyKey, follow, submit_spec},
-    openapi::streams::JobFrame,
     permit::{self, To},
     query::Query,
     stream,
 };
 use crate::{
-    app::Node,
     event::{Position, SharedEvent},
     hub::Reason,
     jobs::{
@@ -22,6 +21,7 @@ use crate::{
         spec::Spec,
     },
     journal,
+    node::Node,
     topic::{Pattern, Topic},
 };
 

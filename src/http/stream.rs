@@ -18,13 +18,13 @@ use tokio::time::{Duration, Instant};
 use super::{
     Problem,
     answer::Holds,
-    door::{Connection, Place},
+    connection::{Connection, ConnectionPermit},
     head::is_head,
 };
 use crate::{
     access::{Identity, Refused},
-    app::Node,
     hub::{Connect, ConnectError, Framing, Link, MOST_INPUT, Reason, Subscription},
+    node::Node,
     socket::Socket,
     sse::{self, Frame},
     transport::Handover,
@@ -43,7 +43,7 @@ struct Body {
     frames: Option<Subscription>,
     /// Where the node accepted the connection itself. In an application of somebody else's it did not, and the framework
     /// goes on to poll this body.
-    link: Option<(Handover, Rc<Place>, Framing)>,
+    link: Option<(Handover, Rc<ConnectionPermit>, Framing)>,
     storm: Storm,
 }
 
@@ -82,13 +82,13 @@ impl MessageBody for Body {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if let Some((handover, place, framing)) = self.link.take()
+        if let Some((handover, permit, framing)) = self.link.take()
             && let Some(frames) = self.frames.take()
         {
             handover.take_over(move |connection| {
                 actix_web::rt::spawn(async move {
                     Link::new(frames, connection, framing).await;
-                    drop(place);
+                    drop(permit);
                 });
             });
         }
@@ -180,7 +180,7 @@ pub(super) async fn open(
         connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
     }
     let framing = if request.version() < Version::HTTP_11 { Framing::UntilClosed } else { Framing::Chunked };
-    let link = handover.map(|(handover, place)| (handover, place, framing));
+    let link = handover.map(|(handover, permit)| (handover, permit, framing));
     match node.hub.connect(connect).await {
         // What was revoked between the question and here was not told to this stream.
         Ok(_) if identity.ended(&node.clock) => Err(Refused::Expired.into()),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Code, Identity, Problem, query::NoQuery};
-use crate::{access::Full, app::Node};
+use crate::{access::Full, node::Node};
 
 /// A ticket.
 #[derive(Serialize, ToSchema)]

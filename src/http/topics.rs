@@ -12,8 +12,9 @@ use utoipa::ToSchema;
 
 use super::{
     Identity, Problem,
-    door::Connection,
+    connection::Connection,
     emitters::page_size,
+    frontend::Frontend,
     head::is_head,
     identity::Admin,
     limited, permit, pull,
@@ -22,10 +23,10 @@ use super::{
 };
 use crate::{
     access::Refused,
-    app::Node,
     event::{Event, Filter, Meta, Position, SharedEvent, Subscriber},
     journal::{Query as JournalQuery, TopicInfo, Unavailable},
     json::Json,
+    node::Node,
     topic::{Pattern, Topic},
 };
 
@@ -260,7 +261,7 @@ impl Reading {
         let mut ended = pin!(identity.end(&node.clock));
         let mut flooded = pin!(pull::flooded(pull::input(request)));
         let mut poll = tokio::select! {
-            poll = node.polls.register(self.topic.clone()) => poll,
+            poll = Frontend::of(request).polls.register(self.topic.clone()) => poll,
             () = &mut late => return self.page(node, request).await,
         };
         loop {

@@ -6,7 +6,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, web::Data};
 
 use super::{Code, Problem};
 pub(super) use crate::unsent::Size;
-use crate::{app::Node, unsent::Making};
+use crate::{node::Node, unsent::Making};
 
 /// An argument of handlers whose responses may be large: the handler starts when it is its turn. The turn ends with the
 /// request, when its response is being sent.

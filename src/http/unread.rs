@@ -21,7 +21,7 @@ use actix_web::{
 };
 use futures::{Stream, stream::poll_fn};
 
-use super::door::Connection;
+use super::connection::Connection;
 
 /// The body of a request in chunks, kept beside whoever reads it.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Code, Problem, body, query::NoQuery};
-use crate::{app::Node, event::Position, intake::Refused, journal::Batch};
+use crate::{event::Position, intake::Refused, journal::Batch, node::Node};
 
 /// What senders put into header fields, by scheme.
 #[derive(utoipa::IntoParams)]

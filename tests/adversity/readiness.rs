@@ -160,7 +160,7 @@ async fn a_node_whose_journal_has_lost_its_writer_ends() {
     assert_eq!(node.supervisor.trouble().as_deref(), Some("a part of the node has failed: journal"));
 }
 
-async fn eventually_ready(node: &millstream::app::Node) {
+async fn eventually_ready(node: &millstream::node::Node) {
     let ready = async {
         while node.trouble().is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -12,7 +12,7 @@ use futures::stream;
 use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
-use super::super::{Problem, door::Connection, heads::date};
+use super::super::{Problem, connection::Connection, heads::date};
 
 /// Maximum size of a request head as HTTP/2 counts it: the fields, plus 32 bytes for each. HTTP/1.1 accepts 128 KiB.
 const MOST_HEAD: usize = 64 << 10;

@@ -1,13 +1,15 @@
-//! Connections: their count and the data of each.
+//! Connections: their count and limit, and the data of each: its socket, its requests, and its handover to a stream.
 
 use std::{
     any::Any,
-    cell::RefCell,
+    cell::{Cell, RefCell},
+    fmt,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use actix_web::{
@@ -15,28 +17,29 @@ use actix_web::{
     dev::{Extensions, ServiceRequest},
     rt::net::TcpStream,
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::h2::OneAnswering;
 use crate::{
     config::Server,
     socket::{self, Socket},
     transport::{Answering, Handover, Rest},
+    unsent::{Begun, Unsent},
 };
 
 /// Counts the connections of a node, and marks those above the limit.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct ConnectionLimiter {
     open: Arc<AtomicUsize>,
     limit: usize,
     send_buffer: usize,
-    unacknowledged: std::time::Duration,
+    unacknowledged: Duration,
 }
 
 /// The data of a connection. It counts until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    place: Rc<Place>,
+    permit: Rc<ConnectionPermit>,
     /// It is above the limit.
     pub(super) over: bool,
     /// Ends the one request, not the connection (HTTP/2).
@@ -45,29 +48,44 @@ pub struct Connection {
     handover: Option<Handover>,
     /// The part of the response that the connection does not have yet.
     pub(super) rest: Option<Rest>,
-    /// Counts the request as being answered (HTTP/2).
-    answering: Option<Rc<RefCell<Option<OneAnswering>>>>,
+    /// Counts the request while it is being answered (HTTP/2).
+    counted: Option<Counted>,
+}
+
+/// The count of a request; emptied when its response has begun, or when the request waits for an event.
+pub(super) type Counted = Rc<RefCell<Option<OpenRequest>>>;
+
+/// The number of requests of an HTTP/2 connection that are being answered.
+#[derive(Default)]
+pub(super) struct OpenRequests {
+    count: Cell<usize>,
+    fewer: Notify,
+}
+
+/// Counts one request, on its connection and in the node, until it is dropped.
+pub(super) struct OpenRequest {
+    requests: Rc<OpenRequests>,
+    _begun: Begun,
 }
 
 /// Counts one connection until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    door: Door,
+pub(super) struct ConnectionPermit {
+    limiter: ConnectionLimiter,
 }
 
-// === impl Door ===
+// === impl ConnectionLimiter ===
 
-impl Door {
-    /// With these bounds.
-    pub fn new(server: &Server, limit: usize, write_deadline: std::time::Duration) -> Self {
+impl ConnectionLimiter {
+    /// Sets the limits. `write_deadline` is the time after which a client that reads nothing is cut.
+    pub(super) fn new(server: &Server, limit: usize, write_deadline: Duration) -> Self {
         Self {
             open: Arc::default(),
             limit,
             send_buffer: server.send_buffer_bytes,
             // A heartbeat may be half a tick late, and the kernel's timers are coarse. The margin lets a silent peer
             // end within heartbeat and deadline.
-            unacknowledged: write_deadline
-                .saturating_sub((write_deadline / 4).min(std::time::Duration::from_millis(500))),
+            unacknowledged: write_deadline.saturating_sub((write_deadline / 4).min(Duration::from_millis(500))),
         }
     }
 
@@ -79,12 +97,12 @@ impl Door {
     /// Counts a connection, and prepares its socket.
     pub(super) fn admit(&self, tcp: Option<&TcpStream>) -> Connection {
         let over = self.open.fetch_add(1, Relaxed) >= self.limit;
-        let place = Rc::new(Place { door: self.clone() });
+        let permit = Rc::new(ConnectionPermit { limiter: self.clone() });
         let socket = tcp.map(|tcp| {
             socket::prepare(tcp, self.send_buffer, self.unacknowledged);
             Socket::of(tcp)
         });
-        Connection { place, over, cut: None, socket, handover: None, rest: None, answering: None }
+        Connection { permit, over, cut: None, socket, handover: None, rest: None, counted: None }
     }
 
     /// Connections that are open now.
@@ -120,20 +138,15 @@ impl Connection {
     }
 
     /// For one of several requests (HTTP/2), which ends with this token.
-    pub(super) fn for_one(
-        &self,
-        cut: CancellationToken,
-        rest: Rest,
-        answering: Rc<RefCell<Option<OneAnswering>>>,
-    ) -> Self {
-        let (cut, rest, answering) = (Some(cut), Some(rest), Some(answering));
-        Self { cut, rest, answering, socket: None, handover: None, ..self.clone() }
+    pub(super) fn for_one(&self, cut: CancellationToken, rest: Rest, counted: Counted) -> Self {
+        let (cut, rest, counted) = (Some(cut), Some(rest), Some(counted));
+        Self { cut, rest, counted, socket: None, handover: None, ..self.clone() }
     }
 
     /// The request waits for an event, perhaps for long, so it no longer counts as being answered.
     pub(super) fn waits(&self) {
-        if let Some(answering) = &self.answering {
-            answering.take();
+        if let Some(counted) = &self.counted {
+            counted.take();
         }
     }
 
@@ -149,8 +162,8 @@ impl Connection {
     }
 
     /// The handover of the connection to a stream, and the count that the stream then keeps.
-    pub(super) fn handover(&self) -> Option<(Handover, Rc<Place>)> {
-        Some((self.handover.clone()?, self.place.clone()))
+    pub(super) fn handover(&self) -> Option<(Handover, Rc<ConnectionPermit>)> {
+        Some((self.handover.clone()?, self.permit.clone()))
     }
 
     pub(super) fn answering(request: &ServiceRequest) -> Option<Answering> {
@@ -158,8 +171,45 @@ impl Connection {
     }
 }
 
-impl Drop for Place {
+// === impl OpenRequests ===
+
+impl OpenRequests {
+    /// The number of requests that are being answered.
+    pub(super) fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    /// Resolves when the number has become smaller.
+    pub(super) async fn fewer(&self) {
+        self.fewer.notified().await;
+    }
+}
+
+// === impl OpenRequest ===
+
+impl OpenRequest {
+    /// Counts a request from now on.
+    pub(super) fn new(requests: &Rc<OpenRequests>, unsent: &Unsent) -> Self {
+        requests.count.set(requests.count.get() + 1);
+        Self { requests: requests.clone(), _begun: unsent.begin() }
+    }
+}
+
+impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.door.open.fetch_sub(1, Relaxed);
+        self.requests.count.set(self.requests.count.get() - 1);
+        self.requests.fewer.notify_one();
+    }
+}
+
+impl fmt::Debug for OpenRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenRequest")
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.limiter.open.fetch_sub(1, Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! Event streams for the document: what their frames are.
+//! Event streams for the OpenAPI document: the schemas of their frames.
 //!
 //! OpenAPI 3.1 has no word for a stream of items. As is usual, the schema of a `text/event-stream` is that of one frame after
 //! the fields of the HTML standard; which frames there are stands in its description.
@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 #[derive(ToSchema)]
 #[schema(examples(json!({ "id": "9c1f00aa0b77-12", "event": "paid", "data": "{\"total\":12}" })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
-pub(in crate::http) struct TopicFrame {
+pub(super) struct TopicFrame {
     /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
@@ -48,7 +48,7 @@ pub(in crate::http) struct TopicFrame {
     "data": "{\"taskId\":\"image\",\"taskName\":\"Process Image\",\"source\":\"local\",\"jobId\":\"01JB0000000000000000000000\",\"timestamp\":1790000000000}",
 })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
-pub(in crate::http) struct JobFrame {
+pub(super) struct JobFrame {
     /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
@@ -95,7 +95,7 @@ enum JobEvent {
     "data": "{\"source\":\"sample\",\"attempt\":1,\"retryInMs\":1200,\"error\":\"connection reset\",\"code\":\"connection_lost\"}",
 })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
-pub(in crate::http) struct RelayFrame {
+pub(super) struct RelayFrame {
     /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
@@ -121,7 +121,7 @@ pub(in crate::http) struct RelayFrame {
     "data": "{\"totalStreams\":1,\"endpoints\":[{\"source\":\"flow\",\"remote\":\"reactive\",\"path\":\"/api/sse/flow-example\"}]}",
 })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is passed on")]
-pub(in crate::http) struct MergedFrame {
+pub(super) struct MergedFrame {
     /// Its name; `message` where there is none.
     #[schema(nullable = false)]
     event: Option<String>,
@@ -137,7 +137,7 @@ pub(in crate::http) struct MergedFrame {
 #[derive(ToSchema)]
 #[schema(examples(json!({ "id": "4d20ab12cc00-31", "event": "whatever", "data": "the remote sends" })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is passed on")]
-pub(in crate::http) struct RemoteFrame {
+pub(super) struct RemoteFrame {
     /// The remote's own id.
     #[schema(nullable = false)]
     id: Option<String>,
