@@ -13,7 +13,7 @@ use std::{
 use futures::future::{Either, select};
 
 use jsonwebtoken::{
-    Algorithm, DecodingKey,
+    Algorithm, AlgorithmFamily, DecodingKey,
     jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse},
 };
 use tokio::{
@@ -179,9 +179,8 @@ impl Known {
     /// A token without `kid` is good where only one key can be meant (RFC 7515, 4.1.4 makes it optional).
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Arc<DecodingKey>> {
         let name = format!("{algorithm:?}");
-        let fits = |key: &&Key| {
-            key.key.family() == super::jwt::family(algorithm) && key.algorithm.as_ref().is_none_or(|own| *own == name)
-        };
+        let fits =
+            |key: &&Key| key.key.family() == family(algorithm) && key.algorithm.as_ref().is_none_or(|own| *own == name);
         let mut fitting = self.keys.iter().filter(fits).filter(|key| id.is_none_or(|id| key.id.as_deref() == Some(id)));
         let first = fitting.next()?;
         (id.is_some() || fitting.next().is_none()).then(|| first.key.clone())
@@ -204,5 +203,15 @@ impl Key {
         let algorithm = jwk.common.key_algorithm.map(|algorithm| algorithm.to_string());
         let key = Arc::new(DecodingKey::from_jwk(jwk).ok()?);
         Some(Self { id: jwk.common.key_id.clone(), algorithm, key })
+    }
+}
+
+/// The kind of key that an algorithm needs.
+pub(super) fn family(algorithm: Algorithm) -> AlgorithmFamily {
+    match algorithm {
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => AlgorithmFamily::Hmac,
+        Algorithm::ES256 | Algorithm::ES384 => AlgorithmFamily::Ec,
+        Algorithm::EdDSA => AlgorithmFamily::Ed,
+        _ => AlgorithmFamily::Rsa,
     }
 }

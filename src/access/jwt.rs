@@ -12,11 +12,15 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 use sha2::{Digest, Sha256};
 
-use super::{Identity, Refused, Rights, identity::Origin, jwks::Jwks};
+use super::{
+    Identity, Refused, Rights,
+    identity::Origin,
+    jwks::{Jwks, family},
+};
 use crate::{
     clock::Clock,
     event::Meta,
@@ -318,14 +322,5 @@ impl<'de> Deserialize<'de> for NumericDate {
         }
 
         deserializer.deserialize_any(Seconds)
-    }
-}
-
-pub(super) fn family(algorithm: Algorithm) -> AlgorithmFamily {
-    match algorithm {
-        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => AlgorithmFamily::Hmac,
-        Algorithm::ES256 | Algorithm::ES384 => AlgorithmFamily::Ec,
-        Algorithm::EdDSA => AlgorithmFamily::Ed,
-        _ => AlgorithmFamily::Rsa,
     }
 }

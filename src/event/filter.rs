@@ -16,9 +16,10 @@ use serde_json::Value;
 
 mod cost;
 mod expression;
+mod refused;
 
 use self::expression::Expression;
-pub use self::expression::Refused;
+pub use self::refused::Refused;
 
 /// What a client said about itself when it connected: `meta.KEY=VALUE`, each value a JSON scalar.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

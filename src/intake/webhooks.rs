@@ -15,24 +15,23 @@ use std::{
     },
 };
 
-use self::{
-    mapping::{Mapping, Unmapped},
-    signature::Verifier,
-};
+use self::{mapping::Mapping, signature::Verifier, source::Unmapped};
 use crate::event::Draft;
 
+mod check;
 mod config;
 mod mapping;
 mod rule;
 mod signature;
+mod source;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    config::{EnvNames, Place, Target, WebhookConfig},
-    mapping::Headers,
+    config::{EnvNames, Target, ValuePath, WebhookConfig},
     signature::{Claim, Refusal, Scheme},
+    source::Headers,
 };
 
 /// The webhooks of a node, by name. Cheap to clone.

@@ -37,6 +37,7 @@ use crate::{
 };
 
 mod check;
+mod exchange;
 mod look;
 mod open;
 mod own_files;
@@ -56,13 +57,12 @@ mod writer;
 #[cfg(test)]
 pub(super) mod tests;
 
-pub(super) use self::store::StoreError;
 pub use self::{
     repair::Repaired,
     stopped::{Stopped, compact},
 };
 use self::{
-    store::Store,
+    store::{Store, StoreError},
     writer::{Append, Command},
 };
 

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::embedded::StoreError;
 use crate::event;
 
 /// Why a batch was not written. Nothing of it was.
@@ -110,12 +109,5 @@ pub enum OpenError {
 impl OpenError {
     pub(super) fn io(dir: &Path, error: &std::io::Error) -> Self {
         Self::Io { dir: dir.to_owned(), reason: error.to_string() }
-    }
-
-    pub(super) fn store(dir: &Path, error: &StoreError) -> Self {
-        match error {
-            StoreError::Damaged(what) => Self::Damaged { dir: dir.to_owned(), what: what.clone() },
-            _ => Self::Io { dir: dir.to_owned(), reason: error.to_string() },
-        }
     }
 }

@@ -5,10 +5,8 @@
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, operators as op};
 
-use super::expression::Refused;
+use super::refused::{MAX_STEPS, Refused};
 
-/// Most steps for one subscriber: a step is some 30 ns, so these are some 60 µs.
-pub(super) const MAX_STEPS: usize = 2048;
 /// Steps that take about as long as to offer an event to an emitter.
 pub(super) const STEPS_PER_OFFER: usize = 3;
 /// Deepest tree: evaluation is recursive, and takes some 45 kB of the stack for each level in a debug build.

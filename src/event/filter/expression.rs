@@ -24,49 +24,13 @@ use serde_json::Value;
 use super::{
     Subscriber, Undecided,
     cost::{self, Cost},
+    refused::{MAX_BYTES, Refused},
 };
 
-/// Longest expression in bytes.
-pub(super) const MAX_BYTES: usize = 1024;
 /// Deepest nesting of brackets.
 const MAX_BRACKETS: u16 = 16;
 /// Most `?`, those in strings included: the parser goes deeper with each, and does not count them itself.
 const MAX_CONDITIONALS: usize = 16;
-
-/// Why a text is no filter. The message says where, and what is too much.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Neither an object nor a string.
-    #[error("a filter is an object of names and values, or an expression as a string")]
-    Form,
-    /// Too long to be read.
-    #[error("the expression has {0} bytes, at most {MAX_BYTES} are allowed")]
-    Length(usize),
-    /// More than the bound on one of its parts.
-    #[error("the expression has too many {0}: at most {1} are allowed")]
-    Many(&'static str, usize),
-    /// No CEL.
-    #[error("line {line}, column {column}: {reason}")]
-    Syntax {
-        /// From 1.
-        line: usize,
-        /// From 1, in characters.
-        column: usize,
-        /// What the parser expected.
-        reason: String,
-    },
-    /// CEL, but not what a filter may do.
-    #[error("{}{reason}", at(*column))]
-    Forbidden {
-        /// Where the word stands first, from 1; 0 where there is none.
-        column: usize,
-        /// What is not allowed, and what is.
-        reason: String,
-    },
-    /// To evaluate it for one subscriber is too much work.
-    #[error("the expression costs {0} steps for a subscriber in 16 groups, at most {max} are allowed: shorten lists, or split it", max = cost::MAX_STEPS)]
-    Costly(usize),
-}
 
 /// A compiled expression.
 pub(super) struct Expression {
@@ -161,10 +125,6 @@ fn parse(source: &str) -> Result<IdedExpr, Refused> {
 
 fn syntax(line: usize, column: usize, reason: &str) -> Refused {
     Refused::Syntax { line, column, reason: reason.into() }
-}
-
-fn at(column: usize) -> String {
-    if column == 0 { String::new() } else { format!("column {column}: ") }
 }
 
 // === impl Variables ===

@@ -2,36 +2,20 @@
 //!
 //! A body is not made into a tree of values: what is picked from it keeps the digits of its numbers.
 
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
 use super::{
     config::{Target, WebhookConfig},
-    rule::{Rule, rules},
+    rule::{ANY, Rule, rules},
+    source::{Headers, Source, Unmapped},
 };
 use crate::{
     event::{Draft, Payload, names},
     json::without_mark,
     topic::Topic,
 };
-
-/// Where a value stands in a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// In the body: a JSON pointer (RFC 6901), here its parts.
-    Pointer(String, Vec<String>),
-    /// In a header field: `header:NAME`.
-    Header(String),
-}
-
-/// Header fields of a delivery by their names in lower case; `None` where one is not there exactly once.
-pub type Headers<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
-
-/// A delivery out of which the event cannot be made; says what is missing where.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unmapped(pub String);
 
 /// What makes a draft out of a delivery.
 #[derive(Clone, Debug)]
@@ -40,7 +24,7 @@ pub struct Mapping {
     data: Option<Vec<Rule>>,
     /// Other fields for single events, by the event's name.
     event_data: HashMap<String, Vec<Rule>>,
-    target: Place,
+    target: TopicRule,
 }
 
 #[derive(Clone, Debug)]
@@ -51,7 +35,7 @@ enum EventName {
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum TopicRule {
     Fixed(Topic),
     /// What turns the value found there into a topic.
     From(Source, Kind),
@@ -64,86 +48,8 @@ enum Kind {
     Group,
 }
 
-/// Stands for every name or value that is not listed.
-pub(super) const ANY: &str = "*";
 /// Longest value of a delivery that a refusal repeats, in characters.
 const QUOTED: usize = 64;
-
-// === impl Source ===
-
-impl Source {
-    /// Reads `/pointer` or `header:name`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(name) = text.strip_prefix("header:") {
-            let name = name.parse::<http::HeaderName>().map_err(|_| format!("`{text}` names no header field"))?;
-            return Ok(Self::Header(name.as_str().to_owned()));
-        }
-        let Some(rest) = text.strip_prefix('/') else {
-            return Err(format!("`{text}` must be a JSON pointer such as `/status`, or `header:NAME`"));
-        };
-        let part = |part: &str| {
-            let plain = part.replace("~1", "").replace("~0", "");
-            if plain.contains('~') {
-                return Err(format!("`{text}` is no JSON pointer: `~` is written `~0`, `/` in a name `~1`"));
-            }
-            Ok(part.replace("~1", "/").replace("~0", "~"))
-        };
-        Ok(Self::Pointer(text.to_owned(), rest.split('/').map(part).collect::<Result<_, _>>()?))
-    }
-
-    /// The JSON text found there.
-    pub(super) fn find(&self, headers: Headers<'_>, body: &RawValue) -> Result<Box<RawValue>, Unmapped> {
-        match self {
-            Self::Pointer(pointer, parts) => {
-                let found = parts.iter().try_fold(body, |value, part| member(value, part));
-                let nothing = || Unmapped(format!("there is nothing at `{pointer}` in the body"));
-                found.map(RawValue::to_owned).ok_or_else(nothing)
-            }
-            Self::Header(name) => {
-                let value = headers(name).and_then(|value| std::str::from_utf8(value).ok());
-                let value = value.ok_or_else(|| Unmapped(format!("there is no header field `{name}` with a text")))?;
-                Ok(serde_json::value::to_raw_value(value).expect("a text is JSON"))
-            }
-        }
-    }
-
-    /// The text, number or truth value found there, as text.
-    fn text(&self, headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
-        let found = self.find(headers, body)?;
-        let found = found.get();
-        match found.as_bytes().first() {
-            Some(b'"') => serde_json::from_str(found).map_err(|error| Unmapped(format!("{self}: {error}"))),
-            Some(b'{' | b'[' | b'n') | None => {
-                Err(Unmapped(format!("what stands at {self} must be a text, a number, `true` or `false`")))
-            }
-            Some(_) => Ok(found.to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pointer(text, _) => write!(f, "`{text}`"),
-            Self::Header(name) => write!(f, "`header:{name}`"),
-        }
-    }
-}
-
-/// A field of an object or an item of a list.
-fn member<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
-    let text = value.get();
-    match text.as_bytes().first()? {
-        b'{' => serde_json::from_str::<HashMap<String, &RawValue>>(text).ok()?.remove(name),
-        b'[' => {
-            // As RFC 6901 has it: digits, and no zero before others.
-            let plain = name == "0" || (!name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit()));
-            let index: usize = plain.then(|| name.parse().ok())??;
-            serde_json::from_str::<Vec<&RawValue>>(text).ok()?.get(index).copied()
-        }
-        _ => None,
-    }
-}
 
 // === impl Mapping ===
 
@@ -176,9 +82,9 @@ impl Mapping {
         });
         let event_data = event_data.collect::<Result<HashMap<_, _>, _>>()?;
         let target = match (&config.topic, &config.user, &config.group) {
-            (Some(topic), None, None) => Place::new(topic, Kind::Topic).map_err(|error| keyed("topic", error))?,
-            (None, Some(user), None) => Place::new(user, Kind::User).map_err(|error| keyed("user", error))?,
-            (None, None, Some(group)) => Place::new(group, Kind::Group).map_err(|error| keyed("group", error))?,
+            (Some(topic), None, None) => TopicRule::new(topic, Kind::Topic).map_err(|error| keyed("topic", error))?,
+            (None, Some(user), None) => TopicRule::new(user, Kind::User).map_err(|error| keyed("user", error))?,
+            (None, None, Some(group)) => TopicRule::new(group, Kind::Group).map_err(|error| keyed("group", error))?,
             _ => return Err(keyed("topic", "give exactly one of `topic`, `user` and `group`".into())),
         };
         Ok(Self { event, data, event_data, target })
@@ -187,14 +93,14 @@ impl Mapping {
     /// All places from which values are taken.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         let event = if let EventName::From(source, _) = &self.event { Some(source) } else { None };
-        let target = if let Place::From(source, _) = &self.target { Some(source) } else { None };
+        let target = if let TopicRule::From(source, _) = &self.target { Some(source) } else { None };
         let data = self.data.iter().chain(self.event_data.values()).flatten().filter_map(Rule::source);
         event.into_iter().chain(target).chain(data)
     }
 
     /// The topic, where the settings fix it.
     pub fn topic(&self) -> Option<&Topic> {
-        if let Place::Fixed(topic) = &self.target { Some(topic) } else { None }
+        if let TopicRule::Fixed(topic) = &self.target { Some(topic) } else { None }
     }
 
     /// Makes the event.
@@ -288,9 +194,9 @@ fn event_name(name: &str, key: &str) -> Result<String, (String, String)> {
         .ok_or_else(|| (key.to_owned(), format!("`{}` is no name of an event", name.escape_debug())))
 }
 
-// === impl Place ===
+// === impl TopicRule ===
 
-impl Place {
+impl TopicRule {
     fn new(target: &Target, kind: Kind) -> Result<Self, String> {
         match target {
             Target::Fixed(name) => Ok(Self::Fixed(kind.topic(name)?)),

@@ -6,9 +6,12 @@ use serde_json::value::RawValue;
 
 use super::{
     config::{Field, FieldRule},
-    mapping::{ANY, Headers, Source, Unmapped},
+    source::{Headers, Source, Unmapped},
 };
 use crate::json::Json;
+
+/// Stands for every name or value that is not listed.
+pub(super) const ANY: &str = "*";
 
 /// How one field is made.
 #[derive(Clone, Debug)]

@@ -12,8 +12,8 @@ use std::{
 
 use super::{
     OpenError,
+    exchange::put_back,
     place::{self, Mark, MarkFile, Place, of_file, there},
-    repair,
     salvage::{self, Salvaged},
 };
 
@@ -47,7 +47,7 @@ impl Look {
     /// Copies what is in a data directory, which must be there and not in use.
     pub fn at(dir: &Path) -> Result<Self, OpenError> {
         let place = Place::take_existing(dir)?;
-        repair::put_back(&place).map_err(|error| OpenError::io(dir, &error))?;
+        put_back(&place).map_err(|error| OpenError::io(dir, &error))?;
         let copy = place.look();
         let mark = Mark::read(&place.mark()).map_err(|error| OpenError::io(dir, &error))?;
         let mut look = Self { place, copy, mark, logs: Salvaged::default() };

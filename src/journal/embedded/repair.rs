@@ -9,17 +9,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
 use super::{
+    exchange::exchange,
     look::{self, Look},
-    place::{self, Mark, MarkFile, Place},
     restore,
     rows::{self, RecordRow, STATE, State, TopicRow},
     store::{Commit, Store, StoreError},
@@ -28,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    event::{Position, now_ms},
+    event::Position,
     journal::{
         Verified,
         log::{self, Log, Marks, Meta, TopicId},
@@ -94,7 +92,7 @@ pub fn repair(look: &Look, mut survey: Survey, dry_run: bool) -> Result<Repaired
         let io = |error: io::Error| StoreError::Io(error.to_string());
         look::remove(&fresh).map_err(io)?;
         plan.write(&store, &fresh)?;
-        done.damaged_store = Some(swap(&look.place, &fresh, plan.state.commit).map_err(io)?);
+        done.damaged_store = Some(exchange(&look.place, &fresh, plan.state.commit).map_err(io)?);
     }
     Ok(done)
 }
@@ -224,42 +222,4 @@ fn step_by_step<T>(
         }
     }
     commit.write(false)
-}
-
-/// Puts the new store in the place of the old one; answers where the old one lies.
-fn swap(place: &Place, fresh: &Path, commit: u64) -> io::Result<PathBuf> {
-    let (store, journal) = (place.store(), place.journal());
-    let damaged = journal.join(format!("store.damaged-{}", now_ms()));
-    let sync = || File::open(&journal)?.sync_all();
-    sync()?;
-    // The new one takes the name first under which the old one will lie, so that each has its own after the exchange.
-    fs::rename(fresh, &damaged)?;
-    if renameat_with(CWD, &damaged, CWD, &store, RenameFlags::EXCHANGE).is_err() {
-        // Not every file system can. In between there is no store, which [`put_back`] mends.
-        fs::rename(&damaged, fresh)?;
-        fs::rename(&store, &damaged)?;
-        fs::rename(fresh, &store)?;
-    }
-    sync()?;
-    let mark = Mark { commit, clean: true, synced: true, boot: place::boot() };
-    let beside = journal.join("MARK.new");
-    let _ = fs::remove_file(&beside);
-    MarkFile::open(&beside, mark)?;
-    fs::rename(&beside, place.mark())?;
-    sync()?;
-    Ok(damaged)
-}
-
-/// After a repair that was interrupted between two renames: the old store comes back.
-pub fn put_back(place: &Place) -> io::Result<()> {
-    if place::there(&place.store())? {
-        return Ok(());
-    }
-    let lies = fs::read_dir(place.journal())?.filter_map(Result::ok).map(|entry| entry.path());
-    let damaged =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("store.damaged-"));
-    match lies.filter(damaged).max() {
-        Some(last) => fs::rename(last, place.store()),
-        None => Ok(()),
-    }
 }

@@ -14,6 +14,7 @@ use std::{
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
 
+use super::OpenError;
 use crate::supervise::text;
 
 /// A store that is open. Clones are the same one, which is closed with the last of them.
@@ -81,6 +82,17 @@ const MAX_SEALED: usize = 3;
 const MAX_UNMERGED: usize = 28;
 /// How often it is looked whether they have caught up.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+// === impl OpenError ===
+
+impl OpenError {
+    pub(super) fn store(dir: &Path, error: &StoreError) -> Self {
+        match error {
+            StoreError::Damaged(what) => Self::Damaged { dir: dir.to_owned(), what: what.clone() },
+            _ => Self::Io { dir: dir.to_owned(), reason: error.to_string() },
+        }
+    }
+}
 
 // === impl Store ===
 

@@ -242,7 +242,7 @@ proptest! {
                 let subscriber = Subscriber { meta: &meta, user: user.as_deref(), groups: &groups, emitter_id: "e" };
                 let first = expression.evaluate(&subscriber);
                 prop_assert_eq!(expression.evaluate(&subscriber), first);
-                prop_assert!(expression.weight(&subscriber) <= cost::MAX_STEPS / cost::STEPS_PER_OFFER + 8);
+                prop_assert!(expression.weight(&subscriber) <= super::super::refused::MAX_STEPS / cost::STEPS_PER_OFFER + 8);
             }
         }
     }
