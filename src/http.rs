@@ -11,6 +11,7 @@ mod address;
 mod answer;
 mod audit;
 mod body;
+mod code;
 mod compress;
 mod connect;
 mod connection;
@@ -44,6 +45,7 @@ mod proxy;
 mod publish;
 mod pull;
 mod query;
+mod refusal;
 mod relays;
 mod request_id;
 mod requests;
@@ -58,10 +60,12 @@ mod webhooks;
 
 pub(crate) use self::listen::{IDLE, bind, serve};
 pub use self::{
+    code::Code,
     connection::{Connection, ConnectionLimiter},
     emitter::Emitter,
-    error::{Code, Problem},
+    error::Problem,
     frontend::Frontend,
+    refusal::Refusal,
 };
 
 /// Puts all routes of a node into an actix-web application or scope.

@@ -34,6 +34,7 @@ mod emitter;
 mod frames;
 mod line;
 mod link;
+mod metrics;
 mod named;
 mod outbox;
 mod pages;

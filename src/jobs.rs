@@ -42,6 +42,7 @@ pub mod handler;
 pub mod handlers;
 mod inputs;
 pub mod memory;
+mod metrics;
 mod pump;
 mod queue;
 mod record;

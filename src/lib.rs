@@ -18,6 +18,7 @@
 //!          event · topic · sse · json the words we speak; pure, no I/O
 //!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
 //!          unsent                     limits on bytes that wait for clients, in time and in size
+//!          metrics                    rows of figures, as every component gives them
 //!          clock                      wall clock and monotonic clock, and jumps between them
 //!          supervise · telemetry      failure policies of long-lived tasks; output of log lines
 //! ```
@@ -40,6 +41,7 @@ pub mod intake;
 pub mod jobs;
 pub mod journal;
 pub mod json;
+pub mod metrics;
 pub mod node;
 pub mod relay;
 pub mod shares;

@@ -1,8 +1,8 @@
 //! A node: the handles of all its components, as handlers and embedding programs use them.
 //!
 //! [`crate::app`] builds it. It knows the components and nothing of HTTP; the parts of a node that exist only for HTTP are
-//! in `http/frontend.rs`. It publishes from Rust (`node/publish.rs`), reads settings again (`node/reload.rs`), and reports
-//! whether it accepts work.
+//! in `http/frontend.rs`. It publishes from Rust (`node/publish.rs`), reads settings again (`node/reload.rs`), collects the
+//! metrics of all components (`node/metrics.rs`), and reports whether it accepts work.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -23,6 +23,7 @@ use crate::{
     upstream,
 };
 
+mod metrics;
 mod publish;
 mod reload;
 

@@ -40,6 +40,7 @@ mod group;
 mod handle;
 mod lifecycle;
 mod loops;
+mod metrics;
 mod record;
 mod recovery;
 mod runner;

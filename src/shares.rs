@@ -20,6 +20,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use crate::metrics::Rows;
+
 #[cfg(test)]
 mod tests;
 
@@ -84,6 +86,16 @@ pub struct Figures {
     pub waiting: u64,
     /// Requests that were denied or delayed because the owner had its share.
     pub refused: u64,
+}
+
+/// Adds the number of times that an owner had its share of a pool.
+pub fn count_refused(rows: &mut Rows, pool: &'static str, count: u64) {
+    rows.counters(
+        "shares_refused",
+        "Times that a user had its share (share_percent), by pool.",
+        "pool",
+        [(pool, count)],
+    );
 }
 
 // === impl Share ===

@@ -38,6 +38,7 @@ pub use self::{
     pace::{Pace, least},
     share::Share,
 };
+use crate::metrics::Rows;
 
 /// Lowest permitted rate of a client, in bytes per second. A modem of 1995 takes three times as much.
 pub const LEAST_RATE: u64 = 512;
@@ -238,6 +239,17 @@ impl Unsent {
     /// Number of responses and connections that were ended for this reason.
     pub fn ended(&self, why: Why) -> u64 {
         self.0.ended[why as usize].load(Relaxed)
+    }
+
+    /// Adds the figures of waiting and ended responses.
+    pub fn metrics(&self, rows: &mut Rows) {
+        rows.gauge("unsent_bytes", "Bytes of answers that wait for their clients.", self.bytes() as u64);
+        rows.gauge("unsent_bytes_limit", "Most of them (max_unsent_bytes).", self.max_bytes() as u64);
+        let help = "Requests of HTTP/2 of whose answer nothing is there yet.";
+        rows.gauge("http2_requests_answering", help, self.begun() as u64);
+        let ended = Why::ALL.map(|why| (why.as_str(), self.ended(why)));
+        let help = "Answers and connections ended because their clients took too little, by reason.";
+        rows.counters("answers_ended", help, "reason", ended);
     }
 
     /// Counts a response that other code ended.

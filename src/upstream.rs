@@ -40,6 +40,7 @@ mod exchange;
 mod guard;
 mod head;
 mod method;
+mod metrics;
 mod pool;
 mod redirect;
 mod remote;

@@ -9,6 +9,9 @@ mod support;
 
 use support::{Node, eventually};
 
+/// The list of metrics.
+const METRICS: &str = include_str!("../docs/operating.md");
+
 #[test]
 fn what_is_not_there_is_answered_with_a_problem() {
     let node = Node::start("");
@@ -337,8 +340,26 @@ fn metrics_count_what_happens() {
     for name in
         reply.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
     {
-        assert!(name.starts_with("millstream_"), "{name}");
+        let own = name.strip_prefix("millstream_").unwrap_or_else(|| panic!("{name}"));
+        let documented = [format!("`{own}`"), format!("`{own}{{")].iter().any(|form| METRICS.contains(form));
+        assert!(documented, "docs/operating.md has no metric `{own}`");
     }
+}
+
+#[test]
+fn refused_requests_are_counted_by_reason() {
+    let node = Node::start("[limits]\nconnections_per_address = 1\n");
+    let refused = |reason: &str| node.metric(&format!("millstream_http_refused_total{{reason=\"{reason}\"}}"));
+    assert_eq!(get_as(&node, "evil.example", "").status, 403);
+    assert_eq!(get_as(&node, "localhost", "Origin: https://evil.example\r\n").status, 403);
+    assert_eq!((refused("host_not_allowed"), refused("origin_not_allowed"), refused("node_full")), (1.0, 1.0, 0.0));
+    let mut stream = node.stream("/events", &[]);
+    stream.until("connection");
+    // As a problem, and as a stream for an EventSource.
+    let problem = node.raw(format!("GET /events HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", node.addr));
+    assert!(problem.problem(429).contains("connections_per_address"));
+    assert_eq!(node.stream("/events", &[]).until("disconnect").json()["reason"], "too_many_streams");
+    assert_eq!(refused("too_many_streams"), 2.0);
 }
 
 #[test]

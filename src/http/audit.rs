@@ -12,7 +12,7 @@ use actix_web::{
     web::Data,
 };
 
-use super::{Identity, address};
+use super::{Identity, address, error::Refused};
 use crate::node::Node;
 
 const TARGET: &str = "millstream::audit";
@@ -25,8 +25,15 @@ const MAX_REFUSED: u64 = 50;
 pub(super) fn note<B>(node: &Node, response: &ServiceResponse<B>) {
     let (request, status) = (response.request(), response.status());
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        let reason = response.response().error().map(ToString::to_string);
-        refused(node, request, status, &reason.unwrap_or_default());
+        let extensions = response.response().extensions();
+        match extensions.get::<Refused>() {
+            Some(Refused { refusal, detail }) => refused(node, request, status, refusal.as_str(), detail),
+            // The status of a remote, which the proxy passes on.
+            None => {
+                let detail = response.response().error().map(ToString::to_string).unwrap_or_default();
+                refused(node, request, status, "by_remote", &detail);
+            }
+        }
     }
 }
 
@@ -48,7 +55,7 @@ pub(super) fn acting_for(admin: &Identity, what: &str, id: &str, owner: Option<&
     tracing::info!(target: TARGET, what, id, owner, user, token, "an admin acts on what is another user's");
 }
 
-fn refused(node: &Node, request: &HttpRequest, status: StatusCode, reason: &str) {
+fn refused(node: &Node, request: &HttpRequest, status: StatusCode, reason: &str, detail: &str) {
     static SECOND: AtomicU64 = AtomicU64::new(0);
     static LINES: AtomicU64 = AtomicU64::new(0);
     static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
@@ -64,5 +71,5 @@ fn refused(node: &Node, request: &HttpRequest, status: StatusCode, reason: &str)
     let user = request.extensions().get::<Identity>().and_then(|caller| caller.user.clone());
     let address = address::client(node, request).to_string();
     let (method, path, status) = (request.method().as_str(), request.path(), status.as_u16());
-    tracing::warn!(target: TARGET, method, path, status, user, address, reason, left_out, "access refused");
+    tracing::warn!(target: TARGET, method, path, status, user, address, reason, detail, left_out, "access refused");
 }

@@ -11,7 +11,7 @@ use actix_web::{
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
-use super::{Code, Identity, Problem};
+use super::{Code, Identity, Problem, Refusal};
 use crate::{
     json::{self, Objects, without_mark},
     node::Node,
@@ -65,7 +65,7 @@ async fn reserve(request: &HttpRequest) -> Result<(), Problem> {
         Err(_) => {
             let detail =
                 "the node reads as many large bodies as it has memory for (`jobs.max_memory_bytes`); try again later";
-            Err(Problem::unavailable(detail, 5))
+            Err(Problem::refused(Refusal::TooManyBodies, detail))
         }
     }
 }

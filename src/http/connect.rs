@@ -9,7 +9,7 @@ use actix_web::{
 };
 use serde::de::IntoDeserializer;
 
-use super::{Identity, Problem, frame_schemas::TopicFrame, limited, permit, query::Query, stream};
+use super::{Identity, Problem, Refusal, frame_schemas::TopicFrame, limited, permit, query::Query, stream};
 use crate::{
     event::Meta,
     hub::{Connect, Heartbeat, HeartbeatKind, Overflow, Start},
@@ -157,7 +157,8 @@ fn managed(node: &Node, request: &HttpRequest, identity: &Identity, group: Optio
     connect.meta = meta(&query)?;
     if let Some(known) = &identity.meta {
         if !connect.meta.0.is_empty() {
-            return Err(Problem::forbidden("metadata come from the token; `meta.` parameters are for open mode"));
+            let detail = "metadata come from the token; `meta.` parameters are for open mode";
+            return Err(Problem::refused(Refusal::Metadata, detail));
         }
         connect.meta = known.clone();
     }
@@ -204,7 +205,7 @@ pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query, more: &[
     let policy: Option<Overflow> = word(query, "overflow", "`catch_up`, `drop_oldest`, `drop_latest` or `disconnect`")?;
     connect.overflow = policy.unwrap_or(config.overflow);
     connect.envelope = query.get("envelope", "`true` or `false`")?.unwrap_or(false);
-    limited::seat(node, request, &mut connect)?;
+    limited::hub_stream(node, request, &mut connect)?;
     Ok(connect)
 }
 

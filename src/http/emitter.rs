@@ -113,7 +113,7 @@ impl Emitter<'_> {
         if let Some(id) = last_event_id(request, &Query::of(request))? {
             connect.start = Start::After(id);
         }
-        limited::seat(node, request, &mut connect)?;
+        limited::hub_stream(node, request, &mut connect)?;
         let identity = user.map_or_else(Identity::anybody, Identity::user);
         stream::open(node, request, &identity, connect).await
     }

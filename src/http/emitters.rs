@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Code, Identity, Problem, audit,
+    Code, Identity, Problem, Refusal, audit,
     body::Json,
     identity::Admin,
     permit,
@@ -235,9 +235,8 @@ pub(super) async fn change(
             return Err(gone(&id));
         }
         if meta.is_some() && identity.meta.is_some() {
-            return Err(Problem::forbidden(
-                "metadata come from the token; to change those of an emitter is for admins",
-            ));
+            let detail = "metadata come from the token; to change those of an emitter is for admins";
+            return Err(Problem::refused(Refusal::Metadata, detail));
         }
         permit::subscribe(&identity, topics.iter().flatten())?;
         permit::subscribe(&identity, joined.iter())?;

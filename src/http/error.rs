@@ -7,10 +7,8 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-mod code;
-
-pub use self::code::Code;
-use crate::{access::limits::Refusal, event, hub, journal, topic};
+use super::{code::Code, refusal::Refusal};
+use crate::{access::limits::Exceeded, event, hub, journal, topic};
 
 /// A problem as RFC 9457 defines it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -32,9 +30,18 @@ pub struct Problem {
     /// Seconds after which to try again.
     #[serde(skip)]
     pub retry_after: Option<u64>,
-    /// The limit that refused.
+    /// The reason, if the node refused the request.
     #[serde(skip)]
-    pub(super) refusal: Option<Box<Refusal>>,
+    pub(super) refusal: Option<Refusal>,
+    /// The limit, if the refusal is for one.
+    #[serde(skip)]
+    pub(super) exceeded: Option<Box<Exceeded>>,
+}
+
+/// A refusal and its text; every response with a refused request has it among its extensions.
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    pub(super) detail: String,
 }
 
 /// A field that was wrong.
@@ -45,6 +52,9 @@ pub struct Field {
     /// What is wrong with it.
     pub detail: String,
 }
+
+/// Seconds after which a client may repeat a request that was refused for now, unless a reason gives another time.
+const RETRY_S: u64 = 5;
 
 /// Media type of problems.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -63,6 +73,7 @@ impl Problem {
             errors: Vec::new(),
             retry_after: None,
             refusal: None,
+            exceeded: None,
         }
     }
 
@@ -101,14 +112,18 @@ impl Problem {
         Self { errors, ..Self::wrong(detail) }
     }
 
-    /// 401: nobody known is calling.
-    pub fn unauthenticated(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, detail)
+    /// The status and code of a refusal, 401, 403, 429 or 503. A refusal for now names a time to try again, 5 seconds.
+    pub fn refused(refusal: Refusal, detail: impl Into<String>) -> Self {
+        let status = refusal.status();
+        let for_now = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let retry_after = for_now.then_some(RETRY_S);
+        Self { retry_after, refusal: Some(refusal), ..Self::new(status, detail).coded(refusal.code()) }
     }
 
-    /// 403: whoever is calling may not.
-    pub fn forbidden(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, detail)
+    /// Replaces the time after which to try again, in seconds.
+    #[must_use]
+    pub fn after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 
     /// 508: the request has passed this node before.
@@ -121,14 +136,9 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// 503, to be tried again after so many seconds.
-    pub fn unavailable(detail: impl Into<String>, retry_after: u64) -> Self {
-        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
-    }
-
-    /// 429 for a user that already holds its share of a limited resource.
-    pub fn share(detail: impl Into<String>) -> Self {
-        Self { retry_after: Some(5), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+    /// 503: a part of the node does not work now. A client may try again after 5 seconds.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).after(RETRY_S)
     }
 
     /// The response.
@@ -148,7 +158,15 @@ impl Problem {
             // RFC 9110, 15.5.2: it must say by what it could be otherwise.
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"millstream\""));
         }
-        response.content_type(MEDIA_TYPE).body(serde_json::to_string(self).expect("a problem is plain data"))
+        let text = serde_json::to_string(self).expect("a problem is plain data");
+        let mut response = response.content_type(MEDIA_TYPE).body(text);
+        if let Some(refusal) = self.refusal {
+            response.extensions_mut().insert(Refused { refusal, detail: self.detail.clone() });
+        }
+        if let Some(exceeded) = self.exceeded.as_deref() {
+            response.extensions_mut().insert(*exceeded);
+        }
+        response
     }
 }
 
@@ -189,7 +207,7 @@ impl From<journal::Unavailable> for Problem {
     fn from(error: journal::Unavailable) -> Self {
         match error {
             journal::Unavailable::Working => Self::new(StatusCode::CONFLICT, error.to_string()),
-            _ => Self::unavailable(error.to_string(), 5).coded(Code::JournalUnavailable),
+            _ => Self::refused(Refusal::Journal, error.to_string()),
         }
     }
 }
@@ -212,11 +230,11 @@ impl From<journal::AppendError> for Problem {
 
 impl From<hub::ConnectError> for Problem {
     fn from(error: hub::ConnectError) -> Self {
-        let code = match &error {
-            hub::ConnectError::Stopping => Code::NodeStopping,
-            hub::ConnectError::Journal(_) => Code::JournalUnavailable,
+        let refusal = match &error {
+            hub::ConnectError::Stopping => Refusal::NodeStopping,
+            hub::ConnectError::Journal(_) => Refusal::Journal,
         };
-        Self::unavailable(error.to_string(), 1).coded(code)
+        Self::refused(refusal, error.to_string()).after(1)
     }
 }
 

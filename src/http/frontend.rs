@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{connection::ConnectionLimiter, polls::Polls, requests::Requests, results::Results};
-use crate::{config::Config, journal};
+use crate::{config::Config, journal, metrics::Rows};
 
 /// The HTTP side of a node. Cheap to clone; clones are the same one.
 #[derive(Clone)]
@@ -60,6 +60,14 @@ impl Frontend {
     /// The count of the connections, and their limit.
     pub(crate) fn connections(&self) -> &ConnectionLimiter {
         &self.connections
+    }
+
+    /// Adds the figures of connections, requests and responses.
+    pub(super) fn metrics(&self, rows: &mut Rows) {
+        rows.gauge("connections", "Open connections.", self.connections.open() as u64);
+        rows.gauge("connections_limit", "Most connections at once (max_connections).", self.connections.limit() as u64);
+        rows.gauge("requests_waiting", "Requests that wait for an event (`wait=`).", self.polls.waiting() as u64);
+        self.requests.metrics(rows);
     }
 
     /// Waits until all proxied and merged streams have ended; at most one second longer than the drain time. The listener

@@ -18,7 +18,7 @@ use actix_web::{
 use tracing::Instrument;
 
 use super::{
-    Code, Problem, accept,
+    Problem, Refusal, accept,
     answer::{Answer, Holds, Shared},
     audit, compress,
     connection::Connection,
@@ -26,7 +26,7 @@ use super::{
     head, heads, identity, limited, operate, origins, pages, request_id, stream,
     unread::{self, Unread},
 };
-use crate::{access::Mode, hub::Reason, node::Node};
+use crate::{access::Mode, node::Node};
 
 /// The middleware. All log lines of a request contain its id.
 pub(super) async fn pass(
@@ -60,7 +60,6 @@ async fn answer(
         refusal = limited::of_caller(&node, &request);
     }
     let response = match refusal {
-        // Not `into_response`, which forgets why.
         Some(refusal) => ServiceResponse::new(request.into_parts().0, refusal),
         None => next.call(request).await?.map_into_boxed_body(),
     };
@@ -71,7 +70,7 @@ async fn answer(
     if only_head {
         response = response.map_body(|_, body| head::without_body(&body));
     }
-    frontend.requests.count(response.status());
+    frontend.requests.count(response.response());
     audit::note(&node, &response);
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -99,40 +98,35 @@ fn refuse(node: &Node, frontend: &Frontend, request: &ServiceRequest) -> Option<
         && !operate::is_probe(request)
         && let Err(problem) = local(node, request)
     {
-        // With its cause, for the audit.
-        return Some(HttpResponse::from_error(problem));
+        return Some(problem.response());
     }
     if !is_readable(request.uri().path()) || !is_readable(request.query_string()) {
         return Some(Problem::malformed("path and query must be UTF-8 in percent-encoding").response());
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if node.stopping.is_cancelled() && !reads {
-        return Some(
-            Problem::unavailable("the node is stopping and takes no new work", 5).coded(Code::NodeStopping).response(),
-        );
+        return Some(Problem::refused(Refusal::NodeStopping, "the node is stopping and takes no new work").response());
     }
     if node.stopping.is_cancelled() && accept::is_event_source(request.head()) {
-        return Some(stream::refused_for_now(node, Reason::Shutdown.as_str()));
+        return Some(stream::refused_for_now(node, Refusal::NodeStopping));
     }
     origins::preflight(node, request)
 }
 
 fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
     let mut response = if accept::is_event_source(request.head()) {
-        stream::refused_for_now(node, "full")
+        stream::refused_for_now(node, Refusal::NodeFull)
     } else {
-        Problem::unavailable("the node has as many connections as it takes (max_connections)", 5)
-            .coded(Code::NodeFull)
-            .response()
+        let detail = "the node has as many connections as it takes (max_connections)";
+        Problem::refused(Refusal::NodeFull, detail).response()
     };
-    // The place is given back at once.
+    // The connection must not stay open: it is above the limit.
     response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     response
 }
 
 /// The rule of open mode.
 fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
-    let forbidden = |detail: String, code| Err(Problem::forbidden(detail).coded(code));
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let name = host_name(host);
     let known = is_loopback(name) || node.config.server.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
@@ -141,14 +135,14 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
             "in open mode the node answers only to names of this machine, not to `{}`; add it to `server.hosts` if it is yours",
             name.escape_debug()
         );
-        return forbidden(detail, Code::HostNotAllowed);
+        return Err(Problem::refused(Refusal::Host, detail));
     }
     let Some(origin) = request.headers().get(header::ORIGIN) else {
         // A picture or a form of another site's page has no origin, and would run a sample all the same. Links to pages are
         // well.
         if origins::is_foreign_fetch(request.request()) && !pages::is_page(request.path()) {
-            let detail = "in open mode pages of other sites must not call the node".into();
-            return forbidden(detail, Code::OriginNotAllowed);
+            let detail = "in open mode pages of other sites must not call the node";
+            return Err(Problem::refused(Refusal::Origin, detail));
         }
         return Ok(());
     };
@@ -158,7 +152,7 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     let detail = format!(
         "in open mode web pages of other origins must not call the node; add {origin:?} to `server.cors_origins` if it is yours"
     );
-    forbidden(detail, Code::OriginNotAllowed)
+    Err(Problem::refused(Refusal::Origin, detail))
 }
 
 /// Says whether a path or query means one text. The decoders put replacement characters where it does not: the event

@@ -20,7 +20,7 @@ use actix_web::{
     },
 };
 
-use super::{Code, Problem, audit, operate, origins, query::Query, stream};
+use super::{Problem, Refusal, audit, operate, origins, query::Query, stream};
 use crate::{
     access::{Identity, Mode, Refused},
     node::Node,
@@ -89,7 +89,8 @@ async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, P
         same_site(node, inner)?;
         return Ok(node.access.identify(&token).await?);
     }
-    Err(Problem::unauthenticated(
+    Err(Problem::refused(
+        Refusal::NoCredential,
         "this needs a token: `X-Auth-Token`, `Authorization: Bearer`, the cookie `millstream_token`, or a ticket in the query",
     ))
 }
@@ -99,7 +100,7 @@ async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, P
 async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Result<Identity, Problem> {
     // Tickets and their sessions open streams, for the sake of clients that can do nothing else.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Problem::unauthenticated("a ticket is good for GET alone; this needs a token"));
+        return Err(Problem::refused(Refusal::TicketMethod, "a ticket is good for GET alone; this needs a token"));
     }
     let refused = match node.access.peek(ticket) {
         Ok(identity) => {
@@ -152,10 +153,9 @@ fn same_site(node: &Node, request: &HttpRequest) -> Result<(), Problem> {
         None => origins::is_foreign_fetch(request),
     };
     if foreign {
-        return Err(Problem::forbidden(
-            "a page of another site called with this site's cookie; add its origin to `server.cors_origins` if it is yours",
-        )
-        .coded(Code::OriginNotAllowed));
+        let detail = "a page of another site called with this site's cookie; add its origin to `server.cors_origins` if it is \
+                      yours";
+        return Err(Problem::refused(Refusal::Origin, detail));
     }
     Ok(())
 }
@@ -213,7 +213,7 @@ impl FromRequest for Admin {
                 audit::acting(request, &identity);
                 Ok(Self)
             }
-            false => Err(Problem::forbidden("this is for admins")),
+            false => Err(Problem::refused(Refusal::AdminOnly, "this is for admins")),
         });
         ready(admin)
     }
@@ -221,10 +221,15 @@ impl FromRequest for Admin {
 
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Unavailable(_) => Self::unavailable(refused.to_string(), 5),
-            _ => Self::unauthenticated(refused.to_string()),
-        }
+        let refusal = match refused {
+            Refused::Unknown => Refusal::UnknownToken,
+            Refused::Expired => Refusal::ExpiredToken,
+            Refused::NotYet => Refusal::EarlyToken,
+            Refused::Unacceptable(_) => Refusal::UnacceptableToken,
+            Refused::Ticket => Refusal::UsedTicket,
+            Refused::Unavailable(_) => Refusal::KeysUnavailable,
+        };
+        Self::refused(refusal, refused.to_string())
     }
 }
 

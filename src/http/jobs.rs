@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    Code, Identity, Problem, accept, address,
+    Code, Identity, Problem, Refusal, accept, address,
     answer::Shared,
     body::Json,
     connect::{StreamParameters, basics, last_event_id},
@@ -330,10 +330,10 @@ impl From<SubmitError> for Problem {
                 Self::fields(errors.into_iter().map(field).collect())
             }
             SubmitError::KeyReused => Self::wrong(error.to_string()).coded(Code::KeyReused),
-            SubmitError::Full => Self::unavailable(error.to_string(), 5),
-            SubmitError::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
-            SubmitError::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
-            SubmitError::Share => Self::share(error.to_string()),
+            SubmitError::Full => Self::refused(Refusal::JobsFull, error.to_string()),
+            SubmitError::Starting => Self::refused(Refusal::NodeStarting, error.to_string()),
+            SubmitError::Stopping => Self::refused(Refusal::NodeStopping, error.to_string()),
+            SubmitError::Share => Self::refused(Refusal::Share, error.to_string()),
             SubmitError::Journal(error) => error.into(),
         }
     }
@@ -348,8 +348,8 @@ impl From<jobs::Error> for Problem {
             E::Ended(_) => Self::new(StatusCode::CONFLICT, error.to_string()).coded(Code::JobEnded),
             E::NotEnded(_) => Self::new(StatusCode::CONFLICT, error.to_string()).coded(Code::JobNotEnded),
             E::NothingFailed => Self::new(StatusCode::CONFLICT, error.to_string()).coded(Code::NothingFailed),
-            E::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
-            E::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
+            E::Starting => Self::refused(Refusal::NodeStarting, error.to_string()),
+            E::Stopping => Self::refused(Refusal::NodeStopping, error.to_string()),
             E::Unreadable { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             E::Journal(error) => error.into(),
             E::Submit(error) => error.into(),

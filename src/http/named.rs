@@ -7,7 +7,7 @@ use actix_web::{
 };
 
 use super::{
-    Code, Identity, Problem,
+    Code, Identity, Problem, Refusal,
     connect::{StreamParameters, basics, start},
     frame_schemas::TopicFrame,
     query::Query,
@@ -44,7 +44,7 @@ pub(super) async fn open(
         return Err(Problem::unknown(detail).coded(Code::UnknownStream));
     };
     if !permitted(&identity, named) {
-        return Err(Problem::forbidden("you may not hear all topics of this stream"));
+        return Err(Problem::refused(Refusal::Subscribe, "you may not hear all topics of this stream"));
     }
     let query = Query::of(&request);
     let mut connect = basics(&node, &request, &query, &["history", "since"])?;

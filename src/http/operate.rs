@@ -46,7 +46,7 @@ pub(super) async fn healthz() -> HttpResponse {
 pub(super) async fn readyz(node: Data<Node>) -> Result<HttpResponse, Problem> {
     if let Some(reason) = node.trouble() {
         let code = if node.stopping.is_cancelled() { Code::NodeStopping } else { Code::Unavailable };
-        return Err(Problem::unavailable(reason, 5).coded(code));
+        return Err(Problem::unavailable(reason).coded(code));
     }
     Ok(HttpResponse::Ok().json(Readiness { status: "ready" }))
 }

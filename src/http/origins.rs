@@ -9,7 +9,7 @@ use actix_web::{
     },
 };
 
-use super::{Code, Problem, address};
+use super::{Problem, Refusal, address};
 use crate::node::Node;
 
 /// What they may read of a response beside what every page may.
@@ -75,7 +75,7 @@ pub(super) fn preflight(node: &Node, request: &ServiceRequest) -> Option<HttpRes
             }
             None => "a preflight names the page's `Origin`, which must be one of `server.cors_origins`".into(),
         };
-        return Some(Problem::forbidden(detail).coded(Code::OriginNotAllowed).response());
+        return Some(Problem::refused(Refusal::Origin, detail).response());
     }
     let answer = HttpResponse::NoContent()
         .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, PUT, PATCH, DELETE"))

@@ -2,7 +2,7 @@
 //!
 //! What somebody may not even know of is answered as if it were not there: jobs, relays and emitters of others are 404.
 
-use super::{Problem, audit};
+use super::{Problem, Refusal, audit};
 use crate::{
     access::{Identity, Mode},
     jobs::{self, spec::Spec},
@@ -24,7 +24,9 @@ pub(super) enum To {
 pub(super) fn publish<'a>(identity: &Identity, topics: impl IntoIterator<Item = &'a Topic>) -> Result<(), Problem> {
     match topics.into_iter().find(|topic| !identity.may_publish(topic)) {
         None => Ok(()),
-        Some(topic) => Err(Problem::forbidden(format!("{} may not publish into `{topic}`", name(identity)))),
+        Some(topic) => {
+            Err(Problem::refused(Refusal::Publish, format!("{} may not publish into `{topic}`", name(identity))))
+        }
     }
 }
 
@@ -35,7 +37,9 @@ pub(super) fn subscribe<'a>(
 ) -> Result<(), Problem> {
     match patterns.into_iter().find(|pattern| !identity.may_subscribe(pattern)) {
         None => Ok(()),
-        Some(pattern) => Err(Problem::forbidden(format!("{} may not subscribe to `{pattern}`", name(identity)))),
+        Some(pattern) => {
+            Err(Problem::refused(Refusal::Subscribe, format!("{} may not subscribe to `{pattern}`", name(identity))))
+        }
     }
 }
 
@@ -45,13 +49,13 @@ pub(super) fn remote(identity: &Identity, remote: &str) -> Result<(), Problem> {
         return Ok(());
     }
     let remote = remote.escape_debug();
-    Err(Problem::forbidden(format!("{} may not use the remote `{remote}`", name(identity))))
+    Err(Problem::refused(Refusal::Remote, format!("{} may not use the remote `{remote}`", name(identity))))
 }
 
 /// Whether the caller may submit this job: run it, on the remotes that it names, and tell whom it is to tell.
 pub(super) fn submit(identity: &Identity, spec: &Spec) -> Result<(), Problem> {
     if !identity.rights.may_submit() {
-        return Err(Problem::forbidden(format!("{} may not submit jobs", name(identity))));
+        return Err(Problem::refused(Refusal::Jobs, format!("{} may not submit jobs", name(identity))));
     }
     for named in spec.tasks.iter().filter_map(|task| task.remote.as_deref()) {
         remote(identity, named)?;
@@ -73,7 +77,7 @@ pub(super) fn relay_spec(node: &Node, identity: &Identity, spec: &relay::Spec) -
         remote(identity, named)?;
     }
     if spec.sources.is_empty() && !identity.is_admin() && identity.rights.remotes.is_empty() {
-        return Err(Problem::forbidden(format!("{} may not use any remote", name(identity))));
+        return Err(Problem::refused(Refusal::Remote, format!("{} may not use any remote", name(identity))));
     }
     let topics = [
         spec.topic.as_deref().map(Topic::new),
@@ -125,9 +129,10 @@ pub(super) async fn relay(node: &Node, identity: &Identity, id: &str, to: To) ->
 pub(super) fn listed(identity: &Identity, asked: Option<&str>) -> Result<Option<String>, Problem> {
     match asked {
         asked if identity.is_admin() => Ok(asked.map(str::to_owned)),
-        Some(user) if !identity.is(Some(user)) => {
-            Err(Problem::forbidden(format!("{} sees its own alone; `user` is for admins", name(identity))))
-        }
+        Some(user) if !identity.is(Some(user)) => Err(Problem::refused(
+            Refusal::OtherUser,
+            format!("{} sees its own alone; `user` is for admins", name(identity)),
+        )),
         _ => Ok(Some(identity.user.clone().unwrap_or_default())),
     }
 }
@@ -137,7 +142,7 @@ pub(super) fn user(identity: &Identity, user: &str) -> Result<(), Problem> {
     if identity.is(Some(user)) {
         return Ok(());
     }
-    Err(Problem::forbidden(format!("{} sees its own connections alone", name(identity))))
+    Err(Problem::refused(Refusal::OtherUser, format!("{} sees its own connections alone", name(identity))))
 }
 
 /// Whether the caller may know of a group's connections.
@@ -146,7 +151,7 @@ pub(super) fn group(identity: &Identity, group: &str) -> Result<(), Problem> {
         return Ok(());
     }
     let group = group.escape_debug();
-    Err(Problem::forbidden(format!("{} is not in the group `{group}`", name(identity))))
+    Err(Problem::refused(Refusal::OtherGroup, format!("{} is not in the group `{group}`", name(identity))))
 }
 
 fn name(identity: &Identity) -> String {

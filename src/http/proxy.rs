@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Code, Identity, Problem, accept, address, body,
+    Code, Identity, Problem, Refusal, accept, address, body,
     frame_schemas::RemoteFrame,
     head::is_head,
     identity::Admin,
@@ -24,7 +24,6 @@ use super::{
     turn::Turn,
 };
 use crate::{
-    hub::Reason,
     node::Node,
     relay::passthrough::{Ask, Passthrough},
     sse,
@@ -37,8 +36,6 @@ use crate::{
 const PASSED: [&str; 5] = ["accept", "accept-language", "content-type", "traceparent", "tracestate"];
 /// Query parameters that are meant for this node.
 const OWN: [&str; 3] = ["access_token", "ticket", "lastEventId"];
-/// When to try again where there is no place, in seconds.
-const BUSY_RETRY: u64 = 5;
 /// Where the routes of this file begin.
 const PREFIX: &str = "/api/sse-proxy/";
 
@@ -215,8 +212,8 @@ async fn pass(
         () = pull::flooded(input) => return Err(Problem::malformed("nothing may follow the request for a stream")),
         () = node.stopping.cancelled() => {
             return match patient {
-                true => Ok(refused_for_now(node, Reason::Shutdown.as_str())),
-                false => Err(Problem::unavailable("the node is stopping", BUSY_RETRY).coded(Code::NodeStopping)),
+                true => Ok(refused_for_now(node, Refusal::NodeStopping)),
+                false => Err(Problem::refused(Refusal::NodeStopping, "the node is stopping")),
             };
         }
     };
@@ -288,7 +285,7 @@ fn problem(failure: &Failure, detail: String) -> Problem {
     let asked = failure.retry_after().map(|asked| asked.as_secs().max(1));
     let status = match failure {
         Failure::Busy(_) | Failure::Ended => {
-            return Problem::unavailable(detail, BUSY_RETRY).coded(Code::UpstreamBusy);
+            return Problem::refused(Refusal::UpstreamBusy, detail);
         }
         Failure::Status { status, .. } if status.is_client_error() => {
             let status = StatusCode::from_u16(status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -312,7 +309,7 @@ impl From<BadPath> for Problem {
     fn from(bad: BadPath) -> Self {
         match bad {
             BadPath::Malformed { .. } => Self::malformed(bad.to_string()),
-            BadPath::Refused { .. } => Self::forbidden(bad.to_string()).coded(Code::PathNotAllowed),
+            BadPath::Refused { .. } => Self::refused(Refusal::Path, bad.to_string()),
         }
     }
 }

@@ -36,7 +36,7 @@ use super::{
     stream::{Input, Storm, flood, respond},
 };
 use crate::{
-    access::{Identity, limits::StreamPlace},
+    access::{Identity, limits::StreamPermit},
     hub::Reason,
     node::Node,
 };
@@ -64,7 +64,7 @@ struct Body<S> {
     waker: Waker,
     polls: Rc<Polls>,
     /// Its place among the streams that a stop waits for, and among those of its caller.
-    _held: (TaskTrackerToken, Option<StreamPlace>),
+    _held: (TaskTrackerToken, Option<StreamPermit>),
 }
 
 /// Tells the polls that something has asked for from those that the framework makes for no reason (see [`Storm`]): an
@@ -117,7 +117,7 @@ pub(super) fn open<S, E>(
     input: Option<Input>,
     (stream, upstreams): (S, usize),
     farewell: Farewell,
-    place: Option<StreamPlace>,
+    place: Option<StreamPermit>,
 ) -> HttpResponse
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin + 'static,

@@ -8,7 +8,7 @@ use actix_web::{
 use serde_json::{Value, json};
 
 use super::{
-    Code, Identity, Problem,
+    Code, Identity, Problem, Refusal,
     body::Json,
     connect::{StreamParameters, basics, last_event_id},
     emitters::page_size,
@@ -182,10 +182,10 @@ impl From<relay::Error> for Problem {
                 Self::fields(errors.into_iter().map(field).collect())
             }
             E::Unknown(_) => Self::unknown(error.to_string()).coded(Code::UnknownRelay),
-            E::Full(_) => Self::unavailable(error.to_string(), 5),
-            E::Starting => Self::unavailable(error.to_string(), 5).coded(Code::NodeStarting),
-            E::Stopping => Self::unavailable(error.to_string(), 5).coded(Code::NodeStopping),
-            E::Share => Self::share(error.to_string()),
+            E::Full(_) => Self::refused(Refusal::RelaysFull, error.to_string()),
+            E::Starting => Self::refused(Refusal::NodeStarting, error.to_string()),
+            E::Stopping => Self::refused(Refusal::NodeStopping, error.to_string()),
+            E::Share => Self::refused(Refusal::Share, error.to_string()),
             E::Journal(error) => error.into(),
         }
     }

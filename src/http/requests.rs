@@ -1,4 +1,5 @@
-//! Counts of the responses of a node, by class of status; and the text of the last scrape of its metrics.
+//! Counts of the responses of a node, by class of status, and of refused requests, by reason; and the text of the last
+//! scrape of its metrics.
 
 use std::{
     sync::{
@@ -8,14 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::http::StatusCode;
+use actix_web::HttpResponse;
 
-use crate::unsent::{Share, Unsent};
+use super::{error::Refused, refusal::Refusal};
+use crate::{
+    metrics::Rows,
+    unsent::{Share, Unsent},
+};
 
-/// Responses since the start, by class of status, and the text of the last scrape.
-#[derive(Debug, Default)]
+/// Responses and refused requests since the start, and the text of the last scrape.
+#[derive(Debug)]
 pub(super) struct Requests {
     classes: [AtomicU64; 5],
+    refused: [AtomicU64; Refusal::ALL.len()],
     pub(super) scrapes: Scrapes,
 }
 
@@ -30,16 +36,29 @@ const SAME_FOR: Duration = Duration::from_secs(1);
 // === impl Requests ===
 
 impl Requests {
-    /// Counts a response.
-    pub(super) fn count(&self, status: StatusCode) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+    /// Counts a response, and the refusal that it carries.
+    pub(super) fn count<B>(&self, response: &HttpResponse<B>) {
+        let class = usize::from(response.status().as_u16() / 100).clamp(1, 5);
         self.classes[class - 1].fetch_add(1, Relaxed);
+        if let Some(Refused { refusal, .. }) = response.extensions().get() {
+            self.refused[*refusal as usize].fetch_add(1, Relaxed);
+        }
     }
 
-    /// The counts with the names of their classes, `1xx` to `5xx`.
-    pub(super) fn by_class(&self) -> [(&'static str, u64); 5] {
-        let names = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-        std::array::from_fn(|class| (names[class], self.classes[class].load(Relaxed)))
+    /// Adds the counts.
+    pub(super) fn metrics(&self, rows: &mut Rows) {
+        let count = |count: &AtomicU64| count.load(Relaxed);
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(self.classes.iter().map(count));
+        rows.counters("http_responses", "Responses, by class of status.", "class", classes);
+        let reasons = Refusal::ALL.iter().map(|refusal| refusal.as_str()).zip(self.refused.iter().map(count));
+        rows.counters("http_refused", "Requests that the node refused, by reason.", "reason", reasons);
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        let refused = std::array::from_fn(|_| AtomicU64::default());
+        Self { classes: Default::default(), refused, scrapes: Scrapes::default() }
     }
 }
 

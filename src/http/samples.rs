@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web::Data};
 use serde_json::json;
 
 use super::{
-    Code, Identity, Problem,
+    Code, Identity, Problem, Refusal,
     connect::{StreamParameters, last_event_id},
     frame_schemas::JobFrame,
     jobs::{IdempotencyKey, follow, submit_spec},
@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     event::{Position, SharedEvent},
-    hub::Reason,
     jobs::{
         Filter, Status, Summary,
         handlers::{self, HandlerConfig, sample::QuotePage},
@@ -104,7 +103,7 @@ async fn sample(
     enabled(node)?;
     let spec: Spec = serde_json::from_value(spec).expect("the samples are jobs");
     if node.stopping.is_cancelled() {
-        return Ok(stream::refused_for_now(node, Reason::Shutdown.as_str()));
+        return Ok(stream::refused_for_now(node, Refusal::NodeStopping));
     }
     let is_key = |key: &[u8]| (1..=255).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
     if request.headers().get("idempotency-key").is_some_and(|key| !is_key(key.as_bytes())) {

@@ -16,13 +16,14 @@ use actix_web::{
 use tokio::time::{Duration, Instant};
 
 use super::{
-    Problem,
+    Problem, Refusal,
     answer::Holds,
     connection::{Connection, ConnectionPermit},
+    error::Refused,
     head::is_head,
 };
 use crate::{
-    access::{Identity, Refused},
+    access::{self, Identity},
     hub::{Connect, ConnectError, Framing, Link, MOST_INPUT, Reason, Subscription},
     node::Node,
     socket::Socket,
@@ -47,8 +48,8 @@ struct Body {
     storm: Storm,
 }
 
-/// Marks a refusal that is sent as a stream.
-struct RefusedForNow;
+/// Marks a response that is sent as a stream in place of a problem.
+struct InPlaceOfProblem;
 
 /// Notices that a body is polled over and over without a frame.
 pub(super) struct Storm {
@@ -183,7 +184,7 @@ pub(super) async fn open(
     let link = handover.map(|(handover, permit)| (handover, permit, framing));
     match node.hub.connect(connect).await {
         // What was revoked between the question and here was not told to this stream.
-        Ok(_) if identity.ended(&node.clock) => Err(Refused::Expired.into()),
+        Ok(_) if identity.ended(&node.clock) => Err(access::Refused::Expired.into()),
         Ok(frames) => {
             let taken = link.is_some();
             let mut response = respond(request, Body { frames: Some(frames), link, storm: Storm::new() });
@@ -193,7 +194,7 @@ pub(super) async fn open(
             response.extensions_mut().insert(Holds::Beside(EMITTER_BYTES));
             Ok(response)
         }
-        Err(ConnectError::Stopping) => Ok(refused_for_now(node, Reason::Shutdown.as_str())),
+        Err(ConnectError::Stopping) => Ok(refused_for_now(node, Refusal::NodeStopping)),
         Err(error) => Err(error.into()),
     }
 }
@@ -218,15 +219,25 @@ pub(super) fn respond(request: &HttpRequest, body: impl MessageBody + 'static) -
     response
 }
 
-/// Any status but 200 ends a browser's EventSource for good, so who is refused only for now gets a stream that says
-/// when to come back.
-pub(super) fn refused_for_now(node: &Node, reason: &str) -> HttpResponse {
-    refused(disconnect(node, reason, None, Duration::ZERO))
+/// A refusal for now, as a stream with one `disconnect` frame that says when to reconnect. Any status but 200 would end a
+/// browser's EventSource permanently.
+pub(super) fn refused_for_now(node: &Node, refusal: Refusal) -> HttpResponse {
+    let mut response = one_frame(disconnect(node, refusal.of_stream(), None, Duration::ZERO));
+    response.extensions_mut().insert(Refused { refusal, detail: String::new() });
+    response
 }
 
-/// The same for what failed behind this node: with the reason in words, and not before the time that was asked for.
+/// Like [`refused_for_now`], for a limit: with the text of the problem, and with the time until the limit permits more.
+pub(super) fn exceeded_for_now(node: &Node, refusal: Refusal, detail: String, not_before: Duration) -> HttpResponse {
+    let mut response = one_frame(disconnect(node, refusal.of_stream(), Some(&detail), not_before));
+    response.extensions_mut().insert(Refused { refusal, detail });
+    response
+}
+
+/// Like [`refused_for_now`], for a failure of an upstream, which is no refusal of this node. `not_before` is the wait that
+/// the upstream asks for.
 pub(super) fn unavailable_for_now(node: &Node, reason: &str, detail: &str, not_before: Duration) -> HttpResponse {
-    refused(disconnect(node, reason, Some(detail), not_before))
+    one_frame(disconnect(node, reason, Some(detail), not_before))
 }
 
 /// The last frame of a stream that does not end by itself; the reconnection time in it is randomised.
@@ -243,10 +254,10 @@ pub(super) fn disconnect(node: &Node, reason: &str, detail: Option<&str>, not_be
     Frame { event: "disconnect", data: Some(&data), retry: Some(retry), ..Frame::default() }.encode().frame()
 }
 
-fn refused(frame: Bytes) -> HttpResponse {
+fn one_frame(frame: Bytes) -> HttpResponse {
     let mut response = headers().body(frame);
-    response.extensions_mut().insert(RefusedForNow);
-    // Who is to come back later does not hold a place meanwhile.
+    response.extensions_mut().insert(InPlaceOfProblem);
+    // A client that reconnects later must not hold a connection meanwhile.
     response.head_mut().set_connection_type(ConnectionType::Close);
     response
 }
@@ -257,7 +268,7 @@ pub(super) fn is_open<B>(request: &HttpRequest, response: &HttpResponse<B>) -> b
     request.method() == Method::GET
         && response.status() == StatusCode::OK
         && response.headers().get(header::CONTENT_TYPE).is_some_and(streams)
-        && !response.extensions().contains::<RefusedForNow>()
+        && !response.extensions().contains::<InPlaceOfProblem>()
 }
 
 fn headers() -> actix_web::HttpResponseBuilder {

@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web::Data};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Code, Identity, Problem, query::NoQuery};
+use super::{Identity, Problem, Refusal, query::NoQuery};
 use crate::{access::Full, node::Node};
 
 /// A ticket.
@@ -36,13 +36,10 @@ pub(super) async fn issue(node: Data<Node>, identity: Identity, _: NoQuery) -> R
 
 impl From<Full> for Problem {
     fn from(full: Full) -> Self {
-        match full {
-            Full::User => Self {
-                retry_after: Some(5),
-                code: Code::TooManyTickets,
-                ..Self::new(actix_web::http::StatusCode::TOO_MANY_REQUESTS, full.to_string())
-            },
-            Full::Node => Self::unavailable(full.to_string(), 5).coded(Code::TooManyTickets),
-        }
+        let refusal = match full {
+            Full::User => Refusal::TooManyTickets,
+            Full::Node => Refusal::TicketsFull,
+        };
+        Self::refused(refusal, full.to_string())
     }
 }

@@ -164,7 +164,7 @@ pub(super) async fn events(
     };
     // A large page would delay the other connections of the thread.
     let text = match bytes > SMALL_PAGE {
-        true => web::block(text).await.map_err(|_| Problem::unavailable("the page cannot be written", RETRY))?,
+        true => web::block(text).await.map_err(|_| Problem::unavailable("the page cannot be written"))?,
         false => text(),
     };
     Ok(HttpResponse::Ok().content_type("application/json").body(text))
@@ -175,8 +175,6 @@ const SMALL_PAGE: usize = 16 << 10;
 const LARGE_PAGE: usize = 4 << 20;
 /// Usual size of a row beside its data.
 const ROW_BYTES: usize = 192;
-/// `Retry-After` when no thread can write the page, in seconds.
-const RETRY: u64 = 5;
 
 /// The parameters of a page request.
 struct Reading {

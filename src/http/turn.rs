@@ -4,16 +4,13 @@ use std::{future::Future, pin::Pin};
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, web::Data};
 
-use super::{Code, Problem};
+use super::{Problem, Refusal};
 pub(super) use crate::unsent::Size;
 use crate::{node::Node, unsent::Making};
 
 /// An argument of handlers whose responses may be large: the handler starts when it is its turn. The turn ends with the
 /// request, when its response is being sent.
 pub(super) struct Turn;
-
-/// `Retry-After` when there is no room, in seconds.
-const RETRY: u64 = 5;
 
 // === impl Turn ===
 
@@ -22,7 +19,7 @@ impl Turn {
     pub(super) async fn take(node: &Node, request: &HttpRequest, size: Size) -> Result<Self, Problem> {
         let making = node.unsent.make(size).await.map_err(|_| {
             let detail = "too many answers wait for clients that do not take them (`server.max_unsent_bytes`)";
-            Problem::unavailable(detail, RETRY).coded(Code::TooManyAnswers)
+            Problem::refused(Refusal::TooManyAnswers, detail)
         })?;
         request.extensions_mut().insert(making);
         Ok(Self)

@@ -2,13 +2,13 @@
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{StatusCode, header},
+    http::header,
     web::{self, Data, Path},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Code, Problem, body, query::NoQuery};
+use super::{Code, Problem, Refusal, body, query::NoQuery};
 use crate::{event::Position, intake::Refused, journal::Batch, node::Node};
 
 /// What senders put into header fields, by scheme.
@@ -118,13 +118,13 @@ fn refusal(node: &Node, name: &str, refused: &Refused) -> Result<HttpResponse, P
         }
         Refused::Off => {
             let detail = "this webhook is off: the node has no secret for it; its log names the environment variable";
-            Err(Problem::unavailable(detail, OFF_RETRY_S).coded(Code::WebhookOff))
+            Err(Problem::refused(Refusal::WebhookOff, detail).after(OFF_RETRY_S))
         }
         // The same words whatever was wrong: who tries secrets learns nothing from them.
         Refused::Unproven(_) => {
             let detail =
                 "the secret or signature of this delivery is missing or wrong, or its timestamp too far from now";
-            let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).response();
+            let mut response = Problem::refused(Refusal::WebhookProof, detail).response();
             response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Webhook"));
             Ok(response)
         }

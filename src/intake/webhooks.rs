@@ -16,7 +16,7 @@ use std::{
 };
 
 use self::{mapping::Mapping, signature::Verifier, source::Unmapped};
-use crate::event::Draft;
+use crate::{event::Draft, metrics::Rows};
 
 mod check;
 mod config;
@@ -67,17 +67,6 @@ pub enum Refused {
     Unproven(Refusal),
     /// No event can be made out of it; says what is missing where.
     Unmapped(String),
-}
-
-/// Figures since the start.
-#[derive(Clone, Debug)]
-pub struct Stats {
-    /// Deliveries that became events.
-    pub accepted: u64,
-    /// Deliveries that had become one before.
-    pub duplicates: u64,
-    /// Deliveries that were refused, by reason.
-    pub refused: Vec<(&'static str, u64)>,
 }
 
 /// Longest id of a delivery in bytes: it is kept with the event.
@@ -160,14 +149,14 @@ impl Webhooks {
         self.0.refused[reason.expect("all reasons are listed")].fetch_add(1, Relaxed);
     }
 
-    /// Figures since the start.
-    pub fn stats(&self) -> Stats {
+    /// Adds the figures of deliveries.
+    pub fn metrics(&self, rows: &mut Rows) {
+        let help = "Deliveries to webhooks that became events.";
+        rows.counter("webhook_deliveries", help, self.0.accepted.load(Relaxed));
+        let help = "Deliveries to webhooks that had come before.";
+        rows.counter("webhook_duplicates", help, self.0.duplicates.load(Relaxed));
         let refused = Refused::REASONS.into_iter().zip(self.0.refused.iter().map(|count| count.load(Relaxed)));
-        Stats {
-            accepted: self.0.accepted.load(Relaxed),
-            duplicates: self.0.duplicates.load(Relaxed),
-            refused: refused.collect(),
-        }
+        rows.counters("webhook_refusals", "Deliveries to webhooks that were refused.", "reason", refused);
     }
 }
 

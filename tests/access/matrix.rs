@@ -213,10 +213,17 @@ fn every_route_lets_in_those_whom_it_is_for_and_nobody_else() {
         }
     }
     assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    let figures = ask(&node, Some(ADMIN), "GET", "/metrics", None).text();
+    for reason in ["no_credential", "unknown_token", "expired_token", "admin_only", "may_not_publish"] {
+        let counted = format!("millstream_http_refused_total{{reason=\"{reason}\"}} ");
+        let count = figures.lines().find_map(|line| line.strip_prefix(&counted)).expect("all reasons are listed");
+        assert_ne!(count, "0", "{reason}");
+    }
     let log = node.logged("an admin acts");
     for secret in [ADMIN, ALICE, BOB, WRONG, &*expired] {
         assert!(!log.contains(secret), "a token stands in the log");
     }
     assert!(log.contains("access refused") && log.contains("millstream::audit"), "refused access is noted");
+    assert!(log.contains("admin_only") && log.contains("this is for admins"), "with the reason");
     assert!(log.contains("an admin acts"), "what admins do is noted");
 }

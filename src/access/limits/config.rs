@@ -1,4 +1,4 @@
-//! Section `[limits]`, and which limits are in force in which mode.
+//! The form of the section `[limits]`; `table.rs` has the default of each limit.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,18 +44,6 @@ pub struct RouteConfig {
     pub window_ms: u64,
 }
 
-/// The limits in force; `None` is off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InForce {
-    pub requests: Option<u64>,
-    pub address_requests: Option<u64>,
-    pub user_streams: Option<u64>,
-    pub address_streams: Option<u64>,
-    pub publishes: Option<u64>,
-    pub jobs: Option<u64>,
-    pub queued_bytes: Option<u64>,
-}
-
 /// The default share of a user in percent, in token mode.
 const USUAL_SHARE: u8 = 50;
 /// The longest window of a rate: a day.
@@ -81,11 +69,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is in force. Where everybody may do everything, nobody is limited unasked: a user's name means nothing there.
-    pub fn in_force(&self, mode: Mode, connections: usize) -> InForce {
-        self.guarded(mode != Mode::Open, connections)
-    }
-
     /// The share of each limited resource that one user may hold. In open mode user names are not verified, so one user
     /// may hold everything unless `share_percent` is set.
     pub fn share(&self, mode: Mode) -> Share {
@@ -96,41 +79,14 @@ impl Config {
         }
     }
 
-    fn guarded(&self, guarded: bool, connections: usize) -> InForce {
-        let limit = |set: Option<u64>, usual| set.or_else(|| guarded.then_some(usual)).filter(|limit| *limit > 0);
-        let share = self.share_percent.map_or(Share::percent(USUAL_SHARE), Share::percent);
-        InForce {
-            // A service that publishes an event in each request, a thousand times a second.
-            requests: limit(self.requests_per_minute, 60_000),
-            // Several of them behind one address, or all the browsers of an office.
-            address_requests: limit(self.requests_per_minute_per_address, 300_000),
-            // One token may belong to an application with many browsers, but it never gets more than its share of the
-            // node's connections.
-            user_streams: limit(self.connections_per_user, share.most(connections as u64, false).min(1000)),
-            address_streams: limit(self.connections_per_address, 10_000),
-            publishes: limit(self.publishes_per_second, 10_000),
-            // A tenth of what the node takes (`jobs.max_running`).
-            jobs: limit(self.jobs_per_user, 1000),
-            // 256 full outboxes.
-            queued_bytes: limit(self.queued_bytes_per_user, 64 << 20),
-        }
+    /// The number of the node's connections that one user may hold by default.
+    pub(super) fn connection_share(&self, connections: usize) -> u64 {
+        let share = Share::percent(self.share_percent.unwrap_or(USUAL_SHARE));
+        share.most(connections as u64, false)
     }
 
-    /// Checks what the types do not.
-    ///
-    /// # Errors
-    /// Names the key and the accepted form.
-    pub fn check(&self) -> Result<(), String> {
-        let rates = [
-            ("requests_per_minute", self.requests_per_minute),
-            ("requests_per_minute_per_address", self.requests_per_minute_per_address),
-            ("publishes_per_second", self.publishes_per_second),
-        ];
-        for (key, limit) in rates {
-            if limit.is_some_and(|limit| limit > u64::from(u32::MAX)) {
-                return Err(format!("`limits.{key}` must be at most {}; 0 is no limit", u32::MAX));
-            }
-        }
+    /// Checks the settings that have no row in the table.
+    pub(super) fn check_others(&self) -> Result<(), String> {
         if self.share_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
             return Err("`limits.share_percent` must be from 1 to 100; 100 lets one user take everything".into());
         }
@@ -178,28 +134,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_mode_limits_only_what_is_set() {
-        assert_eq!(Config::default().in_force(Mode::Open, 1000), InForce::default());
-        let set = Config { requests_per_minute: Some(5), jobs_per_user: Some(0), ..Config::default() };
-        assert_eq!(set.in_force(Mode::Open, 1000), InForce { requests: Some(5), ..InForce::default() });
-    }
-
-    #[test]
-    fn where_callers_are_known_all_are_limited_but_for_what_is_switched_off() {
-        let usual = Config::default().guarded(true, 10_000);
-        assert_eq!((usual.requests, usual.queued_bytes), (Some(60_000), Some(64 << 20)));
-        let set = Config { requests_per_minute: Some(0), publishes_per_second: Some(7), ..Config::default() };
-        assert_eq!(set.guarded(true, 10_000), InForce { requests: None, publishes: Some(7), ..usual });
-    }
-
-    #[test]
-    fn one_user_has_at_most_its_share_of_the_connections() {
-        assert_eq!(Config::default().guarded(true, 524).user_streams, Some(262));
-        assert_eq!(Config { share_percent: Some(10), ..Config::default() }.guarded(true, 524).user_streams, Some(52));
-        assert_eq!(Config::default().guarded(true, 100_000).user_streams, Some(1000));
+    fn one_user_may_hold_half_of_each_resource_where_callers_are_known() {
         assert_eq!(Config::default().share(Mode::Open), Share::WHOLE);
         assert_eq!(Config::default().share(Mode::Token), Share::percent(50));
-        assert!(Config { share_percent: Some(0), ..Config::default() }.check().is_err());
+        assert!(Config { share_percent: Some(0), ..Config::default() }.check_others().is_err());
     }
 
     #[test]
