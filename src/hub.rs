@@ -1,15 +1,46 @@
-//! The hub: the live side of the journal. Who is connected to this node, and what each of them still has to get.
+//! The hub: fan-out of the journal's events to the clients that are connected to this node.
 //!
 //! ```text
-//!  journal ── tail ──> shard (one per worker thread) ──> outbox ──> line ──> socket
-//!     ^                   │ full? then the emitter's policy
-//!     └──── catch_up <────┘ an emitter that is behind reads from the journal until it stands at the shard's cursor
+//!  journal ── tail ──> shard (one per worker thread) ──> outbox ──> socket writer ──> socket
+//!     ^                   │ full: the overflow policy decides
+//!     └── catch-up pages ─┘ an emitter that is behind reads from the journal until it reaches the shard's position
 //! ```
 //!
-//! [`Handle`] is what the other components hold; it can be sent anywhere. A connection is made on the thread that owns
-//! its socket ([`Handle::connect`]), so delivery is local and without locks: the shard writes to the socket itself, and the
-//! event's bytes are shared. Nothing here publishes: the only road to an emitter is the journal, but for
-//! [`Handle::send_to_emitter`], the one send that promises nothing.
+//! [`Handle`] is the interface for other components; it can be sent to any thread. A connection is made on the thread that
+//! owns its socket ([`Handle::connect`]). So delivery is local and needs no lock, the shard writes to the socket itself, and
+//! all emitters share the bytes of an event. The hub publishes nothing: events reach an emitter through the journal only.
+//! The exception is [`Handle::send_to_emitter`], which sends one frame to one emitter without any guarantee.
+//!
+//! # The life of a stream
+//!
+//! ```text
+//!  connecting ──┬──> live ─────────┐
+//!               │    │ ^           ├──> ending ──> closed
+//!               │    v │           │
+//!               └──> catching up ──┘
+//! ```
+//!
+//! | from | to | when | where |
+//! |---|---|---|---|
+//! | connecting | refused | the node stops, or the journal is unavailable | `shard.rs` `connect`, `start.rs` |
+//! | connecting | live | the client asks for no history, or the first page reaches the shard's position | `shard.rs` `connect` |
+//! | connecting | catching up | the first page ends before that position | `emitter.rs` `queue_page` |
+//! | live | live | an event comes; with a full outbox and `drop_oldest` or `drop_latest`, events are dropped | `emitter.rs` `offer`, `overflow.rs` |
+//! | live | catching up (lagging) | the outbox is full and the policy is `catch_up` | `overflow.rs` |
+//! | live | catching up | the tail lost events before it read them | `shard.rs` `follow` |
+//! | catching up | catching up | the outbox is empty: the next page is read; `gap` for trimmed or damaged events | `shard.rs` `read_page`, `emitter.rs` `take_page` |
+//! | catching up | live | a page reaches the shard's position | `emitter.rs` `queue_page` |
+//! | catching up | ending | the journal is unavailable | `shard.rs` `take_page` |
+//! | live | ending | the outbox is full and the policy is `disconnect` | `overflow.rs` |
+//! | both | ending | the last event of the stream (`until`) is queued | `emitter.rs` `offer`, `queue_page` |
+//! | both | ending | lifetime, token, write deadline, input flood | `emitter.rs` `check_deadlines`, by a tick of the shard |
+//! | both | ending | the API, the stop of the node | `shard.rs` `disconnect`, `drain` |
+//! | ending | closed | all frames are sent, the last one is `disconnect` with the reason | `socket_writer.rs` |
+//! | ending | closed | the client takes nothing: the connection is cut | `shard.rs` `tick` |
+//! | each | closed | the client closes the connection | `subscription.rs`, `shard.rs` `remove` |
+//!
+//! The states are those of `Phase` in `emitter.rs`. An emitter that is connecting has none: it is not registered yet. A closed
+//! one is gone.
 
 use std::{
     cell::RefCell,
@@ -24,22 +55,24 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Clock, event::Event, journal, sse::Encoded, supervise::Supervisor, unsent::Unsent};
+use crate::{clock::Clock, journal, supervise::Supervisor, unsent::Unsent};
 
 mod actor;
 mod audience;
 mod connect;
 mod counters;
+mod due;
 mod emitter;
 mod frames;
-mod line;
-mod link;
 mod metrics;
 mod named;
 mod outbox;
+mod overflow;
 mod pages;
 mod registry;
 mod shard;
+mod socket_writer;
+mod start;
 mod status;
 mod subscription;
 
@@ -47,60 +80,64 @@ mod subscription;
 mod tests;
 
 use self::{
-    actor::Addrs,
+    actor::Shards,
     audience::Audience,
-    shard::{Shard, tick},
+    emitter::{END_TIMEOUT, TICK},
+    shard::Shard,
 };
 pub use self::{
-    connect::{Connect, Greeting, Heartbeat, HeartbeatKind, Overflow, Start},
+    connect::{Connect, Start},
     counters::{Counters, Reason},
-    line::{Framing, MOST_INPUT},
-    link::Link,
+    frames::{Greeting, Heartbeat, HeartbeatKind},
     named::{NamedConfig, RESERVED as RESERVED_STREAMS},
-    outbox::Shared,
-    status::{By, Change, EmitterStatus, Selector, Totals},
-    subscription::Subscription,
+    outbox::SharedBound,
+    overflow::Overflow,
+    socket_writer::{Framing, MOST_INPUT},
+    status::{Change, ChangedBy, EmitterStatus, Selector, Totals},
+    subscription::{StreamTask, Subscription},
 };
+// Their names in http/, until it uses the new ones.
+pub use self::{outbox::SharedBound as Shared, status::ChangedBy as By, subscription::StreamTask as Link};
 
 /// Settings of section `[emitter]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Lifetime of a stream in milliseconds, jittered by a tenth; 0: it has none.
+    /// Maximum duration of a stream in milliseconds, jittered by a tenth; 0 for no limit.
     pub default_timeout_ms: u64,
-    /// Longest lifetime that a client may ask for with `timeoutMs`.
+    /// Longest duration in milliseconds that a client may ask for with `timeoutMs`.
     pub max_timeout_ms: u64,
-    /// The reconnection time (`retry:`) that clients are given, in milliseconds.
+    /// Reconnection time that streams send to their clients (`retry:`), in milliseconds.
     pub reconnect_time_ms: u64,
-    /// A heartbeat is sent after so many milliseconds of silence.
+    /// Time without another frame, in milliseconds, after which a heartbeat is sent.
     pub heartbeat_ms: u64,
-    /// Most events that wait for one emitter.
+    /// Maximum number of events that wait for one client.
     pub outbox_events: usize,
-    /// Most bytes that wait for one emitter.
+    /// Maximum number of bytes that wait for one client.
     pub outbox_bytes: usize,
-    /// What happens when an outbox is full.
+    /// What happens to an event when an outbox is full.
     pub overflow: Overflow,
-    /// A reader that takes nothing for so many milliseconds is disconnected.
-    /// The kernel's bound on unacknowledged bytes is a quarter, at most half a second, below.
+    /// A client that takes nothing for this time, in milliseconds, is disconnected. The kernel's limit for unacknowledged
+    /// bytes is shorter, by a quarter of this time or half a second, whichever is less.
     pub write_deadline_ms: u64,
 }
 
-/// What other components hold of the hub. Cheap to clone.
+/// The interface of the hub for other components. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Tells the shards of two nodes in one process apart.
+    /// Distinguishes the shards of two nodes in one process.
     id: u64,
     config: Config,
     journal: journal::Shared,
     clock: Clock,
     counters: Arc<Counters>,
-    /// One per shard.
+    /// The audience of each shard.
     audiences: RwLock<Vec<Arc<Audience>>>,
-    shards: Mutex<Addrs>,
+    shards: Mutex<Shards>,
     supervisor: Supervisor,
     stopping: tokio_util::sync::CancellationToken,
     bounds: Bounds,
@@ -115,13 +152,13 @@ pub struct Bounds {
     pub max_page_bytes: usize,
 }
 
-/// Why a connection was not made.
+/// The reason why a stream was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The node is about to stop; try another one, or again later.
+    /// The node is stopping. Try another node, or try again later.
     #[error("the node is stopping")]
     Stopping,
-    /// The journal cannot tell where to begin.
+    /// The journal cannot be read, so that the start of the stream is unknown.
     #[error(transparent)]
     Journal(#[from] journal::Unavailable),
 }
@@ -130,7 +167,7 @@ pub enum ConnectError {
 const PAGE_BYTES: usize = 8 << 20;
 
 thread_local! {
-    /// The shards of this thread, by hub; gone with the thread.
+    /// The shards of this thread, by the id of their hub. They end with the thread.
     static LOCAL: RefCell<HashMap<u64, Weak<Shard>>> = RefCell::default();
 }
 
@@ -152,10 +189,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks the rules that the types do not express.
     ///
     /// # Errors
-    /// Names the key and the accepted form.
+    /// Returns a message with the key and the accepted form.
     pub fn check(&self) -> Result<(), String> {
         if self.heartbeat_ms < Heartbeat::MIN_MS {
             return Err(format!("`emitter.heartbeat_ms` must be at least {}", Heartbeat::MIN_MS));
@@ -173,18 +210,18 @@ impl Config {
 // === impl Handle ===
 
 impl Handle {
-    /// A hub over this journal. Its shards begin with the first connection on each thread.
+    /// A hub over this journal. A shard starts with the first connection on its thread.
     pub fn new(config: Config, journal: journal::Shared) -> Self {
         Self::supervised(config, journal, Supervisor::default(), Clock::system())
     }
 
-    /// A hub with a clock and a supervisor; the node ends when a shard fails.
+    /// A hub with this clock and this supervisor. The node ends when a shard fails.
     pub fn supervised(config: Config, journal: journal::Shared, supervisor: Supervisor, clock: Clock) -> Self {
         let unsent = Unsent::new(Duration::from_millis(config.write_deadline_ms), usize::MAX);
         Self::of_node(config, journal, supervisor, clock, Bounds { unsent, max_page_bytes: PAGE_BYTES })
     }
 
-    /// Like [`supervised`](Self::supervised), with limits shared with the other responses of the node.
+    /// A hub like [`supervised`](Self::supervised), with limits that it shares with the other responses of the node.
     pub fn of_node(
         config: Config,
         journal: journal::Shared,
@@ -209,7 +246,7 @@ impl Handle {
         }
     }
 
-    /// The settings in force.
+    /// The settings.
     pub fn config(&self) -> &Config {
         &self.inner.config
     }
@@ -219,10 +256,10 @@ impl Handle {
         &self.inner.counters
     }
 
-    /// Makes a connection on the current thread, which must be one of an actix system: the shard lives here.
+    /// Opens a stream on the current thread, which must belong to an actix system: the shard of the stream runs here.
     ///
     /// # Errors
-    /// When the node is stopping or the journal is unavailable.
+    /// If the node is stopping, or the journal is unavailable.
     pub async fn connect(&self, connect: Connect) -> Result<Subscription, ConnectError> {
         if self.inner.stopping.is_cancelled() {
             return Err(ConnectError::Stopping);
@@ -230,30 +267,30 @@ impl Handle {
         self.local().connect(connect).await
     }
 
-    /// Number of emitters of this node that are subscribed to the topics, each counted once. `None` for filtered
-    /// events, since counting would need a check of each emitter.
+    /// Number of emitters of this node that subscribe to the topics; each counts once. `None` for a filtered event: to
+    /// count its receivers needs a check of each emitter.
     pub fn delivered(&self, topics: &[crate::topic::Topic], filtered: bool) -> Option<u64> {
         let audiences = self.inner.audiences.read().expect("no code that holds the lock panics");
         (!filtered).then(|| audiences.iter().map(|audience| audience.count(topics)).sum())
     }
 
-    /// Sends one frame to one emitter, past the journal; false when it is gone.
+    /// Sends one frame to one emitter, past the journal. False if the emitter is gone, or has no room.
     pub async fn send_to_emitter(&self, emitter_id: String, event: String, data: String) -> bool {
         let frame = crate::sse::Frame { event: &event, data: Some(&data), ..Default::default() }.encode();
-        self.addrs().push(emitter_id, frame).await
+        self.shards().push(emitter_id, frame).await
     }
 
-    /// The emitters that a selector names, sorted by id.
+    /// The selected emitters, sorted by id.
     pub async fn emitters(&self, selector: Selector) -> Vec<EmitterStatus> {
-        let mut list = self.addrs().emitters(selector).await;
+        let mut list = self.shards().list(selector).await;
         list.sort_unstable_by(|a, b| a.emitter_id.cmp(&b.emitter_id));
         list
     }
 
-    /// Figures over all emitters.
+    /// Totals over all emitters.
     pub async fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for emitter in self.addrs().emitters(Selector::All).await {
+        for emitter in self.shards().list(Selector::All).await {
             totals.add(&emitter);
         }
         let mut topics = HashSet::new();
@@ -265,33 +302,34 @@ impl Handle {
         totals
     }
 
-    /// Changes what a live emitter hears; its new state, or `None` when it is gone.
+    /// Changes the topics, groups or metadata of a live emitter. Returns its new status; `None` if it is gone, or if the
+    /// credential of the change does not belong to it.
     pub async fn change(&self, emitter_id: String, change: Change) -> Option<EmitterStatus> {
-        self.addrs().change(emitter_id, change).await
+        self.shards().change(emitter_id, change).await
     }
 
-    /// Ends connections; each client gets `disconnect` with the reason first. Answers how many there were.
+    /// Ends the selected streams, and returns their number. Each client first gets `disconnect` with the reason.
     pub async fn disconnect(&self, selector: Selector, reason: Reason) -> u64 {
-        self.addrs().disconnect(selector, reason).await
+        self.shards().disconnect(selector, reason).await
     }
 
-    /// Refuses new connections and ends all others, spread over `drain`, each with a randomised `retry:`.
+    /// Rejects new streams, and ends the open ones, spread over `drain`. Each client gets a randomised `retry:`.
     pub async fn stop(&self, drain: Duration) {
         self.inner.stopping.cancel();
-        self.addrs().drain(drain).await;
-        // Bodies end when their clients have taken the last frame; who does not take it is cut by a tick.
-        let deadline = tokio::time::Instant::now() + tick::LAST_WORD + tick::EVERY * 2;
+        self.shards().drain(drain).await;
+        // A stream closes when its client has taken the last frame. A tick cuts the connections of the other clients.
+        let deadline = tokio::time::Instant::now() + END_TIMEOUT + TICK * 2;
         while self.inner.counters.open() > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Begins the shard of this thread, if it is not there yet.
+    /// Starts the shard of this thread, if it has none yet.
     pub fn start_local(&self) {
         drop(self.local());
     }
 
-    fn addrs(&self) -> Addrs {
+    fn shards(&self) -> Shards {
         self.inner.shards.lock().expect("no code that holds the lock panics").clone()
     }
 
@@ -305,7 +343,7 @@ impl Handle {
             let audience = Arc::<Audience>::default();
             {
                 let mut audiences = inner.audiences.write().expect("no code that holds the lock panics");
-                // Those whose thread is gone.
+                // Removes the audiences of threads that have ended.
                 audiences.retain(|audience| Arc::strong_count(audience) > 1);
                 audiences.push(audience.clone());
             }
@@ -318,13 +356,8 @@ impl Handle {
 }
 
 impl Drop for Inner {
-    /// Nobody can connect any more; the shards end with their last streams.
+    /// No stream can be opened any more. Each shard ends with its last stream.
     fn drop(&mut self) {
         self.stopping.cancel();
     }
-}
-
-/// The bytes of an event as one emitter wants them.
-fn bytes_for(event: &Event, envelope: bool) -> Encoded {
-    if envelope { event.wire_in_envelope() } else { event.wire() }
 }

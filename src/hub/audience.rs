@@ -1,5 +1,7 @@
-//! How many emitters of a shard hear a topic: counted at connect and leave, so that neither a publisher's answer nor the
-//! question whether an event is worth waking the shard has to ask it.
+//! The subscribers of each topic of a shard, for other threads.
+//!
+//! It is updated when an emitter starts, changes or ends. So neither the response to a publisher, which has the number of
+//! subscribers, nor the decision whether an event wakes the shard has to ask the shard.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -11,72 +13,72 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Counts of one shard.
+/// The subscriptions of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Audience {
-    counts: RwLock<Counts>,
+    subscriptions: RwLock<Subscriptions>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    exact: HashMap<Topic, Listeners>,
-    prefixes: HashMap<Arc<str>, Listeners>,
-    /// Lengths of the prefixes in use, and how many have each: a topic is looked up once per length.
+struct Subscriptions {
+    exact: HashMap<Topic, Serials>,
+    prefixes: HashMap<Arc<str>, Serials>,
+    /// Lengths of the prefixes, with the number of subscribers of each: a topic is looked up once per length.
     lengths: BTreeMap<usize, u64>,
 }
 
-/// Serial numbers of subscribed emitters.
-type Listeners = HashSet<u64>;
+/// Serial numbers of emitters.
+type Serials = HashSet<u64>;
 
 // === impl Audience ===
 
 impl Audience {
     pub(super) fn join(&self, emitter: u64, patterns: &[Pattern]) {
-        self.write(|counts| patterns.iter().for_each(|pattern| counts.join(emitter, pattern)));
+        self.write(|subscriptions| patterns.iter().for_each(|pattern| subscriptions.join(emitter, pattern)));
     }
 
     pub(super) fn leave(&self, emitter: u64, patterns: &[Pattern]) {
-        self.write(|counts| patterns.iter().for_each(|pattern| counts.leave(emitter, pattern)));
+        self.write(|subscriptions| patterns.iter().for_each(|pattern| subscriptions.leave(emitter, pattern)));
     }
 
     /// Changes the patterns of an emitter. Patterns that it keeps stay registered throughout.
     pub(super) fn change(&self, emitter: u64, before: &[Pattern], after: &[Pattern]) {
-        self.write(|counts| {
-            after.iter().for_each(|pattern| counts.join(emitter, pattern));
+        self.write(|subscriptions| {
+            after.iter().for_each(|pattern| subscriptions.join(emitter, pattern));
             let gone = before.iter().filter(|pattern| !after.contains(pattern));
-            gone.for_each(|pattern| counts.leave(emitter, pattern));
+            gone.for_each(|pattern| subscriptions.leave(emitter, pattern));
         });
     }
 
-    /// Number of emitters that are subscribed to at least one of these topics.
+    /// Number of emitters that subscribe to at least one of these topics.
     pub(super) fn count(&self, topics: &[Topic]) -> u64 {
-        let counts = self.counts.read().expect("no code that holds the lock panics");
-        let mut listeners: Vec<&Listeners> = Vec::new();
+        let subscriptions = self.subscriptions.read().expect("no code that holds the lock panics");
+        let mut serials: Vec<&Serials> = Vec::new();
         for topic in topics {
-            listeners.extend(counts.hearing(topic));
+            serials.extend(subscriptions.subscribers(topic));
         }
-        match listeners.as_slice() {
+        match serials.as_slice() {
             [] => 0,
             [one] => one.len() as u64,
-            many => many.iter().flat_map(|listeners| listeners.iter()).collect::<HashSet<_>>().len() as u64,
+            many => many.iter().flat_map(|serials| serials.iter()).collect::<HashSet<_>>().len() as u64,
         }
     }
 
-    fn write(&self, work: impl FnOnce(&mut Counts)) {
-        work(&mut self.counts.write().expect("no code that holds the lock panics"));
+    fn write(&self, work: impl FnOnce(&mut Subscriptions)) {
+        work(&mut self.subscriptions.write().expect("no code that holds the lock panics"));
     }
 
-    /// Adds the topics and patterns that somebody hears.
+    /// Adds the topics and patterns with at least one subscriber.
     pub(super) fn topics(&self, into: &mut HashSet<Pattern>) {
-        let counts = self.counts.read().expect("no code that holds the lock panics");
-        into.extend(counts.exact.keys().cloned().map(Pattern::Exact));
-        into.extend(counts.prefixes.keys().cloned().map(Pattern::Prefix));
+        let subscriptions = self.subscriptions.read().expect("no code that holds the lock panics");
+        into.extend(subscriptions.exact.keys().cloned().map(Pattern::Exact));
+        into.extend(subscriptions.prefixes.keys().cloned().map(Pattern::Prefix));
     }
 }
 
-// === impl Counts ===
+// === impl Subscriptions ===
 
-impl Counts {
+impl Subscriptions {
     fn join(&mut self, emitter: u64, pattern: &Pattern) {
         match pattern {
             Pattern::Exact(topic) => {
@@ -93,15 +95,15 @@ impl Counts {
     fn leave(&mut self, emitter: u64, pattern: &Pattern) {
         match pattern {
             Pattern::Exact(topic) => {
-                if self.exact.get_mut(topic).is_some_and(|listeners| removed_last(listeners, emitter)) {
+                if self.exact.get_mut(topic).is_some_and(|serials| removed_last(serials, emitter)) {
                     self.exact.remove(topic);
                 }
             }
             Pattern::Prefix(prefix) => {
-                let Some(listeners) = self.prefixes.get_mut(prefix).filter(|own| own.contains(&emitter)) else {
+                let Some(serials) = self.prefixes.get_mut(prefix).filter(|own| own.contains(&emitter)) else {
                     return;
                 };
-                if removed_last(listeners, emitter) {
+                if removed_last(serials, emitter) {
                     self.prefixes.remove(prefix);
                 }
                 if let Some(count) = self.lengths.get_mut(&prefix.len()) {
@@ -114,8 +116,8 @@ impl Counts {
         }
     }
 
-    /// The emitters that are subscribed to a topic, by its name and by each prefix of it.
-    fn hearing(&self, topic: &Topic) -> impl Iterator<Item = &Listeners> {
+    /// The subscribers of a topic, by its name and by each prefix of it.
+    fn subscribers(&self, topic: &Topic) -> impl Iterator<Item = &Serials> {
         let name = topic.as_str();
         let prefixes = self.lengths.keys().filter_map(move |length| name.get(..*length));
         self.exact.get(topic).into_iter().chain(prefixes.filter_map(|prefix| self.prefixes.get(prefix)))
@@ -124,13 +126,13 @@ impl Counts {
 
 impl Interest for Audience {
     fn wants(&self, topics: &[Topic]) -> bool {
-        let counts = self.counts.read().expect("no code that holds the lock panics");
-        topics.iter().any(|topic| counts.hearing(topic).next().is_some())
+        let subscriptions = self.subscriptions.read().expect("no code that holds the lock panics");
+        topics.iter().any(|topic| subscriptions.subscribers(topic).next().is_some())
     }
 }
 
-/// Removes an emitter; true if none is left.
-fn removed_last(listeners: &mut Listeners, emitter: u64) -> bool {
-    listeners.remove(&emitter);
-    listeners.is_empty()
+/// Removes an emitter; true if no emitter is left.
+fn removed_last(serials: &mut Serials, emitter: u64) -> bool {
+    serials.remove(&emitter);
+    serials.is_empty()
 }

@@ -1,138 +1,84 @@
-//! What a connection asks for.
+//! What a client asks for when it connects.
 
-use std::time::Duration;
+use std::{any::Any, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use utoipa::ToSchema;
-
-use super::{Reason, Shared};
+use super::{
+    Config, Overflow, Reason, SharedBound,
+    frames::{Greeting, Heartbeat, HeartbeatKind},
+};
 use crate::{
     event::Meta,
     topic::{Pattern, Topic},
 };
 
-/// A connection that is about to be made.
+/// The request for a stream. The emitter keeps it for its whole life.
 pub struct Connect {
-    /// Whose it is.
+    /// The user of the stream; `None` for an anonymous one.
     pub user: Option<String>,
-    /// The token that it came with; see [`Selector::Token`](super::Selector::Token).
-    pub token: Option<std::sync::Arc<str>>,
-    /// How long from now its user is one.
+    /// Name of the static token of the request; see [`Selector::Token`](super::Selector::Token).
+    pub token: Option<Arc<str>>,
+    /// Time from now until the token of the request expires; the stream ends with it.
     pub token_expires: Option<Duration>,
-    /// Groups that it joins; their topics are heard.
+    /// Groups that the stream joins. It receives their topics.
     pub groups: Vec<String>,
-    /// Topics and patterns beside those of the user and the groups.
+    /// Topics and patterns that the client asked for.
     pub topics: Vec<Pattern>,
-    /// Topics heard as the user's own and as broadcast, which a change of `topics` leaves alone.
+    /// Topics that a change of `topics` does not remove: the user's own topic, and the broadcast topic.
     pub own: Vec<Topic>,
-    /// What the client said about itself.
+    /// Metadata of the client, for filtered events.
     pub meta: Meta,
-    /// Where in the journal it begins.
+    /// Where in the journal the stream starts.
     pub start: Start,
-    /// What happens when its outbox is full.
+    /// What happens to an event when the outbox is full.
     pub overflow: Overflow,
-    /// How silence is filled.
+    /// What is sent when there are no events.
     pub heartbeat: Heartbeat,
-    /// How long the stream may live.
+    /// Maximum duration of the stream, jittered by a tenth; `None` for no limit.
     pub lifetime: Option<Duration>,
-    /// Reconnection time for the client, in milliseconds.
+    /// Reconnection time of the client in milliseconds.
     pub retry_ms: u64,
-    /// Whether events come in an envelope.
+    /// Wraps the data of each event in `{topic, id, event, data, timestamp}`.
     pub envelope: bool,
-    /// The stream ends after an event of this name.
+    /// The stream ends after an event with this name.
     pub until: Option<&'static str>,
-    /// Only behind this offset; what stands before it was the end of an earlier life.
+    /// Events up to this offset do not end the stream: an earlier run of the same relay ended with them.
     pub until_after: u64,
     /// The first frame.
     pub greeting: Greeting,
-    /// Cuts the connection when its body is no longer polled.
+    /// Ends the connection from outside, for a client that reads nothing: its body is not polled then. Called at most once.
     pub cut: Option<Box<dyn Fn()>>,
-    /// Says whether the client has sent more than any client of a stream has to say; asked about once a second. For
-    /// connections that the hub does not read itself.
+    /// Returns true if the client floods its connection. Called once per second, for a connection that the hub does not read
+    /// itself.
     pub flooded: Option<Box<dyn Fn() -> bool>>,
-    /// A bound on the bytes that wait, shared with other streams.
-    pub shared: Option<Shared>,
-    /// Kept as long as the stream lives.
-    pub keep: Option<Box<dyn std::any::Any>>,
-    /// Called once when the stream has ended, whatever the reason.
+    /// A bound on waiting bytes that this stream shares with other streams.
+    pub shared: Option<SharedBound>,
+    /// A value that is dropped when the stream ends, such as a quota guard.
+    pub keep: Option<Box<dyn Any>>,
+    /// Called once when the stream has ended, for any reason.
     pub on_close: Option<Box<dyn FnOnce(Reason)>>,
 }
 
-/// The first frame of a stream: `connection`, unless a named stream calls it otherwise.
-#[derive(Clone, Debug, Default)]
-pub struct Greeting {
-    /// Another name for the frame.
-    pub event: Option<String>,
-    /// Fields beside the standard ones.
-    pub fields: Map<String, Value>,
-}
-
-/// Where a stream begins.
+/// Where in the journal a stream starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// With what comes from now on.
+    /// With the next event.
     #[default]
     Live,
-    /// After the event that the client saw last: the text of its `Last-Event-ID`.
+    /// After the event with this id: the text of `Last-Event-ID`. A text that is no position of this journal is a gap.
     After(String),
-    /// With the last so many events.
+    /// With this number of events before the next one.
     History(usize),
-    /// With what was appended since this time (Unix milliseconds).
+    /// With the first event that was appended at this time or later, in Unix milliseconds.
     Since(u64),
-    /// With the first event that is kept.
+    /// With the earliest event that is kept.
     Beginning,
-}
-
-/// What happens when an outbox is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Overflow {
-    /// The emitter reads from the journal until it has caught up. Loses nothing within the retention.
-    #[default]
-    CatchUp,
-    /// The oldest waiting event goes; a `gap` tells how many went.
-    DropOldest,
-    /// The new event goes; a `gap` tells how many went.
-    DropLatest,
-    /// The stream ends with `disconnect {"reason":"slow"}`.
-    Disconnect,
-}
-
-/// How silence is filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// In which form.
-    pub kind: HeartbeatKind,
-    /// After how much silence.
-    pub every: Duration,
-}
-
-/// The form of a heartbeat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum HeartbeatKind {
-    /// `event: heartbeat` with a timestamp.
-    #[default]
-    Event,
-    /// A comment, which clients do not see.
-    Comment,
-    /// None: dead peers are then found by the operating system alone.
-    None,
-}
-
-// === impl Heartbeat ===
-
-impl Heartbeat {
-    /// Shortest interval in milliseconds: heartbeats are made by a tick of half a second.
-    pub const MIN_MS: u64 = 1000;
 }
 
 // === impl Connect ===
 
 impl Connect {
-    /// A live connection of nobody to nothing; set what you need.
-    pub fn new(config: &super::Config) -> Self {
+    /// An anonymous live stream without topics, with the defaults of the configuration.
+    pub fn new(config: &Config) -> Self {
         let lifetime = Some(config.default_timeout_ms).filter(|ms| *ms > 0).map(Duration::from_millis);
         Self {
             user: None,

@@ -1,50 +1,50 @@
-//! What the hub counts, and the one list of reasons why a stream ends.
+//! Counters of the hub, and the list of reasons why a stream ends.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-/// Why a stream ended; the same words in frames, logs and metrics.
+/// Why a stream ended. Frames, logs and metrics use the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// The client closed the connection, or it broke.
+    /// The client closed the connection, or the connection broke.
     ClientGone,
     /// The node stops.
     Shutdown,
     /// The stream's lifetime is over.
     Lifetime,
-    /// Its outbox was full and its policy is `disconnect`.
+    /// The outbox was full, and the overflow policy is `disconnect`.
     Slow,
-    /// It took nothing for `write_deadline_ms`.
+    /// The client took nothing for `write_deadline_ms`.
     WriteDeadline,
-    /// The token of its user has expired, or was revoked.
+    /// The token of the stream has expired, or was revoked.
     TokenExpired,
-    /// Somebody ended it through the API.
+    /// A caller of the API ended it.
     Removed,
-    /// The client sent more than any client of a stream has to say.
+    /// The client sent more than [`MOST_INPUT`](super::MOST_INPUT) bytes after its request.
     InputFlood,
-    /// There is nothing more to come: the job is complete.
+    /// The stream is complete: its job or relay has ended.
     Ended,
-    /// The journal could not be read any further.
+    /// The journal could not be read.
     JournalUnavailable,
 }
 
-/// Counters of one hub; all only grow but those named in the gauges' methods.
+/// Counters of one hub. They only grow; [`Counters::open`] is computed from them.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Streams opened.
     pub opened: AtomicU64,
     closed: [AtomicU64; Reason::ALL.len()],
-    /// Frames put into outboxes for events.
+    /// Events that were queued in outboxes.
     pub delivered: AtomicU64,
-    /// Events that an overflow policy dropped.
+    /// Events that overflow policies dropped.
     pub dropped: AtomicU64,
-    /// Times that a full outbox sent an emitter to read from the journal.
+    /// Times that an emitter with a full outbox began to read from the journal.
     pub lagged: AtomicU64,
     /// `gap` frames sent.
     pub gaps: AtomicU64,
-    /// Times that the filter of an event could not be applied to an emitter, which then does not get it.
+    /// Times that the filter of an event could not be applied to an emitter, which then does not get the event.
     pub filters_failed: AtomicU64,
     /// Heartbeats sent.
     pub heartbeats: AtomicU64,
@@ -53,7 +53,7 @@ pub struct Counters {
 // === impl Reason ===
 
 impl Reason {
-    /// All of them, in the order of the enum.
+    /// All reasons, in the order of the enum.
     pub const ALL: [Self; 10] = [
         Self::ClientGone,
         Self::Shutdown,
@@ -67,7 +67,7 @@ impl Reason {
         Self::JournalUnavailable,
     ];
 
-    /// The word for it.
+    /// The word in frames, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ClientGone => "client_gone",

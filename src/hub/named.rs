@@ -1,4 +1,4 @@
-//! Named streams: what a stream hears, fixed by the operator under a name of its own.
+//! Named streams: streams whose topics the operator sets, at a path of their own.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use crate::topic::{Pattern, Topic};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NamedConfig {
-    /// Topics, and prefixes with a trailing `*`, that it hears.
+    /// Topics, and prefixes with a trailing `*`, that the stream receives.
     pub topics: Vec<Pattern>,
-    /// Groups that it joins; their topics are heard.
+    /// Groups that the stream joins. It receives their topics.
     pub groups: Vec<String>,
-    /// Header fields added to the response.
+    /// Header fields that are added to the response.
     pub headers: BTreeMap<String, String>,
-    /// Another name for its first frame, `connection`; the frame's data then also have `clientId`.
+    /// Name of the first frame instead of `connection`; its data then also have `clientId`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connected_event: Option<String>,
-    /// In token mode: everybody may listen. Else only who may hear all of its topics and groups.
+    /// In token mode: any caller may open the stream. Otherwise a caller needs the rights for all its topics and groups.
     pub public: bool,
 }
 
-/// Names under `/api/sse/` that routes use.
+/// Names under `/api/sse/` that other routes use; a named stream must not have them.
 pub const RESERVED: [&str; 8] = [
     "emitter",
     "flow-example",
@@ -35,7 +35,7 @@ pub const RESERVED: [&str; 8] = [
     "samples",
 ];
 
-/// Fields that make a response an event stream, or that the connection has for its own use.
+/// Header fields that make a response an event stream, or that belong to the connection. A named stream cannot set them.
 const FIXED_FIELDS: [&str; 11] = [
     "cache-control",
     "connection",
@@ -53,17 +53,17 @@ const FIXED_FIELDS: [&str; 11] = [
 // === impl NamedConfig ===
 
 impl NamedConfig {
-    /// Checks what the types do not.
+    /// Checks the rules that the types do not express.
     ///
     /// # Errors
-    /// Names the key and the accepted form.
+    /// Returns a message with the key and the accepted form.
     pub fn check(&self, name: &str) -> Result<(), String> {
         let wrong = |key: &str, error: &str| Err(format!("`streams.{name}.{key}`: {error}"));
         let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
             return Err(format!("`streams.{name}`: a name has 1 to 64 letters, digits, `-`, `_` or `.`"));
         }
-        // `.` and `..` are no names in a path.
+        // In a path, `.` and `..` are not names.
         if RESERVED.contains(&name) || name.chars().all(|c| c == '.') {
             return Err(format!("`streams.{name}`: this name is taken, choose another one"));
         }
@@ -88,7 +88,7 @@ impl NamedConfig {
         Ok(())
     }
 
-    /// All that it hears.
+    /// All topics and patterns that the stream receives.
     pub fn heard(&self) -> impl Iterator<Item = Pattern> {
         let groups = self.groups.iter().filter_map(|group| Topic::group(group).ok().map(Pattern::from));
         self.topics.iter().cloned().chain(groups)
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_stream_is_refused_with_its_key() {
+    fn an_invalid_stream_is_rejected_with_its_key() {
         assert_eq!(checked(json!({ "topics": ["a", "b:*"], "headers": { "X-A": "b" } }), "news"), Ok(()));
         let topics = || json!(["a"]);
         for (settings, name, named) in [

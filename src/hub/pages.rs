@@ -14,7 +14,7 @@ use crate::unsent::{Unsent, Why};
 /// An emitter whose client has read too little for this time is ended when other emitters wait for a page.
 pub(super) const STUCK: Duration = Duration::from_secs(1);
 /// Interval at which a waiting emitter checks for blocked emitters.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// The pages of all emitters of a thread.
 pub(super) struct Pages {
@@ -43,13 +43,13 @@ impl Pages {
         (self.bytes.get() + 1).saturating_sub(self.max_bytes)
     }
 
-    /// Waits until a page was written, at most [`LOOK_EVERY`].
+    /// Waits until a page was written, at most [`CHECK_EVERY`].
     pub(super) async fn changed(&self) {
-        let _ = timeout(LOOK_EVERY, self.written.notified()).await;
+        let _ = timeout(CHECK_EVERY, self.written.notified()).await;
     }
 
     /// Counts an emitter that was ended to free its page.
-    pub(super) fn count(&self) {
+    pub(super) fn count_evicted(&self) {
         self.unsent.count(Why::UnsentBytes);
     }
 }

@@ -1,4 +1,5 @@
-//! The registry of a shard: which emitters hear a topic. Pure; keys are those of the shard's slab.
+//! The registry of a shard: the emitters that subscribe to a topic, and emitters by id. Pure; its keys are those of the
+//! shard's slab.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,12 +13,13 @@ use crate::topic::{Pattern, Topic};
 /// Key of an emitter in its shard.
 pub(super) type Key = usize;
 
-/// Emitters by what they hear and by id.
+/// Emitters by pattern and by id.
 #[derive(Default)]
-pub struct Registry {
+pub(super) struct Registry {
     exact: HashMap<Topic, IndexSet<Key>>,
     prefixes: HashMap<Arc<str>, IndexSet<Key>>,
-    /// Lengths of the prefixes in use: a topic is looked up once per length, not once per pattern.
+    /// Lengths of the prefixes, with the number of prefixes of each: a topic is looked up once per length, not once per
+    /// pattern.
     lengths: BTreeMap<usize, usize>,
     ids: HashMap<Arc<str>, Key>,
 }
@@ -25,8 +27,8 @@ pub struct Registry {
 // === impl Registry ===
 
 impl Registry {
-    /// Puts an emitter where its patterns say.
-    pub fn add(&mut self, key: Key, patterns: &[Pattern]) {
+    /// Adds an emitter with these patterns.
+    pub(super) fn add(&mut self, key: Key, patterns: &[Pattern]) {
         for pattern in patterns {
             match pattern {
                 Pattern::Exact(topic) => {
@@ -43,8 +45,8 @@ impl Registry {
         }
     }
 
-    /// Takes an emitter out again.
-    pub fn remove(&mut self, key: Key, patterns: &[Pattern]) {
+    /// Removes an emitter with these patterns.
+    pub(super) fn remove(&mut self, key: Key, patterns: &[Pattern]) {
         for pattern in patterns {
             match pattern {
                 Pattern::Exact(topic) => {
@@ -67,9 +69,8 @@ impl Registry {
         }
     }
 
-    /// Calls `each` for every emitter that hears the topic. One emitter comes once as long as its patterns are
-    /// [`disjoint`].
-    pub fn hearing(&self, topic: &Topic, mut each: impl FnMut(Key)) {
+    /// Calls `each` for every emitter that subscribes to the topic: once per emitter, if its patterns are [`disjoint`].
+    pub(super) fn for_each_subscriber(&self, topic: &Topic, mut each: impl FnMut(Key)) {
         if let Some(keys) = self.exact.get(topic) {
             keys.iter().copied().for_each(&mut each);
         }
@@ -81,25 +82,26 @@ impl Registry {
         }
     }
 
-    pub(super) fn name(&mut self, id: Arc<str>, key: Key) {
+    pub(super) fn add_id(&mut self, id: Arc<str>, key: Key) {
         self.ids.insert(id, key);
     }
 
-    pub(super) fn unname(&mut self, id: &str) {
+    pub(super) fn remove_id(&mut self, id: &str) {
         self.ids.remove(id);
     }
 
+    /// The emitter with this id.
     pub(super) fn find(&self, id: &str) -> Option<Key> {
         self.ids.get(id).copied()
     }
 }
 
-/// Drops every pattern that another one covers, so that no topic matches two of them.
-pub fn disjoint(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
+/// Removes each pattern that another pattern covers, so that no topic matches two patterns.
+pub(super) fn disjoint(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
     patterns.sort_unstable();
     patterns.dedup();
-    // In the order of names all that a prefix covers follows right after it, so one look back decides. Clients may
-    // name thousands: comparing each with each would hold the thread.
+    // In the order of names, the names that a prefix covers follow directly after it, so one comparison decides. Clients may
+    // name thousands of patterns: to compare all pairs would block the thread.
     let mut widest: Vec<Arc<str>> = Vec::new();
     for pattern in &patterns {
         if let Pattern::Prefix(prefix) = pattern
@@ -119,7 +121,7 @@ pub fn disjoint(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
     patterns
 }
 
-/// Removes the key; true when nobody is left.
+/// Removes the key; true if no key is left.
 fn without(keys: Option<&mut IndexSet<Key>>, key: Key) -> bool {
     keys.is_some_and(|keys| {
         keys.swap_remove(&key);
@@ -135,9 +137,9 @@ mod tests {
         texts.iter().map(|text| Pattern::new(text).unwrap()).collect()
     }
 
-    fn hearing(registry: &Registry, topic: &str) -> Vec<Key> {
+    fn subscribers(registry: &Registry, topic: &str) -> Vec<Key> {
         let mut keys = Vec::new();
-        registry.hearing(&Topic::new(topic).unwrap(), |key| keys.push(key));
+        registry.for_each_subscriber(&Topic::new(topic).unwrap(), |key| keys.push(key));
         keys.sort_unstable();
         keys
     }
@@ -148,22 +150,22 @@ mod tests {
         registry.add(1, &patterns(&["a", "order:*"]));
         registry.add(2, &patterns(&["order:7"]));
         registry.add(3, &patterns(&["*"]));
-        assert_eq!(hearing(&registry, "order:7"), [1, 2, 3]);
-        assert_eq!(hearing(&registry, "a"), [1, 3]);
+        assert_eq!(subscribers(&registry, "order:7"), [1, 2, 3]);
+        assert_eq!(subscribers(&registry, "a"), [1, 3]);
         registry.remove(1, &patterns(&["a", "order:*"]));
         registry.remove(3, &patterns(&["*"]));
-        assert_eq!(hearing(&registry, "order:7"), [2]);
-        assert_eq!(hearing(&registry, "a"), Vec::<Key>::new());
+        assert_eq!(subscribers(&registry, "order:7"), [2]);
+        assert_eq!(subscribers(&registry, "a"), Vec::<Key>::new());
         assert!(registry.lengths.is_empty() && registry.prefixes.is_empty());
     }
 
-    /// A prefix may end inside a character of another topic.
+    /// The length of a prefix may end inside a character of another topic.
     #[test]
     fn prefixes_are_cut_at_character_borders() {
         let mut registry = Registry::default();
         registry.add(1, &patterns(&["é*", "x*"]));
-        assert_eq!(hearing(&registry, "éa"), [1]);
-        assert_eq!(hearing(&registry, "€"), Vec::<Key>::new());
+        assert_eq!(subscribers(&registry, "éa"), [1]);
+        assert_eq!(subscribers(&registry, "€"), Vec::<Key>::new());
     }
 
     #[test]
