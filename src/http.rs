@@ -31,6 +31,7 @@ mod jobs;
 mod journal;
 mod limited;
 mod listen;
+mod listing;
 mod me;
 mod merge;
 mod metrics;

@@ -29,6 +29,7 @@ mod bell;
 mod config;
 mod embedded;
 mod error;
+mod insist;
 mod log;
 mod memory;
 mod tail;
@@ -42,6 +43,7 @@ pub use self::{
     config::{Config, Kind, Retention, SyncMode},
     embedded::{Embedded, Repaired, Stopped, compact},
     error::{AppendError, OpenError, Unavailable},
+    insist::{RETRY, insist},
     memory::Memory,
     tail::{Pulled, Tail, Waker},
     upkeep::{Compacted, Export, Finding, Inspection, Maintenance, Report, Verified},

@@ -34,6 +34,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod durable;
 pub mod event;
 pub mod http;
 pub mod hub;

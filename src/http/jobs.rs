@@ -6,7 +6,7 @@ use actix_web::{
     web::{Data, Path},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
@@ -14,25 +14,24 @@ use super::{
     answer::Shared,
     body::Json,
     connect::{StreamParameters, basics, last_event_id},
-    emitters::page_size,
     error::Field,
     frame_schemas::JobFrame,
     frontend::Frontend,
     head::is_head,
-    limited,
+    limited, listing,
     permit::{self, To},
     query::{NoQuery, Query},
     stream,
     turn::Turn,
 };
 use crate::{
+    durable::seen_all,
     event::Position,
     hub::{Connect, Reason, Start},
     jobs::{
-        self, Filter, Listing, Snapshot, Status, Submission, SubmitError, Submitted, Summary,
+        self, Listing, Snapshot, Status, Submission, SubmitError, Submitted, Summary,
         spec::{OnDisconnect, Spec, TaskSpec},
     },
-    journal,
     node::Node,
     topic::{Pattern, Topic},
 };
@@ -162,22 +161,7 @@ pub(super) async fn list(
     request: HttpRequest,
     _: Turn,
 ) -> Result<HttpResponse, Problem> {
-    let query = Query::of(&request);
-    query.only(&["status", "user", "limit", "after", "access_token"])?;
-    let limit = page_size(&query)?;
-    let status = match query.first("status") {
-        None => None,
-        Some(word) => Some(
-            serde_json::from_value(json!(word))
-                .map_err(|_| Problem::parameter(format!("`{word}` is no status of a job")))?,
-        ),
-    };
-    let filter = Filter {
-        status,
-        user: permit::listed(&identity, query.first("user"))?,
-        after: query.first("after").map(str::to_owned),
-        limit,
-    };
+    let filter = listing::filter(&request, &identity, "job")?;
     let page = node.jobs.list(filter).await?;
     Ok(HttpResponse::Ok().json(page))
 }
@@ -260,10 +244,13 @@ pub(super) async fn follow(
     permit::job(node, &identity, job, To::Read).await?;
     let summary = node.jobs.summary(job).await?;
     let seen = last_event_id(request, &query)?.and_then(|id| id.parse::<Position>().ok());
-    if let Some(seen) = seen
-        && seen_all(node, job, &summary, seen).await?
-    {
-        return Ok(HttpResponse::NoContent().finish());
+    if let Some(seen) = seen {
+        let ended = summary.status.ended();
+        // The last event may be another one than `complete`: a journal that was full for too long did not take it.
+        let has_end = ended && summary.last_event_id == Some(seen);
+        if has_end || seen_all(&node.journal, &Topic::job(job)?, LAST_EVENT, ended, Some(seen)).await? {
+            return Ok(HttpResponse::NoContent().finish());
+        }
     }
     if connect.start == Start::Live {
         connect.start = Start::Beginning;
@@ -305,21 +292,6 @@ async fn watch(
     let own = [("jobId".to_owned(), Value::from(job_id)), ("eventsUrl".to_owned(), Value::from(events_url))];
     connect.greeting.fields.extend(own);
     stream::open(node, request, &identity, connect).await
-}
-
-/// True if the journal issued the position and no event of the job follows it. The summary is updated after the
-/// journal, so the journal is checked too if the summary is still unfinished.
-async fn seen_all(node: &Node, job: &str, summary: &Summary, seen: Position) -> Result<bool, Problem> {
-    if seen.epoch != node.journal.epoch() || seen.offset > *node.journal.watch_head().borrow() {
-        return Ok(false);
-    }
-    if summary.status.ended() {
-        return Ok(summary.last_event_id.is_some_and(|last| seen.offset >= last.offset));
-    }
-    let patterns = vec![Pattern::Exact(Topic::job(job)?)].into();
-    let after = seen.offset.saturating_sub(1);
-    let page = node.journal.read(journal::Query { patterns, after, floor: after, limit: 1, max_bytes: 1 }).await?;
-    Ok(page.events.first().is_some_and(|event| event.position == seen && event.name() == LAST_EVENT))
 }
 
 impl From<SubmitError> for Problem {

@@ -89,40 +89,44 @@ pub(super) fn relay_spec(node: &Node, identity: &Identity, spec: &relay::Spec) -
 
 /// Whether the caller may do this with the job.
 pub(super) async fn job(node: &Node, identity: &Identity, id: &str, to: To) -> Result<(), Problem> {
-    // In open mode everybody is one, and nobody answers for it.
-    if identity.is_admin() && (to == To::Read || node.access.mode() == Mode::Open) {
-        return Ok(());
+    let owner = async || Ok::<_, Problem>(node.jobs.summary(id).await?.user);
+    match entity(node, identity, to, ("job", id), Topic::job(id).ok(), owner).await? {
+        true => Ok(()),
+        false => Err(jobs::Error::UnknownJob(id.to_owned()).into()),
     }
-    let user = node.jobs.summary(id).await?.user;
-    if identity.is_admin() {
-        if identity.user != user {
-            audit::acting_for(identity, "job", id, user.as_deref());
-        }
-        return Ok(());
-    }
-    if identity.is(user.as_deref()) || (to == To::Read && Topic::job(id).is_ok_and(|topic| identity.may_hear(&topic))) {
-        return Ok(());
-    }
-    Err(jobs::Error::UnknownJob(id.to_owned()).into())
 }
 
 /// Whether the caller may do this with the relay.
 pub(super) async fn relay(node: &Node, identity: &Identity, id: &str, to: To) -> Result<(), Problem> {
+    let owner = async || Ok::<_, Problem>(node.relays.summary(id).await?.user);
+    match entity(node, identity, to, ("relay", id), Topic::relay(id).ok(), owner).await? {
+        true => Ok(()),
+        false => Err(relay::Error::Unknown(id.to_owned()).into()),
+    }
+}
+
+/// Whether the caller may do this with a job or a relay: `what` is its kind and its id. The owner is looked up only if
+/// it matters.
+async fn entity(
+    node: &Node,
+    identity: &Identity,
+    to: To,
+    what: (&'static str, &str),
+    topic: Option<Topic>,
+    owner: impl AsyncFnOnce() -> Result<Option<String>, Problem>,
+) -> Result<bool, Problem> {
+    // In open mode every caller is an admin without a name, so there is nothing to record.
     if identity.is_admin() && (to == To::Read || node.access.mode() == Mode::Open) {
-        return Ok(());
+        return Ok(true);
     }
-    let user = node.relays.summary(id).await?.user;
+    let owner = owner().await?;
     if identity.is_admin() {
-        if identity.user != user {
-            audit::acting_for(identity, "relay", id, user.as_deref());
+        if identity.user != owner {
+            audit::acting_for(identity, what.0, what.1, owner.as_deref());
         }
-        return Ok(());
+        return Ok(true);
     }
-    if identity.is(user.as_deref()) || (to == To::Read && Topic::relay(id).is_ok_and(|topic| identity.may_hear(&topic)))
-    {
-        return Ok(());
-    }
-    Err(relay::Error::Unknown(id.to_owned()).into())
+    Ok(identity.is(owner.as_deref()) || (to == To::Read && topic.is_some_and(|topic| identity.may_hear(&topic))))
 }
 
 /// The user that a list is about: the caller, unless an admin asks.

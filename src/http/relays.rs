@@ -5,26 +5,26 @@ use actix_web::{
     http::header,
     web::{Data, Path},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Code, Identity, Problem, Refusal,
     body::Json,
     connect::{StreamParameters, basics, last_event_id},
-    emitters::page_size,
     error::Field,
     frame_schemas::RelayFrame,
+    listing,
     permit::{self, To},
     query::{NoQuery, Query},
     stream,
     turn::Turn,
 };
 use crate::{
+    durable::seen_all,
     event::Position,
     hub::Start,
-    journal,
     node::Node,
-    relay::{self, Created, Filter, LAST_EVENT, Listing, Spec, Status, Summary, View},
+    relay::{self, Created, LAST_EVENT, Listing, Spec, Status, Summary, View},
     topic::{Pattern, Topic},
 };
 
@@ -57,18 +57,7 @@ pub(super) async fn list(
     request: HttpRequest,
     _: Turn,
 ) -> Result<HttpResponse, Problem> {
-    let query = Query::of(&request);
-    query.only(&["status", "user", "limit", "after", "access_token"])?;
-    let limit = page_size(&query)?;
-    let status = match query.first("status") {
-        None => None,
-        Some(word) => Some(
-            serde_json::from_value(json!(word))
-                .map_err(|_| Problem::parameter(format!("`{word}` is no status of a relay")))?,
-        ),
-    };
-    let user = permit::listed(&identity, query.first("user"))?;
-    let filter = Filter { status, user, after: query.first("after").map(str::to_owned), limit };
+    let filter = listing::filter(&request, &identity, "relay")?;
     Ok(HttpResponse::Ok().json(node.relays.list(filter).await?))
 }
 
@@ -136,7 +125,7 @@ pub(super) async fn events(
     let summary = node.relays.summary(&relay).await?;
     let topic = Topic::relay(&summary.id)?;
     let seen = last_event_id(&request, &query)?.and_then(|id| id.parse::<Position>().ok());
-    if summary.status.ended() && seen_all(&node, &topic, seen).await? {
+    if summary.status.ended() && seen_all(&node.journal, &topic, LAST_EVENT, true, seen).await? {
         return Ok(HttpResponse::NoContent().finish());
     }
     if connect.start == Start::Live {
@@ -153,24 +142,6 @@ pub(super) async fn events(
         ("eventsUrl".to_owned(), Value::from(summary.events_url)),
     ]);
     stream::open(&node, &request, &identity, connect).await
-}
-
-/// True when nothing of an ended relay follows the position. A relay counts as ended a moment before its last event is
-/// in the journal, so that event is looked for.
-async fn seen_all(node: &Node, topic: &Topic, seen: Option<Position>) -> Result<bool, Problem> {
-    let info = node.journal.topics(Pattern::Exact(topic.clone()), None, 1).await?.pop();
-    let Some(last) = info.and_then(|info| info.last) else {
-        // Retention has taken all of it, its last event, too: whoever waited for that would wait for ever.
-        return Ok(true);
-    };
-    let head = *node.journal.watch_head().borrow();
-    if seen.is_none_or(|seen| seen.epoch != last.epoch || !(last.offset..=head).contains(&seen.offset)) {
-        return Ok(false);
-    }
-    let (patterns, after) = (vec![Pattern::Exact(topic.clone())].into(), last.offset.saturating_sub(1));
-    let page = node.journal.read(journal::Query { patterns, after, floor: after, limit: 1, max_bytes: 1 }).await?;
-    // One that is gone by now was not written a moment ago.
-    Ok(page.events.first().is_none_or(|event| event.name() == LAST_EVENT && event.source().is_none()))
 }
 
 impl From<relay::Error> for Problem {

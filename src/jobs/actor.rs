@@ -18,23 +18,25 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Deps, Error, Handle, Hold, SubmitError,
-    door::{Door, MAX_REQUESTS, lock},
-    engine::{Accepted, Engine, Leaving, Next, REPORTS_PER_TURN, Report},
+    door::{Door, lock},
+    engine::{Accepted, Bounds, Engine, Leaving, Next, REPORTS_PER_TURN, Report},
     pump::{self, Call},
     record::{self, Key, SpecRecord, Written},
-    recovery::{self, Found},
+    recovery::{Found, Recovery},
     remote::{Means, Session},
     runner::Runner,
     spec::{Plan, Spec},
     stats::Stats,
 };
-use crate::journal::{AppendError, Batch, Receipt, Shared, Unavailable};
+use crate::{
+    durable::{MAX_REQUESTS, Mailbox, Reader},
+    journal::{AppendError, Batch, RETRY, Receipt, Shared, Unavailable},
+};
 
-/// How long to wait before an append is tried again.
-const APPEND_RETRY: Duration = Duration::from_millis(250);
 /// Ended jobs that leave in one go.
 const LEAVE_AT_ONCE: usize = 64;
 
@@ -63,12 +65,9 @@ fn launch(config: Config, deps: Deps, start: impl FnOnce(Make) -> Addr<Shell>) -
         let (config, figures) = (config.clone(), figures.clone());
         Box::new(move |own_thread| Shell::new(config, deps, ready, figures, own_thread))
     };
-    let door = Door::new(start(make), read, figures);
+    let door = Door::new(Mailbox::new(start(make), read), figures);
     Handle::new(door, config, handlers, remotes, journal)
 }
-
-/// The way to the actor.
-pub type Address = Addr<Shell>;
 
 /// The actor.
 pub struct Shell {
@@ -214,7 +213,7 @@ impl Shell {
             Next::Again => self.append(self.engine.batch_again(), ctx),
             Next::Later => {
                 self.sweep(ctx);
-                ctx.run_later(APPEND_RETRY, |shell, ctx| {
+                ctx.run_later(RETRY, |shell, ctx| {
                     let batch = shell.engine.batch_again();
                     shell.append(batch, ctx);
                 });
@@ -267,8 +266,9 @@ impl Actor for Shell {
         let (config, deps) = self.past.take().expect("an actor starts once");
         let (finder, vital) = (shell.clone(), deps.supervisor.vital("reports of jobs"));
         let found = async move |found| deliver(&finder, Call::Found(found)).await;
-        let recovery = async move { recovery::run(&config, &deps, found).await };
-        ctx.spawn(recovery.into_actor(self));
+        let reader = Reader { journal: deps.journal, stop: CancellationToken::new(), purpose: "jobs are read back" };
+        let bounds = Bounds::new(&config, deps.max_event_bytes);
+        ctx.spawn(Recovery::new(reader, deps.handlers, bounds).run(found).into_actor(self));
         let deliver = async move |call| deliver(&shell, call).await;
         actix::spawn(vital.run(pump::run(deliver, arriving, self.alarm.subscribe())));
     }

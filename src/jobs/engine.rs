@@ -55,7 +55,7 @@ pub use self::{
     away::{Group, Told},
     books::{Filter, Leaving, Listing, ResultPlace, Unreadable, failed_tasks},
     live::Bounds,
-    restore::Past,
+    restore::StoredJob,
     sink::fit,
 };
 use self::{

@@ -1,7 +1,7 @@
 //! What can go wrong, by what the caller can do about it.
 
 use super::{spec::FieldError, state::Status};
-use crate::journal::Unavailable;
+use crate::{durable::Refused, journal::Unavailable};
 
 /// Why a job was not accepted. Nothing of it was kept.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,28 @@ pub enum Error {
     /// The new job was not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+}
+
+// === impl SubmitError ===
+
+impl From<Refused> for SubmitError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Starting => Self::Starting,
+            Refused::Stopping => Self::Stopping,
+        }
+    }
+}
+
+// === impl Error ===
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Starting => Self::Starting,
+            Refused::Stopping => Self::Stopping,
+        }
+    }
 }
 
 fn first(errors: &[FieldError]) -> String {

@@ -4,23 +4,25 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Filter, Listing,
     actor::Submit,
     door::Door,
-    engine::{ResultPlace, failed_tasks},
+    engine::{Bounds, ResultPlace, failed_tasks},
     error::{Error, SubmitError},
     event::{Fact, JobEvent},
     handler::Handlers,
     record::{self, Key},
-    recovery,
+    recovery::Recovery,
     spec::{FieldError, Limits, Plan, Spec},
     state::{JobState, Snapshot, Status, Summary},
     stats::Stats,
     urls,
 };
 use crate::{
+    durable::Reader,
     event::Position,
     journal::{Query, Shared},
     topic::Topic,
@@ -230,7 +232,12 @@ impl Handle {
     /// An ended job with its tasks, rebuilt from its history.
     async fn recall(&self, id: &str) -> Result<JobState, Error> {
         let _permit = self.shared.recalls.acquire().await;
-        recovery::recall(&self.shared.journal, &self.shared.handlers, id).await
+        let Resources { journal, handlers, .. } = &*self.shared;
+        let (journal, stop) = (journal.clone(), CancellationToken::new());
+        let reader = Reader { journal, stop, purpose: "the history of a job is read back" };
+        // Results are not needed, so none are kept.
+        let bounds = Bounds { inline: 0, total: 0, room: 0 };
+        Recovery::new(reader, handlers.clone(), bounds).recall(id).await
     }
 
     async fn submit_as(&self, submission: Submission, retry_of: Option<String>) -> Result<Submitted, SubmitError> {

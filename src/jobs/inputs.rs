@@ -19,7 +19,7 @@ use super::{
     code,
     handler::TaskError,
     memory::{FREE, Memory},
-    record,
+    record::RECORDS,
     spec::TaskSpec,
 };
 use crate::{
@@ -129,7 +129,7 @@ impl Inputs {
         self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (mut tries, mut reading) = (0, Some(reading));
         let record = loop {
-            match self.journal.get(record::spec_key(job)).await {
+            match self.journal.get(RECORDS.spec(job)).await {
                 Ok(record) => break record,
                 Err(Unavailable::Closed) => return Err(unreadable("the journal is closed")),
                 Err(error) if tries >= TRIES => return Err(unreadable(&error.to_string())),
@@ -217,7 +217,7 @@ mod tests {
     async fn journal(records: &[(&str, &Value)]) -> Shared {
         let journal = Arc::new(Log::new(&Config::default()));
         let records = records.iter().map(|(job, spec)| RecordWrite {
-            key: record::spec_key(job),
+            key: RECORDS.spec(job),
             value: Some(json!({ "version": 1, "spec": spec }).to_string().into()),
         });
         journal.append(Batch { records: records.collect(), ..Batch::default() }).await.expect("it is written");

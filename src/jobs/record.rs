@@ -26,6 +26,7 @@ use super::{
     urls,
 };
 use crate::{
+    durable::{self, Records},
     journal::{AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
     topic::Topic,
     upstream::Via,
@@ -74,14 +75,12 @@ pub enum Written {
     Existing(String),
 }
 
-/// What the keys of all records of jobs begin with.
-pub const RECORDS: &str = "job/";
+/// The records of jobs.
+pub const RECORDS: Records = Records::of("job");
 /// The form of [`SpecRecord`].
 pub const VERSION: u32 = 1;
 /// What stands in the record of an ending: the only one that is not known from the history, the spec or the clock.
 const CANCELLED: &[u8] = br#"{"version":1,"ending":"cancelled"}"#;
-/// Records that are deleted in one go.
-const PAGE: usize = 16;
 /// How often a key may change hands under our feet before that counts as a fault of the journal.
 const MAX_TRIES: usize = 5;
 
@@ -139,20 +138,18 @@ pub async fn write(journal: &Shared, spec: &SpecRecord, key: Option<&Key>) -> Re
         {
             return Ok(Written::Existing(job));
         }
-        let put = |key: String, value: Bytes| RecordWrite { key, value: Some(value) };
-        let mut batch = Batch { records: vec![put(spec_key(&spec.job_id), value.clone())], ..Batch::default() };
+        let spec_write = RecordWrite { key: RECORDS.spec(&spec.job_id), value: Some(value.clone()) };
+        let mut batch = Batch { records: vec![spec_write], ..Batch::default() };
         if let Some(key) = key {
             let record = KeyRecord { job_id: spec.job_id.to_string(), hash: key.hash.clone() };
-            let record = serde_json::to_vec(&record).expect("plain data serialises");
-            batch.records.push(put(key.record.clone(), record.into()));
+            batch.records.push(durable::put(key.record.clone(), &record));
             batch.expect.push(Expect { key: key.record.clone(), revision: None });
         }
         match journal.append(batch).await {
             Ok(_) => return Ok(Written::New(value)),
-            // Somebody else came first with this key: look again.
+            // Another request came first with this key: read it again.
             Err(AppendError::Conflict(_)) => {}
-            Err(AppendError::Unavailable(unavailable)) => return Err(unavailable.into()),
-            Err(other) => return Err(Unavailable::Failed(other.to_string()).into()),
+            Err(error) => return Err(Unavailable::from(error).into()),
         }
     }
     Err(Unavailable::Failed("the record of an idempotency key keeps changing".into()).into())
@@ -160,9 +157,8 @@ pub async fn write(journal: &Shared, spec: &SpecRecord, key: Option<&Key>) -> Re
 
 /// Reads a spec back, with its secrets.
 pub async fn read(journal: &Shared, job_id: &str) -> Result<SpecRecord, Error> {
-    let record = journal.get(spec_key(job_id)).await?.ok_or_else(|| Error::UnknownJob(job_id.to_owned()))?;
-    SpecRecord::decode(&record.value)
-        .map_err(|e| Unavailable::Failed(format!("the record of job `{job_id}` cannot be read: {e}")).into())
+    let record = durable::read(journal, RECORDS.spec(job_id)).await.map_err(Unavailable::from)?;
+    record.map(|(record, _)| record).ok_or_else(|| Error::UnknownJob(job_id.to_owned()))
 }
 
 /// Keeps that a client has cancelled a job.
@@ -174,8 +170,8 @@ pub async fn write_cancelled(journal: &Shared, job_id: &str) -> Result<(), Appen
 /// Lets go of all that is kept of a job. The spec and the key go first and at once: wherever the rest is cut short, no
 /// start takes the job for a new one, and each finishes what was begun ([`tidy`]).
 pub async fn purge(journal: &Shared, job_id: &str, key_record: Option<String>) -> Result<(), AppendError> {
-    let keys = [spec_key(job_id), ending_key(job_id)].into_iter().chain(key_record);
-    let records = keys.map(|key| RecordWrite { key, value: None }).collect();
+    let keys = [RECORDS.spec(job_id), ending_key(job_id)].into_iter().chain(key_record);
+    let records = keys.map(durable::delete).collect();
     journal.append(Batch { records, ..Batch::default() }).await?;
     tidy(journal, job_id).await
 }
@@ -197,56 +193,26 @@ pub async fn tidy(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
     if let Ok(topic) = Topic::job(job_id) {
         journal.purge(topic).await?;
     }
-    loop {
-        let page = journal.keys(prefix(job_id), None, PAGE).await?;
-        let last = page.len() < PAGE;
-        let records: Vec<_> = page.into_iter().map(|key| RecordWrite { key, value: None }).collect();
-        if !records.is_empty() {
-            journal.append(Batch { records, ..Batch::default() }).await?;
-        }
-        if last {
-            return Ok(());
-        }
-    }
-}
-
-/// The job that a record belongs to.
-pub fn owner(key: &str) -> Option<&str> {
-    key.strip_prefix(RECORDS)?.split_once('/').map(|(job_id, _)| job_id)
-}
-
-/// Sorts behind all records of a job and before those of the next.
-pub fn past(job_id: &str) -> String {
-    format!("{RECORDS}{job_id}0")
+    RECORDS.clear(journal, job_id).await
 }
 
 /// The key that says that a client has cancelled a job.
 pub fn ending_key(job_id: &str) -> String {
-    format!("{}ending", prefix(job_id))
-}
-
-/// The key of a spec record.
-pub fn spec_key(job_id: &str) -> String {
-    format!("{}spec", prefix(job_id))
+    RECORDS.key(job_id, "ending")
 }
 
 /// The key of a large result.
 pub fn result_key(job_id: &str, task_id: &str) -> String {
-    format!("{}result/{task_id}", prefix(job_id))
+    RECORDS.key(job_id, format_args!("result/{task_id}"))
 }
 
 /// The key of what is known of the tasks that a remote runs.
 pub fn remote_key(job_id: &str, remote: &str) -> String {
-    format!("{}remote/{remote}", prefix(job_id))
-}
-
-fn prefix(job_id: &str) -> String {
-    format!("{RECORDS}{job_id}/")
+    RECORDS.key(job_id, format_args!("remote/{remote}"))
 }
 
 async fn find(journal: &Shared, key: &Key) -> Result<Option<String>, SubmitError> {
-    let Some(record) = journal.get(key.record.clone()).await? else { return Ok(None) };
-    let known: KeyRecord = serde_json::from_slice(&record.value)
-        .map_err(|e| Unavailable::Failed(format!("the record of an idempotency key cannot be read: {e}")))?;
+    let known = durable::read::<KeyRecord>(journal, key.record.clone()).await.map_err(Unavailable::from)?;
+    let Some((known, _)) = known else { return Ok(None) };
     if known.hash == key.hash { Ok(Some(known.job_id)) } else { Err(SubmitError::KeyReused) }
 }

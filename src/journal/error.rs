@@ -104,6 +104,18 @@ pub enum OpenError {
     },
 }
 
+// === impl Unavailable ===
+
+/// For writes whose batch is known to be good: every refusal is then a failure of the journal.
+impl From<AppendError> for Unavailable {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Unavailable(unavailable) => unavailable,
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
 // === impl OpenError ===
 
 impl OpenError {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    ops::Bound,
     sync::Arc,
 };
 
@@ -15,6 +14,7 @@ use super::{
     state::{SourceState, SourceView, Summary, View},
 };
 use crate::{
+    durable,
     shares::{Denied, Share},
     topic::Topic,
 };
@@ -50,17 +50,7 @@ pub struct Relay {
 const MAX_SPEC_BYTES: usize = 64 << 20;
 
 /// Which relays to list.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only those with this status.
-    pub status: Option<Status>,
-    /// Only those of this user.
-    pub user: Option<String>,
-    /// The `next` of the page before.
-    pub after: Option<String>,
-    /// Most relays in the page; 0 means 50, and more than 1000 are never answered.
-    pub limit: usize,
-}
+pub type Filter = durable::Filter<Status>;
 
 /// A page of relays, newest first.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -185,17 +175,8 @@ impl Books {
     }
 
     pub fn list(&self, filter: &Filter) -> Listing {
-        let limit = if filter.limit == 0 { 50 } else { filter.limit.min(1000) };
-        let end = filter.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let newest_first = self.relays.range::<str, _>((Bound::Unbounded, end)).rev().map(|(_, relay)| relay);
-        let wanted = newest_first.filter(|relay| {
-            filter.status.is_none_or(|status| relay.status == status)
-                && filter.user.as_ref().is_none_or(|user| relay.user.as_ref() == Some(user))
-        });
-        let mut relays: Vec<_> = wanted.take(limit + 1).map(Relay::summary).collect();
-        let more = relays.len() > limit;
-        relays.truncate(limit);
-        let next = relays.last().filter(|_| more).map(|relay| relay.id.clone());
+        let (relays, next) =
+            durable::list(&self.relays, filter, |relay| (relay.status, relay.user.as_deref()), Relay::summary);
         Listing { relays, next }
     }
 

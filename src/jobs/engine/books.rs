@@ -1,11 +1,10 @@
 //! What the engine is asked, and which jobs it lets go.
 
-use std::ops::Bound;
-
 use tokio::time::Instant;
 
 use super::{Engine, Id};
 use crate::{
+    durable,
     event::Position,
     jobs::{
         error::Error,
@@ -14,17 +13,7 @@ use crate::{
 };
 
 /// Which jobs to list.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only those that stand so.
-    pub status: Option<Status>,
-    /// Only those of this user.
-    pub user: Option<String>,
-    /// Only those older than this job: the `next` of the page before.
-    pub after: Option<String>,
-    /// Most jobs in the page; 1 to 1000, and 50 where it is 0.
-    pub limit: usize,
-}
+pub type Filter = durable::Filter<Status>;
 
 /// A page of jobs, newest first.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
@@ -108,22 +97,17 @@ impl Engine {
     }
 
     pub fn list(&self, filter: &Filter) -> Listing {
-        let limit = if filter.limit == 0 { 50 } else { filter.limit.min(1000) };
-        let end = filter.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let wanted =
-            self.book.range::<str, _>((Bound::Unbounded, end)).rev().map(|(_, job)| &job.state).filter(|state| {
-                filter.status.is_none_or(|status| state.status() == status)
-                    && filter.user.as_deref().is_none_or(|user| state.user.as_deref() == Some(user))
-            });
-        let mut jobs: Vec<_> = wanted.take(limit + 1).map(JobState::summary).collect();
-        let more = jobs.len() > limit;
-        jobs.truncate(limit);
-        let next = jobs.last().filter(|_| more).map(|job| job.job_id.to_string());
+        let (jobs, next) = durable::list(
+            &self.book,
+            filter,
+            |job| (job.state.status(), job.state.user.as_deref()),
+            |job| job.state.summary(),
+        );
         let unreadable =
             self.unreadable.iter().map(|(id, reason)| Unreadable { job_id: id.clone(), reason: reason.clone() });
         // Only on the last page of an unfiltered list: the user of an unreadable job is unknown, so only callers that
         // may see all jobs get it.
-        let complete = next.is_none() && filter.user.is_none() && filter.status.is_none();
+        let complete = next.is_none() && filter.is_empty();
         Listing { jobs, next, unreadable: if complete { unreadable.collect() } else { Vec::new() } }
     }
 

@@ -29,7 +29,7 @@ const MAX_RESTARTS: u32 = 3;
 
 /// A job as it is read back: its record first, then its events one by one.
 #[derive(Debug)]
-pub struct Past {
+pub struct StoredJob {
     state: JobState,
     live: Box<Live>,
     key_record: Option<String>,
@@ -40,9 +40,9 @@ pub struct Past {
     pub cancelled: bool,
 }
 
-// === impl Past ===
+// === impl StoredJob ===
 
-impl Past {
+impl StoredJob {
     /// Begins with what the record says.
     pub fn new(record: SpecRecord, bytes: usize, handlers: &Handlers, bounds: Bounds) -> Result<Self, Invalid> {
         let topic = Topic::job(&record.job_id)?;
@@ -149,11 +149,11 @@ impl Past {
 
 impl Engine {
     /// Puts a job of the time before into the book; an unfinished one goes on.
-    pub fn restore(&mut self, past: Past, now: Instant) {
+    pub fn restore(&mut self, past: StoredJob, now: Instant) {
         let wall = self.clock.now_ms();
         let ago = |at: u64| now.checked_sub(Duration::from_millis(wall.saturating_sub(at))).unwrap_or(now);
         let (ending, left, id) = (past.ending(), past.left(wall), past.id().clone());
-        let Past { state, mut live, key_record, bytes, .. } = past;
+        let StoredJob { state, mut live, key_record, bytes, .. } = past;
         if state.status().ended() {
             self.ended.push_back((ago(state.ended_at.unwrap_or(wall)), id.clone()));
             self.book.insert(id.clone(), Job { state, key_record, live: None });

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     jobs::{
-        record::{self, SpecRecord},
+        record::{self, RECORDS, SpecRecord},
         spec::{OnDisconnect, Spec},
     },
     journal::{self, AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
@@ -51,7 +51,7 @@ impl Kept {
         job: &Arc<str>,
         remote: &Arc<str>,
     ) -> Result<Result<Option<Self>, String>, Unavailable> {
-        let Some(own) = journal.get(record::spec_key(job)).await? else { return Ok(Ok(None)) };
+        let Some(own) = journal.get(RECORDS.spec(job)).await? else { return Ok(Ok(None)) };
         let record = journal.get(record::remote_key(job, remote)).await?;
         let read = Self::read(&own, record.as_ref().map(|record| &record.value), job, remote);
         Ok(read.map(Some).map_err(|error| format!("what is kept of it here cannot be read: {error}")))
@@ -111,7 +111,7 @@ impl Kept {
     pub async fn keep(&self, journal: &Shared) -> Result<(), AppendError> {
         let value = serde_json::to_vec(&self.record).expect("plain data serialises");
         let write = RecordWrite { key: record::remote_key(&self.job, &self.remote), value: Some(value.into()) };
-        let expect = Expect { key: record::spec_key(&self.job), revision: Some(self.revision) };
+        let expect = Expect { key: RECORDS.spec(&self.job), revision: Some(self.revision) };
         journal.append(Batch { events: Vec::new(), records: vec![write], expect: vec![expect] }).await.map(drop)
     }
 }

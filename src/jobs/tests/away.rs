@@ -9,7 +9,7 @@ use crate::{
     event::Position,
     jobs::{
         Config, Deps, Limits, Plan, Spec,
-        engine::{Accepted, Bounds, Done, Engine, Group, Past, Report, Said, Told},
+        engine::{Accepted, Bounds, Done, Engine, Group, Report, Said, StoredJob, Told},
         event::JobEvent,
         handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
         record::{SpecRecord, VERSION},
@@ -100,7 +100,7 @@ impl Pure {
         let events = self.events[..events].to_vec();
         let mut pure = Self { engine, now: self.now, spec: self.spec.clone(), deps: self.deps.clone(), events };
         let bounds = Bounds::new(&Config::default(), pure.deps.max_event_bytes);
-        let mut past = Past::new(pure.record(), 0, &pure.deps.handlers, bounds).unwrap();
+        let mut past = StoredJob::new(pure.record(), 0, &pure.deps.handlers, bounds).unwrap();
         for (offset, (name, data)) in (1..).zip(&pure.events) {
             let event = JobEvent::decode(name, &data.to_string()).unwrap();
             past.take(&event, 0, Position { epoch: 1, offset });

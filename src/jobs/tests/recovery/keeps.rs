@@ -117,7 +117,7 @@ async fn while_the_journal_cannot_be_read_requests_are_told_so_in_time() {
     let id = node.submit(json!({"tasks": [{"run": "echo"}]})).await;
     node.ended(&id).await;
     node.crash().await;
-    let node = setup().on(&journal).unreadable(15).start();
+    let node = setup().on(&journal).unreadable(60).start();
     let begun = tokio::time::Instant::now();
     assert!(matches!(node.jobs.get(&id).await, Err(Error::Starting)));
     assert_eq!(begun.elapsed().as_secs(), 10);

@@ -1,0 +1,76 @@
+//! Reads at the start of the node, when a failure must be told apart from damage.
+//!
+//! A journal that fails is asked again until it works. A read that keeps failing while other reads succeed finds
+//! damage: it makes one entity unreadable and holds up no other.
+
+use tokio_util::sync::CancellationToken;
+
+use super::ReadError;
+use crate::journal::{Shared, Unavailable, insist};
+
+/// Reads what the journal has kept. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader {
+    /// The journal.
+    pub journal: Shared,
+    /// Ends the reads.
+    pub stop: CancellationToken,
+    /// What is read, for the log: "jobs are read back".
+    pub purpose: &'static str,
+}
+
+/// Why a read has failed for good.
+#[derive(Debug)]
+pub enum Halt {
+    /// The journal is closed, or the node stops.
+    Gone,
+    /// The journal works, except for what was asked; the reason.
+    Damaged(String),
+}
+
+/// The key of a record that never exists. Reading it shows whether the journal works at all.
+const PROBE: &str = "probe/recovery";
+
+// === impl Reader ===
+
+impl Reader {
+    /// Requests before the probe is read: a few seconds, which most failures do not outlast.
+    pub const TRIES: u32 = 20;
+    /// The same for a page of a list, half a minute: entities behind a damaged page are unknown.
+    pub const LIST_TRIES: u32 = 120;
+
+    /// Repeats a read until it succeeds. After `tries` failures a probe decides whether only this read fails.
+    ///
+    /// # Errors
+    /// When the journal is closed, the node stops, or only this read fails.
+    pub async fn read<T>(
+        &self,
+        tries: u32,
+        mut request: impl AsyncFnMut(&Shared) -> Result<T, Unavailable>,
+    ) -> Result<T, Halt> {
+        let mut failures = 0;
+        let read = insist(&self.stop, self.purpose, async || match request(&self.journal).await {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Unavailable::Closed) => Err(Unavailable::Closed),
+            Err(error) => {
+                failures += 1;
+                let works = failures >= tries && self.journal.get(PROBE.to_owned()).await.is_ok();
+                if works { Ok(Err(Halt::Damaged(error.to_string()))) } else { Err(error) }
+            }
+        });
+        read.await.unwrap_or(Err(Halt::Gone))
+    }
+
+    /// Reads a record and its revision, as [`read`](super::read) does, with patience.
+    ///
+    /// # Errors
+    /// When the record does not have the expected form, or as [`read`](Self::read).
+    pub async fn record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<(T, u64)>, Halt> {
+        self.read(Self::TRIES, async |journal| match super::read(journal, key.to_owned()).await {
+            Ok(record) => Ok(Ok(record)),
+            Err(ReadError::Journal(unavailable)) => Err(unavailable),
+            Err(ReadError::Unreadable(reason)) => Ok(Err(Halt::Damaged(reason))),
+        })
+        .await?
+    }
+}

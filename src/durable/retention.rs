@@ -1,0 +1,76 @@
+//! Which ended entities are deleted; pure.
+
+use std::collections::VecDeque;
+
+/// Entities that have ended and are kept, oldest end first. `T` is a time of a clock that does not jump.
+#[derive(Debug)]
+pub struct Retention<T, I> {
+    ended: VecDeque<(T, I)>,
+}
+
+// === impl Retention ===
+
+impl<T: Ord + Copy, I: PartialEq> Retention<T, I> {
+    /// Adds an entity that ended at this time, behind all others.
+    pub fn push(&mut self, at: T, id: I) {
+        self.ended.push_back((at, id));
+    }
+
+    /// Orders the entities by their end; needed after a recovery, which adds them by id.
+    pub fn sort(&mut self) {
+        self.ended.make_contiguous().sort_by_key(|(at, _)| *at);
+    }
+
+    /// Takes the entity whose end is oldest, if that is not after `until` or more than `most` entities are kept.
+    pub fn expired(&mut self, until: Option<T>, most: usize) -> Option<I> {
+        let (at, _) = self.ended.front()?;
+        let over = until.is_some_and(|until| *at <= until) || self.ended.len() > most;
+        if over { self.oldest() } else { None }
+    }
+
+    /// Takes the entity whose end is oldest.
+    pub fn oldest(&mut self) -> Option<I> {
+        self.ended.pop_front().map(|(_, id)| id)
+    }
+
+    /// Takes out an entity that runs again or was deleted. Costs time in proportion to the number of entities.
+    pub fn remove(&mut self, id: &I) {
+        self.ended.retain(|(_, own)| own != id);
+    }
+
+    /// Number of ended entities.
+    pub fn len(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// True if no ended entity is kept.
+    pub fn is_empty(&self) -> bool {
+        self.ended.is_empty()
+    }
+}
+
+impl<T, I> Default for Retention<T, I> {
+    fn default() -> Self {
+        Self { ended: VecDeque::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entities_leave_by_age_and_by_number() {
+        let mut kept = Retention::default();
+        for (at, id) in [(30, 'c'), (10, 'a'), (20, 'b'), (40, 'd')] {
+            kept.push(at, id);
+        }
+        kept.sort();
+        assert_eq!(kept.expired(None, 4), None);
+        assert_eq!(kept.expired(Some(10), 4), Some('a'));
+        assert_eq!(kept.expired(Some(10), 4), None);
+        assert_eq!(kept.expired(Some(10), 2), Some('b'));
+        kept.remove(&'c');
+        assert_eq!((kept.oldest(), kept.len()), (Some('d'), 0));
+    }
+}
