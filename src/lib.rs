@@ -50,6 +50,7 @@ pub mod socket;
 pub mod sse;
 pub mod supervise;
 pub mod telemetry;
+mod text;
 pub mod tls;
 pub mod topic;
 pub mod transport;

@@ -8,8 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-/// The address of an actor, with the bound that an actix mailbox alone does not give. Cheap to clone; the actor ends
-/// when the last clone is dropped.
+/// The address of an actor, with the bound that an actix mailbox alone does not give. Cheap to clone.
 pub struct Mailbox<A: Actor> {
     addr: Addr<A>,
     ready: watch::Receiver<bool>,
@@ -35,7 +34,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 // === impl Mailbox ===
 
 impl<A: Actor<Context = Context<A>>> Mailbox<A> {
-    /// A mailbox for this actor, which sets `ready` to true when its recovery has finished.
+    /// A mailbox for this actor. The actor holds the sender of `ready`, and sets it to true when its recovery has
+    /// finished.
     pub fn new(addr: Addr<A>, ready: watch::Receiver<bool>) -> Self {
         Self { addr, ready, permits: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
@@ -78,6 +78,12 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
             Ok(Err(_)) => Err(Refused::Stopping),
             Err(_) => Err(Refused::Starting),
         }
+    }
+
+    /// Waits until the actor has ended.
+    pub async fn ended(&self) {
+        // The actor holds the sender, and no value is waited for.
+        drop(self.ready.clone().wait_for(|_| false).await);
     }
 
     /// True after the recovery has finished.

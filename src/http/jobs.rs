@@ -133,13 +133,13 @@ async fn accept_job(node: &Node, request: &HttpRequest, identity: Identity, spec
             return Err(Problem::malformed("the header `Idempotency-Key` must have 1 to 255 visible ASCII characters"));
         }
     };
-    let hold = limited::job(node, request)?;
+    let quota_guard = limited::job(node, request)?;
     let via = address::via(request);
     let goes_on = |task: &TaskSpec| task.url.is_some() || task.remote.is_some();
     if spec.tasks.iter().any(goes_on) {
         node.upstream.permits(&via).map_err(|error| Problem::looped(error.to_string()))?;
     }
-    let submission = Submission { spec, user: identity.user, groups: identity.groups, key, via, hold };
+    let submission = Submission { spec, user: identity.user, groups: identity.groups, key, via, quota_guard };
     node.jobs.submit(submission).await.map_err(Problem::from)
 }
 
@@ -211,8 +211,8 @@ pub(super) async fn retry(
 ) -> Result<HttpResponse, Problem> {
     permit::job(&node, &identity, &job, To::Change).await?;
     permit::submit(&identity, &node.jobs.spec(&job).await?)?;
-    let hold = limited::job(&node, &request)?;
-    let submitted = node.jobs.retry(&job, identity.user, identity.groups, address::via(&request), hold).await?;
+    let quota_guard = limited::job(&node, &request)?;
+    let submitted = node.jobs.retry(&job, identity.user, identity.groups, address::via(&request), quota_guard).await?;
     Ok(accepted(&submitted, Some(&job)))
 }
 

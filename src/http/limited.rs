@@ -51,9 +51,9 @@ pub(super) fn publish(node: &Node, request: &HttpRequest, events: usize) -> Resu
 }
 
 /// Takes the permit of a job that is about to be submitted; the job keeps it until it ends.
-pub(super) fn job(node: &Node, request: &HttpRequest) -> Result<Option<jobs::Hold>, Problem> {
+pub(super) fn job(node: &Node, request: &HttpRequest) -> Result<Option<jobs::QuotaGuard>, Problem> {
     let permit = node.limits.permit(Limit::Jobs, || caller(node, request))?;
-    Ok(permit.map(|permit| -> jobs::Hold { Arc::new(permit) }))
+    Ok(permit.map(|permit| -> jobs::QuotaGuard { Arc::new(permit) }))
 }
 
 /// Takes the permits of a stream that is about to open; the stream keeps them until it ends.

@@ -1,244 +1,338 @@
-//! The shell around the engine: an actor on a thread of its own. Nothing is decided here.
+//! The actor around the engine, on a thread of its own: it carries out what the engine has decided and decides nothing.
 //!
-//! Commands come as messages, one request each, bounded by permits. Reports come over one bounded channel and are
-//! handed to the actor in batches by the [`pump`], which waits at a gate while the engine has no room: so tasks feel it
-//! when the journal is slow. The pump also wakes the engine when something is due. It knows the actor only weakly: when the
-//! last [`Handle`] is dropped the actor ends, and with it the jobs.
+//! Requests come as messages, bounded by the [`Mailbox`]. Reports of workers come over one bounded channel. While the
+//! engine has no room, nothing reads that channel; it fills, and the tasks wait: so a slow journal slows them down. The
+//! actor ends when `alive` fires, which the last [`Handle`](super::Handle) does when it is dropped.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use actix::{
-    Actor, ActorFutureExt, Addr, Arbiter, AsyncContext, Context, Handler, Message, ResponseActFuture, WeakAddr,
-    WrapFuture, fut,
+    Actor, ActorContext, ActorFutureExt, Addr, Arbiter, AsyncContext, Context, Handler, Message, ResponseActFuture,
+    SpawnHandle, WeakAddr, WrapFuture, fut,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Deps, Error, Handle, Hold, SubmitError,
-    door::{Door, lock},
-    engine::{Accepted, Bounds, Engine, Leaving, Next, REPORTS_PER_TURN, Report},
-    pump::{self, Call},
-    record::{self, Key, SpecRecord, Written},
+    config::{Config, Deps},
+    engine::{Accepted, AfterAppend, Engine, Filter, Listing, QuotaGuard, Registry, ResultBounds, ResultPlace},
+    error::{Error, SubmitError},
+    record::{self, Key, Leaving, SpecRecord, Written},
     recovery::{Found, Recovery},
-    remote::{Means, Session},
+    remote::{RemoteContext, Session},
     runner::Runner,
     spec::{Plan, Spec},
-    stats::Stats,
+    state::{Snapshot, Summary},
+    stats::Figures,
+    work::{REPORTS_PER_TURN, TaskReport},
 };
 use crate::{
     durable::{MAX_REQUESTS, Mailbox, Reader},
     journal::{AppendError, Batch, RETRY, Receipt, Shared, Unavailable},
 };
 
-/// Ended jobs that leave in one go.
-const LEAVE_AT_ONCE: usize = 64;
+/// How often ended jobs are deleted whose retention is over.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Maximum number of jobs that are deleted in one go.
+const LEAVING_AT_ONCE: usize = 64;
 
-/// Starts the jobs of a node on a thread of their own.
+/// What a handle has of the actor.
+pub(crate) struct Started {
+    pub mailbox: Mailbox<JobsActor>,
+    pub figures: Figures,
+    /// Ends the actor when it fires.
+    pub alive: CancellationToken,
+}
+
+/// Starts the actor on a thread of its own.
 ///
 /// # Panics
 /// Outside of an actix system.
-pub fn start(config: Config, deps: Deps) -> Handle {
+pub(crate) fn spawn(config: Config, deps: Deps) -> Started {
     let arbiter = Arbiter::new();
-    launch(config, deps, |make| Shell::start_in_arbiter(&arbiter.handle(), move |_| make(true)))
+    launch(config, deps, true, |make| JobsActor::start_in_arbiter(&arbiter.handle(), make))
 }
 
-/// Starts the jobs on this thread, where a test can hold the clock.
+/// Starts the actor on this thread, where a test can hold the clock.
 #[cfg(test)]
-pub fn start_here(config: Config, deps: Deps) -> Handle {
-    launch(config, deps, |make| Shell::create(move |_| make(false)))
+pub(crate) fn spawn_here(config: Config, deps: Deps) -> Started {
+    launch(config, deps, false, JobsActor::create)
 }
 
-type Make = Box<dyn FnOnce(bool) -> Shell + Send>;
+type Make = Box<dyn FnOnce(&mut Context<JobsActor>) -> JobsActor + Send>;
 
-fn launch(config: Config, deps: Deps, start: impl FnOnce(Make) -> Addr<Shell>) -> Handle {
-    let figures = Arc::new(Mutex::new(Stats::default()));
-    let (ready, read) = watch::channel(false);
-    let (handlers, remotes, journal) = (deps.handlers.clone(), deps.remotes.clone(), deps.journal.clone());
+fn launch(config: Config, deps: Deps, own_thread: bool, start: impl FnOnce(Make) -> Addr<JobsActor>) -> Started {
+    let (figures, alive) = (Figures::default(), CancellationToken::new());
+    let (ready, is_ready) = watch::channel(false);
     let make = {
-        let (config, figures) = (config.clone(), figures.clone());
-        Box::new(move |own_thread| Shell::new(config, deps, ready, figures, own_thread))
+        let (figures, alive) = (figures.clone(), alive.clone());
+        Box::new(move |_: &mut _| JobsActor::new(config, deps, ready, figures, alive, own_thread))
     };
-    let door = Door::new(Mailbox::new(start(make), read), figures);
-    Handle::new(door, config, handlers, remotes, journal)
+    Started { mailbox: Mailbox::new(start(make), is_ready), figures, alive }
 }
 
 /// The actor.
-pub struct Shell {
+pub(crate) struct JobsActor {
     engine: Engine,
     journal: Shared,
-    /// What follows the tasks on remotes.
-    means: Arc<Means>,
-    /// What the recovery needs, until it takes it.
-    past: Option<(Config, Deps)>,
-    /// True once the recovery is done.
+    /// What the sessions share that follow tasks on remotes.
+    remote: Arc<RemoteContext>,
+    /// Taken when the actor starts.
+    recovery: Option<Recovery>,
+    /// True once the recovery has finished.
     ready: watch::Sender<bool>,
-    reports: mpsc::Sender<Report>,
-    /// Where reports arrive, until the pump takes it.
-    arriving: Option<mpsc::Receiver<Report>>,
-    /// Tells the pump when something is due.
-    alarm: watch::Sender<Option<Instant>>,
-    /// What the pump waits for.
-    gate: Option<oneshot::Sender<()>>,
+    reports: mpsc::Sender<TaskReport>,
+    /// The end of the channel of reports. It stays here while the engine has no room.
+    arriving: Option<mpsc::Receiver<TaskReport>>,
+    /// The timer of the next turn, and when it fires.
+    wake: Option<(Instant, SpawnHandle)>,
+    /// Jobs are being deleted.
     sweeping: bool,
-    /// Jobs that have left, and of which something is still kept.
+    /// Jobs that the engine has given up and that could not be deleted yet.
     unpurged: Vec<Leaving>,
     /// An append is in flight: readers may see its events already.
     appending: bool,
-    /// Questions that came meanwhile. Whoever has read an event must not be answered from before it.
-    questions: Vec<Look>,
-    stop_waiters: Vec<oneshot::Sender<()>>,
-    figures: Arc<Mutex<Stats>>,
-    /// Where attempts run, unless this thread is a test's.
+    /// Notified after each answer of the journal.
+    answered: Arc<Notify>,
+    figures: Figures,
+    /// Ends the actor.
+    alive: CancellationToken,
+    /// Ends the recovery: the node stops.
+    stop: CancellationToken,
+    /// Where attempts run, unless they run on this thread, as in tests.
     runner: Option<Runner>,
 }
 
-/// Keep a job that was checked, and run it.
+// === messages ===
+
+/// Writes and runs a job that was checked. Answers its id, and true if the idempotency key stood for it already.
 #[derive(Message)]
 #[rtype(result = "Result<(String, bool), SubmitError>")]
-pub struct Submit {
+pub(crate) struct Submit {
     pub spec: Spec,
     pub plan: Plan,
     pub user: Option<String>,
     pub key: Option<Key>,
     pub retry_of: Option<String>,
-    pub hold: Option<Hold>,
+    pub quota_guard: Option<QuotaGuard>,
 }
 
-/// Cancel a job, and keep that.
+/// Cancels a job, and writes that.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
-pub struct Cancel(pub String);
+pub(crate) struct Cancel(pub String);
 
-/// Answer a question.
+/// Ends all jobs, or leaves them to the next start, after a grace. The actor ends when it is done.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Look(pub Box<dyn FnOnce(&Engine) + Send>);
+pub(crate) struct Stop(pub Duration);
 
-/// End all jobs and tell when it is done.
+/// Asks for a job with its tasks; `None` if they must be read back.
 #[derive(Message)]
-#[rtype(result = "()")]
-pub struct Stop(pub Duration, pub oneshot::Sender<()>);
+#[rtype(result = "Result<Option<Snapshot>, Error>")]
+pub(crate) struct GetSnapshot(pub String);
 
-/// Answered with false when there is no use in further calls.
-impl Message for Call {
-    type Result = bool;
+/// Asks for a job without its tasks.
+#[derive(Message)]
+#[rtype(result = "Result<Summary, Error>")]
+pub(crate) struct GetSummary(pub String);
+
+/// Asks for a page of jobs.
+#[derive(Message)]
+#[rtype(result = "Listing")]
+pub(crate) struct ListJobs(pub Filter);
+
+/// Asks where the result of a task is stored; `None` if the tasks of the job must be read back.
+#[derive(Message)]
+#[rtype(result = "Result<Option<ResultPlace>, Error>")]
+pub(crate) struct FindResult {
+    pub job: String,
+    pub task: String,
 }
 
-// === impl Shell ===
+/// Asks for the tasks of an ended job that have no result; `None` if they must be read back.
+#[derive(Message)]
+#[rtype(result = "Result<Option<Vec<String>>, Error>")]
+pub(crate) struct FindFailedTasks(pub String);
 
-impl Shell {
+/// Takes what the recovery has found; answered with false if the recovery can end.
+#[derive(Message)]
+#[rtype(result = "bool")]
+struct Restore(Found);
+
+/// A question about jobs.
+///
+/// It is answered at once, or after the append in flight: a client that has read an event must not get an answer from
+/// before that event.
+trait Query: Message<Result: Send> + Send + 'static {
+    fn answer(self, jobs: &Registry) -> Self::Result;
+}
+
+impl Query for GetSnapshot {
+    fn answer(self, jobs: &Registry) -> Self::Result {
+        jobs.snapshot(&self.0)
+    }
+}
+
+impl Query for GetSummary {
+    fn answer(self, jobs: &Registry) -> Self::Result {
+        jobs.summary(&self.0)
+    }
+}
+
+impl Query for ListJobs {
+    fn answer(self, jobs: &Registry) -> Self::Result {
+        jobs.list(&self.0)
+    }
+}
+
+impl Query for FindResult {
+    fn answer(self, jobs: &Registry) -> Self::Result {
+        jobs.result_place(&self.job, &self.task)
+    }
+}
+
+impl Query for FindFailedTasks {
+    fn answer(self, jobs: &Registry) -> Self::Result {
+        jobs.failed_tasks(&self.0)
+    }
+}
+
+// === impl JobsActor ===
+
+impl JobsActor {
     fn new(
         config: Config,
         deps: Deps,
         ready: watch::Sender<bool>,
-        figures: Arc<Mutex<Stats>>,
+        figures: Figures,
+        alive: CancellationToken,
         own_thread: bool,
     ) -> Self {
         let (reports, arriving) = mpsc::channel(REPORTS_PER_TURN);
-        let runner = own_thread.then(|| Runner::start(config.concurrency, reports.clone(), &deps.supervisor));
+        let stop = CancellationToken::new();
+        let reader = Reader { journal: deps.journal.clone(), stop: stop.clone(), purpose: "the jobs are read back" };
+        let bounds = ResultBounds::new(&config, deps.max_event_bytes);
         Self {
-            engine: Engine::new(config.clone(), &deps),
-            journal: deps.journal.clone(),
-            means: Means::new(&config, &deps),
-            past: Some((config, deps)),
+            runner: own_thread.then(|| Runner::start(config.concurrency, reports.clone(), &deps.supervisor)),
+            remote: RemoteContext::new(&config, &deps),
+            recovery: Some(Recovery::new(reader, deps.handlers.clone(), bounds)),
+            engine: Engine::new(config, &deps),
+            journal: deps.journal,
             ready,
             reports,
             arriving: Some(arriving),
-            alarm: watch::Sender::new(None),
-            gate: None,
+            wake: None,
             sweeping: false,
             unpurged: Vec::new(),
             appending: false,
-            questions: Vec::new(),
-            stop_waiters: Vec::new(),
+            answered: Arc::default(),
             figures,
-            runner,
+            alive,
+            stop,
         }
     }
 
     /// Carries out what the engine has decided; follows each message.
     fn settle(&mut self, ctx: &mut Context<Self>) {
-        self.engine.turn(Instant::now());
-        match (self.engine.take_attempts(), &self.runner) {
-            (attempts, Some(runner)) if !attempts.is_empty() => runner.begin(attempts),
-            (attempts, _) => attempts.into_iter().for_each(|one| drop(actix::spawn(one.run(self.reports.clone())))),
+        let turn = self.engine.turn(Instant::now());
+        match &self.runner {
+            Some(runner) if !turn.attempts.is_empty() => runner.begin(turn.attempts),
+            _ => turn.attempts.into_iter().for_each(|one| drop(actix::spawn(one.run(self.reports.clone())))),
         }
-        for group in self.engine.take_groups() {
-            actix::spawn(Session::new(group, self.means.clone(), self.reports.clone()).run());
+        for tasks in turn.remote_tasks {
+            actix::spawn(Session::new(tasks, self.remote.clone(), self.reports.clone()).run());
         }
-        if let Some(batch) = self.engine.take_batch() {
+        if let Some(batch) = turn.batch {
             self.append(batch, ctx);
         }
-        if self.engine.has_room()
-            && let Some(gate) = self.gate.take()
-        {
-            // The pump is gone only when the actor is.
-            let _ = gate.send(());
+        if turn.has_room {
+            self.receive(ctx);
         }
-        let next = self.engine.next_timer();
-        self.alarm.send_if_modified(|alarm| std::mem::replace(alarm, next) != next);
-        *lock(&self.figures) = self.engine.stats();
-        if !self.stop_waiters.is_empty() && self.engine.stopped() {
-            for waiter in self.stop_waiters.drain(..) {
-                // Whoever waited may have given up.
-                let _ = waiter.send(());
-            }
-            actix::ActorContext::stop(ctx);
+        self.wake_at(turn.wake_at, ctx);
+        self.figures.set(self.engine.stats());
+        if turn.stopped {
+            ctx.stop();
         }
+    }
+
+    /// Waits for reports, and takes all that have come.
+    fn receive(&mut self, ctx: &mut Context<Self>) {
+        let Some(mut arriving) = self.arriving.take() else { return };
+        let receive = async move {
+            let mut reports = Vec::new();
+            arriving.recv_many(&mut reports, REPORTS_PER_TURN).await;
+            (reports, arriving)
+        };
+        ctx.spawn(receive.into_actor(self).map(|(reports, arriving), actor, ctx| {
+            let now = Instant::now();
+            reports.into_iter().for_each(|report| actor.engine.report(report, now));
+            actor.arriving = Some(arriving);
+            actor.settle(ctx);
+        }));
+    }
+
+    /// Sets the timer of the next turn.
+    fn wake_at(&mut self, at: Option<Instant>, ctx: &mut Context<Self>) {
+        if self.wake.map(|(at, _)| at) == at {
+            return;
+        }
+        if let Some((_, timer)) = self.wake.take() {
+            ctx.cancel_future(timer);
+        }
+        self.wake = at.map(|at| {
+            let timer = ctx.run_later(at.saturating_duration_since(Instant::now()), |actor, ctx| {
+                actor.wake = None;
+                actor.settle(ctx);
+            });
+            (at, timer)
+        });
     }
 
     fn append(&mut self, batch: Batch, ctx: &mut Context<Self>) {
         self.appending = true;
         let journal = self.journal.clone();
         let append = async move { journal.append(batch).await };
-        ctx.spawn(append.into_actor(self).map(|result, shell, ctx| shell.appended(result, ctx)));
+        ctx.spawn(append.into_actor(self).map(|answer, actor, ctx| actor.appended(answer, ctx)));
     }
 
-    fn appended(&mut self, result: Result<Vec<Receipt>, AppendError>, ctx: &mut Context<Self>) {
-        let next = self.engine.answered(result, Instant::now());
+    fn appended(&mut self, answer: Result<Vec<Receipt>, AppendError>, ctx: &mut Context<Self>) {
+        let next = self.engine.answered(answer, Instant::now());
         self.appending = false;
-        for Look(question) in self.questions.drain(..) {
-            question(&self.engine);
-        }
-        self.weigh();
+        self.answered.notify_waiters();
+        self.refresh_usage();
         match next {
-            Next::Settle => self.settle(ctx),
-            Next::Again => self.append(self.engine.batch_again(), ctx),
-            Next::Later => {
+            AfterAppend::Continue => self.settle(ctx),
+            AfterAppend::RetryNow => self.append(self.engine.batch_again(), ctx),
+            AfterAppend::RetryLater => {
+                // A journal that is full may need ended jobs to be deleted.
                 self.sweep(ctx);
-                ctx.run_later(RETRY, |shell, ctx| {
-                    let batch = shell.engine.batch_again();
-                    shell.append(batch, ctx);
-                });
+                ctx.run_later(RETRY, |actor, ctx| actor.append(actor.engine.batch_again(), ctx));
             }
         }
     }
 
-    fn weigh(&mut self) {
+    fn refresh_usage(&mut self) {
         let stats = self.journal.stats();
-        self.engine.load(stats.pinned_bytes + stats.record_bytes);
+        self.engine.set_usage(stats.pinned_bytes + stats.record_bytes);
     }
 
-    /// Lets go of jobs whose time is over; goes on as long as there are any.
+    /// Deletes jobs whose retention is over, and continues as long as there are any.
     fn sweep(&mut self, ctx: &mut Context<Self>) {
         if self.sweeping || !*self.ready.borrow() {
             return;
         }
-        // Those that could not leave come first, and while they cannot no others follow.
+        // Jobs that could not be deleted come first, and while they cannot no others follow.
         let mut leaving = std::mem::take(&mut self.unpurged);
         if leaving.is_empty() {
-            leaving = self.engine.expired(Instant::now(), LEAVE_AT_ONCE);
+            leaving = self.engine.expired(Instant::now(), LEAVING_AT_ONCE);
         }
         if leaving.is_empty() {
-            self.weigh();
-            leaving.extend(self.engine.squeezed());
+            self.refresh_usage();
+            leaving.extend(self.engine.evict());
         }
         if leaving.is_empty() {
             return;
@@ -246,31 +340,30 @@ impl Shell {
         self.sweeping = true;
         let journal = self.journal.clone();
         let purge = async move { record::purge_all(&journal, leaving).await };
-        ctx.spawn(purge.into_actor(self).map(|kept, shell, ctx| {
-            shell.sweeping = false;
-            shell.unpurged = kept;
-            if shell.unpurged.is_empty() {
-                shell.sweep(ctx);
+        ctx.spawn(purge.into_actor(self).map(|left, actor, ctx| {
+            actor.sweeping = false;
+            actor.unpurged = left;
+            if actor.unpurged.is_empty() {
+                actor.sweep(ctx);
             }
         }));
     }
 }
 
-impl Actor for Shell {
+impl Actor for JobsActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(MAX_REQUESTS);
-        let arriving = self.arriving.take().expect("an actor starts once");
-        let shell = ctx.address().downgrade();
-        let (config, deps) = self.past.take().expect("an actor starts once");
-        let (finder, vital) = (shell.clone(), deps.supervisor.vital("reports of jobs"));
-        let found = async move |found| deliver(&finder, Call::Found(found)).await;
-        let reader = Reader { journal: deps.journal, stop: CancellationToken::new(), purpose: "jobs are read back" };
-        let bounds = Bounds::new(&config, deps.max_event_bytes);
-        ctx.spawn(Recovery::new(reader, deps.handlers, bounds).run(found).into_actor(self));
-        let deliver = async move |call| deliver(&shell, call).await;
-        actix::spawn(vital.run(pump::run(deliver, arriving, self.alarm.subscribe())));
+        ctx.spawn(self.alive.clone().cancelled_owned().into_actor(self).map(|(), _, ctx| ctx.stop()));
+        ctx.run_interval(SWEEP, |actor, ctx| {
+            actor.sweep(ctx);
+            actor.settle(ctx);
+        });
+        let recovery = self.recovery.take().expect("an actor starts once");
+        let this = ctx.address().downgrade();
+        ctx.spawn(recovery.run(async move |found| deliver(&this, found).await).into_actor(self));
+        self.settle(ctx);
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
@@ -280,103 +373,87 @@ impl Actor for Shell {
     }
 }
 
-impl Handler<Submit> for Shell {
+impl Handler<Submit> for JobsActor {
     type Result = ResponseActFuture<Self, Result<(String, bool), SubmitError>>;
 
     fn handle(&mut self, submit: Submit, _: &mut Context<Self>) -> Self::Result {
-        let (job_id, tasks) = match self.engine.admit(submit.user.as_deref(), submit.plan.tasks.len()) {
+        let (job_id, task_quota) = match self.engine.admit(submit.user.as_deref(), submit.plan.tasks.len()) {
             Ok(admitted) => admitted,
             Err(error) => return Box::pin(fut::ready(Err(error))),
         };
-        let Submit { spec, plan, user, key, retry_of, hold } = submit;
+        let Submit { spec, plan, user, key, retry_of, quota_guard } = submit;
         let (journal, created_at) = (self.journal.clone(), self.engine.now_ms());
         let (version, via, groups) = (record::VERSION, plan.via.clone(), plan.groups.clone());
         let key_record = key.as_ref().map(|key| key.record.clone());
         let record = SpecRecord { version, job_id, created_at, user, groups, retry_of, key_record, via, spec };
         let write = async move { (record::write(&journal, &record, key.as_ref()).await, record) };
-        Box::pin(write.into_actor(self).map(|(written, record), shell, ctx| {
+        Box::pin(write.into_actor(self).map(|(written, record), actor, ctx| {
             let id = record.job_id.to_string();
             let answer = match written {
                 Ok(Written::New(value)) => {
                     let (origin, key_record) = (record.origin(&plan), record.key_record);
-                    let accepted = Accepted { origin, plan, key_record, hold, record: value, tasks };
-                    shell.engine.accept(accepted, Instant::now());
+                    let accepted = Accepted { origin, plan, key_record, quota_guard, record: value, task_quota };
+                    actor.engine.accept(accepted, Instant::now());
                     Ok((id, false))
                 }
                 Ok(Written::Existing(job)) => {
-                    shell.engine.turn_away();
+                    actor.engine.turn_away();
                     Ok((job, true))
                 }
                 Err(error) => {
-                    shell.engine.turn_away();
+                    actor.engine.turn_away();
                     Err(error)
                 }
             };
-            shell.settle(ctx);
+            actor.settle(ctx);
             answer
         }))
     }
 }
 
-impl Handler<Cancel> for Shell {
+impl Handler<Cancel> for JobsActor {
     type Result = ResponseActFuture<Self, Result<(), Error>>;
 
     fn handle(&mut self, Cancel(id): Cancel, _: &mut Context<Self>) -> Self::Result {
-        let (journal, keep) = (self.journal.clone(), self.engine.keeps_cancel(&id));
+        let (journal, write) = (self.journal.clone(), self.engine.records_cancel(&id));
         let write = async move {
-            let kept = if keep { record::write_cancelled(&journal, &id).await } else { Ok(()) };
-            (id, kept)
+            let written = if write { record::write_cancelled(&journal, &id).await } else { Ok(()) };
+            (id, written)
         };
-        Box::pin(write.into_actor(self).map(|(id, kept), shell, ctx| {
-            // In any case: a journal that is full needs jobs to end.
-            let answer = shell.engine.cancel(&id);
-            shell.settle(ctx);
-            answer.and_then(|()| kept.map_err(|error| Unavailable::Failed(error.to_string()).into()))
+        Box::pin(write.into_actor(self).map(|(id, written), actor, ctx| {
+            // Even if it was not written: a journal that is full needs jobs to end.
+            let answer = actor.engine.cancel(&id);
+            actor.settle(ctx);
+            answer.and_then(|()| written.map_err(|error| Unavailable::Failed(error.to_string()).into()))
         }))
     }
 }
 
-impl Handler<Look> for Shell {
+impl Handler<Stop> for JobsActor {
     type Result = ();
 
-    fn handle(&mut self, look: Look, _: &mut Context<Self>) {
-        if self.appending {
-            // No more of them than there are permits.
-            self.questions.push(look);
-        } else {
-            look.0(&self.engine);
-        }
-    }
-}
-
-impl Handler<Stop> for Shell {
-    type Result = ();
-
-    fn handle(&mut self, Stop(grace, done): Stop, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Stop(grace): Stop, ctx: &mut Context<Self>) {
+        self.stop.cancel();
         self.engine.stop(grace, Instant::now());
-        self.stop_waiters.push(done);
         self.settle(ctx);
     }
 }
 
-impl Handler<Call> for Shell {
+impl Handler<Restore> for JobsActor {
     type Result = bool;
 
-    fn handle(&mut self, call: Call, ctx: &mut Context<Self>) -> bool {
+    fn handle(&mut self, Restore(found): Restore, ctx: &mut Context<Self>) -> bool {
+        if self.engine.stopping() {
+            // The next start reads the rest.
+            return false;
+        }
         let now = Instant::now();
-        match call {
-            Call::Wake(reports, gate) => {
-                reports.into_iter().for_each(|report| self.engine.report(report, now));
-                self.gate = Some(gate);
-            }
-            Call::Sweep => self.sweep(ctx),
-            // A node that stops already leaves the rest for the next start.
-            Call::Found(_) if self.engine.stopping() => return false,
-            Call::Found(Found::Jobs(jobs)) => jobs.into_iter().for_each(|past| self.engine.restore(past, now)),
-            Call::Found(Found::Unreadable { id, reason }) => self.engine.unreadable(id, reason),
-            Call::Found(Found::Done) => {
+        match found {
+            Found::Jobs(jobs) => jobs.into_iter().for_each(|job| self.engine.restore(job, now)),
+            Found::Unreadable { id, reason } => self.engine.unreadable(id, reason),
+            Found::Done => {
                 self.engine.restored();
-                self.weigh();
+                self.refresh_usage();
                 self.ready.send_replace(true);
             }
         }
@@ -385,10 +462,22 @@ impl Handler<Call> for Shell {
     }
 }
 
-/// Hands a call of the pump to the actor; false when there is no actor any more.
-async fn deliver(shell: &WeakAddr<Shell>, call: Call) -> bool {
-    match shell.upgrade() {
-        Some(shell) => shell.send(call).await.unwrap_or(false),
+impl<Q: Query> Handler<Q> for JobsActor {
+    type Result = ResponseActFuture<Self, Q::Result>;
+
+    fn handle(&mut self, query: Q, _: &mut Context<Self>) -> Self::Result {
+        if !self.appending {
+            return Box::pin(fut::ready(query.answer(self.engine.registry())));
+        }
+        let answered = self.answered.clone().notified_owned();
+        Box::pin(answered.into_actor(self).map(|(), actor, _| query.answer(actor.engine.registry())))
+    }
+}
+
+/// Hands what the recovery has found to the actor; false if there is no actor any more.
+async fn deliver(actor: &WeakAddr<JobsActor>, found: Found) -> bool {
+    match actor.upgrade() {
+        Some(actor) => actor.send(Restore(found)).await.unwrap_or(false),
         None => false,
     }
 }

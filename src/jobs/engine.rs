@@ -1,360 +1,475 @@
-//! Decides everything about jobs and does no I/O: commands and reports come in, events and attempts come out.
+//! Decides everything about jobs and does no I/O: messages come in, and each turn says what the actor has to do.
 //!
-//! The shell calls in turns. After each it starts the attempts ([`Engine::take_attempts`]), appends the events
-//! ([`Engine::take_batch`], one append at a time, answered by [`Engine::answered`]) and sleeps until
-//! [`Engine::next_timer`]. A job's state is folded from its events once they are in the journal: what the API shows is
-//! what a reader of the topic would find. Where a job *stands* while events are on their way is kept in [`Live`].
+//! ```text
+//!  admit, accept, cancel, report, restore, stop ──> Engine { Registry, Effects } ──turn──> Turn: attempts, batch, …
+//!                       answered <── journal <──────────────────────────────────────────── one append at a time
+//! ```
+//!
+//! The engine finds the job of a message in the [`Registry`] and passes it on together with the [`Effects`], which all
+//! jobs share; the decisions about one job are methods of [`LiveJob`](live::LiveJob). A job's state is folded from its
+//! events once they are in the journal: the API shows what a reader of the topic would find.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use rand::{SeedableRng, rngs::StdRng};
-use serde_json::value::RawValue;
+use bytes::Bytes;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Deps,
-    error::Error,
-    handler::{Handlers, TaskError, TaskHandler},
-    inputs::Inputs,
-    memory::Memory,
-    queue::Queue,
-    spec::Kind,
-    state::JobState,
+    attempt::Attempt,
+    config::{Config, Deps},
+    error::{Error, SubmitError},
+    event::JobEvent,
+    record::Leaving,
+    spec::Plan,
+    state::{JobState, Origin},
     stats::Stats,
+    status::Status,
+    work::{JobId, RemoteTasks, ReportBody, TaskReport},
 };
 use crate::{
-    clock::Clock,
-    shares::{Pool, Share},
+    durable,
+    event::Position,
+    journal::{AppendError, Batch, Receipt, Unavailable},
+    shares::{Denied, Held, Owner, Pool, Share},
+    topic::Topic,
 };
 
-mod admit;
 mod aggregate;
-mod append;
-mod attempt;
-mod away;
-mod books;
+mod effects;
 mod live;
 mod outbox;
-mod restore;
+mod registry;
 mod room;
-mod sink;
-mod starts;
-mod suspend;
-mod tasks;
+mod stored;
 mod timers;
 
-pub use self::{
-    admit::Accepted,
-    append::Next,
-    attempt::{Attempt, Done},
-    away::{Group, Told},
-    books::{Filter, Leaving, Listing, ResultPlace, Unreadable, failed_tasks},
-    live::Bounds,
-    restore::StoredJob,
-    sink::fit,
+pub use self::registry::{Filter, Listing, Unreadable};
+pub(crate) use self::{
+    effects::ResultBounds,
+    registry::{Registry, ResultPlace, failed_tasks},
+    stored::StoredJob,
 };
 use self::{
-    live::{Ending, Live, Phase},
-    outbox::Outbox,
-    room::Room,
-    starts::Starts,
-    timers::Timers,
+    effects::{Effects, Timer},
+    live::{Ending, LiveJob},
+    stored::ago,
 };
 
-/// The id of a job.
-pub type Id = Arc<str>;
-
-/// Most reports in one turn of the engine.
-pub const REPORTS_PER_TURN: usize = 256;
-/// What an event holds beside the result, the data or the results: ids, names and numbers at their longest.
-const EVENT_OVERHEAD: usize = 4096;
-
-/// What an attempt tells the engine.
-#[derive(Debug)]
-pub struct Report {
-    pub id: Id,
-    pub task: u32,
-    pub attempt: u32,
-    pub said: Said,
-}
-
-/// What there is to tell.
-#[derive(Debug)]
-pub enum Said {
-    /// How far it is.
-    Progress { progress: f64, message: Option<String>, data: Option<Box<RawValue>> },
-    /// It has ended; the last report.
-    Ended(Result<Done, TaskError>),
-    /// A remote tells this of a task that it runs.
-    Told(Told),
-    /// Nobody follows a group of the job any more.
-    Unfollowed,
-}
+/// Lives as long as an unfinished job, such as the submitter's part of a limit on jobs; dropped when the job has ended.
+pub type QuotaGuard = Arc<dyn std::any::Any + Send + Sync>;
 
 /// The jobs of a node.
-pub struct Engine {
-    config: Config,
-    clock: Clock,
-    max_event_bytes: usize,
+pub(crate) struct Engine {
+    registry: Registry,
+    effects: Effects,
+    /// Number of jobs that are admitted and not yet in the journal.
+    admitted: usize,
+    max_running: usize,
     share: Share,
-    room: Room,
-    handlers: Handlers,
-    lanes: HashMap<String, usize>,
-    http: Arc<dyn TaskHandler>,
-    inputs: Arc<Inputs>,
-    memory: Memory,
     /// Tasks of unfinished jobs, by owner.
     tasks: Pool,
-    /// Bytes of results kept for `aggregated_result`, over all jobs.
-    kept_bytes: usize,
-    /// Ended jobs whose tasks are in memory, oldest end first, and the number of these tasks.
-    remembered: VecDeque<Id>,
-    remembered_tasks: usize,
-    /// Jobs that cannot be read, with the reason.
-    unreadable: BTreeMap<String, String>,
-    book: BTreeMap<Id, Job>,
-    /// Jobs that were let in and that the journal has not taken yet.
-    admitted: usize,
-    /// Jobs that have ended and are kept, oldest end first.
-    ended: VecDeque<(Instant, Id)>,
-    queue: Queue<Id>,
-    /// Jobs with doomed tasks.
-    doomed: VecDeque<Id>,
-    /// Jobs with interrupted tasks, or without a `complete` that they should have.
-    interrupted: VecDeque<Id>,
-    outbox: Outbox,
-    timers: Timers<Timer>,
-    starts: Starts,
-    /// Tasks of remotes that nobody follows yet.
-    groups: Vec<Group>,
-    /// Groups that are followed, or are to be.
-    followed: usize,
-    /// Tells those who follow them to leave the remotes alone.
-    leave: CancellationToken,
     ids: ulid::Generator,
-    rng: StdRng,
-    stats: Stats,
     stopping: bool,
     /// The journal outlives the process, and so do unfinished jobs.
     durable: bool,
-    /// Unfinished jobs are left standing: nothing is begun any more.
-    suspended: bool,
-    /// How often in a row the journal did not take the same events.
+    /// Number of appends in a row that the journal did not take.
     failures: u32,
 }
 
-/// A job that is kept.
-struct Job {
-    state: JobState,
-    key_record: Option<String>,
-    /// `None` once it has ended.
-    live: Option<Box<Live>>,
+/// A job whose record is in the journal.
+pub(crate) struct Accepted {
+    pub origin: Origin,
+    pub plan: Plan,
+    /// The record of its idempotency key.
+    pub key_record: Option<String>,
+    pub quota_guard: Option<QuotaGuard>,
+    /// Its encoded record.
+    pub record: Bytes,
+    /// Its part of `jobs.max_running_tasks`.
+    pub task_quota: Held,
 }
 
-/// What waits for its time.
-#[derive(Debug)]
-enum Timer {
-    Retry(Id, u32),
-    Deadline(Id),
-    StopGrace,
+/// What the actor has to do after a turn.
+pub(crate) struct Turn {
+    /// Attempts to start.
+    pub attempts: Vec<Attempt>,
+    /// Tasks on remotes, each group to be followed by a session.
+    pub remote_tasks: Vec<RemoteTasks>,
+    /// What to append; `None` while an append is in flight.
+    pub batch: Option<Batch>,
+    /// True while the engine takes more reports.
+    pub has_room: bool,
+    /// When the next turn is due if nothing happens before.
+    pub wake_at: Option<Instant>,
+    /// The engine was told to stop, and everything is done and kept.
+    pub stopped: bool,
 }
+
+/// What to do after the journal has answered an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterAppend {
+    /// The batch is done.
+    Continue,
+    /// Append [`Engine::batch_again`] at once.
+    RetryNow,
+    /// Append [`Engine::batch_again`] after a pause.
+    RetryLater,
+}
+
+/// After this number of failures, about a minute, events are given up. A journal that is full of unfinished jobs would
+/// never take their end, and without an end they would never be deleted.
+const MAX_FAILURES: u32 = 240;
 
 // === impl Engine ===
 
 impl Engine {
-    pub fn new(config: Config, deps: &Deps) -> Self {
-        let mut slots = vec![None];
-        let mut lanes = HashMap::new();
-        for name in deps.handlers.names() {
-            let bound = deps.handlers.get(name).and_then(|registered| registered.concurrency);
-            if bound.is_some() {
-                lanes.insert(name.to_owned(), slots.len());
-                // A handler that may never run would hold its tasks for ever.
-                slots.push(bound.map(|bound| bound.max(1)));
-            }
-        }
+    pub(crate) fn new(config: Config, deps: &Deps) -> Self {
         Self {
-            clock: deps.clock.clone(),
-            max_event_bytes: deps.max_event_bytes,
-            share: deps.share,
-            room: Room::new(deps.journal_max_bytes, deps.share),
-            handlers: deps.handlers.clone(),
-            lanes,
-            http: deps.http.clone(),
-            inputs: Arc::new(Inputs::new(deps.journal.clone(), deps.memory.clone())),
-            memory: deps.memory.clone(),
-            tasks: Pool::new(config.max_running_tasks as u64),
-            kept_bytes: 0,
-            remembered: VecDeque::new(),
-            remembered_tasks: 0,
-            unreadable: BTreeMap::new(),
-            book: BTreeMap::new(),
+            registry: Registry::new(&config),
             admitted: 0,
-            ended: VecDeque::new(),
-            queue: Queue::new(deps.share, config.concurrency, &slots),
-            doomed: VecDeque::new(),
-            interrupted: VecDeque::new(),
-            outbox: Outbox::default(),
-            timers: Timers::new(),
-            starts: Starts::new(deps.journal.durable()),
-            groups: Vec::new(),
-            followed: 0,
-            leave: CancellationToken::new(),
+            max_running: config.max_running,
+            share: deps.share,
+            tasks: Pool::new(config.max_running_tasks as u64),
+            effects: Effects::new(config, deps),
             ids: ulid::Generator::new(),
-            rng: StdRng::seed_from_u64(rand::random()),
-            stats: Stats::default(),
             stopping: false,
             durable: deps.journal.durable(),
-            suspended: false,
             failures: 0,
-            config,
         }
+    }
+
+    /// The jobs, for queries.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The time of day by the node's clock.
-    pub fn now_ms(&self) -> u64 {
-        self.clock.now_ms()
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.effects.clock.now_ms()
     }
 
-    /// Ends a job before its tasks have ended. Cancelling twice is once.
-    pub fn cancel(&mut self, id: &str) -> Result<(), Error> {
-        let (id, job) = self.book.get_key_value(id).ok_or_else(|| Error::UnknownJob(id.to_owned()))?;
-        let id = id.clone();
-        match &job.live {
-            Some(live) if live.closed() => Err(Error::Ended(live.verdict())),
-            None if job.state.status() != super::Status::Cancelled => Err(Error::Ended(job.state.status())),
-            None => Ok(()),
-            Some(_) => {
-                self.end(&id, Ending::Cancelled);
-                Ok(())
-            }
-        }
-    }
-
-    /// True when a cancel of this job is to be kept before it is acknowledged.
-    pub fn keeps_cancel(&self, id: &str) -> bool {
-        self.durable && self.book.get(id).is_some_and(|job| job.live.as_deref().is_some_and(|live| !live.closed()))
-    }
-
-    /// Takes no more jobs. Those that have not ended after `grace` are left standing where the journal outlives the
-    /// process, and are ended elsewhere.
-    pub fn stop(&mut self, grace: Duration, now: Instant) {
-        self.stopping = true;
-        self.timers.set(now + grace, Timer::StopGrace);
-    }
-
-    /// True when the engine was told to stop.
-    pub fn stopping(&self) -> bool {
+    /// True after [`stop`](Self::stop).
+    pub(crate) fn stopping(&self) -> bool {
         self.stopping
     }
 
-    /// True when the engine was told to stop and all is done and kept.
-    pub fn stopped(&self) -> bool {
-        let idle = if self.suspended { self.at_rest() } else { self.unfinished() == 0 && self.followed == 0 };
-        self.stopping && idle && self.outbox.len() == 0
-    }
-
-    /// One turn: what is due is done, and as much is begun as there is room for.
-    pub fn turn(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.due(now) {
-            match timer {
-                Timer::Retry(id, task) => self.retry_now(&id, task),
-                Timer::Deadline(id) => self.end(&id, Ending::TimedOut),
-                Timer::StopGrace if self.durable => self.suspend(),
-                Timer::StopGrace => {
-                    let unfinished = self.book.iter().filter(|(_, job)| job.live.is_some());
-                    for id in unfinished.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-                        self.end(&id, Ending::Shutdown);
-                    }
-                }
-            }
-        }
-        while self.outbox.has_room() && (self.bury_one(now) || self.resume_one(now)) {}
-        while self.outbox.has_room() {
-            let Some((id, task)) = self.queue.next() else { break };
-            self.begin(&id, task, now);
-        }
-    }
-
-    /// True while reports are welcome.
-    pub fn has_room(&self) -> bool {
-        self.outbox.has_room()
-    }
-
-    /// Attempts to start.
-    pub fn take_attempts(&mut self) -> Vec<Attempt> {
-        self.starts.take(self.outbox.len() == 0)
-    }
-
-    /// When the next turn is due of itself.
-    pub fn next_timer(&self) -> Option<Instant> {
-        self.timers.next()
-    }
-
     /// Figures for metrics and status.
-    pub fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
+        let fx = &self.effects;
         Stats {
             jobs_running: self.unfinished() as u64,
-            jobs_kept: self.ended.len() as u64,
-            tasks_running: self.queue.running() as u64,
-            tasks_queued: self.queue.waiting() as u64,
-            events_pending: self.outbox.len() as u64,
-            remote_jobs: self.followed as u64,
-            shares_refused: self.stats.shares_refused + self.queue.passed_over() + self.tasks.figures().refused,
+            jobs_kept: self.registry.ended() as u64,
+            tasks_running: fx.queue.running() as u64,
+            tasks_queued: fx.queue.waiting() as u64,
+            events_pending: fx.outbox.len() as u64,
+            remote_jobs: fx.sessions as u64,
+            shares_refused: fx.stats.shares_refused + fx.queue.passed_over() + self.tasks.figures().refused,
             unfinished_tasks: self.tasks.figures().held,
-            ..self.stats
+            ..fx.stats
         }
     }
 
-    fn unfinished(&self) -> usize {
-        self.book.len() - self.ended.len() + self.admitted
+    // --- messages ---
+
+    /// Admits a job: assigns its id, and counts it as unfinished until `accept` or `turn_away`.
+    pub(crate) fn admit(&mut self, user: Option<&str>, tasks: usize) -> Result<(JobId, Held), SubmitError> {
+        let owner: Owner = user.map(Into::into);
+        if self.stopping {
+            return Err(SubmitError::Stopping);
+        }
+        if self.unfinished() >= self.max_running || self.effects.room.tight() {
+            return Err(SubmitError::Full);
+        }
+        if self.effects.room.tight_for(&owner) {
+            self.effects.stats.shares_refused += 1;
+            return Err(SubmitError::Share);
+        }
+        let task_quota = self.tasks.take(self.share, &owner, tasks as u64).map_err(|denied| match denied {
+            Denied::Pool => SubmitError::Full,
+            Denied::Share => SubmitError::Share,
+        })?;
+        self.admitted += 1;
+        Ok((durable::new_id(&mut self.ids).to_string().into(), task_quota))
     }
 
-    fn live(&mut self, id: &str) -> Option<&mut Live> {
-        self.book.get_mut(id)?.live.as_deref_mut()
+    /// Undoes `admit` for a job that was not written.
+    pub(crate) fn turn_away(&mut self) {
+        self.admitted -= 1;
+    }
+
+    /// Starts a job whose record is in the journal.
+    pub(crate) fn accept(&mut self, accepted: Accepted, now: Instant) {
+        self.admitted -= 1;
+        let fx = &mut self.effects;
+        fx.stats.jobs_accepted += 1;
+        let Accepted { origin, plan, key_record, quota_guard, record, task_quota } = accepted;
+        let id = origin.job_id.clone();
+        let topic = Topic::job(&id).expect("a ULID is a topic name");
+        let mut live = Box::new(LiveJob::new(id.clone(), plan, topic, now));
+        live.quota_guard = quota_guard;
+        live.owner = origin.user.as_deref().map(Into::into);
+        live.task_quota = Some(task_quota);
+        live.record_bytes = record.len();
+        live.journal_bytes = fx.room.charge(&live.owner, record.len() as u64);
+        fx.inputs.keep(&id, record);
+        live.enter_queue(fx);
+        if let Some(timeout) = live.plan.timeout {
+            live.set_deadline(now + timeout, fx);
+        }
+        tracing::info!(job_id = %id, user = origin.user.as_deref(), tasks = live.runs.len(), "job accepted");
+        if fx.suspended {
+            // The engine was suspended while the record was written.
+            fx.queue.clear(&id);
+        } else {
+            live.hand_over(fx);
+            if self.stopping && !self.durable {
+                // Its watchers must receive an end event.
+                live.end(Ending::Shutdown, fx);
+            }
+        }
+        self.registry.insert(JobState::new(origin), key_record, live);
+    }
+
+    /// Ends a job before its tasks have ended. A second cancel of the same job succeeds too.
+    pub(crate) fn cancel(&mut self, id: &str) -> Result<(), Error> {
+        let Some(job) = self.registry.get_mut(id) else { return Err(Error::UnknownJob(id.to_owned())) };
+        match &mut job.live {
+            Some(live) if live.all_finished() => Err(Error::Ended(live.final_status())),
+            Some(live) => {
+                live.end(Ending::Cancelled, &mut self.effects);
+                Ok(())
+            }
+            None if job.state.status() == Status::Cancelled => Ok(()),
+            None => Err(Error::Ended(job.state.status())),
+        }
+    }
+
+    /// True if a cancel of this job must be written before it is acknowledged.
+    pub(crate) fn records_cancel(&self, id: &str) -> bool {
+        let live = self.registry.job(id).ok().and_then(|job| job.live.as_deref());
+        self.durable && live.is_some_and(|live| !live.all_finished())
+    }
+
+    /// Takes a report of a worker.
+    pub(crate) fn report(&mut self, report: TaskReport, now: Instant) {
+        let TaskReport { job, task, attempt, body } = report;
+        if matches!(body, ReportBody::SessionEnded) {
+            self.effects.sessions -= 1;
+        } else if let Some(live) = self.registry.live(&job) {
+            live.report(task, attempt, body, &mut self.effects, now);
+        }
+    }
+
+    /// Takes no more jobs. Jobs that have not ended after `grace` stay as they are if they outlive the process;
+    /// otherwise they are ended.
+    pub(crate) fn stop(&mut self, grace: Duration, now: Instant) {
+        self.stopping = true;
+        self.effects.timers.set(now + grace, Timer::StopGrace);
+    }
+
+    // --- recovery ---
+
+    /// Takes a job that an earlier process has left; an unfinished one continues.
+    pub(crate) fn restore(&mut self, stored: StoredJob, now: Instant) {
+        if stored.ended() {
+            let wall = self.effects.clock.now_ms();
+            let at = ago(now, wall, stored.state.ended_at.unwrap_or(wall));
+            return self.registry.insert_ended(stored.state, stored.key_record, at);
+        }
+        let (state, key_record, mut live) = stored.into_live(&mut self.effects, now);
+        // Accepted jobs continue even if the limit was lowered.
+        live.task_quota = self.tasks.take(Share::WHOLE, &live.owner, live.runs.len() as u64).ok();
+        tracing::info!(job_id = %live.id, tasks = live.runs.len(), finished = live.finished(), "job taken up");
+        self.effects.stats.jobs_taken_up += 1;
+        self.registry.insert(state, key_record, live);
+    }
+
+    /// All jobs that an earlier process has left are restored.
+    pub(crate) fn restored(&mut self) {
+        self.registry.sort_ended();
+    }
+
+    /// Notes a job whose record or history cannot be read.
+    pub(crate) fn unreadable(&mut self, id: String, reason: String) {
+        self.effects.stats.records_unreadable += 1;
+        self.registry.unreadable(id, reason);
+    }
+
+    // --- turns ---
+
+    /// One turn: handles what is due, and begins as much as there is room for.
+    pub(crate) fn turn(&mut self, now: Instant) -> Turn {
+        while let Some(timer) = self.effects.timers.due(now) {
+            self.timer(timer);
+        }
+        // One by one, since there may be thousands.
+        while self.effects.outbox.has_room() && (self.fail_next(now) || self.resume_next(now)) {}
+        while self.effects.outbox.has_room() {
+            let Some((id, task)) = self.effects.queue.next() else { break };
+            let live = self.registry.live(&id).expect("the queue holds live jobs only");
+            live.begin(task, &mut self.effects, now);
+        }
+        let fx = &mut self.effects;
+        Turn {
+            attempts: fx.outbox.attempts(),
+            remote_tasks: std::mem::take(&mut fx.remote_tasks),
+            batch: fx.outbox.take(),
+            has_room: fx.outbox.has_room(),
+            wake_at: fx.timers.next(),
+            stopped: self.stopped(),
+        }
+    }
+
+    fn timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::Retry(id, task) => {
+                if let Some(live) = self.registry.live(&id) {
+                    live.retry_now(task, &mut self.effects);
+                }
+            }
+            Timer::Deadline(id) => {
+                if let Some(live) = self.registry.live(&id) {
+                    live.end(Ending::TimedOut, &mut self.effects);
+                }
+            }
+            Timer::StopGrace if self.durable => self.suspend(),
+            Timer::StopGrace => self.registry.all_live().for_each(|live| live.end(Ending::Shutdown, &mut self.effects)),
+        }
+    }
+
+    /// Leaves unfinished jobs as they are. Jobs whose ending has begun come to their end, and a result that an attempt
+    /// has in its last two seconds counts.
+    fn suspend(&mut self) {
+        self.effects.suspended = true;
+        // Remotes continue their tasks, and no event is made.
+        self.effects.leave.cancel();
+        let suspend = |live: &mut LiveJob| usize::from(live.suspend(&mut self.effects));
+        let suspended: usize = self.registry.all_live().map(suspend).sum();
+        tracing::info!(jobs = suspended, "unfinished jobs are left standing; they go on when the node starts");
+    }
+
+    /// Gives one task of an ending job its `error`; false if there is none.
+    fn fail_next(&mut self, now: Instant) -> bool {
+        let Some(id) = self.effects.failing.front().cloned() else { return false };
+        if !self.registry.live(&id).is_some_and(|live| live.fail_next(&mut self.effects, now)) {
+            self.effects.failing.pop_front();
+        }
+        true
+    }
+
+    /// Reports one task that an end of the node has interrupted; false if there is none.
+    fn resume_next(&mut self, now: Instant) -> bool {
+        let Some(id) = self.effects.interrupted.front().cloned() else { return false };
+        if !self.registry.live(&id).is_some_and(|live| live.resume_next(&mut self.effects, now)) {
+            self.effects.interrupted.pop_front();
+        }
+        true
+    }
+
+    /// Number of jobs that have not ended, with those that are admitted.
+    fn unfinished(&self) -> usize {
+        self.registry.unfinished() + self.admitted
+    }
+
+    fn stopped(&self) -> bool {
+        let fx = &self.effects;
+        let idle = match fx.suspended {
+            true => self.admitted == 0 && fx.queue.running() == 0 && fx.failing.is_empty() && fx.interrupted.is_empty(),
+            false => self.unfinished() == 0,
+        };
+        self.stopping && idle && fx.sessions == 0 && fx.outbox.len() == 0
+    }
+
+    // --- the journal ---
+
+    /// The batch in flight, for another try.
+    pub(crate) fn batch_again(&self) -> Batch {
+        self.effects.outbox.again()
+    }
+
+    /// Takes the journal's answer for the batch in flight.
+    pub(crate) fn answered(&mut self, answer: Result<Vec<Receipt>, AppendError>, now: Instant) -> AfterAppend {
+        match answer {
+            Ok(receipts) => {
+                self.failures = 0;
+                self.arrived(&receipts, now)
+            }
+            Err(AppendError::Unavailable(Unavailable::Closed)) => {
+                tracing::error!("the journal is closed: events of jobs are lost");
+                self.arrived(&[], now)
+            }
+            Err(AppendError::Invalid { index, reason }) => self.refused(index, &reason.to_string(), now),
+            Err(AppendError::KeyReused { index, key }) => self.refused(index, &key, now),
+            Err(error @ (AppendError::Unavailable(_) | AppendError::Conflict(_))) => {
+                self.failures += 1;
+                if self.failures > MAX_FAILURES {
+                    tracing::error!(%error, "events of jobs are lost, so that jobs can end and leave");
+                    return self.arrived(&[], now);
+                }
+                tracing::warn!(%error, failures = self.failures, "the journal does not take the events of jobs; trying again");
+                AfterAppend::RetryLater
+            }
+        }
+    }
+
+    /// Folds the batch in flight. Without receipts it is lost, and the jobs continue without that part of their history.
+    fn arrived(&mut self, receipts: &[Receipt], now: Instant) -> AfterAppend {
+        for (index, entry) in self.effects.outbox.arrived().into_iter().enumerate() {
+            self.fold(&entry.event, receipts.get(index).map(|receipt| receipt.position), now);
+        }
+        AfterAppend::Continue
+    }
+
+    /// The journal refuses one event for good, which is a fault of this program. The other events must not wait for it.
+    fn refused(&mut self, index: usize, reason: &str, now: Instant) -> AfterAppend {
+        if let Some(entry) = self.effects.outbox.give_up(index) {
+            let event = entry.event.fact.name();
+            tracing::error!(job_id = %entry.event.job_id, event, reason, "the journal refuses an event of a job");
+            self.fold(&entry.event, None, now);
+        }
+        AfterAppend::RetryNow
+    }
+
+    /// An event that is in the journal becomes part of the state that the API shows.
+    fn fold(&mut self, event: &JobEvent, position: Option<Position>, now: Instant) {
+        let Some(job) = self.registry.get_mut(&event.job_id) else { return };
+        job.state.apply(event, position);
+        let status = job.state.status();
+        if status.ended()
+            && let Some(live) = job.live.take()
+        {
+            live.release(&mut self.effects);
+            self.effects.stats.jobs_ended.count(status);
+            self.registry.end(event.job_id.clone(), now);
+        }
+    }
+
+    // --- retention ---
+
+    /// Takes out jobs whose retention is over, at most `limit`.
+    pub(crate) fn expired(&mut self, now: Instant, limit: usize) -> Vec<Leaving> {
+        self.registry.expired(now, limit)
+    }
+
+    /// Takes out the job that ended first, if jobs hold more of the journal than they may.
+    pub(crate) fn evict(&mut self) -> Option<Leaving> {
+        if self.effects.room.above_half() { self.registry.oldest() } else { None }
+    }
+
+    /// Sets the number of bytes that jobs hold in the journal, events and records.
+    pub(crate) fn set_usage(&mut self, bytes: u64) {
+        self.effects.room.set_used(bytes, self.effects.outbox.bytes());
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // Attempts run on tasks of their own: they must not outlive what they report to.
-        self.book.values().filter_map(|job| job.live.as_ref()).for_each(|live| live.cancel.cancel());
+        // Attempts run on tasks of their own, which must not outlive the engine.
+        self.registry.all_live().for_each(|live| live.cancel.cancel());
         if self.durable {
-            self.leave.cancel();
+            self.effects.leave.cancel();
         } else {
-            self.book.values().filter_map(|job| job.live.as_ref()).for_each(|live| live.far.cancel());
+            self.registry.all_live().for_each(|live| live.cancel_remote.cancel());
         }
     }
-}
-
-/// Most bytes of data that one report can bring into an event.
-pub fn data_bytes(max_event_bytes: usize) -> usize {
-    max_event_bytes.saturating_sub(EVENT_OVERHEAD)
-}
-
-/// Shortens a text to about `max` bytes, at a character's end.
-pub fn shorten(mut text: String, max: usize) -> String {
-    if text.len() > max {
-        let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
-/// The lane in which tasks of a handler wait.
-fn lane(lanes: &HashMap<String, usize>, kind: &Kind) -> usize {
-    match kind {
-        Kind::Http => 0,
-        Kind::Run(name) => lanes.get(name).copied().unwrap_or(0),
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
-use super::{spec::FieldError, state::Status};
+use super::{spec::FieldError, status::Status};
 use crate::{durable::Refused, journal::Unavailable};
 
 /// Why a job was not accepted. Nothing of it was kept.

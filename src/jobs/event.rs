@@ -18,7 +18,7 @@ use std::sync::{Arc, LazyLock};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::Status;
+use super::status::Status;
 use crate::json;
 
 #[cfg(test)]

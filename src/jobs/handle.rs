@@ -1,28 +1,30 @@
-//! The door to the jobs of a node.
+//! The public face of the jobs of a node.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Config, Filter, Listing,
-    actor::Submit,
-    door::Door,
-    engine::{Bounds, ResultPlace, failed_tasks},
+    actor::{
+        self, Cancel, FindFailedTasks, FindResult, GetSnapshot, GetSummary, JobsActor, ListJobs, Started, Stop, Submit,
+    },
+    config::{Config, Deps},
+    engine::{Filter, Listing, QuotaGuard, ResultBounds, ResultPlace, failed_tasks},
     error::{Error, SubmitError},
     event::{Fact, JobEvent},
     handler::Handlers,
     record::{self, Key},
     recovery::Recovery,
     spec::{FieldError, Limits, Plan, Spec},
-    state::{JobState, Snapshot, Status, Summary},
-    stats::Stats,
+    state::{JobState, Snapshot, Summary},
+    stats::{Figures, Stats},
+    status::Status,
     urls,
 };
 use crate::{
-    durable::Reader,
+    durable::{Mailbox, Reader},
     event::Position,
     journal::{Query, Shared},
     topic::Topic,
@@ -32,12 +34,15 @@ use crate::{
 /// Submits, asks and ends jobs. Cheap to clone; when the last one is dropped the jobs end.
 #[derive(Clone)]
 pub struct Handle {
-    door: Door,
+    mailbox: Mailbox<JobsActor>,
     shared: Arc<Resources>,
 }
 
 struct Resources {
-    config: Config,
+    max_tasks: usize,
+    figures: Figures,
+    /// Ends the actor when the last handle is dropped.
+    _alive: DropGuard,
     handlers: Handlers,
     remotes: Remotes,
     journal: Shared,
@@ -45,12 +50,12 @@ struct Resources {
     recalls: Semaphore,
 }
 
-/// What a client hands in.
+/// What a client submits.
 #[derive(Clone, Debug, Default)]
 pub struct Submission {
     /// The request body.
     pub spec: Spec,
-    /// Who submits.
+    /// The submitter; `None` for a request without a user.
     pub user: Option<String>,
     /// The groups of that user; handlers see them as [`Task::groups`](super::handler::Task::groups).
     pub groups: Vec<String>,
@@ -58,24 +63,21 @@ pub struct Submission {
     pub key: Option<String>,
     /// The `Via` of the request; requests of its tasks extend it.
     pub via: Via,
-    /// Kept until the job ends, or until the node does.
-    pub hold: Option<Hold>,
+    /// Kept until the job or the node ends. A job that is restored after a restart has none.
+    pub quota_guard: Option<QuotaGuard>,
 }
 
-/// Something that lives as long as an unfinished job, such as its submitter's place among those who may have one.
-pub type Hold = Arc<dyn std::any::Any + Send + Sync>;
-
-/// A job that was accepted: it will reach `complete`.
+/// A job that was accepted. It will reach `complete`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Submitted {
     /// The job.
     pub job_id: String,
-    /// How far it is; `queued` unless the key was known.
+    /// Its status; `queued` unless the key was known.
     pub status: Status,
     /// Its events as a stream.
     pub events_url: String,
-    /// True when the key was known and this is the job that it stands for.
+    /// True if the idempotency key was known: this is the job that it stands for.
     #[serde(skip)]
     pub existing: bool,
 }
@@ -85,27 +87,46 @@ pub struct Submitted {
 pub struct TaskResult {
     /// The JSON text.
     pub json: Bytes,
-    /// `base64` where the JSON is a string that stands for bytes.
+    /// `base64` if the JSON is a string that encodes bytes.
     pub encoding: Option<String>,
 }
 
 /// Maximum number of histories of ended jobs that are replayed at once.
 const RECALLS: usize = 2;
 
+/// How long a stop may take beyond its grace: handlers have two seconds, the rest is for the journal.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+
+/// Starts the jobs of a node on a thread of their own.
+///
+/// # Panics
+/// Outside of an actix system.
+pub fn start(config: Config, deps: Deps) -> Handle {
+    Handle::launch(config, deps, actor::spawn)
+}
+
+/// Starts the jobs on this thread, where a test can hold the clock.
+#[cfg(test)]
+pub(crate) fn start_here(config: Config, deps: Deps) -> Handle {
+    Handle::launch(config, deps, actor::spawn_here)
+}
+
 // === impl Handle ===
 
 impl Handle {
-    pub(super) fn new(door: Door, config: Config, handlers: Handlers, remotes: Remotes, journal: Shared) -> Self {
-        Self {
-            door,
-            shared: Arc::new(Resources { config, handlers, remotes, journal, recalls: Semaphore::new(RECALLS) }),
-        }
+    fn launch(config: Config, deps: Deps, spawn: fn(Config, Deps) -> Started) -> Self {
+        let (max_tasks, handlers) = (config.max_tasks, deps.handlers.clone());
+        let (remotes, journal) = (deps.remotes.clone(), deps.journal.clone());
+        let Started { mailbox, figures, alive } = spawn(config, deps);
+        let (alive, recalls) = (alive.drop_guard(), Semaphore::new(RECALLS));
+        let shared = Arc::new(Resources { max_tasks, figures, _alive: alive, handlers, remotes, journal, recalls });
+        Self { mailbox, shared }
     }
 
-    /// Submits a job. When this answers, the job is in the journal. Cancelling this future does not take it back.
+    /// Submits a job. When this returns, the job is in the journal. Dropping the future does not cancel the job.
     ///
     /// # Errors
-    /// Nothing was kept; the variant says what can be done.
+    /// Nothing was kept; the variant says what the caller can do.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         self.submit_as(submission, None).await
     }
@@ -115,21 +136,18 @@ impl Handle {
     /// # Errors
     /// When there is no such job, or the node is stopping.
     pub async fn get(&self, id: &str) -> Result<Snapshot, Error> {
-        let id = id.to_owned();
-        let asked = id.clone();
-        match self.door.look(move |engine| engine.snapshot(&asked)).await?? {
+        match self.mailbox.ask(GetSnapshot(id.to_owned())).await?? {
             Some(snapshot) => Ok(snapshot),
-            None => Ok(self.recall(&id).await?.snapshot()),
+            None => Ok(self.recall(id).await?.snapshot()),
         }
     }
 
-    /// A job without its tasks; costs the same whatever their number.
+    /// A job without its tasks. The cost does not depend on their number.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn summary(&self, id: &str) -> Result<Summary, Error> {
-        let id = id.to_owned();
-        self.door.look(move |engine| engine.summary(&id)).await?
+        self.mailbox.ask(GetSummary(id.to_owned())).await?
     }
 
     /// A page of jobs, newest first.
@@ -137,26 +155,26 @@ impl Handle {
     /// # Errors
     /// When the node is stopping.
     pub async fn list(&self, filter: Filter) -> Result<Listing, Error> {
-        self.door.look(move |engine| engine.list(&filter)).await
+        Ok(self.mailbox.ask(ListJobs(filter)).await?)
     }
 
-    /// What was submitted, without its secrets; all ids are filled in.
+    /// The spec of a job, without its secrets; all ids are filled in.
     ///
     /// # Errors
-    /// When there is no such job, or the journal cannot tell.
+    /// When there is no such job, or the journal cannot be read.
     pub async fn spec(&self, id: &str) -> Result<Spec, Error> {
         self.summary(id).await?;
         Ok(record::read(&self.shared.journal, id).await?.spec.redacted())
     }
 
-    /// Cancels a job: no task is begun any more, and those that run have two seconds to stop. `complete` follows.
-    /// Cancelling twice is once.
+    /// Cancels a job: no task is begun any more, and running tasks have two seconds to stop. `complete` follows. A second
+    /// cancel succeeds too.
     ///
     /// # Errors
-    /// [`Error::Ended`] when it ended otherwise before; [`Error::Journal`] when it is cancelled and the journal could not
-    /// keep that: should the node end before the job does, the job may go on.
+    /// [`Error::Ended`] if the job has ended in another way; [`Error::Journal`] if it is cancelled and the journal could
+    /// not write that: should the node end before the job does, the job may continue.
     pub async fn cancel(&self, id: &str) -> Result<(), Error> {
-        self.door.cancel(id.to_owned()).await
+        self.mailbox.ask(Cancel(id.to_owned())).await?
     }
 
     /// Submits the failed tasks of an ended job as a new one that refers to it.
@@ -169,17 +187,16 @@ impl Handle {
         user: Option<String>,
         groups: Vec<String>,
         via: Via,
-        hold: Option<Hold>,
+        quota_guard: Option<QuotaGuard>,
     ) -> Result<Submitted, Error> {
-        let asked = id.to_owned();
-        let failed = match self.door.look(move |engine| engine.failed_tasks(&asked)).await?? {
+        let failed = match self.mailbox.ask(FindFailedTasks(id.to_owned())).await?? {
             Some(failed) => failed,
             None => failed_tasks(&self.recall(id).await?)?,
         };
         let failed: HashSet<String> = failed.into_iter().collect();
         let mut spec = record::read(&self.shared.journal, id).await?.spec;
         spec.tasks.retain(|task| task.id.as_ref().is_some_and(|id| failed.contains(id)));
-        let submission = Submission { spec, user, groups, key: None, via, hold };
+        let submission = Submission { spec, user, groups, key: None, via, quota_guard };
         Ok(self.submit_as(submission, Some(id.to_owned())).await?)
     }
 
@@ -188,8 +205,8 @@ impl Handle {
     /// # Errors
     /// When there is no such job or task, or the task has no result (yet).
     pub async fn result(&self, id: &str, task_id: &str) -> Result<TaskResult, Error> {
-        let (job, task) = (id.to_owned(), task_id.to_owned());
-        let place = match self.door.look(move |engine| engine.result_place(&job, &task)).await?? {
+        let find = FindResult { job: id.to_owned(), task: task_id.to_owned() };
+        let place = match self.mailbox.ask(find).await?? {
             Some(place) => place,
             None => ResultPlace::of(&self.recall(id).await?, task_id)?,
         };
@@ -203,28 +220,33 @@ impl Handle {
         }
     }
 
-    /// Takes no more jobs and waits up to `grace` for the running ones. What remains goes on at the next start where the
-    /// journal outlives the process, and is cancelled elsewhere: its watchers see a `complete`. Returns when all is in
-    /// the journal. Afterwards this handle answers [`Error::Stopping`].
+    /// Takes no more jobs and waits up to `grace` for the running ones. If the journal outlives the process, unfinished
+    /// jobs continue at the next start; otherwise they are cancelled, and their watchers get a `complete`. Returns when
+    /// everything is in the journal. Afterwards this handle answers [`Error::Stopping`].
     pub async fn stop(&self, grace: Duration) {
-        self.door.stop(grace).await;
+        // An error means that the actor has ended already.
+        if self.mailbox.ask_now(Stop(grace)).await.is_ok()
+            && timeout(grace + STOP_MARGIN, self.mailbox.ended()).await.is_err()
+        {
+            tracing::error!("jobs did not come to their end in time");
+        }
     }
 
     /// True after all jobs of the journal are restored; before that requests wait.
     pub fn is_ready(&self) -> bool {
-        self.door.is_ready()
+        self.mailbox.is_ready()
     }
 
     /// Figures for metrics and status, as of the engine's last turn. Never waits.
     pub fn stats(&self) -> Stats {
-        self.door.stats()
+        self.shared.figures.get()
     }
 
     pub(super) fn journal(&self) -> &Shared {
         &self.shared.journal
     }
 
-    /// The names that `run` knows, sorted.
+    /// The names that `run` can give, sorted.
     pub fn handlers(&self) -> Vec<&str> {
         self.shared.handlers.names()
     }
@@ -233,17 +255,17 @@ impl Handle {
     async fn recall(&self, id: &str) -> Result<JobState, Error> {
         let _permit = self.shared.recalls.acquire().await;
         let Resources { journal, handlers, .. } = &*self.shared;
+        // When the node stops the journal is closed, which ends the read.
         let (journal, stop) = (journal.clone(), CancellationToken::new());
         let reader = Reader { journal, stop, purpose: "the history of a job is read back" };
-        // Results are not needed, so none are kept.
-        let bounds = Bounds { inline: 0, total: 0, room: 0 };
-        Recovery::new(reader, handlers.clone(), bounds).recall(id).await
+        // Results are not needed.
+        Recovery::new(reader, handlers.clone(), ResultBounds::NONE).recall(id).await
     }
 
     async fn submit_as(&self, submission: Submission, retry_of: Option<String>) -> Result<Submitted, SubmitError> {
-        let Submission { mut spec, user, groups, key, via, hold } = submission;
-        let Resources { config, handlers, remotes, .. } = &*self.shared;
-        let limits = Limits { max_tasks: config.max_tasks, handlers, remotes };
+        let Submission { mut spec, user, groups, key, via, quota_guard } = submission;
+        let Resources { max_tasks, handlers, remotes, .. } = &*self.shared;
+        let limits = Limits { max_tasks: *max_tasks, handlers, remotes };
         let checked = Plan::check(&spec, limits);
         let mut errors = checked.as_ref().err().cloned().unwrap_or_default();
         if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255 || key.contains(char::is_control)) {
@@ -255,7 +277,7 @@ impl Handle {
         for (task, planned) in spec.tasks.iter_mut().zip(&plan.tasks) {
             task.id = Some(planned.id.clone());
         }
-        let (job_id, existing) = self.door.submit(Submit { spec, plan, user, key, retry_of, hold }).await?;
+        let (job_id, existing) = self.mailbox.ask(Submit { spec, plan, user, key, retry_of, quota_guard }).await??;
         let status =
             if existing { self.summary(&job_id).await.map_or(Status::Queued, |s| s.status) } else { Status::Queued };
         Ok(Submitted { events_url: urls::events(&job_id), job_id, status, existing })

@@ -1,22 +1,20 @@
 //! The task handlers that come with the node, and the section `[handlers.NAME]` that names them.
 //!
 //! Owns [`HttpTask`] (a URL that a client names), [`Command`] (a program of this machine), [`Endpoint`] (a URL that the
-//! operator names) and the samples. They are futures that are `Send`, stop when they are dropped, and know nothing of
-//! jobs: how often, how long and how many at once is the engine's business.
+//! operator names) and the samples. Their futures are `Send` and stop when they are dropped. They do not know jobs: the
+//! engine decides how often, how long and how many of them run at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
-use super::handler::{Handlers, Registered, TaskError};
-use crate::upstream::Client;
+use super::handler::{Handlers, Registered};
 
 mod command;
+mod common;
 #[cfg(test)]
 mod double;
 mod http;
@@ -24,6 +22,7 @@ pub mod sample;
 
 pub use self::{
     command::{Command, Environment, adopt},
+    common::Deps,
     http::{Endpoint, ErrorEvents, HttpTask, Input as HttpInput},
 };
 
@@ -31,20 +30,20 @@ pub use self::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum HandlerConfig {
-    /// Posts the task's input as JSON to a URL of the operator's; asks with GET where there is no input.
+    /// Posts the task's input as JSON to a URL of the operator, or sends GET if there is no input.
     Http {
-        /// Where to; http or https. The egress guard does not judge what the operator names.
+        /// The URL, http or https. The egress guard does not apply to URLs of the operator.
         url: String,
-        /// Bounds one attempt where the task names no `timeoutMs`.
+        /// Timeout of one attempt in milliseconds, if the task names no `timeoutMs`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
-        /// Most tasks of this handler at once on the node; no bound of its own unless set.
+        /// Maximum number of tasks of this handler at once on the node; no limit of its own if it is not set.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         concurrency: Option<usize>,
     },
     /// Runs a program with the task's input on its stdin.
     Command {
-        /// The program and its arguments, as they are: no shell, no expansion.
+        /// The program and its arguments. They are passed without a shell and without expansion.
         command: Vec<String>,
         /// Additional variables of its environment, which otherwise has only `PATH`, `HOME`, `LANG`, `TZ` and those of
         /// `pass_env`.
@@ -53,41 +52,27 @@ pub enum HandlerConfig {
         /// Variables that the program gets from the node's environment.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pass_env: Vec<String>,
-        /// As for `http`.
+        /// Timeout of one attempt in milliseconds, if the task names no `timeoutMs`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
-        /// As for `http`.
+        /// Maximum number of tasks of this handler at once on the node; no limit of its own if it is not set.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         concurrency: Option<usize>,
     },
-    /// Does real work on data that is inside the binary.
+    /// Does real work on data inside the binary.
     Sample {
         /// One of [`sample::NAMES`].
         sample: String,
-        /// As for `http`.
+        /// Timeout of one attempt in milliseconds, if the task names no `timeoutMs`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
-        /// As for `http`.
+        /// Maximum number of tasks of this handler at once on the node; no limit of its own if it is not set.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         concurrency: Option<usize>,
     },
 }
 
-/// What handlers need of the node.
-#[derive(Clone, Debug)]
-pub struct Deps {
-    /// Sends their requests.
-    pub client: Client,
-    /// Base URL under which this node reaches itself, such as `http://127.0.0.1:8090`. Set once the port is known;
-    /// until then the samples that ask the node answer with the retryable error `not_ready`.
-    pub own_url: Arc<OnceLock<String>>,
-    /// A response above this many bytes is an error.
-    pub max_response_bytes: usize,
-    /// An event of a stream above this many bytes is an error (`journal.max_event_bytes`).
-    pub max_event_bytes: usize,
-}
-
-/// Makes the handlers that the settings name, by their names.
+/// Makes the handlers of the settings, by their names.
 ///
 /// # Errors
 /// Names the key and the accepted form.
@@ -152,39 +137,6 @@ impl HandlerConfig {
     }
 }
 
-// === helpers ===
-
-/// Runs `work` until it ends or is no longer wanted; then it is dropped, and with it all that it began.
-async fn unless_cancelled<T>(
-    cancel: &CancellationToken,
-    work: impl Future<Output = Result<T, TaskError>>,
-) -> Result<T, TaskError> {
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(cancelled()),
-        done = work => done,
-    }
-}
-
-/// What a handler answers when its token has fired.
-fn cancelled() -> TaskError {
-    TaskError::fatal("cancelled", "the task was cancelled")
-}
-
-/// The first `max` characters, with an ellipsis where there were more.
-fn excerpt(text: &str, max: usize) -> String {
-    match text.char_indices().nth(max) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// Bytes as lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -241,11 +193,5 @@ mod tests {
             let text = refusal(json!({ "x": entry.clone() }));
             assert!(text.contains(named), "{entry}: {text}");
         }
-    }
-
-    #[test]
-    fn an_excerpt_is_cut_between_characters() {
-        assert_eq!(excerpt("äöü", 3), "äöü");
-        assert_eq!(excerpt("äöü", 2), "äö…");
     }
 }

@@ -1,19 +1,19 @@
 //! Inputs of tasks: read back from the records of their jobs when an attempt starts.
 //!
-//! Specs are not kept in memory: a job may wait for hours, and there may be thousands of them. The records that were used
-//! last are kept as text ([`CACHE_BYTES`]), since the tasks of a job usually begin one after the other.
+//! Specs are not kept in memory: a job may wait for hours, and there may be thousands of jobs. The records that were used
+//! last are cached as text ([`CACHE_BYTES`]), since the tasks of a job usually begin one after the other.
 
 use std::{
     collections::VecDeque,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::{sync, time::sleep};
+use tokio::sync;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     code,
@@ -23,13 +23,13 @@ use super::{
     spec::TaskSpec,
 };
 use crate::{
-    journal::{Shared, Unavailable},
+    journal::{Shared, insist},
     json::{self, Json},
     shares::{Held, Owner},
 };
 
-/// Reads inputs.
-pub struct Inputs {
+/// Reads inputs. Shared by the attempts of a node.
+pub(crate) struct Inputs {
     journal: Shared,
     memory: Memory,
     cache: Mutex<VecDeque<Arc<Text>>>,
@@ -39,14 +39,14 @@ pub struct Inputs {
     reads: std::sync::atomic::AtomicUsize,
 }
 
-/// The record of a job as it is written, and where its tasks stand in it.
+/// The record of a job, and the range of each task in it.
 struct Text {
     job: Arc<str>,
     json: Bytes,
     tasks: Vec<Range<u32>>,
 }
 
-/// The parts of a record that are looked at.
+/// The parts of a record that are used.
 #[derive(Deserialize)]
 struct Outer<'t> {
     #[serde(borrow)]
@@ -59,16 +59,15 @@ struct Inner<'t> {
     tasks: Vec<&'t RawValue>,
 }
 
-/// Bytes of records that are kept; the last record is kept also if it has more.
+/// Maximum bytes of cached records; the last record is cached even if it is larger.
 const CACHE_BYTES: usize = 8 << 20;
-/// How often a journal that fails is asked, and how long it is left alone in between.
-const TRIES: u32 = 5;
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Retries of a read while the journal fails, about five seconds; then the attempt fails.
+const MAX_RETRIES: u32 = 20;
 
 // === impl Inputs ===
 
 impl Inputs {
-    pub fn new(journal: Shared, memory: Memory) -> Self {
+    pub(crate) fn new(journal: Shared, memory: Memory) -> Self {
         Self {
             journal,
             memory,
@@ -79,11 +78,11 @@ impl Inputs {
         }
     }
 
-    /// The input of a task, and the room that it takes. `bytes` is the size of the job's record.
+    /// The input of a task, and its part of the memory budget. `bytes` is the size of the job's record.
     ///
     /// # Errors
-    /// When the journal does not answer, or no longer has the record.
-    pub async fn load(
+    /// When the journal cannot be read, or no longer has the record.
+    pub(crate) async fn load(
         &self,
         owner: &Owner,
         job: &Arc<str>,
@@ -113,8 +112,8 @@ impl Inputs {
         Ok((input.map_err(|error| unreadable(&error.to_string()))?, held))
     }
 
-    /// Keeps the record of a job that is about to begin.
-    pub fn keep(&self, job: &Arc<str>, json: Bytes) {
+    /// Caches the record of a job that is about to begin.
+    pub(crate) fn keep(&self, job: &Arc<str>, json: Bytes) {
         // Large records are read back later: scanning them here would delay the start of the job.
         if json.len() <= FREE
             && let Ok(text) = Text::new(job.clone(), json)
@@ -123,24 +122,25 @@ impl Inputs {
         }
     }
 
-    /// Reads a record, with the lock on reading until the journal fails.
+    /// Reads a record. The lock on reading is held until the journal fails.
     async fn read(&self, job: &Arc<str>, reading: sync::MutexGuard<'_, ()>) -> Result<Arc<Text>, TaskError> {
         #[cfg(test)]
         self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (mut tries, mut reading) = (0, Some(reading));
-        let record = loop {
-            match self.journal.get(RECORDS.spec(job)).await {
-                Ok(record) => break record,
-                Err(Unavailable::Closed) => return Err(unreadable("the journal is closed")),
-                Err(error) if tries >= TRIES => return Err(unreadable(&error.to_string())),
-                Err(_) => {
-                    tries += 1;
-                    // The other tasks must not wait for all tries of this one.
-                    reading.take();
-                    sleep(PATIENCE).await;
-                }
+        let (mut failures, mut reading) = (0, Some(reading));
+        let request = async || match self.journal.get(RECORDS.spec(job)).await {
+            Err(error) if failures >= MAX_RETRIES => Ok(Err(error)),
+            Err(error) => {
+                failures += 1;
+                // The other tasks must not wait for all retries of this one.
+                reading.take();
+                Err(error)
             }
+            Ok(record) => Ok(Ok(record)),
         };
+        // An attempt that is cancelled drops this future.
+        let record = insist(&CancellationToken::new(), "the input of a task is read", request).await;
+        let record = record.ok_or_else(|| unreadable("the journal is closed"))?;
+        let record = record.map_err(|error| unreadable(&error.to_string()))?;
         let json = record.ok_or_else(|| TaskError::fatal(code::INPUT_LOST, "the record of the job is gone"))?.value;
         let (job, large) = (job.clone(), json.len() > FREE);
         let read = move || Text::new(job, json);

@@ -1,4 +1,4 @@
-//! Which task runs next; pure.
+//! Decides which task runs next; pure.
 //!
 //! Scheduling is round-robin over owners, then over the jobs of an owner: a free slot goes to the least recently served
 //! owner, and to its least recently served job. Every second slot of an owner goes to its newest job that has not
@@ -21,9 +21,9 @@ use crate::shares::{Owner, Share};
 #[cfg(test)]
 mod tests;
 
-/// Decides who is next. `J` names a job and is cheap to clone.
+/// Tasks that wait for slots. `J` names a job and is cheap to clone.
 #[derive(Debug)]
-pub struct Queue<J> {
+pub(crate) struct Queue<J> {
     share: Share,
     slots: usize,
     running: usize,
@@ -88,8 +88,8 @@ struct Waiting {
 // === impl Queue ===
 
 impl<J: Clone + Eq + Hash> Queue<J> {
-    /// A queue for a node with `slots` slots, whose lane `n` has `lanes[n]` slots of its own, or no bound.
-    pub fn new(share: Share, slots: usize, lanes: &[Option<usize>]) -> Self {
+    /// A queue for a node with `slots` slots. Lane `n` has `lanes[n]` slots of its own, or no limit.
+    pub(crate) fn new(share: Share, slots: usize, lanes: &[Option<usize>]) -> Self {
         let lane =
             |slots: &Option<usize>| Lane { slots: slots.unwrap_or(usize::MAX), running: 0, owners: BTreeMap::new() };
         Self {
@@ -105,8 +105,8 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         }
     }
 
-    /// Brings a job in; `slots` bounds how many of its tasks run at once.
-    pub fn add(&mut self, job: J, owner: Owner, slots: Option<usize>) {
+    /// Adds a job; at most `slots` of its tasks run at once.
+    pub(crate) fn add(&mut self, job: J, owner: Owner, slots: Option<usize>) {
         self.clock += 2;
         let rank = self.clock;
         let account = self.owners.entry(owner.clone());
@@ -116,8 +116,8 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         self.jobs.insert(job, Waiting { owner, slots, running: 0, rank, fresh: true, pushed: 0, lanes: Vec::new() });
     }
 
-    /// Lets a task wait for its turn behind the others of its job. A job that is not here is not served.
-    pub fn push(&mut self, job: &J, task: u32, lane: usize) {
+    /// Adds a task behind the others of its job. Nothing happens if the job was not added.
+    pub(crate) fn push(&mut self, job: &J, task: u32, lane: usize) {
         let Some(waiting) = self.jobs.get_mut(job) else { return };
         waiting.pushed += 1;
         let entry = (waiting.pushed, task);
@@ -129,8 +129,8 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         self.enlist(job);
     }
 
-    /// Takes the next task and its slots, if there is a task that may run now.
-    pub fn next(&mut self) -> Option<(J, u32)> {
+    /// Takes the next task and its slots, if a task may run now.
+    pub(crate) fn next(&mut self) -> Option<(J, u32)> {
         if self.running >= self.slots {
             return None;
         }
@@ -166,8 +166,8 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         Some((job, task))
     }
 
-    /// Gives the slots of a task back that `next` had taken.
-    pub fn release(&mut self, job: &J, owner: &Owner, lane: usize) {
+    /// Returns the slots that a task got from `next`.
+    pub(crate) fn release(&mut self, job: &J, owner: &Owner, lane: usize) {
         self.running -= 1;
         self.lanes[lane].running -= 1;
         if let Some(account) = self.owners.get_mut(owner) {
@@ -181,8 +181,8 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         self.forget(owner);
     }
 
-    /// Forgets the tasks of a job that still wait; those that run give their slots back later.
-    pub fn clear(&mut self, job: &J) {
+    /// Removes the waiting tasks of a job; its running tasks return their slots later.
+    pub(crate) fn clear(&mut self, job: &J) {
         self.withdraw(job);
         if let Some(waiting) = self.jobs.get_mut(job) {
             self.waiting -= waiting.lanes.iter().map(|(_, tasks)| tasks.len()).sum::<usize>();
@@ -190,8 +190,8 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         }
     }
 
-    /// Takes a job out.
-    pub fn remove(&mut self, job: &J) {
+    /// Removes a job.
+    pub(crate) fn remove(&mut self, job: &J) {
         self.clear(job);
         if let Some(Waiting { owner, .. }) = self.jobs.remove(job) {
             if let Some(account) = self.owners.get_mut(&owner) {
@@ -202,17 +202,17 @@ impl<J: Clone + Eq + Hash> Queue<J> {
     }
 
     /// Tasks that hold slots.
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.running
     }
 
     /// Tasks that wait for slots.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// Times that an owner was skipped because it already had its share.
-    pub fn passed_over(&self) -> u64 {
+    pub(crate) fn passed_over(&self) -> u64 {
         self.passed_over
     }
 

@@ -1,14 +1,14 @@
-//! What is kept of a job beside its events: the spec with its secrets, large results, idempotency keys.
+//! The records of a job: the spec with its secrets, large results, idempotency keys.
 //!
-//! A job exists exactly as long as its spec record: that is written before the client hears of the job, and it is the
-//! first to go when the job leaves. What is found without one is what a purge has left behind.
+//! A job exists exactly as long as its spec record ([`durable`]). Other records without it are what an interrupted
+//! purge has left.
 //!
 //! ```text
 //! job/{id}/spec             the spec as accepted, with every id filled in
 //! job/{id}/ending           a client has cancelled the job; where jobs outlive the process
-//! job/{id}/remote/{name}    the job on this remote that runs the tasks that name it
+//! job/{id}/remote/{name}    the job on this remote that runs the tasks which name it
 //! job/{id}/result/{taskId}  a result that was too large for an event
-//! job-key/{user}/{key}      which job a client's key stands for; `-` without a user
+//! job-key/{user}/{key}      the job of a client's idempotency key; `-` without a user
 //! ```
 
 use std::sync::Arc;
@@ -18,8 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Error, SubmitError,
-    engine::Leaving,
+    error::{Error, SubmitError},
     event::LOCAL,
     spec::{Plan, PlannedTask, Spec},
     state::{Origin, TaskOrigin},
@@ -32,11 +31,11 @@ use crate::{
     upstream::Via,
 };
 
-/// What a spec record holds.
+/// The spec record.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SpecRecord {
-    /// Of this form; a later one can tell.
+pub(crate) struct SpecRecord {
+    /// [`VERSION`].
     pub version: u32,
     pub job_id: Arc<str>,
     /// Unix milliseconds.
@@ -45,7 +44,7 @@ pub struct SpecRecord {
     #[serde(default, skip_serializing_if = "is_empty")]
     pub groups: Arc<[String]>,
     pub retry_of: Option<String>,
-    /// The record of the idempotency key, which leaves with the job.
+    /// The record of the idempotency key, which is deleted with the job.
     pub key_record: Option<String>,
     /// The `Via` of the request that submitted the job.
     #[serde(default, skip_serializing_if = "Via::is_empty")]
@@ -55,7 +54,7 @@ pub struct SpecRecord {
 
 /// A client's idempotency key, and a fingerprint of what it was sent with.
 #[derive(Debug)]
-pub struct Key {
+pub(crate) struct Key {
     pub record: String,
     hash: String,
 }
@@ -67,8 +66,16 @@ struct KeyRecord {
     hash: String,
 }
 
+/// A job that is about to be deleted.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    pub id: Arc<str>,
+    /// The record of its idempotency key.
+    pub key_record: Option<String>,
+}
+
 /// What became of a submission.
-pub enum Written {
+pub(crate) enum Written {
     /// The record was written; the encoded form.
     New(Bytes),
     /// The key stands for this job already.
@@ -76,12 +83,12 @@ pub enum Written {
 }
 
 /// The records of jobs.
-pub const RECORDS: Records = Records::of("job");
-/// The form of [`SpecRecord`].
-pub const VERSION: u32 = 1;
-/// What stands in the record of an ending: the only one that is not known from the history, the spec or the clock.
+pub(crate) const RECORDS: Records = Records::of("job");
+/// The version of [`SpecRecord`].
+pub(crate) const VERSION: u32 = 1;
+/// The record of a cancellation, the only ending that does not follow from the history, the spec or the clock.
 const CANCELLED: &[u8] = br#"{"version":1,"ending":"cancelled"}"#;
-/// How often a key may change hands under our feet before that counts as a fault of the journal.
+/// Times that a key may change between reading and writing before that counts as a fault of the journal.
 const MAX_TRIES: usize = 5;
 
 fn is_empty(groups: &Arc<[String]>) -> bool {
@@ -91,13 +98,13 @@ fn is_empty(groups: &Arc<[String]>) -> bool {
 // === impl SpecRecord ===
 
 impl SpecRecord {
-    /// Reads a record back.
-    pub fn decode(value: &[u8]) -> serde_json::Result<Self> {
+    /// Reads a spec record.
+    pub(crate) fn decode(value: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(value)
     }
 
-    /// What is known of the job before its first event.
-    pub fn origin(&self, plan: &Plan) -> Origin {
+    /// The job before its first event.
+    pub(crate) fn origin(&self, plan: &Plan) -> Origin {
         Origin {
             job_id: self.job_id.clone(),
             user: self.user.clone(),
@@ -111,8 +118,8 @@ impl SpecRecord {
 // === impl Key ===
 
 impl Key {
-    /// Equal keys of different users are different keys.
-    pub fn new(user: Option<&str>, key: &str, spec: &Spec) -> Self {
+    /// The key of this user; equal keys of different users are different keys.
+    pub(crate) fn new(user: Option<&str>, key: &str, spec: &Spec) -> Self {
         let user = match user {
             None => "-".to_owned(),
             Some("-") => "%2D".to_owned(),
@@ -129,8 +136,8 @@ fn task_origin(task: &PlannedTask) -> TaskOrigin {
     TaskOrigin { id: task.id.clone(), name: task.name.clone(), source }
 }
 
-/// Keeps a spec and its key, both or neither.
-pub async fn write(journal: &Shared, spec: &SpecRecord, key: Option<&Key>) -> Result<Written, SubmitError> {
+/// Writes a spec and its key, both or neither.
+pub(crate) async fn write(journal: &Shared, spec: &SpecRecord, key: Option<&Key>) -> Result<Written, SubmitError> {
     let value = Bytes::from(serde_json::to_vec(spec).expect("a spec serialises: it came from JSON"));
     for _ in 0..MAX_TRIES {
         if let Some(key) = key
@@ -156,58 +163,58 @@ pub async fn write(journal: &Shared, spec: &SpecRecord, key: Option<&Key>) -> Re
 }
 
 /// Reads a spec back, with its secrets.
-pub async fn read(journal: &Shared, job_id: &str) -> Result<SpecRecord, Error> {
+pub(crate) async fn read(journal: &Shared, job_id: &str) -> Result<SpecRecord, Error> {
     let record = durable::read(journal, RECORDS.spec(job_id)).await.map_err(Unavailable::from)?;
     record.map(|(record, _)| record).ok_or_else(|| Error::UnknownJob(job_id.to_owned()))
 }
 
-/// Keeps that a client has cancelled a job.
-pub async fn write_cancelled(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
+/// Writes that a client has cancelled a job.
+pub(crate) async fn write_cancelled(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
     let record = RecordWrite { key: ending_key(job_id), value: Some(Bytes::from_static(CANCELLED)) };
     journal.append(Batch { records: vec![record], ..Batch::default() }).await.map(drop)
 }
 
-/// Lets go of all that is kept of a job. The spec and the key go first and at once: wherever the rest is cut short, no
-/// start takes the job for a new one, and each finishes what was begun ([`tidy`]).
-pub async fn purge(journal: &Shared, job_id: &str, key_record: Option<String>) -> Result<(), AppendError> {
+/// Deletes everything of a job. The spec and the key are deleted first, in one commit: if the node ends before the rest
+/// is deleted, the next start does not take the job for a new one and finishes the purge ([`tidy`]).
+pub(crate) async fn purge(journal: &Shared, job_id: &str, key_record: Option<String>) -> Result<(), AppendError> {
     let keys = [RECORDS.spec(job_id), ending_key(job_id)].into_iter().chain(key_record);
     let records = keys.map(durable::delete).collect();
     journal.append(Batch { records, ..Batch::default() }).await?;
     tidy(journal, job_id).await
 }
 
-/// Lets go of jobs; those that could not leave come back.
-pub async fn purge_all(journal: &Shared, leaving: Vec<Leaving>) -> Vec<Leaving> {
-    let mut kept = Vec::new();
-    for (id, key_record) in leaving {
-        if let Err(error) = purge(journal, &id, key_record.clone()).await {
-            tracing::warn!(job_id = %id, %error, "what is kept of an ended job could not be purged; trying again");
-            kept.push((id, key_record));
+/// Deletes jobs; returns those that could not be deleted.
+pub(crate) async fn purge_all(journal: &Shared, leaving: Vec<Leaving>) -> Vec<Leaving> {
+    let mut left = Vec::new();
+    for job in leaving {
+        if let Err(error) = purge(journal, &job.id, job.key_record.clone()).await {
+            tracing::warn!(job_id = %job.id, %error, "what is kept of an ended job could not be purged; trying again");
+            left.push(job);
         }
     }
-    kept
+    left
 }
 
-/// Lets go of what is left of a job without a spec.
-pub async fn tidy(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
+/// Deletes what is left of a job without a spec.
+pub(crate) async fn tidy(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
     if let Ok(topic) = Topic::job(job_id) {
         journal.purge(topic).await?;
     }
     RECORDS.clear(journal, job_id).await
 }
 
-/// The key that says that a client has cancelled a job.
-pub fn ending_key(job_id: &str) -> String {
+/// The key of the record that a client has cancelled a job.
+pub(crate) fn ending_key(job_id: &str) -> String {
     RECORDS.key(job_id, "ending")
 }
 
 /// The key of a large result.
-pub fn result_key(job_id: &str, task_id: &str) -> String {
+pub(crate) fn result_key(job_id: &str, task_id: &str) -> String {
     RECORDS.key(job_id, format_args!("result/{task_id}"))
 }
 
-/// The key of what is known of the tasks that a remote runs.
-pub fn remote_key(job_id: &str, remote: &str) -> String {
+/// The key of the record of the job on a remote.
+pub(crate) fn remote_key(job_id: &str, remote: &str) -> String {
     RECORDS.key(job_id, format_args!("remote/{remote}"))
 }
 

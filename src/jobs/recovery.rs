@@ -10,8 +10,8 @@ use futures::future::join_all;
 use tokio::task::yield_now;
 
 use super::{
-    Error,
-    engine::{Bounds, StoredJob},
+    engine::{ResultBounds, StoredJob},
+    error::Error,
     event::JobEvent,
     handler::Handlers,
     record::{self, RECORDS, SpecRecord},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What was found.
-pub enum Found {
+pub(crate) enum Found {
     /// Jobs.
     Jobs(Vec<StoredJob>),
     /// A job that cannot be read, with the reason.
@@ -34,10 +34,10 @@ pub enum Found {
 }
 
 /// Reads back the jobs of a journal.
-pub struct Recovery {
+pub(crate) struct Recovery {
     reader: Reader,
     handlers: Handlers,
-    bounds: Bounds,
+    bounds: ResultBounds,
     /// The offset of the last event of the previous life.
     head: u64,
     /// Jobs that have a spec, readable or not.
@@ -55,13 +55,13 @@ const TOPICS_PER_PAGE: usize = 1024;
 // === impl Recovery ===
 
 impl Recovery {
-    pub fn new(reader: Reader, handlers: Handlers, bounds: Bounds) -> Self {
+    pub(crate) fn new(reader: Reader, handlers: Handlers, bounds: ResultBounds) -> Self {
         let head = *reader.journal.watch_head().borrow();
         Self { reader, handlers, bounds, head, known: HashSet::new() }
     }
 
     /// Reads everything and delivers it; `deliver` returns false when the engine takes no more.
-    pub async fn run(mut self, deliver: impl AsyncFn(Found) -> bool) {
+    pub(crate) async fn run(mut self, deliver: impl AsyncFn(Found) -> bool) {
         if self.reader.journal.durable() {
             let read = match self.jobs(&deliver).await {
                 // Leftovers can be identified only when all jobs are known.
@@ -95,13 +95,13 @@ impl Recovery {
             let this = &*self;
             let read = ids.into_iter().map(|id| async move { (this.job(&id).await, id) });
             let mut jobs = Vec::new();
-            for (past, id) in join_all(read).await {
-                match past {
+            for (job, id) in join_all(read).await {
+                match job {
                     Ok(None) => {
                         self.tidy(&id).await;
                         continue;
                     }
-                    Ok(Some(past)) => jobs.push(past),
+                    Ok(Some(job)) => jobs.push(job),
                     Err(Halt::Gone) => return Err(Halt::Gone),
                     Err(Halt::Damaged(reason)) => {
                         tracing::error!(job_id = id, reason, "a job cannot be read; it is left alone");
@@ -123,8 +123,8 @@ impl Recovery {
         let spec = RECORDS.spec(id);
         let record = self.reader.read(Reader::TRIES, async |journal| journal.get(spec.clone()).await).await?;
         let Some(record) = record else { return Ok(None) };
-        let past = self.decode(id, &record).map_err(Halt::Damaged)?;
-        self.history(past).await.map(Some)
+        let job = self.decode(id, &record).map_err(Halt::Damaged)?;
+        self.history(job).await.map(Some)
     }
 
     fn decode(&self, id: &str, record: &Record) -> Result<StoredJob, String> {
@@ -137,11 +137,11 @@ impl Recovery {
     }
 
     /// Folds the history of a job.
-    async fn history(&self, mut past: StoredJob) -> Result<StoredJob, Halt> {
+    async fn history(&self, mut job: StoredJob) -> Result<StoredJob, Halt> {
         let mut after = 0;
-        while after < self.head && !past.ended() {
+        while after < self.head && !job.ended() {
             let query = Query {
-                patterns: [past.topic().clone().into()].into(),
+                patterns: [job.topic().clone().into()].into(),
                 after,
                 floor: after,
                 limit: EVENTS_PER_PAGE,
@@ -150,9 +150,9 @@ impl Recovery {
             let page = self.reader.read(Reader::TRIES, async |journal| journal.read(query.clone()).await).await?;
             for event in &page.events {
                 match JobEvent::decode(event.name(), &event.data) {
-                    Ok(fact) => past.take(&fact, event.data.len(), event.position),
+                    Ok(fact) => job.take(&fact, event.data.len(), event.position),
                     Err(error) => {
-                        tracing::warn!(job_id = %past.id(), id = %event.position, %error, "an event of a job is ignored");
+                        tracing::warn!(job_id = %job.id(), id = %event.position, %error, "an event of a job is ignored");
                     }
                 }
             }
@@ -163,12 +163,12 @@ impl Recovery {
             // A long history shares the thread with the jobs that run already.
             yield_now().await;
         }
-        if !past.ended() {
-            let cancelled = record::ending_key(past.id());
+        if !job.ended() {
+            let cancelled = record::ending_key(job.id());
             let record = self.reader.read(Reader::TRIES, async |journal| journal.get(cancelled.clone()).await);
-            past.cancelled = record.await?.is_some();
+            job.cancelled = record.await?.is_some();
         }
-        Ok(past)
+        Ok(job)
     }
 
     /// Purges topics of jobs that have no record any more.
@@ -203,14 +203,14 @@ impl Recovery {
     ///
     /// # Errors
     /// When there is no such job, or it cannot be read.
-    pub async fn recall(self, id: &str) -> Result<JobState, Error> {
+    pub(crate) async fn recall(self, id: &str) -> Result<JobState, Error> {
         let record = self.reader.journal.get(RECORDS.spec(id)).await?;
         let record = record.ok_or_else(|| Error::UnknownJob(id.to_owned()))?;
         let stored = match self.decode(id, &record) {
             Ok(stored) => self.history(stored).await,
             Err(reason) => Err(Halt::Damaged(reason)),
         };
-        stored.map(StoredJob::into_state).map_err(|halt| match halt {
+        stored.map(|job| job.state).map_err(|halt| match halt {
             Halt::Gone => Error::Journal(Unavailable::Closed),
             Halt::Damaged(reason) => Error::Unreadable { job: id.to_owned(), reason },
         })

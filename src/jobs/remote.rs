@@ -1,17 +1,17 @@
 //! Follows the tasks of a job that one remote runs: one job there stands for all of them.
 //!
 //! ```text
-//! Group ─> Kept (is there a job already?) ─> ask: POST /api/jobs ─> Kept (its id) ─> follow: its events ─> reports
-//!              cancelled meanwhile: ask: DELETE, then an error for each task that has not ended
-//!              this node stops:     not a word; the next start goes on here
+//! RemoteTasks ─> record (is there a job already?) ─> POST /api/jobs ─> record (its id) ─> follow: its events ─> reports
+//!    cancelled meanwhile: DELETE, then an error for each task that has not ended
+//!    this node stops:     no event; the next start continues here
 //! ```
 //!
-//! A [`Session`] lives as long as its group is followed and reports to the engine over the channel that attempts use. It
-//! promises an end of each task of the group, and that it ends by itself: at once when it is told to leave, and within
-//! [`GRACE`] when it is told to cancel. The POST carries an idempotency key, so it may be repeated, in this life of the
-//! node and in the next; and nothing that the remote sends is trusted to be what it should be.
+//! A [`Session`] reports to the engine over the channel that attempts use. It promises an end of each task, and that it
+//! ends by itself: at once when it is told to leave, and within [`GRACE`] when it is told to cancel. The POST carries an
+//! idempotency key, so it may be repeated, also after a restart of the node. Nothing that the remote sends is trusted to
+//! have the right form.
 
-use std::{any::Any, collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -22,32 +22,37 @@ use tokio::{
 };
 
 use super::{
-    Config, Deps, code,
-    engine::{Group, Report, Said, Told, data_bytes},
+    code,
+    config::{Config, Deps},
+    event_size::data_bytes,
     handler::TaskError,
     memory::Memory,
+    work::{RemoteReport, RemoteTasks, ReportBody, TaskReport},
 };
 use crate::{
-    journal::{AppendError, Shared, Unavailable},
-    upstream::{Backoff, Connections, Remote, Remotes, events::Failure, events::Pace},
+    journal::{AppendError, Shared, insist},
+    supervise,
+    upstream::{
+        Connections, Remote, Remotes,
+        events::{Failure, Pace},
+    },
 };
 
-mod ask;
-mod bounded;
 mod follow;
-mod kept;
+mod record;
+mod request;
+mod retries;
 
-use self::{ask::Trouble, kept::Kept};
+use self::{record::RemoteJobRecord, request::RequestError, retries::Retries};
 
-/// How long a remote may take to hear that it is to stop: as long as a handler.
+/// How long a remote may take to stop a job: as long as a handler.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long to wait before a cancel that did not arrive is sent again; there is little time.
-const AGAIN: Duration = Duration::from_millis(100);
-/// How long to wait before a journal that failed is asked again.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// So often; then the remote's job is followed though its id is not kept: the key finds it again.
-const MAX_KEEPS: usize = 60;
-/// By how much a remote's deadline is later than this node's, which is the one that counts.
+/// The pause before a failed cancel is sent again; there is little time.
+const CANCEL_RETRY: Duration = Duration::from_millis(100);
+/// Times that the journal is asked to write the record, about a minute. Then the job on the remote is followed without
+/// it: the idempotency key finds it again.
+const MAX_SAVES: usize = 240;
+/// The time by which a remote's deadline is later than this node's, which is the one that counts.
 const LATER: Duration = Duration::from_secs(1);
 /// The longest timeout that a job may have.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
@@ -56,11 +61,9 @@ const REPORTED_RETRIES: u32 = 8;
 /// Maximum number of waiting tasks that report an unreachable remote; in a job of thousands more reports would not
 /// help.
 const REPORTED_TASKS: usize = 32;
-/// The longest wait that a remote may ask for.
-const LONGEST_HINT: Duration = Duration::from_mins(5);
 
-/// What all sessions of a node work with.
-pub struct Means {
+/// What all sessions of a node share.
+pub(crate) struct RemoteContext {
     journal: Shared,
     remotes: Remotes,
     connections: Connections,
@@ -70,46 +73,40 @@ pub struct Means {
     memory: Memory,
 }
 
-/// Follows one group.
-pub struct Session {
-    group: Group,
+/// Follows the tasks of a job on one remote.
+pub(crate) struct Session {
+    tasks: RemoteTasks,
     /// The tasks that have not ended, by id.
-    open: HashMap<String, Open>,
-    place: Place,
-    means: Arc<Means>,
-    reports: mpsc::Sender<Report>,
+    open: HashMap<String, OpenTask>,
+    stage: Stage,
+    context: Arc<RemoteContext>,
+    reports: mpsc::Sender<TaskReport>,
 }
 
 /// A task that has not ended.
 #[derive(Clone, Copy)]
-struct Open {
+struct OpenTask {
     index: u32,
+    /// Its start was reported.
     started: bool,
-    /// The highest that was told.
+    /// The highest progress that was reported.
     progress: f64,
 }
 
-/// How far the group is.
-enum Place {
-    /// Nothing was read yet.
+/// How far the handover to the remote is.
+enum Stage {
+    /// The record was not read yet.
     Unknown,
-    /// There is no job that is known of. `sent` once the remote may have got this body.
-    Asking { body: Bytes, kept: Box<Kept>, sent: bool },
-    /// The job on the remote.
-    At(String),
+    /// No job on the remote is known. `sent` is true once the remote may have got this body.
+    Submitting { body: Bytes, record: Box<RemoteJobRecord>, sent: bool },
+    /// The id of the job on the remote.
+    Following(String),
 }
 
-/// How often a failure is met with patience.
-struct Retries {
-    left: u32,
-    growth: u32,
-    pace: Pace,
-}
+// === impl RemoteContext ===
 
-// === impl Means ===
-
-impl Means {
-    pub fn new(config: &Config, deps: &Deps) -> Arc<Self> {
+impl RemoteContext {
+    pub(crate) fn new(config: &Config, deps: &Deps) -> Arc<Self> {
         Arc::new(Self {
             journal: deps.journal.clone(),
             remotes: deps.remotes.clone(),
@@ -125,33 +122,36 @@ impl Means {
 // === impl Session ===
 
 impl Session {
-    pub fn new(group: Group, means: Arc<Means>, reports: mpsc::Sender<Report>) -> Self {
+    pub(crate) fn new(tasks: RemoteTasks, context: Arc<RemoteContext>, reports: mpsc::Sender<TaskReport>) -> Self {
         let open =
-            group.tasks.iter().map(|(id, index)| (id.clone(), Open { index: *index, started: false, progress: 0.0 }));
-        Self { open: open.collect(), group, place: Place::Unknown, means, reports }
+            |(id, index): &(String, u32)| (id.clone(), OpenTask { index: *index, started: false, progress: 0.0 });
+        Self { open: tasks.tasks.iter().map(open).collect(), tasks, stage: Stage::Unknown, context, reports }
     }
 
     /// Runs to the end and reports it, whatever happens.
-    pub async fn run(mut self) {
-        tracing::debug!(job_id = %self.group.id, remote = %self.group.remote, tasks = self.open.len(), "following");
+    pub(crate) async fn run(mut self) {
+        tracing::debug!(job_id = %self.tasks.job, remote = %self.tasks.remote, tasks = self.open.len(), "following");
         let ended = AssertUnwindSafe(self.live()).catch_unwind().await;
-        let reason = ended.unwrap_or_else(|panic| Some(TaskError::fatal(code::PANIC, panic_message(&*panic))));
+        let reason = ended.unwrap_or_else(|panic| {
+            let message = format!("following the remote panicked: {}", supervise::text(&*panic));
+            Some(TaskError::fatal(code::PANIC, message))
+        });
         if let Some(reason) = reason {
-            self.lose(&reason).await;
+            self.fail_open(&reason).await;
         }
-        self.report(0, Said::Unfollowed).await;
+        self.send(0, ReportBody::SessionEnded).await;
     }
 
-    /// Why those tasks that are still open have no end of their own; `None` when nothing is to be said of them.
+    /// Returns the error of the tasks that are still open; `None` if they continue without this node.
     async fn live(&mut self) -> Option<TaskError> {
-        let (cancel, leave) = (self.group.cancel.clone(), self.group.leave.clone());
+        let (cancel, leave) = (self.tasks.cancel.clone(), self.tasks.leave.clone());
         select! {
             biased;
             () = cancel.cancelled() => {}
             () = leave.cancelled() => return None,
             reason = self.work() => {
-                // What nobody listens to any more is not to run on for nobody.
-                if !self.open.is_empty() && matches!(self.place, Place::At(_)) {
+                // The remote need not run tasks whose results are lost.
+                if !self.open.is_empty() && matches!(self.stage, Stage::Following(_)) {
                     select! {
                         () = leave.cancelled() => return None,
                         _ = timeout(GRACE, self.withdraw()) => {}
@@ -161,15 +161,15 @@ impl Session {
             }
         }
         if timeout(GRACE, self.withdraw()).await.is_err() {
-            let (job_id, remote) = (&self.group.id, &self.group.remote);
-            tracing::warn!(%job_id, %remote, "the remote could not be told in time that the job is cancelled");
+            let (job_id, remote) = (&self.tasks.job, &self.tasks.remote);
+            tracing::warn!(%job_id, %remote, "the job on the remote could not be cancelled in time");
         }
         Some(TaskError::fatal(code::CANCELLED, "the task was stopped"))
     }
 
     /// Finds or makes the job on the remote and follows it.
     async fn work(&mut self) -> TaskError {
-        let remote = match self.means.remotes.get(&self.group.remote) {
+        let remote = match self.context.remotes.get(&self.tasks.remote) {
             Ok(remote) => remote.clone(),
             Err(unknown) => return self.lost(&unknown.to_string()),
         };
@@ -180,48 +180,47 @@ impl Session {
             Ok(job_id) => job_id,
             Err(error) => return error,
         };
-        self.place = Place::At(job_id.clone());
+        self.stage = Stage::Following(job_id.clone());
         self.follow(&remote, &job_id).await
     }
 
-    /// Reads what is kept, and keeps what is about to be sent: a repeat must be the same.
+    /// Reads the record, and writes what is about to be sent: a repeat must be the same.
     async fn prepare(&mut self) -> Result<(), TaskError> {
-        let kept = self.insist(|| Kept::load(&self.means.journal, &self.group.id, &self.group.remote)).await;
-        let kept = kept.map_err(|unreadable| self.lost(&unreadable))?;
-        let mut kept = kept.ok_or_else(|| self.lost("the job is no longer kept"))?;
-        if let Some(job_id) = kept.job_id() {
-            self.place = Place::At(job_id.to_owned());
+        let record = self.load().await.map_err(|unreadable| self.lost(&unreadable))?;
+        let mut record = record.ok_or_else(|| self.lost("the job is no longer kept"))?;
+        if let Some(job_id) = record.job_id() {
+            self.stage = Stage::Following(job_id.to_owned());
             return Ok(());
         }
-        if !kept.begun() {
-            kept.begin(self.timeout());
-            self.keep(&mut kept).await;
+        if !record.begun() {
+            record.begin(self.timeout());
+            self.save(&record).await;
         }
-        self.place = Place::Asking { body: kept.body(), kept: Box::new(kept), sent: false };
+        self.stage = Stage::Submitting { body: record.body(), record: Box::new(record), sent: false };
         Ok(())
     }
 
-    /// Hands the tasks to the remote, again and again while it fails in ways that pass.
+    /// Submits the tasks to the remote, and repeats that while it fails in ways that may pass.
     async fn submit(&mut self, remote: &Remote) -> Result<String, TaskError> {
-        let (key, connections) = (self.key(), self.means.connections.of(&self.group.owner));
-        let mut retries = Retries::new(remote, self.means.pace);
+        let (key, connections) = (self.key(), self.context.connections.of(&self.tasks.owner));
+        let mut retries = Retries::new(remote, self.context.pace);
         let mut failures = 0;
-        while let Place::Asking { body, sent, kept } = &mut self.place {
+        while let Stage::Submitting { body, sent, record } = &mut self.stage {
             let before = std::mem::replace(sent, true);
-            let failure = match ask::submit(remote, &connections, &self.group.via, &key, body.clone()).await {
+            let failure = match request::submit(remote, &connections, &self.tasks.via, &key, body.clone()).await {
                 Ok(job_id) => {
-                    kept.found(job_id.clone());
-                    let mut kept = kept.clone();
-                    self.keep(&mut kept).await;
+                    record.found(job_id.clone());
+                    let record = record.clone();
+                    self.save(&record).await;
                     return Ok(job_id);
                 }
-                Err(Trouble::Refused { http_status, detail }) => {
-                    let detail = bounded::by_id(&detail, &kept.ids());
+                Err(RequestError::Refused { http_status, detail }) => {
+                    let detail = request::name_tasks(&detail, &record.ids());
                     let message = format!("remote `{}` refused the job: {detail}", remote.name());
                     return Err(TaskError { http_status, ..TaskError::fatal(code::REMOTE_REFUSED, message) });
                 }
-                Err(Trouble::Failed(failure)) => {
-                    // Without a place nothing went out.
+                Err(RequestError::Failed(failure)) => {
+                    // Without a connection nothing was sent.
                     *sent = before || !matches!(failure, Failure::Busy(_));
                     failure
                 }
@@ -230,93 +229,87 @@ impl Session {
                 let message = format!("the job could not be handed to remote `{}`: {failure}", remote.name());
                 return Err(TaskError::transient(code::REMOTE_LOST, message));
             };
-            tracing::debug!(job_id = %self.group.id, remote = remote.name(), %failure, ?delay, "submitting again");
+            tracing::debug!(job_id = %self.tasks.job, remote = remote.name(), %failure, ?delay, "submitting again");
             failures += 1;
             let next = Instant::now() + delay;
             self.unreached(failures, delay, &failure).await;
             sleep_until(next).await;
         }
-        match &self.place {
-            Place::At(job_id) => Ok(job_id.clone()),
+        match &self.stage {
+            Stage::Following(job_id) => Ok(job_id.clone()),
             _ => Err(self.lost("nothing is known of the job")),
         }
     }
 
-    /// Tells the remote to stop, if it can have got the job at all.
+    /// Cancels the job on the remote, if the remote can have got it.
     async fn withdraw(&mut self) {
-        let Ok(remote) = self.means.remotes.get(&self.group.remote).cloned() else { return };
-        if matches!(self.place, Place::Unknown) {
-            let kept = self.insist(|| Kept::load(&self.means.journal, &self.group.id, &self.group.remote)).await;
-            let Some(kept) = kept.ok().flatten().filter(Kept::begun) else { return };
-            self.place = match kept.job_id() {
-                Some(job_id) => Place::At(job_id.to_owned()),
-                None => Place::Asking { body: kept.body(), kept: Box::new(kept), sent: true },
+        let Ok(remote) = self.context.remotes.get(&self.tasks.remote).cloned() else { return };
+        if matches!(self.stage, Stage::Unknown) {
+            let record = self.load().await.ok().flatten();
+            let Some(record) = record.filter(RemoteJobRecord::begun) else { return };
+            self.stage = match record.job_id() {
+                Some(job_id) => Stage::Following(job_id.to_owned()),
+                None => Stage::Submitting { body: record.body(), record: Box::new(record), sent: true },
             };
         }
-        let job_id = match &self.place {
-            Place::At(job_id) => job_id.clone(),
-            Place::Asking { body, sent: true, .. } => {
-                // Once more, to be told its id.
+        let job_id = match &self.stage {
+            Stage::Following(job_id) => job_id.clone(),
+            Stage::Submitting { body, sent: true, .. } => {
+                // The repeat answers with the id of the job.
                 loop {
-                    let connections = self.means.connections.of(&self.group.owner);
-                    match ask::submit(&remote, &connections, &self.group.via, &self.key(), body.clone()).await {
+                    let connections = self.context.connections.of(&self.tasks.owner);
+                    match request::submit(&remote, &connections, &self.tasks.via, &self.key(), body.clone()).await {
                         Ok(job_id) => break job_id,
-                        Err(Trouble::Failed(failure)) if failure.passing() => sleep(AGAIN).await,
+                        Err(RequestError::Failed(failure)) if failure.passing() => sleep(CANCEL_RETRY).await,
                         Err(_) => return,
                     }
                 }
             }
             _ => return,
         };
-        ask::cancel(&remote, &job_id).await;
+        request::cancel(&remote, &job_id, CANCEL_RETRY).await;
     }
 
-    /// Gives each task that is still open its end.
-    async fn lose(&mut self, reason: &TaskError) {
-        for Open { index, .. } in std::mem::take(&mut self.open).into_values() {
-            self.tell(index, Told::Ended { result: Err(reason.clone()), attempts: 0 }).await;
+    /// Ends each task that is still open with this error.
+    async fn fail_open(&mut self, reason: &TaskError) {
+        for OpenTask { index, .. } in std::mem::take(&mut self.open).into_values() {
+            self.report(index, RemoteReport::Ended { result: Err(reason.clone()), attempts: 0 }).await;
         }
     }
 
-    /// What is left of the job's time.
+    /// The timeout that the remote gets: what is left of the job's own.
     fn timeout(&self) -> Option<Duration> {
-        let left = self.group.deadline?.saturating_duration_since(Instant::now());
+        let left = self.tasks.deadline?.saturating_duration_since(Instant::now());
         Some((left + LATER).min(MAX_TIMEOUT))
     }
 
     fn key(&self) -> String {
-        format!("{}:{}", self.group.id, self.group.remote)
+        format!("{}:{}", self.tasks.job, self.tasks.remote)
     }
 
     fn lost(&self, reason: &str) -> TaskError {
-        let message = format!("remote `{}` was lost before the task had ended: {reason}", self.group.remote);
+        let message = format!("remote `{}` was lost before the task had ended: {reason}", self.tasks.remote);
         TaskError::transient(code::REMOTE_LOST, message)
     }
 
-    /// Writes what is known. A journal that is full or fails may be well later; a job that has left needs no record.
-    async fn keep(&self, kept: &mut Kept) {
-        for _ in 0..MAX_KEEPS {
-            match kept.keep(&self.means.journal).await {
-                Ok(()) | Err(AppendError::Conflict(_)) => return,
-                Err(error) => {
-                    tracing::warn!(job_id = %self.group.id, remote = %self.group.remote, %error, "the job on the remote could not be kept; trying again");
-                    sleep(PATIENCE).await;
-                }
-            }
-        }
+    /// Reads the record, however long the journal fails; a caller can drop the future.
+    async fn load(&self) -> Result<Option<RemoteJobRecord>, String> {
+        let RemoteTasks { job, remote, leave, .. } = &self.tasks;
+        let load = async || RemoteJobRecord::load(&self.context.journal, job, remote).await;
+        insist(leave, "the record of a job on a remote is read", load).await.unwrap_or(Ok(None))
     }
 
-    /// Asks the journal until there is an answer. Whoever waits here can be told to cancel or to leave.
-    async fn insist<T>(&self, ask: impl AsyncFn() -> Result<T, Unavailable>) -> T {
-        loop {
-            match ask().await {
-                Ok(answer) => return answer,
-                Err(error) => {
-                    tracing::warn!(job_id = %self.group.id, %error, "what is kept of a remote job cannot be read; trying again");
-                    sleep(PATIENCE).await;
-                }
+    /// Writes the record. A journal that is full or fails may recover; a job that was deleted needs no record.
+    async fn save(&self, record: &RemoteJobRecord) {
+        let mut saves = 0;
+        let save = async || match record.save(&self.context.journal).await {
+            Ok(()) | Err(AppendError::Conflict(_)) => Ok(()),
+            Err(error) => {
+                saves += 1;
+                if saves < MAX_SAVES { Err(error.into()) } else { Ok(()) }
             }
-        }
+        };
+        insist(&self.tasks.leave, "the record of a job on a remote is written", save).await;
     }
 
     /// Reports that the remote cannot be reached, and the delay of the retry. `failures` counts consecutive failures.
@@ -324,50 +317,23 @@ impl Session {
         if failures > REPORTED_RETRIES && !failures.is_power_of_two() {
             return;
         }
-        let error = format!("remote `{}` cannot be reached: {failure}", self.group.remote);
+        let error = format!("remote `{}` cannot be reached: {failure}", self.tasks.remote);
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let mut open: Vec<(u32, String)> = self.open.iter().map(|(id, open)| (open.index, id.clone())).collect();
         open.sort_unstable();
         for (index, task_id) in open.into_iter().take(REPORTED_TASKS) {
             self.started(&task_id).await;
-            self.tell(index, Told::Unreached { delay_ms, error: error.clone() }).await;
+            self.report(index, RemoteReport::Unreached { delay_ms, error: error.clone() }).await;
         }
     }
 
-    async fn tell(&self, index: u32, told: Told) {
-        self.report(index, Said::Told(told)).await;
+    /// Reports about a task.
+    async fn report(&self, index: u32, report: RemoteReport) {
+        self.send(index, ReportBody::Remote(report)).await;
     }
 
-    async fn report(&self, task: u32, said: Said) {
-        // The engine is gone: nobody is left who could care.
-        let _ = self.reports.send(Report { id: self.group.id.clone(), task, attempt: 0, said }).await;
+    async fn send(&self, task: u32, body: ReportBody) {
+        // A failure means that the engine has ended.
+        let _ = self.reports.send(TaskReport { job: self.tasks.job.clone(), task, attempt: 0, body }).await;
     }
-}
-
-// === impl Retries ===
-
-impl Retries {
-    fn new(remote: &Remote, pace: Pace) -> Self {
-        Self { left: remote.max_retries(), growth: 0, pace }
-    }
-
-    /// How long to wait; `None` when patience is at its end. Who only waits for a place waits as long as it takes.
-    fn delay(&mut self, failure: &Failure) -> Option<Duration> {
-        if !failure.passing() {
-            return None;
-        }
-        if !matches!(failure, Failure::Busy(_)) {
-            self.left = self.left.checked_sub(1)?;
-        }
-        let asked = failure.retry_after().map(|asked| asked.min(LONGEST_HINT));
-        let delay = Backoff::new(self.pace.initial, self.pace.max, 2).delay(self.growth, asked, &mut rand::rng());
-        self.growth = (self.growth + 1).min(16);
-        Some(delay)
-    }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("following the remote panicked: {}", text.unwrap_or("without a message"))
 }

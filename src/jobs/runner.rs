@@ -1,6 +1,6 @@
-//! The thread on which attempts run: beside the engine's, so that requests, bodies and JSON do not hold it up.
+//! The thread on which attempts run, apart from the engine's thread: requests, bodies and JSON do not delay the engine.
 //!
-//! It ends with the [`Runner`], and what still runs there is dropped, which by the contract of handlers stops it.
+//! It ends with the [`Runner`]. Attempts that still run are dropped, which stops them by the contract of handlers.
 
 use std::thread;
 
@@ -10,12 +10,12 @@ use tokio::{
     task::{LocalSet, spawn_local},
 };
 
-use super::engine::{Attempt, Report};
+use super::{attempt::Attempt, work::TaskReport};
 use crate::supervise::{Supervisor, Vital};
 
-/// The way to the thread.
+/// The handle of the thread.
 #[derive(Debug)]
-pub struct Runner {
+pub(crate) struct Runner {
     begin: mpsc::Sender<Vec<Attempt>>,
     /// Guard of the actor that owns the runner: a panic in the actor drops it, which ends the node.
     _actor: Vital,
@@ -24,11 +24,11 @@ pub struct Runner {
 // === impl Runner ===
 
 impl Runner {
-    /// Starts the thread. Attempts report to `reports`, and no more than `slots` of them are there at a time.
+    /// Starts the thread. Attempts report to `reports`; there are at most `slots` of them at a time.
     ///
     /// # Panics
-    /// When the system gives no thread or no descriptors: nothing would ever run.
-    pub fn start(slots: usize, reports: mpsc::Sender<Report>, supervisor: &Supervisor) -> Self {
+    /// When the system gives no thread or no descriptors.
+    pub(crate) fn start(slots: usize, reports: mpsc::Sender<TaskReport>, supervisor: &Supervisor) -> Self {
         let (begin, mut begun) = mpsc::channel::<Vec<Attempt>>(slots.clamp(1, tokio::sync::Semaphore::MAX_PERMITS));
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime needs a few descriptors");
         let vital = supervisor.vital("attempts");
@@ -42,20 +42,20 @@ impl Runner {
                 }
             });
             {
-                // What is dropped may want to say so to the runtime.
+                // Attempts that are dropped may need the runtime.
                 let _entered = runtime.enter();
                 drop(local);
             }
-            // A name lookup that nobody waits for any more may take its time.
+            // A name lookup that is no longer needed may take long.
             runtime.shutdown_background();
         };
         thread::Builder::new().name("attempts".into()).spawn(run).expect("the system has one more thread");
         Self { begin, _actor: supervisor.vital("jobs") }
     }
 
-    /// Begins attempts. Many go over at once, since each call wakes the thread.
-    pub fn begin(&self, attempts: Vec<Attempt>) {
-        // Each batch holds a slot of its own at least, so there is room; and the thread is gone only when this is.
+    /// Begins attempts. One call takes many of them, since each call wakes the thread.
+    pub(crate) fn begin(&self, attempts: Vec<Attempt>) {
+        // Each batch holds at least one slot, so there is room; and the thread ends only when this is dropped.
         if let Err(error) = self.begin.try_send(attempts) {
             tracing::error!(%error, "attempts cannot be begun");
         }

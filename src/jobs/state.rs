@@ -8,16 +8,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     code,
-    engine::shorten,
     event::{Fact, JobEvent},
 };
-use crate::event::Position;
+use crate::{event::Position, text::shorten};
 
 #[cfg(test)]
 mod tests;
 mod view;
 
-pub use self::view::{Snapshot, Status, Summary, TaskStatus, TaskView};
+pub use self::view::{Snapshot, Summary, TaskView};
+pub use super::status::{Status, TaskStatus};
 
 /// What is known of a job before its first event: what its spec record says.
 #[derive(Clone, Debug)]

@@ -1,11 +1,13 @@
 //! Figures for metrics and status.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::state::Status;
+use super::status::Status;
 
-/// Figures of the jobs component. Counters run since the start.
+/// Figures of the jobs component. Counters begin at the start of the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = JobStats)]
@@ -18,7 +20,7 @@ pub struct Stats {
     pub jobs_accepted: u64,
     /// Jobs that ended, by status.
     pub jobs_ended: Ended,
-    /// Attempts that run.
+    /// Attempts that are running.
     pub tasks_running: u64,
     /// Tasks of unfinished jobs.
     pub unfinished_tasks: u64,
@@ -32,17 +34,17 @@ pub struct Stats {
     pub task_retries: u64,
     /// Sum of the durations of all tasks that began and ended, in milliseconds.
     pub task_duration_ms_sum: u64,
-    /// Number of those durations.
+    /// Number of durations in `task_duration_ms_sum`.
     pub task_duration_count: u64,
-    /// Jobs on remotes that run tasks of jobs here.
+    /// Jobs on remotes that run tasks of this node's jobs.
     pub remote_jobs: u64,
-    /// Events that wait for the journal.
+    /// Events that are not in the journal yet.
     pub events_pending: u64,
-    /// Unfinished jobs of the time before that were taken up at the start.
+    /// Unfinished jobs of an earlier process that continued at the start.
     pub jobs_taken_up: u64,
     /// Times that an owner was skipped or rejected because it already had its share of slots, tasks or journal space.
     pub shares_refused: u64,
-    /// Records of jobs that could not be read at the start; they are left alone.
+    /// Records of jobs that could not be read at the start; the node neither runs nor deletes these jobs.
     pub records_unreadable: u64,
 }
 
@@ -51,22 +53,38 @@ pub struct Stats {
 #[serde(rename_all = "camelCase")]
 #[schema(as = JobsEnded)]
 pub struct Ended {
-    /// With a result of every task.
+    /// Jobs with a result of every task.
     pub completed: u64,
-    /// With some results.
+    /// Jobs with results of some tasks.
     pub partial: u64,
-    /// Without a result, or by `failFast`.
+    /// Jobs without a result, or ended by `failFast`.
     pub failed: u64,
-    /// By a client or the node's stop.
+    /// Jobs that a client or a stop of the node has ended.
     pub cancelled: u64,
-    /// By their deadline.
+    /// Jobs that their deadline has ended.
     pub timed_out: u64,
+}
+
+/// The figures of the engine's last turn. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Figures(Arc<Mutex<Stats>>);
+
+// === impl Figures ===
+
+impl Figures {
+    pub(crate) fn get(&self) -> Stats {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, stats: Stats) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
 }
 
 // === impl Ended ===
 
 impl Ended {
-    /// Name and figure of each status.
+    /// The name and the number of each status.
     pub fn by_status(&self) -> [(&'static str, u64); 5] {
         [
             (Status::Completed.as_str(), self.completed),

@@ -1,14 +1,14 @@
 //! The whole component, from the handle to the history in a memory journal.
 
-mod away;
 mod bounds;
 mod death;
-mod door;
 mod ends;
 mod full;
 mod life;
 mod recovery;
+mod remote_tasks;
 mod results;
 mod rig;
 mod runner;
 mod scale;
+mod submissions;

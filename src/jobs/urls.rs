@@ -1,31 +1,31 @@
-//! Where things of a job are to be had. Ids come from clients, so each is percent-encoded as one path segment.
+//! URLs of jobs. Ids come from clients, so each is percent-encoded as one path segment.
 
 use std::fmt::Write;
 
-/// The job.
-pub fn job(job_id: &str) -> String {
+/// The URL of a job.
+pub(crate) fn job(job_id: &str) -> String {
     format!("/api/jobs/{}", segment(job_id))
 }
 
-/// Its events as a stream.
-pub fn events(job_id: &str) -> String {
+/// The URL of a job's event stream.
+pub(crate) fn events(job_id: &str) -> String {
     format!("{}/events", job(job_id))
 }
 
-/// The result of a task.
-pub fn result(job_id: &str, task_id: &str) -> String {
+/// The URL of the result of a task.
+pub(crate) fn result(job_id: &str, task_id: &str) -> String {
     format!("{}/tasks/{}/result", job(job_id), segment(task_id))
 }
 
-/// One segment of a path.
-pub fn segment(text: &str) -> String {
+/// A text as one segment of a path.
+pub(crate) fn segment(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         // The unreserved characters of RFC 3986.
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'.') {
             out.push(char::from(byte));
         } else {
-            write!(out, "%{byte:02X}").expect("a string takes what it gets");
+            write!(out, "%{byte:02X}").expect("writing to a string does not fail");
         }
     }
     out

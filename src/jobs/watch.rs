@@ -6,8 +6,9 @@ use futures::{Stream, stream::try_unfold};
 use tokio::sync::watch::Receiver;
 
 use super::{
-    Error, Handle,
+    error::Error,
     event::{Fact, JobEvent},
+    handle::Handle,
 };
 use crate::{
     event::SharedEvent,

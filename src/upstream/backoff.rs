@@ -7,28 +7,37 @@ use rand::RngExt;
 
 mod date;
 
-/// Exponential growth with jitter, so that many who failed together do not come back together.
+/// Delays that grow exponentially, with jitter: clients that failed together do not come back together. The one backoff of
+/// this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The delay before the first retry.
     pub initial: Duration,
-    /// The longest delay that growth reaches; a hint may exceed it.
+    /// The longest delay that growth reaches; a hint may be longer.
     pub max: Duration,
-    /// By how much each delay grows, 2 mostly; below 1 counts as 1.
+    /// The factor by which each delay grows, mostly 2; below 1 counts as 1.
     pub factor: u32,
+    /// The longest hint that is followed.
+    pub longest_hint: Duration,
 }
 
 impl Backoff {
-    /// Growth from `initial` to `max`.
+    /// Growth from `initial` to `max`. Hints are followed however long they are.
     pub const fn new(initial: Duration, max: Duration, factor: u32) -> Self {
-        Self { initial, max, factor }
+        Self { initial, max, factor, longest_hint: Duration::MAX }
+    }
+
+    /// Limits the hints: an upstream that asks for a day must not park its clients for a day.
+    #[must_use]
+    pub const fn with_longest_hint(self, longest_hint: Duration) -> Self {
+        Self { longest_hint, ..self }
     }
 
     /// The delay before retry number `attempt`, counted from 0: between half of the grown delay and all of it, and
-    /// never below `hint`, which is what the upstream has asked for. The caller bounds a hint that it does not trust.
+    /// never below `hint`, the delay that the upstream has asked for, as far as it is followed.
     pub fn delay(&self, attempt: u32, hint: Option<Duration>, rng: &mut impl rand::Rng) -> Duration {
         let full = self.initial.saturating_mul(self.factor.max(1).saturating_pow(attempt)).min(self.max);
-        let floor = hint.unwrap_or_default();
+        let floor = hint.unwrap_or_default().min(self.longest_hint);
         rng.random_range((full / 2).max(floor)..=full.max(floor))
     }
 }
@@ -77,6 +86,22 @@ mod tests {
             }
         }
         assert_eq!(BACKOFF.delay(0, Some(Duration::from_mins(5)), &mut rng), Duration::from_mins(5));
+    }
+
+    #[test]
+    fn a_hint_counts_up_to_its_limit() {
+        let mut rng = StdRng::seed_from_u64(3);
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 2);
+        let backoff = backoff.with_longest_hint(Duration::from_mins(5));
+        for _ in 0..50 {
+            let first = backoff.delay(0, None, &mut rng);
+            assert!((250..=500).contains(&first.as_millis()), "{first:?}");
+            let third = backoff.delay(2, None, &mut rng);
+            assert!((1000..=2000).contains(&third.as_millis()), "{third:?}");
+            assert!(backoff.delay(0, Some(Duration::from_secs(20)), &mut rng) >= Duration::from_secs(20));
+            let day = Duration::from_secs(86_400);
+            assert_eq!(backoff.delay(0, Some(day), &mut rng), Duration::from_secs(300));
+        }
     }
 
     #[test]

@@ -121,7 +121,7 @@ async fn a_node_whose_jobs_have_failed_ends() {
     let running = actix_rt::spawn(server.run(std::future::pending()));
     eventually_ready(&node).await;
     let spec = serde_json::from_value(json!({ "tasks": [{ "run": "Calculate Stats" }] })).expect("a job");
-    let submission = Submission { spec, hold: Some(Arc::new(Bomb)), ..Submission::default() };
+    let submission = Submission { spec, quota_guard: Some(Arc::new(Bomb)), ..Submission::default() };
     node.jobs.submit(submission).await.expect("the job is accepted");
     let ended = tokio::time::timeout(PATIENCE * 2, running).await.expect("the node ends").expect("it does not panic");
     assert!(matches!(ended, Err(Error::Failed("jobs"))), "{ended:?}");

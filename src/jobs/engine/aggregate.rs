@@ -1,14 +1,14 @@
-//! `aggregated_result`: what all tasks came to, in one event that fits; pure.
+//! `aggregated_result`: the outcomes of all tasks in one event; pure.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::jobs::{event::AggregatedResult, urls};
 
-/// What a task came to.
+/// The outcome of a task.
 #[derive(Debug)]
-pub enum Outcome {
-    /// A result. Large ones are only counted, and so are those above what one event can take.
+pub(crate) enum Outcome {
+    /// A result. Its text is not kept if it is large or if the event has no room for it.
     Result {
         /// Size of its JSON text.
         bytes: usize,
@@ -32,16 +32,16 @@ struct Elsewhere {
     result_url: String,
 }
 
-/// One task: its shortest form, and its result where that is longer and could be shown too.
+/// One task: its shortest form, and its result if that is longer.
 struct Line<'a> {
     key: String,
     short: String,
     inline: Option<&'a str>,
 }
 
-/// Gathers the outcomes in the order of the tasks. The text stays within `budget` bytes: results are replaced by
-/// references, the last ones first, and when not even these fit, the whole by a reference to the job.
-pub fn aggregate<'a>(
+/// Puts the outcomes together in the order of the tasks, in at most `budget` bytes. Results that do not fit are replaced
+/// by references, the last ones first; if the references do not fit either, the whole is a reference to the job.
+pub(crate) fn aggregate<'a>(
     job_id: &str,
     tasks: impl Iterator<Item = (&'a str, &'a Outcome)>,
     budget: usize,
@@ -101,7 +101,7 @@ fn json(value: &impl Serialize) -> String {
 }
 
 fn raw(text: String) -> Box<RawValue> {
-    RawValue::from_string(text).expect("it was put together from JSON")
+    RawValue::from_string(text).expect("it consists of JSON texts")
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! What the engine knows of a job that has not ended, beyond its history.
+//! A job that has not ended: what the engine knows of it beyond its history, and how it moves.
+//!
+//! `attempts` is the life of its tasks up to the end of the job, `remote` the life of tasks that remotes run. All
+//! methods that decide something get the shared [`Effects`].
 
 use std::collections::VecDeque;
 
@@ -6,183 +9,266 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{EVENT_OVERHEAD, aggregate::Outcome, away::Away, shorten, timers};
+use super::{
+    QuotaGuard,
+    aggregate::Outcome,
+    effects::{Effects, ResultBounds, Timer},
+    outbox::Entry,
+    room::FOOTPRINT,
+    timers,
+};
 use crate::{
     jobs::{
-        Config, Hold, code,
-        event::{Complete, ErrorEntry},
+        code,
+        event::{Complete, ErrorEntry, Fact, JobEvent, LOCAL},
         handler::TaskError,
         spec::{Plan, PlannedTask},
-        state::Status,
+        status::Status,
+        work::JobId,
     },
+    journal::RecordWrite,
     shares::{Held, Owner},
+    text::shorten,
     topic::Topic,
 };
 
+mod attempts;
+mod remote;
+
+use self::remote::RemoteRun;
+
 /// A job that has not ended.
 #[derive(Debug)]
-pub struct Live {
+pub(crate) struct LiveJob {
+    pub id: JobId,
     pub plan: Plan,
-    pub runs: Vec<Run>,
+    /// The state of each task, in the order of the plan.
+    pub runs: Vec<TaskRun>,
     pub topic: Topic,
     pub accepted: Instant,
     pub deadline: Option<timers::Key>,
     /// The parent of the tokens of all attempts.
     pub cancel: CancellationToken,
-    /// Tells remotes to stop: unlike attempts they go on while this node is away.
-    pub far: CancellationToken,
+    /// Tells remotes to stop. Unlike attempts they continue while this node is down.
+    pub cancel_remote: CancellationToken,
     /// Set once something ends the job before its tasks do.
     pub ending: Option<Ending>,
     /// Tasks that the ending found waiting and that still need their `error`.
-    pub doomed: VecDeque<u32>,
-    /// Tasks of which an end of the node is still to be told.
+    pub failing: VecDeque<u32>,
+    /// Tasks whose interruption by an end of the node is not reported yet.
     pub interrupted: VecDeque<u32>,
     /// True once `aggregated_result` was made.
-    pub aggregated: bool,
+    pub aggregated_made: bool,
     /// True once `complete` was made.
-    pub told: bool,
+    pub complete_made: bool,
     pub succeeded: usize,
     pub failed: usize,
     /// The first errors, for `complete`.
     pub errors: Vec<ErrorEntry>,
     /// Bytes of results that are kept for `aggregated_result`.
     pub kept_bytes: usize,
-    /// Let go when the job has ended.
-    pub hold: Option<Hold>,
-    /// The owner of the job.
+    /// Dropped when the job has ended.
+    pub quota_guard: Option<QuotaGuard>,
     pub owner: Owner,
-    /// Its quota of `jobs.max_running_tasks`.
-    pub tasks: Option<Held>,
+    /// Its part of `jobs.max_running_tasks`.
+    pub task_quota: Option<Held>,
     /// Size of its record in bytes.
     pub record_bytes: usize,
     /// Journal bytes that count against the owner's share until the job ends.
-    pub held: u64,
+    pub journal_bytes: u64,
 }
 
-/// A task of such a job.
+/// The state of a task of a live job.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct TaskRun {
     pub phase: Phase,
+    /// The queue's lane in which it waits.
     pub lane: usize,
     /// Attempts that were begun.
     pub attempts: u32,
-    /// Those of them that fell to an end of the node and spend no retry.
-    pub spared: u32,
-    /// How often the node ended without a word while the task ran.
+    /// Attempts that an end of the node has interrupted; they use no retry.
+    pub uncounted: u32,
+    /// Times that the node crashed while the task ran.
     pub restarts: u32,
-    /// The next attempt is to be told: nothing else shows that it has begun, should the node end again.
-    pub resumes: bool,
+    /// The next attempt makes a progress event: without it nothing would show that the attempt has begun, should the
+    /// node end again.
+    pub announce_resume: bool,
     /// When the first attempt began.
     pub began: Option<Instant>,
     pub outcome: Option<Outcome>,
-    /// Of a task that a remote runs.
-    pub away: Option<Box<Away>>,
+    /// The state of a task that a remote runs.
+    pub remote: Option<Box<RemoteRun>>,
 }
 
-/// Where a task stands.
+/// What a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// In the queue.
     Waiting,
     /// An attempt runs and holds its slots.
     Running,
     /// Between two attempts.
     Delayed,
-    /// The node ended, or is about to end, before the task did: that is still to be told.
+    /// An end of the node has interrupted it, which is not reported yet.
     Interrupted,
-    /// A remote runs it, or is to.
-    Away,
+    /// A remote runs it, or is to run it.
+    Remote,
     /// It will not run any more and waits for its `error`.
-    Doomed,
-    /// It had its end.
+    Failing,
+    /// It has ended.
     Finished,
 }
 
 /// What ends a job before its tasks do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// A client.
+pub(crate) enum Ending {
+    /// A client has cancelled it.
     Cancelled,
-    /// Its deadline.
+    /// Its deadline has passed.
     TimedOut,
-    /// A failed task, by `failFast`.
+    /// A task has failed, and the job has `failFast`.
     FailedFast,
-    /// The node.
+    /// The node stops, and the job does not outlive it.
     Shutdown,
 }
 
-/// How much of the results a job keeps for `aggregated_result`.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Larger results stand in records of their own.
-    pub inline: usize,
-    /// More cannot go into one event.
-    pub total: usize,
-    /// Limit for all jobs together; results beyond it are referenced by URL.
-    pub room: usize,
-}
+/// Records of the same commit as an event, and the memory that both hold of the budget.
+type Extra = (Vec<RecordWrite>, Vec<Held>);
 
-/// Longest text of an error in `complete` and `aggregated_result`, of which there may be thousands.
+/// Approximate bytes of an event beside results and data.
+const PLAIN_EVENT_BYTES: usize = 512;
+/// Maximum length of an error text in `complete` and `aggregated_result`, which may have thousands of them.
 const MAX_BRIEF_BYTES: usize = 256;
 
-// === impl Bounds ===
+// === impl TaskRun ===
 
-impl Bounds {
-    pub fn new(config: &Config, max_event_bytes: usize) -> Self {
-        let inline = config.max_result_bytes.min(max_event_bytes.saturating_sub(EVENT_OVERHEAD));
-        Self { inline, total: max_event_bytes, room: usize::MAX }
-    }
-}
-
-// === impl Run ===
-
-impl Run {
+impl TaskRun {
     /// A task that has not begun.
     fn of(task: &PlannedTask) -> Self {
-        let away = task.remote.as_ref().map(|_| Box::new(Away::new()));
-        let phase = if away.is_some() { Phase::Away } else { Phase::Waiting };
-        Self { phase, lane: 0, attempts: 0, spared: 0, restarts: 0, resumes: false, began: None, outcome: None, away }
+        let remote = task.remote.as_ref().map(|_| Box::new(RemoteRun::new()));
+        Self {
+            phase: if remote.is_some() { Phase::Remote } else { Phase::Waiting },
+            lane: 0,
+            attempts: 0,
+            uncounted: 0,
+            restarts: 0,
+            announce_resume: false,
+            began: None,
+            outcome: None,
+            remote,
+        }
     }
 
     /// Attempts that count against the task's retries.
-    pub fn spent(&self) -> u32 {
-        self.attempts.saturating_sub(self.spared)
+    fn counted(&self) -> u32 {
+        self.attempts.saturating_sub(self.uncounted)
     }
 }
 
-// === impl Live ===
+// === impl LiveJob ===
 
-impl Live {
-    /// A job of which nothing has happened yet.
-    pub fn new(plan: Plan, topic: Topic, accepted: Instant) -> Self {
-        let runs = plan.tasks.iter().map(Run::of).collect();
+impl LiveJob {
+    /// A job that has no events yet.
+    pub(crate) fn new(id: JobId, plan: Plan, topic: Topic, accepted: Instant) -> Self {
+        let runs = plan.tasks.iter().map(TaskRun::of).collect();
         Self {
+            id,
             plan,
             runs,
             topic,
             accepted,
             deadline: None,
             cancel: CancellationToken::new(),
-            far: CancellationToken::new(),
+            cancel_remote: CancellationToken::new(),
             ending: None,
-            doomed: VecDeque::new(),
+            failing: VecDeque::new(),
             interrupted: VecDeque::new(),
-            aggregated: false,
-            told: false,
+            aggregated_made: false,
+            complete_made: false,
             succeeded: 0,
             failed: 0,
             errors: Vec::new(),
             kept_bytes: 0,
-            hold: None,
+            quota_guard: None,
             owner: None,
-            tasks: None,
+            task_quota: None,
             record_bytes: 0,
-            held: 0,
+            journal_bytes: 0,
         }
     }
 
-    /// A task has a result: counts it, and keeps it as far as the bounds allow.
-    pub fn keep_result(&mut self, task: usize, result: &RawValue, bounds: Bounds) {
+    /// Enters the queue with the tasks that wait for it, and hands the others to their remotes.
+    pub(crate) fn enter_queue(&mut self, fx: &mut Effects) {
+        fx.queue.add(self.id.clone(), self.owner.clone(), self.plan.concurrency);
+        for (index, (run, task)) in (0..).zip(self.runs.iter_mut().zip(&self.plan.tasks)) {
+            run.lane = fx.lane(&task.kind);
+            match run.phase {
+                Phase::Waiting => fx.queue.push(&self.id, index, run.lane),
+                Phase::Interrupted => self.interrupted.push_back(index),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sets the deadline.
+    pub(crate) fn set_deadline(&mut self, at: Instant, fx: &mut Effects) {
+        self.deadline = Some(fx.timers.set(at, Timer::Deadline(self.id.clone())));
+    }
+
+    /// Returns what the job holds of the shared resources; its last event is in the journal.
+    pub(crate) fn release(self, fx: &mut Effects) {
+        if let Some(deadline) = self.deadline {
+            fx.timers.unset(deadline);
+        }
+        fx.queue.remove(&self.id);
+        fx.room.discharge(&self.owner, self.journal_bytes);
+        fx.kept_bytes -= self.kept_bytes;
+    }
+
+    /// Ends the job before its tasks have ended: no task is begun any more, and running attempts are cancelled.
+    pub(crate) fn end(&mut self, ending: Ending, fx: &mut Effects) {
+        if self.ending.is_some() || self.all_finished() {
+            return;
+        }
+        self.ending = Some(ending);
+        self.cancel.cancel();
+        self.cancel_remote.cancel();
+        for (index, run) in (0..).zip(&mut self.runs) {
+            if matches!(run.phase, Phase::Waiting | Phase::Delayed | Phase::Interrupted) {
+                run.phase = Phase::Failing;
+                self.failing.push_back(index);
+            }
+        }
+        fx.queue.clear(&self.id);
+        fx.failing.push_back(self.id.clone());
+    }
+
+    /// Leaves the job as it is, because the node stops and the job outlives it. Returns false if its ending has begun:
+    /// then it comes to its end.
+    pub(crate) fn suspend(&mut self, fx: &mut Effects) -> bool {
+        if self.ending.is_some() || self.all_finished() {
+            return false;
+        }
+        self.cancel.cancel();
+        // Interruptions by the previous end of the node are reported at the next start.
+        self.interrupted.clear();
+        for (index, run) in (0..).zip(&mut self.runs) {
+            if run.phase == Phase::Delayed {
+                // Its next attempt was announced. Without a further event a reader would take it for begun.
+                run.phase = Phase::Interrupted;
+                run.attempts += 1;
+                self.interrupted.push_back(index);
+            }
+        }
+        if !self.interrupted.is_empty() {
+            fx.interrupted.push_back(self.id.clone());
+        }
+        fx.queue.clear(&self.id);
+        true
+    }
+
+    /// Counts a result, and keeps it as far as the bounds allow.
+    pub(crate) fn keep_result(&mut self, task: usize, result: &RawValue, bounds: ResultBounds) {
         let bytes = result.get().len();
         let keep = bytes <= bounds.inline.min(bounds.room) && self.kept_bytes + bytes <= bounds.total;
         let kept = keep.then(|| result.to_owned());
@@ -192,7 +278,7 @@ impl Live {
     }
 
     /// Drops the kept results; `aggregated_result` then refers to them by URL.
-    pub fn drop_results(&mut self) {
+    pub(crate) fn drop_results(&mut self) {
         for run in &mut self.runs {
             if let Some(Outcome::Result { kept, .. }) = &mut run.outcome {
                 *kept = None;
@@ -201,14 +287,14 @@ impl Live {
         self.kept_bytes = 0;
     }
 
-    /// A task has a result that stands in a record of its own.
-    pub fn count_result(&mut self, task: usize, bytes: usize) {
+    /// Counts a result that has a record of its own.
+    pub(crate) fn count_result(&mut self, task: usize, bytes: usize) {
         self.runs[task].outcome = Some(Outcome::Result { bytes, kept: None });
         self.succeeded += 1;
     }
 
-    /// A task has failed: counts it, and keeps the beginning of its error.
-    pub fn keep_error(&mut self, task: usize, error: &str) {
+    /// Counts a failed task, and keeps the beginning of its error.
+    pub(crate) fn keep_error(&mut self, task: usize, error: &str) {
         let brief = shorten(error.to_owned(), MAX_BRIEF_BYTES);
         self.runs[task].outcome = Some(Outcome::Error(brief.as_str().into()));
         if self.errors.len() < Complete::MAX_ERRORS {
@@ -217,17 +303,17 @@ impl Live {
         self.failed += 1;
     }
 
-    pub fn finished(&self) -> usize {
+    pub(crate) fn finished(&self) -> usize {
         self.succeeded + self.failed
     }
 
     /// True once all tasks have ended.
-    pub fn closed(&self) -> bool {
+    pub(crate) fn all_finished(&self) -> bool {
         self.finished() == self.runs.len()
     }
 
-    /// What the job came to, now that all its tasks have ended.
-    pub fn verdict(&self) -> Status {
+    /// The status of the job, now that all its tasks have ended.
+    pub(crate) fn final_status(&self) -> Status {
         match self.ending {
             Some(Ending::Cancelled | Ending::Shutdown) => Status::Cancelled,
             Some(Ending::TimedOut) => Status::TimedOut,
@@ -237,31 +323,42 @@ impl Live {
             None => Status::Partial,
         }
     }
+
+    /// Makes an event of a task.
+    fn push_task(&mut self, index: u32, fact: Fact, bytes: usize, fx: &mut Effects) {
+        self.push(Some(index), fact, Extra::default(), bytes, fx);
+    }
+
+    /// Makes an event of the job itself.
+    fn push_job(&mut self, fact: Fact, bytes: usize, fx: &mut Effects) {
+        self.push(None, fact, Extra::default(), bytes, fx);
+    }
+
+    fn push(&mut self, index: Option<u32>, fact: Fact, (records, held): Extra, bytes: usize, fx: &mut Effects) {
+        let remote = index.and_then(|index| self.plan.tasks[index as usize].remote.clone());
+        let source = remote.unwrap_or_else(|| LOCAL.clone());
+        let mut topics = vec![self.topic.clone()];
+        if fact.notifies() {
+            topics.extend(self.plan.notify.iter().cloned());
+        }
+        let event = JobEvent { job_id: self.id.clone(), source, timestamp: fx.clock.now_ms(), fact };
+        fx.room.take(bytes);
+        self.journal_bytes += fx.room.charge(&self.owner, FOOTPRINT * bytes as u64);
+        fx.outbox.push(Entry { event, topics, records, held, bytes });
+    }
 }
 
 // === impl Ending ===
 
 impl Ending {
-    /// The error that unfinished tasks get.
-    pub fn error(self, http_status: Option<u16>) -> TaskError {
-        TaskError { http_status, ..TaskError::fatal(self.code(), self.message()) }
-    }
-
-    /// The code of that.
-    fn code(self) -> &'static str {
-        match self {
-            Self::Cancelled | Self::FailedFast => code::CANCELLED,
-            Self::TimedOut => code::JOB_TIMEOUT,
-            Self::Shutdown => code::SHUTDOWN,
-        }
-    }
-
-    fn message(self) -> &'static str {
-        match self {
-            Self::Cancelled => "the job was cancelled before the task had ended",
-            Self::FailedFast => "cancelled because another task of the job failed (`failFast`)",
-            Self::TimedOut => "the job's deadline (`timeoutMs`) passed before the task had ended",
-            Self::Shutdown => "the node stopped before the task had ended",
-        }
+    /// The error of the tasks that have not finished.
+    pub(crate) fn error(self, http_status: Option<u16>) -> TaskError {
+        let (code, message) = match self {
+            Self::Cancelled => (code::CANCELLED, "the job was cancelled before the task had ended"),
+            Self::FailedFast => (code::CANCELLED, "cancelled because another task of the job failed (`failFast`)"),
+            Self::TimedOut => (code::JOB_TIMEOUT, "the job's deadline (`timeoutMs`) passed before the task had ended"),
+            Self::Shutdown => (code::SHUTDOWN, "the node stopped before the task had ended"),
+        };
+        TaskError { http_status, ..TaskError::fatal(code, message) }
     }
 }

@@ -1,21 +1,20 @@
-//! What the journal has room for. Histories of jobs are kept whole, so somebody must see to it that they do not fill it.
+//! The space that jobs have in the journal; pure. Histories of jobs are kept whole, so jobs must not fill it.
 //!
-//! Above a half of `journal.max_bytes` ended jobs leave before their time, the oldest first. Above three quarters, which
-//! only unfinished jobs can hold, no job is let in, progress is not told, results that are not small become errors and
-//! `aggregated_result` is brief: so running jobs can end and free their space. The same limits apply to a single
-//! owner whose unfinished jobs hold its share of these three quarters.
+//! Above half of `journal.max_bytes` ended jobs are deleted early, the oldest first. Above three quarters, which only
+//! unfinished jobs can hold, new jobs are rejected, progress is dropped, results that are not small become errors and
+//! `aggregated_result` is brief: so running jobs can end and free their space. The same limits apply to a single owner
+//! whose unfinished jobs hold its share of these three quarters.
 
 use std::collections::HashMap;
 
-use super::{Done, Engine, books::Leaving};
 use crate::{
-    jobs::{code, handler::TaskError},
+    jobs::{code, handler::TaskError, work::TaskDone},
     shares::{Owner, Share},
 };
 
-/// How full the journal is with what jobs keep there.
+/// The part of the journal that jobs use.
 #[derive(Debug)]
-pub struct Room {
+pub(crate) struct Room {
     max: u64,
     used: u64,
     share: Share,
@@ -23,40 +22,40 @@ pub struct Room {
     owners: HashMap<Owner, u64>,
 }
 
-/// A result that is no larger costs about as much as the error in its place would.
+/// A result up to this size costs about as much as the error in its place.
 const SMALL: usize = 1024;
-/// What an event costs the journal at most, as a multiple of its bytes: the data, and the same on the wire.
-pub const FOOTPRINT: u64 = 2;
-/// An `aggregated_result` for which there is little room: some hundred small results or references.
+/// Maximum cost of an event in the journal as a multiple of its bytes: the data, and the same on the wire.
+pub(crate) const FOOTPRINT: u64 = 2;
+/// The size of an `aggregated_result` if there is little room: some hundred small results or references.
 const BRIEF: usize = 16 << 10;
 
 // === impl Room ===
 
 impl Room {
-    pub fn new(max: u64, share: Share) -> Self {
+    pub(crate) fn new(max: u64, share: Share) -> Self {
         Self { max, used: 0, share, owners: HashMap::new() }
     }
 
-    /// True when only the ends of tasks and jobs are to be written.
-    pub fn tight(&self) -> bool {
+    /// True if only the ends of tasks and jobs may be written.
+    pub(crate) fn tight(&self) -> bool {
         self.used > self.usable()
     }
 
     /// Like [`tight`](Self::tight), for the jobs of one owner.
-    pub fn tight_for(&self, owner: &Owner) -> bool {
+    pub(crate) fn tight_for(&self, owner: &Owner) -> bool {
         let alone = self.owners.len() <= usize::from(self.owners.contains_key(owner));
         let own = self.owners.get(owner).copied().unwrap_or(0);
         self.tight() || own > self.share.most(self.usable(), alone)
     }
 
     /// Adds bytes to an owner's share; returns them.
-    pub fn charge(&mut self, owner: &Owner, bytes: u64) -> u64 {
+    pub(crate) fn charge(&mut self, owner: &Owner, bytes: u64) -> u64 {
         *self.owners.entry(owner.clone()).or_insert(0) += bytes;
         bytes
     }
 
     /// Releases the bytes of a job that has ended.
-    pub fn discharge(&mut self, owner: &Owner, bytes: u64) {
+    pub(crate) fn discharge(&mut self, owner: &Owner, bytes: u64) {
         if let Some(held) = self.owners.get_mut(owner) {
             *held = held.saturating_sub(bytes);
             if *held == 0 {
@@ -70,18 +69,18 @@ impl Room {
         self.max / 4 * 3
     }
 
-    /// More is on its way to the journal.
-    pub fn take(&mut self, bytes: usize) {
+    /// Counts the bytes of an event that is on its way to the journal.
+    pub(crate) fn take(&mut self, bytes: usize) {
         self.used += FOOTPRINT * bytes as u64;
     }
 
-    /// How large an `aggregated_result` may be that could have `most` bytes.
-    pub fn for_all_results(&self, owner: &Owner, most: usize) -> usize {
+    /// Maximum size of an `aggregated_result`, which must not exceed `most` bytes.
+    pub(crate) fn for_all_results(&self, owner: &Owner, most: usize) -> usize {
         if self.tight_for(owner) { most.min(BRIEF) } else { most }
     }
 
-    /// Turns a result for which there is no room into an error.
-    pub fn for_result(&self, owner: &Owner, result: Result<Done, TaskError>) -> Result<Done, TaskError> {
+    /// Replaces a result by an error if there is no room for it.
+    pub(crate) fn for_result(&self, owner: &Owner, result: Result<TaskDone, TaskError>) -> Result<TaskDone, TaskError> {
         match result {
             Ok(done) if self.tight_for(owner) && done.result.get().len() > SMALL => {
                 let bytes = done.result.get().len();
@@ -97,18 +96,14 @@ impl Room {
             other => other,
         }
     }
-}
 
-// === impl Engine ===
-
-impl Engine {
-    /// Tells how many bytes jobs hold in the journal, events and records.
-    pub fn load(&mut self, bytes: u64) {
-        self.room.used = bytes + FOOTPRINT * self.outbox.bytes() as u64;
+    /// Sets the bytes that jobs hold: `kept` in the journal, and `pending` bytes of events on their way.
+    pub(crate) fn set_used(&mut self, kept: u64, pending: usize) {
+        self.used = kept + FOOTPRINT * pending as u64;
     }
 
-    /// The job that ended first, when jobs hold more of the journal than they may.
-    pub fn squeezed(&mut self) -> Option<Leaving> {
-        if self.room.used <= self.room.max / 2 { None } else { self.oldest() }
+    /// True if ended jobs must be deleted early.
+    pub(crate) fn above_half(&self) -> bool {
+        self.used > self.max / 2
     }
 }

@@ -31,7 +31,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::unless_cancelled;
+use super::common::unless_cancelled;
 use crate::{
     jobs::{
         handler::{Output, Task, TaskError, TaskHandler},
@@ -51,12 +51,9 @@ mod tests;
 pub use self::{environment::Environment, orphans::adopt};
 use self::{
     group::Group,
-    lines::{Line, Lines, Tail},
+    lines::{LINE_MAX, Line, Lines, Tail},
     talk::Talk,
 };
-
-/// Longest line of output in bytes.
-const LINE_MAX: usize = 1 << 20;
 
 /// How much of stderr is kept for the error, in bytes.
 const STDERR_TAIL: usize = 4096;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Deps, excerpt, unless_cancelled};
+use super::common::{Deps, unless_cancelled};
 use crate::{
     jobs::handler::{Output, Task, TaskError, TaskHandler},
     journal::BoxFuture,
     sse,
+    text::{excerpt, one_line},
     upstream::{
         self, Chunks, Client, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Trust,
         Verdict, describe, retry_after, verdict,
@@ -206,6 +207,5 @@ async fn beginning(body: Chunks, headers: &HeaderMap) -> String {
     // Four bytes hold any character.
     let bytes = body.beginning(ERROR_EXCERPT * 4, ERROR_BODY_TIMEOUT).await;
     let text = Media::of(headers).lossy(&bytes);
-    let line: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|s| !s.is_empty()).collect();
-    excerpt(&line.join(" "), ERROR_EXCERPT)
+    excerpt(&one_line(&text), ERROR_EXCERPT)
 }

@@ -12,9 +12,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use super::{Deps, cancelled, unless_cancelled};
+use super::common::{Deps, unless_cancelled};
 use crate::{
     jobs::handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
     journal::BoxFuture,
@@ -23,10 +22,11 @@ use crate::{
 mod data;
 mod remote;
 mod stats;
+mod steps;
 mod thumbnail;
 
 pub use self::data::{ORDERS_PATH, QUOTES_PATH, Quote, QuotePage, orders_csv, quotes};
-use self::remote::Node;
+use self::{remote::Node, steps::Steps};
 
 /// The names that `sample = "…"` may give.
 pub const NAMES: [&str; 4] = ["thumbnail", "stats", "fetch", "third_party"];
@@ -78,12 +78,6 @@ struct Compute {
     work: fn(&Steps) -> Result<Value, TaskError>,
 }
 
-/// How computing tells its progress and learns that it is no longer wanted.
-struct Steps {
-    reports: mpsc::Sender<(f64, String)>,
-    cancel: CancellationToken,
-}
-
 // === impl Compute ===
 
 impl TaskHandler for Compute {
@@ -104,21 +98,6 @@ impl TaskHandler for Compute {
             })
             .await
         })
-    }
-}
-
-// === impl Steps ===
-
-impl Steps {
-    /// Tells that a step is done.
-    ///
-    /// # Errors
-    /// When nobody wants the rest.
-    fn done(&self, progress: f64, message: impl Into<String>) -> Result<(), TaskError> {
-        if self.cancel.is_cancelled() {
-            return Err(cancelled());
-        }
-        self.reports.blocking_send((progress, message.into())).map_err(|_| cancelled())
     }
 }
 

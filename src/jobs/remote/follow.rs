@@ -1,44 +1,47 @@
-//! The events of a job on a remote, and what becomes of them here.
+//! The events of a job on a remote, and the reports that they become here.
 //!
-//! They are read from the beginning, through as many connections as it takes ([`EventSource`]). What is not of this job,
-//! of a task that is not of the group, after a task's end, of an unknown kind or unreadable is passed over.
+//! They are read from the beginning, through as many connections as it takes ([`EventSource`]). Events of other jobs or
+//! other tasks, after a task's end, of an unknown kind or with damaged data are ignored.
 
 use std::sync::Arc;
 
 use tokio::time::sleep;
 
-use super::{Open, Retries, Session, ask, ask::Trouble};
+use super::{
+    OpenTask, Session,
+    request::{self, RequestError},
+    retries::Retries,
+};
 use crate::{
     jobs::{
         code,
-        engine::{Done, Told, fit, shorten},
         event::{Fact, JobEvent, TaskComplete, TaskFailed, TaskProgress, TaskRetry, TaskStart},
+        event_size::{fit_data, fit_message},
         handler::TaskError,
         urls,
+        work::{RemoteReport, TaskDone},
     },
     json::Json,
     shares::Held,
     upstream::{
-        Purpose, Remote, StatusCode, Url,
+        self, Purpose, Remote, StatusCode, Url,
         events::{Cursor, EventSource, Failure, RemoteEvent, Said, Source},
     },
 };
 
 /// The name of a job's last event.
 const LAST_EVENT: &str = "complete";
-/// Longest message of a report in bytes, as for local tasks.
-const MESSAGE_MAX: usize = 1024;
 
 // === impl Session ===
 
 impl Session {
-    /// Reads until all tasks have ended, or none can any more; why those have no end that are still open.
+    /// Reads until all tasks have ended, or no further end can come; returns the error of the tasks that are still open.
     pub(super) async fn follow(&mut self, remote: &Arc<Remote>, job_id: &str) -> TaskError {
         let url = match remote.url(&urls::events(job_id)) {
             Ok(url) => url,
             Err(bad) => return self.lost(&bad.to_string()),
         };
-        let (mut cursor, mut vain, mut begun) = (Cursor::default(), Vain::default(), false);
+        let (mut cursor, mut fruitless, mut begun) = (Cursor::default(), Fruitless::default(), false);
         loop {
             let mut source = self.source(remote, &url, cursor);
             let failure = loop {
@@ -46,26 +49,26 @@ impl Session {
                     Some(Said::Events(events)) => {
                         for event in &events {
                             if event.control && event.event == "gap" {
-                                // The place is unknown there: all that is kept comes once more.
-                                self.again().await;
+                                // The remote does not know the position: it sends all stored events again.
+                                self.replay().await;
                             }
-                            let news = self.take(remote, job_id, event).await;
-                            vain.heard(news, event);
+                            let progressed = self.take(remote, job_id, event).await;
+                            fruitless.received(event, progressed);
                         }
                         if self.open.is_empty() {
                             return self.lost("all tasks have ended");
                         }
                     }
-                    Some(Said::Retry { failure, .. }) if forgotten(&failure) => break failure,
+                    Some(Said::Retry { failure, .. }) if is_unknown(&failure) => break failure,
                     Some(Said::Open { resumed_after, .. }) => {
                         if std::mem::replace(&mut begun, true) && resumed_after.is_none() {
-                            self.again().await;
+                            self.replay().await;
                         }
                     }
                     Some(Said::Retry { failure: Failure::Busy(_), .. }) => {}
-                    Some(Said::Retry { failure, .. }) if vain.retries(remote.max_retries()) => break failure,
+                    Some(Said::Retry { failure, .. }) if fruitless.lost(remote.max_retries()) => break failure,
                     Some(Said::Retry { failure, attempt, delay }) => {
-                        tracing::debug!(job_id = %self.group.id, remote = remote.name(), %failure, attempt, ?delay, "the remote's events broke off");
+                        tracing::debug!(job_id = %self.tasks.job, remote = remote.name(), %failure, attempt, ?delay, "the remote's events broke off");
                         // The first loss of a connection is not reported: it usually reconnects immediately.
                         if attempt > 1 || !begun {
                             self.unreached(attempt, delay, &failure).await;
@@ -75,31 +78,30 @@ impl Session {
                     Some(Said::End(_)) | None => return self.lost("its job is over without an end of this task"),
                 }
             };
-            if forgotten(&failure) {
-                let reason =
-                    format!("it no longer knows the job (`{job_id}` there), so nobody can tell what became of it");
+            if is_unknown(&failure) {
+                let reason = format!("it no longer knows the job (`{job_id}` there), so its end is unknown");
                 return self.lost(&reason);
             }
             if !matches!(failure, Failure::Busy(_)) {
                 return self.lost(&failure.to_string());
             }
-            // A place comes free when another stream ends: that is nothing that the remote could be blamed for.
+            // No connection was free, which is not a failure of the remote: wait until another stream ends.
             cursor = source.cursor().clone();
-            sleep(self.means.pace.max).await;
+            sleep(self.context.pace.max).await;
         }
     }
 
     fn source(&self, remote: &Arc<Remote>, url: &Url, cursor: Cursor) -> EventSource {
         let source = Source {
             end_event: Some(LAST_EVENT.to_owned()),
-            pace: self.means.pace,
-            via: self.group.via.clone(),
+            pace: self.context.pace,
+            via: self.tasks.via.clone(),
             ..Source::get(remote.clone(), url.clone(), Purpose::Job)
         };
-        EventSource::new(source, cursor, self.means.connections.clone())
+        EventSource::new(source, cursor, self.context.connections.clone())
     }
 
-    /// True when it brought a task further.
+    /// Takes an event; true if a task made progress.
     async fn take(&mut self, remote: &Remote, job_id: &str, event: &RemoteEvent) -> bool {
         if event.control {
             return false;
@@ -108,7 +110,7 @@ impl Session {
             Ok(event) if *event.job_id == *job_id => event.fact,
             Ok(_) => return false,
             Err(error) => {
-                tracing::debug!(job_id = %self.group.id, remote = remote.name(), %error, "an event of the remote is passed over");
+                tracing::debug!(job_id = %self.tasks.job, remote = remote.name(), %error, "an event of the remote is ignored");
                 return false;
             }
         };
@@ -120,33 +122,33 @@ impl Session {
             }
             Fact::TaskProgress(TaskProgress { task_id, progress, message, data }) => {
                 let Some(index) = self.started(&task_id).await else { return false };
-                let message = message.map(|message| shorten(message, MESSAGE_MAX));
-                let most = self.means.max_data_bytes;
+                let (message, most) = (fit_message(message), self.context.max_data_bytes);
                 let data = data.map(|data| {
-                    Json::result(data.get()).map_or_else(|_| fit(data, 0), |data| fit(data.into_raw(), most))
+                    Json::result(data.get()).map_or_else(|_| fit_data(data, 0), |data| fit_data(data.into_raw(), most))
                 });
-                self.tell(index, Told::Progress { progress, message, data }).await;
-                self.further(&task_id, progress)
+                self.report(index, RemoteReport::Progress { progress, message, data }).await;
+                self.raise(&task_id, progress)
             }
             Fact::TaskRetry(TaskRetry { task_id, attempt, delay_ms, error, code }) => {
                 let Some(index) = self.started(&task_id).await else { return false };
-                self.tell(index, Told::Retry { attempt, delay_ms, error: TaskError::transient(code, error) }).await;
+                self.report(index, RemoteReport::Retry { attempt, delay_ms, error: TaskError::transient(code, error) })
+                    .await;
                 false
             }
             Fact::TaskComplete(done) => {
                 let Some(index) = self.started(&done.task_id).await else { return false };
                 let (task_id, attempts) = (done.task_id.clone(), done.attempts);
                 let result = self.done(remote, done).await;
-                self.tell(index, Told::Ended { result, attempts }).await;
-                // Only now: whoever is interrupted before has still to give it an end.
+                self.report(index, RemoteReport::Ended { result, attempts }).await;
+                // Only now: if this future is dropped before, the task still needs an end.
                 self.open.remove(&task_id);
                 true
             }
             Fact::TaskError(TaskFailed { task_id, error, code, retryable, attempts, http_status, .. }) => {
-                // Its first event where it was ended before it began.
-                let Some(Open { index, .. }) = self.open.get(&task_id).copied() else { return false };
+                // The task's first event if it has ended before it began.
+                let Some(OpenTask { index, .. }) = self.open.get(&task_id).copied() else { return false };
                 let error = TaskError { message: error, code, retryable, retry_after: None, http_status };
-                self.tell(index, Told::Ended { result: Err(error), attempts }).await;
+                self.report(index, RemoteReport::Ended { result: Err(error), attempts }).await;
                 self.open.remove(&task_id);
                 true
             }
@@ -154,31 +156,31 @@ impl Session {
         }
     }
 
-    /// What follows may be known already.
-    async fn again(&self) {
+    /// The events that follow may have been reported already.
+    async fn replay(&self) {
         for open in self.open.values().filter(|open| open.started) {
-            self.tell(open.index, Told::Again).await;
+            self.report(open.index, RemoteReport::Replay).await;
         }
     }
 
-    /// True when the task was never so far.
-    fn further(&mut self, task_id: &str, progress: f64) -> bool {
+    /// Notes the progress of a task; true if it was never higher.
+    fn raise(&mut self, task_id: &str, progress: f64) -> bool {
         let open = self.open.get_mut(task_id).filter(|open| progress > open.progress);
         open.map(|open| open.progress = progress.min(100.0)).is_some()
     }
 
-    /// The number of a task that is open, and of which is told that it has begun.
+    /// The index of an open task, after its start was reported.
     pub(super) async fn started(&mut self, task_id: &str) -> Option<u32> {
         let open = self.open.get_mut(task_id)?;
         let index = open.index;
         if !std::mem::replace(&mut open.started, true) {
-            self.tell(index, Told::Started).await;
+            self.report(index, RemoteReport::Started).await;
         }
         Some(index)
     }
 
-    /// The result, and if need be the one that the event only names.
-    async fn done(&self, remote: &Remote, done: TaskComplete) -> Result<Done, TaskError> {
+    /// The result; if the event has only its URL, the result is fetched.
+    async fn done(&self, remote: &Remote, done: TaskComplete) -> Result<TaskDone, TaskError> {
         let TaskComplete { result, result_url, encoding, http_status, .. } = done;
         let (result, held) = match result_url.filter(|_| result.get() == "null") {
             Some(path) => self.fetch(remote, &path).await?,
@@ -188,23 +190,23 @@ impl Session {
             TaskError::fatal(code::BAD_RESULT, format!("the result cannot be passed on: {invalid}"))
         })?;
         let encoding = (encoding.as_deref() == Some("base64")).then_some("base64");
-        Ok(Done { result: result.into_raw(), encoding, http_status, held: held.into_iter().collect() })
+        Ok(TaskDone { result: result.into_raw(), encoding, http_status, held: held.into_iter().collect() })
     }
 
     /// Fetches a result that was too large for an event of the remote.
     async fn fetch(&self, remote: &Remote, path: &str) -> Result<Fetched, TaskError> {
-        let mut retries = Retries::new(remote, self.means.pace);
+        let mut retries = Retries::new(remote, self.context.pace);
         let why = loop {
-            // The size is unknown before the read, so reserve the maximum.
-            let held = self.means.memory.answer(&self.group.owner, self.means.max_result_bytes).await;
-            match ask::result(remote, path, self.means.max_result_bytes).await {
+            // The size is unknown before the read, so the maximum is reserved.
+            let held = self.context.memory.answer(&self.tasks.owner, self.context.max_result_bytes).await;
+            match request::result(remote, path, self.context.max_result_bytes).await {
                 Ok(result) => return Ok((result, held)),
-                Err(Trouble::Failed(Failure::Transport(crate::upstream::Error::TooLarge { limit }))) => {
+                Err(RequestError::Failed(Failure::Transport(upstream::Error::TooLarge { limit }))) => {
                     let message = format!("the result has more than {limit} bytes (`jobs.max_response_bytes`)");
                     return Err(TaskError::fatal(code::RESPONSE_TOO_LARGE, message));
                 }
-                Err(Trouble::Refused { detail, .. }) => break detail,
-                Err(Trouble::Failed(failure)) => match retries.delay(&failure).inspect(|_| drop(held)) {
+                Err(RequestError::Refused { detail, .. }) => break detail,
+                Err(RequestError::Failed(failure)) => match retries.delay(&failure).inspect(|_| drop(held)) {
                     Some(delay) => sleep(delay).await,
                     None => break failure.to_string(),
                 },
@@ -216,50 +218,50 @@ impl Session {
     }
 }
 
-/// A result, and the memory that it holds of the budget.
+/// A result, and its part of the memory budget.
 type Fetched = (Box<serde_json::value::RawValue>, Option<Held>);
 
-/// Counts connections that came to nothing. The source of events counts them too, but cannot know what is news: a remote
-/// that begins anew each time, without ids, would be followed for ever.
+/// Counts connections that brought no progress. The source of events counts failures too, but it does not know the
+/// tasks: a remote that begins from the start each time, without event ids, would be followed for ever.
 #[derive(Debug, Default)]
-struct Vain {
-    /// That brought events without an id, and none with one.
-    nameless: u32,
-    /// This one does so far.
-    unnamed: bool,
-    /// Since the last event that brought a task further.
+struct Fruitless {
+    /// Connections in a row whose last event had no id.
+    without_id: u32,
+    /// The last event of this connection has no id.
+    no_id: bool,
+    /// Connections since the last event with which a task made progress.
     idle: u32,
 }
 
-/// Connections in a row that bring no task further. There may be many: a task can be silent for hours behind a proxy that
+/// Maximum number of connections in a row without progress. It is high: a task can be silent for hours behind a proxy that
 /// cuts each connection after a minute.
 const IDLE_MAX: u32 = 1000;
 
-// === impl Vain ===
+// === impl Fruitless ===
 
-impl Vain {
-    fn heard(&mut self, news: bool, event: &RemoteEvent) {
+impl Fruitless {
+    fn received(&mut self, event: &RemoteEvent, progressed: bool) {
         if !event.control {
-            self.unnamed = event.id.is_empty();
-            if !self.unnamed {
-                self.nameless = 0;
+            self.no_id = event.id.is_empty();
+            if !self.no_id {
+                self.without_id = 0;
             }
         }
-        if news {
+        if progressed {
             self.idle = 0;
         }
     }
 
-    /// Takes one more that broke off; true when that is enough.
-    fn retries(&mut self, max: u32) -> bool {
-        // Silence is the business of the source of events, which knows how long a connection held.
-        self.nameless += u32::from(std::mem::take(&mut self.unnamed));
+    /// Counts a connection that was lost; true if no other should be opened.
+    fn lost(&mut self, max: u32) -> bool {
+        // Connections without events are counted by the source of events, which knows how long they lasted.
+        self.without_id += u32::from(std::mem::take(&mut self.no_id));
         self.idle += 1;
-        self.nameless > max || self.idle > IDLE_MAX
+        self.without_id > max || self.idle > IDLE_MAX
     }
 }
 
-/// True when the remote says that there is no such job.
-fn forgotten(failure: &Failure) -> bool {
+/// True if the remote does not know the job.
+fn is_unknown(failure: &Failure) -> bool {
     matches!(failure.status(), Some(StatusCode::NOT_FOUND | StatusCode::GONE))
 }

@@ -2,50 +2,17 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{JobState, TaskState};
-use crate::{event::Position, jobs::urls};
-
-/// How far a job is, or what it came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = JobStatus)]
-pub enum Status {
-    /// Accepted; no task has begun.
-    Queued,
-    /// Some task has begun.
-    Running,
-    /// Ended: every task has a result.
-    Completed,
-    /// Ended: some tasks have a result.
-    Partial,
-    /// Ended: no task has a result, or one failed and the job was to fail fast.
-    Failed,
-    /// Ended by a client or by the node's stop.
-    Cancelled,
-    /// Ended by its deadline.
-    TimedOut,
-}
-
-/// How far a task is, or what it came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskStatus {
-    /// It waits for its first attempt.
-    Queued,
-    /// An attempt runs.
-    Running,
-    /// An attempt failed and another will follow.
-    Retrying,
-    /// It has a result.
-    Completed,
-    /// It has failed.
-    Failed,
-    /// The job or the node ended before it did.
-    Cancelled,
-}
+use crate::{
+    event::Position,
+    jobs::{
+        status::{Status, TaskStatus},
+        urls,
+    },
+};
 
 /// A job in a list.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -139,37 +106,6 @@ pub struct TaskView {
     /// Where its result is to be had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_url: Option<String>,
-}
-
-// === impl Status ===
-
-impl Status {
-    /// True when nothing follows.
-    pub fn ended(self) -> bool {
-        !matches!(self, Self::Queued | Self::Running)
-    }
-
-    /// The word of the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Partial => "partial",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::TimedOut => "timed_out",
-        }
-    }
-}
-
-// === impl TaskStatus ===
-
-impl TaskStatus {
-    /// True when nothing follows.
-    pub fn finished(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
-    }
 }
 
 // === impl JobState ===

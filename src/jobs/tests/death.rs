@@ -25,7 +25,7 @@ async fn an_engine_that_panics_ends_the_node() {
     let supervisor = Supervisor::default();
     let rig = Setup { supervisor: supervisor.clone(), ..Setup::usual() }.start_apart();
     let job = submission(json!({"tasks": [{"run": "echo"}]}));
-    rig.jobs.submit(Submission { hold: Some(Arc::new(Bomb)), ..job }).await.unwrap();
+    rig.jobs.submit(Submission { quota_guard: Some(Arc::new(Bomb)), ..job }).await.unwrap();
     let failed = timeout(Duration::from_secs(60), supervisor.failure()).await.expect("it is noticed");
     assert_eq!(failed, "jobs");
     assert!(matches!(rig.jobs.list(Filter::default()).await, Err(Error::Stopping)));

@@ -15,8 +15,8 @@ use crate::{
     event::SharedEvent,
     jobs::{
         Config, Deps, Handle, JobState, Snapshot, Submission,
-        actor::{start, start_here},
         event::JobEvent,
+        handle::{start, start_here},
         handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
         memory::Memory,
         state::{Origin, TaskOrigin},

@@ -2,6 +2,9 @@
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
+/// Maximum bytes of a line of output.
+pub const LINE_MAX: usize = 1 << 20;
+
 /// Lines as they come.
 #[derive(Debug)]
 pub struct Lines<R> {

@@ -7,13 +7,11 @@ use std::{borrow::Cow, collections::HashMap};
 
 use serde_json::value::RawValue;
 
-use super::{LINE_MAX, lines::Line};
+use super::lines::{LINE_MAX, Line};
 use crate::{
-    jobs::{
-        handler::{Report, TaskError},
-        handlers::excerpt,
-    },
+    jobs::handler::{Report, TaskError},
     json::{self, Json, Scanner},
+    text::excerpt,
 };
 
 /// How much of a line is shown, in characters.

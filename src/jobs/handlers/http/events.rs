@@ -8,13 +8,11 @@
 
 use serde_json::{Value, json};
 
-use super::{ErrorEvents, Input};
+use super::request::{ErrorEvents, Input};
 use crate::{
-    jobs::{
-        handler::{Progress, TaskError},
-        handlers::excerpt,
-    },
+    jobs::handler::{Progress, TaskError},
     sse::{Decoder, Item, Limits},
+    text::excerpt,
     upstream::{self, Chunks},
 };
 

@@ -8,11 +8,9 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use crate::{
-    jobs::{
-        handler::{Task, TaskError},
-        handlers::{excerpt, hex},
-    },
+    jobs::handler::{Task, TaskError},
     json::Json,
+    text::{excerpt, hex},
     upstream::{self, HeaderMap, HeaderName, HeaderValue, Method, Request, Trust},
 };
 

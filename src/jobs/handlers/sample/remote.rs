@@ -9,20 +9,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{
-    Deps,
-    data::{ORDERS_PATH, QUOTES_PATH},
-    unless_cancelled,
-};
+use super::data::{ORDERS_PATH, QUOTES_PATH};
 use crate::{
     jobs::{
         handler::{Output, Task, TaskError, TaskHandler},
         handlers::{
-            hex,
+            common::{Deps, unless_cancelled},
             http::{meter::Meter, status_error},
         },
     },
     journal::BoxFuture,
+    text::hex,
     upstream::{Chunks, Client, Method, Request, Response, StatusCode, Trust, Verdict, verdict},
 };
 

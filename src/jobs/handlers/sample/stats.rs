@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Steps, data::orders_csv};
+use super::{data::orders_csv, steps::Steps};
 use crate::jobs::handler::TaskError;
 
 /// Rows between two reports.

@@ -6,8 +6,8 @@ use image::{ImageFormat, imageops::FilterType};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Steps, data::HARBOUR};
-use crate::jobs::{handler::TaskError, handlers::hex};
+use super::{data::HARBOUR, steps::Steps};
+use crate::{jobs::handler::TaskError, text::hex};
 
 /// Widths in pixels, falling; the height follows.
 const WIDTHS: [u32; 3] = [1280, 640, 320];

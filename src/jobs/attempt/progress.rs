@@ -1,4 +1,4 @@
-//! Progress on its way from a handler to the engine: thinned out, never going down, never flooding.
+//! Progress on its way from a handler to the engine: at most ten reports a second, and never a lower value.
 
 use std::{
     convert::Infallible,
@@ -6,62 +6,60 @@ use std::{
     time::Duration,
 };
 
-use serde_json::value::RawValue;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep_until},
 };
 
-use super::{Id, Report, Said, shorten};
 use crate::{
-    jobs::handler::{self, Sink},
+    jobs::{
+        event_size::{fit_data, fit_message},
+        handler::{self, Sink},
+        work::{JobId, ReportBody, TaskReport},
+    },
     journal::BoxFuture,
 };
 
-/// Ten reports a second and task become events: more is noise to people and load to all.
+/// Ten reports per second and task become events: people read no more, and each event costs every reader.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where one attempt reports to.
-pub struct AttemptSink {
-    pub id: Id,
-    pub task: u32,
-    pub attempt: u32,
+pub(super) struct AttemptSink {
+    job: JobId,
+    task: u32,
+    attempt: u32,
     /// Larger data cannot become an event.
-    pub max_data_bytes: usize,
-    pub reports: mpsc::Sender<Report>,
-    pub throttle: Mutex<Throttle>,
-    /// Tells the flush that a report was put off.
-    pub put_off: Notify,
+    max_data_bytes: usize,
+    reports: mpsc::Sender<TaskReport>,
+    throttle: Mutex<Throttle>,
+    /// Wakes the flush after a report was put off.
+    put_off: Notify,
 }
 
 /// Decides which reports pass; pure.
 #[derive(Debug, Default)]
-pub struct Throttle {
+struct Throttle {
     last: Option<Instant>,
     high: f64,
     pending: Option<handler::Report>,
 }
 
-/// Data that an event can take: themselves, or a word in their place.
-pub fn fit(data: Box<RawValue>, max: usize) -> Box<RawValue> {
-    let bytes = data.get().len();
-    if bytes <= max {
-        return data;
-    }
-    let omitted = format!(r#"{{"omitted":true,"bytes":{bytes}}}"#);
-    RawValue::from_string(omitted).expect("the line above is JSON")
-}
-
 // === impl AttemptSink ===
 
 impl AttemptSink {
-    pub fn new(id: Id, task: u32, attempt: u32, max_data_bytes: usize, reports: mpsc::Sender<Report>) -> Arc<Self> {
+    pub(super) fn new(
+        job: JobId,
+        task: u32,
+        attempt: u32,
+        max_data_bytes: usize,
+        reports: mpsc::Sender<TaskReport>,
+    ) -> Arc<Self> {
         let (throttle, put_off) = (Mutex::default(), Notify::new());
-        Arc::new(Self { id, task, attempt, max_data_bytes, reports, throttle, put_off })
+        Arc::new(Self { job, task, attempt, max_data_bytes, reports, throttle, put_off })
     }
 
-    /// Sends what was put off when its time has come; never ends. Runs beside the attempt and ends with it.
-    pub async fn flush(&self) -> Infallible {
+    /// Sends a report that was put off when its time has come. Never ends; it runs beside the attempt.
+    pub(super) async fn flush(&self) -> Infallible {
         loop {
             self.put_off.notified().await;
             let due = self.throttle().due();
@@ -74,13 +72,14 @@ impl AttemptSink {
     }
 
     async fn send(&self, report: handler::Report) {
-        let said = Said::Progress {
+        let body = ReportBody::Progress {
             progress: report.progress,
-            message: report.message.map(|message| shorten(message, 1024)),
-            data: report.data.map(|data| fit(data.into_raw(), self.max_data_bytes)),
+            message: fit_message(report.message),
+            data: report.data.map(|data| fit_data(data.into_raw(), self.max_data_bytes)),
         };
-        // The engine is gone: nobody is left who could care.
-        let _ = self.reports.send(Report { id: self.id.clone(), task: self.task, attempt: self.attempt, said }).await;
+        // A failure means that the engine has ended.
+        let _ =
+            self.reports.send(TaskReport { job: self.job.clone(), task: self.task, attempt: self.attempt, body }).await;
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {
@@ -103,9 +102,9 @@ impl Sink for AttemptSink {
 // === impl Throttle ===
 
 impl Throttle {
-    /// Takes a report; gives it back when it passes now, keeps it as the latest otherwise.
-    pub fn offer(&mut self, now: Instant, mut report: handler::Report, lossy: bool) -> Option<handler::Report> {
-        // NaN passes through no comparison; `max` takes the other side.
+    /// Returns a report that passes now; keeps any other as the latest.
+    fn offer(&mut self, now: Instant, mut report: handler::Report, lossy: bool) -> Option<handler::Report> {
+        // `max` turns NaN into the other value.
         self.high = self.high.max(report.progress.clamp(0.0, 100.0));
         report.progress = self.shown();
         if lossy && self.last.is_some_and(|last| now < last + INTERVAL) {
@@ -119,13 +118,13 @@ impl Throttle {
         Some(report)
     }
 
-    /// When the report that was put off may go.
-    pub fn due(&self) -> Option<Instant> {
+    /// When the report that was put off may pass.
+    fn due(&self) -> Option<Instant> {
         self.pending.as_ref().and(self.last).map(|last| last + INTERVAL)
     }
 
     /// The report that was put off, when its time has come.
-    pub fn release(&mut self, now: Instant) -> Option<handler::Report> {
+    fn release(&mut self, now: Instant) -> Option<handler::Report> {
         self.due().filter(|due| *due <= now)?;
         self.last = Some(now);
         let mut report = self.pending.take()?;
@@ -134,7 +133,7 @@ impl Throttle {
         Some(report)
     }
 
-    /// With one place: finer steps are no news.
+    /// The highest progress so far, with one decimal place.
     fn shown(&self) -> f64 {
         (self.high * 10.0).round() / 10.0
     }

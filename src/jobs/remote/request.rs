@@ -1,4 +1,4 @@
-//! Requests to the job API of a remote: submit, cancel, and a result that was too large for an event.
+//! Requests to the job API of a remote: submit, cancel, and read a result that was too large for an event.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{sleep, timeout};
 
-use super::bounded;
 use crate::{
     jobs::urls,
     json,
+    text::{excerpt, one_line},
     upstream::{
         Chunks, Connections, Error, HeaderMap, HeaderValue, Method, Purpose, Remote, Request, Response, StatusCode,
         Verdict, Via, events::Failure, retry_after, verdict,
@@ -19,21 +19,23 @@ use crate::{
 
 /// Why there is no good answer.
 #[derive(Debug)]
-pub enum Trouble {
-    /// The wire, or a remote that is not well.
+pub(super) enum RequestError {
+    /// The connection or the remote failed.
     Failed(Failure),
-    /// The remote does not want this, and will not another time.
+    /// The remote rejects this request, and will reject a repeat.
     Refused { http_status: Option<u16>, detail: String },
 }
 
-/// Largest answer to a submission or a refusal that is read.
+/// Maximum bytes of an answer to a submission, or of a refusal.
 const ANSWER_MAX: usize = 64 << 10;
-/// How long such an answer may take once it has begun.
+/// How long the body of such an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a result may take.
 const RESULT_TIMEOUT: Duration = Duration::from_mins(5);
-/// Longest id of a job that is taken.
+/// Maximum length of the id of a job on a remote.
 const ID_MAX: usize = 128;
+/// Maximum characters of a refusal in the error of a task.
+const REFUSAL_MAX: usize = 1000;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,7 +43,7 @@ struct Accepted {
     job_id: String,
 }
 
-/// A problem as far as it is understood.
+/// The parts of a problem document that are used.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Problem {
@@ -57,17 +59,17 @@ struct Field {
     detail: String,
 }
 
-/// Submits; the id of the job there. The same key and body again are the same job.
-pub async fn submit(
+/// Submits a job; returns its id there. The same key and body again name the same job.
+pub(super) async fn submit(
     remote: &Remote,
     connections: &Connections,
     via: &Via,
     key: &str,
     body: Bytes,
-) -> Result<String, Trouble> {
+) -> Result<String, RequestError> {
     let url = remote.url("/api/jobs").map_err(|bad| refused(None, bad.to_string()))?;
-    let place = connections.enter(remote, &Method::POST, url.path(), Purpose::Job);
-    let _place = place.map_err(|busy| Trouble::Failed(Failure::Busy(busy)))?;
+    let lease = connections.enter(remote, &Method::POST, url.path(), Purpose::Job);
+    let _lease = lease.map_err(|busy| RequestError::Failed(Failure::Busy(busy)))?;
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("accept", HeaderValue::from_static("application/json"));
@@ -83,8 +85,8 @@ pub async fn submit(
     }
 }
 
-/// Cancels, again and again until the remote has heard it.
-pub async fn cancel(remote: &Remote, job_id: &str) {
+/// Cancels a job, and repeats that until the remote has answered.
+pub(super) async fn cancel(remote: &Remote, job_id: &str, pause: Duration) {
     let Ok(url) = remote.url(&urls::job(job_id)) else { return };
     loop {
         let request = remote.request(Method::DELETE, &url, HeaderMap::new(), Bytes::new());
@@ -93,15 +95,15 @@ pub async fn cancel(remote: &Remote, job_id: &str) {
             Err(error) => Err(wire(error)),
         };
         match answered {
-            Err(Trouble::Failed(failure)) if failure.passing() => sleep(super::AGAIN).await,
-            // Also when it has ended, or is forgotten.
+            Err(RequestError::Failed(failure)) if failure.passing() => sleep(pause).await,
+            // Cancelled, or ended before, or no longer known.
             _ => return,
         }
     }
 }
 
-/// A result, at most so large.
-pub async fn result(remote: &Remote, path: &str, limit: usize) -> Result<Box<RawValue>, Trouble> {
+/// Reads a result of at most `limit` bytes.
+pub(super) async fn result(remote: &Remote, path: &str, limit: usize) -> Result<Box<RawValue>, RequestError> {
     let url = remote.url(path).map_err(|bad| refused(None, bad.to_string()))?;
     let response = remote.client().send(remote.request(Method::GET, &url, HeaderMap::new(), Bytes::new()));
     let response = response.await.map_err(wire)?;
@@ -117,8 +119,8 @@ pub async fn result(remote: &Remote, path: &str, limit: usize) -> Result<Box<Raw
     RawValue::from_string(text).map_err(|bad| refused(None, format!("the result is no JSON: {bad}")))
 }
 
-/// The body of a good answer; what a bad one means.
-async fn answer(response: Response) -> Result<(u16, Bytes), Trouble> {
+/// The status and the body of a good answer.
+async fn answer(response: Response) -> Result<(u16, Bytes), RequestError> {
     let Response { status, headers, received, body, .. } = response;
     let late = |_| Error::IdleTimeout { after: ANSWER_TIMEOUT };
     let body = match Chunks::of(&headers, body) {
@@ -131,11 +133,11 @@ async fn answer(response: Response) -> Result<(u16, Bytes), Trouble> {
     if verdict(status) == Verdict::Success {
         return Ok((status.as_u16(), body?));
     }
-    // The body may be late, truncated or encoded; then the status alone is the reason.
+    // The body may be late, truncated or encoded; then only the status is known.
     let excerpt = problem(&body.unwrap_or_default());
     let failure = Failure::Status { status, retry_after: retry_after(&headers, received), excerpt };
     if failure.passing() {
-        Err(Trouble::Failed(failure))
+        Err(RequestError::Failed(failure))
     } else {
         Err(refused(Some(status.as_u16()), detail(&failure)))
     }
@@ -148,33 +150,62 @@ fn detail(failure: &Failure) -> String {
     }
 }
 
-/// What a problem says, with its fields; the beginning of what is none.
+/// The text of a problem document with its fields, or the beginning of any other text.
 fn problem(body: &[u8]) -> String {
     let Ok(Problem { title, detail, errors }) = json::from_slice::<Problem>(body) else {
-        return bounded::line(&String::from_utf8_lossy(body));
+        return line(&String::from_utf8_lossy(body));
     };
     let fields: Vec<String> = errors.iter().take(10).map(|e| format!("{}: {}", e.field, e.detail)).collect();
-    let said = match (fields.is_empty(), detail.is_empty()) {
+    let text = match (fields.is_empty(), detail.is_empty()) {
         (false, _) => fields.join("; "),
         (true, false) => detail,
         (true, true) => title,
     };
-    bounded::line(&said)
+    line(&text)
 }
 
-fn wire(error: Error) -> Trouble {
-    Trouble::Failed(Failure::Transport(error))
+fn line(text: &str) -> String {
+    excerpt(&one_line(text), REFUSAL_MAX)
 }
 
-fn encoded(encoding: String) -> Trouble {
-    Trouble::Failed(Failure::Encoding(encoding))
+/// Replaces the number of a task in the request to the remote (`tasks[0].run`) by the task's id.
+pub(super) fn name_tasks(text: &str, ids: &[&str]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("tasks[") {
+        out.push_str(before);
+        let named = after.split_once(']').and_then(|(number, behind)| {
+            let id = ids.get(number.parse::<usize>().ok()?)?;
+            Some((id, behind))
+        });
+        match named {
+            Some((id, behind)) => {
+                out.push_str(&format!("task `{id}`"));
+                rest = behind;
+            }
+            None => {
+                out.push_str("tasks[");
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
-fn refused(http_status: Option<u16>, detail: String) -> Trouble {
-    Trouble::Refused { http_status, detail }
+fn wire(error: Error) -> RequestError {
+    RequestError::Failed(Failure::Transport(error))
 }
 
-/// It becomes a part of URLs, and is kept.
+fn encoded(encoding: String) -> RequestError {
+    RequestError::Failed(Failure::Encoding(encoding))
+}
+
+fn refused(http_status: Option<u16>, detail: String) -> RequestError {
+    RequestError::Refused { http_status, detail }
+}
+
+/// The id becomes a part of URLs and of a record.
 fn good_id(id: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !id.is_empty() && id.len() <= ID_MAX && id.chars().all(good) && id != "." && id != ".."
@@ -185,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_with_its_fields_and_within_bounds() {
+    fn a_refusal_is_reported_with_its_fields_and_within_bounds() {
         let body = r#"{"title":"T","detail":"2 fields are wrong","errors":[{"field":"a","detail":"b"},{"field":"c","detail":"d"}]}"#;
         assert_eq!(problem(body.as_bytes()), "a: b; c: d");
         assert_eq!(problem(br#"{"title":"T","detail":"why"}"#), "why");
@@ -199,5 +230,11 @@ mod tests {
         for id in ["", ".", "..", "a/b", "a?b", "a b", "ü", &"x".repeat(129)] {
             assert!(!good_id(id), "{id}");
         }
+    }
+
+    #[test]
+    fn tasks_are_named_by_their_ids() {
+        assert_eq!(name_tasks("tasks[1].run: no; tasks[0]: x", &["a", "b"]), "task `b`.run: no; task `a`: x");
+        assert_eq!(name_tasks("tasks[7].run tasks[x tasks[", &["a"]), "tasks[7].run tasks[x tasks[");
     }
 }

@@ -1,0 +1,40 @@
+//! When a failed request to a remote is repeated; pure.
+
+use std::time::Duration;
+
+use crate::upstream::{
+    Backoff, Remote,
+    events::{Failure, Pace},
+};
+
+/// The retries that are left for one request.
+pub(super) struct Retries {
+    left: u32,
+    backoff: Backoff,
+    failures: u32,
+}
+
+/// The longest wait that a remote may ask for.
+const LONGEST_HINT: Duration = Duration::from_mins(5);
+
+// === impl Retries ===
+
+impl Retries {
+    pub(super) fn new(remote: &Remote, pace: Pace) -> Self {
+        let backoff = Backoff::new(pace.initial, pace.max, 2).with_longest_hint(LONGEST_HINT);
+        Self { left: remote.max_retries(), backoff, failures: 0 }
+    }
+
+    /// The delay before the next request; `None` if there is none. Waiting for a free connection uses no retry.
+    pub(super) fn delay(&mut self, failure: &Failure) -> Option<Duration> {
+        if !failure.passing() {
+            return None;
+        }
+        if !matches!(failure, Failure::Busy(_)) {
+            self.left = self.left.checked_sub(1)?;
+        }
+        let delay = self.backoff.delay(self.failures, failure.retry_after(), &mut rand::rng());
+        self.failures = self.failures.saturating_add(1);
+        Some(delay)
+    }
+}
