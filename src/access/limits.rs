@@ -60,7 +60,7 @@ struct Inner {
 #[derive(Debug)]
 enum Counter {
     Off,
-    Rate(Rate),
+    Rate(Box<Rate>),
     Permits(Permits),
 }
 
@@ -108,7 +108,9 @@ impl Limits {
         let in_force = |limit: Limit| limit.row().in_force(config, mode, connections);
         let queued_bytes = in_force(Limit::QueuedBytes).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let counters = TABLE.each_ref().map(|row| match (row.kind, in_force(row.limit)) {
-            (Kind::Rate(window), Some(limit)) => rate(limit, window).map_or(Counter::Off, Counter::Rate),
+            (Kind::Rate(window), Some(limit)) => {
+                rate(limit, window).map_or(Counter::Off, |rate| Counter::Rate(Box::new(rate)))
+            }
             (Kind::Permits, Some(limit)) => Counter::Permits(Permits::new(limit)),
             // Permits without a limit still count the bytes of a caller.
             (Kind::Permits, None) if row.limit == Limit::UserStreams && queued_bytes.is_some() => {

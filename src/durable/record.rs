@@ -66,11 +66,9 @@ impl Records {
         let keys = journal.keys(format!("{}/", self.kind), after, limit).await?;
         let mut ids: Vec<String> = keys.iter().filter_map(|key| self.id(key).map(str::to_owned)).collect();
         ids.dedup();
-        let next = match keys.into_iter().next_back() {
-            // `0` follows `/`: this sorts behind all records of the entity and before those of the next one.
-            Some(last) => Some(self.id(&last).map(|id| format!("{}/{id}0", self.kind)).unwrap_or(last)),
-            None => None,
-        };
+        // `0` follows `/`: this sorts behind all records of the entity and before those of the next one.
+        let behind = |last: String| self.id(&last).map(|id| format!("{}/{id}0", self.kind)).unwrap_or(last);
+        let next = keys.into_iter().next_back().map(behind);
         Ok((ids, next))
     }
 

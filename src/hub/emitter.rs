@@ -430,7 +430,7 @@ impl Emitter {
     /// Queues the first frame.
     pub(super) fn greet(&mut self, position: Position, requested: Option<&str>, resumed: Resumed, now: Instant) {
         let greeting = std::mem::take(&mut self.request.greeting);
-        let frame = frames::connection(frames::Connection {
+        let frame = frames::connection(&frames::Connection {
             emitter_id: &self.id,
             user: self.request.user.as_deref(),
             groups: &self.request.groups,

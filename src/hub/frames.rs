@@ -100,8 +100,8 @@ pub(super) struct Connection<'a> {
     pub(super) resumed: Resumed,
 }
 
-pub(super) fn connection(connection: Connection<'_>) -> Encoded {
-    let Connection { emitter_id, user, groups, topics, greeting, retry_ms, position, requested, resumed } = connection;
+pub(super) fn connection(connection: &Connection<'_>) -> Encoded {
+    let Connection { emitter_id, user, groups, topics, greeting, retry_ms, position, requested, resumed } = *connection;
     let mut data = json!({
         "status": "connected",
         "emitterId": emitter_id,

@@ -23,8 +23,11 @@ use super::{
 /// Idle connections by origin.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<Key, Vec<(Wire<Socket>, Instant)>>>,
+    idle: RefCell<HashMap<Key, Vec<Idle>>>,
 }
+
+/// An idle connection, and when it became idle.
+type Idle = (Wire<Socket>, Instant);
 
 /// Connections with equal keys are interchangeable: one connector, hence one trust level, made them to one origin.
 #[derive(Clone)]

@@ -150,15 +150,14 @@ impl StoredJob {
         let wall = fx.clock.now_ms();
         let (ending, left) = (self.ending(), self.left(wall));
         let Self { state, key_record, mut live, bytes, .. } = self;
-        let ago = |at: u64| ago(now, wall, at);
-        live.accepted = ago(state.created_at);
+        live.accepted = ago(now, wall, state.created_at);
         live.owner = state.user.as_deref().map(Into::into);
         live.journal_bytes = fx.room.charge(&live.owner, bytes);
         for ((run, known), task) in live.runs.iter_mut().zip(&state.tasks).zip(&live.plan.tasks) {
             run.attempts = known.attempts;
             run.restarts = known.restarts;
             run.uncounted = known.restarts + known.stops;
-            run.began = known.began_at.map(ago);
+            run.began = known.began_at.map(|at| ago(now, wall, at));
             run.phase = match known.status {
                 _ if known.status.finished() => Phase::Finished,
                 _ if task.remote.is_some() => Phase::Remote,
