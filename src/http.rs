@@ -1,6 +1,6 @@
 //! HTTP: one resource per file; parse, call a handle, render. The only place that knows status codes.
 //!
-//! [`routes`] is the route table of the contract; the OpenAPI document in `openapi.rs` is checked against it.
+//! `routes` is the route table of the contract; the OpenAPI document in `openapi.rs` is checked against it.
 
 use actix_web::{Resource, Route, guard, middleware::from_fn, web};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::config::Config;
 use crate::access::Mode;
 
-/// A limit; each one has a row in [`TABLE`], in this order.
+/// A limit; each one has a row in `TABLE`, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Requests of a caller.
