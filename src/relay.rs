@@ -1,22 +1,35 @@
-//! Relays: remote event streams that live on this node, merged, resumable and independent of who watches them.
+//! Relays: remote event streams that the node reads on its own, into topics, independent of readers and restarts.
 //!
 //! ```text
-//!  http ──create──> Handle ──> journal: spec, cursors           accepted: only now the client hears of it
-//!                                │
-//!                                v
-//!   Group: equal sources, one    Runner ──next()──> EventSource ──> remote
-//!   upstream connection            │
-//!                                  └──append(events + the cursors that cover them)──> journal ──> hub ──> watchers
+//!  http ── Create, Delete, Restart, GetView, … ──> RelaysActor, one per node, on a thread of its own
+//!                                                    │  ^                    │  ^
+//!                                   each message is  │  │ effects            │  │ Report: opened, events, lost,
+//!                                   one call         v  │                    │  │ ended, gave up; one at a time,
+//!                                                   Engine (pure)            │  │ answered when it is written
+//!                        relays, groups of equal sources, positions          v  │
+//!                                                    │  ^               UpstreamActor, one per group
+//!                             Work: append, read, …  │  │ Done            connecting ─> streaming ─> done | failed
+//!                                                    v  │                     ^             │
+//!  readers <── hub <── topics <───────────────── journal                     └─ backing off <┘
+//!                                                                              │
+//!                                                                        EventSource ──> remote
 //! ```
 //!
-//! [`Handle`] is the only door. `spec` checks, `state` and `books` say what is known, `group` says who shares an upstream;
-//! `runner` reads one upstream and writes what it brings, `lifecycle` begins and ends relays, `actor` is the thread that
-//! all of it runs on. With a journal that outlives the process so do relays: at the start `recovery` takes them up where
-//! their cursors stand.
+//! - [`Handle`] sends the messages. [`actor`] owns the [`engine`] and carries out its effects; [`work`] asks the journal.
+//! - A *group* is the equal sources of any relays. One upstream reads for all of them; each event is appended once, in the
+//!   topics of all, together with the positions that cover it. A source that joins later gets the events that the others
+//!   got before from the journal.
+//! - The writes of a group follow one another, and so do the changes of a relay. A deletion holds the groups of its relay
+//!   until it is written. State changes when the journal has confirmed the write.
+//! - With a journal that outlives the process, [`recovery`] reads the relays at the start, and they continue after their
+//!   positions.
+//! - A panic in one upstream ends only the sources that it reads; a panic in the actor of the relays ends the node.
 //!
-//! Promises: an event of a source is in the relay's topics once, in order, whatever happens to this node; what cannot be
-//! kept or cannot be known is told in band; a source that fails harms no other one; while the journal takes nothing the
-//! upstream is held, and nothing is dropped.
+//! Promises: each event of a source is in the topics of its relay once and in order, whatever happens to this node. What
+//! cannot be stored, or may be missing, is reported in band. A source that fails harms no other source. While the journal
+//! takes nothing, the upstream is not read, and nothing is dropped.
+//!
+//! [`merge`] and [`passthrough`] read remote streams for one reader each, without the journal.
 
 use std::time::Duration;
 
@@ -24,86 +37,83 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Clock,
-    journal,
+    durable, journal,
     shares::Share,
     supervise::Supervisor,
     upstream::{Connections, Remotes, events::Pace},
 };
 
 mod actor;
-mod append;
-mod ask;
-mod books;
-mod copy;
+mod engine;
 mod error;
-mod group;
 mod handle;
-mod lifecycle;
 mod loops;
+mod member;
+pub mod merge;
 mod metrics;
+mod output;
+pub mod passthrough;
 mod record;
 mod recovery;
-mod runner;
-mod shared;
+mod request;
 pub mod spec;
 pub mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
-mod told;
 mod trail;
+mod upstream;
+mod work;
 
 pub use self::{
-    actor::start,
-    ask::Limits,
-    books::{Filter, Listing},
     error::Error,
-    handle::{Created, Handle},
+    handle::{Handle, start},
+    output::LAST_EVENT,
+    request::Limits,
     spec::{FieldError, Spec},
-    state::{Status, Summary, View},
+    state::{Created, Listing, Status, Summary, View},
     stats::Stats,
-    told::LAST_EVENT,
 };
+
+/// Which relays to list.
+pub type Filter = durable::Filter<Status>;
 
 /// What the relays of a node work with.
 #[derive(Clone)]
 pub struct Deps {
-    /// Where events and cursors go.
+    /// Stores events and positions.
     pub journal: journal::Shared,
-    /// The journal's `max_event_bytes`: what is larger is told of, not kept.
+    /// The journal's `max_event_bytes`: a larger event is reported, not stored.
     pub max_event_bytes: usize,
-    /// Who can be asked.
+    /// The remotes that relays can read.
     pub remotes: Remotes,
-    /// The places for upstream streams.
+    /// Limits the upstream connections of the node.
     pub connections: Connections,
-    /// The share of the relays that one owner may hold.
+    /// The share of the relays that one user may hold.
     pub share: Share,
     /// Measures the time since the end of a relay.
     pub clock: Clock,
-    /// Ends the node when the thread of the relays fails.
+    /// Ends the node when the actor of the relays fails.
     pub supervisor: Supervisor,
 }
-
-pub mod merge;
-pub mod passthrough;
 
 /// Settings of section `[relay]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The remote that is meant where a request names none.
+    /// The remote for requests that name none.
     pub default_remote: Option<String>,
-    /// Most upstream streams of the node at once: proxied, merged, relayed and those of remote jobs.
+    /// Maximum number of upstream streams of the node: proxied, merged, relayed, and those of remote jobs.
     pub max_upstreams: usize,
-    /// Most relays that have not ended; more are refused.
+    /// Maximum number of relays that have not ended; more are refused.
     pub max_relays: usize,
-    /// Most sources of one relay or one merged stream.
+    /// Maximum number of sources of one relay or one merged stream.
     pub max_sources: usize,
-    /// What is known of a relay leaves so many milliseconds after its end.
+    /// How long an ended relay is shown, in milliseconds.
     pub retention_ms: u64,
-    /// The first delay before a lost stream is opened again, in milliseconds, until the upstream names one with `retry:`.
+    /// The first delay before a lost stream is opened again, in milliseconds, unless the upstream sets one with `retry:`.
     pub initial_retry_ms: u64,
-    /// The longest delay to which that grows, in milliseconds; what the upstream asks for may be longer.
+    /// The longest delay that growth reaches, in milliseconds; the upstream may ask for a longer one.
     pub max_retry_ms: u64,
 }
 
@@ -124,7 +134,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks the limits that the types do not express.
     ///
     /// # Errors
     /// Names the key and the accepted form.
@@ -142,7 +152,7 @@ impl Config {
         }
     }
 
-    /// How fast lost streams are opened again.
+    /// The delays before lost streams are opened again.
     pub fn pace(&self) -> Pace {
         Pace {
             initial: Duration::from_millis(self.initial_retry_ms),

@@ -5,8 +5,8 @@
 //! | [`Supervisor::vital`] | tasks with state of their own: actors, the journal's writer | the node stops in order and ends |
 //! | [`Supervisor::keep`] | tasks that can begin anew: sweeps, watchers of files | it is logged, and begun again after a pause |
 //!
-//! Work for one connection, one job or one relay is not supervised here: its panic ends that one, see its owner. What writes
-//! the end of a relay or of its source is kept: nothing else would end that relay.
+//! Work for one connection, one job or one relay is not supervised here: its panic ends that one, see its owner. The
+//! failure of a source of a relay is written by a task that is kept: nothing else would end that source.
 
 use std::{
     any::Any,

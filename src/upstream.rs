@@ -37,6 +37,7 @@ mod egress;
 mod error;
 pub mod events;
 mod exchange;
+mod fields;
 mod guard;
 mod head;
 mod method;
@@ -60,6 +61,7 @@ pub use self::{
     connect::read_roots,
     connections::{Busy, Connections, Figures, Lease, Open, Purpose},
     error::Error,
+    fields::is_reserved_field,
     guard::{Allow, BadAllow, Net},
     method::parse_method,
     redirect::parse_url,

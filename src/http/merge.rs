@@ -27,7 +27,7 @@ use crate::{
     node::Node,
     relay::{
         FieldError, Limits,
-        merge::{self, Beat, Form, Merged, SourceSpec},
+        merge::{self, Form, Heartbeat, Merged, SourceSpec},
     },
 };
 
@@ -44,20 +44,20 @@ pub(super) enum SourceDocument {
 /// Read several remote streams as one.
 ///
 /// All sources are read at the same time. The first frame is `merge_start {totalStreams, endpoints:[{source, remote,
-/// path}]}`; the events follow as they come, untouched but without `id:`, in order for each source. A source that breaks
-/// is connected again and resumed; one that is given up is told with `merge_error {source, error, code}`, and the others go
-/// on. When all have ended, `merge_complete {totalStreams, completed, failed, events}` does, too. The stream is pulled:
-/// who reads slowly slows the sources down. It cannot be resumed; a relay can.
+/// path}]}`. The events follow as they come, unchanged but without `id:`, in order for each source. A lost connection is
+/// made again and resumed. A source that is given up is reported with `merge_error {source, error, code}`, and the others
+/// continue. The last frame is `merge_complete {totalStreams, completed, failed, events}`. A slow reader slows the sources
+/// down. The stream cannot be resumed; a relay can.
 #[utoipa::path(post, path = "/api/sse-proxy/merge-streams/sse-emitter", tag = "proxy",
     request_body(content = Vec<SourceDocument>, description = "1 to `relay.max_sources` sources",
         example = json!(["/api/sse/sample-parallel", { "remote": "reactive", "path": "/api/sse/flow-example", "label": "flow" }])),
     params(
         ("envelope" = Option<bool>, Query, description = "wrap data in `{source, event, id, data}`"),
-        ("heartbeat" = inline(Option<HeartbeatKind>), Query, description = "how silence is filled"),
+        ("heartbeat" = inline(Option<HeartbeatKind>), Query, description = "the form of heartbeats"),
         ("heartbeatMs" = Option<u64>, Query, minimum = 1000, description = "silence before a heartbeat in milliseconds"),
     ), responses(
         (status = 200, description = "the merged stream", body = MergedFrame, content_type = "text/event-stream"),
-        (status = 422, description = "a source is wrong; nothing was asked for"),
+        (status = 422, description = "a source is wrong; no request was sent"),
         (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
     ))]
 pub(super) async fn merge(
@@ -72,13 +72,13 @@ pub(super) async fn merge(
     let place = limited::stream(&node, &request)?;
     let heartbeat = heartbeat(&node, &query)?;
     let comment = heartbeat.kind == HeartbeatKind::Comment;
-    let beat = Beat { every: heartbeat.every, comment };
+    let wanted = Heartbeat { every: heartbeat.every, comment };
     let form = Form {
         envelope: query.get("envelope", "`true` or `false`")?.unwrap_or(false),
-        heartbeat: (heartbeat.kind != HeartbeatKind::None).then_some(beat),
+        heartbeat: (heartbeat.kind != HeartbeatKind::None).then_some(wanted),
     };
     for source in &body.value {
-        // What is not a source is refused below.
+        // A value that is no source is refused below.
         let named = source.read::<Named>().ok().and_then(|named| named.remote);
         if let Some(remote) = named.as_deref().or(node.config.relay.default_remote.as_deref()) {
             permit::remote(&identity, remote)?;

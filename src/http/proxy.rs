@@ -1,4 +1,4 @@
-//! The transparent proxy: any stream of a configured remote, byte for byte, and the list of what is open upstream.
+//! The transparent proxy: any stream of a configured remote, byte for byte, and the list of open upstream connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     node::Node,
-    relay::passthrough::{Ask, Passthrough},
+    relay::passthrough::{Passthrough, ProxyRequest},
     sse,
     upstream::{
         BadPath, Error, HeaderMap, HeaderName, HeaderValue, Method, Open, Remote, UnknownRemote, Url, events::Failure,
@@ -34,23 +34,24 @@ use crate::{
 
 /// Client header fields that are passed to the remote, besides `Last-Event-ID`. Credentials are never passed on.
 const PASSED: [&str; 5] = ["accept", "accept-language", "content-type", "traceparent", "tracestate"];
-/// Query parameters that are meant for this node.
+/// Query parameters of this node, which are not passed on.
 const OWN: [&str; 3] = ["access_token", "ticket", "lastEventId"];
-/// Where the routes of this file begin.
+/// The prefix of the routes of this file.
 const PREFIX: &str = "/api/sse-proxy/";
 
 /// Read a stream of a remote as it is: event, data, id, retry and comments untouched.
 ///
-/// `Last-Event-ID` goes up (the header, else the query's `lastEventId`), and so do `Accept`, `Accept-Language` and the
-/// query but for `access_token` and `ticket`. The caller's credentials do not: the remote gets those of its section
-/// `[remotes.NAME]`. There is one upstream connection per client and no reconnect: when the upstream breaks off, so
-/// does this response, and when the client leaves, the upstream connection is closed. Comment lines fill silence.
+/// These are passed to the remote: `Last-Event-ID` (the header, else the query's `lastEventId`), `Accept`,
+/// `Accept-Language`, and the query except `access_token` and `ticket`. The caller's credentials are not: the remote gets
+/// those of its section `[remotes.NAME]`. Each client has one upstream connection, without reconnect: if the upstream
+/// breaks off, this response does too, and if the client disconnects, the upstream connection is closed. Comment lines
+/// fill silence.
 ///
-/// Where the remote answers with a status of 400 or more, so does the proxy, with a problem that says what it was told;
-/// 5xx and failed connections become 502, timeouts 504, and 503 says that there is no place for another stream. Any
-/// status but 200 ends a browser's EventSource for good. So a caller whose `Accept` names `text/event-stream` gets,
-/// where the failure may pass, 200 with a randomised `retry:` (not below the upstream's `Retry-After`), the frame
-/// `disconnect {"reason":"upstream_unavailable","detail"}` and the end.
+/// If the remote answers with a status of 400 or more, the proxy answers with it too, as a problem with the remote's
+/// reason. 5xx and failed connections become 502, timeouts 504. 503 means that the node or the remote has no place for
+/// another stream. Any status but 200 ends a browser's EventSource for good. So a caller whose `Accept` names
+/// `text/event-stream` gets another answer if the failure may pass: 200 with a randomised `retry:` (not below the
+/// upstream's `Retry-After`), the frame `disconnect {"reason":"upstream_unavailable","detail"}`, and the end.
 #[utoipa::path(get, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
     ("remote" = String, Path, description = "a remote of the settings", example = "reactive"),
     ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits", example = "api/sse/sample-parallel"),
@@ -142,7 +143,7 @@ pub(super) async fn sample(
 #[schema(examples(json!({ "connections": [], "total": 0 })))]
 struct UpstreamConnections {
     connections: Vec<Open>,
-    /// How many there are.
+    /// The number of open streams.
     total: usize,
 }
 
@@ -155,7 +156,7 @@ pub(super) async fn connections(node: Data<Node>, _: Admin, _: NoQuery, _: Turn)
     HttpResponse::Ok().json(UpstreamConnections { connections: open, total })
 }
 
-/// End an upstream connection. A proxied stream then breaks off; a merged one and a relay connect again.
+/// Close an upstream connection. A proxied stream then breaks off; merged streams and relays reconnect.
 #[utoipa::path(delete, path = "/api/sse-proxy/connections/{id}", tag = "proxy",
     params(("id" = String, Path, description = "as the list has it", example = "7")),
     responses((status = 204, description = "it ends"), (status = 404, description = "it has ended")))]
@@ -171,8 +172,8 @@ fn reading(request: &HttpRequest) -> Method {
     if is_head(request) { Method::HEAD } else { Method::GET }
 }
 
-/// What the path of the request names. It is read as the client wrote it: what is decoded once too often may name
-/// something else.
+/// The remote and the URL that the path of the request names. The path is used as the client wrote it: decoding it twice
+/// could change its meaning.
 fn target(node: &Node, request: &HttpRequest, remote: &str, decoded: &str) -> Result<(Arc<Remote>, Url), Problem> {
     let raw = request.uri().path();
     let written = raw.find(PREFIX).and_then(|at| raw[at + PREFIX.len()..].split_once('/'));
@@ -203,12 +204,12 @@ async fn pass(
     let place = limited::stream(node, request)?;
     let (name, path) = (remote.name().to_owned(), url.path().to_owned());
     let patient = matches!(method, Method::GET | Method::HEAD) && accept::takes_stream(request.headers());
-    let ask = Ask { remote, method, url, headers: fields(request), body, via: address::via(request) };
+    let proxied = ProxyRequest { remote, method, url, headers: fields(request), body, via: address::via(request) };
     let heartbeat = Duration::from_millis(node.config.emitter.heartbeat_ms);
     let input = pull::input(request);
     let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
     let answer = tokio::select! {
-        answer = ask.open(&connections, heartbeat) => answer,
+        answer = proxied.open(&connections, heartbeat) => answer,
         () = pull::flooded(input) => return Err(Problem::malformed("nothing may follow the request for a stream")),
         () = node.stopping.cancelled() => {
             return match patient {
@@ -256,7 +257,7 @@ fn chunks(
     }))
 }
 
-/// The fields that go up.
+/// The header fields of the request to the remote.
 fn fields(request: &HttpRequest) -> HeaderMap {
     let mut fields = HeaderMap::new();
     let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok();
@@ -266,7 +267,7 @@ fn fields(request: &HttpRequest) -> HeaderMap {
     fields.entry("accept").or_insert(HeaderValue::from_static(sse::MEDIA_TYPE));
     let id = request.headers().get("last-event-id").map(|id| id.as_bytes().to_vec()).filter(|id| !id.is_empty());
     let id = id.or_else(|| Query::of(request).first("lastEventId").map(|id| id.as_bytes().to_vec()));
-    // An empty id is none, as in the standard, and neither is one that no header can hold.
+    // As in the standard, an empty id is none. An id that no header can hold is none, too.
     let id = id.filter(|id| !id.is_empty()).and_then(|id| value(&id));
     fields.extend(id.map(|id| (HeaderName::from_static("last-event-id"), id)));
     fields

@@ -1,4 +1,4 @@
-//! Relays: make, list, inspect, watch, restart, end.
+//! Relays: create, list, show, read, restart, delete.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -28,9 +28,9 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Make a relay: it lives on its own, whoever watches it.
+/// Create a relay. It reads its sources whether or not a client reads the relay.
 #[utoipa::path(post, path = "/api/relays", tag = "relays", request_body = Spec, responses(
-    (status = 201, description = "it is kept and being connected", body = Created, headers(("Location" = String, description = "where it is")))))]
+    (status = 201, description = "it is stored and being connected", body = Created, headers(("Location" = String, description = "the path of the relay")))))]
 pub(super) async fn create(
     node: Data<Node>,
     identity: Identity,
@@ -46,9 +46,9 @@ pub(super) async fn create(
 
 /// A page of relays, newest first.
 #[utoipa::path(get, path = "/api/relays", tag = "relays", params(
-    ("status" = inline(Option<Status>), Query, description = "only those that stand so"),
-    ("user" = Option<String>, Query, description = "whose; others than the caller's own are for admins"),
-    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
+    ("status" = inline(Option<Status>), Query, description = "only relays with this status"),
+    ("user" = Option<String>, Query, description = "only relays of this user; another user than the caller is for admins"),
+    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "maximum number of rows, default 100"),
     ("after" = Option<String>, Query, description = "the `next` of the page before"),
 ), responses((status = 200, description = "a page of relays", body = Listing)))]
 pub(super) async fn list(
@@ -75,9 +75,9 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(node.relays.get(&relay).await?))
 }
 
-/// End a relay and forget it; its upstreams are closed at once, its events stay.
+/// Delete a relay. Its connections are closed; its events stay until retention deletes them.
 #[utoipa::path(delete, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path, description = "its id")), responses(
-    (status = 204, description = "it is gone"), (status = 404, description = "there is no such relay")))]
+    (status = 204, description = "it is deleted"), (status = 404, description = "there is no such relay")))]
 pub(super) async fn delete(
     node: Data<Node>,
     identity: Identity,
@@ -89,7 +89,7 @@ pub(super) async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Make all connections of a relay anew, each where it stands; what has ended is taken up again.
+/// Make all connections of a relay anew, each after its position. Sources that have ended begin again.
 #[utoipa::path(post, path = "/api/relays/{relay}/restart", tag = "relays", params(("relay" = String, Path, description = "its id")), responses(
     (status = 202, description = "the sources are being connected", body = Summary), (status = 404, description = "there is no such relay")))]
 pub(super) async fn restart(
@@ -104,7 +104,7 @@ pub(super) async fn restart(
     Ok(HttpResponse::Accepted().json(node.relays.summary(&relay).await?))
 }
 
-/// A relay's history as far as it is kept, then what comes, until `relay_end`. 204 for one who has seen it all.
+/// The stored history of a relay, then its new events, until `relay_end`. 204 for a reader that has the whole history.
 #[utoipa::path(get, path = "/api/relays/{relay}/events", tag = "relays", params(
     ("relay" = String, Path, description = "its id"), StreamParameters,
 ), responses(
@@ -120,7 +120,7 @@ pub(super) async fn events(
     let query = Query::of(&request);
     let mut connect = basics(&node, &request, &query, &[])?;
     permit::relay(&node, &identity, &relay, To::Read).await?;
-    // Before it is asked how the relay is: an end that comes after this one stands behind it.
+    // Read before the state of the relay: the last event of a relay that runs then has a greater offset.
     let head = *node.journal.watch_head().borrow();
     let summary = node.relays.summary(&relay).await?;
     let topic = Topic::relay(&summary.id)?;
@@ -129,7 +129,7 @@ pub(super) async fn events(
         return Ok(HttpResponse::NoContent().finish());
     }
     if connect.start == Start::Live {
-        // Not `Beginning`: retention may have taken the first events, and then that is a gap.
+        // Not `Beginning`: if retention has deleted the first events, the stream reports a gap.
         connect.start = Start::After(Position::start(node.journal.epoch()).to_string());
     }
     connect.topics = vec![Pattern::Exact(topic)];

@@ -1,15 +1,15 @@
-//! What can go wrong, by what the caller can do about it.
+//! The errors of relays, by what the caller can do about them.
 
 use super::spec::FieldError;
-use crate::journal::Unavailable;
+use crate::{durable::Refused, journal::Unavailable};
 
-/// Why a relay was not made, found or changed.
+/// Why a relay was not created, found or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Fix the spec.
     #[error("the relay has {} mistakes, the first: {}", .0.len(), first(.0))]
     Invalid(Vec<FieldError>),
-    /// There is no such relay, or it has left.
+    /// There is no such relay any more.
     #[error("no relay `{0}`; it may have been deleted, or has left after its end (`relay.retention_ms`)")]
     Unknown(String),
     /// Try again later.
@@ -30,6 +30,17 @@ pub enum Error {
     /// Try again later.
     #[error(transparent)]
     Journal(#[from] Unavailable),
+}
+
+// === impl Error ===
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Starting => Self::Starting,
+            Refused::Stopping => Self::Stopping,
+        }
+    }
 }
 
 fn first(errors: &[FieldError]) -> String {

@@ -1,9 +1,9 @@
 //! Merged streams: several remote streams as one, live.
 //!
-//! All sources are read at the same time, each by an [`EventSource`] that connects again when it breaks. It is pulled:
-//! there is no queue and no task, so a reader who does not ask slows down all sources. Sources take turns, one chunk of
-//! the network each, so a firehose does not drown the others. A source that is given up is told in band, and the rest
-//! go on. A merged stream cannot be resumed; a relay can.
+//! All sources are read at the same time, each by an [`EventSource`] that reconnects. The stream is pulled: it has no queue
+//! and no task, so a slow reader slows down all sources. Sources take turns, one chunk each, so a fast source does not
+//! displace the others. A source that is given up is reported in band, and the others continue. A merged stream cannot be
+//! resumed; a relay can.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -31,36 +31,36 @@ mod spec;
 pub use self::spec::{SourceSpec, sources};
 use super::trail::Trail;
 
-/// How a merged stream looks.
+/// The form of a merged stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     /// Data becomes `{source, event, id, data}`.
     pub envelope: bool,
-    /// How silence is filled, and after how much of it.
-    pub heartbeat: Option<Beat>,
+    /// The heartbeat; `None` for none.
+    pub heartbeat: Option<Heartbeat>,
 }
 
-/// A sign of life.
+/// A heartbeat.
 #[derive(Clone, Copy, Debug)]
-pub struct Beat {
-    /// After so long a silence.
+pub struct Heartbeat {
+    /// The silence before a heartbeat.
     pub every: Duration,
-    /// A comment, which no client's code sees, instead of an event.
+    /// True for a comment, which clients ignore; false for an event.
     pub comment: bool,
 }
 
-/// One source, ready to be read.
+/// One checked source.
 #[derive(Clone, Debug)]
 pub struct Planned {
-    /// What it is called in the frames; no two sources of a stream have the same name.
+    /// The name in the frames, unique in the stream.
     pub label: Arc<str>,
-    /// The path, as it was named.
+    /// The path, as the client wrote it.
     pub path: String,
-    /// What is read.
+    /// The request, and how it is repeated.
     pub source: Source,
 }
 
-/// A merged stream: the frames in the order in which they are sent.
+/// A merged stream: frames in the order in which they are sent.
 pub struct Merged {
     sources: SelectAll<Reading>,
     endpoints: Vec<Endpoint>,
@@ -89,7 +89,7 @@ struct Endpoint {
     path: String,
 }
 
-/// An event with where it comes from.
+/// An event with its source.
 #[derive(Serialize)]
 struct Envelope<'a> {
     source: &'a str,
@@ -101,15 +101,15 @@ struct Envelope<'a> {
 // === impl Merged ===
 
 impl Merged {
-    /// A stream of these sources; nothing is asked before it is read.
+    /// A stream of these sources. It connects when it is first read.
     pub fn new(plan: Vec<Planned>, connections: &Connections, form: Form) -> Self {
         let (mut sources, mut endpoints) = (SelectAll::new(), Vec::with_capacity(plan.len()));
         for (index, Planned { label, path, source }) in plan.into_iter().enumerate() {
             endpoints.push(Endpoint { source: label, remote: source.remote.name().to_owned(), path });
             let reader = EventSource::new(source, Cursor::default(), connections.clone());
             let reading: Reading = Box::pin(unfold(reader, move |mut reader| async move {
-                let said = reader.next().await?;
-                Some(((index, said), reader))
+                let next = reader.next().await?;
+                Some(((index, next), reader))
             }));
             sources.push(reading);
         }
@@ -122,9 +122,9 @@ impl Merged {
         Self { ignored, ..self }
     }
 
-    /// The next frames, never empty; `None` when all sources have ended and that was said.
+    /// The next frames, never empty; `None` after the last frame.
     ///
-    /// May be cancelled and called again: nothing is lost.
+    /// The future may be dropped, and the method called again: nothing is lost.
     pub async fn next(&mut self) -> Option<Bytes> {
         match self.phase {
             Phase::Begin => {
@@ -140,17 +140,17 @@ impl Merged {
         }
         let silent_since = Instant::now();
         loop {
-            let said = match self.form.heartbeat {
+            let next = match self.form.heartbeat {
                 None => self.sources.next().await,
-                Some(beat) => tokio::select! {
+                Some(wanted) => tokio::select! {
                     biased;
-                    said = self.sources.next() => said,
-                    () = sleep_until(silent_since + beat.every) => return Some(heartbeat(beat)),
+                    next = self.sources.next() => next,
+                    () = sleep_until(silent_since + wanted.every) => return Some(heartbeat(wanted)),
                 },
             };
-            match said {
-                Some((index, said)) => {
-                    if let Some(frames) = self.frames(index, said) {
+            match next {
+                Some((index, next)) => {
+                    if let Some(frames) = self.frames(index, next) {
                         return Some(frames);
                     }
                 }
@@ -168,15 +168,15 @@ impl Merged {
         }
     }
 
-    /// What is passed on of what a source says.
-    fn frames(&mut self, index: usize, said: Said) -> Option<Bytes> {
+    /// The frames that follow from the next step of a source.
+    fn frames(&mut self, index: usize, next: Said) -> Option<Bytes> {
         let source = &self.endpoints[index].source;
-        match said {
-            // A break that heals is no business of the reader.
+        match next {
+            // The reader does not need to know of a reconnect.
             Said::Open { .. } | Said::Retry { .. } => None,
             Said::Events(events) => {
                 let mut out = BytesMut::new();
-                // Of another Millstream's words about its stream only the one about missing events concerns the reader.
+                // Of all control frames of another node, only a gap concerns the reader.
                 for event in events.iter().filter(|event| !event.control || event.event == "gap") {
                     self.events += u64::from(!event.control);
                     out.extend_from_slice(&passed_on(source, event, self.form.envelope));
@@ -196,7 +196,7 @@ impl Merged {
     }
 }
 
-/// Without an id: positions of several streams are none of this one.
+/// An event without its id: an id of one source is no position of the merged stream.
 fn passed_on(source: &str, event: &RemoteEvent, envelope: bool) -> Bytes {
     let way = Trail::of(event).comment();
     let RemoteEvent { event, data, id, .. } = event;
@@ -215,8 +215,8 @@ fn frame(event: &str, data: &serde_json::Value) -> Bytes {
     Frame { event, data: Some(&data.to_string()), ..Frame::default() }.encode().frame()
 }
 
-fn heartbeat(beat: Beat) -> Bytes {
-    if beat.comment {
+fn heartbeat(wanted: Heartbeat) -> Bytes {
+    if wanted.comment {
         return crate::sse::comment("heartbeat").frame();
     }
     frame("heartbeat", &json!({ "timestamp": now_ms() }))

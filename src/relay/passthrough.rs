@@ -1,7 +1,7 @@
-//! The transparent proxy's side of a stream: the bytes of one upstream connection as they come, and signs of life.
+//! The streams of the transparent proxy: the bytes of one upstream connection as they come, and heartbeats.
 //!
-//! One connection for one reader, no parsing, no queue, no reconnect: the reader reconnects, and its `Last-Event-ID` goes
-//! up. What is added are comments after silence, where no client can notice them; [`Weaver`] decides where that is.
+//! One connection for one reader; no parsing, no queue, no reconnect. The reader reconnects, and its `Last-Event-ID` is
+//! passed on. After silence a comment is added where no client can notice it; [`Weaver`] decides where that is.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -18,48 +18,48 @@ mod weaver;
 
 pub use self::weaver::Weaver;
 
-/// What is asked of a remote.
+/// The request for a stream of a remote.
 #[derive(Clone, Debug)]
-pub struct Ask {
-    /// Whom.
+pub struct ProxyRequest {
+    /// The remote.
     pub remote: Arc<Remote>,
-    /// How.
+    /// The method.
     pub method: Method,
-    /// For what; a URL of the remote's ([`Remote::client_url`]).
+    /// The URL, made by [`Remote::client_url`].
     pub url: Url,
     /// Header fields beside the remote's own.
     pub headers: HeaderMap,
     /// The body of the request.
     pub body: Bytes,
-    /// The `Via` of the client's request.
+    /// The `Via` of the client's request, which the request extends.
     pub via: Via,
 }
 
-/// The bytes of a stream that is open. Dropping it closes its connection at once.
+/// The bytes of an open stream. Dropping it closes the connection.
 pub struct Passthrough {
     chunks: Chunks,
     lease: Lease,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     weaver: Weaver,
-    /// A sign of life is sent after so long a silence.
+    /// The silence before a heartbeat.
     heartbeat: Duration,
 }
 
-// === impl Ask ===
+// === impl ProxyRequest ===
 
-impl Ask {
-    /// Opens the stream; `None` where the remote says that there is none and will be none (204).
+impl ProxyRequest {
+    /// Opens the stream; `None` if the remote answers that no events follow (204).
     ///
     /// Dropping the future closes the connection.
     ///
     /// # Errors
-    /// What the remote answered instead, or why it did not.
+    /// When the remote answers otherwise, or not at all.
     pub async fn open(self, connections: &Connections, heartbeat: Duration) -> Result<Option<Passthrough>, Failure> {
         let Self { remote, method, url, headers, body, via } = self;
-        let place = connections.enter(&remote, &method, url.path(), Purpose::Proxy);
+        let lease = connections.enter(&remote, &method, url.path(), Purpose::Proxy);
         let request = Request { via: Some(via), ..remote.request(method, &url, headers, body) };
         let idle = remote.read_timeout();
-        match open(remote.client().clone(), request, idle, place).await.map_err(|refused| refused.failure)? {
+        match open(remote.client().clone(), request, idle, lease).await.map_err(|refused| refused.failure)? {
             Answer::NoContent => Ok(None),
             Answer::Stream(opened) => {
                 let Opened { chunks, lease, .. } = *opened;
@@ -76,16 +76,16 @@ impl Passthrough {
     /// The next bytes, never empty; `None` when the remote has closed the stream in good order.
     ///
     /// # Errors
-    /// The stream broke off; nothing follows.
+    /// When the stream breaks off; nothing follows.
     pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
-        let mut beat = Instant::now() + self.heartbeat;
+        let mut next_heartbeat = Instant::now() + self.heartbeat;
         loop {
             let chunk = tokio::select! {
                 biased;
                 () = &mut self.ended => return Some(Err(Failure::Ended)),
                 chunk = self.chunks.next() => chunk,
-                () = sleep_until(beat) => {
-                    beat += self.heartbeat;
+                () = sleep_until(next_heartbeat) => {
+                    next_heartbeat += self.heartbeat;
                     match self.weaver.heartbeat() {
                         Some(comment) => return Some(Ok(comment)),
                         None => continue,
@@ -95,10 +95,10 @@ impl Passthrough {
             match chunk {
                 Some(Ok(bytes)) => {
                     self.lease.read(bytes.len(), 0);
-                    beat = Instant::now() + self.heartbeat;
-                    let woven = self.weaver.weave(bytes);
-                    if !woven.is_empty() {
-                        return Some(Ok(woven));
+                    next_heartbeat = Instant::now() + self.heartbeat;
+                    let bytes = self.weaver.weave(bytes);
+                    if !bytes.is_empty() {
+                        return Some(Ok(bytes));
                     }
                 }
                 Some(Err(error)) => return Some(Err(Failure::Transport(error))),

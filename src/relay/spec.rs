@@ -1,7 +1,7 @@
-//! What a client asks for: the request body of a relay, as it came and as it was checked.
+//! The request body of a relay, before and after it is checked.
 //!
-//! [`Spec`] mirrors the JSON of the HTTP contract, section 4, and refuses fields that it does not know. [`Plan`] is the
-//! same after [`Plan::check`]. A client hears of all its mistakes at once.
+//! [`Spec`] is the JSON of the HTTP contract, section 4, and refuses unknown fields. [`Plan`] is the result of
+//! [`Plan::check`], which reports all mistakes at once.
 
 use std::collections::BTreeMap;
 
@@ -37,14 +37,14 @@ pub struct Spec {
     /// A group whose topic also gets the events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// What to read; at least one, at most `relay.max_sources`.
+    /// The streams to read; at least one, at most `relay.max_sources`.
     #[serde(default)]
     #[schema(min_items = 1, required = true)]
     pub sources: Vec<SourceSpec>,
-    /// When a source is over that its server has closed in good order.
+    /// Whether a source has ended when its server closes the stream in good order.
     #[serde(default)]
     pub repeat: Repeat,
-    /// An event of this name is the last one of its source; without it no close is an end.
+    /// The name of the last event of each source. If it is set, a closed stream without this event is opened again.
     #[schema(min_length = 1, max_length = 255)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_event: Option<String>,
@@ -55,89 +55,89 @@ pub struct Spec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = RelaySource)]
 pub struct SourceSpec {
-    /// Whom to ask; `relay.default_remote` where it is missing.
+    /// The remote to read; without it, `relay.default_remote`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
-    /// For what: a path, with query, that the remote's allow-list has.
+    /// The path to read, with query. The `paths` of the remote must permit it.
     #[serde(default)]
     #[schema(min_length = 1, required = true)]
     pub path: String,
     /// The method, by default `GET`; any HTTP method except `CONNECT` and `TRACE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Header fields beside the remote's own, at most 64. Their values are shown to nobody.
+    /// Header fields beside the remote's own, at most 64. Their values are never shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// The request's body: a string as it is, any other JSON value as JSON.
+    /// The body of the request: a string as it is, any other value as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub body: Option<Json>,
-    /// Names the source within the relay; the remote's name where it is missing.
+    /// The name of the source within the relay; without it, the name of the remote.
     #[schema(min_length = 1, max_length = 64)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Begin after this event of the remote.
+    /// Begin after the event with this id.
     #[schema(max_length = 1024)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_event_id: Option<String>,
-    /// A connection that brings nothing for so many milliseconds is broken off; the remote's limit where it is missing.
+    /// A connection without data for this time is closed, in milliseconds; without it, the limit of the remote.
     #[schema(minimum = 1, maximum = 86_400_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_timeout_ms: Option<u64>,
-    /// The first delay before a lost stream is opened again; `relay.initial_retry_ms` where it is missing.
+    /// The first delay before a lost stream is opened again, in milliseconds; without it, `relay.initial_retry_ms`.
     #[schema(minimum = 100, maximum = 3_600_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_retry_ms: Option<u64>,
 }
 
-/// One thing that is wrong with a spec.
+/// One mistake in a spec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = RelayFieldError)]
 pub struct FieldError {
-    /// Where: `sources[1].path`.
+    /// The path of the field, such as `sources[1].path`.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// The mistake, and what the field accepts.
     pub detail: String,
 }
 
-/// A spec that was checked.
+/// A checked spec.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The topic beside the relay's own.
     pub target: Option<Topic>,
-    /// What to read.
+    /// The streams to read.
     pub sources: Vec<PlannedSource>,
 }
 
-/// A source that was checked.
+/// A checked source.
 #[derive(Clone, Debug)]
 pub struct PlannedSource {
-    /// Unique in the relay.
+    /// The label, unique in the relay.
     pub label: String,
-    /// How to read it.
+    /// The request, and how it is repeated.
     pub source: Source,
-    /// The id to begin after; empty for none.
+    /// The id after which the source begins; empty for its start.
     pub start: String,
     /// Equal for sources that one connection can serve.
     pub key: Key,
 }
 
-/// What makes sources equal: the same request with the same credentials, read in the same way from the same start.
+/// A fingerprint of a source: the request with its credentials, the way it is read, and the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
-/// What is shown in place of a header's value.
+/// Shown in place of the value of a header field.
 const REDACTED: &str = "***";
 
 // === impl Spec ===
 
 impl Spec {
-    /// What it weighs as JSON.
+    /// The size as JSON, in bytes.
     pub(super) fn bytes(&self) -> usize {
         serde_json::to_vec(self).map_or(usize::MAX, |json| json.len())
     }
 
-    /// The same without secrets: the values of header fields are not shown, `Content-Type` aside.
+    /// The spec without secrets: the values of header fields are hidden, except `Content-Type`.
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut spec = self.clone();

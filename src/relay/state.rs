@@ -1,58 +1,43 @@
-//! What is known of a relay and its sources, and how the API shows it; pure.
+//! How the API shows a relay and its sources; pure.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{
-    Spec,
-    record::{Ended, Progress},
-};
-use crate::event::now_ms;
+use super::Spec;
 
-/// How far a relay is.
+/// The state of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = RelayStatus)]
 pub enum Status {
-    /// At least one source goes on.
+    /// At least one source has not ended.
     Running,
     /// Every source was read to its end.
     Completed,
-    /// Some were.
+    /// Some sources were read to their end, the others were given up.
     Partial,
-    /// None was.
+    /// Every source was given up.
     Failed,
-    /// A client ended it.
+    /// A client deleted the relay.
     Deleted,
 }
 
-/// What a source is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+/// The state of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = RelaySourceState)]
 pub enum State {
-    /// A connection is being made.
+    /// The node is connecting.
+    #[default]
     Connecting,
     /// A connection is open.
     Open,
-    /// The connection was lost; the next one follows after a delay.
+    /// The connection was lost; the next attempt follows after a delay.
     Waiting,
-    /// It was read to its end.
+    /// The source was read to its end.
     Ended,
-    /// It was given up.
+    /// The source was given up.
     Failed,
-}
-
-/// A source as it is now.
-#[derive(Clone, Debug)]
-pub(super) struct SourceState {
-    pub state: State,
-    pub events: u64,
-    pub last_event_id: String,
-    pub reconnects: u64,
-    pub last_error: Option<String>,
-    /// Unix milliseconds.
-    pub since: u64,
 }
 
 /// A relay with its sources.
@@ -71,12 +56,12 @@ pub(super) struct SourceState {
     },
 })))]
 pub struct View {
-    /// What a list shows.
+    /// The fields that a list shows.
     #[serde(flatten)]
     pub summary: Summary,
-    /// Its sources, in the order of the spec.
+    /// The sources, in the order of the spec.
     pub sources: Vec<SourceView>,
-    /// What was asked for, without secrets.
+    /// The spec of the relay, without secrets.
     pub spec: Spec,
 }
 
@@ -88,23 +73,23 @@ pub struct View {
     "eventsUrl": "/api/relays/01JB0000000000000000000000/events", "createdAt": 1_790_000_000_000_u64, "events": 17,
 })))]
 pub struct Summary {
-    /// The relay.
+    /// The id of the relay.
     pub id: String,
-    /// Who made it.
+    /// The user who created it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Where its events are to be heard: its target, or its own topic.
+    /// The topic with its events: its target, or its own topic.
     pub topic: String,
-    /// How far it is.
+    /// The state of the relay.
     pub status: Status,
-    /// Its events as a stream.
+    /// The path of its event stream.
     pub events_url: String,
-    /// Unix milliseconds.
+    /// When it was created, in Unix milliseconds.
     pub created_at: u64,
-    /// Unix milliseconds.
+    /// When it ended, in Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<u64>,
-    /// Events relayed so far.
+    /// Events relayed so far, of all sources.
     pub events: u64,
 }
 
@@ -113,26 +98,61 @@ pub struct Summary {
 #[serde(rename_all = "camelCase")]
 #[schema(as = RelaySourceView)]
 pub struct SourceView {
-    /// Its name within the relay.
+    /// Its label within the relay.
     pub label: String,
-    /// Whom it asks.
+    /// The remote that is read.
     pub remote: String,
-    /// For what.
+    /// The path that is read.
     pub path: String,
-    /// What it is doing.
+    /// The state of the source.
     pub state: State,
     /// Events relayed so far.
     pub events: u64,
-    /// Where the next connection would go on.
+    /// The id after which the next connection resumes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_event_id: Option<String>,
     /// Connections after the first one.
     pub reconnects: u64,
-    /// What went wrong last.
+    /// The last error of the source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// Since when it is in this state, in Unix milliseconds.
+    /// When the source entered its state, in Unix milliseconds.
     pub since: u64,
+}
+
+/// A relay that was created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = RelayCreated, examples(json!({
+    "id": "01JB0000000000000000000000", "topic": "orders:all", "status": "running",
+    "eventsUrl": "/api/relays/01JB0000000000000000000000/events",
+})))]
+pub struct Created {
+    /// The id of the relay.
+    pub id: String,
+    /// The topic with its events: its target, or its own topic.
+    pub topic: String,
+    /// Always `running`.
+    pub status: Status,
+    /// The path of its event stream.
+    pub events_url: String,
+}
+
+/// A page of relays, newest first.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = RelayListing, examples(json!({
+    "relays": [{
+        "id": "01JB0000000000000000000000", "topic": "orders:all", "status": "running",
+        "eventsUrl": "/api/relays/01JB0000000000000000000000/events", "createdAt": 1_790_000_000_000_u64, "events": 17,
+    }],
+    "next": null,
+})))]
+pub struct Listing {
+    /// The relays.
+    pub relays: Vec<Summary>,
+    /// The `after` of the next page; `None` if this is the last page.
+    pub next: Option<String>,
 }
 
 // === impl Status ===
@@ -149,60 +169,35 @@ impl Status {
         }
     }
 
-    /// True when nothing more comes.
+    /// True when no more events follow.
     pub fn ended(self) -> bool {
         self != Self::Running
     }
 
-    /// What becomes of a relay whose sources are in these states.
-    pub(super) fn of(sources: &[SourceState]) -> Self {
-        let count = |state| sources.iter().filter(|source| source.state == state).count();
-        match (count(State::Ended), count(State::Failed)) {
-            (ended, failed) if ended + failed < sources.len() => Self::Running,
-            (_, 0) => Self::Completed,
-            (0, _) => Self::Failed,
-            _ => Self::Partial,
+    /// The status of a relay whose sources have these states.
+    pub(super) fn of(sources: impl Iterator<Item = State>) -> Self {
+        let (mut ended, mut failed) = (false, false);
+        for source in sources {
+            match source {
+                State::Connecting | State::Open | State::Waiting => return Self::Running,
+                State::Ended => ended = true,
+                State::Failed => failed = true,
+            }
+        }
+        match (ended, failed) {
+            (_, false) => Self::Completed,
+            (false, true) => Self::Failed,
+            (true, true) => Self::Partial,
         }
     }
 }
 
-// === impl SourceState ===
+// === impl State ===
 
-impl SourceState {
-    /// A source that stands where its record says.
-    pub fn new(progress: &Progress) -> Self {
-        let (state, last_error) = match &progress.ended {
-            None => (State::Connecting, None),
-            Some(Ended::Complete(_)) => (State::Ended, None),
-            Some(Ended::Failed { error, .. }) => (State::Failed, Some(error.clone())),
-        };
-        Self {
-            state,
-            events: progress.cursor.events,
-            last_event_id: progress.cursor.last_id.clone(),
-            reconnects: progress.opens.saturating_sub(1),
-            last_error,
-            since: progress.since,
-        }
-    }
-
-    /// Takes what was written.
-    pub fn update(&mut self, progress: &Progress, state: Option<State>, error: Option<&str>) {
-        self.events = progress.cursor.events;
-        self.last_event_id.clone_from(&progress.cursor.last_id);
-        self.reconnects = progress.opens.saturating_sub(1);
-        if let Some(error) = error {
-            self.last_error = Some(error.to_owned());
-        }
-        if let Some(state) = state.filter(|state| *state != self.state) {
-            self.state = state;
-            self.since = now_ms();
-        }
-    }
-
-    /// True when no runner has it.
-    pub fn over(&self) -> bool {
-        matches!(self.state, State::Ended | State::Failed)
+impl State {
+    /// True when no upstream reads the source any more.
+    pub(super) fn over(self) -> bool {
+        matches!(self, Self::Ended | Self::Failed)
     }
 }
 
@@ -212,8 +207,7 @@ mod tests {
 
     #[test]
     fn a_relay_ends_with_its_last_source() {
-        let source = |state| SourceState { state, ..SourceState::new(&Progress::default()) };
-        let of = |states: &[State]| Status::of(&states.iter().map(|state| source(*state)).collect::<Vec<_>>());
+        let of = |states: &[State]| Status::of(states.iter().copied());
         assert_eq!(of(&[State::Ended, State::Waiting]), Status::Running);
         assert_eq!(of(&[State::Failed, State::Connecting]), Status::Running);
         assert_eq!(of(&[State::Ended, State::Ended]), Status::Completed);

@@ -16,7 +16,7 @@ use crate::{
     upstream::events::{RemoteEvent, TRAIL},
 };
 
-/// The positions that an event has had.
+/// The positions of an event in the journals on its path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trail(Vec<Position>);
 

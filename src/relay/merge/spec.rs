@@ -1,7 +1,7 @@
-//! What a client writes to name the sources of a merged stream, and what becomes of it; pure.
+//! The sources of a merged stream, before and after they are checked; pure.
 //!
-//! A source is a path of the default remote, or an object. All of them are checked before anything is asked for, and
-//! each mistake is named with its place.
+//! A source is a path of the default remote, or an object. All sources are checked before the first request, and each
+//! mistake is reported with its field.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,33 +13,33 @@ use crate::{
     json::{Json, Objects},
     relay::{
         FieldError,
-        ask::{Limits, Written},
+        request::{Limits, SourceRequest},
     },
     upstream::{Purpose, events::Source},
 };
 
-/// A source that is more than a path.
+/// A source with more than a path.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSpec {
-    /// A remote of the settings; `relay.default_remote` where none is named.
+    /// The remote to read; without it, `relay.default_remote`.
     remote: Option<String>,
-    /// A path that the remote's `paths` permit, with query.
+    /// The path to read, with query. The `paths` of the remote must permit it.
     #[schema(min_length = 1)]
     path: String,
     /// The method, by default `GET`; any HTTP method except `CONNECT` and `TRACE`.
     method: Option<String>,
     /// Header fields of the request, at most 64.
     headers: Option<BTreeMap<String, String>>,
-    /// The body of the request: a string as it is, anything else as JSON.
+    /// The body of the request: a string as it is, any other value as JSON.
     #[schema(value_type = Option<Value>)]
     body: Option<Json>,
-    /// What the source is called in the frames; its path where nothing is named.
+    /// The name of the source in the frames; without it, its path.
     #[schema(min_length = 1, max_length = 256)]
     label: Option<String>,
 }
 
-/// Longest label in bytes.
+/// Maximum length of a label, in bytes.
 const MAX_LABEL: usize = 256;
 
 /// Checks all sources.
@@ -84,7 +84,7 @@ fn unused(labels: &mut BTreeSet<String>, path: &str) -> String {
     label
 }
 
-/// A source whose mistakes are looked for.
+/// Collects the mistakes of one source.
 struct At<'a> {
     index: usize,
     errors: &'a mut Vec<FieldError>,
@@ -127,7 +127,7 @@ impl At<'_> {
             self.error("label", format!("a label has 1 to {MAX_LABEL} bytes and no control characters"));
         }
         let (remote, method) = (remote.as_deref(), method.as_deref());
-        let written = Written { remote, path, method, headers: headers.as_ref(), body: body.as_ref() };
+        let written = SourceRequest { remote, path, method, headers: headers.as_ref(), body: body.as_ref() };
         written.source(limits, Purpose::Merge, &mut |field, detail| self.error(field, detail))
     }
 }

@@ -1,18 +1,18 @@
-//! Where a comment may be put into a stream of bytes so that every parser reads the same events as before; pure.
+//! Finds the places in a stream of bytes where a comment changes no event for any parser; pure.
 //!
-//! Only behind the end of a line, and never with a blank line, which would dispatch an event that is half sent. Three
-//! corners: an LF that follows a CR belongs to it, also when a comment has come between them; a byte order mark counts
-//! only where it stands first; and a comment before the first byte takes that place from it.
+//! A comment may follow only the end of a line, and must not add a blank line, which would dispatch an incomplete event.
+//! Three special cases: an LF after a CR belongs to it, even if a comment came between them; a byte order mark counts only
+//! as the first bytes; a comment before the first byte takes that place from it.
 
 use bytes::{Buf, Bytes};
 
-/// Follows one stream and says what to send.
+/// Follows one stream, and inserts comments.
 #[derive(Debug, Default)]
 pub struct Weaver {
     start: Start,
-    /// What was sent last; `None` while nothing of the stream was.
+    /// The last byte of the stream that was sent.
     last: Option<u8>,
-    /// A comment stands behind a CR: an LF that comes now was sent with it.
+    /// A comment follows a CR, with an LF before it. An LF that comes now was sent already.
     swallow: bool,
 }
 
@@ -21,9 +21,9 @@ enum Start {
     /// Nothing was sent.
     #[default]
     Untouched,
-    /// A comment stands first, so a mark must go; so many bytes of it have come, and are held back.
+    /// A comment was sent first, so a byte order mark must be removed. This number of its bytes is held back.
     Led { held: usize },
-    /// Behind it.
+    /// The first bytes were sent.
     Over,
 }
 
@@ -32,7 +32,7 @@ const MARK: &[u8] = b"\xEF\xBB\xBF";
 // === impl Weaver ===
 
 impl Weaver {
-    /// Takes what has come; what is to be sent, empty where that is nothing.
+    /// The bytes to send for the bytes that have come; may be empty.
     pub fn weave(&mut self, mut bytes: Bytes) -> Bytes {
         if bytes.is_empty() {
             return bytes;
@@ -57,7 +57,7 @@ impl Weaver {
         bytes
     }
 
-    /// A comment, if one may stand here.
+    /// A comment, if one is possible here.
     pub fn heartbeat(&mut self) -> Option<Bytes> {
         match (self.start, self.last) {
             (Start::Led { held: 1.. }, _) => None,
@@ -75,7 +75,7 @@ impl Weaver {
         }
     }
 
-    /// What is held back when the stream ends.
+    /// The bytes that are held back, at the end of the stream.
     pub fn rest(&mut self) -> Option<Bytes> {
         match std::mem::replace(&mut self.start, Start::Over) {
             Start::Led { held: held @ 1.. } => Some(Bytes::from_static(&MARK[..held])),

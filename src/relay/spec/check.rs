@@ -1,4 +1,4 @@
-//! From what came to what can be read: every rule of a spec, each with the message that a client gets.
+//! The rules of a spec, each with the message that a client gets.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -6,7 +6,7 @@ use super::{FieldError, Key, Plan, PlannedSource, SourceSpec, Spec, own};
 use crate::{
     relay::{
         Config,
-        ask::{Limits, Written},
+        request::{Limits, SourceRequest},
     },
     topic::Topic,
     upstream::{
@@ -15,23 +15,23 @@ use crate::{
     },
 };
 
-/// Longest label, in characters.
+/// Maximum length of a label, in characters.
 const MAX_LABEL: usize = 64;
-/// Longest id to begin after, in bytes.
+/// Maximum length of the id after which a source begins, in bytes.
 const MAX_ID_BYTES: usize = 1024;
-/// Longest name of an event, in bytes.
+/// Maximum length of the name of an event, in bytes.
 const MAX_EVENT_NAME_BYTES: usize = 255;
-/// Longest silence that a source may ask for: a day.
+/// The largest `readTimeoutMs`: one day.
 const MAX_READ_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
-/// The delays that a source may ask for: no faster than ten times a second, no slower than once an hour.
+/// The accepted values of `initialRetryMs`: from ten attempts per second to one per hour.
 const RETRY_MS: std::ops::RangeInclusive<u64> = 100..=60 * 60 * 1000;
-/// A client with hundreds of broken sources is told of the first so many mistakes.
+/// Maximum number of mistakes in one answer.
 const MAX_ERRORS: usize = 100;
 
-/// Collects what is wrong.
+/// Collects the mistakes of a spec.
 struct Errors(Vec<FieldError>);
 
-/// The place of one source in the spec, for messages.
+/// Collects the mistakes of one source.
 struct At<'e> {
     index: usize,
     errors: &'e mut Errors,
@@ -40,10 +40,10 @@ struct At<'e> {
 // === impl Plan ===
 
 impl Plan {
-    /// Checks a spec whole, and fills in the remotes and labels that it leaves out.
+    /// Checks a spec, and fills in missing remotes and labels.
     ///
     /// # Errors
-    /// Lists what is wrong, by field, at most a hundred entries.
+    /// All mistakes by field, at most 100.
     pub fn check(spec: &mut Spec, limits: Limits<'_>) -> Result<Self, Vec<FieldError>> {
         let mut errors = Errors(Vec::new());
         let (count, max) = (spec.sources.len(), limits.config.max_sources);
@@ -74,15 +74,15 @@ impl Plan {
         if errors.0.is_empty() { Ok(Self { target, sources }) } else { Err(errors.0) }
     }
 
-    /// The target of a spec that was checked before.
+    /// The target of a checked spec.
     pub fn target(spec: &Spec) -> Option<Topic> {
         Errors(Vec::new()).target(spec)
     }
 
-    /// A source of a spec that was checked before, as the settings of today permit it.
+    /// A source of a checked spec, if the current settings permit it.
     ///
     /// # Errors
-    /// The first thing that is wrong by now.
+    /// The first mistake by the current settings.
     pub fn source(spec: &Spec, index: usize, limits: Limits<'_>) -> Result<PlannedSource, FieldError> {
         let mut errors = Errors(Vec::new());
         let planned = At { index, errors: &mut errors }.source(spec, &spec.sources[index], limits);
@@ -125,7 +125,7 @@ impl Errors {
         }
     }
 
-    /// Gives every source a remote and a label of its own.
+    /// Gives each source a remote and a unique label.
     fn names(&mut self, spec: &mut Spec, config: &Config) {
         let mut used: HashSet<String> = HashSet::new();
         for (index, source) in spec.sources.iter_mut().enumerate() {
@@ -165,7 +165,7 @@ impl At<'_> {
     }
 
     fn source(&mut self, spec: &Spec, source: &SourceSpec, limits: Limits<'_>) -> Option<PlannedSource> {
-        let written = Written {
+        let written = SourceRequest {
             remote: source.remote.as_deref(),
             path: &source.path,
             method: source.method.as_deref(),

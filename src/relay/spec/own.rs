@@ -1,5 +1,5 @@
-//! Checks whether a source is a stream of this node into which the relay would publish: a loop that the URL shows.
-//! Pure. Other loops are detected when the first event returns.
+//! Detects a loop by its URL: the source is a stream of this node into which the relay would publish. Pure. Other loops are
+//! detected when the first event returns.
 
 use url::Url;
 
@@ -21,7 +21,7 @@ pub fn returns(planned: &PlannedSource, target: Option<&Topic>) -> Option<Topic>
     target.cloned().into_iter().chain(own).find(|topic| carried.iter().any(|pattern| pattern.matches(topic)))
 }
 
-/// The topics of a node's stream that its URL names.
+/// The topics that the URL of a stream of a node names.
 fn carried(url: &Url) -> Vec<Pattern> {
     let mut patterns = Vec::new();
     let mut group = |name: &str| patterns.extend(Topic::group(name).ok().map(Pattern::Exact));

@@ -16,7 +16,7 @@ async fn failure(supervisor: &Supervisor) -> &'static str {
     timeout(Duration::from_secs(60), supervisor.failure()).await.expect("it is noticed")
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_task_of_relays_that_panics_ends_the_node() {
     let (journal, supervisor) = (Faulty::new(), Supervisor::default());
     let relays = supervised(&journal, None, supervisor.clone());
@@ -27,7 +27,7 @@ async fn a_task_of_relays_that_panics_ends_the_node() {
     assert_eq!(failure(&supervisor).await, "relays");
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_recovery_that_panics_ends_the_node() {
     let (journal, supervisor) = (Faulty::new(), Supervisor::default());
     journal.keys_panic.store(true, SeqCst);
@@ -36,7 +36,7 @@ async fn a_recovery_that_panics_ends_the_node() {
     assert!(matches!(relays.list(Filter::default()).await, Err(Error::Stopping)));
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_relay_whose_end_panics_ends_after_all() {
     let (journal, supervisor) = (Faulty::new(), Supervisor::default());
     let relays = supervised(&journal, Some(upstream().await), supervisor.clone());
@@ -54,7 +54,7 @@ async fn a_relay_whose_end_panics_ends_after_all() {
     assert_eq!((journal.states(&id, LAST_EVENT).await.len(), supervisor.trouble()), (1, None));
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_source_whose_failure_panics_fails_after_all() {
     let (journal, supervisor) = (Faulty::new(), Supervisor::default());
     let relays = supervised(&journal, Some(upstream().await), supervisor.clone());
@@ -74,7 +74,7 @@ async fn a_source_whose_failure_panics_fails_after_all() {
     assert_eq!((supervisor.restarts(), supervisor.failed()), (2, None));
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_request_that_panics_is_an_error_and_changes_nothing() {
     let journal = Faulty::new();
     let relays = relays(&journal, Some(upstream().await));

@@ -28,22 +28,22 @@ async fn is_survived(fate: impl Fn() -> Fate + Send + 'static) {
     }
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_journal_that_is_full_for_a_while_loses_nothing() {
     is_survived(|| Fate::Refused).await;
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_lost_answer_doubles_nothing() {
     is_survived(|| Fate::AnswerLost).await;
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn an_append_that_lands_late_doubles_nothing() {
     is_survived(|| Fate::Late).await;
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn while_the_journal_takes_nothing_the_upstream_is_held_and_that_is_shown() {
     let journal = Faulty::new();
     let relays = relays(&journal, Some(upstream().await));
@@ -64,7 +64,7 @@ async fn while_the_journal_takes_nothing_the_upstream_is_held_and_that_is_shown(
     assert_eq!(journal.origins(&id).await, (1..=5000).collect::<Vec<_>>());
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_full_journal_lets_relays_be_deleted() {
     let journal = Faulty::new();
     let relays = relays(&journal, Some(upstream().await));
@@ -76,7 +76,7 @@ async fn a_full_journal_lets_relays_be_deleted() {
     assert!(crate::journal::Journal::keys(&*journal, "relay/".into(), None, 9).await.unwrap().is_empty());
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn what_cannot_be_deleted_goes_on() {
     let journal = Faulty::new();
     let relays = relays(&journal, Some(upstream().await));
@@ -91,7 +91,7 @@ async fn what_cannot_be_deleted_goes_on() {
     assert_eq!(journal.states(&id, LAST_EVENT).await.len(), 1);
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_fault_of_this_program_ends_only_the_relays_of_that_upstream() {
     let journal = Faulty::new();
     let relays = relays(&journal, Some(upstream().await));
@@ -109,7 +109,7 @@ async fn a_fault_of_this_program_ends_only_the_relays_of_that_upstream() {
     assert_eq!(relays.stats().sources_failed, 1);
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn after_a_stop_nothing_is_appended_and_nothing_is_said() {
     let journal = Faulty::new();
     let relays = relays(&journal, Some(upstream().await));

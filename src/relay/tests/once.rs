@@ -13,7 +13,7 @@ async fn with(relays: &Handle, spec: Value) -> String {
     relays.create(serde_json::from_value(spec).unwrap(), None).await.unwrap().id
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_post_is_not_sent_again_at_the_next_start() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let before = relays(&journal, Some(up));
@@ -26,7 +26,7 @@ async fn a_post_is_not_sent_again_at_the_next_start() {
     assert!(journal.states(&id, "relay_error").await[0]["error"].as_str().is_some_and(|why| why.contains("POST")));
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_late_joiner_with_the_same_target_doubles_nothing_there() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let relays = relays(&journal, Some(up));
@@ -42,7 +42,7 @@ async fn a_late_joiner_with_the_same_target_doubles_nothing_there() {
     assert_eq!(ids, ["1", "2", "3", "4", "5"]);
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn the_last_event_and_the_end_are_one_commit() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let relays = relays(&journal, Some(up));
@@ -56,7 +56,7 @@ async fn the_last_event_and_the_end_are_one_commit() {
     assert_eq!(journal.origins(&id).await, [1]);
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_fault_in_the_middle_of_a_copy_doubles_nothing() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let relays = relays(&journal, Some(up));
@@ -73,7 +73,7 @@ async fn a_fault_in_the_middle_of_a_copy_doubles_nothing() {
     assert_eq!(journal.origins(&late).await, (1..=700).collect::<Vec<u64>>());
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn what_specs_take_is_bounded() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let relays = relays(&journal, Some(up));

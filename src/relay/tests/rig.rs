@@ -25,7 +25,7 @@ use crate::{
         self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
         Unavailable,
     },
-    relay::{Config, Deps, Handle, Spec, Status, actor::start_here},
+    relay::{Config, Deps, Handle, Spec, Status},
     shares::Share,
     supervise::Supervisor,
     topic::{Pattern, Topic},
@@ -268,7 +268,7 @@ pub fn supervised(journal: &Arc<Faulty>, up: Option<SocketAddr>, supervisor: Sup
         .collect();
     let remotes = Remotes::build(&configs, &Client::new(crate::upstream::Config::default())).unwrap();
     let config = Config { initial_retry_ms: 10, default_remote: Some("up".into()), ..Config::default() };
-    start_here(
+    Handle::start(
         config,
         Deps {
             journal: journal.clone(),
@@ -279,6 +279,7 @@ pub fn supervised(journal: &Arc<Faulty>, up: Option<SocketAddr>, supervisor: Sup
             clock: Clock::system(),
             supervisor,
         },
+        false,
     )
 }
 

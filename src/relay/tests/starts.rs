@@ -3,7 +3,7 @@
 use super::rig::{Fate, Faulty, ended, eventually, relay, relays, upstream};
 use crate::relay::{LAST_EVENT, Status};
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_relay_whose_end_was_not_written_ends_at_the_next_start() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let before = relays(&journal, Some(up));
@@ -24,7 +24,7 @@ async fn a_relay_whose_end_was_not_written_ends_at_the_next_start() {
     assert_eq!(journal.states(&id, LAST_EVENT).await.len(), 1);
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_newcomer_whose_past_was_copied_in_part_gets_the_rest_at_the_next_start() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let before = relays(&journal, Some(up));
@@ -49,7 +49,7 @@ async fn a_newcomer_whose_past_was_copied_in_part_gets_the_rest_at_the_next_star
     after.stop().await;
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_source_whose_remote_is_gone_fails_and_says_so() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let before = relays(&journal, Some(up));
@@ -63,7 +63,7 @@ async fn a_source_whose_remote_is_gone_fails_and_says_so() {
     assert!(error["error"].as_str().unwrap().contains("`up`"), "{error}");
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_record_of_a_later_version_is_left_alone() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let record = crate::journal::RecordWrite {

@@ -1,6 +1,6 @@
-//! What is asked of a remote, as a client writes it; one reading for relays and merged streams. Pure.
+//! The request for a stream of a remote, as a client writes it; shared by relays and merged streams. Pure.
 //!
-//! All mistakes are told, each with its field; no message quotes the value of a header field, which may be a secret.
+//! All mistakes are reported, each with its field. No message quotes the value of a header field, which may be a secret.
 
 use std::collections::BTreeMap;
 
@@ -10,59 +10,42 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use super::Config;
 use crate::{
     json::Json,
-    upstream::{Purpose, Remotes, events::Source, parse_method},
+    upstream::{Purpose, Remotes, events::Source, is_reserved_field, parse_method},
 };
 
-/// What the node allows and offers; what a request is checked against.
+/// What a request is checked against.
 #[derive(Clone, Copy)]
 pub struct Limits<'a> {
-    /// The settings in force.
+    /// The settings of section `[relay]`.
     pub config: &'a Config,
-    /// Whom a source can name.
+    /// The remotes that a request can name.
     pub remotes: &'a Remotes,
 }
 
-/// A request as it is written.
-pub struct Written<'a> {
-    /// `relay.default_remote` where it is missing.
-    pub remote: Option<&'a str>,
-    pub path: &'a str,
-    /// GET where it is missing.
-    pub method: Option<&'a str>,
-    pub headers: Option<&'a BTreeMap<String, String>>,
-    /// A string as it is, any other value as JSON.
-    pub body: Option<&'a Json>,
+/// A request as a client writes it.
+pub(super) struct SourceRequest<'a> {
+    /// The remote; without it, `relay.default_remote`.
+    pub(super) remote: Option<&'a str>,
+    pub(super) path: &'a str,
+    /// The method; without it, GET.
+    pub(super) method: Option<&'a str>,
+    pub(super) headers: Option<&'a BTreeMap<String, String>>,
+    /// The body: a string as it is, any other value as JSON.
+    pub(super) body: Option<&'a Json>,
 }
 
-/// Most header fields of one request; below what common servers take.
+/// Maximum number of header fields of one request; less than common servers accept.
 const MAX_HEADERS: usize = 64;
-/// Fields that belong to the connection, and those that reading an event stream sets itself. They are refused rather than
-/// dropped, so that nobody believes that they were sent.
-const FOREIGN: [HeaderName; 17] = [
-    header::ACCEPT,
-    header::ACCEPT_ENCODING,
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::HOST,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("last-event-id"),
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRAILER,
-    HeaderName::from_static("trailers"),
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::VIA,
-];
+/// Fields that the reader of an event stream sets itself. Like the fields of the connection, they are refused and not
+/// dropped, so that no client believes that they were sent.
+const READER_FIELDS: [HeaderName; 3] =
+    [header::ACCEPT, header::ACCEPT_ENCODING, HeaderName::from_static("last-event-id")];
 
-// === impl Written ===
+// === impl SourceRequest ===
 
-impl Written<'_> {
-    /// The source that it names; `fail` hears of each mistake, the field first.
-    pub fn source(
+impl SourceRequest<'_> {
+    /// The source that the request names. `fail` gets the field and the text of each mistake.
+    pub(super) fn source(
         &self,
         limits: Limits<'_>,
         purpose: Purpose,
@@ -113,7 +96,7 @@ impl Written<'_> {
                 fail("headers", detail);
                 continue;
             };
-            if FOREIGN.contains(&name) {
+            if is_reserved_field(&name) || READER_FIELDS.contains(&name) {
                 let begins = purpose == Purpose::Relay && name == "last-event-id";
                 let hint = if begins { "say `lastEventId`" } else { "leave it out" };
                 fail("headers", format!("`{shown}` is set by the node itself; {hint}"));

@@ -1,0 +1,181 @@
+//! The actor that reads one upstream: it connects, streams, backs off, and ends when the stream is done or has failed.
+//!
+//! It reports to the actor of the relays, and waits with the next report until the journal has taken the one before.
+//! Meanwhile it reads on until the next report is full. It decides nothing about relays: the engine stops it after its
+//! last report.
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WeakRecipient,
+    WrapFuture,
+};
+use rand::RngExt;
+use tokio::{
+    task::yield_now,
+    time::{Duration, Instant},
+};
+
+use super::{Pending, Report, Start, UpstreamId};
+use crate::{
+    journal::Shared,
+    relay::{Deps, loops},
+    upstream::{
+        Connections,
+        events::{EventSource, Said, Source},
+    },
+};
+
+/// Reads one upstream.
+pub(crate) struct UpstreamActor {
+    id: UpstreamId,
+    /// The actor of the relays.
+    relays: WeakRecipient<Report>,
+    /// Searched for events that return.
+    journal: Shared,
+    request: Source,
+    /// The reader; taken while a read is in flight.
+    source: Option<EventSource>,
+    reading: Option<SpawnHandle>,
+    pending: Pending,
+    /// A report is on its way to the journal.
+    reporting: bool,
+    /// Duplicates that the reader has dropped and that are counted already.
+    duplicates: u64,
+    /// Reconnects that the engine has ordered.
+    reconnects: u64,
+}
+
+/// Answered with true when the journal has taken the report.
+impl Message for Report {
+    type Result = bool;
+}
+
+/// Close the connection and make a new one, after the position that was read.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Reconnect(pub(crate) Connections);
+
+/// Close the connection and end.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
+
+// === impl UpstreamActor ===
+
+impl UpstreamActor {
+    /// A reader that connects when it is started, and reports to `relays`.
+    pub(crate) fn new(start: Start, deps: &Deps, relays: WeakRecipient<Report>) -> Self {
+        let Start { id, source: request, cursor, resumed, owner } = start;
+        let mut source = EventSource::new(request.clone(), cursor.clone(), deps.connections.of(&owner));
+        if resumed {
+            source = source.delayed(rand::rng().random_range(Duration::ZERO..=request.pace.initial));
+        }
+        Self {
+            id,
+            relays,
+            journal: deps.journal.clone(),
+            request,
+            source: Some(source),
+            reading: None,
+            pending: Pending::new(cursor, deps.max_event_bytes),
+            reporting: false,
+            duplicates: 0,
+            reconnects: 0,
+        }
+    }
+
+    /// Begins the next read, unless the next report is full.
+    fn read(&mut self, ctx: &mut Context<Self>) {
+        if self.pending.is_full() {
+            return;
+        }
+        let Some(mut source) = self.source.take() else { return };
+        let connection = self.reconnects;
+        let reading = async move {
+            let next = source.next().await;
+            (source, next)
+        };
+        let reading = reading.into_actor(self).map(move |(source, next), upstream, ctx| {
+            // A future may be polled once more after it was cancelled.
+            if connection == upstream.reconnects {
+                upstream.took(source, next, ctx);
+            }
+        });
+        self.reading = Some(ctx.spawn(reading));
+    }
+
+    fn took(&mut self, mut source: EventSource, next: Option<Said>, ctx: &mut Context<Self>) {
+        self.reading = None;
+        // Without a next one, the last was reported, and the engine stops this actor.
+        for next in next.into_iter().chain(source.take_end().map(Said::End)) {
+            self.pending.add(next, source.cursor(), Instant::now());
+        }
+        let duplicates = source.doubles();
+        self.pending.duplicates(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
+        self.source = Some(source);
+        self.report(ctx);
+        self.read(ctx);
+    }
+
+    /// Sends the next report, unless the one before is still on its way.
+    fn report(&mut self, ctx: &mut Context<Self>) {
+        if self.reporting || self.pending.is_empty() {
+            return;
+        }
+        self.reporting = true;
+        // Reads that are ready come first, so that all that the connection has at once goes into one report.
+        let report = yield_now().into_actor(self).then(|(), upstream, _| upstream.next_report().into_actor(upstream));
+        ctx.spawn(report.map(|taken, upstream, ctx| {
+            upstream.reporting = false;
+            if taken {
+                upstream.report(ctx);
+                upstream.read(ctx);
+            } else {
+                // The relays end, or have closed this upstream.
+                ctx.stop();
+            }
+        }));
+    }
+
+    /// Sends the next report. Answers false if nothing is to be read any more.
+    fn next_report(&mut self) -> impl Future<Output = bool> + use<> {
+        let (mut batch, cursor) = self.pending.take();
+        let (upstream, reconnects) = (self.id, self.reconnects);
+        let (relays, journal) = (self.relays.clone(), self.journal.clone());
+        async move {
+            loops::find(&journal, &mut batch.outputs).await;
+            let Some(relays) = relays.upgrade() else { return false };
+            relays.send(Report { upstream, reconnects, batch, cursor }).await.unwrap_or(false)
+        }
+    }
+}
+
+impl Actor for UpstreamActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.read(ctx);
+    }
+}
+
+impl Handler<Reconnect> for UpstreamActor {
+    type Result = ();
+
+    fn handle(&mut self, Reconnect(connections): Reconnect, ctx: &mut Context<Self>) {
+        if let Some(reading) = self.reading.take() {
+            ctx.cancel_future(reading);
+        }
+        self.pending.reconnect();
+        self.source = Some(EventSource::new(self.request.clone(), self.pending.cursor().clone(), connections));
+        self.duplicates = 0;
+        self.reconnects += 1;
+        self.read(ctx);
+    }
+}
+
+impl Handler<Stop> for UpstreamActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
