@@ -78,7 +78,7 @@ impl Body {
         let next = timeout(self.idle.saturating_sub(waited), pieces.recv()).await;
         self.since = None;
         match next {
-            Ok(Some(piece)) => piece,
+            Ok(Some(piece)) => piece.map(|piece| piece.map_err(|error| *error)),
             // The task of the connection ended with its thread.
             Ok(None) => Some(Err(Error::Truncated)),
             Err(_) => Some(Err(Error::IdleTimeout { after: self.idle })),

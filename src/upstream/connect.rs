@@ -48,8 +48,8 @@ pub fn read_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(roots)
 }
 
-/// A connection, plain or encrypted.
-pub type Socket = Either<TcpStream, TlsStream<TcpStream>>;
+/// A connection, plain or encrypted. The state of TLS takes more than a kilobyte, which plain connections do not need.
+pub type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Makes the connections of one trust level.
 pub struct Connector {
@@ -110,7 +110,7 @@ impl Connector {
         let steps = async {
             let stream = self.tcp.connect(url).await?;
             match url.scheme() {
-                "https" => self.encrypt(url, stream).await.map(Either::Right),
+                "https" => self.encrypt(url, stream).await.map(|stream| Either::Right(Box::new(stream))),
                 _ => Ok(Either::Left(stream)),
             }
         };

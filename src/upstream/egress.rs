@@ -67,7 +67,7 @@ pub enum Rest {
 }
 
 /// A piece of a body, never empty; `None` at a good end. A channel that closes without it lost its connection.
-pub type Piece = Option<Result<Bytes, Error>>;
+pub type Piece = Option<Result<Bytes, Box<Error>>>;
 
 /// Requests that wait for a sending task. Further callers wait for room.
 const WAITING: usize = 1024;
@@ -144,7 +144,8 @@ async fn serve(pool: Rc<Pool>, order: Order) {
     let result = select! {
         biased;
         () = reply.closed() => return,
-        result = exchange(&pool, &connector, &hop) => result,
+        // Boxed, so that a body that lasts for hours does not occupy the memory of connecting and sending.
+        result = Box::pin(exchange(&pool, &connector, &hop)) => result,
     };
     drop((pool, connector, hop));
     let (head, mut incoming) = match result {
@@ -196,7 +197,7 @@ async fn pass_on(mut incoming: Incoming, sender: mpsc::Sender<Piece>) {
                 incoming.release();
                 return drop(sender.send(None).await);
             }
-            Some(Err(error)) => return drop(sender.send(Some(Err(error))).await),
+            Some(Err(error)) => return drop(sender.send(Some(Err(error.into()))).await),
         }
     }
 }

@@ -17,13 +17,13 @@ use std::{
 };
 
 use actix_http::{
-    body,
+    HttpMessage as _, Payload, body,
     header::{HeaderMap as AwcHeaders, HeaderName as AwcName, HeaderValue as AwcValue},
 };
 use actix_rt::net::{ActixStream, Ready as Readiness};
 use actix_service::Service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
-use awc::{ClientResponse, http::Uri};
+use awc::http::Uri;
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _};
 use http::Method;
@@ -41,9 +41,7 @@ use super::{
 
 /// A body on its way. Dropping it before its end closes the connection.
 pub struct Incoming {
-    response: ClientResponse,
-    /// Holds the connection that the response reads from.
-    client: awc::Client,
+    payload: Payload,
     connection: Shared,
     pool: Rc<Pool>,
     key: Key,
@@ -103,9 +101,9 @@ async fn send(pool: &Rc<Pool>, key: Key, connection: Shared, hop: &Hop) -> Resul
         request.send_body(hop.body.clone()).await
     };
     // What awc says of a failure is a translation of what the wire has seen.
-    let response = sent.map_err(|_| connection.wire().take_failure().unwrap_or(Error::Closed))?;
+    let mut response = sent.map_err(|_| connection.wire().take_failure().unwrap_or(Error::Closed))?;
     let head = connection.wire().take_response().ok_or(Error::Closed)?;
-    Ok((head, Incoming { response, client, connection, pool: pool.clone(), key }))
+    Ok((head, Incoming { payload: response.take_payload(), connection, pool: pool.clone(), key }))
 }
 
 /// The target as awc takes it.
@@ -133,7 +131,7 @@ impl Incoming {
     /// The next bytes, never empty; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         loop {
-            return match self.response.next().await? {
+            return match self.payload.next().await? {
                 Ok(bytes) if bytes.is_empty() => continue,
                 Ok(bytes) => Some(Ok(bytes)),
                 Err(error) => Some(Err(Error::in_body(&error))),
@@ -168,9 +166,9 @@ impl Incoming {
 
     /// Keeps the connection for another request. To be called at a good end of the body.
     pub fn release(self) {
-        let Self { response, client, connection, pool, key } = self;
-        // awc holds the connection as long as one of these is there.
-        drop((response, client));
+        let Self { payload, connection, pool, key } = self;
+        // The payload holds the connection too.
+        drop(payload);
         if let Some(wire) = Rc::into_inner(connection.0).map(RefCell::into_inner).filter(Wire::is_reusable) {
             pool.put(key, wire);
         }
