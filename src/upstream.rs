@@ -1,13 +1,13 @@
-//! Every outgoing HTTP request: jobs, relays, proxies, webhooks and remote jobs all go out through one [`Client`].
+//! Every outgoing HTTP request: jobs, relays, proxies and remote jobs send their requests through one [`Client`].
 //!
-//! It promises that
-//! - what a client of this node names passes the egress guard, at each hop and for each address (`[egress] allow`);
-//! - a connection that was made in trust is never reused for what a client names: there are two pools;
-//! - an answer that stops short is an error, whatever its framing, and one that ends well is not;
-//! - nothing waits without limit: connecting, the response head and each pause of the body have one;
-//! - dropping a [`Response`] that is not finished closes its connection at once.
+//! It promises:
+//! - The egress guard checks a URL from a client of this node, at each hop and for each address (`[egress] allow`).
+//! - A connection for a URL of the configuration is never reused for a URL from a client: there are two pools.
+//! - A body that is cut off is an error. A body that is complete is not.
+//! - Connecting, the response head and each pause of the body have a time limit.
+//! - Dropping an unfinished [`Response`] closes its connection at once.
 //!
-//! HTTP/1.1 and 1.0, with TLS if the URL says so. Works on any tokio runtime, as a handle that is `Send` and `Sync`.
+//! It speaks HTTP/1.1 and 1.0, with TLS for `https`. The handle is `Send` and `Sync`, and works on any tokio runtime.
 //!
 //! ```text
 //! Request ─> redirect::Hop ─> pool (guarded | operator) ─> connect: lookup ─> guard ─> TCP ─> TLS
@@ -61,7 +61,7 @@ pub use self::{
     connect::read_roots,
     connections::{Busy, Connections, Figures, Lease, Open, Purpose},
     error::Error,
-    fields::is_reserved_field,
+    fields::{HOP_BY_HOP, is_reserved},
     guard::{Allow, BadAllow, Net},
     method::parse_method,
     redirect::parse_url,
@@ -72,41 +72,41 @@ pub use self::{
 pub(crate) use self::{chunks::Chunks, egress::serve_thread};
 use self::{
     connect::Connector,
-    egress::{Answer, Egress},
+    egress::{Egress, Reply},
     guard::Guard,
     head::Head,
     redirect::Hop,
 };
 
-/// What this program calls itself.
+/// The default `User-Agent`.
 const PRODUCT: &str = concat!("millstream/", env!("CARGO_PKG_VERSION"));
 
 /// Settings of the [`Client`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What clients may reach though it is not public.
+    /// Exceptions from the egress guard: addresses and hosts that clients may reach although they are not public.
     pub allow: Vec<Allow>,
-    /// Limit for name lookup, TCP and TLS of one connection; 5 s.
+    /// Time limit of name lookup, TCP and TLS of one connection together. Default: 5 s.
     pub connect_timeout: Duration,
-    /// Certificates of authorities that are trusted beside the public ones, DER.
+    /// Certificates (DER) of authorities that are trusted in addition to the public ones.
     pub roots: Vec<CertificateDer<'static>>,
-    /// Names of the node itself (`server.hosts`).
+    /// Host names of this node (`server.hosts`).
     pub hosts: Vec<String>,
-    /// How the node itself is known where it speaks TLS: its certificate is not made for its address.
+    /// Trust in the node's own certificate, which is not issued for its address. `None` without TLS.
     pub own: Option<crate::tls::Own>,
-    /// Idle connections kept per host and pool; 32, a node keeps one for each task at once (`jobs.concurrency`). What is
-    /// beyond is closed.
+    /// Maximum number of idle connections per host, pool and thread; further ones are closed. Default: 32. A node uses
+    /// the number of tasks that run at the same time (`jobs.concurrency`).
     pub idle_connections: usize,
-    /// How long an idle connection is kept; 15 s, below the keep-alive times that servers commonly have.
+    /// Time after which an idle connection is closed. Default: 15 s, which is below common keep-alive times of servers.
     pub idle_timeout: Duration,
 }
 
-/// The handle through which requests go out. Cheap to clone; clones share pools and guard.
+/// Sends requests. Cheap to clone; clones share pools and guard.
 #[derive(Clone)]
 pub struct Client {
     config: Arc<Config>,
     guard: Arc<Guard>,
-    /// The id of the node in `Via`; not set in programs that are not a node.
+    /// The id of the node in `Via`; unset in programs that are not a node.
     node: Arc<OnceLock<String>>,
     clock: Clock,
     egress: Egress,
@@ -114,47 +114,47 @@ pub struct Client {
     operator: Arc<Connector>,
 }
 
-/// Who has named the URL of a request.
+/// The origin of a URL, which decides whether the egress guard checks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Trust {
-    /// Somebody who uses this node: the egress guard decides.
+    /// A client of this node. The egress guard checks each address.
     Client,
-    /// The configuration: no guard, as long as no redirect leads to another origin.
+    /// The configuration. There is no guard until a redirect leads to another origin.
     Operator,
 }
 
-/// A request as its sender wants it; make one with [`Request::new`] and set what differs.
+/// An outgoing request. Create it with [`Request::new`], and change the fields that differ.
 #[derive(Clone)]
 pub struct Request {
-    /// Any method but CONNECT and TRACE.
+    /// Any method except CONNECT and TRACE.
     pub method: Method,
     /// An absolute URL, http or https, without credentials.
     pub url: String,
-    /// Header fields. Host, framing and connection fields are the transport's: they are taken out. Unless set,
+    /// Header fields. Fields of the transport (`Host`, framing, connection) are removed. The defaults
     /// `accept-encoding: identity` and `user-agent: millstream/VERSION` are added.
     pub headers: HeaderMap,
-    /// The whole body; empty for none.
+    /// The whole body; empty if there is none.
     pub body: Bytes,
-    /// Who has named the URL.
+    /// The origin of the URL.
     pub trust: Trust,
-    /// Limit until the last response head, connecting and redirects included; 30 s.
+    /// Time limit for the final response head, with connecting and redirects. Default: 30 s.
     pub head_timeout: Duration,
-    /// The `Via` of the request that causes this one; the node adds itself. `None` for requests of the node itself.
+    /// The `Via` of the request that causes this one; the node appends itself. `None` for the node's own requests.
     pub via: Option<Via>,
-    /// Most redirects that are followed; 5. With 0 a redirect is an answer like any other.
+    /// Maximum number of redirects that are followed. Default: 5. With 0, a redirect is returned as the response.
     pub redirects: u8,
 }
 
-/// The head of an answer, and its body as it comes.
+/// The head of a response, and its body as a stream.
 #[derive(Debug)]
 pub struct Response {
-    /// The status, whatever it is.
+    /// The status; any status is a response.
     pub status: StatusCode,
     /// The header fields.
     pub headers: HeaderMap,
-    /// Who has answered in the end, after redirects.
+    /// The URL that responded, after redirects.
     pub url: Url,
-    /// When the head came, by the node's clock: what dates in the header fields are compared with.
+    /// Time of the head by the node's clock. Dates in header fields are compared with it.
     pub received: SystemTime,
     /// The body.
     pub body: Body,
@@ -182,18 +182,18 @@ impl Default for Config {
 // === impl Client ===
 
 impl Client {
-    /// A client with empty pools. Needs no runtime before the first request.
+    /// Creates a client with empty pools. Needs no runtime before the first request.
     pub fn new(config: Config) -> Self {
         Self::with_clock(config, Clock::system())
     }
 
-    /// The same with the clock of the node.
+    /// Creates a client with empty pools and the clock of a node.
     pub fn with_clock(config: Config, clock: Clock) -> Self {
         let guard = Arc::new(Guard::new(config.allow.clone()));
         Self::with(config, guard, Arc::default(), clock, Egress::default())
     }
 
-    /// A client with pools of its own and the same guard, whose connections must be made within `limit`.
+    /// Creates a client with empty pools, the guard of this one, and another time limit for connecting.
     #[must_use]
     pub fn with_connect_timeout(&self, limit: Duration) -> Self {
         let config = Config { connect_timeout: limit, ..Config::clone(&self.config) };
@@ -206,13 +206,13 @@ impl Client {
         Self { config: Arc::new(config), guard, node, clock, egress, guarded, operator }
     }
 
-    /// Tells the guard where this node itself listens; replaces what was told before. An unspecified address such as
+    /// Sets the addresses on which this node listens; the guard refuses them. An unspecified address such as
     /// `0.0.0.0:8080` stands for every address of this machine with that port.
     pub fn set_own(&self, addrs: Vec<SocketAddr>) {
         self.guard.set_own(addrs);
     }
 
-    /// Sets the id of this node in `Via`; call it once, before the first request.
+    /// Sets the id of this node in `Via`. Call it once, before the first request.
     pub fn set_node(&self, id: String) {
         drop(self.node.set(id));
     }
@@ -220,12 +220,12 @@ impl Client {
     /// Checks that a request with this `Via` may cause further requests.
     ///
     /// # Errors
-    /// [`Error::Loop`].
+    /// [`Error::Loop`] if the request has already passed this node, or too many nodes.
     pub fn permits(&self, via: &Via) -> Result<(), Error> {
         self.node.get().map_or(Ok(()), |node| via.check(node))
     }
 
-    /// True if the URL has an address on which this node listens, or one of its names. No name is resolved.
+    /// True if the URL names this node by an address on which it listens, or by a host name. Resolves no name.
     pub fn is_own(&self, url: &Url) -> bool {
         let Some(port) = url.port_or_known_default() else { return false };
         let ip = match url.host() {
@@ -245,21 +245,21 @@ impl Client {
         self.guard.is_own(SocketAddr::new(ip, port))
     }
 
-    /// Sends a request and waits for the response head; the body follows in [`Response::body`].
+    /// Sends a request and waits for the response head. [`Response::body`] reads the body.
     ///
-    /// Dropping the future gives the request up and closes its connection.
+    /// Dropping the future cancels the request and closes its connection.
     ///
     /// # Errors
-    /// See [`Error`]; an HTTP status is none.
+    /// See [`Error`]. An HTTP status is not an error.
     pub async fn send(&self, request: Request) -> Result<Response, Error> {
-        self.send_noting(request, &mut false).await
+        self.send_tracked(request, &mut false).await
     }
 
-    /// The same; `redirected` becomes true with the first redirect. A connection that fails after it does not mean that
-    /// nobody has got the request.
-    async fn send_noting(&self, mut request: Request, redirected: &mut bool) -> Result<Response, Error> {
+    /// Sends a request as [`send`](Self::send) does. Sets `redirected` at the first redirect: a later failure to connect
+    /// does not mean that no server received the request.
+    async fn send_tracked(&self, mut request: Request, redirected: &mut bool) -> Result<Response, Error> {
         if let (Some(via), Some(node)) = (&request.via, self.node.get()) {
-            request.headers.insert(VIA, via.onward(node)?);
+            request.headers.insert(VIA, via.extended(node)?);
             if let Some(trace) = via.traceparent() {
                 request.headers.entry(TRACEPARENT).or_insert(trace);
             }
@@ -276,7 +276,7 @@ impl Client {
                 Trust::Client => &self.guarded,
                 Trust::Operator => &self.operator,
             };
-            let Answer { head, body } = self.egress.send(connector.clone(), hop.clone()).await?;
+            let Reply { head, body } = self.egress.send(connector.clone(), hop.clone()).await?;
             hop = match redirect::location(head.status, &head.headers) {
                 Some(_) if left == 0 && limit > 0 => break,
                 Some(location) if limit > 0 => {
@@ -285,7 +285,7 @@ impl Client {
                 }
                 _ => {
                     let Head { status, headers, framing } = head;
-                    let (body, received) = (Body::new(body, framing.length()), self.clock.now());
+                    let (body, received) = (Body::new(body, framing), self.clock.now());
                     return Ok(Response { status, headers, url: hop.url, received, body });
                 }
             };
@@ -303,7 +303,7 @@ impl fmt::Debug for Client {
 // === impl Request ===
 
 impl Request {
-    /// A request without header fields and body, with the default limits.
+    /// Creates a request without header fields and body, with the default limits.
     pub fn new(method: Method, url: impl Into<String>, trust: Trust) -> Self {
         Self {
             method,
@@ -318,7 +318,7 @@ impl Request {
     }
 }
 
-/// Without header values, query and body: they may hold secrets, and a log is no place for them.
+/// Shows no header values, query or body, because they may contain secrets.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.url.split(['?', '#']).next().unwrap_or_default();
@@ -333,18 +333,18 @@ impl fmt::Debug for Request {
 // === impl Hop ===
 
 impl Hop {
-    /// The header fields that are sent. awc adds `content-length` and `date`.
+    /// The header fields to send. awc adds `content-length` and `date`.
     fn fields(&self) -> HeaderMap {
         let mut headers = self.headers.clone();
         let host = &self.url[url::Position::BeforeHost..url::Position::AfterPort];
-        headers.insert(HOST, HeaderValue::from_str(host).expect("a host has characters of a field value only"));
-        // Bodies are passed on or decoded as they arrive.
+        headers.insert(HOST, HeaderValue::from_str(host).expect("a host has only characters of a field value"));
+        // Bodies are forwarded as they arrive, so they must not be compressed.
         headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(PRODUCT));
         headers
     }
 
-    /// True if an empty body is sent with its length: without one some servers answer 411.
+    /// True if an empty body is sent with `content-length: 0`. Some servers respond 411 without it.
     fn announces_empty_body(&self) -> bool {
         matches!(self.method, Method::POST | Method::PUT | Method::PATCH)
     }

@@ -1,7 +1,7 @@
 //! The law for heads of responses: no panic, the end is found wherever the bytes are cut, and the framing is that of a slow
 //! and plain reading of RFC 9112, section 6.3.
 
-use crate::head::{Framing, MAX_BYTES, MAX_FIELDS, Refused, end_of_head, parse};
+use crate::head::{Framing, HeadError, MAX_BYTES, MAX_FIELDS, end_of_head, parse};
 
 /// Checks one input: the first byte chooses between HEAD and GET, the rest is what a server sends.
 pub fn check(input: &[u8]) {
@@ -16,18 +16,18 @@ pub fn check(input: &[u8]) {
     let head = &bytes[..end];
     assert!(head.ends_with(b"\n\n") || head.ends_with(b"\n\r\n"));
     let parsed = parse(head, head_only);
-    assert_ne!(parsed, Err(Refused::Incomplete), "a head that ends is complete");
+    assert_ne!(parsed, Err(HeadError::Incomplete), "a head that ends is complete");
     let Ok(Some((parsed, persistent))) = parsed else { return };
     assert!(parsed.headers.len() <= MAX_FIELDS);
     assert_eq!(parsed.framing, plainly(head, head_only, parsed.status.as_u16()), "{}", head.escape_ascii());
     assert!(!(persistent && parsed.framing == Framing::UntilClose));
-    // The head that awc reads says the same.
+    // The head for awc has this framing too.
     let (again, _) = parse(&parsed.framing.as_head(), false).expect("a good head").expect("a final one");
     assert_eq!(again.framing, parsed.framing);
 }
 
 /// The end as it is found while the bytes arrive. An error may come earlier than with all bytes, but not another end.
-fn in_steps(bytes: &[u8], step: usize) -> Result<Option<usize>, Refused> {
+fn in_steps(bytes: &[u8], step: usize) -> Result<Option<usize>, HeadError> {
     let mut searched = 0;
     let mut at = 0;
     loop {

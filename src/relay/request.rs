@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use super::Config;
 use crate::{
     json::Json,
-    upstream::{Purpose, Remotes, events::Source, is_reserved_field, parse_method},
+    upstream::{Purpose, Remotes, events::Source, is_reserved, parse_method},
 };
 
 /// What a request is checked against.
@@ -96,7 +96,7 @@ impl SourceRequest<'_> {
                 fail("headers", detail);
                 continue;
             };
-            if is_reserved_field(&name) || READER_FIELDS.contains(&name) {
+            if is_reserved(&name) || READER_FIELDS.contains(&name) {
                 let begins = purpose == Purpose::Relay && name == "last-event-id";
                 let hint = if begins { "say `lastEventId`" } else { "leave it out" };
                 fail("headers", format!("`{shown}` is set by the node itself; {hint}"));

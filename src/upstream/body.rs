@@ -1,7 +1,7 @@
-//! The body of a response: bytes as they come, with an idle limit and an honest end.
+//! The body of a response as a stream of bytes, with a limit on each pause.
 //!
-//! Promises that `None` means the upstream has finished what it announced; a body that stops short is an error.
-//! Dropping a body that is not finished closes its connection at once; a finished one leaves it to the pool.
+//! It promises that `None` means a complete body; a body that is cut off is an error. Dropping an unfinished body closes
+//! its connection at once. A finished body returns its connection to the pool.
 
 use std::{fmt, mem, time::Duration};
 
@@ -10,92 +10,102 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     Error,
-    egress::{Pieces, Rest},
+    egress::{BodyReceiver, Rest},
+    head::Framing,
 };
 
-/// How long a body may pause unless the caller sets something else.
+/// Default limit of a pause.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The body of a response.
 pub struct Body {
-    pieces: Pieces,
-    /// Bytes still to come, if the length is known.
-    left: Option<u64>,
-    idle: Duration,
-    /// Start of the current pause. A wait that is cancelled and repeated counts as one pause, so that the limit also
-    /// holds for a caller that checks something else in between.
-    since: Option<Instant>,
+    receiver: BodyReceiver,
+    /// Remaining bytes, if the length is known.
+    remaining: Option<u64>,
+    end_marked: bool,
+    idle_timeout: Duration,
+    /// Start of the current pause. A wait that is cancelled and repeated is one pause, so the limit also holds for a
+    /// caller that waits for something else in between.
+    pause_start: Option<Instant>,
 }
 
 // === impl Body ===
 
 impl Body {
-    pub(super) fn new(pieces: Pieces, length: Option<u64>) -> Self {
-        Self { pieces, left: length, idle: IDLE_TIMEOUT, since: None }
+    pub(super) fn new(receiver: BodyReceiver, framing: Framing) -> Self {
+        let (remaining, end_marked) = (framing.length(), framing != Framing::UntilClose);
+        Self { receiver, remaining, end_marked, idle_timeout: IDLE_TIMEOUT, pause_start: None }
     }
 
-    /// How long the body may pause between two chunks; 60 s unless set.
+    /// Sets the maximum pause between two chunks. Default: 60 s.
     #[must_use]
-    pub fn idle_timeout(mut self, idle: Duration) -> Self {
-        self.idle = idle;
+    pub fn idle_timeout(mut self, limit: Duration) -> Self {
+        self.idle_timeout = limit;
         self
     }
 
-    /// Bytes still to come, if the length is known; 0 after the end and in a response to HEAD.
+    /// Remaining bytes, if the length is known; 0 after the end and in a response to HEAD.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
-        self.left
+        self.remaining
     }
 
-    /// The next bytes, never empty; `None` at the end. After an error there is nothing more.
+    /// True if the response marks the end of its body, by a length or by a last chunk. A body without a mark ends with its
+    /// connection, so a cut is not visible (RFC 9112, section 8).
+    pub fn is_end_marked(&self) -> bool {
+        self.end_marked
+    }
+
+    /// The next bytes, never empty; `None` at the end and after an error.
     ///
-    /// May be cancelled and called again: no byte is lost, and the pause counts on.
+    /// Cancel safe: no byte is lost, and the pause continues.
     ///
     /// # Errors
     /// [`Error::IdleTimeout`], [`Error::Truncated`], or [`Error::Protocol`] for a broken framing.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, Error>> {
-        let first = mem::take(&mut self.pieces.first);
+        let first = mem::take(&mut self.receiver.first);
         let piece = if first.is_empty() { self.next().await } else { Some(Ok(first)) };
         match &piece {
-            Some(Ok(bytes)) => self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64)),
+            Some(Ok(bytes)) => {
+                self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(bytes.len() as u64));
+            }
             Some(Err(_)) | None => {
-                self.left = Some(0);
-                // This closes the connection of a body that has not ended.
-                self.pieces.rest = Rest::Ended;
+                self.remaining = Some(0);
+                // Closes the connection of an unfinished body.
+                self.receiver.rest = Rest::Ended;
             }
         }
         piece
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        let pieces = match &mut self.pieces.rest {
+        let pieces = match &mut self.receiver.rest {
             Rest::Ended => return None,
             Rest::Failed(error) => return Some(Err(error.clone())),
-            Rest::Coming(pieces) => pieces,
+            Rest::Pending(pieces) => pieces,
         };
-        // A piece that arrived before a late call is returned by it: `timeout` polls its future first.
-        let waited = self.since.get_or_insert_with(Instant::now).elapsed();
-        let next = timeout(self.idle.saturating_sub(waited), pieces.recv()).await;
-        self.since = None;
+        // A late call returns a piece that arrived in time: `timeout` polls its future first.
+        let waited = self.pause_start.get_or_insert_with(Instant::now).elapsed();
+        let next = timeout(self.idle_timeout.saturating_sub(waited), pieces.recv()).await;
+        self.pause_start = None;
         match next {
             Ok(Some(piece)) => piece.map(|piece| piece.map_err(|error| *error)),
-            // The task of the connection ended with its thread.
+            // The task of the connection ended together with its thread.
             Ok(None) => Some(Err(Error::Truncated)),
-            Err(_) => Some(Err(Error::IdleTimeout { after: self.idle })),
+            Err(_) => Some(Err(Error::IdleTimeout { after: self.idle_timeout })),
         }
     }
 
-    /// The whole body, if it has no more than `limit` bytes. The idle limit holds, so a caller who needs an end in
-    /// time sets one around this.
+    /// The whole body, up to `limit` bytes. The only time limit is that of a pause.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] as soon as it is known, and what [`chunk`](Self::chunk) gives.
+    /// [`Error::TooLarge`] as soon as the size is known, and the errors of [`chunk`](Self::chunk).
     pub async fn collect(mut self, limit: usize) -> Result<Bytes, Error> {
         let announced = usize::try_from(self.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
         if announced > limit {
             return Err(Error::TooLarge { limit });
         }
-        // What is announced need not come: the buffer grows with what is there.
+        // The announced length is not trusted: the buffer grows with the received bytes.
         let mut whole = BytesMut::new();
         while let Some(chunk) = self.chunk().await {
             let chunk = chunk?;

@@ -1,7 +1,7 @@
-//! The bytes of a response body, decompressed if the upstream compressed them without being asked.
+//! The bytes of a response body, decompressed if the upstream compressed them although no request asks for it.
 //!
-//! Decompression is pulled through a fixed buffer, so that a small body that inflates to gigabytes (a "bomb") costs no
-//! more memory than any other, and what the upstream has flushed comes out at once.
+//! Decompression has a buffer of fixed size: a small body that inflates to gigabytes (a "bomb") needs no more memory than
+//! any other body. Bytes that the upstream flushed are available at once.
 
 use std::{io, pin::Pin, time::Duration};
 
@@ -11,30 +11,28 @@ use futures::{
     StreamExt as _,
     stream::{self, Stream},
 };
-use http::{
-    HeaderMap,
-    header::{self, HeaderName},
-};
+use http::{HeaderMap, header};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::StreamReader;
 
-use super::{Body, Error};
+use super::{Body, Error, fields::field_text};
+use crate::text::{excerpt, one_line};
 
 /// The bytes of a body.
-pub enum Chunks {
+pub(crate) enum Chunks {
     Plain(Body),
     Gzip(Box<Inflating>),
 }
 
 type Compressed = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send + Sync>>;
 
-/// A compressed body and the room for what comes out of it.
-pub struct Inflating {
+/// A compressed body, and the buffer for its decompressed bytes.
+pub(crate) struct Inflating {
     decoder: GzipDecoder<StreamReader<Compressed, Bytes>>,
     buffer: BytesMut,
 }
 
-/// Most bytes that come out at once.
+/// Maximum number of bytes that are decompressed at once.
 const PIECE: usize = 16 * 1024;
 
 // === impl Chunks ===
@@ -44,14 +42,14 @@ impl Chunks {
     ///
     /// # Errors
     /// The name of the encoding, if it is neither `identity` nor `gzip`.
-    pub fn of(headers: &HeaderMap, body: Body) -> Result<Self, String> {
-        let encoding = text(headers, &header::CONTENT_ENCODING);
+    pub(crate) fn of(headers: &HeaderMap, body: Body) -> Result<Self, String> {
+        let encoding = field_text(headers, &header::CONTENT_ENCODING);
         match encoding.trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Ok(Self::Plain(body)),
             // An empty body is not valid gzip, but some servers name the encoding anyway.
             "gzip" | "x-gzip" if body.content_length() == Some(0) => Ok(Self::Plain(body)),
             "gzip" | "x-gzip" => Ok(Self::gzip(body)),
-            _ => Err(shorten(&encoding, 40)),
+            _ => Err(excerpt(&one_line(&encoding), 40)),
         }
     }
 
@@ -61,8 +59,8 @@ impl Chunks {
 
     /// The next bytes, never empty; `None` at the end.
     ///
-    /// May be cancelled and called again: no byte is lost.
-    pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+    /// Cancel safe: no byte is lost.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         match self {
             Self::Plain(body) => body.chunk().await,
             Self::Gzip(inflating) => inflating.next().await,
@@ -70,7 +68,7 @@ impl Chunks {
     }
 
     /// Remaining bytes, if the length is known.
-    pub fn content_length(&self) -> Option<u64> {
+    pub(crate) fn content_length(&self) -> Option<u64> {
         match self {
             Self::Plain(body) => body.content_length(),
             Self::Gzip(_) => None,
@@ -81,7 +79,7 @@ impl Chunks {
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the body is larger, and the errors of [`next`](Self::next).
-    pub async fn collect(mut self, limit: usize) -> Result<Bytes, Error> {
+    pub(crate) async fn collect(mut self, limit: usize) -> Result<Bytes, Error> {
         if self.content_length().is_some_and(|announced| announced > limit as u64) {
             return Err(Error::TooLarge { limit });
         }
@@ -96,12 +94,12 @@ impl Chunks {
         Ok(whole.freeze())
     }
 
-    /// The beginning of the body, at least `most` bytes if they arrive within `limit`. For error texts, which are not
-    /// worth a longer wait; late or broken bytes are left out.
-    pub async fn beginning(mut self, most: usize, limit: Duration) -> Vec<u8> {
+    /// The beginning of the body: at least `min` bytes if they arrive within `limit`, else fewer. Meant for texts of
+    /// errors, so a broken body only ends earlier.
+    pub(crate) async fn beginning(mut self, min: usize, limit: Duration) -> Vec<u8> {
         let mut bytes = Vec::new();
         let reading = async {
-            while bytes.len() < most {
+            while bytes.len() < min {
                 match self.next().await {
                     Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
                     _ => break,
@@ -119,19 +117,19 @@ impl Inflating {
     fn new(chunks: impl Stream<Item = Result<Bytes, Error>> + Send + Sync + 'static) -> Self {
         let compressed: Compressed = Box::pin(chunks.then(async |chunk| {
             if chunk.is_err() {
-                // An error that follows bytes at once would take with it what the decoder has made of them.
+                // If the error followed at once, the decoder would drop the bytes that it has already decompressed.
                 tokio::task::yield_now().await;
             }
             chunk.map_err(io::Error::other)
         }));
         let mut decoder = GzipDecoder::new(StreamReader::new(compressed));
-        // A server that flushes may also begin a new member each time (RFC 1952, section 2.2).
+        // Some servers begin a new gzip member with each flush (RFC 1952, section 2.2).
         decoder.multiple_members(true);
         Self { decoder, buffer: BytesMut::new() }
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        // A small chunk can hold megabytes, and none of them is waited for.
+        // A small chunk can contain megabytes, which the decoder returns without a wait. Other tasks need a turn.
         tokio::task::consume_budget().await;
         self.buffer.reserve(PIECE);
         match self.decoder.read_buf(&mut self.buffer).await {
@@ -142,18 +140,7 @@ impl Inflating {
     }
 }
 
-/// The value of a header field; several lines are joined (RFC 9110, section 5.3).
-pub fn text(headers: &HeaderMap, name: &HeaderName) -> String {
-    let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-    values.join(", ")
-}
-
-/// The first characters of a text, without control characters.
-pub fn shorten(text: &str, max: usize) -> String {
-    text.chars().filter(|c| !c.is_control()).take(max).collect()
-}
-
-/// What the wire said, or what is wrong with the compressed bytes.
+/// Returns the error of the body, or describes the error of the decoder.
 fn translate(error: &io::Error) -> Error {
     if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         return own.clone();
@@ -171,7 +158,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_came_before_an_error_is_given_before_it() {
+    async fn bytes_before_an_error_are_returned_before_it() {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(b"data: a").unwrap();
         encoder.flush().unwrap();
@@ -182,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_without_bytes_is_no_gzip() {
+    async fn an_empty_body_is_not_gzip() {
         let mut inflating = Inflating::new(stream::empty());
         assert_eq!(inflating.next().await, Some(Err(Error::Truncated)));
     }

@@ -1,8 +1,8 @@
-//! The connector: from a URL's host to a connected, if need be encrypted socket.
+//! The connector: makes a socket, encrypted for `https`, to the host of a URL.
 //!
-//! Every new connection of every request and of every redirect hop comes through here, so this is where the egress
-//! guard stands. The name is resolved once; the addresses that were checked are the ones connected to, so a DNS answer
-//! that changes in between (rebinding) changes nothing. One limit holds for lookup, TCP and TLS together.
+//! It makes every new connection, also those of redirects, so it asks the egress guard. It resolves a name once, and
+//! connects only to the addresses that the guard has checked: a DNS answer that changes later (rebinding) has no effect.
+//! Lookup, TCP and TLS share one time limit.
 
 use std::{
     io,
@@ -24,17 +24,17 @@ use url::Url;
 
 use super::{Config, Error, guard::Guard};
 
-/// Name lookups at one time. The system's resolver blocks a thread for each, which cannot be interrupted: without a
-/// bound a client could fill tokio's blocking pool with names that never resolve.
+/// Maximum number of name lookups at the same time. Each one blocks a thread and cannot be cancelled: without a limit,
+/// a client could fill tokio's blocking pool with names that never resolve.
 const LOOKUPS: usize = 64;
 
-/// Most addresses of one name that are tried; more would only shorten the time for each.
+/// Maximum number of addresses per name. More of them would only shorten the time for each.
 const ADDRESSES: usize = 8;
 
-/// Reads certificates in PEM form, of which each must be one that can be trusted.
+/// Reads certificates of authorities in PEM form. Each must be usable as a root.
 ///
 /// # Errors
-/// Says what is wrong.
+/// Describes the first mistake.
 pub fn read_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let roots: Vec<_> =
         CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
@@ -49,12 +49,13 @@ pub fn read_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 /// A connection, plain or encrypted. The state of TLS takes more than a kilobyte, which plain connections do not need.
-pub type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+pub(super) type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Makes the connections of one trust level.
-pub struct Connector {
+pub(super) struct Connector {
     tcp: Tcp,
     tls: Arc<ClientConfig>,
+    /// Time limit of lookup, TCP and TLS together.
     limit: Duration,
     /// Maximum number of idle connections that a thread keeps per origin.
     pub idle_connections: usize,
@@ -70,27 +71,27 @@ struct Tcp {
     limit: Duration,
 }
 
-/// Asks for the addresses of a name; blocks.
+/// Resolves a name to addresses; blocks.
 type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 // === impl Connector ===
 
 impl Connector {
-    /// A connector with these settings. With a guard it connects only to addresses that the guard permits.
+    /// Creates a connector. With a guard it connects only to addresses that the guard permits.
     ///
-    /// Certificates are checked against the public authorities and `config.roots`. A certificate of `roots` that cannot
-    /// be parsed is skipped here; [`read_roots`] has refused it before.
-    pub fn new(config: &Config, guard: Option<Arc<Guard>>) -> Self {
+    /// It accepts certificates of the public authorities and of `config.roots`. It skips a root that cannot be parsed;
+    /// [`read_roots`] has refused it before.
+    pub(super) fn new(config: &Config, guard: Option<Arc<Guard>>) -> Self {
         let limit = config.connect_timeout;
-        let tcp = Tcp { guard, lookup: ask_the_system, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
+        let tcp = Tcp { guard, lookup: system_lookup, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
         let mut trusted: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
         trusted.add_parsable_certificates(config.roots.iter().cloned());
-        // The provider is passed in: a process-wide default might be missing, or another library's choice.
+        // The provider is passed in, since a process-wide default may be missing or set by another library.
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(trusted), provider.clone())
+        let public = WebPkiServerVerifier::builder_with_provider(Arc::new(trusted), provider.clone())
             .build()
-            .expect("there are public authorities among them");
-        let verifier = config.own.clone().map_or(usual.clone() as Arc<_>, |own| own.beside(usual));
+            .expect("the public authorities are included");
+        let verifier = config.own.clone().map_or(public.clone() as Arc<_>, |own| own.beside(public));
         let mut tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("this provider supports the default protocol versions")
@@ -105,8 +106,8 @@ impl Connector {
     /// Connects to the host of a URL.
     ///
     /// # Errors
-    /// The step that failed, or [`Error::ConnectTimeout`] for all of them together.
-    pub async fn connect(&self, url: &Url) -> Result<Socket, Error> {
+    /// The error of the failed step, or [`Error::ConnectTimeout`].
+    pub(super) async fn connect(&self, url: &Url) -> Result<Socket, Error> {
         let steps = async {
             let stream = self.tcp.connect(url).await?;
             match url.scheme() {
@@ -133,14 +134,14 @@ impl Tcp {
         let host = url.host_str().ok_or_else(|| Error::BadUrl { reason: "the host is missing".into() })?;
         let port = url.port_or_known_default().unwrap_or(80);
         let addrs = self.permitted(host, self.resolve(host, port).await?)?;
-        // One silent address must not use up the time of the others.
+        // Each address has its share, so that a silent one does not use up the time of the others.
         let share = self.limit / u32::try_from(addrs.len()).unwrap_or(1).max(1);
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for addr in addrs {
             match timeout(share, TcpStream::connect(addr)).await {
                 Ok(Ok(stream)) => {
-                    // Requests are small and complete: waiting to fill a segment only delays them. A failure to set it
-                    // costs time, not correctness.
+                    // A request is written at once, so waiting to fill a segment only delays it. Failing to set the
+                    // option costs only time.
                     let _ = stream.set_nodelay(true);
                     return Ok(stream);
                 }
@@ -162,7 +163,7 @@ impl Tcp {
         let failed = |reason: String| Error::Resolve { host: host.to_owned(), reason };
         let permit = self.lookups.clone().acquire_owned().await.map_err(|_| failed("the resolver is closed".into()))?;
         let (name, lookup) = (host.to_owned(), self.lookup);
-        // The permit goes with the thread: a lookup that nobody waits for any more still occupies it.
+        // The thread holds the permit: a lookup whose request was cancelled still occupies the thread.
         let lookup = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             lookup(&name, port)
@@ -175,7 +176,10 @@ impl Tcp {
         }
     }
 
-    /// The addresses to which this connector may connect; the refusal of the first one if there are none.
+    /// The permitted ones of these addresses.
+    ///
+    /// # Errors
+    /// The refusal of the first address, if no address is permitted.
     fn permitted(&self, host: &str, addrs: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
         let Some(guard) = &self.guard else { return Ok(addrs) };
         let mut refused = None;
@@ -195,7 +199,7 @@ impl Tcp {
     }
 }
 
-fn ask_the_system(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+fn system_lookup(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     (name, port).to_socket_addrs().map(|addrs| addrs.take(ADDRESSES).collect())
 }
 
@@ -213,41 +217,41 @@ mod tests {
     fn tcp(guard: Option<Guard>) -> Tcp {
         Tcp {
             guard: guard.map(Arc::new),
-            lookup: ask_the_system,
+            lookup: system_lookup,
             lookups: Arc::new(Semaphore::new(1)),
             limit: Duration::from_secs(5),
         }
     }
 
     #[test]
-    fn of_mixed_answers_only_the_permitted_addresses_are_used() {
+    fn only_the_permitted_addresses_of_a_name_are_used() {
         let addrs: Vec<SocketAddr> =
             ["10.0.0.1:80", "8.8.8.8:80", "[::1]:80"].map(|a| a.parse().expect("an address")).into();
         let tcp = tcp(Some(Guard::default()));
         assert_eq!(tcp.permitted("h", addrs.clone()), Ok(vec![addrs[1]]));
-        let error = tcp.permitted("h", vec![addrs[0], addrs[2]]).expect_err("none is public");
+        let error = tcp.permitted("h", vec![addrs[0], addrs[2]]).expect_err("no address is public");
         assert_eq!(error, Error::Refused { host: "h".into(), addr: addrs[0], reason: "a private address" });
     }
 
-    /// DNS rebinding: a name that was good when it was checked is another one when it is asked for again.
+    /// DNS rebinding: a second lookup of a checked name returns another address.
     #[tokio::test]
-    async fn a_name_is_asked_for_once_and_the_address_that_was_checked_is_connected_to() {
-        static ASKED: AtomicU16 = AtomicU16::new(0);
-        // The first answer is an address that is permitted, all later ones lead inside.
-        #[expect(clippy::unnecessary_wraps, reason = "it stands for a lookup, which may fail")]
+    async fn a_name_is_resolved_once_and_only_the_checked_address_is_used() {
+        static LOOKED_UP: AtomicU16 = AtomicU16::new(0);
+        // The first answer is a permitted address, later answers are not.
+        #[expect(clippy::unnecessary_wraps, reason = "the type of a lookup, which may fail")]
         fn rebinding(_: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-            let last = if ASKED.fetch_add(1, Relaxed) == 0 { 1 } else { 2 };
+            let last = if LOOKED_UP.fetch_add(1, Relaxed) == 0 { 1 } else { 2 };
             Ok(vec![SocketAddr::from(([127, 0, 0, last], port))])
         }
         let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
-        let guard = Guard::new(vec![format!("127.0.0.1:{port}").parse().expect("a good entry")]);
+        let guard = Guard::new(vec![format!("127.0.0.1:{port}").parse().expect("a valid entry")]);
         let tcp = Tcp { lookup: rebinding, ..tcp(Some(guard)) };
         let url: Url = format!("http://rebinding.example:{port}/").parse().expect("a URL");
         let stream = tcp.connect(&url).await.expect("the first answer is permitted");
         assert_eq!(stream.peer_addr().expect("connected").ip().to_string(), "127.0.0.1");
-        assert_eq!(ASKED.load(Relaxed), 1, "between check and connection nobody is asked");
-        let error = tcp.connect(&url).await.map(drop).expect_err("the next connection has the other answer");
+        assert_eq!(LOOKED_UP.load(Relaxed), 1, "one lookup for check and connection");
+        let error = tcp.connect(&url).await.map(drop).expect_err("the second answer is refused");
         assert_eq!(error.code(), "egress_refused");
     }
 
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_gives_the_port() {
+    fn the_scheme_determines_the_default_port() {
         let authority = |url: &str| authority(&url.parse().expect("a URL"));
         assert_eq!(authority("http://h/"), "h:80");
         assert_eq!(authority("https://h/"), "h:443");

@@ -1,7 +1,7 @@
-//! The streams that are open upstream: how many there may be, which there are, and a way to end one.
+//! The open upstream streams: their limits, their list, and how an operator ends one.
 //!
-//! Each place is a [`Lease`] that goes back when it is dropped. The bounds are the node's (`[relay] max_upstreams`) and
-//! the remote's (`max_connections`); who finds no place is told at once, nobody waits here.
+//! Each open stream holds a [`Lease`], which is released when it is dropped. The node limits their number
+//! (`[relay] max_upstreams`), and so does each remote (`max_connections`). A stream above a limit is refused at once.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::{Method, remote::Remote};
 use crate::shares::{Denied, Held, Owner, Pool, Share};
 
-/// The upstream streams of a node, as used by one owner. Cheap to clone.
+/// The upstream streams of a node, for one owner. Cheap to clone; clones share the limits.
 #[derive(Clone, Debug)]
 pub struct Connections {
     inner: Arc<Inner>,
@@ -30,14 +30,14 @@ pub struct Connections {
 #[derive(Debug)]
 struct Inner {
     limit: usize,
-    places: Pool,
+    permits: Pool,
     open: Mutex<BTreeMap<u64, Arc<Entry>>>,
-    next: AtomicU64,
-    began: Instant,
+    next_id: AtomicU64,
+    started: Instant,
     totals: Totals,
 }
 
-/// What has happened since the start.
+/// Counters since the start of the node.
 #[derive(Debug, Default)]
 struct Totals {
     opened: AtomicU64,
@@ -47,10 +47,10 @@ struct Totals {
     events: AtomicU64,
 }
 
-/// A place, taken; given back when it is dropped.
+/// The permit of one open stream, released when it is dropped.
 #[derive(Debug)]
 pub struct Lease {
-    owner: Connections,
+    connections: Connections,
     entry: Arc<Entry>,
     _node: Held,
     _remote: Held,
@@ -66,26 +66,26 @@ struct Entry {
     opened_at: u64,
     events: AtomicU64,
     bytes: AtomicU64,
-    /// Milliseconds since the node began.
-    last: AtomicU64,
+    /// Time of the last read, in milliseconds since the start of the node.
+    last_read: AtomicU64,
     end: CancellationToken,
 }
 
-/// What a stream is read for.
+/// The purpose of an upstream stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
-    /// A client reads it through the transparent proxy.
+    /// A client reads the stream through the transparent proxy.
     Proxy,
-    /// It is one of the sources of a merged stream.
+    /// The stream is a source of a merged stream.
     Merge,
-    /// A relay puts it into the journal.
+    /// A relay appends the events of the stream to the journal.
     Relay,
-    /// A job follows the tasks that run there.
+    /// A job follows its tasks at the remote.
     Job,
 }
 
-/// A stream that is open, as the API shows it.
+/// An open upstream stream, as the API shows it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = UpstreamConnection, examples(json!({
@@ -93,38 +93,38 @@ pub enum Purpose {
     "openedAt": 1_790_000_000_000_u64, "events": 0, "bytes": 512, "idleMs": 40,
 })))]
 pub struct Open {
-    /// Names it in this life of the node.
+    /// Identifies the stream until the node restarts.
     pub id: String,
-    /// Where it comes from.
+    /// The name of the remote.
     pub remote: String,
-    /// How it was asked for.
+    /// The method of the request.
     pub method: String,
-    /// What was asked for, without query.
+    /// The path of the request, without query.
     pub path: String,
-    /// What it is read for.
+    /// The purpose of the stream.
     pub purpose: Purpose,
-    /// Since when, in Unix milliseconds.
+    /// When the stream was opened, in Unix milliseconds.
     pub opened_at: u64,
-    /// Events read so far; always 0 for the transparent proxy, which does not look into what it passes on.
+    /// Events read so far; always 0 for the transparent proxy, which does not parse the stream.
     pub events: u64,
     /// Bytes read so far.
     pub bytes: u64,
-    /// Milliseconds since something was read.
+    /// Milliseconds since the last read.
     pub idle_ms: u64,
 }
 
-/// Figures for metrics.
+/// Counts of upstream streams, for metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    /// Streams that are open.
+    /// Open streams.
     pub open: u64,
-    /// Most streams at once.
+    /// Maximum number of open streams of the node.
     pub limit: u64,
     /// Streams opened since the start.
     pub opened: u64,
-    /// Times that there was no place.
+    /// Streams refused since the start because of a limit.
     pub refused: u64,
-    /// Refusals because the owner already had its share.
+    /// Streams refused since the start because the owner had its whole share.
     pub over_share: u64,
     /// Bytes read since the start.
     pub bytes: u64,
@@ -132,69 +132,69 @@ pub struct Figures {
     pub events: u64,
 }
 
-/// There are as many streams as there may be.
+/// The limit that refuses a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
-    /// On this node.
-    #[error("as many upstream streams are open as this node permits ({0}, `relay.max_upstreams`)")]
+    /// The limit of the node; with that number.
+    #[error("this node has reached its limit of {0} open upstream streams (`relay.max_upstreams`)")]
     Node(usize),
-    /// For this owner.
-    #[error("you have as many upstream streams open{0} as one user may (`limits.share_percent`)")]
+    /// The share of the owner; with the words for the remote, empty if the share of the node is meant.
+    #[error("you have reached one user's share of open upstream streams{0} (`limits.share_percent`)")]
     Share(String),
-    /// From this remote.
-    #[error("as many streams of remote `{0}` are open as permitted (`remotes.{0}.max_connections`)")]
+    /// The limit of a remote; with its name.
+    #[error("remote `{0}` has reached its limit of open streams (`remotes.{0}.max_connections`)")]
     Remote(String),
 }
 
 // === impl Connections ===
 
 impl Connections {
-    /// Permits this number of streams, without shares.
+    /// Creates a limit of open streams for a node, without shares.
     pub fn new(limit: usize) -> Self {
         Self::shared(limit, Share::WHOLE)
     }
 
-    /// Permits this number of streams. One owner may hold this share of them, and of the streams of each remote.
+    /// Creates a limit of open streams for a node. One owner can hold `share` of them, and of the streams of each remote.
     pub fn shared(limit: usize, share: Share) -> Self {
         let inner = Arc::new(Inner {
             limit,
-            places: Pool::new(limit as u64),
+            permits: Pool::new(limit as u64),
             open: Mutex::default(),
-            next: AtomicU64::new(1),
-            began: Instant::now(),
+            next_id: AtomicU64::new(1),
+            started: Instant::now(),
             totals: Totals::default(),
         });
         Self { inner, owner: None, share }
     }
 
-    /// A handle to the same streams for this owner.
+    /// A handle to the streams of the node for this owner.
     #[must_use]
     pub fn of(&self, owner: &Owner) -> Self {
         Self { owner: owner.clone(), ..self.clone() }
     }
 
-    /// Takes a place for a stream of this remote.
+    /// Acquires the permit for a stream of this remote. Never waits.
     ///
     /// # Errors
-    /// When there is none, on the node or for the remote.
+    /// [`Busy`] with the limit that is reached.
     pub fn enter(&self, remote: &Remote, method: &Method, path: &str, purpose: Purpose) -> Result<Lease, Busy> {
         let refused = |busy: Busy| {
             self.inner.totals.over_share.fetch_add(u64::from(matches!(busy, Busy::Share(_))), Relaxed);
             self.inner.totals.refused.fetch_add(1, Relaxed);
             busy
         };
-        let node = self.inner.places.take(self.share, &self.owner, 1).map_err(|denied| match denied {
+        let node = self.inner.permits.take(self.share, &self.owner, 1).map_err(|denied| match denied {
             Denied::Pool => refused(Busy::Node(self.inner.limit)),
             Denied::Share => refused(Busy::Share(String::new())),
         })?;
-        let of_remote = remote.places.take(self.share, &self.owner, 1).map_err(|denied| match denied {
+        let of_remote = remote.permits.take(self.share, &self.owner, 1).map_err(|denied| match denied {
             Denied::Pool => refused(Busy::Remote(remote.name().to_owned())),
-            Denied::Share => refused(Busy::Share(format!(" from remote `{}`", remote.name()))),
+            Denied::Share => refused(Busy::Share(format!(" of remote `{}`", remote.name()))),
         })?;
         #[expect(clippy::disallowed_methods, reason = "a label")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let entry = Arc::new(Entry {
-            id: self.inner.next.fetch_add(1, Relaxed),
+            id: self.inner.next_id.fetch_add(1, Relaxed),
             remote: remote.name().to_owned(),
             method: method.clone(),
             path: path.to_owned(),
@@ -202,29 +202,29 @@ impl Connections {
             opened_at: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            last: AtomicU64::new(self.now()),
+            last_read: AtomicU64::new(self.now()),
             end: CancellationToken::new(),
         });
         self.inner.totals.opened.fetch_add(1, Relaxed);
         self.lock().insert(entry.id, entry.clone());
-        Ok(Lease { owner: self.clone(), entry, _node: node, _remote: of_remote })
+        Ok(Lease { connections: self.clone(), entry, _node: node, _remote: of_remote })
     }
 
-    /// The streams that are open, oldest first.
+    /// The open streams, oldest first.
     pub fn list(&self) -> Vec<Open> {
         let now = self.now();
         let entries: Vec<Arc<Entry>> = self.lock().values().cloned().collect();
         entries.iter().map(|entry| entry.open(now)).collect()
     }
 
-    /// Ends a stream; false when there is none of this id. Whoever reads it sees a broken connection.
+    /// Ends the stream with this id; false if there is no such stream. Its reader gets an error.
     pub fn end(&self, id: &str) -> bool {
         let Ok(number) = id.parse::<u64>() else { return false };
         let entry = self.lock().get(&number).filter(|_| number.to_string() == id).cloned();
         entry.inspect(|entry| entry.end.cancel()).is_some()
     }
 
-    /// Figures for metrics.
+    /// Counts of the streams, for metrics.
     pub fn figures(&self) -> Figures {
         let Totals { opened, refused, over_share, bytes, events } = &self.inner.totals;
         Figures {
@@ -238,8 +238,9 @@ impl Connections {
         }
     }
 
+    /// Milliseconds since the start of the node.
     fn now(&self) -> u64 {
-        u64::try_from(self.inner.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Entry>>> {
@@ -250,19 +251,19 @@ impl Connections {
 // === impl Lease ===
 
 impl Lease {
-    /// Notes what has come.
+    /// Counts received bytes and events.
     pub fn read(&self, bytes: usize, events: usize) {
-        let totals = &self.owner.inner.totals;
+        let totals = &self.connections.inner.totals;
         for (own, total, count) in
             [(&self.entry.bytes, &totals.bytes, bytes), (&self.entry.events, &totals.events, events)]
         {
             own.fetch_add(count as u64, Relaxed);
             total.fetch_add(count as u64, Relaxed);
         }
-        self.entry.last.store(self.owner.now(), Relaxed);
+        self.entry.last_read.store(self.connections.now(), Relaxed);
     }
 
-    /// Resolves when somebody wants this stream to end.
+    /// The token that is cancelled when an operator ends this stream.
     pub fn ended(&self) -> CancellationToken {
         self.entry.end.clone()
     }
@@ -270,7 +271,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.owner.lock().remove(&self.entry.id);
+        self.connections.lock().remove(&self.entry.id);
     }
 }
 
@@ -287,7 +288,7 @@ impl Entry {
             opened_at: self.opened_at,
             events: self.events.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
-            idle_ms: now.saturating_sub(self.last.load(Relaxed)),
+            idle_ms: now.saturating_sub(self.last_read.load(Relaxed)),
         }
     }
 }
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn permits_are_limited_and_released() {
         let connections = Connections::new(2);
         let (narrow, wide) = (remote(1), remote(9));
         let enter = |remote| connections.enter(remote, &Method::GET, "/x", Purpose::Relay);
@@ -318,29 +319,29 @@ mod tests {
     }
 
     #[test]
-    fn one_owner_cannot_take_all_places_of_a_remote_or_of_the_node() {
+    fn one_owner_cannot_hold_all_permits_of_a_remote_or_of_the_node() {
         let owner = |name: &str| Some(name.into());
         let connections = Connections::shared(100, Share::percent(50));
         let (a, b) = (connections.of(&owner("a")), connections.of(&owner("b")));
         let enter = |of: &Connections, remote| of.enter(remote, &Method::GET, "/x", Purpose::Relay);
         let narrow = remote(8);
         let held: Vec<_> = std::iter::from_fn(|| enter(&a, &narrow).ok()).collect();
-        assert_eq!(held.len(), 6, "half, and half of the rest");
+        assert_eq!(held.len(), 6, "half of the permits, and half of the rest");
         assert!(matches!(enter(&a, &narrow).unwrap_err(), Busy::Share(of) if of.contains("`up`")));
         let other = enter(&b, &narrow);
         assert!(other.is_ok());
         assert_eq!(connections.figures().over_share, 2);
         let wide = remote(1000);
         let more: Vec<_> = std::iter::from_fn(|| enter(&a, &wide).ok()).collect();
-        assert_eq!(held.len() + more.len(), 50, "it is not alone on the node");
+        assert_eq!(held.len() + more.len(), 50, "another owner has streams on the node");
     }
 
     #[test]
-    fn what_is_open_is_listed_and_can_be_ended() {
+    fn an_open_stream_is_listed_and_can_be_ended() {
         let connections = Connections::new(2);
         let lease = connections.enter(&remote(1), &Method::POST, "/x", Purpose::Merge).unwrap();
         lease.read(10, 2);
-        let [open] = &connections.list()[..] else { panic!("one is open") };
+        let [open] = &connections.list()[..] else { panic!("one stream is open") };
         assert_eq!((open.path.as_str(), open.method.as_str(), open.bytes, open.events), ("/x", "POST", 10, 2));
         assert!(!connections.end("nothing") && !connections.end("07"));
         assert!(connections.end(&open.id) && lease.ended().is_cancelled());

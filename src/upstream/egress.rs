@@ -1,8 +1,8 @@
-//! Where requests are sent: a client of awc cannot leave its thread, while [`Client`](super::Client) can.
+//! The threads that send requests: a client of awc cannot leave its thread, while [`Client`](super::Client) can.
 //!
-//! A request is sent by a task on the caller's thread if that thread runs local tasks, as the arbiters of actix do. Else
-//! one thread for all of them sends it. The caller gets the head by a oneshot channel and the body by a channel of one
-//! piece, so that a slow reader slows the server down.
+//! A task on the caller's thread sends a request if that thread runs local tasks, as the arbiters of actix do. Otherwise
+//! one thread of the client sends it. The caller receives the head through a oneshot channel, and the body through a
+//! channel of one piece, so that a slow reader slows the server down.
 
 use std::{
     cell::RefCell,
@@ -23,54 +23,55 @@ use tokio_util::task::TaskTracker;
 use super::{
     Error,
     connect::Connector,
-    exchange::{Incoming, exchange},
+    exchange::{IncomingBody, exchange},
     head::Head,
     pool::Pool,
     redirect::Hop,
 };
 
-/// The way to the sending tasks. Cheap to clone; its thread, if there is one, ends with the last clone.
+/// Passes requests to the sending tasks. Cheap to clone; its thread, if any, ends with the last clone.
 #[derive(Clone, Default)]
-pub struct Egress(Arc<OnceLock<mpsc::Sender<Order>>>);
+pub(super) struct Egress(Arc<OnceLock<mpsc::Sender<Submission>>>);
 
 thread_local! {
-    /// The task of this thread.
-    static LOCAL: RefCell<Option<mpsc::Sender<Order>>> = const { RefCell::new(None) };
+    /// The sending task of this thread.
+    static LOCAL: RefCell<Option<mpsc::Sender<Submission>>> = const { RefCell::new(None) };
 }
 
-/// A request, and where its response is awaited.
-struct Order {
+/// A request, and the channel for its response.
+struct Submission {
     connector: Arc<Connector>,
     hop: Hop,
-    reply: oneshot::Sender<Result<Answer, Error>>,
+    reply: oneshot::Sender<Result<Reply, Error>>,
 }
 
 /// The head of a response, and its body.
-pub struct Answer {
+pub(super) struct Reply {
     pub head: Head,
-    pub body: Pieces,
+    pub body: BodyReceiver,
 }
 
-/// A body in pieces.
-pub struct Pieces {
+/// The caller's end of a body.
+pub(super) struct BodyReceiver {
     /// Bytes that arrived together with the head.
     pub first: Bytes,
     pub rest: Rest,
 }
 
 /// The part of a body after the first piece.
-pub enum Rest {
-    /// There is none.
+pub(super) enum Rest {
+    /// No bytes follow.
     Ended,
     Failed(Error),
-    Coming(mpsc::Receiver<Piece>),
+    Pending(mpsc::Receiver<Piece>),
 }
 
-/// A piece of a body, never empty; `None` at a good end. A channel that closes without it lost its connection.
-pub type Piece = Option<Result<Bytes, Box<Error>>>;
+/// A piece of a body, never empty; `None` at its complete end. If the channel closes without it, the connection was lost.
+/// The error is boxed because the channel allocates room for 32 pieces.
+pub(super) type Piece = Option<Result<Bytes, Box<Error>>>;
 
-/// Requests that wait for a sending task. Further callers wait for room.
-const WAITING: usize = 1024;
+/// Maximum number of requests that wait for a sending task. Further callers wait for room.
+const QUEUE: usize = 1024;
 
 // === impl Egress ===
 
@@ -79,25 +80,25 @@ impl Egress {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn send(&self, connector: Arc<Connector>, hop: Hop) -> Result<Answer, Error> {
-        let (reply, answer) = oneshot::channel();
-        let sender = local().unwrap_or_else(|| self.0.get_or_init(start).clone());
-        sender.send(Order { connector, hop, reply }).await.map_err(|_| Error::Closed)?;
+    pub(super) async fn send(&self, connector: Arc<Connector>, hop: Hop) -> Result<Reply, Error> {
+        let (reply, response) = oneshot::channel();
+        let sender = local_sender().unwrap_or_else(|| self.0.get_or_init(start_thread).clone());
+        sender.send(Submission { connector, hop, reply }).await.map_err(|_| Error::Closed)?;
         drop(sender);
-        answer.await.unwrap_or(Err(Error::Closed))
+        response.await.unwrap_or(Err(Error::Closed))
     }
 }
 
-/// The sending task of this thread; it starts with the first request of an arbiter.
-fn local() -> Option<mpsc::Sender<Order>> {
+/// The channel to the sending task of this thread, which starts with the first request of an arbiter.
+fn local_sender() -> Option<mpsc::Sender<Submission>> {
     LOCAL.with_borrow_mut(|local| {
         if let Some(sender) = local.as_ref().filter(|sender| !sender.is_closed()) {
             return Some(sender.clone());
         }
         let arbiter = actix_rt::Arbiter::try_current()?;
-        let (sender, orders) = mpsc::channel(WAITING);
-        // The task cannot be started here: the caller may be a task that is not local, in which `spawn_local` panics.
-        if !arbiter.spawn_fn(|| drop(spawn_local(run(orders)))) {
+        let (sender, submissions) = mpsc::channel(QUEUE);
+        // The arbiter starts the task, since the caller may be a task that is not local, where `spawn_local` panics.
+        if !arbiter.spawn_fn(|| drop(spawn_local(run(submissions)))) {
             return None;
         }
         *local = Some(sender.clone());
@@ -105,18 +106,18 @@ fn local() -> Option<mpsc::Sender<Order>> {
     })
 }
 
-/// Sends the requests of this thread, which runs local tasks and is no arbiter. Never ends.
+/// Sends the requests of this thread, which runs local tasks and is not an arbiter. Never ends.
 pub(crate) async fn serve_thread() {
-    let (sender, orders) = mpsc::channel(WAITING);
+    let (sender, submissions) = mpsc::channel(QUEUE);
     LOCAL.set(Some(sender));
-    run(orders).await;
+    run(submissions).await;
 }
 
 /// Sends requests until no sender is left and the last response has ended.
-async fn run(mut orders: mpsc::Receiver<Order>) {
+async fn run(mut submissions: mpsc::Receiver<Submission>) {
     let (pool, exchanges) = (Rc::<Pool>::default(), TaskTracker::new());
-    while let Some(order) = orders.recv().await {
-        exchanges.spawn_local(serve(pool.clone(), order));
+    while let Some(submission) = submissions.recv().await {
+        exchanges.spawn_local(serve(pool.clone(), submission));
     }
     exchanges.close();
     exchanges.wait().await;
@@ -126,21 +127,21 @@ async fn run(mut orders: mpsc::Receiver<Order>) {
 ///
 /// # Panics
 /// If the system has no descriptors or no thread left.
-fn start() -> mpsc::Sender<Order> {
-    let (sender, orders) = mpsc::channel(WAITING);
+fn start_thread() -> mpsc::Sender<Submission> {
+    let (sender, submissions) = mpsc::channel(QUEUE);
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime needs a few descriptors");
     let work = move || {
-        LocalSet::new().block_on(&runtime, run(orders));
-        // A name lookup that is no longer awaited may take its time.
+        LocalSet::new().block_on(&runtime, run(submissions));
+        // A cancelled name lookup may still run; the thread does not wait for it.
         runtime.shutdown_background();
     };
     thread::Builder::new().name("egress".into()).spawn(work).expect("the system has one more thread");
     sender
 }
 
-/// Sends one request and passes its response on. Ends early when the caller no longer waits.
-async fn serve(pool: Rc<Pool>, order: Order) {
-    let Order { connector, hop, mut reply } = order;
+/// Sends one request and forwards its response. Ends early when the caller cancels.
+async fn serve(pool: Rc<Pool>, submission: Submission) {
+    let Submission { connector, hop, mut reply } = submission;
     let result = select! {
         biased;
         () = reply.closed() => return,
@@ -156,22 +157,22 @@ async fn serve(pool: Rc<Pool>, order: Order) {
     let (rest, sender) = match end {
         Some(Ok(())) => {
             incoming.release();
-            return drop(reply.send(Ok(Answer { head, body: Pieces { first, rest: Rest::Ended } })));
+            return drop(reply.send(Ok(Reply { head, body: BodyReceiver { first, rest: Rest::Ended } })));
         }
         Some(Err(error)) => (Rest::Failed(error), None),
         None => {
             let (sender, pieces) = mpsc::channel(1);
-            (Rest::Coming(pieces), Some(sender))
+            (Rest::Pending(pieces), Some(sender))
         }
     };
-    let sent = reply.send(Ok(Answer { head, body: Pieces { first, rest } })).is_ok();
+    let sent = reply.send(Ok(Reply { head, body: BodyReceiver { first, rest } })).is_ok();
     if let Some(sender) = sender.filter(|_| sent) {
-        pass_on(incoming, sender).await;
+        forward(incoming, sender).await;
     }
 }
 
-/// Passes a body on as fast as the caller takes it.
-async fn pass_on(mut incoming: Incoming, sender: mpsc::Sender<Piece>) {
+/// Forwards a body as fast as the caller reads it.
+async fn forward(mut incoming: IncomingBody, sender: mpsc::Sender<Piece>) {
     loop {
         let next = select! {
             biased;

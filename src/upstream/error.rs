@@ -1,44 +1,44 @@
-//! Why a request got no answer, or not all of it.
+//! Why a request has no response, or only a part of it.
 //!
-//! Owns the one error type of outgoing requests and the translation of the transport's errors into it, so that jobs,
-//! relays and webhooks speak of failures with the same codes. An HTTP status is no error: it is an answer.
+//! Owns the error type of outgoing requests, and translates the errors of the transport into it. So jobs, relays and
+//! remote jobs report failures with the same codes. An HTTP status is not an error, but a response.
 
 use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
 
 use awc::error::PayloadError;
 use http::Method;
 
-use super::head::{MAX_BYTES, MAX_FIELDS, MAX_PARSED, Refused};
+use super::head::{HeadError, MAX_BYTES, MAX_FIELDS, MAX_PARSED};
 
-/// Why a request failed. Cheap to clone, so that it can stand in a job's state and in an event.
+/// Why a request failed. Cheap to clone, so that a job's state and an event can contain it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The URL can never be asked for.
+    /// No request can be sent to the URL.
     #[error("bad URL: {reason}")]
     BadUrl {
-        /// What is wrong; never quotes credentials.
+        /// The mistake; never quotes credentials.
         reason: String,
     },
-    /// `CONNECT` and `TRACE` make no sense here: one opens a tunnel, the other reflects credentials.
+    /// The method is `CONNECT`, which opens a tunnel, or `TRACE`, which reflects credentials.
     #[error("method `{0}` is not sent; use any other HTTP method, such as GET or POST")]
     BadMethod(Method),
-    /// The egress guard refuses every address of the host. The message keeps the address to itself when the host is a
-    /// name: who may name a URL need not learn how the names of this network resolve. `addr` is for the log.
+    /// The egress guard refuses every address of the host. The message does not contain the address of a name: the author
+    /// of a URL need not know how names resolve in this network. `addr` is for the log.
     #[error("`{host}` is refused: it is {reason}; to permit it name `{host}:{port}` in `[egress] allow`", port = addr.port())]
     Refused {
-        /// The host as the URL names it.
+        /// The host in the URL.
         host: String,
         /// The first refused address.
         addr: SocketAddr,
-        /// What the address is, e.g. `a loopback address`.
+        /// The kind of the address, e.g. `a loopback address`.
         reason: &'static str,
     },
     /// The name has no address, or the resolver failed.
     #[error("`{host}` cannot be resolved: {reason}")]
     Resolve {
-        /// The host as the URL names it.
+        /// The host in the URL.
         host: String,
-        /// The resolver's words.
+        /// The error of the resolver.
         reason: String,
     },
     /// No address accepted the connection.
@@ -46,7 +46,7 @@ pub enum Error {
     Connect {
         /// Host and port.
         host: String,
-        /// The system's words about the last address.
+        /// The error of the system for the last address.
         reason: String,
     },
     /// Name lookup, TCP and TLS together took longer than `connect_timeout`.
@@ -57,15 +57,15 @@ pub enum Error {
         /// The limit in force.
         after: Duration,
     },
-    /// The TLS handshake failed, mostly because of the certificate.
+    /// The TLS handshake failed, usually because of the certificate.
     #[error("TLS with `{host}` failed: {reason}")]
     Tls {
         /// Host and port.
         host: String,
-        /// What rustls says.
+        /// The error of rustls.
         reason: String,
     },
-    /// No response head came in time.
+    /// No response head arrived within the time limit.
     #[error("no response within {after:?}")]
     HeadTimeout {
         /// The limit in force.
@@ -103,23 +103,23 @@ pub enum Error {
         /// The limit in force, in bytes.
         limit: usize,
     },
-    /// The redirects do not end.
+    /// The request was redirected too often.
     #[error("more than {limit} redirects")]
     TooManyRedirects {
-        /// Most hops that the request permits.
+        /// Maximum number of redirects of the request.
         limit: u8,
     },
     /// A redirect that is not followed.
     #[error("redirect refused: {reason}")]
     Redirect {
-        /// What is wrong with it.
+        /// Why it is refused.
         reason: String,
     },
     /// The response has no valid HTTP status code, which counts as a server error (RFC 9110, section 15).
     #[error("the response has no valid status code")]
     BadStatus,
     /// The causing request is in a loop (`Via`), so this request is not sent.
-    #[error("the request goes in a loop: {reason}")]
+    #[error("the request is in a loop: {reason}")]
     Loop {
         /// How the loop was detected.
         reason: &'static str,
@@ -127,13 +127,13 @@ pub enum Error {
     /// The response has a transfer coding other than `chunked`, which no request asks for.
     #[error("the response has the transfer coding `{0}`; only `chunked` is accepted")]
     Encoding(String),
-    /// What came back is no HTTP/1 response.
-    #[error("not understood: {0}")]
+    /// The server sent no valid HTTP/1 response.
+    #[error("the response is not valid HTTP/1: {0}")]
     Protocol(String),
 }
 
 impl Error {
-    /// The failure as one stable word, for events and metrics.
+    /// A stable code of the failure, for events and metrics.
     pub fn code(&self) -> &'static str {
         match self {
             Self::BadUrl { .. } => "bad_url",
@@ -155,7 +155,7 @@ impl Error {
         }
     }
 
-    /// True if the same request may succeed later. Says nothing about whether the upstream has acted on it already.
+    /// True if the same request may succeed later. The upstream may already have acted on it.
     pub fn retryable(&self) -> bool {
         match self {
             Self::Resolve { .. }
@@ -191,15 +191,15 @@ impl Error {
         }
     }
 
-    /// Translates what happened after TCP was connected and before TLS was. `host` has the port with it.
+    /// Translates an error between the TCP connection and the end of the TLS handshake. `host` includes the port.
     pub(super) fn in_handshake(error: &(dyn StdError + 'static), host: String) -> Self {
         if let Some(own) = find::<Self>(error) {
             return own.clone();
         }
         match find::<rustls::Error>(error) {
             Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
-                let reason = "its certificate is from an authority that is not trusted here; if it should be, name the \
-                              authority's certificate in `[egress] ca_file`";
+                let reason = "its certificate is from an authority that is not trusted here; to trust it, put the \
+                              authority's certificate into `[egress] ca_file`";
                 Self::Tls { host, reason: reason.into() }
             }
             Some(e) => Self::Tls { host, reason: e.to_string() },
@@ -208,20 +208,20 @@ impl Error {
     }
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::TooLarge => Self::HeadTooLarge { bytes: MAX_BYTES, fields: MAX_PARSED },
-            Refused::TooManyFields => Self::TooManyFields { limit: MAX_FIELDS },
-            Refused::Status => Self::BadStatus,
-            Refused::Incomplete => Self::Closed,
-            Refused::Coding(coding) => Self::Encoding(coding),
-            Refused::Protocol(reason) => Self::Protocol(reason),
+impl From<HeadError> for Error {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::TooLarge => Self::HeadTooLarge { bytes: MAX_BYTES, fields: MAX_PARSED },
+            HeadError::TooManyFields => Self::TooManyFields { limit: MAX_FIELDS },
+            HeadError::Status => Self::BadStatus,
+            HeadError::Incomplete => Self::Closed,
+            HeadError::Coding(coding) => Self::Encoding(coding),
+            HeadError::Protocol(reason) => Self::Protocol(reason),
         }
     }
 }
 
-/// Looks for a `T` in an error and its sources. `io::Error` hides what it wraps from `source()`, so it is opened.
+/// Finds a `T` in an error and its sources. `source()` of an `io::Error` skips the wrapped error, so it is unwrapped.
 fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -242,13 +242,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_own_error_is_found_below_io_errors() {
+    fn an_error_of_this_module_is_found_below_io_errors() {
         let wrapped = io::Error::other(io::Error::other(Error::Truncated));
         assert_eq!(find::<Error>(&wrapped), Some(&Error::Truncated));
     }
 
     #[test]
-    fn a_tls_error_is_told_from_a_lost_connection() {
+    fn a_tls_error_and_a_lost_connection_have_different_codes() {
         let tls = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError));
         assert_eq!(Error::in_handshake(&tls, "h:443".into()).code(), "tls");
         let lost = io::Error::from(io::ErrorKind::ConnectionReset);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_which_setting_permits_it_and_hides_what_a_name_resolves_to() {
+    fn a_refusal_names_the_setting_and_hides_the_address_of_a_name() {
         let addr = SocketAddr::from(([10, 1, 2, 3], 8443));
         let error = Error::Refused { host: "api.internal".into(), addr, reason: "a private address" };
         let text = error.to_string();

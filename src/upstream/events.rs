@@ -1,12 +1,12 @@
-//! The client for remote event streams: one [`EventSource`] reads one stream, through as many connections as it takes.
+//! The client for remote event streams: an [`EventSource`] reads one stream, and reconnects when a connection is lost.
 //!
-//! Follows the WHATWG rules of `EventSource` (HTML, section 9.2) where they serve a program: status 204 ends for good,
-//! `retry:` is heeded, `Last-Event-ID` is sent. Where a browser gives up (another status, another content type) or never
-//! does (a server that is gone), `policy` decides. It is pulled: who does not ask for more slows the upstream down, and
-//! nothing is kept but what one chunk of the body brought.
+//! It follows the WHATWG rules of `EventSource` (HTML, section 9.2) where they suit a program: status 204 ends the stream,
+//! `retry:` sets the delay, and `Last-Event-ID` is sent. `policy` decides where a browser gives up at once (another
+//! status, another content type) or never (an unreachable server). The caller pulls: a slow caller slows the upstream
+//! down, and the source buffers one chunk of the body at most.
 //!
 //! ```text
-//!             ┌── broken: Said::Retry, wait ──┐
+//!             ┌── lost: Said::Retry, wait ────┐
 //!             v                               │
 //!  connect ─> Said::Open ─> Said::Events* ────┴─> Said::End | Said::GaveUp
 //! ```
@@ -39,13 +39,13 @@ pub use self::{
     source::{Repeat, Source},
 };
 use self::{
-    cursor::Taken,
+    cursor::Novelty,
     dialect::{Dialect, Frame},
     open::Refused,
     policy::{Decision, Policy},
 };
 
-/// Reads one remote stream.
+/// A reader of one remote stream.
 pub struct EventSource {
     source: Source,
     connections: Connections,
@@ -53,12 +53,13 @@ pub struct EventSource {
     policy: Policy,
     rng: StdRng,
     state: State,
-    /// What is to be said before anything else is read.
+    /// Returned by the next call, before more is read.
     queued: Option<Said>,
+    /// Connections that were lost.
     reconnects: u64,
-    /// A connection was open, and what it brought had no ids to resume with.
-    blind: bool,
-    doubles: u64,
+    /// True if the last connection ended without an id to resume after.
+    may_have_missed: bool,
+    duplicates: u64,
 }
 
 enum State {
@@ -68,45 +69,44 @@ enum State {
     Done,
 }
 
-/// A connection that is open.
+/// An open connection.
 struct Stream {
     chunks: Chunks,
-    /// What has come and is not parsed yet.
-    rest: Bytes,
-    /// The end of the body is marked as such.
-    framed: bool,
+    /// Received bytes that are not parsed yet.
+    unparsed: Bytes,
+    /// True if the response marks the end of its body.
+    end_marked: bool,
     decoder: Decoder,
     lease: Lease,
     dialect: Dialect,
-    /// The path of the next event, as received so far.
+    /// The path of the next event, from a comment before it.
     trail: String,
 }
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Most bytes that are parsed at once. An event takes six of them, and each that comes out has a copy of the id in
-/// force, so this also bounds the memory of what is given at once.
+/// Maximum number of bytes that are parsed at once. An event has at least six bytes, and receives a copy of the current
+/// id, so this also limits the memory of the events that are returned together.
 const PIECE: usize = 16 * 1024;
 
 // === impl EventSource ===
 
 impl EventSource {
-    /// A reader that begins after `cursor`; it connects when it is first asked.
+    /// Creates a reader that begins after `cursor`. It connects at the first call of [`next`](Self::next).
     pub fn new(source: Source, cursor: Cursor, connections: Connections) -> Self {
         let max_retries = match source.repeat {
             Repeat::UntilEnd => Some(source.remote.max_retries()),
             Repeat::Forever => None,
         };
-        // Events that were read in an earlier life show that the remote serves this request.
+        // Events from before a restart show that the remote serves this request.
         let read_before = cursor.events > 0;
         Self {
-            // A reader who waits for the answer is better told at once.
+            // Proxies and merges have a client that waits, so they fail instead of waiting for a permit.
             policy: Policy::new(source.pace, max_retries, read_before)
                 .waiting(matches!(source.purpose, Purpose::Relay | Purpose::Job)),
-            // What was read in an earlier life without ids is as lost as what is read in this one.
-            blind: read_before && cursor.resume_id().is_none(),
+            may_have_missed: read_before && cursor.resume_id().is_none(),
             reconnects: 0,
-            doubles: 0,
+            duplicates: 0,
             source,
             connections,
             cursor,
@@ -116,30 +116,30 @@ impl EventSource {
         }
     }
 
-    /// The same, connecting not before this delay is over: many who begin together must not ask together.
+    /// Sets a delay before the first connection, so that many sources do not connect at the same time.
     #[must_use]
     pub fn delayed(mut self, delay: Duration) -> Self {
         self.state = State::Waiting(Instant::now() + delay);
         self
     }
 
-    /// What is read.
+    /// The description of the stream.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// How far it has been read, all that [`next`](Self::next) has given included. Who stores it with what was given can
-    /// go on from there in another life without a loss and without doubles.
+    /// The position after everything that [`next`](Self::next) has returned. A caller that stores it together with the events
+    /// can resume after a restart without loss and without duplicates.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
-    /// Events that came again after a reconnect, and were left out.
+    /// Number of events that the server sent again after a reconnect, and that were skipped.
     pub fn doubles(&self) -> u64 {
-        self.doubles
+        self.duplicates
     }
 
-    /// The end that follows at once on what [`next`](Self::next) has just given, if it does: to be stored with it.
+    /// Takes the end of the stream, if it follows directly after the last events. The caller stores it together with them.
     pub fn take_end(&mut self) -> Option<End> {
         match self.queued.take() {
             Some(Said::End(end)) => Some(end),
@@ -150,13 +150,13 @@ impl EventSource {
         }
     }
 
-    /// Waits for what comes next; `None` after the end.
+    /// Waits for the next change or the next events; `None` after the end.
     ///
-    /// May be cancelled and called again: nothing is lost, and every limit counts on.
+    /// Cancel safe: nothing is lost, and all time limits continue.
     pub async fn next(&mut self) -> Option<Said> {
         loop {
-            if let Some(said) = self.queued.take() {
-                return Some(said);
+            if let Some(queued) = self.queued.take() {
+                return Some(queued);
             }
             match &mut self.state {
                 State::Done => return None,
@@ -164,14 +164,14 @@ impl EventSource {
                     sleep_until(*until).await;
                     self.state = State::Connecting(self.connect());
                 }
-                State::Connecting(answer) => {
-                    let answer = answer.await;
-                    return Some(self.answered(answer));
+                State::Connecting(opening) => {
+                    let result = opening.await;
+                    return Some(self.on_response(result));
                 }
-                State::Open(stream) if !stream.rest.is_empty() => {
-                    let piece = stream.rest.split_to(stream.rest.len().min(PIECE));
-                    if let Some(said) = self.take(&piece) {
-                        return Some(said);
+                State::Open(stream) if !stream.unparsed.is_empty() => {
+                    let piece = stream.unparsed.split_to(stream.unparsed.len().min(PIECE));
+                    if let Some(event) = self.parse(&piece) {
+                        return Some(event);
                     }
                 }
                 State::Open(stream) => {
@@ -182,9 +182,9 @@ impl EventSource {
                         chunk = stream.chunks.next() => chunk.map(|chunk| chunk.map_err(Failure::Transport)),
                     };
                     match chunk {
-                        Some(Ok(chunk)) => stream.rest = chunk,
-                        Some(Err(failure)) => return Some(self.lost(failure)),
-                        None => return Some(self.closed()),
+                        Some(Ok(chunk)) => stream.unparsed = chunk,
+                        Some(Err(failure)) => return Some(self.on_lost_connection(failure)),
+                        None => return Some(self.on_close()),
                     }
                 }
             }
@@ -193,10 +193,10 @@ impl EventSource {
 
     fn connect(&self) -> BoxFuture<'static, Result<Answer, Refused>> {
         let Source { remote, method, url, headers, body, via, purpose, read_timeout, .. } = &self.source;
-        let place = self.connections.enter(remote, method, url.path(), *purpose);
+        let lease = self.connections.enter(remote, method, url.path(), *purpose);
         let mut headers = headers.clone();
         headers.insert(ACCEPT, HeaderValue::from_static(sse::MEDIA_TYPE));
-        // Whoever asked us may take more encodings than are read here.
+        // The client may accept more encodings than this reader.
         headers.remove(ACCEPT_ENCODING);
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
         headers.remove(LAST_EVENT_ID);
@@ -207,57 +207,57 @@ impl EventSource {
         request.via = Some(via.clone());
         let idle = read_timeout.unwrap_or(remote.read_timeout());
         request.head_timeout = request.head_timeout.min(idle);
-        Box::pin(open(remote.client().clone(), request, idle, place))
+        Box::pin(open(remote.client().clone(), request, idle, lease))
     }
 
-    fn answered(&mut self, answer: Result<Answer, Refused>) -> Said {
-        match answer {
-            Err(Refused { failure, sent }) => self.failed(failure, sent),
+    fn on_response(&mut self, result: Result<Answer, Refused>) -> Said {
+        match result {
+            Err(Refused { failure, sent }) => self.on_failure(failure, sent),
             Ok(Answer::NoContent) => {
                 self.state = State::Done;
                 Said::End(End::NoContent)
             }
             Ok(Answer::Stream(opened)) => {
-                let Opened { chunks, framed, lease } = *opened;
+                let Opened { chunks, end_marked, lease } = *opened;
                 let max = self.source.remote.max_event_bytes();
-                // A line has the name of its field with it.
+                // A line also contains the name of its field.
                 let decoder = Decoder::new(Limits { line: max.saturating_add(64), event: max });
-                let (rest, dialect, trail) = (Bytes::new(), Dialect::new(), String::new());
-                let stream = Stream { chunks, rest, framed, decoder, lease, dialect, trail };
+                let (unparsed, dialect, trail) = (Bytes::new(), Dialect::new(), String::new());
+                let stream = Stream { chunks, unparsed, end_marked, decoder, lease, dialect, trail };
                 self.state = State::Open(Box::new(stream));
-                let may_have_missed = std::mem::take(&mut self.blind);
-                self.policy.opened(Instant::now());
-                self.cursor.reopened();
+                let may_have_missed = std::mem::take(&mut self.may_have_missed);
+                self.policy.on_open(Instant::now());
+                self.cursor.on_open();
                 let resumed_after = self.cursor.resume_id().map(|_| self.cursor.last_id.clone());
                 Said::Open { reconnects: self.reconnects, resumed_after, may_have_missed }
             }
         }
     }
 
-    /// Takes some bytes; what they completed, if anything.
-    fn take(&mut self, piece: &[u8]) -> Option<Said> {
+    /// Parses received bytes. Returns the events or the end that they complete, if any.
+    fn parse(&mut self, piece: &[u8]) -> Option<Said> {
         let State::Open(stream) = &mut self.state else { return None };
         let (mut events, mut ended) = (Vec::new(), false);
         let (cursor, policy, end_event) = (&mut self.cursor, &mut self.policy, self.source.end_event.as_deref());
-        let (doubles, Stream { decoder, dialect, lease, trail, .. }) = (&mut self.doubles, &mut **stream);
-        let taken = decoder.push(piece, |item| match item {
-            // What stands behind the last event of a stream belongs to nothing.
+        let (duplicates, Stream { decoder, dialect, lease, trail, .. }) = (&mut self.duplicates, &mut **stream);
+        let parsed = decoder.push(piece, |item| match item {
+            // Nothing after the end event belongs to the stream.
             _ if ended => {}
-            sse::Item::Retry(ms) => policy.hint(ms),
-            sse::Item::Id(id) => cursor.set(id),
-            sse::Item::Comment(text) => note_trail(trail, text),
+            sse::Item::Retry(ms) => policy.set_retry(ms),
+            sse::Item::Id(id) => cursor.set_id(id),
+            sse::Item::Comment(text) => store_trail(trail, text),
             sse::Item::Event { event, data, id, own_id } => {
                 let trail = std::mem::take(trail);
-                // Also one that is known: a life that ended between it and the end it stands for is told again.
+                // A duplicate ends the stream too: before a restart, the event may have been stored without the end.
                 ended = end_event == Some(event);
-                let frame = dialect.hear(event, data, own_id.then_some(id));
+                let frame = dialect.classify(event, data, own_id.then_some(id));
                 let control = frame != Frame::Event;
                 if let Frame::Greeting(Some(position)) = frame {
-                    cursor.set(&position);
+                    cursor.set_id(&position);
                 }
-                let taken = if control { Taken::New } else { cursor.take(event, data, own_id.then_some(id)) };
-                if taken == Taken::Double {
-                    *doubles += 1;
+                let novelty = if control { Novelty::New } else { cursor.add(event, data, own_id.then_some(id)) };
+                if novelty == Novelty::Duplicate {
+                    *duplicates += 1;
                 } else {
                     let id = if control { String::new() } else { cursor.last_id.clone() };
                     events.push(RemoteEvent { event: event.to_owned(), data: data.to_owned(), id, trail, control });
@@ -266,54 +266,53 @@ impl EventSource {
         });
         lease.read(piece.len(), events.len());
         if events.iter().any(|event| !event.control) {
-            policy.progressed();
+            policy.on_new_event();
         }
-        let last = if ended {
+        let end = if ended {
             self.state = State::Done;
             Some(Said::End(End::EndEvent))
         } else {
-            taken.err().map(|error| self.lost(Failure::Unreadable(error)))
+            parsed.err().map(|error| self.on_lost_connection(Failure::Unreadable(error)))
         };
         if events.is_empty() {
-            return last;
+            return end;
         }
-        self.queued = last;
+        self.queued = end;
         Some(Said::Events(events))
     }
 
-    /// The server has closed the stream, and nothing announced is missing.
-    fn closed(&mut self) -> Said {
+    /// The body is complete. Decides whether that is the end of the stream.
+    fn on_close(&mut self) -> Said {
         if let State::Open(stream) = &self.state
             && self.source.repeat == Repeat::UntilEnd
             && self.source.end_event.is_none()
-            && !stream.dialect.leaving()
+            && !stream.dialect.announced_close()
         {
-            let end = if stream.framed { End::Closed } else { End::Unknown };
+            let end = if stream.end_marked { End::Closed } else { End::Unknown };
             self.state = State::Done;
             return Said::End(end);
         }
-        self.lost(Failure::ClosedEarly)
+        self.on_lost_connection(Failure::ClosedEarly)
     }
 
-    /// A connection that was open is so no more.
-    fn lost(&mut self, failure: Failure) -> Said {
+    fn on_lost_connection(&mut self, failure: Failure) -> Said {
         self.reconnects += 1;
-        self.blind |= self.cursor.resume_id().is_none();
-        self.failed(failure, true)
+        self.may_have_missed |= self.cursor.resume_id().is_none();
+        self.on_failure(failure, true)
     }
 
-    /// Decides what follows; `sent` is false only where the remote cannot have got the request.
-    fn failed(&mut self, failure: Failure, sent: bool) -> Said {
-        let again = !sent || self.source.remote.may_repeat(&self.source.method);
+    /// Decides whether to reconnect. `sent` is false only if the remote cannot have received the request.
+    fn on_failure(&mut self, failure: Failure, sent: bool) -> Said {
+        let may_repeat = !sent || self.source.may_repeat();
         let now = Instant::now();
-        let decision = self.policy.lost(now, &failure, again, &mut self.rng);
+        let decision = self.policy.on_failure(now, &failure, may_repeat, &mut self.rng);
         if let Decision::Retry { attempt, delay } = decision {
             self.state = State::Waiting(now + delay);
             return Said::Retry { attempt, delay, failure };
         }
         self.state = State::Done;
         Said::GaveUp(match decision {
-            Decision::NotAgain => {
+            Decision::NotRepeatable => {
                 Failure::NotRepeated { method: self.source.method.clone(), failure: Box::new(failure) }
             }
             _ => failure,
@@ -322,9 +321,9 @@ impl EventSource {
 }
 
 /// Stores the path of the next event from a comment, at most [`TRAIL_MAX`] bytes.
-fn note_trail(trail: &mut String, comment: &str) {
-    if let Some(way) = comment.strip_prefix(TRAIL) {
-        way[..way.floor_char_boundary(TRAIL_MAX)].clone_into(trail);
+fn store_trail(trail: &mut String, comment: &str) {
+    if let Some(path) = comment.strip_prefix(TRAIL) {
+        path[..path.floor_char_boundary(TRAIL_MAX)].clone_into(trail);
     }
 }
 

@@ -1,8 +1,8 @@
 //! One request and its response through awc, on the thread of the caller.
 //!
-//! Each exchange has an awc client of its own around one connection, which costs about 100 ns: so the connection comes
-//! from [`Pool`] or [`Connector`], passes the egress guard, and is closed or kept by the rules of this module. For awc the
-//! connection is never encrypted; TLS is below it.
+//! Each exchange creates an awc client around one connection, which costs about 100 ns. So the connection comes from
+//! [`Pool`] or [`Connector`], passes the egress guard, and this module decides whether it is closed or kept. TLS is below
+//! awc: for awc, no connection is encrypted.
 
 use std::{
     cell::{RefCell, RefMut},
@@ -39,60 +39,61 @@ use super::{
     wire::Wire,
 };
 
-/// A body on its way. Dropping it before its end closes the connection.
-pub struct Incoming {
+/// A body while it arrives. Dropping it before its end closes the connection.
+pub(super) struct IncomingBody {
     payload: Payload,
-    connection: Shared,
+    connection: SharedWire,
     pool: Rc<Pool>,
     key: Key,
 }
 
-/// The end of a body.
-pub type End = Result<(), Error>;
-
-/// A connection that awc uses while the exchange looks at it. Both are on one thread, and neither holds the borrow
-/// across a call of the other.
+/// A connection that awc and the exchange share. Both are on one thread, and neither holds the borrow across a call of
+/// the other.
 #[derive(Clone)]
-struct Shared(Rc<RefCell<Wire<Socket>>>);
+struct SharedWire(Rc<RefCell<Wire<Socket>>>);
 
-/// The connector of an awc client: it gives the one connection.
+/// The connector of an awc client. It returns the one connection.
 #[derive(Clone)]
-struct Single(Shared);
+struct SingleConnection(SharedWire);
 
-/// Most bytes in one piece, where awc has several small ones.
+/// Maximum size of a piece that is gathered from several small ones.
 const PIECE: usize = 16 * 1024;
 
-/// Limit of awc for its connector, which answers at once.
-const AT_ONCE: Duration = Duration::from_mins(1);
+/// awc's limit for connecting. [`SingleConnection`] is always ready.
+const UNUSED_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Sends a request and waits for the head of the response.
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn exchange(pool: &Rc<Pool>, connector: &Arc<Connector>, hop: &Hop) -> Result<(Head, Incoming), Error> {
+pub(super) async fn exchange(
+    pool: &Rc<Pool>,
+    connector: &Arc<Connector>,
+    hop: &Hop,
+) -> Result<(Head, IncomingBody), Error> {
     let key = Key::new(connector.clone(), hop.url.origin());
     if let Some(wire) = pool.take(&key) {
-        let connection = Shared::new(wire);
+        let connection = SharedWire::new(wire);
         match send(pool, key.clone(), connection.clone(), hop).await {
-            // The server closed the idle connection while the request was on its way. RFC 9112, section 9.3.1, permits
-            // to repeat an idempotent request.
+            // The server closed the idle connection while the request was sent. RFC 9112, section 9.3.1, permits to
+            // repeat an idempotent request.
             Err(Error::Closed) if is_idempotent(&hop.method) && !connection.wire().is_answered() => {}
             result => return result,
         }
     }
-    let connection = Shared::new(Wire::new(connector.connect(&hop.url).await?));
+    let connection = SharedWire::new(Wire::new(connector.connect(&hop.url).await?));
     send(pool, key, connection, hop).await
 }
 
-async fn send(pool: &Rc<Pool>, key: Key, connection: Shared, hop: &Hop) -> Result<(Head, Incoming), Error> {
+async fn send(pool: &Rc<Pool>, key: Key, connection: SharedWire, hop: &Hop) -> Result<(Head, IncomingBody), Error> {
     connection.wire().begin(hop.method == Method::HEAD);
     let client = awc::Client::builder()
-        .connector(awc::Connector::new().connector(Single(connection.clone())).timeout(AT_ONCE))
+        .connector(awc::Connector::new().connector(SingleConnection(connection.clone())).timeout(UNUSED_TIMEOUT))
         .disable_timeout()
         .disable_redirects()
         .no_default_headers()
         .finish();
-    let method = awc::http::Method::from_bytes(hop.method.as_str().as_bytes()).expect("both crates take any token");
+    let method = awc::http::Method::from_bytes(hop.method.as_str().as_bytes()).expect("both crates accept any token");
     let mut request = client.request(method, uri(hop)?);
     *request.headers_mut() = headers(hop);
     let sent = if hop.body.is_empty() && !hop.announces_empty_body() {
@@ -100,13 +101,13 @@ async fn send(pool: &Rc<Pool>, key: Key, connection: Shared, hop: &Hop) -> Resul
     } else {
         request.send_body(hop.body.clone()).await
     };
-    // What awc says of a failure is a translation of what the wire has seen.
+    // The wire knows the cause of a failure; the error of awc is only a translation.
     let mut response = sent.map_err(|_| connection.wire().take_failure().unwrap_or(Error::Closed))?;
     let head = connection.wire().take_response().ok_or(Error::Closed)?;
-    Ok((head, Incoming { payload: response.take_payload(), connection, pool: pool.clone(), key }))
+    Ok((head, IncomingBody { payload: response.take_payload(), connection, pool: pool.clone(), key }))
 }
 
-/// The target as awc takes it.
+/// The target in awc's type.
 fn uri(hop: &Hop) -> Result<Uri, Error> {
     let target = &hop.url[url::Position::BeforeHost..url::Position::AfterQuery];
     format!("http://{target}")
@@ -114,22 +115,22 @@ fn uri(hop: &Hop) -> Result<Uri, Error> {
         .map_err(|error: awc::http::uri::InvalidUri| Error::BadUrl { reason: error.to_string() })
 }
 
-/// The header fields as awc takes them, which has an older version of their types.
+/// The header fields in awc's types, which are those of an older version of the `http` crate.
 fn headers(hop: &Hop) -> AwcHeaders {
-    let all = hop.fields();
-    let mut headers = AwcHeaders::with_capacity(all.len());
-    for (name, value) in &all {
-        let name = AwcName::from_bytes(name.as_str().as_bytes()).expect("both versions have the same names");
-        headers.append(name, AwcValue::from_bytes(value.as_bytes()).expect("both versions have the same values"));
+    let fields = hop.fields();
+    let mut headers = AwcHeaders::with_capacity(fields.len());
+    for (name, value) in &fields {
+        let name = AwcName::from_bytes(name.as_str().as_bytes()).expect("both versions accept the same names");
+        headers.append(name, AwcValue::from_bytes(value.as_bytes()).expect("both versions accept the same values"));
     }
     headers
 }
 
-// === impl Incoming ===
+// === impl IncomingBody ===
 
-impl Incoming {
+impl IncomingBody {
     /// The next bytes, never empty; `None` at the end.
-    pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         loop {
             return match self.payload.next().await? {
                 Ok(bytes) if bytes.is_empty() => continue,
@@ -139,8 +140,8 @@ impl Incoming {
         }
     }
 
-    /// `first` and the bytes that follow it at once, up to a limit. The end, if it was reached.
-    pub fn gather(&mut self, first: Bytes) -> (Bytes, Option<End>) {
+    /// Appends to `first` the bytes that are available now, up to a limit. Also returns the end, if it was reached.
+    pub(super) fn gather(&mut self, first: Bytes) -> (Bytes, Option<Result<(), Error>>) {
         let Some(second) = self.next().now_or_never() else { return (first, None) };
         let mut whole = BytesMut::new();
         let mut next = Some(second);
@@ -164,8 +165,8 @@ impl Incoming {
         (if whole.is_empty() { first } else { whole.freeze() }, end)
     }
 
-    /// Keeps the connection for another request. To be called at a good end of the body.
-    pub fn release(self) {
+    /// Keeps the connection for another request. Call it at the complete end of the body.
+    pub(super) fn release(self) {
         let Self { payload, connection, pool, key } = self;
         // The payload holds the connection too.
         drop(payload);
@@ -175,10 +176,10 @@ impl Incoming {
     }
 }
 
-// === impl Single ===
+// === impl SingleConnection ===
 
-impl Service<ConnectInfo<Uri>> for Single {
-    type Response = Connection<Uri, Shared>;
+impl Service<ConnectInfo<Uri>> for SingleConnection {
+    type Response = Connection<Uri, SharedWire>;
     type Error = ConnectError;
     type Future = Ready<Result<Self::Response, ConnectError>>;
 
@@ -189,9 +190,9 @@ impl Service<ConnectInfo<Uri>> for Single {
     }
 }
 
-// === impl Shared ===
+// === impl SharedWire ===
 
-impl Shared {
+impl SharedWire {
     fn new(wire: Wire<Socket>) -> Self {
         Self(Rc::new(RefCell::new(wire)))
     }
@@ -201,19 +202,19 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedWire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shared")
+        f.write_str("SharedWire")
     }
 }
 
-impl AsyncRead for Shared {
+impl AsyncRead for SharedWire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.wire()).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Shared {
+impl AsyncWrite for SharedWire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.wire()).poll_write(cx, buf)
     }
@@ -227,8 +228,8 @@ impl AsyncWrite for Shared {
     }
 }
 
-/// awc asks its connections for this trait, and calls none of its methods.
-impl ActixStream for Shared {
+/// awc requires this trait of its connections, and calls none of its methods.
+impl ActixStream for SharedWire {
     fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Readiness>> {
         Poll::Ready(Ok(Readiness::READABLE))
     }

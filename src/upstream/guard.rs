@@ -1,8 +1,8 @@
-//! The egress guard: which addresses a client may make this node talk to.
+//! The egress guard: the addresses to which a client of this node can make it connect.
 //!
-//! Owns the rules and decides about one resolved address at a time; does no I/O except asking the system whether an
-//! address is its own. The connector asks for every address just before it connects, so that neither a redirect nor a
-//! changed DNS answer gets past. What a client names is refused unless it is public unicast or an [`Allow`] names it.
+//! Owns the rules, and checks one resolved address at a time. It refuses an address unless it is public unicast or an
+//! [`Allow`] permits it. The connector asks for every address just before it connects, so redirects and changed DNS
+//! answers cannot bypass the guard. Its only I/O: it asks the system whether an address is local.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -13,35 +13,35 @@ mod allow;
 
 pub use self::allow::{Allow, BadAllow, Net};
 
-/// The rules in force for requests whose URL a client named.
+/// The rules for requests whose URL comes from a client.
 #[derive(Debug, Default)]
-pub struct Guard {
+pub(super) struct Guard {
     allow: Vec<Allow>,
-    /// Where this node listens. Behind a lock because the ports are known only after binding.
+    /// Addresses on which this node listens. They are set later, since the ports are known only after binding.
     own: RwLock<Vec<SocketAddr>>,
 }
 
 // === impl Guard ===
 
 impl Guard {
-    /// Rules with these exceptions.
-    pub fn new(allow: Vec<Allow>) -> Self {
+    /// Creates rules with these exceptions.
+    pub(super) fn new(allow: Vec<Allow>) -> Self {
         Self { allow, own: RwLock::default() }
     }
 
     /// Replaces the node's own listen addresses.
-    pub fn set_own(&self, addrs: Vec<SocketAddr>) {
+    pub(super) fn set_own(&self, addrs: Vec<SocketAddr>) {
         *self.own.write().unwrap_or_else(PoisonError::into_inner) = addrs;
     }
 
-    /// Decides about one address to which `host`, as the URL names it, has resolved.
+    /// Checks one address of `host`, which is the host in the URL.
     ///
     /// # Errors
-    /// What the address is, in words that fit after "it is".
-    pub fn check(&self, host: &str, addr: SocketAddr) -> Result<(), &'static str> {
+    /// The kind of the refused address, in words that fit after "it is".
+    pub(super) fn check(&self, host: &str, addr: SocketAddr) -> Result<(), &'static str> {
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let own = self.is_own(addr);
-        if self.allow.iter().any(|allow| allow.permits(host, addr) && (!own || allow.names_one())) {
+        if self.allow.iter().any(|allow| allow.permits(host, addr) && (!own || allow.is_specific())) {
             return Ok(());
         }
         if own {
@@ -51,7 +51,7 @@ impl Guard {
     }
 
     /// True if the node listens on this address.
-    pub fn is_own(&self, addr: SocketAddr) -> bool {
+    pub(super) fn is_own(&self, addr: SocketAddr) -> bool {
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
         own.iter().any(|own| {
@@ -61,12 +61,12 @@ impl Guard {
     }
 
     /// True if the node listens on this port.
-    pub fn has_port(&self, port: u16) -> bool {
+    pub(super) fn has_port(&self, port: u16) -> bool {
         self.own.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| own.port() == port)
     }
 }
 
-/// True if the address belongs to this machine: only then it can be bound. A doubt counts as yes.
+/// True if the address belongs to this machine: only such an address can be bound. Any other error counts as true.
 fn is_local(ip: IpAddr) -> bool {
     match UdpSocket::bind((ip, 0)) {
         Ok(_) => true,
@@ -74,7 +74,7 @@ fn is_local(ip: IpAddr) -> bool {
     }
 }
 
-/// Says what an address is if it is not public unicast. Follows the IANA registries of special-purpose addresses.
+/// The kind of an address that is not public unicast, by the IANA registries of special-purpose addresses.
 fn not_public(ip: IpAddr) -> Option<&'static str> {
     match ip.to_canonical() {
         IpAddr::V4(ip) => not_public_v4(ip),
@@ -103,16 +103,16 @@ fn not_public_v6(ip: Ipv6Addr) -> Option<&'static str> {
     Some(match s {
         [0, 0, 0, 0, 0, 0, 0, 0] => "an unspecified address",
         [0, 0, 0, 0, 0, 0, 0, 1] => "a loopback address",
-        // NAT64 and 6to4 carry an IPv4 address, which is what the packet reaches in the end.
+        // NAT64 and 6to4 contain the IPv4 address that receives the packet.
         [0x64, 0xff9b, 0, 0, 0, 0, a, b] | [0x2002, a, b, ..] => return not_public_v4(embedded(a, b)),
         [0xfc00..=0xfdff, ..] => "a unique local address",
         [0xfe80..=0xfebf, ..] => "a link-local address",
         [0xff00..=0xffff, ..] => "a multicast address",
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => "a documentation address",
-        // 2001::/23 holds protocol assignments, among them Teredo, which carries IPv4 addresses too.
+        // 2001::/23 contains protocol assignments such as Teredo, whose addresses contain IPv4 addresses too.
         [0x2001, 0..=0x1ff, ..] => "a reserved address",
         [0x2000..=0x3fff, ..] => return None,
-        // Only 2000::/3 is handed out as global unicast; the rest is old, reserved, or a translation prefix.
+        // Only 2000::/3 is assigned as global unicast. The rest is obsolete, reserved, or a translation prefix.
         _ => "not a global unicast address",
     })
 }
@@ -134,8 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_not_public_are_refused_in_every_spelling() {
-        let inner = [
+    fn addresses_that_are_not_public_are_refused_in_every_form() {
+        let not_public = [
             "0.0.0.0",
             "0.1.2.3",
             "10.0.0.1",
@@ -161,7 +161,7 @@ mod tests {
             "255.255.255.255",
         ];
         let guard = Guard::default();
-        for ip in inner {
+        for ip in not_public {
             assert!(verdict(&guard, "h", ip, 80).is_err(), "{ip}");
             let v4: Ipv4Addr = ip.parse().expect("a test address");
             let [a, b] = [u32::from(v4) >> 16, u32::from(v4) & 0xffff];
@@ -225,12 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn an_allow_entry_permits_exactly_what_it_names() {
+    fn an_allow_entry_permits_only_its_targets() {
         let guard = allowing(&["127.0.0.1:9000", "10.1.0.0/16", "api.internal", "db.internal:5000", "[::1]:80"]);
         assert!(verdict(&guard, "127.0.0.1", "127.0.0.1", 9000).is_ok());
         assert!(verdict(&guard, "127.0.0.1", "127.0.0.1", 9001).is_err());
         assert!(verdict(&guard, "127.0.0.2", "127.0.0.2", 9000).is_err());
-        assert!(verdict(&guard, "[::ffff:127.0.0.1]", "::ffff:127.0.0.1", 9000).is_ok(), "one address, two spellings");
+        assert!(verdict(&guard, "[::ffff:127.0.0.1]", "::ffff:127.0.0.1", 9000).is_ok(), "two forms of one address");
         assert!(verdict(&guard, "whatever", "10.1.255.1", 1).is_ok());
         assert!(verdict(&guard, "whatever", "10.2.0.1", 1).is_err());
         assert!(verdict(&guard, "api.internal", "192.168.7.7", 8443).is_ok());
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_listener_stands_for_every_local_address_and_no_other() {
+    fn a_wildcard_listener_means_every_local_address_and_no_other() {
         let guard = allowing(&["127.0.0.0/8"]);
         guard.set_own(vec!["0.0.0.0:8080".parse().expect("an address")]);
         assert_eq!(verdict(&guard, "h", "127.0.0.1", 8080), Err("an address of this node"));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_itself_is_permitted_only_by_an_entry_that_names_it() {
+    fn only_a_specific_entry_permits_the_node_itself() {
         let own = vec!["127.0.0.1:8080".parse().expect("an address")];
         for (entry, permitted) in [
             ("127.0.0.0/8", false),

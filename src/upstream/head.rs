@@ -1,6 +1,6 @@
-//! The head of a response: where it ends, what it says, and how the end of the body is marked; pure.
+//! The head of a response: its end, its fields, and how the end of the body is marked; pure.
 //!
-//! The framing of RFC 9112, section 6.3, is decided here and nowhere else. A head with an unclear framing is refused.
+//! Only this module decides the framing (RFC 9112, section 6.3). It rejects a head with an ambiguous framing.
 
 use std::mem::MaybeUninit;
 
@@ -11,16 +11,16 @@ use http::{
 };
 
 /// Maximum size of a head in bytes. Common servers send at most 8 or 16 KiB.
-pub const MAX_BYTES: usize = 64 * 1024;
+pub(super) const MAX_BYTES: usize = 64 * 1024;
 /// Maximum number of header fields.
-pub const MAX_FIELDS: usize = 100;
-/// Maximum number of header fields that are parsed. It is above [`MAX_FIELDS`], since the parser does not tell how many
-/// there are beyond its limit.
-pub const MAX_PARSED: usize = 5 * MAX_FIELDS;
+pub(super) const MAX_FIELDS: usize = 100;
+/// Maximum number of header fields that are parsed. It is above [`MAX_FIELDS`], since the parser does not count fields
+/// beyond its limit.
+pub(super) const MAX_PARSED: usize = 5 * MAX_FIELDS;
 
 /// The head of a response.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Head {
+pub(super) struct Head {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub framing: Framing,
@@ -28,17 +28,18 @@ pub struct Head {
 
 /// How the end of a body is marked (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// By its length in bytes; 0 if there is no body.
+pub(super) enum Framing {
+    /// The body has this length in bytes; 0 if there is no body.
     Length(u64),
+    /// The last chunk ends the body.
     Chunked,
-    /// By the end of the connection.
+    /// The end of the connection ends the body.
     UntilClose,
 }
 
-/// Why a head is refused.
+/// Why a head is rejected.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refused {
+pub(super) enum HeadError {
     /// More than [`MAX_BYTES`] bytes or [`MAX_PARSED`] fields.
     TooLarge,
     /// More than [`MAX_FIELDS`] fields.
@@ -47,7 +48,7 @@ pub enum Refused {
     Status,
     /// The transfer coding is not `chunked`.
     Coding(String),
-    /// Its end is missing.
+    /// The end of the head is missing.
     Incomplete,
     /// Another violation of HTTP/1.
     Protocol(String),
@@ -59,14 +60,14 @@ const PROTOCOL: &[u8] = b"HTTP/1.";
 /// Maximum number of bytes of empty lines before a head.
 const MAX_EMPTY: usize = 16;
 
-/// Maximum length of a transfer coding in a message, in bytes.
-const SHOWN: usize = 40;
+/// Maximum length of a quoted transfer coding, in bytes.
+const MAX_QUOTED: usize = 40;
 
 // === impl Framing ===
 
 impl Framing {
-    /// The head from which awc learns of this framing.
-    pub fn as_head(self) -> Bytes {
+    /// A head with this framing and no other fields.
+    pub(super) fn as_head(self) -> Bytes {
         match self {
             Self::Length(length) => format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").into(),
             Self::Chunked => Bytes::from_static(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
@@ -75,7 +76,7 @@ impl Framing {
     }
 
     /// Length of the body in bytes, if it is known.
-    pub fn length(self) -> Option<u64> {
+    pub(super) fn length(self) -> Option<u64> {
         match self {
             Self::Length(length) => Some(length),
             Self::Chunked | Self::UntilClose => None,
@@ -85,12 +86,12 @@ impl Framing {
 
 // === parsing ===
 
-/// Length of the head at the beginning of `read`, and of empty lines before it, which are allowed (RFC 9112, section
-/// 2.2). `None` if more bytes are needed; `searched` remembers the bytes that need not be searched again.
+/// Length of the head at the beginning of `read`, with empty lines before it (allowed by RFC 9112, section 2.2). `None` if
+/// more bytes are needed. `searched` is the number of bytes that need not be searched again.
 ///
 /// # Errors
-/// As soon as it is known that no head follows.
-pub fn end_of_head(read: &[u8], searched: &mut usize) -> Result<Option<usize>, Refused> {
+/// As soon as the bytes cannot become a head.
+pub(super) fn end_of_head(read: &[u8], searched: &mut usize) -> Result<Option<usize>, HeadError> {
     let empty = read.iter().take(MAX_EMPTY).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let begun = &read[empty..];
     let first = begun.len().min(PROTOCOL.len());
@@ -107,7 +108,7 @@ pub fn end_of_head(read: &[u8], searched: &mut usize) -> Result<Option<usize>, R
         match &read[next..] {
             [b'\n', ..] => break Some(next + 1),
             [b'\r', b'\n', ..] => break Some(next + 2),
-            // The empty line may follow in the next bytes.
+            // The next bytes may contain the empty line.
             [] | [b'\r'] => break None,
             _ => *searched = next,
         }
@@ -115,41 +116,41 @@ pub fn end_of_head(read: &[u8], searched: &mut usize) -> Result<Option<usize>, R
     match end {
         Some(end) if end <= MAX_BYTES => Ok(Some(end)),
         None if read.len() <= MAX_BYTES => Ok(None),
-        _ => Err(Refused::TooLarge),
+        _ => Err(HeadError::TooLarge),
     }
 }
 
-/// Parses a complete head; `None` for an interim response. The flag tells whether the connection persists.
+/// Parses a complete head; `None` for an interim response. The flag is true if the connection persists.
 ///
 /// # Errors
-/// What makes the response unusable.
-pub fn parse(bytes: &[u8], head_only: bool) -> Result<Option<(Head, bool)>, Refused> {
+/// The reason why the response is unusable.
+pub(super) fn parse(bytes: &[u8], head_only: bool) -> Result<Option<(Head, bool)>, HeadError> {
     let mut response = httparse::Response::new(&mut []);
     let mut fields = [const { MaybeUninit::uninit() }; MAX_PARSED];
     let parsed =
         httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
     match parsed {
         Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(Refused::Incomplete),
-        Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge),
-        Err(httparse::Error::Status) => return Err(Refused::Status),
-        Err(error) => return Err(Refused::Protocol(error.to_string())),
+        Ok(httparse::Status::Partial) => return Err(HeadError::Incomplete),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+        Err(httparse::Error::Status) => return Err(HeadError::Status),
+        Err(error) => return Err(HeadError::Protocol(error.to_string())),
     }
     let (Some(version), Some(code)) = (response.version, response.code) else {
-        return Err(Refused::Incomplete);
+        return Err(HeadError::Incomplete);
     };
-    let status = StatusCode::from_u16(code).map_err(|_| Refused::Status)?;
-    // Switching protocols without being asked is a final response, and HTTP ends with it (RFC 9110, section 15.2.2).
+    let status = StatusCode::from_u16(code).map_err(|_| HeadError::Status)?;
+    // 101 is a final response, since no request asks for another protocol. HTTP ends with it (RFC 9110, section 15.2.2).
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
     if status.is_informational() && !switches {
         return Ok(None);
     }
     if response.headers.len() > MAX_FIELDS {
-        return Err(Refused::TooManyFields);
+        return Err(HeadError::TooManyFields);
     }
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     for field in response.headers.iter() {
-        let bad = || Refused::Protocol("a header field has characters that are not allowed".into());
+        let bad = || HeadError::Protocol("a header field has characters that are not allowed".into());
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| bad())?;
         headers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| bad())?);
     }
@@ -163,8 +164,8 @@ pub fn parse(bytes: &[u8], head_only: bool) -> Result<Option<(Head, bool)>, Refu
     Ok(Some((Head { status, headers, framing }, persistent)))
 }
 
-/// How a body ends (RFC 9112, section 6.3).
-fn framing(headers: &HeaderMap, old: bool) -> Result<Framing, Refused> {
+/// How the end of a body is marked (RFC 9112, section 6.3).
+fn framing(headers: &HeaderMap, old: bool) -> Result<Framing, HeadError> {
     if headers.contains_key(TRANSFER_ENCODING) {
         if old {
             return protocol("it is HTTP/1.0, which has no transfer codings");
@@ -175,20 +176,20 @@ fn framing(headers: &HeaderMap, old: bool) -> Result<Framing, Refused> {
             (Some(coding), None) if coding.eq_ignore_ascii_case(b"identity") => Ok(Framing::UntilClose),
             _ => {
                 let value = headers.get(TRANSFER_ENCODING).map_or(&[][..], HeaderValue::as_bytes);
-                Err(Refused::Coding(value[..value.len().min(SHOWN)].escape_ascii().to_string()))
+                Err(HeadError::Coding(value[..value.len().min(MAX_QUOTED)].escape_ascii().to_string()))
             }
         };
     }
     let mut lengths = list(headers, &CONTENT_LENGTH);
     let Some(first) = lengths.next() else { return Ok(Framing::UntilClose) };
     let digits = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
-    // The same length may stand there twice (RFC 9110, section 8.6).
+    // The field may repeat its value (RFC 9110, section 8.6).
     let length = std::str::from_utf8(first).ok().filter(|_| digits && lengths.all(|length| length == first));
-    let bad = || Refused::Protocol("its content-length is not one number".into());
+    let bad = || HeadError::Protocol("its content-length is not one number".into());
     length.and_then(|length| length.parse().ok()).map(Framing::Length).ok_or_else(bad)
 }
 
-/// The values of a field that is a list.
+/// The members of a list field.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
@@ -197,19 +198,19 @@ fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &
         .map(<[u8]>::trim_ascii)
 }
 
-fn protocol<T>(what: &str) -> Result<T, Refused> {
-    Err(Refused::Protocol(what.into()))
+fn protocol<T>(reason: &str) -> Result<T, HeadError> {
+    Err(HeadError::Protocol(reason.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parsed(head: &str) -> Result<Option<(StatusCode, Framing, bool)>, Refused> {
+    fn parsed(head: &str) -> Result<Option<(StatusCode, Framing, bool)>, HeadError> {
         parse(head.as_bytes(), false).map(|head| head.map(|(head, persistent)| (head.status, head.framing, persistent)))
     }
 
-    fn framing_of(status: &str, fields: &str) -> Result<(Framing, bool), Refused> {
+    fn framing_of(status: &str, fields: &str) -> Result<(Framing, bool), HeadError> {
         Ok(parsed(&format!("{status}\r\n{fields}\r\n"))?.map(|(_, framing, persistent)| (framing, persistent)).unwrap())
     }
 
@@ -243,28 +244,28 @@ mod tests {
     }
 
     #[test]
-    fn an_interim_response_is_no_response() {
+    fn an_interim_response_is_skipped() {
         for status in [100, 102, 103, 199] {
             assert_eq!(parsed(&format!("HTTP/1.1 {status} x\r\nContent-Length: 5\r\n\r\n")), Ok(None));
         }
     }
 
     #[test]
-    fn an_unclear_head_is_refused() {
+    fn an_ambiguous_head_is_rejected() {
         for fields in ["5, 6", "-5", "+5", "0x5", "5 5", "18446744073709551616", "", "5,"] {
-            let refused = framing_of("HTTP/1.1 200 OK", &format!("Content-Length: {fields}\r\n"));
-            assert!(matches!(refused, Err(Refused::Protocol(_))), "{fields}: {refused:?}");
+            let error = framing_of("HTTP/1.1 200 OK", &format!("Content-Length: {fields}\r\n"));
+            assert!(matches!(error, Err(HeadError::Protocol(_))), "{fields}: {error:?}");
         }
         let two = framing_of("HTTP/1.1 200 OK", "Content-Length: 5\r\nContent-Length: 6\r\n");
-        assert!(matches!(two, Err(Refused::Protocol(_))), "{two:?}");
+        assert!(matches!(two, Err(HeadError::Protocol(_))), "{two:?}");
         for coding in ["gzip, chunked", "chunked, chunked", "xchunked", "chunked\r\nTransfer-Encoding: identity", ""] {
-            let refused = framing_of("HTTP/1.1 200 OK", &format!("Transfer-Encoding: {coding}\r\n"));
-            assert!(matches!(refused, Err(Refused::Coding(_))), "{coding}: {refused:?}");
+            let error = framing_of("HTTP/1.1 200 OK", &format!("Transfer-Encoding: {coding}\r\n"));
+            assert!(matches!(error, Err(HeadError::Coding(_))), "{coding}: {error:?}");
         }
         let old = framing_of("HTTP/1.0 200 OK", "Transfer-Encoding: chunked\r\n");
-        assert!(matches!(old, Err(Refused::Protocol(_))), "{old:?}");
+        assert!(matches!(old, Err(HeadError::Protocol(_))), "{old:?}");
         for status in ["HTTP/1.1 099 x", "HTTP/1.1 2x0 OK", "HTTP/1.1 20 OK"] {
-            assert_eq!(framing_of(status, ""), Err(Refused::Status), "{status}");
+            assert_eq!(framing_of(status, ""), Err(HeadError::Status), "{status}");
         }
         for line in ["HTTP/2.0 200 OK", "HTTP/1.2 200 OK", "HTTP/1.1  200 OK"] {
             assert!(framing_of(line, "").is_err(), "{line}");
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_head_is_found_wherever_it_is_cut() {
+    fn the_end_of_a_head_is_found_at_any_split() {
         for head in ["HTTP/1.1 200 OK\r\nA: b\r\n\r\n", "\r\n\nHTTP/1.1 200 OK\nA: b\n\n", "HTTP/1.0 200 OK\n\r\n"] {
             let bytes = [head.as_bytes(), b"rest\r\n\r\n"].concat();
             for step in 1..=head.len() {
@@ -289,11 +290,11 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_head_are_refused_before_it_ends() {
+    fn bytes_that_cannot_become_a_head_are_rejected_early() {
         for bytes in ["SSH-2.0", "X", "HTTP/2", "\r\n\r\nhttp", &"\n".repeat(MAX_EMPTY + 1)] {
             assert!(end_of_head(bytes.as_bytes(), &mut 0).is_err(), "{bytes:?}");
         }
         let endless = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_BYTES));
-        assert_eq!(end_of_head(endless.as_bytes(), &mut 0), Err(Refused::TooLarge));
+        assert_eq!(end_of_head(endless.as_bytes(), &mut 0), Err(HeadError::TooLarge));
     }
 }

@@ -1,7 +1,7 @@
 //! The idle connections of one thread, each ready for another request to the same origin.
 //!
-//! awc has a pool of its own, which closes an idle connection only when its host is requested again, has no limit per
-//! host, and keeps an entry for each host for ever. Here both the number per host and the time are limited.
+//! awc's own pool closes an idle connection only at the next request to its host. It has no limit per host, and never
+//! removes the entry of a host. This pool limits the number of connections per origin and their idle time.
 
 use std::{
     cell::RefCell,
@@ -22,16 +22,19 @@ use super::{
 
 /// Idle connections by origin.
 #[derive(Default)]
-pub struct Pool {
+pub(super) struct Pool {
     idle: RefCell<HashMap<Key, Vec<Idle>>>,
 }
 
-/// An idle connection, and when it became idle.
-type Idle = (Wire<Socket>, Instant);
+/// An idle connection, and the end of its last request.
+struct Idle {
+    wire: Wire<Socket>,
+    since: Instant,
+}
 
-/// Connections with equal keys are interchangeable: one connector, hence one trust level, made them to one origin.
+/// Connections with equal keys are interchangeable: the same connector, with its trust level, made them to one origin.
 #[derive(Clone)]
-pub struct Key(Arc<Connector>, Origin);
+pub(super) struct Key(Arc<Connector>, Origin);
 
 /// Shortest pause between two searches for expired connections.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
@@ -39,7 +42,7 @@ const SWEEP_EVERY: Duration = Duration::from_millis(100);
 // === impl Key ===
 
 impl Key {
-    pub fn new(connector: Arc<Connector>, origin: Origin) -> Self {
+    pub(super) fn new(connector: Arc<Connector>, origin: Origin) -> Self {
         Self(connector, origin)
     }
 }
@@ -63,10 +66,10 @@ impl Hash for Key {
 
 impl Pool {
     /// Takes an idle connection that the server has not closed, the most recently used one first.
-    pub fn take(&self, key: &Key) -> Option<Wire<Socket>> {
+    pub(super) fn take(&self, key: &Key) -> Option<Wire<Socket>> {
         let mut idle = self.idle.borrow_mut();
-        let wires = idle.get_mut(key)?;
-        while let Some((mut wire, since)) = wires.pop() {
+        let connections = idle.get_mut(key)?;
+        while let Some(Idle { mut wire, since }) = connections.pop() {
             if since.elapsed() < key.0.idle_timeout && wire.is_idle() {
                 return Some(wire);
             }
@@ -74,34 +77,35 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection for the next request, or closes it if there are enough. Needs a thread with local tasks.
-    pub fn put(self: &Rc<Self>, key: Key, wire: Wire<Socket>) {
+    /// Keeps a connection for the next request, or closes it at the limit. Needs a thread with local tasks.
+    pub(super) fn put(self: &Rc<Self>, key: Key, wire: Wire<Socket>) {
         let limit = key.0.idle_connections;
         let timeout = key.0.idle_timeout;
         let mut idle = self.idle.borrow_mut();
         if idle.is_empty() {
             spawn_local(sweep(Rc::downgrade(self), timeout));
         }
-        let wires = idle.entry(key).or_default();
-        if wires.len() < limit {
-            wires.push((wire, Instant::now()));
+        let connections = idle.entry(key).or_default();
+        if connections.len() < limit {
+            connections.push(Idle { wire, since: Instant::now() });
         }
     }
 
-    /// Closes expired connections; the time until the next one expires.
+    /// Closes expired connections. Returns the time until the next one expires; `None` if no connection is left.
     fn sweep(&self) -> Option<Duration> {
         let mut next = None;
-        self.idle.borrow_mut().retain(|key, wires| {
-            wires.retain(|(_, since)| since.elapsed() < key.0.idle_timeout);
-            let left = wires.iter().map(|(_, since)| key.0.idle_timeout.saturating_sub(since.elapsed())).min();
-            next = next.into_iter().chain(left).min();
-            !wires.is_empty()
+        self.idle.borrow_mut().retain(|key, connections| {
+            connections.retain(|idle| idle.since.elapsed() < key.0.idle_timeout);
+            let remaining =
+                connections.iter().map(|idle| key.0.idle_timeout.saturating_sub(idle.since.elapsed())).min();
+            next = next.into_iter().chain(remaining).min();
+            !connections.is_empty()
         });
         next
     }
 }
 
-/// Closes connections when they expire; ends with the last one.
+/// Closes connections when they expire. Ends with the last connection.
 async fn sweep(pool: Weak<Pool>, first: Duration) {
     let mut pause = Some(first);
     while let Some(duration) = pause {

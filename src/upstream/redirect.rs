@@ -1,40 +1,27 @@
-//! One hop of a request, and the hop that a redirect makes of it; pure.
+//! One hop of a request, and the next hop after a redirect; pure.
 //!
-//! Owns what may be asked for (scheme, no credentials in the URL), which header fields a caller may set, and what
-//! survives a redirect. The guard is not here: it stands in the connector, which every hop passes.
+//! Owns the rules for URLs (scheme, no credentials), the header fields that a caller can set, and the parts of a request
+//! that survive a redirect. The connector, which every hop passes, asks the guard.
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{
-        ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE,
-        CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, LAST_MODIFIED, LOCATION, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+        ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION,
+        CONTENT_RANGE, CONTENT_TYPE, LAST_MODIFIED, LOCATION, USER_AGENT, VIA,
     },
 };
 use url::Url;
 
-use super::{Error, Trust};
+use super::{
+    Error, Trust,
+    fields::{HOP_BY_HOP, TRANSPORT},
+};
 
-/// Longest URL in bytes; what servers take ends about here.
+/// Maximum length of a URL in bytes. Many servers accept no longer one.
 const URL_MAX: usize = 8192;
 
-/// Fields that belong to the connection and to the framing, hence to the transport. A caller who could set them could
-/// make the upstream see another host or another message than the one that was checked.
-const TRANSPORT: [HeaderName; 10] = [
-    CONNECTION,
-    CONTENT_LENGTH,
-    EXPECT,
-    HOST,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
-/// Fields that describe a body, and are removed together with it (RFC 9110, section 15.4).
+/// Fields that describe a body. They are removed together with it (RFC 9110, section 15.4).
 const CONTENT: [HeaderName; 9] = [
     CONTENT_ENCODING,
     CONTENT_LANGUAGE,
@@ -47,7 +34,7 @@ const CONTENT: [HeaderName; 9] = [
     LAST_MODIFIED,
 ];
 
-/// Fields that may go to another origin. A list of what is harmless, because any other field may hold a secret.
+/// Fields that a redirect may send to another origin. Any other field may contain a secret.
 const HARMLESS: [HeaderName; 11] = [
     ACCEPT,
     ACCEPT_ENCODING,
@@ -62,9 +49,9 @@ const HARMLESS: [HeaderName; 11] = [
     VIA,
 ];
 
-/// What is asked of one server.
+/// A request to one server.
 #[derive(Clone, Debug)]
-pub struct Hop {
+pub(super) struct Hop {
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
@@ -72,12 +59,12 @@ pub struct Hop {
     pub trust: Trust,
 }
 
-/// Reads a URL and checks all that can be known of it without asking for it; its addresses are the guard's matter.
+/// Parses a URL, and checks it as far as possible without a name lookup. The guard checks the addresses later.
 ///
-/// Hosts come back in one spelling: `http://0x7f.1/` is `http://127.0.0.1/`.
+/// Hosts are normalized: `http://0x7f.1/` becomes `http://127.0.0.1/`. A URL has at most 8192 bytes.
 ///
 /// # Errors
-/// [`Error::BadUrl`] says what is wrong with it.
+/// [`Error::BadUrl`] with the mistake.
 pub fn parse_url(text: &str) -> Result<Url, Error> {
     let bad = |reason: String| Error::BadUrl { reason };
     if text.len() > URL_MAX {
@@ -90,7 +77,7 @@ pub fn parse_url(text: &str) -> Result<Url, Error> {
 
 /// The target of a redirect (Fetch, "redirect status"). Any other 3xx, or one of these without `Location`, is a final
 /// response; `status` decides its meaning.
-pub fn location(status: StatusCode, headers: &HeaderMap) -> Option<&HeaderValue> {
+pub(super) fn location(status: StatusCode, headers: &HeaderMap) -> Option<&HeaderValue> {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308).then(|| headers.get(LOCATION))?
 }
 
@@ -110,24 +97,31 @@ fn check(url: &Url) -> Result<(), String> {
 // === impl Hop ===
 
 impl Hop {
-    /// The first hop of a request.
+    /// Creates the first hop of a request, without the header fields of the transport.
     ///
     /// # Errors
     /// [`Error::BadUrl`] and [`Error::BadMethod`].
-    pub fn first(method: Method, url: &str, headers: HeaderMap, body: Bytes, trust: Trust) -> Result<Self, Error> {
+    pub(super) fn first(
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        body: Bytes,
+        trust: Trust,
+    ) -> Result<Self, Error> {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(Error::BadMethod(method));
         }
         let mut hop = Self { method, url: parse_url(url)?, headers, body, trust };
+        hop.remove(&HOP_BY_HOP);
         hop.remove(&TRANSPORT);
         Ok(hop)
     }
 
-    /// The hop that a redirect asks for.
+    /// Creates the hop to the target of a redirect.
     ///
     /// # Errors
-    /// [`Error::Redirect`] when it leads to what may not be asked for, or from https to http.
-    pub fn follow(mut self, status: StatusCode, location: &HeaderValue) -> Result<Self, Error> {
+    /// [`Error::Redirect`] if the target is not a valid URL, or leads from https to http.
+    pub(super) fn follow(mut self, status: StatusCode, location: &HeaderValue) -> Result<Self, Error> {
         let refused = |reason: String| Error::Redirect { reason };
         let target = std::str::from_utf8(location.as_bytes()).map_err(|_| refused("its target is not UTF-8".into()))?;
         if target.len() > URL_MAX {
@@ -143,7 +137,7 @@ impl Hop {
                 .into_iter()
                 .filter_map(|name| self.headers.get(&name).map(|value| (name, value.clone())))
                 .collect();
-            // The configuration vouches for the server that it names, not for those that this server names.
+            // The configuration trusts its own server, but not the servers to which this server redirects.
             self.trust = Trust::Client;
         }
         // RFC 9110, section 15.4: only POST may become GET; 303 always changes to GET, except for HEAD.
@@ -170,7 +164,7 @@ impl Hop {
 
 #[cfg(test)]
 mod tests {
-    use http::header::{AUTHORIZATION, COOKIE};
+    use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 
     use super::*;
 
@@ -190,7 +184,7 @@ mod tests {
             ]
             .map(|(name, value)| (name, HeaderValue::from_static(value))),
         );
-        Hop::first(method, url, headers, Bytes::from_static(b"body"), Trust::Operator).expect("a good request")
+        Hop::first(method, url, headers, Bytes::from_static(b"body"), Trust::Operator).expect("a valid request")
     }
 
     fn names(hop: &Hop) -> Vec<&str> {
@@ -204,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_in_disguise_are_normalised() {
+    fn every_form_of_a_host_is_normalized() {
         for url in [
             "http://2130706433/",
             "http://0x7f.1/",
@@ -221,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_cannot_be_asked_for_are_refused() {
+    fn invalid_urls_are_refused() {
         let long = format!("http://h/{}", "a".repeat(URL_MAX));
         for url in [
             "",
@@ -248,12 +242,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_does_not_repeat_credentials() {
+    fn a_refusal_does_not_quote_credentials() {
         assert!(!parse_url("http://user:hunter2@h/").expect_err("it has credentials").to_string().contains("hunter2"));
     }
 
     #[test]
-    fn the_caller_does_not_set_host_and_framing() {
+    fn a_caller_cannot_set_host_and_framing() {
         assert_eq!(
             names(&hop(Method::POST, "http://h/")),
             ["accept", "authorization", "content-type", "cookie", "proxy-authorization", "x-auth-token", "x-signature"]
@@ -261,23 +255,23 @@ mod tests {
     }
 
     #[test]
-    fn tunnel_and_trace_are_refused() {
+    fn connect_and_trace_are_refused() {
         for method in [Method::CONNECT, Method::TRACE] {
             let hop = Hop::first(method, "http://h/", HeaderMap::new(), Bytes::new(), Trust::Client);
-            assert_eq!(hop.expect_err("no such method").code(), "bad_method");
+            assert_eq!(hop.expect_err("the method is refused").code(), "bad_method");
         }
     }
 
     #[test]
     fn the_same_origin_keeps_credentials_and_trust() {
-        let next = follow(hop(Method::GET, "http://h/a/b"), 302, "../c?q#f").expect("a good redirect");
+        let next = follow(hop(Method::GET, "http://h/a/b"), 302, "../c?q#f").expect("a valid redirect");
         assert_eq!(next.url.as_str(), "http://h/c?q#f");
         assert_eq!(next.trust, Trust::Operator);
         assert!(next.headers.contains_key(AUTHORIZATION) && next.headers.contains_key("x-auth-token"));
     }
 
     #[test]
-    fn another_origin_gets_harmless_fields_and_no_trust() {
+    fn another_origin_receives_harmless_fields_and_no_trust() {
         for target in ["http://other/", "http://h:81/", "https://h/", "//other/x", "http://sub.h/"] {
             let next = follow(hop(Method::GET, "http://h/"), 307, target).expect(target);
             assert_eq!(names(&next), ["accept", "content-type"], "{target}");
@@ -285,12 +279,12 @@ mod tests {
         }
         let back =
             follow(hop(Method::GET, "http://h/"), 307, "http://other/").and_then(|h| follow(h, 307, "http://h/"));
-        assert_eq!(back.expect("a good redirect").trust, Trust::Client, "lost trust does not come back");
+        assert_eq!(back.expect("a valid redirect").trust, Trust::Client, "trust is not restored");
     }
 
     /// RFC 9110, section 15.4, and Fetch, "HTTP-redirect fetch".
     #[test]
-    fn only_post_becomes_get_unless_another_resource_is_to_be_seen() {
+    fn only_post_becomes_get_except_after_303() {
         let method = |name: &str| Method::from_bytes(name.as_bytes()).expect("a token");
         for (status, before, after) in [
             (301, "POST", "GET"),
@@ -300,25 +294,25 @@ mod tests {
             (303, "DELETE", "GET"),
             (303, "QUERY", "GET"),
         ] {
-            let next = follow(hop(method(before), "http://h/"), status, "/x").expect("a good redirect");
+            let next = follow(hop(method(before), "http://h/"), status, "/x").expect("a valid redirect");
             assert_eq!((next.method, next.body.len()), (method(after), 0), "{status} {before}");
             assert!(!next.headers.contains_key(CONTENT_TYPE), "{status} {before}");
         }
         for status in [301, 302, 307, 308] {
             for name in ["PUT", "PATCH", "DELETE", "QUERY", "REPORT", "GET", "HEAD", "OPTIONS"] {
-                let next = follow(hop(method(name), "http://h/"), status, "/x").expect("a good redirect");
+                let next = follow(hop(method(name), "http://h/"), status, "/x").expect("a valid redirect");
                 assert_eq!((next.method, next.body.len()), (method(name), 4), "{status} {name}");
                 assert!(next.headers.contains_key(CONTENT_TYPE), "{status} {name}");
             }
         }
         for (status, name) in [(303, "HEAD"), (303, "GET"), (307, "POST"), (308, "POST")] {
-            let next = follow(hop(method(name), "http://h/"), status, "/x").expect("a good redirect");
+            let next = follow(hop(method(name), "http://h/"), status, "/x").expect("a valid redirect");
             assert_eq!((next.method, next.body.len()), (method(name), 4), "{status} {name}");
         }
     }
 
     #[test]
-    fn redirects_to_nowhere_good_are_refused() {
+    fn redirects_to_invalid_targets_are_refused() {
         for target in ["ftp://h/", "file:///x", "http://u:p@h/", "http://[", "http://other:x/"] {
             assert_eq!(follow(hop(Method::GET, "http://h/"), 302, target).expect_err(target).code(), "redirect");
         }
@@ -329,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn only_redirects_with_a_target_are_redirects() {
+    fn only_a_redirect_status_with_a_location_is_followed() {
         let headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static("/x"))]);
         for (status, expected) in [(200, false), (300, false), (301, true), (304, false), (305, false), (308, true)] {
             let status = StatusCode::from_u16(status).expect("a status");

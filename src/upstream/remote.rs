@@ -1,8 +1,8 @@
-//! Remotes: the servers that the operator names, and how they are spoken to.
+//! Remotes: the servers that the operator configures, with their credentials and limits.
 //!
-//! Owns section `[remotes.NAME]` and what it becomes: a [`Remote`] with its base URL, credentials, limits and places for
-//! connections. What a client names is only a path, and only one that the remote's allow-list has; credentials are the
-//! remote's own, never those that a client has sent to this node, and a redirect to another origin leaves them behind.
+//! Owns section `[remotes.NAME]`, and builds a [`Remote`] from it. A client chooses only a path, which the remote's
+//! allow-list must permit. Requests carry the credentials of the remote, never those that a client sent to this node. A
+//! redirect to another origin removes them.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -22,41 +22,43 @@ use self::paths::Paths;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoteConfig {
-    /// Where the remote is: `https://host[:port][/path]`.
+    /// The base URL of the remote: `https://host[:port][/path]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
-    /// An environment variable that holds the base URL; if it is set, it wins over `base_url`.
+    /// The environment variable with the base URL. If it is set, it has precedence over `base_url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url_env: Option<String>,
-    /// Which paths clients may name: exact, or a prefix with a trailing `*`.
+    /// Paths that clients can request: exact, or a prefix with a trailing `*`. Default: `/api/sse/*`.
     pub paths: Vec<String>,
     /// Header fields of every request to this remote.
     pub headers: BTreeMap<String, String>,
-    /// An environment variable that holds a token; it is sent as `Authorization: Bearer`.
+    /// The environment variable with a token, which is sent as `Authorization: Bearer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_env: Option<String>,
-    /// Bounds name lookup, TCP and TLS of one connection, in milliseconds.
+    /// Time limit of name lookup, TCP and TLS of one connection together, in milliseconds. Default: 5000.
     pub connect_timeout_ms: u64,
-    /// A connection that brings nothing for so many milliseconds is broken off; also bounds the wait for its answer.
+    /// Maximum pause of a connection in milliseconds; after it, the connection is closed. Also limits the wait for a
+    /// response head. Default: 300,000.
     pub read_timeout_ms: u64,
-    /// Most streams from this remote at once, whoever asks for them.
+    /// Maximum number of open streams of this remote, over all clients. Default: 256.
     pub max_connections: usize,
-    /// How often in a row a broken stream is opened again without a new event before it is given up.
+    /// Maximum number of reconnects of a stream without a new event; after them, the stream fails. Default: 5.
     pub max_retries: u32,
-    /// Longest line of a stream and most data of one event, in bytes.
+    /// Maximum size of a line, and of the data of an event, in bytes. Default: 1,048,576.
     pub max_event_bytes: usize,
-    /// True if requests that are not safe, such as POST, may be repeated, because the remote recognises a repeat.
+    /// True if unsafe requests such as POST can be repeated, because the remote recognizes a repeat. Default: false.
     pub repeat_post: bool,
 }
 
-/// A remote that is ready to be asked.
+/// A remote that is ready for requests.
 pub struct Remote {
     name: String,
     base: Url,
     paths: Paths,
     headers: HeaderMap,
     client: Client,
-    pub(super) places: Pool,
+    /// Permits for open streams of this remote.
+    pub(super) permits: Pool,
     read_timeout: Duration,
     max_retries: u32,
     max_event_bytes: usize,
@@ -67,7 +69,7 @@ pub struct Remote {
 #[derive(Clone, Debug, Default)]
 pub struct Remotes(Arc<BTreeMap<String, Arc<Remote>>>);
 
-/// No remote has this name.
+/// The error for a name that no remote has. Its text lists the configured remotes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no remote is called `{name}`; {known}")]
 pub struct UnknownRemote {
@@ -75,10 +77,10 @@ pub struct UnknownRemote {
     known: String,
 }
 
-/// Names that routes use.
-const RESERVED: [&str; 2] = ["merge-streams", "connections"];
+/// Names that a remote cannot have: routes and jobs use them.
+const RESERVED: [&str; 3] = ["connections", "local", "merge-streams"];
 
-/// Longest answer, connecting included, that is waited for before an event stream is given up.
+/// Maximum time for the response head of an event stream, with connecting.
 const HEAD_TIMEOUT_MAX: Duration = Duration::from_mins(5);
 
 // === impl RemoteConfig ===
@@ -102,17 +104,17 @@ impl Default for RemoteConfig {
 }
 
 impl RemoteConfig {
-    /// Checks all that can be checked without the environment.
+    /// Checks the settings without the environment variables.
     ///
     /// # Errors
-    /// Names the key and what is wrong with it.
+    /// The key, and the mistake.
     pub fn check(&self, name: &str) -> Result<(), String> {
         let key = |key: &str| format!("`remotes.{name}.{key}`");
-        let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+        let is_valid = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(is_valid) {
             return Err(format!("`remotes.{name}`: a name has 1 to 64 letters, digits, `-`, `_` or `.`"));
         }
-        if RESERVED.contains(&name) || name == "local" {
+        if RESERVED.contains(&name) {
             return Err(format!("`remotes.{name}`: this name is taken, choose another one"));
         }
         let positive = [
@@ -132,17 +134,17 @@ impl RemoteConfig {
             .map_or(Ok(()), |url| base_url(url).map(drop))
             .map_err(|error| format!("{}: {error}", key("base_url")))?;
         Paths::new(&self.paths).map_err(|error| format!("{}: {error}", key("paths")))?;
-        self.fields().map_err(|error| format!("{}: {error}", key("headers")))?;
+        self.header_fields().map_err(|error| format!("{}: {error}", key("headers")))?;
         Ok(())
     }
 
-    /// Makes the remote of this name; its connections are made by a client like `client`.
+    /// Builds the remote with this name. It has pools of its own, and the guard of `client`.
     ///
     /// # Errors
-    /// Names the key and what is wrong with it, or with the environment variable that it names.
+    /// The key, and the mistake in its value or in its environment variable.
     pub fn build(&self, name: &str, client: &Client) -> Result<Remote, String> {
         self.check(name)?;
-        let mut headers = self.fields()?;
+        let mut headers = self.header_fields()?;
         if let Some(variable) = &self.token_env {
             headers.insert(
                 AUTHORIZATION,
@@ -154,7 +156,7 @@ impl RemoteConfig {
             paths: Paths::new(&self.paths)?,
             headers,
             client: client.with_connect_timeout(Duration::from_millis(self.connect_timeout_ms)),
-            places: Pool::new(self.max_connections as u64),
+            permits: Pool::new(self.max_connections as u64),
             read_timeout: Duration::from_millis(self.read_timeout_ms),
             max_retries: self.max_retries,
             max_event_bytes: self.max_event_bytes,
@@ -163,7 +165,7 @@ impl RemoteConfig {
         })
     }
 
-    /// The environment wins, as it does over all settings.
+    /// The base URL. The environment variable has precedence, as for all settings.
     fn base(&self) -> Result<Url, String> {
         let from_env = self.base_url_env.as_ref().and_then(|variable| std::env::var(variable).ok());
         match from_env.filter(|url| !url.is_empty()).as_ref().or(self.base_url.as_ref()) {
@@ -175,11 +177,11 @@ impl RemoteConfig {
         }
     }
 
-    fn fields(&self) -> Result<HeaderMap, String> {
+    fn header_fields(&self) -> Result<HeaderMap, String> {
         let mut fields = HeaderMap::new();
         for (field, value) in &self.headers {
             let parsed = field.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
-            let (field, mut value) = parsed.ok_or_else(|| format!("`{field}` is no header that can be sent"))?;
+            let (field, mut value) = parsed.ok_or_else(|| format!("`{field}` is not a valid header field"))?;
             value.set_sensitive(true);
             fields.append(field, value);
         }
@@ -201,7 +203,8 @@ fn bearer(variable: &str) -> Result<HeaderValue, String> {
     let token = std::env::var(variable).ok().filter(|token| !token.trim().is_empty());
     let token = token.ok_or_else(|| format!("the environment variable `{variable}` is not set"))?;
     let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
-    let mut value = value.map_err(|_| format!("the environment variable `{variable}` holds what cannot be sent"))?;
+    let mut value = value
+        .map_err(|_| format!("the environment variable `{variable}` has characters that a header cannot contain"))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -209,50 +212,50 @@ fn bearer(variable: &str) -> Result<HeaderValue, String> {
 // === impl Remote ===
 
 impl Remote {
-    /// Its name, as the settings have it.
+    /// The name of the remote in the settings.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How long a connection may bring nothing.
+    /// Maximum pause of a connection to the remote.
     pub fn read_timeout(&self) -> Duration {
         self.read_timeout
     }
 
-    /// How often in a row a broken stream is opened again without a new event.
+    /// Maximum number of reconnects of a stream without a new event.
     pub fn max_retries(&self) -> u32 {
         self.max_retries
     }
 
-    /// Longest line of a stream and most data of one event, in bytes.
+    /// Maximum size of a line, and of the data of an event, in bytes.
     pub fn max_event_bytes(&self) -> usize {
         self.max_event_bytes
     }
 
-    /// True where a request with this method may be sent a second time.
+    /// True if a request with this method can be repeated: the method is safe, or the settings permit it.
     pub fn may_repeat(&self, method: &Method) -> bool {
         is_safe(method) || self.repeat_post
     }
 
-    /// The URL of a path (with query) that a client names, if the allow-list has it.
+    /// The URL of a path (with query) from a client, if the allow-list permits it.
     ///
     /// # Errors
-    /// Says what is wrong with the path, or which paths there are.
+    /// The mistake in the path, or the permitted paths.
     pub fn client_url(&self, path: &str) -> Result<Url, BadPath> {
         let url = self.url(path)?;
         let own = url.path().strip_prefix(self.base.path().trim_end_matches('/')).unwrap_or_default();
         if self.paths.permit(own) { Ok(url) } else { Err(BadPath::refused(&self.name, own, &self.paths)) }
     }
 
-    /// The URL of a path (with query) that this program names.
+    /// The URL of a path (with query) from this program, without the allow-list.
     ///
     /// # Errors
-    /// When the text is no path.
+    /// The mistake in the path.
     pub fn url(&self, path: &str) -> Result<Url, BadPath> {
         paths::join(&self.base, path)
     }
 
-    /// A request to this remote with its credentials. Fields of `headers` that the remote's settings have are theirs.
+    /// Creates a request to this remote with its credentials. Header fields of the settings replace those of `headers`.
     pub fn request(&self, method: Method, url: &Url, headers: HeaderMap, body: Bytes) -> Request {
         let mut all = headers;
         for name in self.headers.keys() {
@@ -268,18 +271,18 @@ impl Remote {
         }
     }
 
-    /// True if the URL of this remote is this node ([`Client::is_own`]).
+    /// True if the base URL of this remote is this node ([`Client::is_own`]).
     pub fn is_self(&self) -> bool {
         self.client.is_own(&self.base)
     }
 
-    /// Through which requests to it go.
+    /// The client that sends requests to this remote.
     pub fn client(&self) -> &Client {
         &self.client
     }
 }
 
-/// Without credentials.
+/// Shows no credentials.
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remote").field("name", &self.name).field("base", &self.base.as_str()).finish_non_exhaustive()
@@ -289,10 +292,10 @@ impl fmt::Debug for Remote {
 // === impl Remotes ===
 
 impl Remotes {
-    /// Makes all remotes of the settings.
+    /// Builds all remotes of the settings.
     ///
     /// # Errors
-    /// As [`RemoteConfig::build`].
+    /// The first error of [`RemoteConfig::build`].
     pub fn build(configs: &BTreeMap<String, RemoteConfig>, client: &Client) -> Result<Self, String> {
         let build = |(name, config): (&String, &RemoteConfig)| {
             Ok::<_, String>((name.clone(), Arc::new(config.build(name, client)?)))
@@ -300,10 +303,10 @@ impl Remotes {
         Ok(Self(Arc::new(configs.iter().map(build).collect::<Result<_, _>>()?)))
     }
 
-    /// Finds a remote.
+    /// Finds a remote by name.
     ///
     /// # Errors
-    /// When there is none of this name; the text lists those that there are.
+    /// [`UnknownRemote`] if no remote has this name.
     pub fn get(&self, name: &str) -> Result<&Arc<Remote>, UnknownRemote> {
         self.0.get(name).ok_or_else(|| {
             let names: Vec<String> = self.names().map(|name| format!("`{name}`")).collect();
@@ -326,7 +329,7 @@ mod tests {
     use super::*;
     use crate::upstream::Config;
 
-    #[expect(clippy::needless_pass_by_value, reason = "the cases write the settings in place")]
+    #[expect(clippy::needless_pass_by_value, reason = "the tests write the settings in place")]
     fn build(config: RemoteConfig) -> Result<Remote, String> {
         config.build("up", &Client::new(Config::default()))
     }
@@ -336,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_names_only_paths_of_the_allow_list() {
+    fn a_client_can_request_only_paths_of_the_allow_list() {
         let remote = build(at("http://h:1/base/")).unwrap();
         assert_eq!(remote.client_url("/api/sse/x?a=1").unwrap().as_str(), "http://h:1/base/api/sse/x?a=1");
         for path in
@@ -350,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_settings_fields_win_over_those_of_a_client() {
+    fn header_fields_of_the_settings_replace_those_of_a_client() {
         let headers = BTreeMap::from([("X-Key".to_owned(), "secret".to_owned())]);
         let remote = build(RemoteConfig { headers, ..at("http://h") }).unwrap();
         let mut own = HeaderMap::new();
@@ -364,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_name_their_key() {
+    fn an_invalid_setting_is_reported_with_its_key() {
         let error = |config: RemoteConfig| build(config).unwrap_err();
         assert!(error(RemoteConfig::default()).contains("`remotes.up.base_url`"));
         assert!(error(at("ftp://h")).contains("ftp"));
@@ -378,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_lists_the_known_ones() {
+    fn the_error_for_an_unknown_name_lists_the_known_names() {
         let configs = BTreeMap::from([("a".to_owned(), at("http://h")), ("b".to_owned(), at("http://h"))]);
         let remotes = Remotes::build(&configs, &Client::new(Config::default())).unwrap();
         assert_eq!(remotes.get("c").unwrap_err().to_string(), "no remote is called `c`; there are `a`, `b`");

@@ -1,5 +1,5 @@
-//! Decides what a response status means for the request; pure. Tasks, event streams (relays, merges, the proxy), remote
-//! jobs and the command line all use this module.
+//! The meaning of a response status for the request; pure. Tasks, event streams (relays, merges, the proxy), remote jobs
+//! and the command line all use this module.
 //!
 //! A status is handled by its class (RFC 9110, section 15): an unknown 529 is treated as 500, an unknown 460 as 400,
 //! and a status outside 100 to 599 as a server error.
@@ -25,7 +25,7 @@ pub fn verdict(status: StatusCode) -> Verdict {
         501 | 505 | 506 | 508 | 510 => Verdict::Final,
         // 408: the request took too long; 425: the server does not risk a replay; 429: too many requests.
         408 | 425 | 429 | 500.. => Verdict::Transient,
-        // An unrequested 1xx is an error, and a 3xx here is a redirect that was not followed.
+        // No request asks for a final 1xx, and a 3xx here is a redirect that was not followed.
         _ => Verdict::Final,
     }
 }
@@ -54,9 +54,9 @@ mod tests {
         StatusCode::from_u16(number).unwrap()
     }
 
-    /// All numbers by their class; RFC 9110, section 15.
+    /// RFC 9110, section 15.
     #[test]
-    fn a_status_is_understood_by_its_class() {
+    fn the_class_of_a_status_decides_its_verdict() {
         for number in 100..=999 {
             let expected = match number {
                 200..=299 => Verdict::Success,
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_described_with_what_is_wrong_with_it() {
+    fn an_unusable_status_is_explained() {
         for (number, text) in [
             (404, "404 Not Found"),
             (529, "529"),

@@ -1,4 +1,4 @@
-//! The client against raw sockets: what servers do well, badly and maliciously.
+//! The client against raw sockets: correct, faulty and malicious servers.
 
 mod differential;
 mod egress;

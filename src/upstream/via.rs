@@ -21,7 +21,7 @@ pub struct Via {
 
 /// The parts of a `traceparent` that are propagated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trace {
+pub(super) struct Trace {
     /// 32 hexadecimal digits.
     id: String,
     /// True if the caller has recorded the trace.
@@ -48,12 +48,12 @@ impl Via {
     /// Adds the trace of this `traceparent`; a value that cannot be parsed is ignored.
     #[must_use]
     pub fn traced(self, traceparent: Option<&[u8]>) -> Self {
-        Self { trace: traceparent.and_then(Trace::read), ..self }
+        Self { trace: traceparent.and_then(Trace::parse), ..self }
     }
 
     /// The `traceparent` of an outgoing request, with a new span id; `None` without a trace.
     pub fn traceparent(&self) -> Option<HeaderValue> {
-        self.trace.as_ref().map(Trace::onward)
+        self.trace.as_ref().map(Trace::next)
     }
 
     /// Keeps only the nodes: data that outlives the request does not need the proxies.
@@ -75,10 +75,10 @@ impl Via {
     pub fn check(&self, node: &str) -> Result<(), Error> {
         let own = |member: &String| received_by(member).strip_prefix(PSEUDONYM) == Some(node);
         if self.hops.iter().any(own) {
-            return Err(Error::Loop { reason: "it has been at this node before" });
+            return Err(Error::Loop { reason: "it has already passed this node" });
         }
         if self.hops.len() >= Self::MAX {
-            return Err(Error::Loop { reason: "it has come through 16 nodes and proxies" });
+            return Err(Error::Loop { reason: "it has passed 16 nodes and proxies" });
         }
         Ok(())
     }
@@ -86,28 +86,28 @@ impl Via {
     /// The `Via` of a request that the node with this id sends on this path.
     ///
     /// # Errors
-    /// As [`check`](Self::check).
-    pub(super) fn onward(&self, node: &str) -> Result<HeaderValue, Error> {
+    /// The errors of [`check`](Self::check).
+    pub(super) fn extended(&self, node: &str) -> Result<HeaderValue, Error> {
         self.check(node)?;
         let own = format!("1.1 {PSEUDONYM}{node}");
-        // Skip members that are not valid in a header field, and keep the others.
+        // Skip members that are not valid in a header field.
         let fits = |member: &&str| member.is_ascii() && HeaderValue::from_str(member).is_ok();
         let members: Vec<&str> = self.hops.iter().map(String::as_str).filter(fits).chain([own.as_str()]).collect();
-        Ok(HeaderValue::from_str(&members.join(", ")).expect("each member is the text of a field"))
+        Ok(HeaderValue::from_str(&members.join(", ")).expect("each member is valid in a field"))
     }
 }
 
 // === impl Trace ===
 
 impl Trace {
-    /// Reads `traceparent`: `00-<trace>-<span>-<flags>`, or the same beginning of a later version.
-    fn read(text: &[u8]) -> Option<Self> {
+    /// Parses `traceparent`: `00-<trace>-<span>-<flags>`. A later version begins with the same parts.
+    fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?.trim();
         let mut parts = text.split('-');
         let mut part = |digits: usize| {
             let part = parts.next()?;
-            let good = part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-            good.then_some(part)
+            let valid = part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            valid.then_some(part)
         };
         let (version, id, span, flags) = (part(2)?, part(32)?, part(16)?, part(2)?);
         let zero = |digits: &str| digits.bytes().all(|b| b == b'0');
@@ -118,11 +118,12 @@ impl Trace {
         Some(Self { id: id.to_owned(), sampled: flags & 1 == 1 })
     }
 
-    fn onward(&self) -> HeaderValue {
+    /// The `traceparent` of the next request, with a new span id.
+    fn next(&self) -> HeaderValue {
         // The standard reserves zero for "no span".
         let span = rand::random::<u64>().max(1);
         let text = format!("00-{}-{span:016x}-{:02x}", self.id, u8::from(self.sampled));
-        HeaderValue::try_from(text).expect("hexadecimal digits are header text")
+        HeaderValue::try_from(text).expect("hexadecimal digits are valid in a header")
     }
 }
 
@@ -154,18 +155,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_goes_on_with_a_span_of_its_own_and_the_flag_that_it_came_with() {
+    fn a_trace_continues_with_a_new_span_and_its_flag() {
         let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
-        let onward = |text: &str| {
+        let next = |text: &str| {
             let via = Via::default().traced(Some(text.as_bytes()));
             via.traceparent().map(|value| value.to_str().unwrap().to_owned())
         };
         for (flags, sampled) in [("01", "01"), ("00", "00"), ("03", "01"), ("02", "00")] {
-            let sent = onward(&format!("00-{trace}-{span}-{flags}")).unwrap();
+            let sent = next(&format!("00-{trace}-{span}-{flags}")).unwrap();
             assert!(sent.starts_with(&format!("00-{trace}-")) && sent.ends_with(&format!("-{sampled}")), "{sent}");
             assert!(!sent.contains(span) && sent.len() == 55, "{sent}");
         }
-        assert!(onward(&format!("01-{trace}-{span}-01-more")).is_some(), "a later version begins the same");
+        assert!(next(&format!("01-{trace}-{span}-01-more")).is_some(), "a later version begins with the same parts");
         let zero = "0".repeat(32);
         for wrong in [
             "",
@@ -178,12 +179,12 @@ mod tests {
             &format!("00-{trace}-0000000000000000-01"),
             &format!("00-{}-{span}-01", trace.to_uppercase()),
         ] {
-            assert_eq!(onward(wrong), None, "{wrong}");
+            assert_eq!(next(wrong), None, "{wrong}");
         }
-        let kept = Via::default().traced(Some(format!("00-{trace}-{span}-01").as_bytes())).nodes();
-        let json = serde_json::to_string(&kept).unwrap();
-        assert_eq!(serde_json::from_str::<Via>(&json).unwrap(), kept);
-        assert!(!kept.is_empty() && Via::default().is_empty());
+        let stored = Via::default().traced(Some(format!("00-{trace}-{span}-01").as_bytes())).nodes();
+        let json = serde_json::to_string(&stored).unwrap();
+        assert_eq!(serde_json::from_str::<Via>(&json).unwrap(), stored);
+        assert!(!stored.is_empty() && Via::default().is_empty());
     }
 
     fn via(lines: &[&str]) -> Via {
@@ -191,32 +192,35 @@ mod tests {
     }
 
     #[test]
-    fn a_node_adds_itself_behind_all_others() {
-        assert_eq!(via(&[]).onward("a").unwrap(), "1.1 millstream-a");
+    fn a_node_appends_itself() {
+        assert_eq!(via(&[]).extended("a").unwrap(), "1.1 millstream-a");
         let came = via(&["1.0 fred, 1.1 p.example (x, \\) y), ,", "2.0 millstream-b"]);
-        assert_eq!(came.onward("a").unwrap(), "1.0 fred, 1.1 p.example (x, \\) y), 2.0 millstream-b, 1.1 millstream-a");
+        assert_eq!(
+            came.extended("a").unwrap(),
+            "1.0 fred, 1.1 p.example (x, \\) y), 2.0 millstream-b, 1.1 millstream-a"
+        );
         assert_eq!(came.nodes(), via(&["2.0 millstream-b"]));
     }
 
     #[test]
-    fn a_request_that_has_been_here_goes_no_further() {
+    fn a_request_that_has_passed_this_node_is_a_loop() {
         let came = via(&["1.1 millstream-a, 1.1 millstream-b"]);
         assert_eq!(came.check("b").unwrap_err().code(), "loop_detected");
         assert!(came.check("c").is_ok() && came.check("").is_ok());
-        assert!(via(&["1.1 x (1.1 millstream-a, 1.1 millstream-a)"]).check("a").is_ok(), "a comment is no hop");
+        assert!(via(&["1.1 x (1.1 millstream-a, 1.1 millstream-a)"]).check("a").is_ok(), "a comment is not a hop");
     }
 
     #[test]
-    fn a_request_has_at_most_so_many_hops() {
+    fn the_number_of_hops_is_limited() {
         let hops = |count: usize| via(&[vec!["1.1 p"; count].join(",").as_str()]);
         assert!(hops(Via::MAX - 1).check("a").is_ok());
-        assert_eq!(hops(Via::MAX).onward("a").unwrap_err().code(), "loop_detected");
+        assert_eq!(hops(Via::MAX).extended("a").unwrap_err().code(), "loop_detected");
         assert_eq!(hops(10_000).hops.len(), Via::MAX);
     }
 
     #[test]
-    fn what_no_field_can_hold_is_left_out() {
+    fn members_that_are_not_valid_in_a_field_are_skipped() {
         let came = Via::read([&b"1.1 millstream-b, 1.1 \xff"[..]]);
-        assert_eq!(came.onward("a").unwrap(), "1.1 millstream-b, 1.1 millstream-a");
+        assert_eq!(came.extended("a").unwrap(), "1.1 millstream-b, 1.1 millstream-a");
     }
 }

@@ -1,14 +1,14 @@
-//! The connection under awc: it reads the head of each response and gives awc a head that says only how the body ends.
+//! The connection below awc. It parses the head of each response, and gives awc a head with nothing but the framing.
 //!
-//! awc 3.11 reads some responses wrongly without an error (`docs/upstream-reports/`): it takes an interim response (1xx)
-//! for the response, a body that ends with its connection for an empty one, and the loss of a connection for the end of
-//! the body. So heads are parsed here, once, and awc gets one of three:
-//! - `content-length` for a body of known length, or for none (HEAD, 204, 304);
+//! awc 3.11 misreads some responses without an error (`docs/upstream-reports/`). It takes an interim response (1xx) for
+//! the final one, a body that ends with its connection for an empty body, and a lost connection for the end of the body.
+//! So heads are parsed here, once, and awc receives one of three:
+//! - `content-length` for a body of known length, or for no body (HEAD, 204, 304);
 //! - `transfer-encoding: chunked`;
 //! - HTTP/1.0 without a length, which awc reads to the end of the connection.
 //!
-//! In the first two cases awc reads only while bytes are missing, so the end of the connection is given as an error.
-//! Heads are bounded. Bodies pass without a copy, and awc decodes them.
+//! In the first two cases awc reads only while bytes are missing, so the end of the connection is reported as an error.
+//! The size of heads is limited. Bodies pass without a copy, and awc decodes them.
 
 use std::{
     io,
@@ -22,30 +22,30 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     Error,
-    head::{Framing, Head, Refused, end_of_head, parse},
+    head::{Framing, Head, HeadError, end_of_head, parse},
 };
 
 /// A connection to a server, and its position within a response.
-pub struct Wire<Io> {
+pub(super) struct Wire<Io> {
     io: Io,
     position: Position,
     /// True if the current request is HEAD, whose response has no body.
     head_only: bool,
-    /// Bytes that were read and are not handed to awc yet.
+    /// Bytes that were read and that awc does not have yet.
     read: BytesMut,
-    /// Length of the beginning of `read` that has no end of a head.
+    /// Length of the prefix of `read` that contains no end of a head.
     searched: usize,
-    /// The head that awc is to read.
+    /// The head for awc.
     head: Bytes,
     /// The head that the server sent.
     response: Option<Head>,
-    /// Why the response is refused; awc would translate it.
+    /// Why the response is rejected. awc's own error would be less specific.
     failure: Option<Error>,
     /// True if the server keeps the connection open after this response.
     persistent: bool,
-    /// True if bytes arrived since the request was sent.
+    /// True if bytes arrived after the request was sent.
     answered: bool,
-    /// The end of a request whose response began before all of it was sent. It is sent while the response is read.
+    /// The rest of a request whose response began early. It is sent while the response is read.
     unsent: BytesMut,
 }
 
@@ -59,14 +59,14 @@ enum Position {
     UntilClose,
 }
 
-/// Bytes for which there is room before a read.
+/// Minimum free space of the buffer before a read, in bytes.
 const READ: usize = 4096;
 
 // === impl Wire ===
 
 impl<Io> Wire<Io> {
     /// Wraps a new connection.
-    pub fn new(io: Io) -> Self {
+    pub(super) fn new(io: Io) -> Self {
         Self {
             io,
             position: Position::Marked,
@@ -82,40 +82,40 @@ impl<Io> Wire<Io> {
         }
     }
 
-    /// The head of the response, once.
-    pub fn take_response(&mut self) -> Option<Head> {
+    /// Takes the head of the response.
+    pub(super) fn take_response(&mut self) -> Option<Head> {
         self.response.take()
     }
 
-    /// Why the response was refused, once.
-    pub fn take_failure(&mut self) -> Option<Error> {
+    /// Takes the reason why the response was rejected.
+    pub(super) fn take_failure(&mut self) -> Option<Error> {
         self.failure.take()
     }
 
-    /// True if the server has sent anything since the last request.
-    pub fn is_answered(&self) -> bool {
+    /// True if the server has sent bytes since the last request.
+    pub(super) fn is_answered(&self) -> bool {
         self.answered
     }
 
-    /// True if the connection can serve another request. The caller knows that the body has ended.
-    pub fn is_reusable(&self) -> bool {
+    /// True if the connection can serve another request. Call it only after the body has ended.
+    pub(super) fn is_reusable(&self) -> bool {
         self.persistent && self.position == Position::Marked && self.read.is_empty() && self.unsent.is_empty()
     }
 
-    /// Prepares for a request; `head_only` for HEAD.
-    pub fn begin(&mut self, head_only: bool) {
+    /// Prepares for a request. `head_only`: it is HEAD, so its response has no body.
+    pub(super) fn begin(&mut self, head_only: bool) {
         self.position = Position::Head;
         self.head_only = head_only;
         self.answered = false;
     }
 
-    fn refuse(&mut self, refused: Refused) -> io::Result<()> {
-        self.failure = Some(refused.into());
+    fn reject(&mut self, error: HeadError) -> io::Result<()> {
+        self.failure = Some(error.into());
         Err(io::ErrorKind::InvalidData.into())
     }
 
-    /// Parses the heads that were read completely. False if more bytes are needed.
-    fn parse(&mut self) -> Result<bool, Refused> {
+    /// Parses the complete heads in the buffer. Returns false if more bytes are needed.
+    fn parse(&mut self) -> Result<bool, HeadError> {
         while self.position == Position::Head {
             let Some(end) = end_of_head(&self.read, &mut self.searched)? else { return Ok(false) };
             let parsed = parse(&self.read[..end], self.head_only)?;
@@ -136,24 +136,24 @@ impl<Io> Wire<Io> {
 }
 
 impl<Io: AsyncRead + Unpin> Wire<Io> {
-    /// Reads until the head of the response is complete. Ready at once while no head is due.
+    /// Reads until the head of the response is complete. Ready at once if no head is expected.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match self.parse() {
                 Ok(true) => return Poll::Ready(Ok(())),
                 Ok(false) => {}
-                Err(refused) => return Poll::Ready(self.refuse(refused)),
+                Err(error) => return Poll::Ready(self.reject(error)),
             }
             self.read.reserve(READ);
             if ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read))? == 0 {
-                return Poll::Ready(self.refuse(Refused::Incomplete));
+                return Poll::Ready(self.reject(HeadError::Incomplete));
             }
             self.answered = true;
         }
     }
 
-    /// True if the server has neither closed the idle connection nor sent anything on it.
-    pub fn is_idle(&mut self) -> bool {
+    /// True if the server has neither closed the idle connection nor sent bytes on it.
+    pub(super) fn is_idle(&mut self) -> bool {
         let mut byte = [0];
         let mut buf = ReadBuf::new(&mut byte);
         Pin::new(&mut self.io).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_pending()
@@ -161,7 +161,7 @@ impl<Io: AsyncRead + Unpin> Wire<Io> {
 }
 
 impl<Io: AsyncWrite + Unpin> Wire<Io> {
-    /// Sends on what is left of the request. A failure shows in the response, which the server has begun.
+    /// Sends the rest of the request. An error is not reported, since the server has already begun its response.
     fn poll_unsent(&mut self, cx: &mut Context<'_>) {
         while !self.unsent.is_empty() {
             match Pin::new(&mut self.io).poll_write(cx, &self.unsent) {
@@ -182,10 +182,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<Io> {
         wire.poll_unsent(cx);
         ready!(wire.poll_head(cx))?;
         if !wire.head.is_empty() || !wire.read.is_empty() {
-            hand_over(&mut wire.head, buf);
-            hand_over(&mut wire.read, buf);
+            copy(&mut wire.head, buf);
+            copy(&mut wire.read, buf);
             if wire.read.is_empty() {
-                // A stream that lasts for hours does not keep the buffer of its head.
+                // A stream that lasts for hours does not need the buffer of its head.
                 wire.read = BytesMut::new();
             }
             return Poll::Ready(Ok(()));
@@ -208,8 +208,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<Io> {
             return Poll::Ready(Ok(buf.len()));
         }
         let written = Pin::new(&mut wire.io).poll_write(cx, buf);
-        // awc reads no response before all of the request is sent, while a server may refuse a large body (413) or
-        // answer while it receives. So a request that cannot be sent now waits here as soon as the response begins.
+        // awc reads no response before it has sent the whole request, while a server may reject a large body (413) or
+        // respond while it receives. So as soon as the response begins, the rest of the request waits in `unsent`.
         if !matches!(written, Poll::Ready(Ok(_))) && matches!(wire.poll_head(cx), Poll::Ready(Ok(()))) {
             if written.is_pending() {
                 wire.unsent.extend_from_slice(buf);
@@ -230,8 +230,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<Io> {
     }
 }
 
-/// Copies as much as there is room for.
-fn hand_over(from: &mut impl bytes::Buf, buf: &mut ReadBuf<'_>) {
+/// Copies as many bytes as fit.
+fn copy(from: &mut impl bytes::Buf, buf: &mut ReadBuf<'_>) {
     let length = from.remaining().min(buf.remaining());
     buf.put_slice(&from.chunk()[..length]);
     from.advance(length);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use actix_http::{BoxedPayloadStream, Payload, Request, Response, error::PayloadError, header as old};
+use actix_http::{BoxedPayloadStream, Payload, Request, Response, error::PayloadError};
 use actix_web::{
     HttpMessage,
     body::BodySize,
@@ -13,6 +13,7 @@ use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
 use super::super::{Problem, connection::Connection, heads::date};
+use crate::upstream::HOP_BY_HOP;
 
 /// Maximum size of a request head as HTTP/2 counts it: the fields, plus 32 bytes for each. HTTP/1.1 accepts 128 KiB.
 const MOST_HEAD: usize = 64 << 10;
@@ -98,11 +99,9 @@ fn read(body: RecvStream) -> BoxedPayloadStream {
 pub(super) fn head(response: &Response<()>, size: BodySize) -> http::Response<()> {
     let mut headers = HeaderMap::with_capacity(response.headers().len() + 2);
     for (name, value) in response.headers() {
-        let hop = [old::CONNECTION, old::TRANSFER_ENCODING, old::UPGRADE].contains(name)
-            || matches!(name.as_str(), "keep-alive" | "proxy-connection");
         let Ok(name) = HeaderName::from_bytes(name.as_str().as_bytes()) else { continue };
         let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) else { continue };
-        if !hop {
+        if !HOP_BY_HOP.contains(&name) {
             headers.append(name, value);
         }
     }

@@ -1,23 +1,25 @@
-//! The frames with which another Millstream speaks of a stream itself; pure.
+//! The control frames of another Millstream: greeting, heartbeat, gap, disconnect; pure.
 //!
-//! Only the greeting has an id, the position after which the stream continues. Other names are control frames only on a
-//! stream that began with a Millstream greeting: an event `heartbeat` of another server is an ordinary event.
+//! Only the greeting has an id: the position after which the stream continues. The other names mean control frames only on
+//! a stream that began with a greeting: an event `heartbeat` of another server is an ordinary event.
 
 use serde::Deserialize;
 
 use crate::json;
 
-/// What one connection speaks; begins with its first event.
+/// Recognizes the control frames of one connection.
 #[derive(Debug)]
-pub struct Dialect {
+pub(super) struct Dialect {
+    /// True before the first event.
     first: bool,
-    spoken: bool,
-    leaving: bool,
+    /// True if the first event shows that the server is a Millstream.
+    is_millstream: bool,
+    announced_close: bool,
 }
 
 /// The kind of a frame.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Frame {
+pub(super) enum Frame {
     /// An event.
     Event,
     /// The greeting, with the position after which the stream continues.
@@ -26,10 +28,10 @@ pub enum Frame {
     Control,
 }
 
-/// The greeting may have another name (`[streams.NAME] connected_event`).
+/// Names of control frames. The greeting can have another name (`[streams.NAME] connected_event`).
 const CONTROL: [&str; 4] = ["connection", "heartbeat", "gap", "disconnect"];
 
-/// What the first frame of a Millstream's own streams says.
+/// The data of a greeting.
 #[derive(Deserialize)]
 struct Greeting {
     #[serde(rename = "emitterId")]
@@ -39,7 +41,7 @@ struct Greeting {
     resume: Resume,
 }
 
-/// What a Millstream sends in place of a stream that it refuses only for now (it stops, or is full): it is all that comes.
+/// The data of a `disconnect` as the only event: a Millstream that stops or is full temporarily refuses a stream with it.
 #[derive(Deserialize)]
 struct Refusal {
     #[serde(rename = "reason")]
@@ -57,18 +59,18 @@ struct Resume {
 // === impl Dialect ===
 
 impl Dialect {
-    /// A connection that has said nothing yet.
-    pub fn new() -> Self {
-        Self { first: true, spoken: false, leaving: false }
+    /// Creates the state of a new connection.
+    pub(super) fn new() -> Self {
+        Self { first: true, is_millstream: false, announced_close: false }
     }
 
-    /// Hears the next event.
-    pub fn hear(&mut self, event: &str, data: &str, own_id: Option<&str>) -> Frame {
+    /// Classifies the next event of the connection.
+    pub(super) fn classify(&mut self, event: &str, data: &str, own_id: Option<&str>) -> Frame {
         let first = std::mem::take(&mut self.first);
         if first && let Some(greeting) = greeting(data) {
-            self.spoken = true;
-            // With the position, a break before the first event loses nothing. Version 0.1 has the position only in
-            // `resume`.
+            self.is_millstream = true;
+            // With the position, no event is lost if the connection breaks before the first event. Version 0.1 sends
+            // the position only in `resume`.
             let live = || greeting.resume.from.filter(|_| greeting.resume.status == "live");
             return Frame::Greeting(own_id.map(str::to_owned).or_else(live));
         }
@@ -76,19 +78,19 @@ impl Dialect {
             return Frame::Event;
         }
         if first && event == "disconnect" && json::from_slice::<Refusal>(data.as_bytes()).is_ok() {
-            (self.spoken, self.leaving) = (true, true);
+            (self.is_millstream, self.announced_close) = (true, true);
             return Frame::Control;
         }
-        if !self.spoken || !CONTROL.contains(&event) {
+        if !self.is_millstream || !CONTROL.contains(&event) {
             return Frame::Event;
         }
-        self.leaving |= event == "disconnect";
+        self.announced_close |= event == "disconnect";
         Frame::Control
     }
 
-    /// True when the server has said that it closes, and that one may come back.
-    pub fn leaving(&self) -> bool {
-        self.leaving
+    /// True if the server announced that it closes the connection, so the client should reconnect.
+    pub(super) fn announced_close(&self) -> bool {
+        self.announced_close
     }
 }
 
@@ -103,38 +105,38 @@ mod tests {
     const HELLO: &str = r#"{"status":"connected","emitterId":"e","resume":{"from":"a-1","status":"live"}}"#;
 
     #[test]
-    fn control_frames_are_known_after_a_greeting_only() {
+    fn control_frames_are_recognized_only_after_a_greeting() {
         let mut dialect = Dialect::new();
-        assert_eq!(dialect.hear("connection", HELLO, None), Frame::Greeting(Some("a-1".into())));
-        assert_eq!(dialect.hear("heartbeat", "{}", None), Frame::Control);
-        assert_eq!(dialect.hear("heartbeat", "{}", Some("a-2")), Frame::Event);
-        assert_eq!(dialect.hear("order", "{}", None), Frame::Event);
-        assert!(!dialect.leaving());
-        assert_eq!(dialect.hear("disconnect", "{}", None), Frame::Control);
-        assert!(dialect.leaving());
+        assert_eq!(dialect.classify("connection", HELLO, None), Frame::Greeting(Some("a-1".into())));
+        assert_eq!(dialect.classify("heartbeat", "{}", None), Frame::Control);
+        assert_eq!(dialect.classify("heartbeat", "{}", Some("a-2")), Frame::Event);
+        assert_eq!(dialect.classify("order", "{}", None), Frame::Event);
+        assert!(!dialect.announced_close());
+        assert_eq!(dialect.classify("disconnect", "{}", None), Frame::Control);
+        assert!(dialect.announced_close());
         let mut other = Dialect::new();
-        assert_eq!(other.hear("message", "hello", None), Frame::Event);
-        assert_eq!(other.hear("connection", HELLO, None), Frame::Event);
-        assert_eq!(other.hear("disconnect", "{}", None), Frame::Event);
-        assert!(!other.leaving());
+        assert_eq!(other.classify("message", "hello", None), Frame::Event);
+        assert_eq!(other.classify("connection", HELLO, None), Frame::Event);
+        assert_eq!(other.classify("disconnect", "{}", None), Frame::Event);
+        assert!(!other.announced_close());
     }
 
     #[test]
-    fn a_greeting_may_have_another_name() {
-        let renamed = Dialect::new().hear("connected", HELLO, None);
+    fn a_greeting_can_have_another_name() {
+        let renamed = Dialect::new().classify("connected", HELLO, None);
         assert_eq!(renamed, Frame::Greeting(Some("a-1".into())));
-        assert_eq!(Dialect::new().hear("connection", &HELLO.replace("connected", "x"), None), Frame::Event);
+        assert_eq!(Dialect::new().classify("connection", &HELLO.replace("connected", "x"), None), Frame::Event);
     }
 
     #[test]
-    fn the_position_of_a_greeting_is_its_id_or_where_a_live_stream_began() {
+    fn the_position_of_a_greeting_is_its_id_or_the_start_of_a_live_stream() {
         let resumed = HELLO.replace("live", "resumed");
-        assert_eq!(Dialect::new().hear("connection", &resumed, None), Frame::Greeting(None));
+        assert_eq!(Dialect::new().classify("connection", &resumed, None), Frame::Greeting(None));
         for hello in [HELLO, &resumed] {
             let mut dialect = Dialect::new();
-            assert_eq!(dialect.hear("connection", hello, Some("a-7")), Frame::Greeting(Some("a-7".into())));
+            assert_eq!(dialect.classify("connection", hello, Some("a-7")), Frame::Greeting(Some("a-7".into())));
             // A later frame with this name is a published event.
-            assert_eq!(dialect.hear("connection", hello, Some("a-8")), Frame::Event);
+            assert_eq!(dialect.classify("connection", hello, Some("a-8")), Frame::Event);
         }
     }
 }

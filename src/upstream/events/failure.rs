@@ -1,4 +1,4 @@
-//! Why a connection of an event stream was not made, or was lost.
+//! Why a connection of an event stream could not be opened, or was lost; pure.
 
 use std::time::Duration;
 
@@ -9,66 +9,66 @@ use crate::{
     upstream::{Busy, Error, Verdict, describe, verdict},
 };
 
-/// Why a connection was not made, or was lost.
+/// Why a connection of an event stream could not be opened, or was lost.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Failure {
-    /// The wire.
+    /// The request failed, or the body was cut off.
     #[error(transparent)]
     Transport(Error),
-    /// Another status than 200 and 204.
-    #[error("the remote answered {}{}", describe(*.status), said(.excerpt))]
+    /// The status is neither 200 nor 204.
+    #[error("the remote answered {}{}", describe(*.status), suffix(.excerpt))]
     Status {
-        /// Which.
+        /// The status.
         status: StatusCode,
-        /// What `Retry-After` asked for.
+        /// The delay in `Retry-After`.
         retry_after: Option<Duration>,
-        /// The beginning of what it said.
+        /// The beginning of the text in the body; empty without one.
         excerpt: String,
     },
-    /// The answer is no event stream.
-    #[error("the remote answered with {}, not with `text/event-stream`", media(.0))]
+    /// The response is not an event stream; with its content type.
+    #[error("the remote answered with {}, not with `text/event-stream`", media_type(.0))]
     ContentType(String),
-    /// The answer is encoded in a way that nobody asked for.
-    #[error("the remote's answer is encoded as `{0}`; `identity` and `gzip` are taken")]
+    /// The response has a content encoding that is not supported; with its name.
+    #[error("the response is encoded as `{0}`; only `identity` and `gzip` are supported")]
     Encoding(String),
-    /// A line or an event is too long.
+    /// A line or an event is above the size limit.
     #[error("{0} (`max_event_bytes` of the remote)")]
     Unreadable(DecodeError),
-    /// There is no place for another stream.
+    /// A limit of open streams is reached.
     #[error(transparent)]
     Busy(Busy),
-    /// The stream was closed in good order, and is not over.
+    /// The server closed the connection properly, but the stream continues.
     #[error("the remote closed the stream before its end")]
     ClosedEarly,
-    /// Somebody ended this connection by its id.
+    /// An operator ended the connection.
     #[error("the connection was ended by an operator")]
     Ended,
-    /// The remote may have got a request that must not be sent twice.
+    /// The remote may have received a request that must not be repeated.
     #[error("{failure}; a {method} is not sent again, unless `repeat_post` of the remote permits it")]
     NotRepeated {
-        /// The method.
+        /// The method of the request.
         method: Method,
-        /// What has happened.
+        /// The failure.
         #[source]
         failure: Box<Self>,
     },
 }
 
-/// What can be done about a failure.
+/// Whether a repeat of the request can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nature {
-    /// It may pass by itself.
-    Passing,
-    /// The remote refuses; where it has served this request before, that may pass, too.
+pub(super) enum Nature {
+    /// The same request may succeed later.
+    Transient,
+    /// The remote refuses the request. If it has served the request before, the refusal may be temporary.
     Refusal,
-    /// It will be the same the next time.
+    /// A repeat would fail in the same way.
     Final,
 }
 
 // === impl Failure ===
 
 impl Failure {
-    /// The failure as one stable word, for events and metrics.
+    /// A stable code of the failure, for events and metrics.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Transport(error) => error.code(),
@@ -84,7 +84,7 @@ impl Failure {
         }
     }
 
-    /// What `Retry-After` asked for.
+    /// The delay in `Retry-After`, if the response had one.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
@@ -93,7 +93,7 @@ impl Failure {
         }
     }
 
-    /// The status of the answer, where it was not 200.
+    /// The status of the response, if it caused the failure.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Status { status, .. } => Some(*status),
@@ -102,13 +102,13 @@ impl Failure {
         }
     }
 
-    /// True when the same request may have an answer at another time.
+    /// True if the same request may succeed later.
     pub fn passing(&self) -> bool {
-        self.nature() == Nature::Passing
+        self.nature() == Nature::Transient
     }
 
-    /// True when no server has got the request, if no server has answered it with a redirect before.
-    pub(super) fn unsent(&self) -> bool {
+    /// True if the server cannot have received the request. After a redirect, an earlier server has received it.
+    pub(super) fn is_unsent(&self) -> bool {
         match self {
             Self::Busy(_) => true,
             Self::Transport(error) => matches!(
@@ -125,24 +125,25 @@ impl Failure {
 
     pub(super) fn nature(&self) -> Nature {
         match self {
-            Self::Busy(_) | Self::ClosedEarly | Self::Ended => Nature::Passing,
-            Self::Transport(error) if error.retryable() => Nature::Passing,
-            Self::Status { status, .. } if verdict(*status) == Verdict::Transient => Nature::Passing,
-            // The same event would come again, and a bad URL stays one.
+            Self::Busy(_) | Self::ClosedEarly | Self::Ended => Nature::Transient,
+            Self::Transport(error) if error.retryable() => Nature::Transient,
+            Self::Status { status, .. } if verdict(*status) == Verdict::Transient => Nature::Transient,
+            // The server would send the same event again, and a bad URL stays bad.
             Self::Unreadable(_)
             | Self::Transport(Error::BadUrl { .. } | Error::BadMethod(_) | Error::Loop { .. })
             | Self::Status { status: StatusCode::LOOP_DETECTED, .. } => Nature::Final,
-            // A certificate that has run out, a page of a proxy, a redirect into nowhere: somebody may repair it.
+            // An expired certificate, an error page of a proxy or a bad redirect may be repaired.
             Self::Status { .. } | Self::ContentType(_) | Self::Encoding(_) | Self::Transport(_) => Nature::Refusal,
             Self::NotRepeated { failure, .. } => failure.nature(),
         }
     }
 }
 
-fn media(named: &str) -> String {
-    if named.is_empty() { "no content type".into() } else { format!("`{named}`") }
+fn media_type(name: &str) -> String {
+    if name.is_empty() { "no content type".into() } else { format!("`{name}`") }
 }
 
-fn said(excerpt: &str) -> String {
+/// The text of the body, to append to a message.
+fn suffix(excerpt: &str) -> String {
     if excerpt.is_empty() { String::new() } else { format!(": {excerpt}") }
 }

@@ -1,74 +1,74 @@
-//! What a reader of an event stream tells: its events, its connections, its end.
+//! The items that a reader of an event stream returns: events, changes of the connection, the end.
 
 use std::time::Duration;
 
 use super::Failure;
 
-/// Prefix of the comment that lists the path of an event.
+/// Prefix of the comment with the path of the next event.
 pub const TRAIL: &str = "via ";
-/// Maximum length of a path, in bytes; longer than the path of any event that is passed on.
+/// Maximum length of a path in bytes. The path of a valid event is always shorter.
 pub const TRAIL_MAX: usize = 1024;
 
-/// An event as it came from a remote.
+/// An event from a remote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteEvent {
-    /// Its name, `message` where it had none.
+    /// The name of the event; `message` without one.
     pub event: String,
-    /// Its payload.
+    /// The data of the event.
     pub data: String,
-    /// The last event id in force; ids are sticky, and empty where the stream has none. An id of more than 4096 bytes
-    /// counts as none: no server would take it back, and every event would carry it.
+    /// The current event id. Ids are sticky, and empty in a stream without ids. An id of more than 4096 bytes counts as no
+    /// id: servers would reject it, and every event would contain a copy.
     pub id: String,
-    /// Its positions at other nodes: the text after [`TRAIL`] in a comment before the event, at most [`TRAIL_MAX`]
-    /// bytes; empty without such a comment.
+    /// The positions of the event at other nodes: the text after [`TRAIL`] in a comment before the event, at most
+    /// [`TRAIL_MAX`] bytes. Empty without such a comment.
     pub trail: String,
-    /// A frame with which another Millstream speaks of the stream itself: `connection` (or what its settings call it),
-    /// `heartbeat`, `gap`, `disconnect`. None of what was published there.
+    /// True for a control frame of another Millstream: `connection` (or its configured name), `heartbeat`, `gap`,
+    /// `disconnect`. Such a frame was not published there.
     pub control: bool,
 }
 
-/// What a source says next.
+/// An item of a stream, in the order in which a reader returns them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
     /// A connection is open.
     Open {
-        /// How many connections were lost before; 0 for the first one.
+        /// Number of connections that were lost before.
         reconnects: u64,
-        /// The id that was sent as `Last-Event-ID`.
+        /// The id that the request sent as `Last-Event-ID`.
         resumed_after: Option<String>,
-        /// True when events may be missing that nobody can ask for: what was read so far had no ids.
+        /// True if events may be missing: the stream so far had no id after which it could be resumed.
         may_have_missed: bool,
     },
-    /// Events in order; at least one.
+    /// Events in the order of the stream; at least one.
     Events(Vec<RemoteEvent>),
-    /// The connection is lost or was not made; another one follows after the delay.
+    /// The connection was lost or could not be opened. The reader reconnects after the delay.
     Retry {
-        /// How many attempts in a row have brought no event, this one included; from 1.
+        /// Number of attempts in a row without a new event, with this one.
         attempt: u32,
-        /// How long until the next one.
+        /// Delay until the next attempt.
         delay: Duration,
-        /// Why.
+        /// Why this attempt failed.
         failure: Failure,
     },
-    /// It is over. Nothing follows.
+    /// The stream has ended. No item follows.
     End(End),
-    /// It was given up. Nothing follows.
+    /// The reader gave up. No item follows.
     GaveUp(Failure),
 }
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum End {
-    /// With status 204.
+    /// The server responded with status 204.
     #[serde(rename = "204")]
     NoContent,
-    /// With the event that was named as its last.
+    /// The server sent the configured last event.
     #[serde(rename = "end_event")]
     EndEvent,
-    /// Closed in good order.
+    /// The server closed the stream properly.
     #[serde(rename = "closed")]
     Closed,
-    /// Closed; whether in good order cannot be known, as its length was not framed (HTTP/1.0).
+    /// The connection ended. A cut cannot be excluded, since the response does not mark the end of its body.
     #[serde(rename = "unknown")]
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! What an event stream is read from, and when it is over.
+//! The description of a remote event stream: its request, its end, its reconnects.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,48 +9,49 @@ use url::Url;
 use super::Pace;
 use crate::upstream::{Purpose, Remote, Via};
 
-/// What to read, and how to go on when it breaks.
+/// A remote event stream, and how a reader reconnects to it.
 #[derive(Clone)]
 pub struct Source {
-    /// Whom to ask.
+    /// The remote that serves the stream.
     pub remote: Arc<Remote>,
-    /// How.
+    /// The method of the request.
     pub method: Method,
-    /// For what; a URL of the remote's ([`Remote::client_url`]).
+    /// The URL of the stream at the remote ([`Remote::client_url`]).
     pub url: Url,
-    /// Header fields beside the remote's own. `Accept`, `Accept-Encoding` and `Last-Event-ID` are the reader's.
+    /// Header fields in addition to those of the remote. The reader sets `Accept`, `Accept-Encoding` and `Last-Event-ID`.
     pub headers: HeaderMap,
     /// The body of the request.
     pub body: Bytes,
-    /// The `Via` of the request that causes this read.
+    /// The `Via` of the request that caused the reader.
     pub via: Via,
-    /// What the stream is read for.
+    /// The purpose of the stream.
     pub purpose: Purpose,
-    /// When the stream is over.
+    /// When the stream ends.
     pub repeat: Repeat,
-    /// An event of this name is the last one; without it no close is an end.
+    /// The name of the last event. If it is set, a close before this event is not an end.
     pub end_event: Option<String>,
-    /// How long a connection may bring nothing; the remote's limit where there is none.
+    /// Maximum pause of a connection; `None` for the limit of the remote.
     pub read_timeout: Option<Duration>,
-    /// How fast it is tried again.
+    /// The delays before reconnects.
     pub pace: Pace,
 }
 
-/// When a stream is over that its server has closed in good order.
+/// When a stream ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Repeat {
-    /// Then: it had an end.
+    /// When the server closes it properly.
     #[default]
     UntilEnd,
-    /// Only with status 204: it is opened again, as a browser would, and never given up because of passing failures.
+    /// Only with status 204. The reader reconnects after each close, as a browser does, and never gives up because of
+    /// transient failures.
     Forever,
 }
 
 // === impl Source ===
 
 impl Source {
-    /// A GET of this URL, with the remote's own limits.
+    /// Creates a GET of this URL with the limits of the remote.
     pub fn get(remote: Arc<Remote>, url: Url, purpose: Purpose) -> Self {
         Self {
             remote,
@@ -66,16 +67,14 @@ impl Source {
             pace: Pace::default(),
         }
     }
-}
 
-impl Source {
-    /// True where the request may be sent a second time.
+    /// True if the request can be repeated.
     pub fn may_repeat(&self) -> bool {
         self.remote.may_repeat(&self.method)
     }
 }
 
-/// Without header values, query and body: they may hold secrets.
+/// Shows no header values, query or body, because they may contain secrets.
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Source")

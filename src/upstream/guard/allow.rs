@@ -9,19 +9,19 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Host;
 
-/// What a client may reach though it is not public: `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80`, `api.internal:8443`.
+/// A target that is not public, but permitted: `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80`, `api.internal:8443`.
 ///
-/// Without a port every port is meant. A name permits whatever it resolves to, under that name only.
+/// Without a port it permits every port. A host name permits every address of that name, but only under the name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Allow {
-    /// Addresses, by whatever name they are reached.
+    /// Addresses, under any name.
     Addr(Net, Option<u16>),
-    /// A host name, in lowercase and without final dot.
+    /// A host name, in lowercase and without a final dot.
     Host(String, Option<u16>),
 }
 
-/// A block of addresses, IPv4-mapped ones kept as IPv4: `10.0.0.0/8`, `::1`.
+/// A block of addresses: `10.0.0.0/8`, `::1`. IPv4-mapped addresses are converted to IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Net {
@@ -29,10 +29,10 @@ pub struct Net {
     prefix: u8,
 }
 
-/// Why a text is no [`Allow`].
+/// Why a text is not a valid [`Allow`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{text}` is no egress target: {reason}; write it like `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80` or `api.internal`"
+    "`{text}` is not an egress target: {reason}; write it like `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80` or `api.internal`"
 )]
 pub struct BadAllow {
     text: String,
@@ -42,7 +42,7 @@ pub struct BadAllow {
 // === impl Allow ===
 
 impl Allow {
-    /// True if a connection to `addr`, which is canonical and which `host` resolved to, is meant.
+    /// True if the entry permits a connection to `addr`, an address of `host` in canonical form.
     pub(super) fn permits(&self, host: &str, addr: SocketAddr) -> bool {
         let (named, port) = match self {
             Self::Addr(net, port) => (net.contains(addr.ip()), port),
@@ -51,9 +51,9 @@ impl Allow {
         named && port.is_none_or(|port| port == addr.port())
     }
 
-    /// True if it names one thing rather than a whole network. The node itself is reached only so: who opens a network
-    /// to clients hardly thinks of the node that stands in it.
-    pub(super) fn names_one(&self) -> bool {
+    /// True if the entry means one target, not a whole network. Only such an entry permits the node itself: an operator who
+    /// permits a network rarely intends to permit the node in it.
+    pub(super) fn is_specific(&self) -> bool {
         match self {
             Self::Addr(net, port) => port.is_some() || net.prefix == net.bits(),
             Self::Host(..) => true,
@@ -62,15 +62,15 @@ impl Allow {
 
     fn parse(text: &str) -> Result<Self, &'static str> {
         if text.contains('*') {
-            return Err("`*` would switch the guard off");
+            return Err("`*` would disable the guard");
         }
-        // A bare IPv6 address or network has colons of its own; with a port it needs brackets.
+        // An IPv6 address contains colons, so it needs brackets if a port follows.
         let (target, port) = match text.rsplit_once(':') {
             Some((target, port)) if !target.contains(':') || target.contains(']') => (target, Some(port)),
             _ => (text, None),
         };
         let port = match port {
-            // `parse` alone would take `+80`.
+            // `parse` alone would accept `+80`.
             Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => match port.parse() {
                 Ok(0) | Err(_) => return Err("the port is a number from 1 to 65535"),
                 Ok(port) => Some(port),
@@ -79,7 +79,7 @@ impl Allow {
             None => None,
         };
         if let Some((addr, prefix)) = target.split_once('/') {
-            let prefix = prefix.parse().map_err(|_| "the prefix length is no number")?;
+            let prefix = prefix.parse().map_err(|_| "the prefix length is not a number")?;
             return Ok(Self::Addr(Net::new(ip(addr).ok_or("the network has no address")?, prefix)?, port));
         }
         if let Some(ip) = ip(target) {
@@ -149,10 +149,10 @@ fn ip(text: &str) -> Option<IpAddr> {
 // === impl Net ===
 
 impl Net {
-    /// A network.
+    /// Creates a block.
     ///
     /// # Errors
-    /// When the prefix is too long, or the address has bits beyond it: then one of both is a slip.
+    /// When the prefix is too long, or the address has bits beyond it: then one of them is a mistake.
     pub fn new(addr: IpAddr, prefix: u8) -> Result<Self, &'static str> {
         let net = Self { addr, prefix };
         if prefix > net.bits() {
@@ -164,13 +164,13 @@ impl Net {
         Ok(net)
     }
 
-    /// One address.
+    /// Creates a block of one address.
     pub fn single(addr: IpAddr) -> Self {
         let addr = addr.to_canonical();
         Self { addr, prefix: if addr.is_ipv4() { 32 } else { 128 } }
     }
 
-    /// True if the address, in its canonical form, lies in the block.
+    /// True if the address is in the block. An IPv4-mapped address counts as its IPv4 address.
     pub fn contains(&self, addr: IpAddr) -> bool {
         let addr = addr.to_canonical();
         addr.is_ipv4() == self.addr.is_ipv4() && self.masked(addr) == number(self.addr)
@@ -190,12 +190,12 @@ impl FromStr for Net {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |reason: &str| format!("`{text}` is no network: {reason}; write it like `10.0.0.0/8` or `::1`");
+        let wrong = |reason: &str| format!("`{text}` is not a network: {reason}; write it like `10.0.0.0/8` or `::1`");
         let Some((addr, prefix)) = text.split_once('/') else {
             return Ok(Self::single(text.parse().map_err(|_| wrong("it has no address"))?));
         };
         let addr: IpAddr = addr.parse().map_err(|_| wrong("it has no address"))?;
-        Self::new(addr, prefix.parse().map_err(|_| wrong("the prefix length is no number"))?).map_err(wrong)
+        Self::new(addr, prefix.parse().map_err(|_| wrong("the prefix length is not a number"))?).map_err(wrong)
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_come_back_as_they_were_written() {
+    fn entries_keep_their_text() {
         for text in [
             "127.0.0.1:9000",
             "10.1.0.0/16",
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_are_made_one() {
+    fn every_form_of_a_target_becomes_one_text() {
         for (text, same) in [
             ("API.Internal.", "api.internal"),
             ("[::1]", "::1"),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_refused() {
+    fn mistakes_are_refused() {
         for text in [
             "",
             "*",
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_contains_its_addresses_only() {
+    fn a_block_contains_only_its_addresses() {
         let net = Net::new("10.1.0.0".parse().expect("an address"), 16).expect("a network");
         assert!(net.contains("10.1.255.255".parse().expect("an address")));
         assert!(net.contains("::ffff:10.1.0.0".parse().expect("an address")));

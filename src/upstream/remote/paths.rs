@@ -1,15 +1,17 @@
-//! Which paths of a remote a client may name; pure.
+//! The paths of a remote that a client can request; pure.
 //!
-//! The path is judged in the form in which it is sent: parsed by the same rules as any URL, so that `..` and its
-//! encoded spellings have had their effect before the allow-list is asked.
+//! The allow-list checks a path in the form in which it is sent: URL parsing has already resolved `..` and its encoded
+//! forms.
 
 use std::fmt::Write as _;
 
 use url::Url;
 
+use crate::text::{excerpt, one_line};
+
 /// The allow-list of a remote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paths(Vec<Entry>);
+pub(super) struct Paths(Vec<Entry>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Entry {
@@ -17,52 +19,52 @@ enum Entry {
     Prefix(String),
 }
 
-/// A path that is not asked for.
+/// Why a path is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
-    /// The text is no path.
-    #[error("`{path}` is no path of a remote: {reason}")]
+    /// The text is not a valid path.
+    #[error("`{path}` is not a path of a remote: {reason}")]
     Malformed {
-        /// What was named, shortened.
+        /// The path, shortened.
         path: String,
-        /// What is wrong with it.
+        /// The mistake.
         reason: &'static str,
     },
-    /// The operator has not listed it.
+    /// The allow-list of the remote does not permit the path.
     #[error("`{path}` may not be asked of remote `{remote}`; `remotes.{remote}.paths` permits {permitted}")]
     Refused {
-        /// The remote.
+        /// The name of the remote.
         remote: String,
-        /// What was named, shortened.
+        /// The path, shortened.
         path: String,
-        /// What would be taken.
+        /// The permitted paths.
         permitted: String,
     },
 }
 
-/// Longest path with query, in bytes.
+/// Maximum length of a path with its query, in bytes.
 const MAX_BYTES: usize = 4096;
 
 // === impl Paths ===
 
 impl Paths {
-    /// Reads the entries of the setting.
-    pub fn new(entries: &[String]) -> Result<Self, String> {
-        let read = |text: &String| {
+    /// Parses the entries of the setting.
+    pub(super) fn new(entries: &[String]) -> Result<Self, String> {
+        let parse = |text: &String| {
             if !text.starts_with('/') {
                 return Err(format!("`{text}` must begin with `/`"));
             }
             match text.strip_suffix('*') {
                 Some(prefix) if !prefix.contains('*') => Ok(Entry::Prefix(prefix.to_owned())),
                 None if !text.contains('*') => Ok(Entry::Exact(text.clone())),
-                _ => Err(format!("in `{text}` the `*` must be the last character: it stands for the rest")),
+                _ => Err(format!("in `{text}` the `*` must be the last character: it means any rest")),
             }
         };
-        entries.iter().map(read).collect::<Result<_, _>>().map(Self)
+        entries.iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
 
-    /// True when an entry has this path, which is without query.
-    pub fn permit(&self, path: &str) -> bool {
+    /// True if an entry permits this path, which has no query.
+    pub(super) fn permit(&self, path: &str) -> bool {
         self.0.iter().any(|entry| match entry {
             Entry::Exact(exact) => path == exact,
             Entry::Prefix(prefix) => path.starts_with(prefix.as_str()),
@@ -89,8 +91,8 @@ impl BadPath {
     }
 }
 
-/// The URL of a path below the base.
-pub fn join(base: &Url, path: &str) -> Result<Url, BadPath> {
+/// The URL of a path below the base URL.
+pub(super) fn join(base: &Url, path: &str) -> Result<Url, BadPath> {
     let malformed = |reason| Err(BadPath::Malformed { path: shown(path), reason });
     if path.len() > MAX_BYTES {
         return malformed("it has more than 4096 bytes");
@@ -104,12 +106,12 @@ pub fn join(base: &Url, path: &str) -> Result<Url, BadPath> {
     }
     let lower = before.to_ascii_lowercase();
     if ["%2f", "%5c", "%00"].iter().any(|code| lower.contains(code)) {
-        // What one server takes for a part of a name another takes for a separator.
+        // Some servers treat an encoded slash as a part of a name, others as a separator.
         return malformed("encoded slashes and NUL are not allowed in it");
     }
     let dots = |part: &str| matches!(part.replace("%2e", ".").split_once(';'), Some(("." | "..", _)));
     if lower.replace("%3b", ";").split('/').any(dots) {
-        // Servers that take parameters out of a path before they resolve its dots see `..` in it.
+        // Some servers remove parameters from a path before they resolve its dots; they would see `..`.
         return malformed("`..;` is not allowed in it");
     }
     let root = base.path().trim_end_matches('/');
@@ -120,8 +122,9 @@ pub fn join(base: &Url, path: &str) -> Result<Url, BadPath> {
     if below { Ok(url) } else { malformed("it leads out of the remote's base URL") }
 }
 
+/// A path for a message.
 fn shown(path: &str) -> String {
-    path.chars().filter(|c| !c.is_control()).take(120).collect()
+    excerpt(&one_line(path), 120)
 }
 
 #[cfg(test)]
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_do_not_lead_out_of_the_base() {
+    fn dots_cannot_leave_the_base() {
         let base = Url::parse("http://h/base").unwrap();
         for path in
             ["/../x", "/%2e%2e/x", "/a/../../x", "/a/%2E./../x", "/a/..;/x", "/a/%2e.;p=1/x", "/a/..%3B/x", "/a/.;"]
@@ -149,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_a_path_are_taken() {
+    fn parameters_of_a_path_are_permitted() {
         let base = Url::parse("http://h").unwrap();
         assert_eq!(join(&base, "/a;v=1/b;..").unwrap().as_str(), "http://h/a;v=1/b;..");
     }
 
     #[test]
-    fn a_base_without_path_takes_every_path() {
+    fn a_base_without_path_permits_every_path() {
         let base = Url::parse("http://h").unwrap();
         assert_eq!(join(&base, "/x?a=b").unwrap().as_str(), "http://h/x?a=b");
     }

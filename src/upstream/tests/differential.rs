@@ -1,4 +1,4 @@
-//! awc over the wire and hyper see the same in the same bytes, wherever they are cut and in whatever pieces they arrive.
+//! This client and hyper read random bytes with the same result, in random pieces and with random cuts.
 
 use std::{
     error::Error as _,
@@ -22,14 +22,14 @@ use tokio::{
 use super::support::{PATIENCE, client_with, get};
 use crate::upstream::{Client, Config, Method, Request};
 
-/// The pieces that the server sends to each connection before it closes.
+/// The pieces that the server sends on each connection before it closes.
 type Script = Arc<Mutex<Vec<Vec<u8>>>>;
 
-fn pick<'a>(rng: &mut StdRng, of: &[&'a str]) -> &'a str {
-    of[rng.random_range(0..of.len())]
+fn pick<'a>(rng: &mut StdRng, choices: &[&'a str]) -> &'a str {
+    choices[rng.random_range(0..choices.len())]
 }
 
-/// A response as servers send it, rightly and wrongly.
+/// A random response, valid or invalid.
 fn response(rng: &mut StdRng) -> Vec<u8> {
     let mut text = String::new();
     if rng.random_bool(0.2) {
@@ -83,8 +83,8 @@ fn pieces(rng: &mut StdRng, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
     }
     let (mut pieces, mut rest) = (Vec::new(), &bytes[..]);
     while !rest.is_empty() {
-        let most = if rng.random_bool(0.3) { 3 } else { 400 };
-        let (piece, later) = rest.split_at(rng.random_range(1..=rest.len().min(most)));
+        let max = if rng.random_bool(0.3) { 3 } else { 400 };
+        let (piece, later) = rest.split_at(rng.random_range(1..=rest.len().min(max)));
         pieces.push(piece.to_vec());
         rest = later;
     }
@@ -107,10 +107,10 @@ async fn serve(listener: TcpListener, script: Script) {
     }
 }
 
-/// What a client sees: status, length, body and kind of end, or the kind of failure.
-type Seen = Result<(u16, Option<u64>, Vec<u8>, &'static str), &'static str>;
+/// The result of a client: status, length, body and kind of end, or the kind of failure.
+type Outcome = Result<(u16, Option<u64>, Vec<u8>, &'static str), &'static str>;
 
-async fn by_this_client(client: &Client, method: Method, url: &str) -> Seen {
+async fn by_this_client(client: &Client, method: Method, url: &str) -> Outcome {
     let mut response = client.send(Request { method, ..get(url) }).await.map_err(|error| error.code())?;
     let (length, mut whole) = (response.body.content_length(), Vec::new());
     let end = loop {
@@ -123,7 +123,7 @@ async fn by_this_client(client: &Client, method: Method, url: &str) -> Seen {
     Ok((response.status.as_u16(), length, whole, end))
 }
 
-async fn by_hyper(method: Method, url: &str) -> Seen {
+async fn by_hyper(method: Method, url: &str) -> Outcome {
     let stream = TcpStream::connect(&url["http://".len()..url.len() - 1]).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
@@ -162,7 +162,7 @@ async fn random_responses_are_read_as_hyper_reads_them() {
         let expected = timeout(PATIENCE, by_hyper(method.clone(), &url)).await.expect("it ends");
         let sent = String::from_utf8(script.lock().unwrap().concat()).unwrap();
         if expected == Err("protocol") && seen == Err("closed") {
-            // In a head that was cut hyper sees a fault at once only if it arrived with the first bytes.
+            // hyper reports a fault in an incomplete head only if it arrived with the first bytes.
             let interim = usize::from(sent.starts_with("HTTP/1.1 1"));
             assert!(sent.matches("\r\n\r\n").count() <= interim, "{seed}: {method} {sent:?}");
             continue;

@@ -1,7 +1,7 @@
-//! What a client may not reach, by whatever way: the list of the ways, each with what is said to it.
+//! Forbidden targets of a client, in every form of a URL and through redirects.
 //!
-//! Which addresses are meant is tested beside the guard, what a redirect may take along beside the hop, and that a name is
-//! asked for once beside the connector. How much a server may send, and for how long, is in `limits.rs`.
+//! The guard tests the addresses, the hop tests the header fields of a redirect, and the connector tests name lookups.
+//! `limits.rs` tests limits of size and time.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -12,11 +12,11 @@ use crate::upstream::{Error, HeaderMap, HeaderName, HeaderValue, Method, Request
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Hosts that lead inside, and what they try.
-const INSIDE: [(&str, &str); 39] = [
+/// Hosts that resolve to addresses which are not public, with their form.
+const NOT_PUBLIC: [(&str, &str); 39] = [
     ("127.0.0.1", "loopback"),
-    ("127.255.255.254", "the end of the loopback network"),
-    ("localhost", "a name of it"),
+    ("127.255.255.254", "last address of the loopback network"),
+    ("localhost", "name of loopback"),
     ("LOCALHOST", "in capitals"),
     ("127.0.0.1.", "an address with a final dot"),
     ("[::1]", "in IPv6"),
@@ -38,11 +38,11 @@ const INSIDE: [(&str, &str); 39] = [
     ("[2002:7f00:1::]", "6to4"),
     ("[2001:0:7f00:1::]", "Teredo by its server"),
     ("[2001::80ff:fffe]", "Teredo by its client, inverted"),
-    ("0.0.0.0", "unspecified, which Linux takes for loopback"),
-    ("0", "the same, short"),
-    ("[::]", "the same in IPv6"),
+    ("0.0.0.0", "unspecified, which is loopback on Linux"),
+    ("0", "unspecified, short"),
+    ("[::]", "unspecified in IPv6"),
     ("169.254.169.254", "metadata of a cloud"),
-    ("[fd00:ec2::254]", "the same in IPv6"),
+    ("[fd00:ec2::254]", "metadata of a cloud in IPv6"),
     ("[fe80::1]", "link-local"),
     ("10.0.0.1", "private"),
     ("192.168.1.1", "private"),
@@ -56,10 +56,10 @@ const INSIDE: [(&str, &str); 39] = [
 ];
 
 #[tokio::test]
-async fn inner_addresses_are_refused_in_every_disguise() {
+async fn addresses_that_are_not_public_are_refused_in_every_form() {
     let upstream = Upstream::answering(OK).await;
     let port = upstream.addr.port();
-    for (host, what) in INSIDE {
+    for (host, what) in NOT_PUBLIC {
         for scheme in ["http", "https"] {
             let error = client(&[]).send(guarded(format!("{scheme}://{host}:{port}/"))).await.expect_err(what);
             assert_eq!(error.code(), "egress_refused", "{host} ({what}): {error}");
@@ -70,22 +70,21 @@ async fn inner_addresses_are_refused_in_every_disguise() {
     assert_eq!(upstream.accepted(), 0);
 }
 
-/// Some systems know no such name; where they do, it is the same one.
+/// Some systems do not resolve a name with a final dot.
 #[tokio::test]
-async fn a_final_dot_makes_no_other_name() {
+async fn a_final_dot_does_not_change_a_name() {
     let upstream = Upstream::answering(OK).await;
     let url = format!("http://localhost.:{}/", upstream.addr.port());
-    let error = client(&["localhost:1"]).send(guarded(url)).await.expect_err("it leads inside");
+    let error = client(&["localhost:1"]).send(guarded(url)).await.expect_err("loopback is refused");
     assert!(["egress_refused", "dns"].contains(&error.code()), "{error}");
     assert_eq!(upstream.accepted(), 0);
 }
 
-/// The first hop is permitted; where it leads is not.
 #[tokio::test]
-async fn a_redirect_is_refused_in_every_disguise() {
+async fn redirects_to_addresses_that_are_not_public_are_refused_in_every_form() {
     let secret = Upstream::answering(OK).await;
     let port = secret.addr.port();
-    for (host, what) in INSIDE {
+    for (host, what) in NOT_PUBLIC {
         let front = Upstream::redirecting(302, &format!("http://{host}:{port}/")).await;
         let allow = front.addr.to_string();
         let error = client(&[&allow]).send(guarded(front.url("/"))).await.expect_err(what);
@@ -94,9 +93,8 @@ async fn a_redirect_is_refused_in_every_disguise() {
     assert_eq!(secret.accepted(), 0);
 }
 
-/// What stands before the host is no host, and what looks like a path is none.
 #[tokio::test]
-async fn a_host_that_hides_behind_another_one_is_found() {
+async fn a_url_that_imitates_another_host_is_refused() {
     let upstream = Upstream::answering(OK).await;
     let port = upstream.addr.port();
     for (url, code) in [
@@ -142,7 +140,7 @@ async fn urls_with_credentials_or_other_schemes_are_refused() {
 }
 
 #[tokio::test]
-async fn allow_entries_open_what_they_name() {
+async fn allow_entries_permit_only_their_targets() {
     let upstream = Upstream::answering(OK).await;
     let port = upstream.addr.port();
     let exact = format!("127.0.0.1:{port}");
@@ -178,23 +176,23 @@ async fn the_node_itself_is_refused() {
             assert!(error.to_string().contains("an address of this node"), "{name}: {error}");
         }
     }
-    client.send(get(upstream.url("/"))).await.expect("the configuration may name the node");
+    client.send(get(upstream.url("/"))).await.expect("the configuration can name the node");
 }
 
 #[tokio::test]
-async fn a_redirect_to_an_inner_address_is_refused() {
+async fn a_redirect_to_an_address_that_is_not_public_is_refused() {
     let secret = Upstream::answering(OK).await;
     let front = Upstream::redirecting(302, &secret.url("/")).await;
     let allow = front.addr.to_string();
     let error = client(&[&allow]).send(guarded(front.url("/"))).await.expect_err("the second hop is not allowed");
     assert_eq!(error.code(), "egress_refused");
-    let error = client(&[]).send(get(front.url("/"))).await.expect_err("trust does not reach other origins");
+    let error = client(&[]).send(get(front.url("/"))).await.expect_err("trust ends at another origin");
     assert_eq!(error.code(), "egress_refused");
     assert_eq!((front.accepted(), secret.accepted()), (2, 0));
 }
 
 #[tokio::test]
-async fn the_guard_stands_before_the_last_hop_as_before_the_first() {
+async fn the_guard_checks_the_last_of_many_hops() {
     let secret = Upstream::answering(OK).await;
     let mut front = Upstream::redirecting(302, &secret.url("/")).await;
     let mut allow = vec![front.addr.to_string()];
@@ -209,32 +207,35 @@ async fn the_guard_stands_before_the_last_hop_as_before_the_first() {
 }
 
 #[tokio::test]
-async fn a_circle_of_two_origins_is_left() {
+async fn a_redirect_loop_of_two_origins_is_left() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let back = format!("http://{}/", listener.local_addr().expect("it is bound"));
     let front = Upstream::redirecting(302, &back).await;
     let answer = format!("HTTP/1.1 302 Found\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n", front.url("/"));
     let other = Upstream::steps_on(listener, [Step::close(answer)]);
-    let error = client(&["127.0.0.1"]).send(guarded(front.url("/"))).await.expect_err("it goes round");
+    let error = client(&["127.0.0.1"]).send(guarded(front.url("/"))).await.expect_err("the redirects are a loop");
     assert_eq!(error, Error::TooManyRedirects { limit: 5 });
     assert_eq!((front.requests().len(), other.requests().len()), (3, 3));
 }
 
 #[tokio::test]
-async fn a_redirect_within_the_origin_keeps_the_operators_trust() {
+async fn a_redirect_within_the_origin_keeps_the_trust() {
     let upstream = Upstream::redirecting(302, "/again").await;
-    let error = client(&[]).send(get(upstream.url("/"))).await.expect_err("it goes round");
+    let error = client(&[]).send(get(upstream.url("/"))).await.expect_err("the redirects are a loop");
     assert_eq!(error, Error::TooManyRedirects { limit: 5 });
     assert_eq!(upstream.requests().len(), 6, "the first request and five redirects");
     assert!(upstream.requests()[5].starts_with("GET /again "));
 }
 
 #[tokio::test]
-async fn without_redirects_the_redirect_is_the_answer() {
+async fn with_zero_redirects_the_redirect_is_the_response() {
     let upstream = Upstream::redirecting(307, "/again").await;
     let response = client(&[]).send(Request { redirects: 0, ..get(upstream.url("/")) }).await.expect("an answer");
     assert_eq!((response.status.as_u16(), &response.headers["location"]), (307, &HeaderValue::from_static("/again")));
-    let error = client(&[]).send(Request { redirects: 1, ..get(upstream.url("/")) }).await.expect_err("one is too few");
+    let error = client(&[])
+        .send(Request { redirects: 1, ..get(upstream.url("/")) })
+        .await
+        .expect_err("one redirect is too few");
     assert_eq!(error, Error::TooManyRedirects { limit: 1 });
 }
 

@@ -1,9 +1,9 @@
-//! The client for event streams against servers that misbehave in every way that was thought of.
+//! The client for event streams against servers that fail in many ways.
 
 mod ends;
 mod faults;
 mod gzip;
-mod places;
+mod permits;
 mod post;
 mod redirects;
 mod refusals;

@@ -1,5 +1,5 @@
-//! What plain awc makes of responses that it reads wrongly (`docs/upstream-reports`). A test that fails here is good news:
-//! this release of awc needs a part of the workaround no more.
+//! The responses that plain awc misreads (`docs/upstream-reports`). If a test fails after an update of awc, a part of the
+//! workaround in `wire.rs` is no longer needed.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use tokio::{
     time::timeout,
 };
 
-/// How a connection goes on after the response.
+/// The state of the connection after the response.
 #[derive(Clone, Copy)]
 enum Then {
     Close,
     Open,
 }
 
-/// Status and body as plain awc gives them to a request with this body, or the kind of failure.
+/// Status and body that plain awc returns for a request with this body, or the kind of failure.
 async fn plain(response: &'static str, then: Then, body: Bytes) -> Result<(u16, Bytes), &'static str> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -43,7 +43,7 @@ async fn plain(response: &'static str, then: Then, body: Bytes) -> Result<(u16, 
 }
 
 #[actix_rt::test]
-async fn plain_awc_reads_these_responses_wrongly() {
+async fn plain_awc_misreads_these_responses() {
     for (response, then, result) in [
         ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Then::Open, Ok((103, ""))),
         ("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello", Then::Close, Ok((200, "hello"))),

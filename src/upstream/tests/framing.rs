@@ -1,4 +1,4 @@
-//! Where a body ends, and how it is noticed that it did not.
+//! The end of a body, and the detection of a cut.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn close_delimited_bodies_are_read_to_their_end() {
 }
 
 #[tokio::test]
-async fn complete_bodies_end_well() {
+async fn complete_bodies_end_without_error() {
     for (answer, body) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "hello"),
         ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", "hello"),
@@ -44,7 +44,7 @@ async fn complete_bodies_end_well() {
 }
 
 #[tokio::test]
-async fn bodies_that_stop_short_are_truncated() {
+async fn bodies_that_are_cut_off_are_truncated() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n",
@@ -58,9 +58,9 @@ async fn bodies_that_stop_short_are_truncated() {
 }
 
 #[tokio::test]
-async fn what_arrived_before_the_cut_is_handed_out() {
+async fn bytes_before_the_cut_are_returned() {
     let upstream = Upstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello").await;
-    let mut response = client(&[]).send(get(upstream.url("/"))).await.expect("a head came");
+    let mut response = client(&[]).send(get(upstream.url("/"))).await.expect("a head");
     assert_eq!(response.body.content_length(), Some(50));
     assert_eq!(response.body.chunk().await, Some(Ok(Bytes::from_static(b"hello"))));
     assert_eq!(response.body.chunk().await, Some(Err(Error::Truncated)));
@@ -68,11 +68,11 @@ async fn what_arrived_before_the_cut_is_handed_out() {
 }
 
 #[tokio::test]
-async fn a_reset_in_a_close_delimited_body_is_no_end() {
+async fn a_reset_in_a_close_delimited_body_is_an_error() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").await;
-        // A reset discards what the client has not read yet.
+        // A reset discards bytes that the client has not read yet.
         seen.cue.notified().await;
         SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it is a TCP socket");
     })
@@ -84,7 +84,7 @@ async fn a_reset_in_a_close_delimited_body_is_no_end() {
 }
 
 #[tokio::test]
-async fn broken_framing_is_told_from_a_cut() {
+async fn invalid_framing_is_a_protocol_error() {
     for answer in [
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello",
@@ -97,7 +97,7 @@ async fn broken_framing_is_told_from_a_cut() {
 }
 
 #[tokio::test]
-async fn a_connection_without_answer_is_closed() {
+async fn a_connection_without_a_response_is_closed() {
     for answer in ["", "HTTP/1.1 200 OK\r\nContent-Le"] {
         let error = body_of(answer).await.expect_err("no head came");
         assert_eq!(error, Error::Closed, "{answer:?}");
@@ -106,7 +106,7 @@ async fn a_connection_without_answer_is_closed() {
 }
 
 #[tokio::test]
-async fn the_request_goes_out_as_it_was_given() {
+async fn the_request_is_sent_unchanged() {
     let upstream = Upstream::answering("HTTP/1.1 201 Created\r\nX-Id: 7\r\nContent-Length: 0\r\n\r\n").await;
     let headers = HeaderMap::from_iter([(http::header::ACCEPT, HeaderValue::from_static("text/plain"))]);
     let request =
@@ -128,7 +128,7 @@ async fn the_request_goes_out_as_it_was_given() {
 }
 
 #[tokio::test]
-async fn an_empty_post_says_that_it_is_empty_and_a_get_says_nothing() {
+async fn an_empty_post_has_a_length_and_a_get_has_none() {
     let upstream = Upstream::answering("HTTP/1.1 204 No Content\r\n\r\n").await;
     let client = client(&[]);
     client.send(Request { method: Method::POST, ..get(upstream.url("/")) }).await.expect("an answer");
@@ -139,7 +139,7 @@ async fn an_empty_post_says_that_it_is_empty_and_a_get_says_nothing() {
 }
 
 #[tokio::test]
-async fn an_answer_to_head_has_no_body() {
+async fn a_response_to_head_has_no_body() {
     let upstream = Upstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n").await;
     let response =
         client(&[]).send(Request { method: Method::HEAD, ..get(upstream.url("/")) }).await.expect("an answer");
@@ -149,7 +149,7 @@ async fn an_answer_to_head_has_no_body() {
 
 /// RFC 9112, section 9.5: a client watches for a response while it sends a body.
 #[tokio::test]
-async fn an_early_refusal_of_a_large_body_is_the_answer() {
+async fn an_early_refusal_of_a_large_body_is_the_response() {
     for close in [true, false] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
@@ -169,9 +169,9 @@ async fn an_early_refusal_of_a_large_body_is_the_answer() {
     }
 }
 
-/// The answer is as long as the request, so neither side can send all of it before it reads.
+/// Request and response have the same length, so neither side can send all of it before it reads.
 #[tokio::test]
-async fn a_server_that_answers_while_it_reads_gets_the_whole_body() {
+async fn a_server_that_responds_while_it_reads_receives_the_whole_body() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
     let length = 16 << 20;
@@ -189,12 +189,12 @@ async fn a_server_that_answers_while_it_reads_gets_the_whole_body() {
     let body = Bytes::from((0..length).map(|n| (n % 251) as u8).collect::<Vec<_>>());
     let request = Request { method: Method::POST, body: body.clone(), ..get(url) };
     let response = client(&[]).send(request).await.expect("an answer");
-    let echo = tokio::time::timeout(PATIENCE, response.body.collect(1 << 25)).await.expect("no standstill");
+    let echo = tokio::time::timeout(PATIENCE, response.body.collect(1 << 25)).await.expect("no deadlock");
     assert_eq!(echo.expect("a whole answer"), body);
 }
 
 #[tokio::test]
-async fn a_transfer_coding_that_was_not_asked_for_is_refused_by_name() {
+async fn an_unsupported_transfer_coding_is_refused_by_name() {
     let error =
         body_of("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n").await.expect_err("coded");
     assert_eq!((error.code(), error.retryable()), ("unsupported_encoding", false));

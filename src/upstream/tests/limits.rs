@@ -1,4 +1,4 @@
-//! Nothing waits or grows without limit.
+//! The limits of time and size.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use tokio::{
 use super::support::{PATIENCE, Upstream, client, client_with, get};
 use crate::upstream::{Client, Config, Error, Request};
 
-/// Short, but long enough for a loaded machine to get a local answer first.
+/// Short, but long enough for a local response on a loaded machine.
 const SHORT: Duration = Duration::from_millis(200);
 
 #[tokio::test]
-async fn a_silent_server_runs_into_the_head_timeout_and_is_left() {
+async fn a_silent_server_reaches_the_head_timeout_and_is_closed() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         seen.watch(&mut stream).await;
@@ -42,7 +42,7 @@ async fn interim_responses_do_not_extend_the_head_timeout() {
 }
 
 #[tokio::test]
-async fn a_body_that_pauses_runs_into_the_idle_timeout_and_is_left() {
+async fn a_body_that_pauses_reaches_the_idle_timeout_and_is_closed() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").await;
@@ -58,7 +58,7 @@ async fn a_body_that_pauses_runs_into_the_idle_timeout_and_is_left() {
 }
 
 #[tokio::test]
-async fn a_body_is_collected_up_to_the_limit_and_not_beyond() {
+async fn a_body_is_collected_up_to_the_limit() {
     for head in ["Content-Length: 5", "X-Close-Delimited: yes"] {
         let upstream = Upstream::answering(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\nhello")).await;
         let client = client(&[]);
@@ -70,7 +70,7 @@ async fn a_body_is_collected_up_to_the_limit_and_not_beyond() {
 }
 
 #[tokio::test]
-async fn a_body_announced_too_large_is_refused_before_it_comes() {
+async fn a_body_with_a_too_large_length_is_refused_before_it_arrives() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000000000\r\n\r\n").await;
@@ -83,7 +83,7 @@ async fn a_body_announced_too_large_is_refused_before_it_comes() {
 }
 
 #[tokio::test]
-async fn an_endless_head_is_cut_off() {
+async fn an_endless_head_is_refused() {
     let fields = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
@@ -97,13 +97,13 @@ async fn an_endless_head_is_cut_off() {
     })
     .await;
     for upstream in [fields, value] {
-        let error = client(&[]).send(get(upstream.url("/"))).await.expect_err("no head ends here");
+        let error = client(&[]).send(get(upstream.url("/"))).await.expect_err("the head has no end");
         assert_eq!(error.code(), "response_too_large", "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_head_with_too_many_fields_is_refused_by_their_number() {
+async fn a_head_with_too_many_fields_is_refused() {
     let head = |fields: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{}\r\nok", "X-A: b\r\n".repeat(fields));
     for fields in [100, 200, 300] {
         let upstream = Upstream::answering(head(fields)).await;
@@ -112,7 +112,7 @@ async fn a_head_with_too_many_fields_is_refused_by_their_number() {
         assert!(error.to_string().contains("100 header fields") && !error.to_string().contains("bytes"), "{error}");
     }
     let upstream = Upstream::answering(head(99)).await;
-    let response = client(&[]).send(get(upstream.url("/"))).await.expect("a hundred are taken");
+    let response = client(&[]).send(get(upstream.url("/"))).await.expect("a hundred fields are permitted");
     assert_eq!(response.body.collect(10).await.as_deref(), Ok(b"ok".as_slice()));
 }
 
@@ -129,9 +129,9 @@ async fn dropping_a_response_closes_its_connection() {
     let before = Instant::now();
     drop(response);
     upstream.closed().await;
-    assert!(before.elapsed() < Duration::from_secs(2), "at once, not after an idle time");
+    assert!(before.elapsed() < Duration::from_secs(2), "the connection closes at once");
     let mut response = client.send(get(upstream.url("/"))).await.expect("a head");
-    response.body.chunk().await.expect("a chunk").expect("a good one");
+    response.body.chunk().await.expect("a chunk").expect("no error");
     drop(response);
     upstream.closed().await;
 }
@@ -160,17 +160,17 @@ async fn dropping_the_request_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn a_port_without_server_is_a_failed_connection() {
+async fn a_port_without_a_server_is_a_failed_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let addr = listener.local_addr().expect("it is bound");
     drop(listener);
-    let error = client(&[]).send(get(format!("http://{addr}/"))).await.expect_err("nobody is there");
+    let error = client(&[]).send(get(format!("http://{addr}/"))).await.expect_err("no server is there");
     assert_eq!(error.code(), "connect_failed", "{error}");
     assert!(error.retryable());
 }
 
 #[tokio::test]
-async fn tls_that_is_none_is_a_tls_error_and_silence_a_connect_timeout() {
+async fn a_plain_server_is_a_tls_error_and_a_silent_one_a_connect_timeout() {
     let plain = Upstream::run(|mut stream, _| async move {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     })
@@ -186,8 +186,8 @@ async fn tls_that_is_none_is_a_tls_error_and_silence_a_connect_timeout() {
 }
 
 #[tokio::test]
-async fn a_name_that_cannot_exist_is_a_dns_error() {
-    // A label has at most 63 bytes: the resolver refuses this one without asking anybody.
+async fn an_invalid_name_is_a_dns_error() {
+    // A label has at most 63 bytes, so the resolver refuses this name without a lookup.
     let error = client(&[]).send(get(format!("http://{}/", "a".repeat(70)))).await.expect_err("no such name");
     assert_eq!(error.code(), "dns", "{error}");
 }

@@ -1,4 +1,4 @@
-//! Connections are kept and reused, and every runtime may use them.
+//! Connections are kept and reused, on every runtime.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ async fn ask(client: &Client, request: Request) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn sequential_requests_use_one_connection() {
+async fn successive_requests_use_one_connection() {
     let upstream = Upstream::run(keep_alive).await;
     let client = client(&["127.0.0.1"]);
     for _ in 0..5 {
@@ -31,22 +31,22 @@ async fn sequential_requests_use_one_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_made_in_trust_is_not_reused_for_a_client() {
+async fn a_connection_of_the_configuration_is_not_reused_for_a_client() {
     let upstream = Upstream::run(keep_alive).await;
     let strict = client(&[]);
-    ask(&strict, get(upstream.url("/"))).await.expect("the configuration may");
-    let error = ask(&strict, guarded(upstream.url("/"))).await.expect_err("a client may not");
+    ask(&strict, get(upstream.url("/"))).await.expect("the configuration has no guard");
+    let error = ask(&strict, guarded(upstream.url("/"))).await.expect_err("a client has a guard");
     assert_eq!(error.code(), "egress_refused");
     assert_eq!(upstream.accepted(), 1);
 
     let open = client(&["127.0.0.1"]);
-    ask(&open, get(upstream.url("/"))).await.expect("the configuration may");
-    ask(&open, guarded(upstream.url("/"))).await.expect("a client may");
-    assert_eq!(upstream.accepted(), 3, "each trust has its own connection");
+    ask(&open, get(upstream.url("/"))).await.expect("the configuration has no guard");
+    ask(&open, guarded(upstream.url("/"))).await.expect("the guard permits it");
+    assert_eq!(upstream.accepted(), 3, "each trust level has its own connection");
 }
 
 #[tokio::test]
-async fn idle_connections_are_given_up() {
+async fn idle_connections_are_closed() {
     let upstream = Upstream::run(keep_alive).await;
     let config = Config { idle_timeout: Duration::from_millis(100), ..Config::default() };
     ask(&client_with(&[], config), get(upstream.url("/"))).await.expect("an answer");
@@ -54,7 +54,7 @@ async fn idle_connections_are_given_up() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_the_server_has_closed_is_replaced() {
+async fn an_idle_connection_that_the_server_closed_is_replaced() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
@@ -80,7 +80,7 @@ async fn close_on_reuse(mut stream: TcpStream, seen: Arc<Seen>) {
 
 /// RFC 9112, section 9.3.1: a client may repeat an idempotent request automatically.
 #[tokio::test]
-async fn an_idempotent_request_that_meets_a_closed_connection_is_sent_once_more() {
+async fn an_idempotent_request_on_a_closed_connection_is_repeated_once() {
     for method in ["GET", "OPTIONS", "PUT", "DELETE", "QUERY", "REPORT"] {
         let upstream = Upstream::run(close_on_reuse).await;
         let client = client(&[]);
@@ -89,22 +89,22 @@ async fn an_idempotent_request_that_meets_a_closed_connection_is_sent_once_more(
             let response = client.send(Request { method, ..get(upstream.url("/")) }).await.expect("an answer");
             response.body.collect(10).await.expect("a body");
         }
-        assert!(upstream.requests().len() > 10, "no connection was used again");
+        assert!(upstream.requests().len() > 10, "no connection was reused");
     }
 }
 
 #[tokio::test]
-async fn what_is_not_idempotent_is_sent_once() {
+async fn a_request_that_is_not_idempotent_is_sent_once() {
     let upstream = Upstream::run(close_on_reuse).await;
     let client = client(&[]);
     let post = || Request { method: crate::upstream::Method::POST, ..get(upstream.url("/")) };
     client.send(post()).await.expect("an answer").body.collect(10).await.expect("a body");
-    assert_eq!(client.send(post()).await.expect_err("it may have been done").code(), "closed");
+    assert_eq!(client.send(post()).await.expect_err("the server may have processed it").code(), "closed");
     assert_eq!(upstream.requests().len(), 2);
 }
 
 #[tokio::test]
-async fn what_fails_on_a_fresh_connection_is_not_repeated() {
+async fn a_failure_on_a_new_connection_is_not_repeated() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         let _ = seen.request(&mut stream).await;
     })
@@ -126,7 +126,7 @@ async fn what_fails_on_a_fresh_connection_is_not_repeated() {
 }
 
 #[test]
-fn arbiters_share_one_client() {
+fn arbiters_share_a_client() {
     let client = client(&[]);
     actix_rt::System::new().block_on(async move {
         let upstream = Upstream::run(keep_alive).await;
@@ -139,7 +139,7 @@ fn arbiters_share_one_client() {
             });
             let answer = timeout(PATIENCE, answer).await.expect("in time").expect("no panic");
             assert_eq!(answer, Ok(()));
-            // A pooled connection whose runtime has gone must not be an obstacle to the next one.
+            // A pooled connection of a stopped runtime must not affect the next request.
             arbiter.stop();
             arbiter.join().expect("no panic");
         }
@@ -147,7 +147,7 @@ fn arbiters_share_one_client() {
 }
 
 #[test]
-fn the_handle_and_its_futures_go_between_threads() {
+fn the_client_and_its_futures_are_send() {
     fn assert_send<T: Send>(_: &T) {}
     fn assert_sync<T: Sync>(_: &T) {}
     fn asking(client: &Client) -> impl Future<Output = Result<(), Error>> {

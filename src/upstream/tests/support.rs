@@ -1,4 +1,4 @@
-//! Servers that send exactly what a test tells them to, byte by byte.
+//! Servers whose bytes the test determines.
 
 use std::{
     future::Future,
@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::upstream::{Client, Config, Method, Request, Trust};
 
-/// Far beyond what anything here takes; reached only by a failing test.
+/// Limit that only a failing test reaches.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server on a port of its own that lives as long as the test's runtime.
@@ -28,32 +28,32 @@ pub struct Upstream {
     seen: Arc<Seen>,
 }
 
-/// What a server has noticed.
+/// The connections and requests of a server.
 #[derive(Default)]
 pub struct Seen {
     accepted: AtomicUsize,
     requests: Mutex<Vec<String>>,
     closed: Notify,
-    /// What a script waits for when the test must be first.
+    /// The signal of the test for which a script waits.
     pub cue: Notify,
 }
 
-/// What a server does with one request.
+/// The reaction of a server to one request.
 #[derive(Clone)]
 pub struct Step {
     bytes: Vec<u8>,
     then: Then,
 }
 
-/// How it goes on when its bytes are sent.
+/// The state of the connection after the bytes are sent.
 #[derive(Clone, Copy)]
 enum Then {
-    /// With the next request on this connection.
+    /// The server reads the next request.
     Serve,
     Close,
-    /// With a reset, when the test says so.
+    /// The server resets the connection at the signal of the test.
     ResetOnCue,
-    /// Not at all, until the client has left.
+    /// The server sends no more bytes and waits until the client closes.
     Hold,
 }
 
@@ -64,35 +64,35 @@ impl Step {
         Self { bytes: bytes.into(), then }
     }
 
-    /// Answers, and reads the next request.
+    /// Sends the bytes, and reads the next request.
     pub fn serve(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(bytes, Then::Serve)
     }
 
-    /// Answers and closes.
+    /// Sends the bytes, and closes.
     pub fn close(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(bytes, Then::Close)
     }
 
-    /// Answers, waits for the cue, and resets the connection.
+    /// Sends the bytes, waits for the signal, and resets the connection.
     pub fn reset_on_cue(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(bytes, Then::ResetOnCue)
     }
 
-    /// Answers and says no more.
+    /// Sends the bytes, and keeps the connection open.
     pub fn hold(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(bytes, Then::Hold)
     }
 }
 
 impl Upstream {
-    /// Takes a step with each request, whatever connection it comes on; the last one again and again.
+    /// Takes the next step for each request, on any connection. The last step repeats.
     pub async fn steps<const N: usize>(steps: [Step; N]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         Self::steps_on(listener, steps)
     }
 
-    /// The same on a port that the test has chosen.
+    /// Takes the next step for each request, on the listener of the test.
     pub fn steps_on<const N: usize>(listener: TcpListener, steps: [Step; N]) -> Self {
         let addr = listener.local_addr().expect("it is bound");
         let seen = Arc::new(Seen::default());
@@ -143,7 +143,7 @@ impl Upstream {
         Self { addr, seen }
     }
 
-    /// Answers the first request of each connection with these bytes and closes.
+    /// Responds to the first request of each connection with these bytes, and closes.
     pub async fn answering(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -161,7 +161,7 @@ impl Upstream {
         Self { addr, seen }
     }
 
-    /// Answers with a redirect.
+    /// Responds with a redirect.
     pub async fn redirecting(status: u16, target: &str) -> Self {
         Self::answering(format!("HTTP/1.1 {status} Moved\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n")).await
     }
@@ -170,22 +170,22 @@ impl Upstream {
         format!("http://{}{path}", self.addr)
     }
 
-    /// Connections so far.
+    /// Number of connections so far.
     pub fn accepted(&self) -> usize {
         self.seen.accepted.load(Ordering::SeqCst)
     }
 
-    /// The requests so far, head and body, with names of fields in lowercase.
+    /// The requests so far, head and body.
     pub fn requests(&self) -> Vec<String> {
         self.seen.requests()
     }
 
-    /// Lets a script that waits for its cue go on.
+    /// Sends the signal for which a script waits.
     pub fn cue(&self) {
         self.seen.cue.notify_one();
     }
 
-    /// Waits until a connection that is watched has been closed by the client.
+    /// Waits until the client has closed a connection that a script watches.
     pub async fn closed(&self) {
         timeout(PATIENCE, self.seen.closed.notified()).await.expect("the client must close the connection");
     }
@@ -197,7 +197,7 @@ impl Seen {
         self.requests.lock().expect("no test panics with it").clone()
     }
 
-    /// Reads a request with its body and notes it; false if the client has left.
+    /// Reads a request with its body and stores it; false if the client has closed.
     pub async fn request(&self, stream: &mut TcpStream) -> bool {
         let mut read = Vec::new();
         loop {
@@ -217,7 +217,7 @@ impl Seen {
         }
     }
 
-    /// Waits until the client closes, and notes it.
+    /// Waits until the client closes, and notifies the test.
     pub async fn watch(&self, stream: &mut TcpStream) {
         let mut rest = [0; 64];
         while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {}
@@ -225,23 +225,23 @@ impl Seen {
     }
 }
 
-/// A client whose guard permits these.
+/// A client whose guard permits these entries.
 pub fn client(allow: &[&str]) -> Client {
     client_with(allow, Config::default())
 }
 
-/// The same with other settings.
+/// A client with these settings whose guard permits these entries.
 pub fn client_with(allow: &[&str], config: Config) -> Client {
-    let allow = allow.iter().map(|entry| entry.parse().expect("a good entry")).collect();
+    let allow = allow.iter().map(|entry| entry.parse().expect("a valid entry")).collect();
     Client::new(Config { allow, ..config })
 }
 
-/// A GET that the configuration asks for.
+/// A GET of a URL from the configuration.
 pub fn get(url: impl Into<String>) -> Request {
     Request { head_timeout: PATIENCE, ..Request::new(Method::GET, url, Trust::Operator) }
 }
 
-/// A GET that a client asks for.
+/// A GET of a URL from a client.
 pub fn guarded(url: impl Into<String>) -> Request {
     Request { trust: Trust::Client, ..get(url) }
 }

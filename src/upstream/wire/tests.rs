@@ -1,10 +1,10 @@
-//! awc gets heads that it reads rightly, and no end that is none.
+//! awc receives heads that it reads correctly, and no false end of a body.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 
-/// A wire after a request, and the server's end of it.
+/// A wire after a request, and the server's end of the connection.
 async fn requested(request: &[u8], capacity: usize) -> (Wire<DuplexStream>, DuplexStream) {
     let (client, mut server) = duplex(capacity);
     let mut wire = Wire::new(client);
@@ -14,7 +14,7 @@ async fn requested(request: &[u8], capacity: usize) -> (Wire<DuplexStream>, Dupl
     (wire, server)
 }
 
-/// What awc reads, and how it ends, when the server sends these bytes and closes.
+/// The bytes and the end that awc reads when the server sends this response and closes.
 async fn read(response: &[u8]) -> (String, io::Result<()>, Wire<DuplexStream>) {
     let (mut wire, mut server) = requested(b"GET / HTTP/1.1\r\n\r\n", 1 << 20).await;
     server.write_all(response).await.unwrap();
@@ -25,7 +25,7 @@ async fn read(response: &[u8]) -> (String, io::Result<()>, Wire<DuplexStream>) {
 }
 
 #[tokio::test]
-async fn awc_gets_a_head_with_the_framing_and_the_body_as_it_came() {
+async fn awc_receives_a_head_with_the_framing_and_an_unchanged_body() {
     for (response, seen) in [
         ("HTTP/1.1 404 Nope\r\nX: y\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
         (
@@ -40,7 +40,7 @@ async fn awc_gets_a_head_with_the_framing_and_the_body_as_it_came() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_connection_ends_only_a_body_without_a_mark() {
+async fn the_end_of_the_connection_ends_only_a_body_without_a_marked_end() {
     let (_, end, mut wire) = read(b"HTTP/1.1 203 OK\r\nX: y\r\n\r\nok").await;
     assert!(end.is_ok() && !wire.is_reusable());
     let head = wire.take_response().unwrap();
@@ -56,7 +56,7 @@ async fn the_end_of_the_connection_ends_only_a_body_without_a_mark() {
 }
 
 #[tokio::test]
-async fn a_refused_head_leaves_its_reason() {
+async fn a_rejected_head_keeps_its_reason() {
     let (bytes, end, mut wire) = read(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok").await;
     assert!(bytes.is_empty() && end.is_err());
     assert_eq!(wire.take_failure(), Some(Error::Encoding("gzip".into())));
@@ -69,13 +69,13 @@ async fn a_connection_is_reusable_after_a_response_that_used_all_bytes() {
     server.write_all(&[head, b"ok".as_slice()].concat()).await.unwrap();
     wire.read_exact(&mut vec![0; head.len() + 2]).await.unwrap();
     assert!(wire.is_reusable() && wire.is_idle());
-    // Bytes without a request: the server is not in step.
+    // Bytes without a request are a violation of the protocol.
     server.write_all(b"x").await.unwrap();
     assert!(!wire.is_idle());
 }
 
 #[tokio::test]
-async fn a_response_that_comes_early_ends_the_wait_for_the_server_to_take_the_request() {
+async fn an_early_response_ends_the_wait_until_the_request_is_sent() {
     let (client, mut server) = duplex(16);
     let mut wire = Wire::new(client);
     wire.begin(false);
@@ -84,13 +84,13 @@ async fn a_response_that_comes_early_ends_the_wait_for_the_server_to_take_the_re
         server.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         server
     };
-    // Far more than the connection takes, and the server reads no more.
+    // The request is larger than the connection buffers, and the server reads no more.
     let body = [b'b'; 1000];
     let (sent, mut server) = tokio::join!(wire.write_all(&body), answering);
     sent.unwrap();
     assert_eq!(wire.take_response().unwrap().status.as_u16(), 413);
-    assert!(!wire.is_reusable(), "the server has not got all of the request");
-    // A server that reads on while it answers gets the whole request.
+    assert!(!wire.is_reusable(), "the server has not received the whole request");
+    // A server that continues to read receives the whole request.
     let mut read = vec![0; 38];
     wire.read_exact(&mut read).await.unwrap();
     let mut rest = vec![0; body.len() - 8];

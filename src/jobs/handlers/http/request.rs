@@ -14,25 +14,6 @@ use crate::{
     upstream::{self, HeaderMap, HeaderName, HeaderValue, Method, Request, Trust},
 };
 
-/// Fields that belong to the connection and the framing. They are refused rather than dropped, so that nobody believes
-/// that they were sent.
-const REFUSED: [&str; 14] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "trailers",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
-
 /// The input of an HTTP task. All but the URL may be missing or `null`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -159,7 +140,8 @@ impl Input {
             };
             let field =
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("has a name that HTTP does not know"))?;
-            if REFUSED.contains(&field.as_str()) {
+            // Rejected, not dropped: the author of the task would otherwise believe that the field was sent.
+            if upstream::is_reserved(&field) {
                 return Err(bad("belongs to the connection and cannot be set; leave it out"));
             }
             let value = HeaderValue::from_bytes(value.as_bytes())

@@ -1,4 +1,4 @@
-//! Connections that break, stall, or bring what cannot be read.
+//! Connections that break or stall, or whose bytes cannot be parsed.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::rig::{
-    CHUNKED, LAST, begun, chunk, delays, next, open, read, reason, skip, source, stream, tell, tell_next, told,
+    CHUNKED, LAST, begun, brief, chunk, delays, next, next_brief, open, read, read_brief, reason, skip, source, stream,
 };
 use crate::upstream::{
     RemoteConfig,
@@ -22,33 +22,33 @@ async fn a_reset_in_the_middle_is_resumed() {
         Upstream::steps([Step::reset_on_cue(begun("id: 1\ndata: a\n\n")), Step::serve(stream("id: 2\ndata: b\n\n"))])
             .await;
     let mut reader = open(source(&upstream, RemoteConfig::default()));
-    assert_eq!(tell_next(&mut reader).await, "open");
-    assert_eq!(tell_next(&mut reader).await, "1=a");
+    assert_eq!(next_brief(&mut reader).await, "open");
+    assert_eq!(next_brief(&mut reader).await, "1=a");
     upstream.cue();
-    assert_eq!(tell_next(&mut reader).await, "retry 1 truncated");
-    assert_eq!(tell_next(&mut reader).await, "open after 1");
-    assert_eq!(tell_next(&mut reader).await, "2=b");
-    assert_eq!(tell_next(&mut reader).await, "end closed");
+    assert_eq!(next_brief(&mut reader).await, "retry 1 truncated");
+    assert_eq!(next_brief(&mut reader).await, "open after 1");
+    assert_eq!(next_brief(&mut reader).await, "2=b");
+    assert_eq!(next_brief(&mut reader).await, "end closed");
     assert_eq!(reader.next().await, None);
 }
 
 #[tokio::test]
-async fn a_truncated_chunk_is_resumed_after_the_last_id_without_loss_and_without_doubles() {
-    // It resumes with the named event, not after it.
+async fn a_truncated_chunk_is_resumed_without_loss_and_without_duplicates() {
+    // The server resumes with the requested event, not after it.
     let cut = format!("{CHUNKED}{}7\r\nid: 3\n", chunk("id: 1\ndata: a\n\nid: 2\ndata: b\n\n"));
     let upstream =
         Upstream::steps([Step::close(cut), Step::serve(stream("id: 2\ndata: b\n\nid: 3\ndata: c\n\n"))]).await;
-    let (said, cursor) = read(source(&upstream, RemoteConfig::default())).await;
+    let (items, cursor) = read(source(&upstream, RemoteConfig::default())).await;
     assert_eq!(
-        said.iter().map(tell).collect::<Vec<_>>(),
+        items.iter().map(brief).collect::<Vec<_>>(),
         ["open", "1=a 2=b", "retry 1 truncated", "open after 2", "3=c", "end closed"]
     );
-    assert!(matches!(said[3], Said::Open { reconnects: 1, .. }), "{said:?}");
+    assert!(matches!(items[3], Said::Open { reconnects: 1, .. }), "{items:?}");
     assert_eq!((cursor.events, cursor.last_id.as_str()), (3, "3"));
 }
 
 #[tokio::test]
-async fn a_body_shorter_than_its_length_is_broken_and_framing_that_is_none_too() {
+async fn a_short_body_and_invalid_framing_are_lost_connections() {
     for (head, rest) in [
         ("Content-Length: 100", "id: 1\ndata: a\n\n".to_owned()),
         ("Transfer-Encoding: chunked", chunk("id: 1\ndata: a\n\n")),
@@ -57,55 +57,54 @@ async fn a_body_shorter_than_its_length_is_broken_and_framing_that_is_none_too()
     ] {
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{head}\r\n\r\n{rest}");
         let upstream = Upstream::steps([Step::close(answer), Step::serve(stream("id: 2\ndata: b\n\n"))]).await;
-        let said = told(source(&upstream, RemoteConfig::default())).await;
-        assert_eq!(said[..2], ["open", "1=a"], "{head} {rest:?}");
-        assert!(said[2].starts_with("retry 1 "), "{said:?}");
-        assert_eq!(said[3..], ["open after 1", "2=b", "end closed"], "{head} {rest:?}");
+        let items = read_brief(source(&upstream, RemoteConfig::default())).await;
+        assert_eq!(items[..2], ["open", "1=a"], "{head} {rest:?}");
+        assert!(items[2].starts_with("retry 1 "), "{items:?}");
+        assert_eq!(items[3..], ["open after 1", "2=b", "end closed"], "{head} {rest:?}");
     }
 }
 
 #[tokio::test]
-async fn silence_beyond_the_limit_is_a_lost_connection() {
+async fn a_pause_above_the_limit_is_a_lost_connection() {
     let upstream =
         Upstream::steps([Step::hold(begun("id: 1\ndata: a\n\n")), Step::serve(stream("id: 2\ndata: b\n\n"))]).await;
     let short = RemoteConfig { read_timeout_ms: 200, ..RemoteConfig::default() };
-    let said = told(source(&upstream, short)).await;
-    assert_eq!(said, ["open", "1=a", "retry 1 idle_timeout", "open after 1", "2=b", "end closed"]);
+    let items = read_brief(source(&upstream, short)).await;
+    assert_eq!(items, ["open", "1=a", "retry 1 idle_timeout", "open after 1", "2=b", "end closed"]);
     upstream.closed().await;
 }
 
-/// Whoever waits for something else beside it (a heartbeat of his own) must not keep a dead connection alive.
+/// A caller that also waits for something else, such as a heartbeat, must not extend the pause.
 #[tokio::test]
-async fn the_limit_of_silence_holds_for_one_who_looks_away_now_and_then() {
+async fn a_cancelled_wait_does_not_extend_the_pause() {
     for head in ["", "Content-Encoding: gzip\r\n"] {
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{head}\r\n");
         let upstream = Upstream::steps([Step::hold(answer)]).await;
         let source = source(&upstream, RemoteConfig::default());
         let mut reader = open(Source { read_timeout: Some(Duration::from_millis(300)), ..source });
-        assert_eq!(tell_next(&mut reader).await, "open");
+        assert_eq!(next_brief(&mut reader).await, "open");
         let began = Instant::now();
-        let said = loop {
-            assert!(began.elapsed() < PATIENCE, "the limit begins anew with each look");
-            if let Ok(said) = timeout(Duration::from_millis(50), reader.next()).await {
-                break said.expect("it is not over");
+        let item = loop {
+            assert!(began.elapsed() < PATIENCE, "each wait restarts the limit");
+            if let Ok(item) = timeout(Duration::from_millis(50), reader.next()).await {
+                break item.expect("the stream has not ended");
             }
         };
-        assert_eq!(tell(&said), "retry 1 idle_timeout", "{head}");
+        assert_eq!(brief(&item), "retry 1 idle_timeout", "{head}");
         assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
     }
 }
 
 #[tokio::test]
-async fn no_head_within_the_limit_is_a_failure_too() {
+async fn a_late_head_is_a_failure() {
     let upstream = Upstream::steps([Step::hold("")]).await;
     let short = RemoteConfig { read_timeout_ms: 100, max_retries: 1, ..RemoteConfig::default() };
-    assert_eq!(told(source(&upstream, short)).await, ["retry 1 timeout", "gave up timeout"]);
+    assert_eq!(read_brief(source(&upstream, short)).await, ["retry 1 timeout", "gave up timeout"]);
     upstream.closed().await;
 }
 
-/// Comments are signs of life.
 #[tokio::test]
-async fn comments_keep_a_connection() {
+async fn comments_reset_the_pause() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let _ = stream.write_all(CHUNKED.as_bytes()).await;
@@ -117,11 +116,11 @@ async fn comments_keep_a_connection() {
     })
     .await;
     let short = RemoteConfig { read_timeout_ms: 400, ..RemoteConfig::default() };
-    assert_eq!(told(source(&upstream, short)).await, ["open", "=a", "end closed"]);
+    assert_eq!(read_brief(source(&upstream, short)).await, ["open", "=a", "end closed"]);
 }
 
 #[tokio::test]
-async fn what_comes_byte_by_byte_is_the_same() {
+async fn a_stream_in_single_bytes_is_parsed() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let text = "\u{FEFF}id: é\r\nevent: x\r\ndata: €\r\n\r\ndata: 😀\r\r";
@@ -136,11 +135,11 @@ async fn what_comes_byte_by_byte_is_the_same() {
         let _ = stream.write_all(LAST.as_bytes()).await;
     })
     .await;
-    assert_eq!(told(source(&upstream, RemoteConfig::default())).await, ["open", "é=€ é=😀", "end closed"]);
+    assert_eq!(read_brief(source(&upstream, RemoteConfig::default())).await, ["open", "é=€ é=😀", "end closed"]);
 }
 
 #[tokio::test]
-async fn a_line_without_end_is_given_up_after_what_came_before() {
+async fn a_line_above_the_limit_fails_after_the_events_before_it() {
     let upstream = Upstream::run(|mut stream, seen| async move {
         seen.request(&mut stream).await;
         let _ = stream.write_all(begun("id: 1\ndata: a\n\ndata: ").as_bytes()).await;
@@ -150,53 +149,53 @@ async fn a_line_without_end_is_given_up_after_what_came_before() {
     })
     .await;
     let config = RemoteConfig { max_event_bytes: 50_000, ..RemoteConfig::default() };
-    let (said, cursor) = read(Source { repeat: Repeat::Forever, ..source(&upstream, config) }).await;
-    assert_eq!(said.iter().map(tell).collect::<Vec<_>>(), ["open", "1=a", "gave up event_too_large"]);
-    assert!(reason(&said).contains("50064 bytes") && reason(&said).contains("max_event_bytes"), "{}", reason(&said));
+    let (items, cursor) = read(Source { repeat: Repeat::Forever, ..source(&upstream, config) }).await;
+    assert_eq!(items.iter().map(brief).collect::<Vec<_>>(), ["open", "1=a", "gave up event_too_large"]);
+    assert!(reason(&items).contains("50064 bytes") && reason(&items).contains("max_event_bytes"), "{}", reason(&items));
     assert_eq!(cursor.last_id, "1");
     upstream.closed().await;
 }
 
 #[tokio::test]
-async fn an_event_of_many_lines_has_the_same_limit() {
+async fn an_event_of_many_lines_has_a_size_limit() {
     let text = format!("data: a\n\n{}\n", "data: 0123456789\n".repeat(100));
     let upstream = Upstream::steps([Step::hold(begun(&text))]).await;
     let config = RemoteConfig { max_event_bytes: 1000, ..RemoteConfig::default() };
-    assert_eq!(told(source(&upstream, config)).await, ["open", "=a", "gave up event_too_large"]);
+    assert_eq!(read_brief(source(&upstream, config)).await, ["open", "=a", "gave up event_too_large"]);
 }
 
-/// Each event carries the id in force: one long id before many small events must not become gigabytes.
+/// Each event contains a copy of the current id, so a long id before many small events must not use gigabytes.
 #[tokio::test]
-async fn a_long_id_does_not_multiply() {
+async fn a_long_id_is_not_copied_into_each_event() {
     let text = format!("id: {}\n\n{}", "x".repeat(900_000), "data\n\n".repeat(100_000));
     let upstream = Upstream::steps([Step::serve(stream(&text))]).await;
     let mut reader = open(source(&upstream, RemoteConfig::default()));
-    let (mut events, mut most) = (0, 0);
-    while let Some(said) = timeout(PATIENCE, reader.next()).await.expect("in time") {
-        if let Said::Events(some) = said {
-            assert!(some.iter().all(|event| event.id.len() <= 4096));
-            events += some.len();
-            most = most.max(some.len());
+    let (mut count, mut max) = (0, 0);
+    while let Some(item) = timeout(PATIENCE, reader.next()).await.expect("in time") {
+        if let Said::Events(events) = item {
+            assert!(events.iter().all(|event| event.id.len() <= 4096));
+            count += events.len();
+            max = max.max(events.len());
         }
     }
-    assert_eq!(events, 100_000);
-    assert!(most <= 16 * 1024 / 6 + 1, "{most} at once");
+    assert_eq!(count, 100_000);
+    assert!(max <= 16 * 1024 / 6 + 1, "{max} at once");
 }
 
 #[tokio::test]
-async fn retry_is_heeded_by_every_later_attempt() {
+async fn retry_applies_to_every_later_attempt() {
     let upstream = Upstream::steps([
         Step::close(begun("retry: 7000\nid: 1\ndata: a\n\n")),
         Step::close(""),
         Step::serve(stream("id: 2\ndata: b\n\n")),
     ])
     .await;
-    let (said, _) = read(source(&upstream, RemoteConfig::default())).await;
+    let (items, _) = read(source(&upstream, RemoteConfig::default())).await;
     assert_eq!(
-        said.iter().map(tell).collect::<Vec<_>>(),
+        items.iter().map(brief).collect::<Vec<_>>(),
         ["open", "1=a", "retry 1 truncated", "retry 2 closed", "open after 1", "2=b", "end closed"]
     );
-    assert!(delays(&said).iter().all(|delay| *delay >= Duration::from_secs(7)), "{said:?}");
+    assert!(delays(&items).iter().all(|delay| *delay >= Duration::from_secs(7)), "{items:?}");
 }
 
 #[tokio::test]
@@ -219,8 +218,8 @@ async fn a_cancelled_wait_loses_nothing() {
     let (mut seen, mut cancelled) = (Vec::new(), 0);
     let began = Instant::now();
     loop {
-        assert!(began.elapsed() < PATIENCE, "it does not end; {} events so far", seen.len());
-        // Polls once, and forgets the future.
+        assert!(began.elapsed() < PATIENCE, "the stream does not end; {} events so far", seen.len());
+        // Polls the future once, and drops it.
         let polled = futures::FutureExt::now_or_never(reader.next());
         match polled {
             Some(Some(Said::Events(events))) => seen.extend(events.into_iter().map(|event| event.data)),
@@ -237,7 +236,7 @@ async fn a_cancelled_wait_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_delay_that_is_cancelled_goes_on() {
+async fn a_cancelled_delay_continues() {
     let upstream = Upstream::steps([Step::close(""), Step::serve(stream("data: a\n\n"))]).await;
     let mut source = source(&upstream, RemoteConfig::default());
     source.pace.initial = Duration::from_mins(10);
@@ -250,5 +249,5 @@ async fn a_delay_that_is_cancelled_goes_on() {
     }
     tokio::time::resume();
     skip(delay / 10).await;
-    assert_eq!(tell_next(&mut reader).await, "open");
+    assert_eq!(next_brief(&mut reader).await, "open");
 }

@@ -1,9 +1,9 @@
-//! Requests that may do something: sent once, unless the operator says that a repeat is taken for what it is.
+//! Unsafe requests: they are sent once, unless the settings of the remote permit a repeat.
 
 use tokio::net::TcpListener;
 
 use super::rig::{
-    at, begun, chunk, field, next, of, open, read, reason, source, status, stream, tell, tell_next, told,
+    at, begun, brief, chunk, field, next, next_brief, of, open, read, read_brief, reason, source, status, stream,
 };
 use crate::upstream::{
     Connections, Method, RemoteConfig,
@@ -16,7 +16,7 @@ fn post(source: Source) -> Source {
 }
 
 #[tokio::test]
-async fn a_broken_post_is_given_up_and_says_why() {
+async fn a_broken_post_is_given_up_with_the_reason() {
     for (answer, code) in [
         (begun("id: 1\ndata: a\n\n"), "truncated"),
         (begun(""), "truncated"),
@@ -26,38 +26,37 @@ async fn a_broken_post_is_given_up_and_says_why() {
     ] {
         let upstream = Upstream::steps([Step::close(answer)]).await;
         let source = post(source(&upstream, RemoteConfig::default()));
-        let (said, _) = read(Source { repeat: Repeat::Forever, ..source }).await;
-        assert_eq!(said.last().map(tell), Some(format!("gave up {code}")));
-        assert!(reason(&said).ends_with("; a POST is not sent again, unless `repeat_post` of the remote permits it"));
+        let (items, _) = read(Source { repeat: Repeat::Forever, ..source }).await;
+        assert_eq!(items.last().map(brief), Some(format!("gave up {code}")));
+        assert!(reason(&items).ends_with("; a POST is not sent again, unless `repeat_post` of the remote permits it"));
         assert_eq!(upstream.requests().len(), 1, "{code}");
     }
 }
 
 #[tokio::test]
-async fn what_no_repeat_would_help_does_not_speak_of_one() {
+async fn a_final_failure_does_not_mention_a_repeat() {
     let upstream = Upstream::steps([Step::serve(status("404 Not Found"))]).await;
-    let (said, _) = read(post(source(&upstream, RemoteConfig::default()))).await;
-    assert_eq!(reason(&said), "the remote answered 404 Not Found");
+    let (items, _) = read(post(source(&upstream, RemoteConfig::default()))).await;
+    assert_eq!(reason(&items), "the remote answered 404 Not Found");
 }
 
 #[tokio::test]
-async fn a_post_that_ends_well_is_an_end() {
+async fn a_complete_post_is_an_end() {
     let upstream = Upstream::steps([Step::serve(stream("data: a\n\n"))]).await;
-    assert_eq!(told(post(source(&upstream, RemoteConfig::default()))).await, ["open", "=a", "end closed"]);
+    assert_eq!(read_brief(post(source(&upstream, RemoteConfig::default()))).await, ["open", "=a", "end closed"]);
     assert!(upstream.requests()[0].ends_with("\r\n\r\n{\"prompt\":1}"));
 }
 
-/// It would be opened again, and must not be.
 #[tokio::test]
-async fn a_post_for_ever_is_given_up_when_it_is_closed() {
+async fn a_post_that_repeats_forever_is_given_up_after_a_close() {
     let upstream = Upstream::steps([Step::serve(stream("data: a\n\n"))]).await;
     let source = Source { repeat: Repeat::Forever, ..post(source(&upstream, RemoteConfig::default())) };
-    assert_eq!(told(source).await, ["open", "=a", "gave up closed"]);
+    assert_eq!(read_brief(source).await, ["open", "=a", "gave up closed"]);
     assert_eq!(upstream.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn with_repeat_post_it_is_repeated_with_its_body_and_resumes() {
+async fn with_repeat_post_a_post_is_repeated_with_its_body_and_resumes() {
     let upstream = Upstream::steps([
         Step::close(""),
         Step::close(begun("id: 7\ndata: a\n\n")),
@@ -67,7 +66,7 @@ async fn with_repeat_post_it_is_repeated_with_its_body_and_resumes() {
     .await;
     let config = RemoteConfig { repeat_post: true, ..RemoteConfig::default() };
     assert_eq!(
-        told(post(source(&upstream, config))).await,
+        read_brief(post(source(&upstream, config))).await,
         [
             "retry 1 closed",
             "open",
@@ -87,58 +86,58 @@ async fn with_repeat_post_it_is_repeated_with_its_body_and_resumes() {
 }
 
 #[tokio::test]
-async fn what_was_not_sent_is_sent_later() {
+async fn a_post_that_was_not_sent_is_sent_later() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let addr = listener.local_addr().expect("it is bound");
     drop(listener);
     let remote = at(&format!("http://{addr}"), RemoteConfig::default(), &client(&[]));
     let mut reader = open(post(of(remote)));
-    assert_eq!(tell_next(&mut reader).await, "retry 1 connect_failed");
+    assert_eq!(next_brief(&mut reader).await, "retry 1 connect_failed");
     let listener = TcpListener::bind(addr).await.expect("the port is free again");
     let upstream = Upstream::steps_on(listener, [Step::serve(stream("data: a\n\n"))]);
-    let mut told = Vec::new();
-    while !told.last().is_some_and(|last: &String| last.starts_with("end") || last.starts_with("gave")) {
-        told.push(tell_next(&mut reader).await);
+    let mut items = Vec::new();
+    while !items.last().is_some_and(|last: &String| last.starts_with("end") || last.starts_with("gave")) {
+        items.push(next_brief(&mut reader).await);
     }
-    assert_eq!(told[told.len() - 3..], ["open", "=a", "end closed"]);
+    assert_eq!(items[items.len() - 3..], ["open", "=a", "end closed"]);
     assert_eq!(upstream.requests().len(), 1);
 }
 
-/// The first server has taken the POST, done its work, and named a place for the answer.
+/// The first server has processed the POST, and redirects to its result.
 #[tokio::test]
-async fn a_redirect_to_a_server_that_is_gone_is_no_request_that_was_not_sent() {
+async fn a_failed_connection_after_a_redirect_counts_as_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let gone = listener.local_addr().expect("it is bound");
     drop(listener);
     let upstream =
         Upstream::steps([Step::serve(status(&format!("303 See Other\r\nLocation: http://{gone}/answer")))]).await;
     let remote = at(&upstream.url(""), RemoteConfig::default(), &client(&["127.0.0.1"]));
-    let (said, _) = read(post(of(remote))).await;
-    assert_eq!(said.iter().map(tell).collect::<Vec<_>>(), ["gave up connect_failed"]);
+    let (items, _) = read(post(of(remote))).await;
+    assert_eq!(items.iter().map(brief).collect::<Vec<_>>(), ["gave up connect_failed"]);
     assert_eq!(upstream.requests().len(), 1, "the POST was sent a second time");
 }
 
 #[tokio::test]
-async fn an_operator_who_ends_a_post_ends_it() {
+async fn a_post_that_an_operator_ends_is_not_repeated() {
     let upstream = Upstream::steps([Step::hold(begun("data: a\n\n"))]).await;
     let connections = Connections::new(1);
     let source = post(source(&upstream, RemoteConfig::default()));
     let mut reader = EventSource::new(source, Cursor::default(), connections.clone());
     assert!(matches!(next(&mut reader).await, Said::Open { .. }));
     assert!(connections.end(&connections.list()[0].id));
-    let said = loop {
+    let item = loop {
         match next(&mut reader).await {
             Said::Events(_) => {}
-            said => break said,
+            item => break item,
         }
     };
-    assert_eq!(tell(&said), "gave up ended");
+    assert_eq!(brief(&item), "gave up ended");
 }
 
 #[tokio::test]
-async fn a_post_whose_event_is_too_large_is_given_up_for_that() {
+async fn a_post_with_a_too_large_event_is_given_up() {
     let upstream = Upstream::steps([Step::hold(format!("{}{}", begun(""), chunk(&"x".repeat(3000))))]).await;
     let config = RemoteConfig { max_event_bytes: 1000, ..RemoteConfig::default() };
-    let (said, _) = read(post(source(&upstream, config))).await;
-    assert!(reason(&said).ends_with("(`max_event_bytes` of the remote)"), "{}", reason(&said));
+    let (items, _) = read(post(source(&upstream, config))).await;
+    assert!(reason(&items).ends_with("(`max_event_bytes` of the remote)"), "{}", reason(&items));
 }

@@ -1,8 +1,8 @@
-//! Redirects: where they may lead, and what goes along.
+//! Redirects: permitted targets, and the parts of a request that follow.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::rig::{at, begun, field, of, read, reason, source, status, stream, tell, told};
+use super::rig::{at, begun, brief, field, of, read, read_brief, reason, source, status, stream};
 use crate::upstream::{
     Remote, RemoteConfig,
     events::{Repeat, Source},
@@ -13,7 +13,7 @@ fn moved(status: u16, target: &str) -> Step {
     Step::serve(self::status(&format!("{status} Moved\r\nLocation: {target}")))
 }
 
-/// With a token, as `token_env` makes it, and a field of the settings.
+/// A remote with a token, as `token_env` sets it, and other secrets in its settings.
 fn secretive(upstream: &Upstream, allow: &[&str]) -> Arc<Remote> {
     let secrets = [("Authorization", "Bearer secret-token"), ("X-Api-Key", "secret-key"), ("Cookie", "secret-cookie")];
     let headers: BTreeMap<_, _> = secrets.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
@@ -27,7 +27,7 @@ async fn credentials_do_not_reach_another_origin() {
         let front = Upstream::steps([moved(code, &target.url("/there"))]).await;
         let mut source = of(secretive(&front, &["127.0.0.1"]));
         source.headers.insert("x-session", "secret-session".parse().expect("a value"));
-        assert_eq!(told(source).await, ["open", "1=a", "end closed"], "{code}");
+        assert_eq!(read_brief(source).await, ["open", "1=a", "end closed"], "{code}");
         let (first, second) = (&front.requests()[0], &target.requests()[0]);
         assert_eq!(first.matches("secret").count(), 4, "{first}");
         assert!(second.starts_with("GET /there ") && !second.contains("secret"), "{second}");
@@ -36,36 +36,35 @@ async fn credentials_do_not_reach_another_origin() {
 }
 
 #[tokio::test]
-async fn within_the_origin_credentials_are_kept() {
+async fn a_redirect_within_the_origin_keeps_credentials() {
     let upstream = Upstream::steps([moved(307, "/there"), Step::serve(stream("data: a\n\n"))]).await;
-    assert_eq!(told(of(secretive(&upstream, &[]))).await, ["open", "=a", "end closed"]);
+    assert_eq!(read_brief(of(secretive(&upstream, &[]))).await, ["open", "=a", "end closed"]);
     assert_eq!(upstream.requests()[1].matches("secret").count(), 3);
 }
 
-/// The settings vouch for the server that they name, not for those that this server names.
+/// The settings trust their own server, but not the servers to which it redirects.
 #[tokio::test]
-async fn the_guard_stands_before_another_origin() {
+async fn the_guard_checks_a_redirect_to_another_origin() {
     let target = Upstream::steps([Step::serve(stream("data: a\n\n"))]).await;
     let front = Upstream::steps([moved(302, &target.url("/there"))]).await;
-    let (said, _) = read(source(&front, RemoteConfig::default())).await;
-    assert_eq!(said.iter().map(tell).collect::<Vec<_>>(), ["gave up egress_refused"]);
-    assert!(reason(&said).contains("[egress] allow"), "{}", reason(&said));
+    let (items, _) = read(source(&front, RemoteConfig::default())).await;
+    assert_eq!(items.iter().map(brief).collect::<Vec<_>>(), ["gave up egress_refused"]);
+    assert!(reason(&items).contains("[egress] allow"), "{}", reason(&items));
     assert_eq!(target.accepted(), 0);
 }
 
 #[tokio::test]
-async fn five_redirects_are_followed_and_not_six() {
+async fn at_most_five_redirects_are_followed() {
     let go = || moved(302, "/next");
     let end = Step::serve(stream("data: a\n\n"));
     let upstream = Upstream::steps([go(), go(), go(), go(), go(), end.clone()]).await;
-    assert_eq!(told(source(&upstream, RemoteConfig::default())).await, ["open", "=a", "end closed"]);
+    assert_eq!(read_brief(source(&upstream, RemoteConfig::default())).await, ["open", "=a", "end closed"]);
     let upstream = Upstream::steps([go(), go(), go(), go(), go(), go(), end]).await;
-    assert_eq!(told(source(&upstream, RemoteConfig::default())).await, ["gave up redirect"]);
+    assert_eq!(read_brief(source(&upstream, RemoteConfig::default())).await, ["gave up redirect"]);
 }
 
-/// The address that was named is asked again, not the one to which it led once.
 #[tokio::test]
-async fn a_lost_stream_is_looked_for_where_it_was_named() {
+async fn a_reconnect_requests_the_original_url() {
     let upstream = Upstream::steps([
         moved(301, "/elsewhere"),
         Step::close(begun("id: 1\ndata: a\n\n")),
@@ -73,7 +72,7 @@ async fn a_lost_stream_is_looked_for_where_it_was_named() {
     ])
     .await;
     assert_eq!(
-        told(source(&upstream, RemoteConfig::default())).await,
+        read_brief(source(&upstream, RemoteConfig::default())).await,
         ["open", "1=a", "retry 1 truncated", "open after 1", "2=b", "end closed"]
     );
     let asked: Vec<String> =
@@ -81,9 +80,9 @@ async fn a_lost_stream_is_looked_for_where_it_was_named() {
     assert_eq!(asked, ["/events", "/elsewhere", "/events"]);
 }
 
-/// A page that redirects for a while (a login, a maintenance page) does not end what was served before.
+/// A temporary redirect, such as to a maintenance page, does not end a stream that was open before.
 #[tokio::test]
-async fn a_redirect_to_nowhere_good_passes_for_a_stream_that_was_open() {
+async fn a_refused_redirect_is_retried_for_a_stream_that_was_open() {
     let upstream = Upstream::steps([
         Step::close(begun("id: 1\ndata: a\n\n")),
         moved(302, "ftp://maintenance/"),
@@ -91,5 +90,5 @@ async fn a_redirect_to_nowhere_good_passes_for_a_stream_that_was_open() {
     ])
     .await;
     let source = Source { repeat: Repeat::Forever, ..source(&upstream, RemoteConfig::default()) };
-    assert_eq!(told(source).await, ["open", "1=a", "retry 1 truncated", "retry 2 redirect", "end 204"]);
+    assert_eq!(read_brief(source).await, ["open", "1=a", "retry 1 truncated", "retry 2 redirect", "end 204"]);
 }

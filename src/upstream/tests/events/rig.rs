@@ -1,4 +1,4 @@
-//! What the tests of event streams share: a reader that skips delays, and what it was told in short.
+//! Helpers of the tests of event streams: a reader that skips delays, and items as short texts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,93 +15,96 @@ pub const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\
 /// The last chunk.
 pub const LAST: &str = "0\r\n\r\n";
 
-/// One chunk; nothing for nothing, since an empty chunk is the last one.
+/// One chunk. An empty text has no chunk, since an empty chunk is the last one.
 pub fn chunk(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{:x}\r\n{text}\r\n", text.len()) }
 }
 
-/// A whole stream.
+/// A complete stream.
 pub fn stream(text: &str) -> String {
     format!("{CHUNKED}{}{LAST}", chunk(text))
 }
 
-/// A stream that has only begun.
+/// The beginning of a stream.
 pub fn begun(text: &str) -> String {
     format!("{CHUNKED}{}", chunk(text))
 }
 
-/// An answer with another status.
+/// A response with this status line.
 pub fn status(line: &str) -> String {
     format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n")
 }
 
-/// The upstream as a remote.
+/// A remote at this upstream.
 pub fn remote(upstream: &Upstream, config: RemoteConfig, client: &Client) -> Arc<Remote> {
     at(&upstream.url(""), config, client)
 }
 
+/// A remote at this base URL.
 pub fn at(base: &str, config: RemoteConfig, client: &Client) -> Arc<Remote> {
     let config = RemoteConfig { base_url: Some(base.into()), paths: vec!["/*".into()], ..config };
-    Arc::new(config.build("up", client).expect("good settings"))
+    Arc::new(config.build("up", client).expect("valid settings"))
 }
 
-/// A stream of it.
+/// A stream of this remote.
 pub fn of(remote: Arc<Remote>) -> Source {
-    let url = remote.client_url("/events").expect("a good path");
+    let url = remote.client_url("/events").expect("a valid path");
     let pace = Pace { initial: Duration::from_millis(5), max: Duration::from_millis(20) };
     Source { pace, ..Source::get(remote, url, Purpose::Relay) }
 }
 
+/// A stream of a remote at this upstream.
 pub fn source(upstream: &Upstream, config: RemoteConfig) -> Source {
     of(remote(upstream, config, &client(&[])))
 }
 
+/// A reader from the beginning of the stream.
 pub fn open(source: Source) -> EventSource {
     EventSource::new(source, Cursor::default(), Connections::new(10))
 }
 
-/// What comes next.
+/// The next item.
 pub async fn next(stream: &mut EventSource) -> Said {
-    timeout(PATIENCE, stream.next()).await.expect("an answer in time").expect("it is not over")
+    timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("the stream has not ended")
 }
 
-/// What comes next, in short.
-pub async fn tell_next(stream: &mut EventSource) -> String {
-    tell(&next(stream).await)
+/// The next item as a short text.
+pub async fn next_brief(stream: &mut EventSource) -> String {
+    brief(&next(stream).await)
 }
 
-/// Lets a delay pass at once. Needs a runtime of one thread.
+/// Skips a delay. Needs a runtime of one thread.
 pub async fn skip(delay: Duration) {
     tokio::time::pause();
     tokio::time::advance(delay).await;
     tokio::time::resume();
 }
 
-/// Reads from the beginning to the end.
+/// Reads a stream from the beginning to the end.
 pub async fn read(source: Source) -> (Vec<Said>, Cursor) {
     read_after(source, Cursor::default()).await
 }
 
-/// Reads to the end, without delays; events in pieces are put together.
+/// Reads a stream to its end, without delays. Joins successive events into one item.
 pub async fn read_after(source: Source, cursor: Cursor) -> (Vec<Said>, Cursor) {
     let mut stream = EventSource::new(source, cursor, Connections::new(10));
-    let mut said = Vec::new();
-    while let Some(next) = timeout(PATIENCE, stream.next()).await.expect("an answer in time") {
+    let mut items = Vec::new();
+    while let Some(next) = timeout(PATIENCE, stream.next()).await.expect("an item in time") {
         if let Said::Retry { delay, .. } = next {
             skip(delay).await;
         }
-        match (said.last_mut(), next) {
+        match (items.last_mut(), next) {
             (Some(Said::Events(before)), Said::Events(events)) => before.extend(events),
-            (_, next) => said.push(next),
+            (_, next) => items.push(next),
         }
     }
-    assert_eq!(stream.next().await, None, "after the end there is nothing");
-    (said, stream.cursor().clone())
+    assert_eq!(stream.next().await, None, "no item follows the end");
+    (items, stream.cursor().clone())
 }
 
-/// What was said, in short: each event as `id=data`, a control frame as `!name`.
-pub fn tell(said: &Said) -> String {
-    match said {
+/// An item as a short text: an event is `id=data`, a control frame is `!name`.
+pub fn brief(item: &Said) -> String {
+    match item {
         Said::Open { resumed_after, may_have_missed, .. } => {
             let after = resumed_after.as_ref().map_or_else(String::new, |id| format!(" after {id}"));
             format!("open{after}{}", if *may_have_missed { " with a gap" } else { "" })
@@ -119,31 +122,31 @@ pub fn tell(said: &Said) -> String {
     }
 }
 
-/// Reads to the end; what was said, in short.
-pub async fn told(source: Source) -> Vec<String> {
-    read(source).await.0.iter().map(tell).collect()
+/// Reads a stream to its end. Returns the items as short texts.
+pub async fn read_brief(source: Source) -> Vec<String> {
+    read(source).await.0.iter().map(brief).collect()
 }
 
 /// The delays of the retries.
-pub fn delays(said: &[Said]) -> Vec<Duration> {
-    let delays = said.iter().filter_map(|said| match said {
+pub fn delays(items: &[Said]) -> Vec<Duration> {
+    let delays = items.iter().filter_map(|item| match item {
         Said::Retry { delay, .. } => Some(*delay),
         _ => None,
     });
     delays.collect()
 }
 
-/// Why it was given up.
-pub fn reason(said: &[Said]) -> String {
-    match said.last() {
+/// Why the reader gave up.
+pub fn reason(items: &[Said]) -> String {
+    match items.last() {
         Some(Said::GaveUp(failure)) => failure.to_string(),
-        last => panic!("it was not given up: {last:?}"),
+        last => panic!("the reader did not give up: {last:?}"),
     }
 }
 
-/// The field of the request with this number, from 0.
+/// A header field of the request with this number, from 0.
 pub fn field(upstream: &Upstream, number: usize, name: &str) -> Option<String> {
-    let request = upstream.requests().get(number).cloned().expect("so many requests came");
+    let request = upstream.requests().get(number).cloned().expect("the request arrived");
     let head = request.split("\r\n\r\n").next().unwrap_or_default().to_owned();
     head.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
 }

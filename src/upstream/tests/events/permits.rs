@@ -1,10 +1,10 @@
-//! Places for streams: how many there may be, and who gives one back.
+//! Permits for streams: their limits, and when they are released.
 
 use std::time::Duration;
 
 use tokio::{net::TcpListener, time::Instant};
 
-use super::rig::{at, begun, next, of, open, skip, source, stream, tell, tell_next};
+use super::rig::{at, begun, brief, next, next_brief, of, open, skip, source, stream};
 use crate::upstream::{
     Connections, RemoteConfig,
     events::{Cursor, EventSource, Repeat, Said, Source},
@@ -12,31 +12,31 @@ use crate::upstream::{
 };
 
 #[tokio::test]
-async fn who_finds_no_place_waits_and_nothing_is_sent() {
+async fn without_a_permit_a_stream_waits_and_sends_no_request() {
     let upstream = Upstream::steps([Step::hold(begun("data: a\n\n")), Step::serve(stream("data: b\n\n"))]).await;
     let source = source(&upstream, RemoteConfig { max_connections: 1, ..RemoteConfig::default() });
     let connections = Connections::new(9);
     let mut first = EventSource::new(source.clone(), Cursor::default(), connections.clone());
-    assert_eq!(tell_next(&mut first).await, "open");
+    assert_eq!(next_brief(&mut first).await, "open");
     let mut second = EventSource::new(source.clone(), Cursor::default(), connections.clone());
-    let Said::Retry { attempt: 1, delay, failure } = next(&mut second).await else { panic!("there is no place") };
+    let Said::Retry { attempt: 1, delay, failure } = next(&mut second).await else { panic!("no permit is left") };
     assert_eq!(failure.code(), "busy");
     assert!(failure.to_string().contains("`remotes.up.max_connections`"), "{failure}");
     assert_eq!(upstream.accepted(), 1);
     drop(first);
     skip(delay).await;
-    assert_eq!(tell_next(&mut second).await, "open");
+    assert_eq!(next_brief(&mut second).await, "open");
     assert_eq!((connections.figures().open, connections.figures().refused), (1, 1));
     let mut narrow = EventSource::new(source, Cursor::default(), Connections::new(0));
-    let said = next(&mut narrow).await;
+    let item = next(&mut narrow).await;
     assert!(
-        matches!(&said, Said::Retry { failure, .. } if failure.to_string().contains("relay.max_upstreams")),
-        "{said:?}"
+        matches!(&item, Said::Retry { failure, .. } if failure.to_string().contains("relay.max_upstreams")),
+        "{item:?}"
     );
 }
 
 #[tokio::test]
-async fn places_come_back_whatever_ends_a_stream() {
+async fn every_end_of_a_stream_releases_its_permit() {
     let connections = Connections::new(1);
     for (answer, end) in [
         (stream("data: a\n\n"), "end closed"),
@@ -51,9 +51,9 @@ async fn places_come_back_whatever_ends_a_stream() {
         source.end_event = end.contains("end_event").then(|| "done".into());
         let mut reader = EventSource::new(source, Cursor::default(), connections.clone());
         loop {
-            let said = next(&mut reader).await;
-            if matches!(said, Said::End(_) | Said::GaveUp(_)) {
-                assert_eq!(tell(&said), end);
+            let item = next(&mut reader).await;
+            if matches!(item, Said::End(_) | Said::GaveUp(_)) {
+                assert_eq!(brief(&item), end);
                 break;
             }
         }
@@ -62,7 +62,7 @@ async fn places_come_back_whatever_ends_a_stream() {
 }
 
 #[tokio::test]
-async fn a_lost_stream_holds_no_place_while_it_waits() {
+async fn a_lost_stream_holds_no_permit_while_it_waits() {
     let upstream = Upstream::steps([Step::close(begun("data: a\n\n"))]).await;
     let connections = Connections::new(1);
     let mut reader =
@@ -76,36 +76,36 @@ async fn a_lost_stream_holds_no_place_while_it_waits() {
 }
 
 #[tokio::test]
-async fn an_operator_ends_a_stream_and_it_comes_back() {
+async fn a_stream_that_an_operator_ends_reconnects() {
     let upstream =
         Upstream::steps([Step::hold(begun("id: 1\ndata: a\n\n")), Step::serve(stream("id: 2\ndata: b\n\n"))]).await;
     let connections = Connections::new(9);
     let mut reader =
         EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
-    assert_eq!(tell_next(&mut reader).await, "open");
-    assert_eq!(tell_next(&mut reader).await, "1=a");
+    assert_eq!(next_brief(&mut reader).await, "open");
+    assert_eq!(next_brief(&mut reader).await, "1=a");
     let id = connections.list()[0].id.clone();
     assert_eq!((connections.list()[0].events, connections.list()[0].bytes), (1, 15));
     assert!(connections.end(&id));
-    assert_eq!(tell_next(&mut reader).await, "retry 1 ended");
+    assert_eq!(next_brief(&mut reader).await, "retry 1 ended");
     upstream.closed().await;
-    assert_eq!(tell_next(&mut reader).await, "open after 1");
-    assert!(!connections.end(&id), "the new connection has an id of its own");
+    assert_eq!(next_brief(&mut reader).await, "open after 1");
+    assert!(!connections.end(&id), "the new connection has another id");
 }
 
 #[tokio::test]
-async fn an_operator_ends_an_attempt_too() {
+async fn an_operator_can_end_an_attempt() {
     let upstream = Upstream::steps([Step::hold("")]).await;
     let connections = Connections::new(9);
     let mut reader =
         EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
-    let (said, ()) = tokio::join!(next(&mut reader), async {
+    let (item, ()) = tokio::join!(next(&mut reader), async {
         while connections.list().is_empty() || upstream.requests().is_empty() {
             tokio::task::yield_now().await;
         }
         assert!(connections.end(&connections.list()[0].id));
     });
-    assert_eq!(tell(&said), "retry 1 ended");
+    assert_eq!(brief(&item), "retry 1 ended");
     upstream.closed().await;
 }
 
@@ -118,14 +118,14 @@ async fn dropping_a_reader_closes_its_connection_at_once() {
         let mut reader =
             EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
         if opens {
-            assert_eq!(tell_next(&mut reader).await, "open");
+            assert_eq!(next_brief(&mut reader).await, "open");
         } else {
-            let asked = async {
+            let requested = async {
                 while upstream.requests().is_empty() {
                     tokio::task::yield_now().await;
                 }
             };
-            tokio::select! { said = reader.next() => panic!("{said:?}"), () = asked => {} }
+            tokio::select! { item = reader.next() => panic!("{item:?}"), () = requested => {} }
         }
         let began = Instant::now();
         drop(reader);
@@ -136,7 +136,7 @@ async fn dropping_a_reader_closes_its_connection_at_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_yet_is_waited_for() {
+async fn a_reader_waits_for_a_server_that_starts_later() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let addr = listener.local_addr().expect("it is bound");
     drop(listener);
@@ -145,23 +145,25 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
     let mut reader = open(source);
     let began = Instant::now();
     for attempt in 1..=9 {
-        let Said::Retry { attempt: told, delay, failure } = next(&mut reader).await else { panic!("nobody is there") };
-        assert_eq!((told, failure.code()), (attempt, "connect_failed"));
+        let Said::Retry { attempt: reported, delay, failure } = next(&mut reader).await else {
+            panic!("no server is there")
+        };
+        assert_eq!((reported, failure.code()), (attempt, "connect_failed"));
         skip(delay).await;
     }
     let listener = TcpListener::bind(addr).await.expect("the port is free again");
     let _upstream = Upstream::steps_on(listener, [Step::serve(stream("data: a\n\n"))]);
     loop {
-        assert!(began.elapsed() < PATIENCE * 3, "it does not come back");
+        assert!(began.elapsed() < PATIENCE * 3, "the reader does not connect");
         if let Said::Open { reconnects, .. } = next(&mut reader).await {
-            assert_eq!(reconnects, 0, "none was lost: none was there");
+            assert_eq!(reconnects, 0, "no connection was lost");
             break;
         }
     }
 }
 
 #[tokio::test]
-async fn figures_count_what_came() {
+async fn figures_count_bytes_and_events() {
     let upstream = Upstream::steps([Step::serve(stream("data: a\n\ndata: b\n\n"))]).await;
     let connections = Connections::new(9);
     let mut reader =
