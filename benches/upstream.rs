@@ -14,7 +14,7 @@ use std::{
 
 use millstream::upstream::{
     Client, Config, Connections, Method, Purpose, RemoteConfig, Request, Trust,
-    events::{Cursor, EventSource, Said, Source},
+    events::{Cursor, EventSource, Source, StreamEvent},
 };
 
 /// The allocator of the program.
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     let event_source = async || {
         let source = Source::get(remote.clone(), url.clone(), Purpose::Relay);
         let mut source = EventSource::new(source, Cursor::default(), connections.clone());
-        while !matches!(source.next().await, Some(Said::Events(_))) {}
+        while !matches!(source.next().await, Some(StreamEvent::Events(_))) {}
         source
     };
     let good = actix_rt::System::new().block_on(async {

@@ -59,7 +59,7 @@ pub use self::{
     backoff::{Backoff, retry_after},
     body::Body,
     connect::read_roots,
-    connections::{Busy, Connections, Figures, Lease, Open, Purpose},
+    connections::{Busy, Connections, Figures, OpenStream, Purpose, StreamPermit},
     error::Error,
     fields::{HOP_BY_HOP, is_reserved},
     guard::{Allow, BadAllow, Net},

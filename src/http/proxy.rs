@@ -28,7 +28,8 @@ use crate::{
     relay::passthrough::{Passthrough, ProxyRequest},
     sse,
     upstream::{
-        BadPath, Error, HeaderMap, HeaderName, HeaderValue, Method, Open, Remote, UnknownRemote, Url, events::Failure,
+        BadPath, Error, HeaderMap, HeaderName, HeaderValue, Method, OpenStream, Remote, UnknownRemote, Url,
+        events::Failure,
     },
 };
 
@@ -142,7 +143,7 @@ pub(super) async fn sample(
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({ "connections": [], "total": 0 })))]
 struct UpstreamConnections {
-    connections: Vec<Open>,
+    connections: Vec<OpenStream>,
     /// The number of open streams.
     total: usize,
 }
@@ -228,7 +229,7 @@ async fn pass(
         Err(failure) => {
             tracing::info!(remote = name, path, code = failure.code(), error = %failure, "no stream to pass on");
             let detail = format!("remote `{name}`: {failure}");
-            if patient && failure.passing() {
+            if patient && failure.is_transient() {
                 let not_before = failure.retry_after().unwrap_or_default();
                 return Ok(unavailable_for_now(node, "upstream_unavailable", &detail, not_before));
             }

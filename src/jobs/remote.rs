@@ -260,7 +260,7 @@ impl Session {
                     let connections = self.context.connections.of(&self.tasks.owner);
                     match request::submit(&remote, &connections, &self.tasks.via, &self.key(), body.clone()).await {
                         Ok(job_id) => break job_id,
-                        Err(RequestError::Failed(failure)) if failure.passing() => sleep(CANCEL_RETRY).await,
+                        Err(RequestError::Failed(failure)) if failure.is_transient() => sleep(CANCEL_RETRY).await,
                         Err(_) => return,
                     }
                 }

@@ -22,7 +22,7 @@ use crate::{
     sse::Frame,
     upstream::{
         Connections,
-        events::{Cursor, EventSource, RemoteEvent, Said, Source},
+        events::{Cursor, EventSource, RemoteEvent, Source, StreamEvent},
     },
 };
 
@@ -73,7 +73,7 @@ pub struct Merged {
     events: u64,
 }
 
-type Reading = Pin<Box<dyn Stream<Item = (usize, Said)> + Send>>;
+type Reading = Pin<Box<dyn Stream<Item = (usize, StreamEvent)> + Send>>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -169,12 +169,12 @@ impl Merged {
     }
 
     /// The frames that follow from the next step of a source.
-    fn frames(&mut self, index: usize, next: Said) -> Option<Bytes> {
+    fn frames(&mut self, index: usize, next: StreamEvent) -> Option<Bytes> {
         let source = &self.endpoints[index].source;
         match next {
             // The reader does not need to know of a reconnect.
-            Said::Open { .. } | Said::Retry { .. } => None,
-            Said::Events(events) => {
+            StreamEvent::Open { .. } | StreamEvent::Retry { .. } => None,
+            StreamEvent::Events(events) => {
                 let mut out = BytesMut::new();
                 // Of all control frames of another node, only a gap concerns the reader.
                 for event in events.iter().filter(|event| !event.control || event.event == "gap") {
@@ -183,11 +183,11 @@ impl Merged {
                 }
                 (!out.is_empty()).then(|| out.freeze())
             }
-            Said::End(_) => {
+            StreamEvent::End(_) => {
                 self.completed += 1;
                 None
             }
-            Said::GaveUp(failure) => {
+            StreamEvent::GaveUp(failure) => {
                 self.failed += 1;
                 let data = json!({ "source": source, "error": failure.to_string(), "code": failure.code() });
                 Some(frame("merge_error", &data))

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::upstream::{
-    Chunks, Connections, HeaderMap, Lease, Method, Purpose, Remote, Request, Url, Via,
-    events::{Answer, Failure, Opened, open},
+    Chunks, Connections, HeaderMap, Method, Purpose, Remote, Request, StreamPermit, Url, Via,
+    events::{Failure, OpenedStream, Opening, open},
 };
 
 mod weaver;
@@ -38,7 +38,7 @@ pub struct ProxyRequest {
 /// The bytes of an open stream. Dropping it closes the connection.
 pub struct Passthrough {
     chunks: Chunks,
-    lease: Lease,
+    permit: StreamPermit,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     weaver: Weaver,
     /// The silence before a heartbeat.
@@ -56,15 +56,15 @@ impl ProxyRequest {
     /// When the remote answers otherwise, or not at all.
     pub async fn open(self, connections: &Connections, heartbeat: Duration) -> Result<Option<Passthrough>, Failure> {
         let Self { remote, method, url, headers, body, via } = self;
-        let lease = connections.enter(&remote, &method, url.path(), Purpose::Proxy);
+        let permit = connections.acquire(&remote, &method, url.path(), Purpose::Proxy);
         let request = Request { via: Some(via), ..remote.request(method, &url, headers, body) };
         let idle = remote.read_timeout();
-        match open(remote.client().clone(), request, idle, lease).await.map_err(|refused| refused.failure)? {
-            Answer::NoContent => Ok(None),
-            Answer::Stream(opened) => {
-                let Opened { chunks, lease, .. } = *opened;
-                let ended = Box::pin(lease.ended().cancelled_owned());
-                Ok(Some(Passthrough { chunks, lease, ended, weaver: Weaver::default(), heartbeat }))
+        match open(remote.client().clone(), request, idle, permit).await.map_err(|refused| refused.failure)? {
+            Opening::NoContent => Ok(None),
+            Opening::Stream(opened) => {
+                let OpenedStream { chunks, permit, .. } = *opened;
+                let ended = Box::pin(permit.end_token().cancelled_owned());
+                Ok(Some(Passthrough { chunks, permit, ended, weaver: Weaver::default(), heartbeat }))
             }
         }
     }
@@ -94,7 +94,7 @@ impl Passthrough {
             };
             match chunk {
                 Some(Ok(bytes)) => {
-                    self.lease.read(bytes.len(), 0);
+                    self.permit.count(bytes.len(), 0);
                     next_heartbeat = Instant::now() + self.heartbeat;
                     let bytes = self.weaver.weave(bytes);
                     if !bytes.is_empty() {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     shares::Owner,
-    upstream::events::{Cursor, Said, Source},
+    upstream::events::{Cursor, Source, StreamEvent},
 };
 
 pub(super) mod actor;
@@ -55,7 +55,7 @@ pub(super) struct Batch {
     /// The remote has reported a gap.
     pub(super) missed: bool,
     /// The change of the state that follows: a connection, its loss, the end.
-    pub(super) then: Option<Said>,
+    pub(super) then: Option<StreamEvent>,
 }
 
 /// The next report, while it is collected.
@@ -89,8 +89,8 @@ impl Pending {
     }
 
     /// Adds what the reader brings next, and the position after it.
-    pub(super) fn add(&mut self, next: Said, cursor: &Cursor, now: Instant) {
-        let Said::Events(events) = next else {
+    pub(super) fn add(&mut self, next: StreamEvent, cursor: &Cursor, now: Instant) {
+        let StreamEvent::Events(events) = next else {
             self.batch.then = Some(next);
             self.cursor.clone_from(cursor);
             return;
@@ -124,7 +124,7 @@ impl Pending {
 
     /// Forgets the state of a connection that was replaced. An end stays: it was read.
     pub(super) fn reconnect(&mut self) {
-        self.batch.then.take_if(|then| !matches!(then, Said::End(_)));
+        self.batch.then.take_if(|then| !matches!(then, StreamEvent::End(_)));
     }
 
     /// The position from which a new connection continues.

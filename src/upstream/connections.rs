@@ -1,6 +1,6 @@
 //! The open upstream streams: their limits, their list, and how an operator ends one.
 //!
-//! Each open stream holds a [`Lease`], which is released when it is dropped. The node limits their number
+//! Each open stream holds a [`StreamPermit`], which is released when it is dropped. The node limits their number
 //! (`[relay] max_upstreams`), and so does each remote (`max_connections`). A stream above a limit is refused at once.
 
 use std::{
@@ -49,7 +49,7 @@ struct Totals {
 
 /// The permit of one open stream, released when it is dropped.
 #[derive(Debug)]
-pub struct Lease {
+pub struct StreamPermit {
     connections: Connections,
     entry: Arc<Entry>,
     _node: Held,
@@ -92,7 +92,7 @@ pub enum Purpose {
     "id": "7", "remote": "reactive", "method": "GET", "path": "/api/sse/sample-parallel", "purpose": "proxy",
     "openedAt": 1_790_000_000_000_u64, "events": 0, "bytes": 512, "idleMs": 40,
 })))]
-pub struct Open {
+pub struct OpenStream {
     /// Identifies the stream until the node restarts.
     pub id: String,
     /// The name of the remote.
@@ -177,7 +177,13 @@ impl Connections {
     ///
     /// # Errors
     /// [`Busy`] with the limit that is reached.
-    pub fn enter(&self, remote: &Remote, method: &Method, path: &str, purpose: Purpose) -> Result<Lease, Busy> {
+    pub fn acquire(
+        &self,
+        remote: &Remote,
+        method: &Method,
+        path: &str,
+        purpose: Purpose,
+    ) -> Result<StreamPermit, Busy> {
         let refused = |busy: Busy| {
             self.inner.totals.over_share.fetch_add(u64::from(matches!(busy, Busy::Share(_))), Relaxed);
             self.inner.totals.refused.fetch_add(1, Relaxed);
@@ -207,11 +213,11 @@ impl Connections {
         });
         self.inner.totals.opened.fetch_add(1, Relaxed);
         self.lock().insert(entry.id, entry.clone());
-        Ok(Lease { connections: self.clone(), entry, _node: node, _remote: of_remote })
+        Ok(StreamPermit { connections: self.clone(), entry, _node: node, _remote: of_remote })
     }
 
     /// The open streams, oldest first.
-    pub fn list(&self) -> Vec<Open> {
+    pub fn list(&self) -> Vec<OpenStream> {
         let now = self.now();
         let entries: Vec<Arc<Entry>> = self.lock().values().cloned().collect();
         entries.iter().map(|entry| entry.open(now)).collect()
@@ -248,11 +254,11 @@ impl Connections {
     }
 }
 
-// === impl Lease ===
+// === impl StreamPermit ===
 
-impl Lease {
+impl StreamPermit {
     /// Counts received bytes and events.
-    pub fn read(&self, bytes: usize, events: usize) {
+    pub fn count(&self, bytes: usize, events: usize) {
         let totals = &self.connections.inner.totals;
         for (own, total, count) in
             [(&self.entry.bytes, &totals.bytes, bytes), (&self.entry.events, &totals.events, events)]
@@ -264,12 +270,12 @@ impl Lease {
     }
 
     /// The token that is cancelled when an operator ends this stream.
-    pub fn ended(&self) -> CancellationToken {
+    pub fn end_token(&self) -> CancellationToken {
         self.entry.end.clone()
     }
 }
 
-impl Drop for Lease {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.entry.id);
     }
@@ -278,8 +284,8 @@ impl Drop for Lease {
 // === impl Entry ===
 
 impl Entry {
-    fn open(&self, now: u64) -> Open {
-        Open {
+    fn open(&self, now: u64) -> OpenStream {
+        OpenStream {
             id: self.id.to_string(),
             remote: self.remote.clone(),
             method: self.method.to_string(),
@@ -307,13 +313,13 @@ mod tests {
     fn permits_are_limited_and_released() {
         let connections = Connections::new(2);
         let (narrow, wide) = (remote(1), remote(9));
-        let enter = |remote| connections.enter(remote, &Method::GET, "/x", Purpose::Relay);
-        let first = enter(&narrow).unwrap();
-        assert_eq!(enter(&narrow).unwrap_err(), Busy::Remote("up".into()));
-        let _second = enter(&wide).unwrap();
-        assert_eq!(enter(&wide).unwrap_err(), Busy::Node(2));
+        let acquire = |remote| connections.acquire(remote, &Method::GET, "/x", Purpose::Relay);
+        let first = acquire(&narrow).unwrap();
+        assert_eq!(acquire(&narrow).unwrap_err(), Busy::Remote("up".into()));
+        let _second = acquire(&wide).unwrap();
+        assert_eq!(acquire(&wide).unwrap_err(), Busy::Node(2));
         drop(first);
-        assert!(enter(&narrow).is_ok());
+        assert!(acquire(&narrow).is_ok());
         let figures = connections.figures();
         assert_eq!((figures.open, figures.opened, figures.refused), (1, 3, 2));
     }
@@ -323,27 +329,27 @@ mod tests {
         let owner = |name: &str| Some(name.into());
         let connections = Connections::shared(100, Share::percent(50));
         let (a, b) = (connections.of(&owner("a")), connections.of(&owner("b")));
-        let enter = |of: &Connections, remote| of.enter(remote, &Method::GET, "/x", Purpose::Relay);
+        let acquire = |of: &Connections, remote| of.acquire(remote, &Method::GET, "/x", Purpose::Relay);
         let narrow = remote(8);
-        let held: Vec<_> = std::iter::from_fn(|| enter(&a, &narrow).ok()).collect();
+        let held: Vec<_> = std::iter::from_fn(|| acquire(&a, &narrow).ok()).collect();
         assert_eq!(held.len(), 6, "half of the permits, and half of the rest");
-        assert!(matches!(enter(&a, &narrow).unwrap_err(), Busy::Share(of) if of.contains("`up`")));
-        let other = enter(&b, &narrow);
+        assert!(matches!(acquire(&a, &narrow).unwrap_err(), Busy::Share(of) if of.contains("`up`")));
+        let other = acquire(&b, &narrow);
         assert!(other.is_ok());
         assert_eq!(connections.figures().over_share, 2);
         let wide = remote(1000);
-        let more: Vec<_> = std::iter::from_fn(|| enter(&a, &wide).ok()).collect();
+        let more: Vec<_> = std::iter::from_fn(|| acquire(&a, &wide).ok()).collect();
         assert_eq!(held.len() + more.len(), 50, "another owner has streams on the node");
     }
 
     #[test]
     fn an_open_stream_is_listed_and_can_be_ended() {
         let connections = Connections::new(2);
-        let lease = connections.enter(&remote(1), &Method::POST, "/x", Purpose::Merge).unwrap();
-        lease.read(10, 2);
+        let permit = connections.acquire(&remote(1), &Method::POST, "/x", Purpose::Merge).unwrap();
+        permit.count(10, 2);
         let [open] = &connections.list()[..] else { panic!("one stream is open") };
         assert_eq!((open.path.as_str(), open.method.as_str(), open.bytes, open.events), ("/x", "POST", 10, 2));
         assert!(!connections.end("nothing") && !connections.end("07"));
-        assert!(connections.end(&open.id) && lease.ended().is_cancelled());
+        assert!(connections.end(&open.id) && permit.end_token().is_cancelled());
     }
 }

@@ -6,9 +6,9 @@
 //! down, and the source buffers one chunk of the body at most.
 //!
 //! ```text
-//!             ┌── lost: Said::Retry, wait ────┐
+//!             ┌── lost: StreamEvent::Retry, wait ────┐
 //!             v                               │
-//!  connect ─> Said::Open ─> Said::Events* ────┴─> Said::End | Said::GaveUp
+//!  connect ─> StreamEvent::Open ─> StreamEvent::Events* ────┴─> StreamEvent::End | StreamEvent::GaveUp
 //! ```
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, HeaderName, HeaderVal
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Chunks, Connections, Purpose, connections::Lease};
+use super::{Chunks, Connections, Purpose, connections::StreamPermit};
 use crate::sse::{self, Decoder, Limits};
 
 mod cursor;
@@ -27,21 +27,21 @@ mod dialect;
 mod failure;
 mod open;
 mod policy;
-mod said;
 mod source;
+mod stream_event;
 
-pub(crate) use self::open::{Answer, Opened, open};
+pub(crate) use self::open::{OpenedStream, Opening, open};
 pub use self::{
     cursor::Cursor,
     failure::Failure,
     policy::Pace,
-    said::{End, RemoteEvent, Said, TRAIL, TRAIL_MAX},
     source::{Repeat, Source},
+    stream_event::{End, RemoteEvent, StreamEvent, TRAIL, TRAIL_MAX},
 };
 use self::{
     cursor::Novelty,
     dialect::{Dialect, Frame},
-    open::Refused,
+    open::OpenError,
     policy::{Decision, Policy},
 };
 
@@ -54,7 +54,7 @@ pub struct EventSource {
     rng: StdRng,
     state: State,
     /// Returned by the next call, before more is read.
-    queued: Option<Said>,
+    queued: Option<StreamEvent>,
     /// Connections that were lost.
     reconnects: u64,
     /// True if the last connection ended without an id to resume after.
@@ -64,7 +64,7 @@ pub struct EventSource {
 
 enum State {
     Waiting(Instant),
-    Connecting(BoxFuture<'static, Result<Answer, Refused>>),
+    Connecting(BoxFuture<'static, Result<Opening, OpenError>>),
     Open(Box<Stream>),
     Done,
 }
@@ -77,7 +77,7 @@ struct Stream {
     /// True if the response marks the end of its body.
     end_marked: bool,
     decoder: Decoder,
-    lease: Lease,
+    permit: StreamPermit,
     dialect: Dialect,
     /// The path of the next event, from a comment before it.
     trail: String,
@@ -135,14 +135,14 @@ impl EventSource {
     }
 
     /// Number of events that the server sent again after a reconnect, and that were skipped.
-    pub fn doubles(&self) -> u64 {
+    pub fn duplicates(&self) -> u64 {
         self.duplicates
     }
 
     /// Takes the end of the stream, if it follows directly after the last events. The caller stores it together with them.
     pub fn take_end(&mut self) -> Option<End> {
         match self.queued.take() {
-            Some(Said::End(end)) => Some(end),
+            Some(StreamEvent::End(end)) => Some(end),
             other => {
                 self.queued = other;
                 None
@@ -153,7 +153,7 @@ impl EventSource {
     /// Waits for the next change or the next events; `None` after the end.
     ///
     /// Cancel safe: nothing is lost, and all time limits continue.
-    pub async fn next(&mut self) -> Option<Said> {
+    pub async fn next(&mut self) -> Option<StreamEvent> {
         loop {
             if let Some(queued) = self.queued.take() {
                 return Some(queued);
@@ -175,7 +175,7 @@ impl EventSource {
                     }
                 }
                 State::Open(stream) => {
-                    let ended = stream.lease.ended();
+                    let ended = stream.permit.end_token();
                     let chunk = tokio::select! {
                         biased;
                         () = ended.cancelled() => Some(Err(Failure::Ended)),
@@ -191,9 +191,9 @@ impl EventSource {
         }
     }
 
-    fn connect(&self) -> BoxFuture<'static, Result<Answer, Refused>> {
+    fn connect(&self) -> BoxFuture<'static, Result<Opening, OpenError>> {
         let Source { remote, method, url, headers, body, via, purpose, read_timeout, .. } = &self.source;
-        let lease = self.connections.enter(remote, method, url.path(), *purpose);
+        let permit = self.connections.acquire(remote, method, url.path(), *purpose);
         let mut headers = headers.clone();
         headers.insert(ACCEPT, HeaderValue::from_static(sse::MEDIA_TYPE));
         // The client may accept more encodings than this reader.
@@ -207,39 +207,39 @@ impl EventSource {
         request.via = Some(via.clone());
         let idle = read_timeout.unwrap_or(remote.read_timeout());
         request.head_timeout = request.head_timeout.min(idle);
-        Box::pin(open(remote.client().clone(), request, idle, lease))
+        Box::pin(open(remote.client().clone(), request, idle, permit))
     }
 
-    fn on_response(&mut self, result: Result<Answer, Refused>) -> Said {
+    fn on_response(&mut self, result: Result<Opening, OpenError>) -> StreamEvent {
         match result {
-            Err(Refused { failure, sent }) => self.on_failure(failure, sent),
-            Ok(Answer::NoContent) => {
+            Err(OpenError { failure, sent }) => self.on_failure(failure, sent),
+            Ok(Opening::NoContent) => {
                 self.state = State::Done;
-                Said::End(End::NoContent)
+                StreamEvent::End(End::NoContent)
             }
-            Ok(Answer::Stream(opened)) => {
-                let Opened { chunks, end_marked, lease } = *opened;
+            Ok(Opening::Stream(opened)) => {
+                let OpenedStream { chunks, end_marked, permit } = *opened;
                 let max = self.source.remote.max_event_bytes();
                 // A line also contains the name of its field.
                 let decoder = Decoder::new(Limits { line: max.saturating_add(64), event: max });
                 let (unparsed, dialect, trail) = (Bytes::new(), Dialect::new(), String::new());
-                let stream = Stream { chunks, unparsed, end_marked, decoder, lease, dialect, trail };
+                let stream = Stream { chunks, unparsed, end_marked, decoder, permit, dialect, trail };
                 self.state = State::Open(Box::new(stream));
                 let may_have_missed = std::mem::take(&mut self.may_have_missed);
                 self.policy.on_open(Instant::now());
                 self.cursor.on_open();
                 let resumed_after = self.cursor.resume_id().map(|_| self.cursor.last_id.clone());
-                Said::Open { reconnects: self.reconnects, resumed_after, may_have_missed }
+                StreamEvent::Open { reconnects: self.reconnects, resumed_after, may_have_missed }
             }
         }
     }
 
     /// Parses received bytes. Returns the events or the end that they complete, if any.
-    fn parse(&mut self, piece: &[u8]) -> Option<Said> {
+    fn parse(&mut self, piece: &[u8]) -> Option<StreamEvent> {
         let State::Open(stream) = &mut self.state else { return None };
         let (mut events, mut ended) = (Vec::new(), false);
         let (cursor, policy, end_event) = (&mut self.cursor, &mut self.policy, self.source.end_event.as_deref());
-        let (duplicates, Stream { decoder, dialect, lease, trail, .. }) = (&mut self.duplicates, &mut **stream);
+        let (duplicates, Stream { decoder, dialect, permit, trail, .. }) = (&mut self.duplicates, &mut **stream);
         let parsed = decoder.push(piece, |item| match item {
             // Nothing after the end event belongs to the stream.
             _ if ended => {}
@@ -264,13 +264,13 @@ impl EventSource {
                 }
             }
         });
-        lease.read(piece.len(), events.len());
+        permit.count(piece.len(), events.len());
         if events.iter().any(|event| !event.control) {
             policy.on_new_event();
         }
         let end = if ended {
             self.state = State::Done;
-            Some(Said::End(End::EndEvent))
+            Some(StreamEvent::End(End::EndEvent))
         } else {
             parsed.err().map(|error| self.on_lost_connection(Failure::Unreadable(error)))
         };
@@ -278,11 +278,11 @@ impl EventSource {
             return end;
         }
         self.queued = end;
-        Some(Said::Events(events))
+        Some(StreamEvent::Events(events))
     }
 
     /// The body is complete. Decides whether that is the end of the stream.
-    fn on_close(&mut self) -> Said {
+    fn on_close(&mut self) -> StreamEvent {
         if let State::Open(stream) = &self.state
             && self.source.repeat == Repeat::UntilEnd
             && self.source.end_event.is_none()
@@ -290,28 +290,28 @@ impl EventSource {
         {
             let end = if stream.end_marked { End::Closed } else { End::Unknown };
             self.state = State::Done;
-            return Said::End(end);
+            return StreamEvent::End(end);
         }
         self.on_lost_connection(Failure::ClosedEarly)
     }
 
-    fn on_lost_connection(&mut self, failure: Failure) -> Said {
+    fn on_lost_connection(&mut self, failure: Failure) -> StreamEvent {
         self.reconnects += 1;
         self.may_have_missed |= self.cursor.resume_id().is_none();
         self.on_failure(failure, true)
     }
 
     /// Decides whether to reconnect. `sent` is false only if the remote cannot have received the request.
-    fn on_failure(&mut self, failure: Failure, sent: bool) -> Said {
+    fn on_failure(&mut self, failure: Failure, sent: bool) -> StreamEvent {
         let may_repeat = !sent || self.source.may_repeat();
         let now = Instant::now();
         let decision = self.policy.on_failure(now, &failure, may_repeat, &mut self.rng);
         if let Decision::Retry { attempt, delay } = decision {
             self.state = State::Waiting(now + delay);
-            return Said::Retry { attempt, delay, failure };
+            return StreamEvent::Retry { attempt, delay, failure };
         }
         self.state = State::Done;
-        Said::GaveUp(match decision {
+        StreamEvent::GaveUp(match decision {
             Decision::NotRepeatable => {
                 Failure::NotRepeated { method: self.source.method.clone(), failure: Box::new(failure) }
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use actix_http::{BoxedPayloadStream, Payload, Request, Response, error::PayloadError};
+use actix_http::{BoxedPayloadStream, Payload, Request, Response, error::PayloadError, header as old};
 use actix_web::{
     HttpMessage,
     body::BodySize,

@@ -25,7 +25,7 @@ use crate::{
     shares::Held,
     upstream::{
         self, Purpose, Remote, StatusCode, Url,
-        events::{Cursor, EventSource, Failure, RemoteEvent, Said, Source},
+        events::{Cursor, EventSource, Failure, RemoteEvent, Source, StreamEvent},
     },
 };
 
@@ -46,7 +46,7 @@ impl Session {
             let mut source = self.source(remote, &url, cursor);
             let failure = loop {
                 match source.next().await {
-                    Some(Said::Events(events)) => {
+                    Some(StreamEvent::Events(events)) => {
                         for event in &events {
                             if event.control && event.event == "gap" {
                                 // The remote does not know the position: it sends all stored events again.
@@ -59,23 +59,25 @@ impl Session {
                             return self.lost("all tasks have ended");
                         }
                     }
-                    Some(Said::Retry { failure, .. }) if is_unknown(&failure) => break failure,
-                    Some(Said::Open { resumed_after, .. }) => {
+                    Some(StreamEvent::Retry { failure, .. }) if is_unknown(&failure) => break failure,
+                    Some(StreamEvent::Open { resumed_after, .. }) => {
                         if std::mem::replace(&mut begun, true) && resumed_after.is_none() {
                             self.replay().await;
                         }
                     }
-                    Some(Said::Retry { failure: Failure::Busy(_), .. }) => {}
-                    Some(Said::Retry { failure, .. }) if fruitless.lost(remote.max_retries()) => break failure,
-                    Some(Said::Retry { failure, attempt, delay }) => {
+                    Some(StreamEvent::Retry { failure: Failure::Busy(_), .. }) => {}
+                    Some(StreamEvent::Retry { failure, .. }) if fruitless.lost(remote.max_retries()) => break failure,
+                    Some(StreamEvent::Retry { failure, attempt, delay }) => {
                         tracing::debug!(job_id = %self.tasks.job, remote = remote.name(), %failure, attempt, ?delay, "the remote's events broke off");
                         // The first loss of a connection is not reported: it usually reconnects immediately.
                         if attempt > 1 || !begun {
                             self.unreached(attempt, delay, &failure).await;
                         }
                     }
-                    Some(Said::GaveUp(failure)) => break failure,
-                    Some(Said::End(_)) | None => return self.lost("its job is over without an end of this task"),
+                    Some(StreamEvent::GaveUp(failure)) => break failure,
+                    Some(StreamEvent::End(_)) | None => {
+                        return self.lost("its job is over without an end of this task");
+                    }
                 }
             };
             if is_unknown(&failure) {

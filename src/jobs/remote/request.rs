@@ -68,8 +68,8 @@ pub(super) async fn submit(
     body: Bytes,
 ) -> Result<String, RequestError> {
     let url = remote.url("/api/jobs").map_err(|bad| refused(None, bad.to_string()))?;
-    let lease = connections.enter(remote, &Method::POST, url.path(), Purpose::Job);
-    let _lease = lease.map_err(|busy| RequestError::Failed(Failure::Busy(busy)))?;
+    let permit = connections.acquire(remote, &Method::POST, url.path(), Purpose::Job);
+    let _permit = permit.map_err(|busy| RequestError::Failed(Failure::Busy(busy)))?;
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("accept", HeaderValue::from_static("application/json"));
@@ -95,7 +95,7 @@ pub(super) async fn cancel(remote: &Remote, job_id: &str, pause: Duration) {
             Err(error) => Err(wire(error)),
         };
         match answered {
-            Err(RequestError::Failed(failure)) if failure.passing() => sleep(pause).await,
+            Err(RequestError::Failed(failure)) if failure.is_transient() => sleep(pause).await,
             // Cancelled, or ended before, or no longer known.
             _ => return,
         }
@@ -136,7 +136,7 @@ async fn answer(response: Response) -> Result<(u16, Bytes), RequestError> {
     // The body may be late, truncated or encoded; then only the status is known.
     let excerpt = problem(&body.unwrap_or_default());
     let failure = Failure::Status { status, retry_after: retry_after(&headers, received), excerpt };
-    if failure.passing() {
+    if failure.is_transient() {
         Err(RequestError::Failed(failure))
     } else {
         Err(refused(Some(status.as_u16()), detail(&failure)))

@@ -27,7 +27,7 @@ impl Retries {
 
     /// The delay before the next request; `None` if there is none. Waiting for a free connection uses no retry.
     pub(super) fn delay(&mut self, failure: &Failure) -> Option<Duration> {
-        if !failure.passing() {
+        if !failure.is_transient() {
             return None;
         }
         if !matches!(failure, Failure::Busy(_)) {

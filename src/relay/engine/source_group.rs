@@ -29,7 +29,7 @@ use crate::{
     },
     shares::Owner,
     topic::Topic,
-    upstream::events::{Failure, Said},
+    upstream::events::{Failure, StreamEvent},
 };
 
 /// A group of equal sources.
@@ -303,9 +303,9 @@ impl SourceGroup {
         let mut needed = !outputs.is_empty() || then.is_none();
         write.outputs = outputs;
         let outdated = reconnects != self.reconnects;
-        let event = match then.filter(|then| !outdated || matches!(then, Said::End(_))) {
-            None | Some(Said::Events(_)) => None,
-            Some(Said::Open { resumed_after, may_have_missed, .. }) => {
+        let event = match then.filter(|then| !outdated || matches!(then, StreamEvent::End(_))) {
+            None | Some(StreamEvent::Events(_)) => None,
+            Some(StreamEvent::Open { resumed_after, may_have_missed, .. }) => {
                 // Counted here: the client of the stream does not know of earlier runs of the node.
                 let reconnects = write.progress.opens;
                 write.progress.opens += 1;
@@ -315,7 +315,7 @@ impl SourceGroup {
                 let resumed_after = resumed_after.filter(|id| id.len() <= MAX_ORIGIN);
                 Some(SourceEvent::Open { reconnects, resumed_after, may_have_missed })
             }
-            Some(Said::Retry { attempt, delay, failure }) => {
+            Some(StreamEvent::Retry { attempt, delay, failure }) => {
                 self.state = State::Waiting;
                 let (error, code) = reason(&failure);
                 write.error = Some(error.clone());
@@ -324,11 +324,11 @@ impl SourceGroup {
                 let reported = attempt <= REPORTED_RETRIES || attempt.is_power_of_two();
                 reported.then_some(SourceEvent::Retry { attempt, retry_in_ms, error, code })
             }
-            Some(Said::End(end)) => {
+            Some(StreamEvent::End(end)) => {
                 write.progress.ended = Some(Ended::Complete(end));
                 Some(SourceEvent::Complete { events: write.progress.cursor.events, end })
             }
-            Some(Said::GaveUp(failure)) => {
+            Some(StreamEvent::GaveUp(failure)) => {
                 let (error, code) = reason(&failure);
                 write.progress.ended = Some(Ended::Failed { error: error.clone(), code: code.clone() });
                 write.counted.sources_failed = 1;

@@ -17,7 +17,7 @@ use crate::{
     supervise::Supervisor,
     upstream::{
         Client, Connections, RemoteConfig,
-        events::{Cursor, End, Failure, RemoteEvent, Said},
+        events::{Cursor, End, Failure, RemoteEvent, StreamEvent},
     },
 };
 
@@ -129,12 +129,12 @@ impl Case {
     }
 }
 
-fn state(then: Said) -> Batched {
+fn state(then: StreamEvent) -> Batched {
     Batched { then: Some(then), ..Batched::default() }
 }
 
 fn opened() -> Batched {
-    state(Said::Open { reconnects: 0, resumed_after: None, may_have_missed: false })
+    state(StreamEvent::Open { reconnects: 0, resumed_after: None, may_have_missed: false })
 }
 
 fn event() -> Batched {
@@ -302,7 +302,7 @@ fn an_upstream_that_dies_ends_its_relay_alone() {
 fn a_question_waits_for_the_end_that_is_in_flight() {
     let mut case = Case::new();
     let (id, up) = case.relay(&json!({ "path": "/a" }));
-    case.report(up.unwrap(), 0, state(Said::End(End::Closed)));
+    case.report(up.unwrap(), 0, state(StreamEvent::End(End::Closed)));
     assert_eq!(case.write(), ["relay_complete"]);
     assert!(matches!(case.next(), Some(Effect::Taken(_))) && matches!(case.next(), Some(Effect::Stop(_))));
     let (lane, attempt) = case.append();
@@ -327,7 +327,7 @@ fn what_a_replaced_connection_failed_of_does_not_concern_the_new_one() {
     case.engine.restart(&id, caller);
     assert!(matches!(case.next(), Some(Effect::Reconnect(..))) && case.next().is_none());
     assert!(matches!(answer.try_recv(), Ok(Ok(()))));
-    let lost = || state(Said::Retry { attempt: 1, delay: Duration::ZERO, failure: Failure::ClosedEarly });
+    let lost = || state(StreamEvent::Retry { attempt: 1, delay: Duration::ZERO, failure: Failure::ClosedEarly });
     case.report(up, 0, lost());
     assert!(matches!(case.next(), Some(Effect::Taken(_))) && case.next().is_none());
     assert_eq!(case.shown(&id).sources[0].state, State::Connecting);

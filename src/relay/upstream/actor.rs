@@ -20,7 +20,7 @@ use crate::{
     relay::{Deps, loops},
     upstream::{
         Connections,
-        events::{EventSource, Said, Source},
+        events::{EventSource, Source, StreamEvent},
     },
 };
 
@@ -103,13 +103,13 @@ impl UpstreamActor {
         self.reading = Some(ctx.spawn(reading));
     }
 
-    fn took(&mut self, mut source: EventSource, next: Option<Said>, ctx: &mut Context<Self>) {
+    fn took(&mut self, mut source: EventSource, next: Option<StreamEvent>, ctx: &mut Context<Self>) {
         self.reading = None;
         // Without a next one, the last was reported, and the engine stops this actor.
-        for next in next.into_iter().chain(source.take_end().map(Said::End)) {
+        for next in next.into_iter().chain(source.take_end().map(StreamEvent::End)) {
             self.pending.add(next, source.cursor(), Instant::now());
         }
-        let duplicates = source.doubles();
+        let duplicates = source.duplicates();
         self.pending.duplicates(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
         self.source = Some(source);
         self.report(ctx);

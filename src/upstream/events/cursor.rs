@@ -60,7 +60,7 @@ impl Cursor {
     }
 
     /// Adds an event that another reader of the stream has received. `id` is the current id at that event.
-    pub fn note(&mut self, event: &str, data: &str, id: &str) {
+    pub fn record(&mut self, event: &str, data: &str, id: &str) {
         self.add(event, data, Some(id));
     }
 

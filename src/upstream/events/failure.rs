@@ -103,7 +103,7 @@ impl Failure {
     }
 
     /// True if the same request may succeed later.
-    pub fn passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         self.nature() == Nature::Transient
     }
 

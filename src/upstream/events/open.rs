@@ -8,27 +8,27 @@ use super::failure::Failure;
 use crate::{
     sse,
     text::{excerpt, one_line},
-    upstream::{Busy, Chunks, Client, Request, Response, connections::Lease, fields::field_text, retry_after},
+    upstream::{Busy, Chunks, Client, Request, Response, connections::StreamPermit, fields::field_text, retry_after},
 };
 
 /// A valid response.
-pub(crate) enum Answer {
+pub(crate) enum Opening {
     /// Status 204: the stream has ended.
     NoContent,
     /// An event stream.
-    Stream(Box<Opened>),
+    Stream(Box<OpenedStream>),
 }
 
 /// An open event stream.
-pub(crate) struct Opened {
+pub(crate) struct OpenedStream {
     pub chunks: Chunks,
     /// True if the response marks the end of its body.
     pub end_marked: bool,
-    pub lease: Lease,
+    pub permit: StreamPermit,
 }
 
 /// Why no stream was opened.
-pub(crate) struct Refused {
+pub(crate) struct OpenError {
     pub failure: Failure,
     /// True if the remote may have received the request and acted on it.
     pub sent: bool,
@@ -45,28 +45,28 @@ pub(crate) async fn open(
     client: Client,
     request: Request,
     idle: Duration,
-    lease: Result<Lease, Busy>,
-) -> Result<Answer, Refused> {
-    let lease = lease.map_err(|busy| Refused { failure: Failure::Busy(busy), sent: false })?;
-    let ended = lease.ended();
+    permit: Result<StreamPermit, Busy>,
+) -> Result<Opening, OpenError> {
+    let permit = permit.map_err(|busy| OpenError { failure: Failure::Busy(busy), sent: false })?;
+    let ended = permit.end_token();
     let mut redirected = false;
     let response = tokio::select! {
         biased;
-        () = ended.cancelled() => return Err(Refused { failure: Failure::Ended, sent: true }),
+        () = ended.cancelled() => return Err(OpenError { failure: Failure::Ended, sent: true }),
         response = client.send_tracked(request, &mut redirected) => response.map_err(Failure::Transport),
     };
     let answer = match response {
-        Ok(response) => check(response, idle, lease).await,
+        Ok(response) => check(response, idle, permit).await,
         Err(failure) => Err(failure),
     };
     // The server that redirected has received the request, and may have acted on it.
-    answer.map_err(|failure| Refused { sent: redirected || !failure.is_unsent(), failure })
+    answer.map_err(|failure| OpenError { sent: redirected || !failure.is_unsent(), failure })
 }
 
-async fn check(response: Response, idle: Duration, lease: Lease) -> Result<Answer, Failure> {
+async fn check(response: Response, idle: Duration, permit: StreamPermit) -> Result<Opening, Failure> {
     match response.status {
         StatusCode::OK => {}
-        StatusCode::NO_CONTENT => return Ok(Answer::NoContent),
+        StatusCode::NO_CONTENT => return Ok(Opening::NoContent),
         _ => return Err(status_failure(response).await),
     }
     let media_type = field_text(&response.headers, &header::CONTENT_TYPE);
@@ -76,7 +76,7 @@ async fn check(response: Response, idle: Duration, lease: Lease) -> Result<Answe
     }
     let end_marked = response.body.is_end_marked();
     let chunks = Chunks::of(&response.headers, response.body.idle_timeout(idle)).map_err(Failure::Encoding)?;
-    Ok(Answer::Stream(Box::new(Opened { chunks, end_marked, lease })))
+    Ok(Opening::Stream(Box::new(OpenedStream { chunks, end_marked, permit })))
 }
 
 async fn status_failure(response: Response) -> Failure {

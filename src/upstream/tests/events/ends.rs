@@ -5,7 +5,7 @@ use super::rig::{
 };
 use crate::upstream::{
     RemoteConfig,
-    events::{Cursor, Repeat, Said, Source},
+    events::{Cursor, Repeat, Source, StreamEvent},
     tests::support::{Step, Upstream},
 };
 
@@ -122,7 +122,7 @@ async fn closes_without_events_grow_the_delay() {
     let mut reader = open(source);
     let mut delays = Vec::new();
     while delays.len() < 12 {
-        if let Said::Retry { attempt, delay, .. } = next(&mut reader).await {
+        if let StreamEvent::Retry { attempt, delay, .. } = next(&mut reader).await {
             delays.push(delay);
             assert_eq!(attempt as usize, delays.len());
             super::rig::skip(delay).await;

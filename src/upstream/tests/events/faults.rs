@@ -12,7 +12,7 @@ use super::rig::{
 };
 use crate::upstream::{
     RemoteConfig,
-    events::{Repeat, Said, Source},
+    events::{Repeat, Source, StreamEvent},
     tests::support::{PATIENCE, Step, Upstream},
 };
 
@@ -43,7 +43,7 @@ async fn a_truncated_chunk_is_resumed_without_loss_and_without_duplicates() {
         items.iter().map(brief).collect::<Vec<_>>(),
         ["open", "1=a 2=b", "retry 1 truncated", "open after 2", "3=c", "end closed"]
     );
-    assert!(matches!(items[3], Said::Open { reconnects: 1, .. }), "{items:?}");
+    assert!(matches!(items[3], StreamEvent::Open { reconnects: 1, .. }), "{items:?}");
     assert_eq!((cursor.events, cursor.last_id.as_str()), (3, "3"));
 }
 
@@ -172,7 +172,7 @@ async fn a_long_id_is_not_copied_into_each_event() {
     let mut reader = open(source(&upstream, RemoteConfig::default()));
     let (mut count, mut max) = (0, 0);
     while let Some(item) = timeout(PATIENCE, reader.next()).await.expect("in time") {
-        if let Said::Events(events) = item {
+        if let StreamEvent::Events(events) = item {
             assert!(events.iter().all(|event| event.id.len() <= 4096));
             count += events.len();
             max = max.max(events.len());
@@ -222,7 +222,7 @@ async fn a_cancelled_wait_loses_nothing() {
         // Polls the future once, and drops it.
         let polled = futures::FutureExt::now_or_never(reader.next());
         match polled {
-            Some(Some(Said::Events(events))) => seen.extend(events.into_iter().map(|event| event.data)),
+            Some(Some(StreamEvent::Events(events))) => seen.extend(events.into_iter().map(|event| event.data)),
             Some(Some(_)) => {}
             Some(None) => break,
             None => {
@@ -241,7 +241,7 @@ async fn a_cancelled_delay_continues() {
     let mut source = source(&upstream, RemoteConfig::default());
     source.pace.initial = Duration::from_mins(10);
     let mut reader = open(source);
-    let Said::Retry { delay, .. } = next(&mut reader).await else { panic!("the server closes") };
+    let StreamEvent::Retry { delay, .. } = next(&mut reader).await else { panic!("the server closes") };
     tokio::time::pause();
     let began = Instant::now();
     for _ in 0..9 {

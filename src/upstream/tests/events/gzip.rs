@@ -11,7 +11,7 @@ use tokio::{
 use super::rig::{brief, next, next_brief, open, read, read_brief, reason, source, stream};
 use crate::upstream::{
     RemoteConfig,
-    events::Said,
+    events::StreamEvent,
     tests::support::{PATIENCE, Step, Upstream},
 };
 
@@ -137,7 +137,7 @@ async fn a_bomb_needs_no_more_memory_than_any_other_stream() {
     let mut reader = open(source(&upstream, RemoteConfig::default()));
     let mut count = 0;
     while let Some(item) = timeout(PATIENCE, reader.next()).await.expect("in time") {
-        if let Said::Events(events) = item {
+        if let StreamEvent::Events(events) = item {
             assert!(events.len() <= 16 * 1024 / 18 + 1, "{} at once", events.len());
             count += events.len();
         }

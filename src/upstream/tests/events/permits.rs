@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, time::Instant};
 use super::rig::{at, begun, brief, next, next_brief, of, open, skip, source, stream};
 use crate::upstream::{
     Connections, RemoteConfig,
-    events::{Cursor, EventSource, Repeat, Said, Source},
+    events::{Cursor, EventSource, Repeat, Source, StreamEvent},
     tests::support::{PATIENCE, Step, Upstream, client},
 };
 
@@ -19,7 +19,9 @@ async fn without_a_permit_a_stream_waits_and_sends_no_request() {
     let mut first = EventSource::new(source.clone(), Cursor::default(), connections.clone());
     assert_eq!(next_brief(&mut first).await, "open");
     let mut second = EventSource::new(source.clone(), Cursor::default(), connections.clone());
-    let Said::Retry { attempt: 1, delay, failure } = next(&mut second).await else { panic!("no permit is left") };
+    let StreamEvent::Retry { attempt: 1, delay, failure } = next(&mut second).await else {
+        panic!("no permit is left")
+    };
     assert_eq!(failure.code(), "busy");
     assert!(failure.to_string().contains("`remotes.up.max_connections`"), "{failure}");
     assert_eq!(upstream.accepted(), 1);
@@ -30,7 +32,7 @@ async fn without_a_permit_a_stream_waits_and_sends_no_request() {
     let mut narrow = EventSource::new(source, Cursor::default(), Connections::new(0));
     let item = next(&mut narrow).await;
     assert!(
-        matches!(&item, Said::Retry { failure, .. } if failure.to_string().contains("relay.max_upstreams")),
+        matches!(&item, StreamEvent::Retry { failure, .. } if failure.to_string().contains("relay.max_upstreams")),
         "{item:?}"
     );
 }
@@ -52,7 +54,7 @@ async fn every_end_of_a_stream_releases_its_permit() {
         let mut reader = EventSource::new(source, Cursor::default(), connections.clone());
         loop {
             let item = next(&mut reader).await;
-            if matches!(item, Said::End(_) | Said::GaveUp(_)) {
+            if matches!(item, StreamEvent::End(_) | StreamEvent::GaveUp(_)) {
                 assert_eq!(brief(&item), end);
                 break;
             }
@@ -68,7 +70,7 @@ async fn a_lost_stream_holds_no_permit_while_it_waits() {
     let mut reader =
         EventSource::new(source(&upstream, RemoteConfig::default()), Cursor::default(), connections.clone());
     loop {
-        if let Said::Retry { .. } = next(&mut reader).await {
+        if let StreamEvent::Retry { .. } = next(&mut reader).await {
             break;
         }
     }
@@ -145,7 +147,7 @@ async fn a_reader_waits_for_a_server_that_starts_later() {
     let mut reader = open(source);
     let began = Instant::now();
     for attempt in 1..=9 {
-        let Said::Retry { attempt: reported, delay, failure } = next(&mut reader).await else {
+        let StreamEvent::Retry { attempt: reported, delay, failure } = next(&mut reader).await else {
             panic!("no server is there")
         };
         assert_eq!((reported, failure.code()), (attempt, "connect_failed"));
@@ -155,7 +157,7 @@ async fn a_reader_waits_for_a_server_that_starts_later() {
     let _upstream = Upstream::steps_on(listener, [Step::serve(stream("data: a\n\n"))]);
     loop {
         assert!(began.elapsed() < PATIENCE * 3, "the reader does not connect");
-        if let Said::Open { reconnects, .. } = next(&mut reader).await {
+        if let StreamEvent::Open { reconnects, .. } = next(&mut reader).await {
             assert_eq!(reconnects, 0, "no connection was lost");
             break;
         }

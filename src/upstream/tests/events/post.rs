@@ -7,7 +7,7 @@ use super::rig::{
 };
 use crate::upstream::{
     Connections, Method, RemoteConfig,
-    events::{Cursor, EventSource, Repeat, Said, Source},
+    events::{Cursor, EventSource, Repeat, Source, StreamEvent},
     tests::support::{Step, Upstream, client},
 };
 
@@ -123,11 +123,11 @@ async fn a_post_that_an_operator_ends_is_not_repeated() {
     let connections = Connections::new(1);
     let source = post(source(&upstream, RemoteConfig::default()));
     let mut reader = EventSource::new(source, Cursor::default(), connections.clone());
-    assert!(matches!(next(&mut reader).await, Said::Open { .. }));
+    assert!(matches!(next(&mut reader).await, StreamEvent::Open { .. }));
     assert!(connections.end(&connections.list()[0].id));
     let item = loop {
         match next(&mut reader).await {
-            Said::Events(_) => {}
+            StreamEvent::Events(_) => {}
             item => break item,
         }
     };

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::upstream::{
     Client, Connections, Purpose, Remote, RemoteConfig,
-    events::{Cursor, EventSource, Pace, Said, Source},
+    events::{Cursor, EventSource, Pace, Source, StreamEvent},
     tests::support::{PATIENCE, Upstream, client},
 };
 
@@ -64,7 +64,7 @@ pub fn open(source: Source) -> EventSource {
 }
 
 /// The next item.
-pub async fn next(stream: &mut EventSource) -> Said {
+pub async fn next(stream: &mut EventSource) -> StreamEvent {
     timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("the stream has not ended")
 }
 
@@ -81,20 +81,20 @@ pub async fn skip(delay: Duration) {
 }
 
 /// Reads a stream from the beginning to the end.
-pub async fn read(source: Source) -> (Vec<Said>, Cursor) {
+pub async fn read(source: Source) -> (Vec<StreamEvent>, Cursor) {
     read_after(source, Cursor::default()).await
 }
 
 /// Reads a stream to its end, without delays. Joins successive events into one item.
-pub async fn read_after(source: Source, cursor: Cursor) -> (Vec<Said>, Cursor) {
+pub async fn read_after(source: Source, cursor: Cursor) -> (Vec<StreamEvent>, Cursor) {
     let mut stream = EventSource::new(source, cursor, Connections::new(10));
     let mut items = Vec::new();
     while let Some(next) = timeout(PATIENCE, stream.next()).await.expect("an item in time") {
-        if let Said::Retry { delay, .. } = next {
+        if let StreamEvent::Retry { delay, .. } = next {
             skip(delay).await;
         }
         match (items.last_mut(), next) {
-            (Some(Said::Events(before)), Said::Events(events)) => before.extend(events),
+            (Some(StreamEvent::Events(before)), StreamEvent::Events(events)) => before.extend(events),
             (_, next) => items.push(next),
         }
     }
@@ -103,22 +103,22 @@ pub async fn read_after(source: Source, cursor: Cursor) -> (Vec<Said>, Cursor) {
 }
 
 /// An item as a short text: an event is `id=data`, a control frame is `!name`.
-pub fn brief(item: &Said) -> String {
+pub fn brief(item: &StreamEvent) -> String {
     match item {
-        Said::Open { resumed_after, may_have_missed, .. } => {
+        StreamEvent::Open { resumed_after, may_have_missed, .. } => {
             let after = resumed_after.as_ref().map_or_else(String::new, |id| format!(" after {id}"));
             format!("open{after}{}", if *may_have_missed { " with a gap" } else { "" })
         }
-        Said::Events(events) => {
+        StreamEvent::Events(events) => {
             let short = events.iter().map(|event| match event.control {
                 true => format!("!{}", event.event),
                 false => format!("{}={}", event.id, event.data),
             });
             short.collect::<Vec<_>>().join(" ")
         }
-        Said::Retry { attempt, failure, .. } => format!("retry {attempt} {}", failure.code()),
-        Said::End(end) => format!("end {}", serde_json::to_value(end).unwrap().as_str().unwrap()),
-        Said::GaveUp(failure) => format!("gave up {}", failure.code()),
+        StreamEvent::Retry { attempt, failure, .. } => format!("retry {attempt} {}", failure.code()),
+        StreamEvent::End(end) => format!("end {}", serde_json::to_value(end).unwrap().as_str().unwrap()),
+        StreamEvent::GaveUp(failure) => format!("gave up {}", failure.code()),
     }
 }
 
@@ -128,18 +128,18 @@ pub async fn read_brief(source: Source) -> Vec<String> {
 }
 
 /// The delays of the retries.
-pub fn delays(items: &[Said]) -> Vec<Duration> {
+pub fn delays(items: &[StreamEvent]) -> Vec<Duration> {
     let delays = items.iter().filter_map(|item| match item {
-        Said::Retry { delay, .. } => Some(*delay),
+        StreamEvent::Retry { delay, .. } => Some(*delay),
         _ => None,
     });
     delays.collect()
 }
 
 /// Why the reader gave up.
-pub fn reason(items: &[Said]) -> String {
+pub fn reason(items: &[StreamEvent]) -> String {
     match items.last() {
-        Some(Said::GaveUp(failure)) => failure.to_string(),
+        Some(StreamEvent::GaveUp(failure)) => failure.to_string(),
         last => panic!("the reader did not give up: {last:?}"),
     }
 }

@@ -29,7 +29,7 @@ pub struct RemoteEvent {
 
 /// An item of a stream, in the order in which a reader returns them.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Said {
+pub enum StreamEvent {
     /// A connection is open.
     Open {
         /// Number of connections that were lost before.
