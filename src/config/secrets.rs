@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// Environment variables that the settings name as secrets: the values of all keys that end in `_env`. `env` and
 /// `pass_env` are excluded: they list variables for programs.
-pub fn variables(json: &Value) -> BTreeSet<String> {
+pub(super) fn variables(json: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     match json {
         Value::Array(items) => items.iter().for_each(|item| found.extend(variables(item))),

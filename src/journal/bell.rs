@@ -39,11 +39,11 @@ struct State {
 
 /// The bells of a journal.
 #[derive(Default)]
-pub struct Bells(RwLock<Vec<Weak<Bell>>>);
+pub(super) struct Bells(RwLock<Vec<Weak<Bell>>>);
 
 /// Bells that a commit rings, once its events can be read.
 #[must_use]
-pub struct Ringing(Vec<Arc<Bell>>);
+pub(super) struct Ringing(Vec<Arc<Bell>>);
 
 // === impl Bell ===
 

@@ -29,7 +29,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use self::{
+pub(super) use self::{
     changes::Changes,
     dedupe::hashes,
     group::{Group, Planned, Write},
@@ -49,13 +49,13 @@ use self::{
 
 /// The youngest event that was taken away from all its topics: how far back the log as a whole is complete.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Gone {
+pub(super) struct Gone {
     pub through: u64,
     pub timestamp: u64,
 }
 
 /// The index of a journal.
-pub struct Log {
+pub(super) struct Log {
     epoch: u64,
     head: u64,
     /// Monotonic time of the last commit. All times in the log are monotonic, so that no jump of the wall clock changes
@@ -91,7 +91,7 @@ pub struct Log {
 // === impl Log ===
 
 impl Log {
-    pub fn new(config: &Config, epoch: u64) -> Self {
+    pub(super) fn new(config: &Config, epoch: u64) -> Self {
         Self {
             epoch,
             head: 0,
@@ -116,21 +116,21 @@ impl Log {
         }
     }
 
-    pub fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    pub fn head(&self) -> u64 {
+    pub(super) fn head(&self) -> u64 {
         self.head
     }
 
     /// The time for expiry checks; not before the last commit, so that an event that has expired stays expired.
-    pub fn time(&self, now: u64) -> u64 {
+    pub(super) fn time(&self, now: u64) -> u64 {
         now.max(self.last_timestamp)
     }
 
     /// Updates the difference between wall clock and monotonic clock.
-    pub fn follow(&mut self, now: Moment) {
+    pub(super) fn follow(&mut self, now: Moment) {
         self.shift = now.shift();
     }
 
@@ -145,11 +145,11 @@ impl Log {
     }
 
     /// What has changed since the last call, beside what groups brought.
-    pub fn take_changes(&mut self) -> Changes {
+    pub(super) fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
 
-    pub fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> Stats {
         Stats {
             events: self.entries.len() as u64,
             bytes: self.bytes,
@@ -228,6 +228,6 @@ impl Log {
 }
 
 /// What an event counts against bounds.
-pub fn size(event: &Event) -> u32 {
+pub(super) fn size(event: &Event) -> u32 {
     u32::try_from(event.footprint()).unwrap_or(u32::MAX)
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 /// JSON as clients write it, in any spelling, and the same text without white space.
-pub fn spelled() -> impl Strategy<Value = (String, String)> {
+pub(crate) fn spelled() -> impl Strategy<Value = (String, String)> {
     let number = "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,30})?([eE][+-]?[0-9]{1,6})?";
     let string = prop_oneof![
         "[ -!#-\\[\\]-~é€😀]{0,12}",

@@ -19,7 +19,7 @@ use crate::{
 
 /// What makes a draft out of a delivery.
 #[derive(Clone, Debug)]
-pub struct Mapping {
+pub(super) struct Mapping {
     event: EventName,
     data: Option<Vec<Rule>>,
     /// Other fields for single events, by the event's name.
@@ -55,7 +55,7 @@ const QUOTED: usize = 64;
 
 impl Mapping {
     /// Reads the settings; an error names the key within the section.
-    pub fn new(config: &WebhookConfig) -> Result<Self, (String, String)> {
+    pub(super) fn new(config: &WebhookConfig) -> Result<Self, (String, String)> {
         let keyed = |key: &str, error: String| (key.to_owned(), error);
         let event = match (&config.event, &config.event_from) {
             (Some(name), None) if config.events.is_empty() => EventName::Fixed(event_name(name, "event")?),
@@ -91,7 +91,7 @@ impl Mapping {
     }
 
     /// All places from which values are taken.
-    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+    pub(super) fn sources(&self) -> impl Iterator<Item = &Source> {
         let event = if let EventName::From(source, _) = &self.event { Some(source) } else { None };
         let target = if let TopicRule::From(source, _) = &self.target { Some(source) } else { None };
         let data = self.data.iter().chain(self.event_data.values()).flatten().filter_map(Rule::source);
@@ -99,12 +99,12 @@ impl Mapping {
     }
 
     /// The topic, where the settings fix it.
-    pub fn topic(&self) -> Option<&Topic> {
+    pub(super) fn topic(&self) -> Option<&Topic> {
         if let TopicRule::Fixed(topic) = &self.target { Some(topic) } else { None }
     }
 
     /// Makes the event.
-    pub fn draft(&self, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Unmapped> {
+    pub(super) fn draft(&self, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Unmapped> {
         let body: &RawValue =
             serde_json::from_slice(without_mark(body)).map_err(|error| Unmapped(self.no_json(&error.to_string())))?;
         let event = self.event.of(headers, body)?;

@@ -15,7 +15,7 @@ pub(super) const ANY: &str = "*";
 
 /// How one field is made.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub(super) struct Rule {
     /// The field's name.
     pub name: String,
     from: From,
@@ -41,7 +41,7 @@ enum Absent {
 }
 
 /// Reads the fields of a section; an error names the key below `key`.
-pub fn rules(key: &str, fields: &BTreeMap<String, Field>) -> Result<Vec<Rule>, (String, String)> {
+pub(super) fn rules(key: &str, fields: &BTreeMap<String, Field>) -> Result<Vec<Rule>, (String, String)> {
     let rule = |(name, field): (&String, &Field)| {
         let from = From::new(field).map_err(|error| (format!("{key}.{name}"), error))?;
         Ok(Rule { name: name.clone(), from })
@@ -53,12 +53,12 @@ pub fn rules(key: &str, fields: &BTreeMap<String, Field>) -> Result<Vec<Rule>, (
 
 impl Rule {
     /// The place from which it takes its value.
-    pub fn source(&self) -> Option<&Source> {
+    pub(super) fn source(&self) -> Option<&Source> {
         if let From::Place { source, .. } = &self.from { Some(source) } else { None }
     }
 
     /// The field's value in the event; `None` where the field is left out.
-    pub fn value(&self, headers: Headers<'_>, body: &RawValue) -> Result<Option<Box<RawValue>>, Unmapped> {
+    pub(super) fn value(&self, headers: Headers<'_>, body: &RawValue) -> Result<Option<Box<RawValue>>, Unmapped> {
         let (source, absent, values) = match &self.from {
             From::Constant(value) => return Ok(Some(value.clone().into_raw())),
             From::Place { source, absent, values } => (source, absent, values),

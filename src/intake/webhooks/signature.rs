@@ -48,7 +48,7 @@ pub struct Claim {
 }
 
 /// What deliveries to one webhook are checked with. Shows no secret.
-pub struct Verifier {
+pub(super) struct Verifier {
     scheme: Scheme,
     header: String,
     tolerance_ms: u64,
@@ -108,7 +108,7 @@ impl Verifier {
     ///
     /// # Errors
     /// Says what is wrong with a secret, without showing it.
-    pub fn new(scheme: Scheme, secrets: &[String], header: &str, tolerance_ms: u64) -> Result<Self, String> {
+    pub(super) fn new(scheme: Scheme, secrets: &[String], header: &str, tolerance_ms: u64) -> Result<Self, String> {
         let (mut hashes, mut keys) = (Vec::new(), Vec::new());
         for secret in secrets {
             if secret.is_empty() {
@@ -131,7 +131,7 @@ impl Verifier {
     ///
     /// # Errors
     /// When that cannot be right, whatever the body.
-    pub fn claim<'a>(&self, header: impl Fn(&str) -> Option<&'a [u8]>, now_ms: u64) -> Result<Claim, Refusal> {
+    pub(super) fn claim<'a>(&self, header: impl Fn(&str) -> Option<&'a [u8]>, now_ms: u64) -> Result<Claim, Refusal> {
         let field = |name: &str| header(name).ok_or(Refusal::Missing);
         match self.scheme {
             Scheme::SecretHeader => {
@@ -167,7 +167,7 @@ impl Verifier {
     ///
     /// # Errors
     /// When no signature is one that who knows a secret would have made.
-    pub fn verify(&self, claim: &Claim, body: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn verify(&self, claim: &Claim, body: &[u8]) -> Result<(), Refusal> {
         let Some(signatures) = &claim.signatures else { return Ok(()) };
         let sign = |key: &Hmac<Sha256>| {
             let mac = key.clone().chain_update(&claim.prefix).chain_update(body);

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 /// Where a value stands in a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(super) enum Source {
     /// In the body: a JSON pointer (RFC 6901), here its parts.
     Pointer(String, Vec<String>),
     /// In a header field: `header:NAME`.
@@ -25,7 +25,7 @@ pub struct Unmapped(pub String);
 
 impl Source {
     /// Reads `/pointer` or `header:name`.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(name) = text.strip_prefix("header:") {
             let name = name.parse::<http::HeaderName>().map_err(|_| format!("`{text}` names no header field"))?;
             return Ok(Self::Header(name.as_str().to_owned()));

@@ -36,7 +36,7 @@ struct Walk {
 const TREES: [&str; 2] = ["0", "1"];
 
 /// Checks a store that should have this commit; `None` when the last ones may be gone, as after a crash of the machine.
-pub fn check(store: &Path, commit: Option<u64>) -> Result<(), StoreError> {
+pub(super) fn check(store: &Path, commit: Option<u64>) -> Result<(), StoreError> {
     check_lists(store)?;
     let mut logs = logs(store)?;
     // There is one from the beginning on; where it makes a new one, the store has none to lose.
@@ -70,7 +70,7 @@ pub fn check(store: &Path, commit: Option<u64>) -> Result<(), StoreError> {
 }
 
 /// Takes out of the newest log what comes after a commit: it was refused, and stands there all the same.
-pub fn cut(store: &Path, commit: u64) -> Result<(), StoreError> {
+pub(super) fn cut(store: &Path, commit: u64) -> Result<(), StoreError> {
     let Some(active) = logs(store)?.pop() else { return Err(missing(store, "its write-ahead log")) };
     let bytes = salvage::written(&active).map_err(io(&active))?;
     let mut end = 0;

@@ -13,7 +13,7 @@ use super::place::{self, Mark, MarkFile, Place};
 use crate::event::now_ms;
 
 /// Puts the new store in the place of the old one; returns the path of the old one.
-pub fn exchange(place: &Place, fresh: &Path, commit: u64) -> io::Result<PathBuf> {
+pub(super) fn exchange(place: &Place, fresh: &Path, commit: u64) -> io::Result<PathBuf> {
     let (store, journal) = (place.store(), place.journal());
     let damaged = journal.join(format!("store.damaged-{}", now_ms()));
     let sync = || File::open(&journal)?.sync_all();
@@ -37,7 +37,7 @@ pub fn exchange(place: &Place, fresh: &Path, commit: u64) -> io::Result<PathBuf>
 }
 
 /// Puts the old store back if a repair was interrupted between two renames.
-pub fn put_back(place: &Place) -> io::Result<()> {
+pub(super) fn put_back(place: &Place) -> io::Result<()> {
     if place::there(&place.store())? {
         return Ok(());
     }

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// A copy of a journal whose directory is ours.
-pub struct Look {
+pub(super) struct Look {
     pub place: Place,
     /// The copy, a data directory of its own.
     copy: PathBuf,
@@ -30,7 +30,7 @@ pub struct Look {
 
 /// How a journal was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LastStop {
+pub(super) enum LastStop {
     /// In order.
     Clean,
     /// The node was killed.
@@ -45,7 +45,7 @@ pub enum LastStop {
 
 impl Look {
     /// Copies what is in a data directory, which must be there and not in use.
-    pub fn at(dir: &Path) -> Result<Self, OpenError> {
+    pub(super) fn at(dir: &Path) -> Result<Self, OpenError> {
         let place = Place::take_existing(dir)?;
         put_back(&place).map_err(|error| OpenError::io(dir, &error))?;
         let copy = place.look();
@@ -55,16 +55,16 @@ impl Look {
         Ok(look)
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         &self.copy
     }
 
     /// The store of the copy.
-    pub fn store(&self) -> PathBuf {
+    pub(super) fn store(&self) -> PathBuf {
         self.copy.join("journal/store")
     }
 
-    pub fn last_stop(&self) -> LastStop {
+    pub(super) fn last_stop(&self) -> LastStop {
         match self.mark {
             Ok(Some(mark)) if mark.clean => LastStop::Clean,
             Ok(Some(mark)) if mark.boot == place::boot() && mark.boot != 0 => LastStop::Killed,
@@ -75,7 +75,7 @@ impl Look {
 
     /// True when commits may be missing without anything being damaged: they were not on the disk yet, and that was what
     /// the settings asked for.
-    pub fn may_have_lost(&self) -> bool {
+    pub(super) fn may_have_lost(&self) -> bool {
         self.last_stop() == LastStop::Crashed && matches!(self.mark, Ok(Some(mark)) if !mark.synced)
     }
 
@@ -119,7 +119,7 @@ impl Drop for Look {
 }
 
 /// Bytes that a directory takes on the disk.
-pub fn disk_bytes(dir: &Path) -> io::Result<u64> {
+pub(super) fn disk_bytes(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -130,7 +130,7 @@ pub fn disk_bytes(dir: &Path) -> io::Result<u64> {
 }
 
 /// Removes a directory that may be there.
-pub fn remove(dir: &Path) -> io::Result<()> {
+pub(super) fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -141,7 +141,7 @@ pub fn remove(dir: &Path) -> io::Result<()> {
 
 impl LastStop {
     /// In words.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Clean => "in order",
             Self::Killed => "killed",

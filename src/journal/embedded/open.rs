@@ -31,7 +31,7 @@ use crate::{
 const CACHED_EVENTS: usize = 1 << 14;
 
 /// Opens the journal and starts its writer.
-pub fn open(
+pub(super) fn open(
     config: &Config,
     dir: &Path,
     clock: Clock,

@@ -12,7 +12,7 @@ use std::{
 use super::{place::Place, salvage};
 
 /// The files of a journal in use.
-pub struct OwnFiles {
+pub(super) struct OwnFiles {
     dir: PathBuf,
     store: PathBuf,
     /// Device and inode number of each file.
@@ -27,7 +27,7 @@ const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 impl OwnFiles {
     /// Records the identity of the files.
-    pub fn of(place: &Place) -> Self {
+    pub(super) fn of(place: &Place) -> Self {
         let paths = [place.lock(), place.mark(), place.store()];
         let files = paths.into_iter().filter_map(|path| {
             let about = fs::metadata(&path).ok()?;
@@ -38,7 +38,7 @@ impl OwnFiles {
 
     /// Fails with the missing file. Other errors of the file system are ignored here: the writes themselves report
     /// them.
-    pub fn check(&mut self) -> Result<(), String> {
+    pub(super) fn check(&mut self) -> Result<(), String> {
         if self.seen.is_some_and(|seen| seen.elapsed() < CHECK_EVERY) {
             return Ok(());
         }

@@ -17,7 +17,7 @@ use std::{
 use super::OpenError;
 
 /// A data directory that is this process's alone.
-pub struct Place {
+pub(super) struct Place {
     dir: PathBuf,
     /// Given up when it is closed.
     _lock: File,
@@ -25,7 +25,7 @@ pub struct Place {
 
 /// The high-water mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub(super) struct Mark {
     /// The last commit that was acknowledged.
     pub commit: u64,
     /// True after a stop in order.
@@ -37,7 +37,7 @@ pub struct Mark {
 }
 
 /// The file of the mark.
-pub struct MarkFile(File);
+pub(super) struct MarkFile(File);
 
 const MAGIC: &[u8; 8] = b"msmark01";
 const MARK_BYTES: usize = 8 + 8 + 1 + 1 + 16 + 4;
@@ -46,7 +46,7 @@ const MARK_BYTES: usize = 8 + 8 + 1 + 1 + 16 + 4;
 
 impl Place {
     /// Makes the directory if need be, and takes it.
-    pub fn take(dir: &Path) -> Result<Self, OpenError> {
+    pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
         let failed = |error: io::Error| OpenError::io(dir, &error);
         if fs::metadata(dir).is_ok_and(|about| !about.is_dir()) {
             return Err(OpenError::NotADirectory(dir.to_owned()));
@@ -81,7 +81,7 @@ impl Place {
     }
 
     /// Takes a directory in which there is a journal, or was one.
-    pub fn take_existing(dir: &Path) -> Result<Self, OpenError> {
+    pub(super) fn take_existing(dir: &Path) -> Result<Self, OpenError> {
         let journal = dir.join("journal");
         for name in ["MARK", "store", "store.new"] {
             if there(&journal.join(name)).map_err(|error| OpenError::io(dir, &error))? {
@@ -91,33 +91,33 @@ impl Place {
         Err(OpenError::Missing(dir.to_owned()))
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    pub fn journal(&self) -> PathBuf {
+    pub(super) fn journal(&self) -> PathBuf {
         self.dir.join("journal")
     }
 
-    pub fn store(&self) -> PathBuf {
+    pub(super) fn store(&self) -> PathBuf {
         self.journal().join("store")
     }
 
     /// Where a stopped journal is copied to, to be looked at.
-    pub fn look(&self) -> PathBuf {
+    pub(super) fn look(&self) -> PathBuf {
         self.journal().join("look")
     }
 
-    pub fn lock(&self) -> PathBuf {
+    pub(super) fn lock(&self) -> PathBuf {
         self.dir.join("LOCK")
     }
 
-    pub fn mark(&self) -> PathBuf {
+    pub(super) fn mark(&self) -> PathBuf {
         self.journal().join("MARK")
     }
 
     /// Bytes that the disk has left for us.
-    pub fn free(&self) -> u64 {
+    pub(super) fn free(&self) -> u64 {
         rustix::fs::statvfs(&self.dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }
@@ -126,7 +126,7 @@ impl Place {
 
 impl MarkFile {
     /// Opens the file, or begins it with `first`.
-    pub fn open(path: &Path, first: Mark) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, first: Mark) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let file = Self(file);
@@ -137,11 +137,11 @@ impl MarkFile {
         Ok(file)
     }
 
-    pub fn write(&self, mark: Mark) -> io::Result<()> {
+    pub(super) fn write(&self, mark: Mark) -> io::Result<()> {
         self.0.write_all_at(&mark.encode(), 0)
     }
 
-    pub fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
     }
 }
@@ -153,7 +153,7 @@ impl Mark {
     ///
     /// # Errors
     /// When the operating system cannot read the file; this is not damage.
-    pub fn read(path: &Path) -> io::Result<Result<Option<Self>, String>> {
+    pub(super) fn read(path: &Path) -> io::Result<Result<Option<Self>, String>> {
         match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
             Err(error) => Err(of_file(path)(error)),
@@ -190,17 +190,17 @@ impl Mark {
 }
 
 /// True if a file exists. A file that may not be accessed is an error, not a missing file.
-pub fn there(path: &Path) -> io::Result<bool> {
+pub(super) fn there(path: &Path) -> io::Result<bool> {
     path.try_exists().map_err(of_file(path))
 }
 
 /// Adds the path of the file to an error of the operating system.
-pub fn of_file(path: &Path) -> impl FnOnce(io::Error) -> io::Error + use<'_> {
+pub(super) fn of_file(path: &Path) -> impl FnOnce(io::Error) -> io::Error + use<'_> {
     move |error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
 }
 
 /// Names this boot of the machine; 0 where the system does not tell, which is taken for another boot each time.
-pub fn boot() -> u128 {
+pub(super) fn boot() -> u128 {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     u128::from_str_radix(&id.trim().replace('-', ""), 16).unwrap_or(0)
 }

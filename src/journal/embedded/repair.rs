@@ -68,7 +68,7 @@ struct Plan {
 }
 
 /// Repairs what was looked at; `survey` is what can be read of it.
-pub fn repair(look: &Look, mut survey: Survey, dry_run: bool) -> Result<Repaired, StoreError> {
+pub(super) fn repair(look: &Look, mut survey: Survey, dry_run: bool) -> Result<Repaired, StoreError> {
     let before = survey.log(Clock::system().moment());
     let mut known: BTreeSet<u64> = before.metas(0, u64::MAX).map(|meta| meta.offset).collect();
     known.extend(&survey.bad_events);

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What was read.
-pub struct Restored {
+pub(super) struct Restored {
     pub log: Log,
     pub state: State,
     /// Spans whose index rows should be written anew: too many, or with events that are gone.
@@ -20,7 +20,7 @@ pub struct Restored {
 }
 
 /// Index rows of one span that are not worth a rewrite.
-pub const FEW_ROWS: u32 = 8;
+pub(super) const FEW_ROWS: u32 = 8;
 /// Events at the end of the log whose payloads an opening looks at.
 const TAIL: u64 = 16;
 
@@ -28,12 +28,12 @@ const TAIL: u64 = 16;
 const NOTED_MS: u64 = 60_000;
 
 /// Reads the state row; `None` in an empty store.
-pub fn state(store: &Store) -> Result<Option<State>, StoreError> {
+pub(super) fn state(store: &Store) -> Result<Option<State>, StoreError> {
     store.get(STATE)?.map(|row| rows::decode(&row)).transpose().map_err(|bad| damaged("the state row", &bad))
 }
 
 /// Reads the index.
-pub fn restore(store: &Store, config: &Config, now: Moment) -> Result<Option<Restored>, StoreError> {
+pub(super) fn restore(store: &Store, config: &Config, now: Moment) -> Result<Option<Restored>, StoreError> {
     let Some(state) = state(store)? else { return Ok(None) };
     let marks = state.marks();
     if let Some(ahead_ms) = marks.last_timestamp.checked_sub(now.wall).filter(|ahead| *ahead > NOTED_MS) {
@@ -101,7 +101,7 @@ fn check_tail(store: &Store, log: &Log) -> Result<(), StoreError> {
 }
 
 /// How a row is called in messages.
-pub fn row_name(key: &[u8]) -> String {
+pub(super) fn row_name(key: &[u8]) -> String {
     let number = || rows::number_of(key).unwrap_or(0);
     match key.first() {
         Some(b'e') => rows::place_of(key).map_or_else(|| "an event".into(), |(_, offset)| format!("event {offset}")),
@@ -114,7 +114,7 @@ pub fn row_name(key: &[u8]) -> String {
     }
 }
 
-pub fn damaged(what: &str, bad: &rows::BadRow) -> StoreError {
+pub(super) fn damaged(what: &str, bad: &rows::BadRow) -> StoreError {
     StoreError::Damaged(format!("{what} is damaged: {bad}"))
 }
 

@@ -31,32 +31,32 @@ use crate::{
 };
 
 /// The format of rows; a journal with a later one is refused.
-pub const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 /// The format of the index row of a record larger than [`SINGLE`]. A program that knows only [`VERSION`] would not find
 /// the value, and would leave parts behind. It reads all index rows of records when it opens the journal, so it refuses
 /// a journal with such a record, and opens any other.
-pub const PARTS_VERSION: u8 = 2;
+pub(super) const PARTS_VERSION: u8 = 2;
 
 /// Bytes of a value in one row with the record's key; a larger value is stored in parts. Another size needs a new format.
-pub const SINGLE: usize = 1 << 10;
+pub(super) const SINGLE: usize = 1 << 10;
 
 /// Bytes of a part. Another size needs a new format.
-pub const PART: usize = 64 << 10;
+pub(super) const PART: usize = 64 << 10;
 
 /// The digest of a record's key in the keys of its parts: the first 15 bytes of SHA-256. The key of a part then has 20
 /// bytes.
-pub type Owner = [u8; 15];
+pub(super) type Owner = [u8; 15];
 
 /// Offsets that one index row may cover: rows begin and end within multiples of it.
-pub const SPAN: u64 = 256;
+pub(super) const SPAN: u64 = 256;
 
 /// The row of the journal as a whole.
-pub const STATE: &[u8] = b"s";
+pub(super) const STATE: &[u8] = b"s";
 
 /// A row cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum BadRow {
+pub(super) enum BadRow {
     /// Other bytes than were written.
     #[error("its checksum is wrong")]
     Checksum,
@@ -73,7 +73,7 @@ pub enum BadRow {
 
 /// The journal as a whole.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct State {
+pub(super) struct State {
     pub epoch: u64,
     /// Commits so far: how it is known that none is missing.
     pub commit: u64,
@@ -117,21 +117,21 @@ struct MetaRow {
 
 /// A topic's name and mark.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct TopicRow {
+pub(super) struct TopicRow {
     pub name: Topic,
     pub trimmed_through: u64,
 }
 
 /// What the index keeps of a record.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct RecordRow {
+pub(super) struct RecordRow {
     pub revision: u64,
     pub size: u64,
 }
 
 /// The head of each part of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartHead {
+pub(super) struct PartHead {
     pub revision: u64,
     /// Bytes of the whole value.
     pub size: u64,
@@ -139,26 +139,26 @@ pub struct PartHead {
 
 // === keys ===
 
-pub fn event_key(home: TopicId, offset: u64) -> [u8; 17] {
+pub(super) fn event_key(home: TopicId, offset: u64) -> [u8; 17] {
     let mut key = [b'e'; 17];
     key[1..9].copy_from_slice(&home.to_be_bytes());
     key[9..].copy_from_slice(&offset.to_be_bytes());
     key
 }
 
-pub fn index_key(offset: u64) -> [u8; 9] {
+pub(super) fn index_key(offset: u64) -> [u8; 9] {
     numbered(b'i', offset)
 }
 
-pub fn topic_key(id: TopicId) -> [u8; 9] {
+pub(super) fn topic_key(id: TopicId) -> [u8; 9] {
     numbered(b't', id)
 }
 
-pub fn record_key(key: &str) -> Vec<u8> {
+pub(super) fn record_key(key: &str) -> Vec<u8> {
     named(b'r', key)
 }
 
-pub fn part_key(key: &str, part: u32) -> [u8; 20] {
+pub(super) fn part_key(key: &str, part: u32) -> [u8; 20] {
     let mut row_key = [b'p'; 20];
     row_key[1..16].copy_from_slice(&owner(key));
     row_key[16..].copy_from_slice(&part.to_be_bytes());
@@ -166,39 +166,39 @@ pub fn part_key(key: &str, part: u32) -> [u8; 20] {
 }
 
 /// The digest of a record's key.
-pub fn owner(key: &str) -> Owner {
+pub(super) fn owner(key: &str) -> Owner {
     let digest: [u8; 32] = Sha256::digest(key).into();
     *digest.first_chunk().expect("it is longer")
 }
 
-pub fn record_index_key(key: &str) -> Vec<u8> {
+pub(super) fn record_index_key(key: &str) -> Vec<u8> {
     named(b'k', key)
 }
 
 /// The number in a key of an index row or a topic.
-pub fn number_of(key: &[u8]) -> Option<u64> {
+pub(super) fn number_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(*key.get(1..)?.as_array()?))
 }
 
 /// Home and offset in the key of an event.
-pub fn place_of(key: &[u8]) -> Option<(TopicId, u64)> {
+pub(super) fn place_of(key: &[u8]) -> Option<(TopicId, u64)> {
     let (home, offset) = key.get(1..)?.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*home), u64::from_be_bytes(*offset.as_array()?)))
 }
 
 /// The record's own key in that of a row.
-pub fn name_of(key: &[u8]) -> Option<&str> {
+pub(super) fn name_of(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.get(1..)?).ok()
 }
 
 /// The digest of the record's key, and the number of the part, in the key of a part.
-pub fn part_of(key: &[u8]) -> Option<(Owner, u32)> {
+pub(super) fn part_of(key: &[u8]) -> Option<(Owner, u32)> {
     let (owner, part) = key.strip_prefix(b"p")?.split_first_chunk()?;
     Some((*owner, u32::from_be_bytes(*part.as_array()?)))
 }
 
 /// How many parts a value of this size has; none if it is one row.
-pub fn parts_in(size: u64) -> u32 {
+pub(super) fn parts_in(size: u64) -> u32 {
     let parts = if size <= SINGLE as u64 { 0 } else { size.div_ceil(PART as u64) };
     u32::try_from(parts).unwrap_or(u32::MAX)
 }
@@ -216,7 +216,7 @@ fn named(kind: u8, name: &str) -> Vec<u8> {
 // === rows ===
 
 /// A row around a body that is bytes already.
-pub fn seal(body: &[u8]) -> Vec<u8> {
+pub(super) fn seal(body: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(body.len() + 5);
     row.push(VERSION);
     row.extend_from_slice(body);
@@ -224,7 +224,7 @@ pub fn seal(body: &[u8]) -> Vec<u8> {
 }
 
 /// The body of a row.
-pub fn unseal(row: &[u8]) -> Result<&[u8], BadRow> {
+pub(super) fn unseal(row: &[u8]) -> Result<&[u8], BadRow> {
     let (sealed, checksum) = row.split_last_chunk::<4>().ok_or(BadRow::Checksum)?;
     if crc32fast::hash(sealed) != u32::from_le_bytes(*checksum) {
         return Err(BadRow::Checksum);
@@ -237,7 +237,7 @@ pub fn unseal(row: &[u8]) -> Result<&[u8], BadRow> {
 }
 
 /// A row of plain data.
-pub fn encode(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
     encode_as(VERSION, value)
 }
 
@@ -245,12 +245,12 @@ fn encode_as(version: u8, value: &impl Serialize) -> Vec<u8> {
     close(postcard::to_extend(value, vec![version]).expect("plain data in memory serialise"))
 }
 
-pub fn encode_record(record: &RecordRow) -> Vec<u8> {
+pub(super) fn encode_record(record: &RecordRow) -> Vec<u8> {
     encode_as(if record.size > SINGLE as u64 { PARTS_VERSION } else { VERSION }, record)
 }
 
 /// A part of the value of the record with this key.
-pub fn encode_part(head: PartHead, key: &str, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn encode_part(head: PartHead, key: &str, bytes: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(bytes.len() + key.len() + 25);
     row.push(VERSION);
     row.extend_from_slice(&head.revision.to_le_bytes());
@@ -262,7 +262,7 @@ pub fn encode_part(head: PartHead, key: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The head of part `part` of a value, the key of its record, and its bytes.
-pub fn decode_part(part: u32, row: &[u8]) -> Result<(PartHead, &str, &[u8]), BadRow> {
+pub(super) fn decode_part(part: u32, row: &[u8]) -> Result<(PartHead, &str, &[u8]), BadRow> {
     let (revision, rest) = unseal(row)?.split_first_chunk().ok_or(BadRow::Length)?;
     let (size, rest) = rest.split_first_chunk().ok_or(BadRow::Length)?;
     let (length, rest) = rest.split_first_chunk().ok_or(BadRow::Length)?;
@@ -276,7 +276,7 @@ pub fn decode_part(part: u32, row: &[u8]) -> Result<(PartHead, &str, &[u8]), Bad
 }
 
 /// What [`encode`] made.
-pub fn decode<'a, T: Deserialize<'a>>(row: &'a [u8]) -> Result<T, BadRow> {
+pub(super) fn decode<'a, T: Deserialize<'a>>(row: &'a [u8]) -> Result<T, BadRow> {
     postcard::from_bytes(unseal(row)?).map_err(BadRow::Body)
 }
 
@@ -286,7 +286,7 @@ fn close(mut row: Vec<u8>) -> Vec<u8> {
     row
 }
 
-pub fn encode_event(event: &Event) -> Vec<u8> {
+pub(super) fn encode_event(event: &Event) -> Vec<u8> {
     encode(&EventRow {
         topics: Cow::Borrowed(&event.topics),
         event: &event.event,
@@ -302,13 +302,13 @@ pub fn encode_event(event: &Event) -> Vec<u8> {
     })
 }
 
-pub fn decode_event(row: &[u8], position: Position) -> Result<Event, BadRow> {
+pub(super) fn decode_event(row: &[u8], position: Position) -> Result<Event, BadRow> {
     let (draft, timestamp) = decode_draft(row)?;
     Ok(draft.into_event(position, timestamp))
 }
 
 /// The event as it was published, and when.
-pub fn decode_draft(row: &[u8]) -> Result<(Draft, u64), BadRow> {
+pub(super) fn decode_draft(row: &[u8]) -> Result<(Draft, u64), BadRow> {
     let row: EventRow<'_> = decode(row)?;
     let draft = Draft {
         topics: row.topics.into_owned(),
@@ -326,7 +326,7 @@ pub fn decode_draft(row: &[u8]) -> Result<(Draft, u64), BadRow> {
 }
 
 /// Index rows for these events, in order: key and row each.
-pub fn encode_metas(metas: impl Iterator<Item = Meta>) -> Vec<(u64, Vec<u8>)> {
+pub(super) fn encode_metas(metas: impl Iterator<Item = Meta>) -> Vec<(u64, Vec<u8>)> {
     let mut rows: Vec<(u64, u64, Vec<MetaRow>)> = Vec::new();
     for meta in metas {
         if rows.last().is_none_or(|(first, ..)| first / SPAN != meta.offset / SPAN) {
@@ -345,7 +345,7 @@ pub fn encode_metas(metas: impl Iterator<Item = Meta>) -> Vec<(u64, Vec<u8>)> {
     rows.into_iter().map(|(first, began, row)| (first, encode(&(began, row)))).collect()
 }
 
-pub fn decode_metas(first: u64, row: &[u8]) -> Result<impl Iterator<Item = Meta>, BadRow> {
+pub(super) fn decode_metas(first: u64, row: &[u8]) -> Result<impl Iterator<Item = Meta>, BadRow> {
     let (began, row): (u64, Vec<MetaRow>) = decode(row)?;
     Ok(row.into_iter().map(move |meta| Meta {
         offset: first + meta.offset,
@@ -360,7 +360,7 @@ pub fn decode_metas(first: u64, row: &[u8]) -> Result<impl Iterator<Item = Meta>
 // === impl State ===
 
 impl State {
-    pub fn new(epoch: u64, commit: u64, marks: &Marks) -> Self {
+    pub(super) fn new(epoch: u64, commit: u64, marks: &Marks) -> Self {
         Self {
             epoch,
             commit,
@@ -376,7 +376,7 @@ impl State {
         }
     }
 
-    pub fn marks(&self) -> Marks {
+    pub(super) fn marks(&self) -> Marks {
         Marks {
             head: self.head,
             last_timestamp: self.last_timestamp,

@@ -27,7 +27,7 @@ use super::rows::{self, STATE, State};
 
 /// What was found in a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Salvaged {
+pub(super) struct Salvaged {
     /// Commits copied.
     pub commits: u64,
     /// Damaged stretches with commits behind them.
@@ -38,7 +38,7 @@ pub struct Salvaged {
 }
 
 /// A commit in a log.
-pub struct Commit {
+pub(super) struct Commit {
     /// Its bytes.
     pub length: usize,
     /// The store's number for it, which no checksum covers.
@@ -53,15 +53,15 @@ const END: u8 = 3;
 const CLEAR: u8 = 4;
 /// No sequence number is so much greater than the one before.
 const FAR: u64 = 1 << 32;
-pub const MAGIC: &[u8] = b"FJL\x03";
+pub(super) const MAGIC: &[u8] = b"FJL\x03";
 
 /// Copies the readable commits of a log into a new file.
-pub fn copy_log(from: &Path, to: &Path) -> io::Result<Salvaged> {
+pub(super) fn copy_log(from: &Path, to: &Path) -> io::Result<Salvaged> {
     let mut copy = File::create_new(to)?;
     scan(&written(from)?, |commit| copy.write_all(commit))
 }
 
-pub fn is_log(path: &Path) -> bool {
+pub(super) fn is_log(path: &Path) -> bool {
     path.extension().is_some_and(|kind| kind == "jnl")
 }
 
@@ -88,7 +88,7 @@ fn scan(bytes: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Resu
 }
 
 /// What was written into a file. Logs are made long in advance, and what was never written into them is not read.
-pub fn written(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn written(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let mut bytes = Vec::new();
     loop {
@@ -105,7 +105,7 @@ pub fn written(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The commit that stands here; `None` if it is none, or not as it was written.
-pub fn commit(bytes: &[u8]) -> Option<Commit> {
+pub(super) fn commit(bytes: &[u8]) -> Option<Commit> {
     let mut rest = bytes;
     tag(&mut rest, START)?;
     let count = u32::from_le_bytes(take(&mut rest)?);

@@ -19,26 +19,26 @@ use crate::supervise::text;
 
 /// A store that is open. Clones are the same one, which is closed with the last of them.
 #[derive(Clone)]
-pub struct Store {
+pub(super) struct Store {
     db: Database,
     rows: Keyspace,
     handles: Arc<()>,
 }
 
 /// Rows of a range, as they are read.
-pub struct Rows(fjall::Iter);
+pub(super) struct Rows(fjall::Iter);
 
 /// The store after one commit: later commits do not change what it gives.
 ///
 /// This is not guaranteed: fjall makes a commit visible in part if it writes or merges a table at that moment. Readers
 /// of several rows must check that the rows belong together.
-pub struct Snapshot {
+pub(super) struct Snapshot {
     store: fjall::Snapshot,
     rows: Keyspace,
 }
 
 /// What a commit writes.
-pub struct Commit {
+pub(super) struct Commit {
     batch: fjall::OwnedWriteBatch,
     rows: Keyspace,
     bytes: usize,
@@ -46,7 +46,7 @@ pub struct Commit {
 
 /// Why the store does not answer.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum StoreError {
+pub(super) enum StoreError {
     /// The disk has no room.
     #[error("the disk is full: {0}")]
     Full(String),
@@ -98,7 +98,7 @@ impl OpenError {
 
 impl Store {
     /// Opens the store, or makes an empty one.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         check_clock()?;
         let open = || -> Result<Self, fjall::Error> {
             let db = Database::builder(path)
@@ -120,49 +120,53 @@ impl Store {
     }
 
     /// True when there is no clone: with this one it would be closed.
-    pub fn alone(&self) -> bool {
+    pub(super) fn alone(&self) -> bool {
         Arc::strong_count(&self.handles) == 1
     }
 
     /// Begins a commit; waits while the tables are behind.
-    pub fn commit(&self) -> Result<Commit, StoreError> {
+    pub(super) fn commit(&self) -> Result<Commit, StoreError> {
         self.wait_for_room()?;
         Ok(Commit { batch: self.db.batch(), rows: self.rows.clone(), bytes: 0 })
     }
 
     /// Makes sure that what was written is on the disk.
-    pub fn sync(&self) -> Result<(), StoreError> {
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
         guarded(|| self.db.persist(PersistMode::SyncData))
     }
 
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>, StoreError> {
+    pub(super) fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>, StoreError> {
         guarded(|| self.rows.get(key))
     }
 
-    pub fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot { store: self.db.snapshot(), rows: self.rows.clone() }
     }
 
     /// Rows whose key begins with `prefix`, in order, from the key `from` on where that is later.
-    pub fn scan(&self, prefix: u8, from: &[u8]) -> impl Iterator<Item = Result<(Slice, Slice), StoreError>> + use<> {
+    pub(super) fn scan(
+        &self,
+        prefix: u8,
+        from: &[u8],
+    ) -> impl Iterator<Item = Result<(Slice, Slice), StoreError>> + use<> {
         let start = if from.first() == Some(&prefix) { from.to_vec() } else { vec![prefix] };
         let mut rows = self.range(Bound::Included(start), vec![prefix + 1]);
         std::iter::from_fn(move || rows.next())
     }
 
     /// Rows from a key on and before another, from both ends. What follows an error from the same end is not complete.
-    pub fn range(&self, from: Bound<Vec<u8>>, before: Vec<u8>) -> Rows {
+    pub(super) fn range(&self, from: Bound<Vec<u8>>, before: Vec<u8>) -> Rows {
         Rows(self.rows.range((from, Bound::Excluded(before))))
     }
 
     /// Keys of rows, from a key on and before another.
-    pub fn keys(&self, from: &[u8], before: &[u8]) -> impl Iterator<Item = Result<Slice, StoreError>> + use<> {
+    pub(super) fn keys(&self, from: &[u8], before: &[u8]) -> impl Iterator<Item = Result<Slice, StoreError>> + use<> {
         let mut rows = self.range(Bound::Included(from.to_vec()), before.to_vec());
         std::iter::from_fn(move || guarded(|| rows.0.next().map(fjall::Guard::key).transpose()).transpose())
     }
 
     /// Merges all tables, so that what was deleted leaves the disk.
-    pub fn compact(&self) -> Result<(), StoreError> {
+    pub(super) fn compact(&self) -> Result<(), StoreError> {
         guarded(|| self.rows.rotate_memtable())?;
         self.wait_while(|rows| rows.sealed_memtable_count() > 0)?;
         guarded(|| self.rows.major_compact())
@@ -185,7 +189,7 @@ impl Store {
     }
 
     /// Bytes on the disk.
-    pub fn disk_bytes(&self) -> u64 {
+    pub(super) fn disk_bytes(&self) -> u64 {
         self.db.disk_space().unwrap_or(0)
     }
 }
@@ -193,7 +197,7 @@ impl Store {
 // === impl Rows ===
 
 impl Rows {
-    pub fn next_back(&mut self) -> Option<Result<(Slice, Slice), StoreError>> {
+    pub(super) fn next_back(&mut self) -> Option<Result<(Slice, Slice), StoreError>> {
         guarded(|| self.0.next_back().map(fjall::Guard::into_inner).transpose()).transpose()
     }
 }
@@ -209,7 +213,7 @@ impl Iterator for Rows {
 // === impl Snapshot ===
 
 impl Snapshot {
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>, StoreError> {
+    pub(super) fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>, StoreError> {
         guarded(|| self.store.get(&self.rows, key))
     }
 }
@@ -218,21 +222,21 @@ impl Snapshot {
 
 impl Commit {
     /// Bytes of the keys and rows that were put into it.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub fn put(&mut self, key: impl AsRef<[u8]>, row: Vec<u8>) {
+    pub(super) fn put(&mut self, key: impl AsRef<[u8]>, row: Vec<u8>) {
         self.bytes += key.as_ref().len() + row.len();
         self.batch.insert(&self.rows, key.as_ref(), row);
     }
 
-    pub fn delete(&mut self, key: impl AsRef<[u8]>) {
+    pub(super) fn delete(&mut self, key: impl AsRef<[u8]>) {
         self.batch.remove(&self.rows, key.as_ref());
     }
 
     /// Writes it, all or nothing: to the operating system, and with `sync` to the disk.
-    pub fn write(self, sync: bool) -> Result<(), StoreError> {
+    pub(super) fn write(self, sync: bool) -> Result<(), StoreError> {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         guarded(|| self.batch.durability(Some(mode)).commit())
     }
@@ -241,7 +245,7 @@ impl Commit {
 // === impl StoreError ===
 
 impl StoreError {
-    pub fn io(error: &io::Error) -> Self {
+    pub(super) fn io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),

@@ -25,7 +25,7 @@ use crate::{
 
 /// What can be read of a store.
 #[derive(Default)]
-pub struct Survey {
+pub(super) struct Survey {
     pub state: Option<State>,
     pub topics: BTreeMap<TopicId, TopicRow>,
     pub metas: BTreeMap<u64, Meta>,
@@ -47,7 +47,7 @@ pub struct Survey {
 }
 
 /// Keeps everything: for those who only look.
-pub fn unbounded() -> Config {
+pub(super) fn unbounded() -> Config {
     Config {
         retention_ms: 0,
         retention_events: 0,
@@ -67,7 +67,7 @@ impl Survey {
     ///
     /// # Errors
     /// When the operating system cannot read a file. This is not damage, and the survey is incomplete.
-    pub fn of(store: &Store) -> Result<Self, StoreError> {
+    pub(super) fn of(store: &Store) -> Result<Self, StoreError> {
         let mut survey = Self::default();
         match store.get(STATE) {
             Ok(Some(row)) => match rows::decode(&row) {
@@ -104,7 +104,7 @@ impl Survey {
     }
 
     /// The index that an opening would make of it.
-    pub fn log(&self, now: Moment) -> Log {
+    pub(super) fn log(&self, now: Moment) -> Log {
         let mut log = Log::new(&unbounded(), self.state.map_or(0, |state| state.epoch));
         log.restore_marks(&self.state.map(|state| state.marks()).unwrap_or_default(), now);
         self.topics.iter().for_each(|(id, topic)| log.restore_topic(*id, &topic.name, topic.trimmed_through));

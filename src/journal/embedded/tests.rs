@@ -22,7 +22,7 @@ mod reopen;
 mod values;
 
 /// A fresh journal in a directory that goes with the test process.
-pub fn fresh(config: &Config) -> Journal_ {
+pub(crate) fn fresh(config: &Config) -> Journal_ {
     let config = Config { sync: SyncMode::Os, min_free_bytes: 0, ..config.clone() };
     Arc::new(Embedded::open(&config, &directory()).unwrap())
 }

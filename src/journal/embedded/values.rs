@@ -16,7 +16,7 @@ use crate::journal::log::{Known, Write};
 
 /// What the rows of a record say, each read by itself.
 #[derive(Default)]
-pub struct Pieces {
+pub(super) struct Pieces {
     /// Bytes of the value in one row.
     pub row: Option<u64>,
     /// Heads of the parts.
@@ -25,14 +25,14 @@ pub struct Pieces {
 
 /// A value that is whole.
 #[derive(Clone, Copy, Debug)]
-pub struct Value {
+pub(super) struct Value {
     pub size: u64,
     /// Its revision, if it is in parts. A single row does not carry one.
     pub revision: Option<u64>,
 }
 
 /// Puts the rows of a record into a commit, and deletes those of the value before that are not overwritten.
-pub fn write(commit: &mut Commit, write: &Write, before: Option<Known>) {
+pub(super) fn write(commit: &mut Commit, write: &Write, before: Option<Known>) {
     let Write { key, value, revision } = write;
     let mut parts = 0;
     match value {
@@ -61,7 +61,7 @@ pub fn write(commit: &mut Commit, write: &Write, before: Option<Known>) {
 }
 
 /// The value that the index knows; `None` if it is not there, or the rows are those of another value.
-pub fn read(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>, StoreError> {
+pub(super) fn read(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>, StoreError> {
     if let Some(value) = read_parts(store, key, known)? {
         return Ok(Some(value));
     }
@@ -90,7 +90,7 @@ fn read_parts(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>
 }
 
 /// True if a row of the value is not there. A row that cannot be read is there.
-pub fn lacks_rows(store: &Store, key: &str, size: u64) -> bool {
+pub(super) fn lacks_rows(store: &Store, key: &str, size: u64) -> bool {
     let absent = |key: &[u8]| matches!(store.get(key), Ok(None));
     let parts = rows::parts_in(size);
     let lacks_parts = parts == 0 || (0..parts).any(|part| absent(&rows::part_key(key, part)));
@@ -101,7 +101,7 @@ pub fn lacks_rows(store: &Store, key: &str, size: u64) -> bool {
 
 impl Pieces {
     /// The value that they make, if one is whole. If there are two, it is that of the index, else the one in parts.
-    pub fn value(&self, known: Option<&RecordRow>) -> Option<Value> {
+    pub(super) fn value(&self, known: Option<&RecordRow>) -> Option<Value> {
         let row = self.row.map(|size| Value { size, revision: None });
         let is_whole =
             |head: &&PartHead| (1..rows::parts_in(head.size)).all(|part| self.parts.get(&part) == Some(*head));
@@ -115,7 +115,7 @@ impl Pieces {
     }
 
     /// True if there are more rows than those of the value.
-    pub fn exceed(&self, value: &Value) -> bool {
+    pub(super) fn exceed(&self, value: &Value) -> bool {
         usize::from(self.row.is_some()) + self.parts.len() > value.rows()
     }
 }
@@ -123,12 +123,12 @@ impl Pieces {
 // === impl Value ===
 
 impl Value {
-    pub fn is_of(&self, record: &RecordRow) -> bool {
+    pub(super) fn is_of(&self, record: &RecordRow) -> bool {
         self.size == record.size && self.revision.is_none_or(|revision| revision == record.revision)
     }
 
     /// Keys of its rows.
-    pub fn keys(self, key: &str) -> impl Iterator<Item = Vec<u8>> {
+    pub(super) fn keys(self, key: &str) -> impl Iterator<Item = Vec<u8>> {
         let row = self.revision.is_none().then(|| rows::record_key(key));
         row.into_iter().chain((0..self.parts()).map(move |part| rows::part_key(key, part).to_vec()))
     }

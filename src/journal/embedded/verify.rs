@@ -17,7 +17,7 @@ use crate::{clock::Clock, journal::Verified};
 const AT_ONCE: usize = 1024;
 
 /// What is in a stopped journal, and what is wrong with it.
-pub fn survey(look: &Look) -> Result<Survey, StoreError> {
+pub(super) fn survey(look: &Look) -> Result<Survey, StoreError> {
     let store = look.store();
     if !there(&store).map_err(|error| StoreError::io(&error))? {
         return Err(StoreError::Damaged("its directory `journal/store` is missing".to_owned()));
@@ -113,7 +113,7 @@ fn records(survey: &mut Survey) {
 
 impl Shared {
     /// Verifies a journal that is in use: each row, and that all is there that the index has.
-    pub fn verify(&self) -> Result<Verified, StoreError> {
+    pub(super) fn verify(&self) -> Result<Verified, StoreError> {
         let store = self.with_store(|store| Ok(store.clone()))?;
         let Survey { mut findings, bad_records, .. } = Survey::of(&store)?;
         let (head, mut after) = (self.log().head(), 0);

@@ -36,7 +36,7 @@ mod follow;
 mod heal;
 
 /// What the writer is asked for.
-pub enum Command {
+pub(super) enum Command {
     Append(Append),
     Purge(Topic, oneshot::Sender<Result<u64, Unavailable>>),
     Sweep(u64, oneshot::Sender<Result<(), Unavailable>>),
@@ -46,7 +46,7 @@ pub enum Command {
 }
 
 /// A batch that waits.
-pub struct Append {
+pub(super) struct Append {
     pub batch: Batch,
     pub answer: oneshot::Sender<Result<Vec<Receipt>, AppendError>>,
     /// Its share of the queue.
@@ -61,7 +61,7 @@ const CHANGES_AT_ONCE: usize = 4096;
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
 /// The writer's own state.
-pub struct Writer {
+pub(super) struct Writer {
     shared: Arc<Shared>,
     place: Place,
     mark: MarkFile,
@@ -88,7 +88,14 @@ pub struct Writer {
 // === impl Writer ===
 
 impl Writer {
-    pub fn new(shared: Arc<Shared>, place: Place, mark: MarkFile, config: Config, boot: u128, restored: After) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        place: Place,
+        mark: MarkFile,
+        config: Config,
+        boot: u128,
+        restored: After,
+    ) -> Self {
         Self {
             own_files: OwnFiles::of(&place),
             shared,
@@ -107,7 +114,7 @@ impl Writer {
     }
 
     /// Serves until it is closed, or until nobody is left who could ask.
-    pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let clock = clock.expect("a runtime without I/O needs nothing that could be missing");
         let mut taken = Vec::new();
@@ -349,7 +356,7 @@ impl Writer {
 }
 
 /// What an opening leaves to be done.
-pub struct After {
+pub(super) struct After {
     pub commit: u64,
     pub changes: Changes,
     pub ragged: BTreeSet<u64>,
@@ -360,7 +367,7 @@ fn answer<T>(asker: oneshot::Sender<T>, answer: T) {
     let _ = asker.send(answer);
 }
 
-pub fn unavailable(error: &StoreError) -> Unavailable {
+pub(super) fn unavailable(error: &StoreError) -> Unavailable {
     match error {
         StoreError::Full(_) => Unavailable::Full(error.to_string()),
         StoreError::Closed => Unavailable::Closed,

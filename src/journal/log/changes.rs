@@ -6,7 +6,7 @@ use super::topics::TopicId;
 
 /// What has changed beside what groups brought.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// Events that no topic keeps any more: home and offset.
     pub dropped: Vec<(TopicId, u64)>,
     /// Topics whose mark has moved, or that were forgotten.
@@ -17,12 +17,12 @@ pub struct Changes {
 
 impl Changes {
     /// How much there is to follow.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.dropped.len() + self.topics.len()
     }
 
     /// Takes in what came later.
-    pub fn merge(&mut self, later: Self) {
+    pub(crate) fn merge(&mut self, later: Self) {
         self.dropped.extend(later.dropped);
         self.topics.extend(later.topics);
     }

@@ -12,7 +12,7 @@ use crate::{event::Draft, topic::Topic};
 ///
 /// `expiring` is not told when an event goes; its husks are cleared away when they are the greater part.
 #[derive(Default)]
-pub struct Dedupe {
+pub(super) struct Dedupe {
     offsets: HashMap<u128, u64>,
     /// In order of expiry, since `dedupe_ms` is one value.
     expiring: VecDeque<(u64, u128, u64)>,
@@ -26,15 +26,15 @@ const HUSKS: usize = 1024;
 impl Dedupe {
     /// Keys in force.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.offsets.len()
     }
 
-    pub fn find(&self, key: u128) -> Option<u64> {
+    pub(super) fn find(&self, key: u128) -> Option<u64> {
         self.offsets.get(&key).copied()
     }
 
-    pub fn remember(&mut self, key: u128, offset: u64, until: u64) {
+    pub(super) fn remember(&mut self, key: u128, offset: u64, until: u64) {
         self.offsets.insert(key, offset);
         self.expiring.push_back((until, key, offset));
         if self.expiring.len() > 2 * self.offsets.len() + HUSKS {
@@ -43,13 +43,13 @@ impl Dedupe {
         }
     }
 
-    pub fn forget(&mut self, key: u128, offset: u64) {
+    pub(super) fn forget(&mut self, key: u128, offset: u64) {
         if self.offsets.get(&key) == Some(&offset) {
             self.offsets.remove(&key);
         }
     }
 
-    pub fn expire(&mut self, now: u64) {
+    pub(super) fn expire(&mut self, now: u64) {
         while let Some((_, key, offset)) = self.expiring.pop_front_if(|(until, ..)| *until <= now) {
             self.forget(key, offset);
         }
@@ -58,7 +58,7 @@ impl Dedupe {
 
 /// Two hashes of a draft with a key: the identity of the key (publisher, first topic, key), and the content that a
 /// repeat must have in common with the first event.
-pub fn hashes(draft: &Draft) -> Option<(u128, u128)> {
+pub(crate) fn hashes(draft: &Draft) -> Option<(u128, u128)> {
     let key = draft.key.as_deref()?;
     let mut name = Hash::default();
     name.text(&draft.publisher).text(draft.topics.first().map_or("", Topic::as_str)).text(key);

@@ -8,7 +8,7 @@ use std::{array, collections::BTreeMap, ops::Bound};
 use super::topics::TopicId;
 
 /// An event and who still keeps it.
-pub struct Entry {
+pub(super) struct Entry {
     /// Monotonic time of the commit.
     pub timestamp: u64,
     /// What it counts against bounds in bytes.
@@ -24,7 +24,7 @@ pub struct Entry {
 
 /// What few events have.
 #[derive(Clone, Debug)]
-pub struct Extra {
+pub(super) struct Extra {
     /// Monotonic time of its expiry.
     pub expires: Option<u64>,
     /// Hash of publisher and key, and of all that must be the same in a repeat.
@@ -33,7 +33,7 @@ pub struct Extra {
 
 /// The topics that an event was published into, the first one being its home.
 #[derive(Clone, Debug)]
-pub enum TopicSet {
+pub(super) enum TopicSet {
     One(TopicId),
     Many(Box<[TopicId]>),
 }
@@ -47,7 +47,7 @@ struct Block {
 
 /// Entries by offset.
 #[derive(Default)]
-pub struct Entries {
+pub(super) struct Entries {
     blocks: BTreeMap<u64, Box<Block>>,
     live: usize,
 }
@@ -55,15 +55,15 @@ pub struct Entries {
 // === impl Entry ===
 
 impl Entry {
-    pub fn expires(&self) -> Option<u64> {
+    pub(super) fn expires(&self) -> Option<u64> {
         self.extra.as_ref()?.expires
     }
 
-    pub fn key(&self) -> Option<(u128, u128)> {
+    pub(super) fn key(&self) -> Option<(u128, u128)> {
         self.extra.as_ref()?.key
     }
 
-    pub fn expired(&self, now: u64) -> bool {
+    pub(super) fn expired(&self, now: u64) -> bool {
         self.expires().is_some_and(|at| at <= now)
     }
 }
@@ -72,7 +72,7 @@ impl Entry {
 
 impl TopicSet {
     /// `None` for no topic at all.
-    pub fn new(ids: Vec<TopicId>) -> Option<Self> {
+    pub(super) fn new(ids: Vec<TopicId>) -> Option<Self> {
         match ids.as_slice() {
             [] => None,
             [one] => Some(Self::One(*one)),
@@ -80,7 +80,7 @@ impl TopicSet {
         }
     }
 
-    pub fn ids(&self) -> &[TopicId] {
+    pub(super) fn ids(&self) -> &[TopicId] {
         match self {
             Self::One(id) => std::slice::from_ref(id),
             Self::Many(ids) => ids,
@@ -88,7 +88,7 @@ impl TopicSet {
     }
 
     /// Where the payload stands; the same as long as the event is kept by any topic.
-    pub fn home(&self) -> TopicId {
+    pub(super) fn home(&self) -> TopicId {
         self.ids()[0]
     }
 }
@@ -96,11 +96,11 @@ impl TopicSet {
 // === impl Entries ===
 
 impl Entries {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.live
     }
 
-    pub fn insert(&mut self, offset: u64, entry: Entry) {
+    pub(super) fn insert(&mut self, offset: u64, entry: Entry) {
         let empty = || Box::new(Block { live: 0, entries: array::from_fn(|_| None) });
         let block = self.blocks.entry(block_of(offset)).or_insert_with(empty);
         if block.entries[place(offset)].replace(entry).is_none() {
@@ -109,24 +109,24 @@ impl Entries {
         }
     }
 
-    pub fn get(&self, offset: u64) -> Option<&Entry> {
+    pub(super) fn get(&self, offset: u64) -> Option<&Entry> {
         self.blocks.get(&(block_of(offset)))?.entries[place(offset)].as_ref()
     }
 
-    pub fn get_mut(&mut self, offset: u64) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, offset: u64) -> Option<&mut Entry> {
         self.blocks.get_mut(&(block_of(offset)))?.entries[place(offset)].as_mut()
     }
 
     /// The entry with the greatest offset.
-    pub fn last(&self) -> Option<&Entry> {
+    pub(super) fn last(&self) -> Option<&Entry> {
         self.blocks.values().next_back()?.entries.iter().rev().find_map(Option::as_ref)
     }
 
-    pub fn contains(&self, offset: u64) -> bool {
+    pub(super) fn contains(&self, offset: u64) -> bool {
         self.get(offset).is_some()
     }
 
-    pub fn remove(&mut self, offset: u64) -> Option<Entry> {
+    pub(super) fn remove(&mut self, offset: u64) -> Option<Entry> {
         let block = self.blocks.get_mut(&(block_of(offset)))?;
         let entry = block.entries[place(offset)].take()?;
         block.live -= 1;
@@ -138,7 +138,7 @@ impl Entries {
     }
 
     /// Entries with a greater offset, in order, whatever a client made up for one.
-    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
+    pub(super) fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
         let blocks = self.blocks.range((Bound::Included(block_of(after)), Bound::Unbounded));
         let entries = blocks.flat_map(|(number, block)| {
             let entries = (number * BLOCK as u64..).zip(&block.entries);
@@ -148,7 +148,7 @@ impl Entries {
     }
 
     /// Entries with a smaller offset, in descending order.
-    pub fn before(&self, below: u64) -> impl Iterator<Item = (u64, &Entry)> {
+    pub(super) fn before(&self, below: u64) -> impl Iterator<Item = (u64, &Entry)> {
         let blocks = self.blocks.range(..=block_of(below)).rev();
         let entries = blocks.flat_map(|(number, block)| {
             let first = number * BLOCK as u64;

@@ -27,7 +27,7 @@ const ORDERED_MS: u64 = 1000;
 
 /// What a commit consists of.
 #[derive(Default)]
-pub struct Group {
+pub(crate) struct Group {
     /// Monotonic time of all its events.
     now: u64,
     /// Wall-clock timestamp of all its events.
@@ -47,7 +47,7 @@ pub struct Group {
 }
 
 /// An event of a group.
-pub struct Planned {
+pub(crate) struct Planned {
     pub event: SharedEvent,
     pub topics: Box<[TopicId]>,
     /// As in [`Extra::key`].
@@ -58,7 +58,7 @@ pub struct Planned {
 type Plan = (Vec<Receipt>, HashMap<u128, (Position, u128)>);
 
 /// A record of a group.
-pub struct Write {
+pub(crate) struct Write {
     pub key: String,
     /// `None` deletes.
     pub value: Option<Bytes>,
@@ -69,7 +69,7 @@ pub struct Write {
 
 impl Log {
     /// Begins a group. Nothing else may change the log until it is applied or dropped.
-    pub fn begin(&mut self, now: Moment) -> Group {
+    pub(crate) fn begin(&mut self, now: Moment) -> Group {
         self.follow(now);
         let now = self.time(now.steady);
         self.last_timestamp = now;
@@ -89,7 +89,7 @@ impl Log {
     }
 
     /// Makes a group part of the log.
-    pub fn apply(&mut self, group: &Group) {
+    pub(crate) fn apply(&mut self, group: &Group) {
         for Write { key, value, revision } in &group.records {
             let known = value.as_ref().map(|value| Known { revision: *revision, size: value.len() as u64 });
             self.records.write(key.clone(), known);
@@ -105,12 +105,12 @@ impl Log {
 // === impl Group ===
 
 impl Group {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty() && self.records.is_empty()
     }
 
     /// The marks of the log as they will be once the group is applied, but for what retention does then.
-    pub fn marks(&self, log: &Log) -> Marks {
+    pub(crate) fn marks(&self, log: &Log) -> Marks {
         Marks {
             head: self.next_offset - 1,
             last_timestamp: self.stamp,
@@ -121,7 +121,7 @@ impl Group {
     }
 
     /// What is kept of its events beside their payloads.
-    pub fn metas(&self) -> impl Iterator<Item = Meta> {
+    pub(crate) fn metas(&self) -> impl Iterator<Item = Meta> {
         self.events.iter().map(|Planned { event, topics, key }| Meta {
             offset: event.position.offset,
             timestamp: event.timestamp,
@@ -134,13 +134,13 @@ impl Group {
 
     /// The last write of each record. A commit contains each row of the store once: all its rows have the same sequence
     /// number, which gives two writes of one row no order.
-    pub fn last_records(&self) -> impl Iterator<Item = &Write> {
+    pub(crate) fn last_records(&self) -> impl Iterator<Item = &Write> {
         let mut seen = HashSet::new();
         self.records.iter().rev().filter(move |write| seen.insert(write.key.as_str()))
     }
 
     /// Takes a batch in, or refuses it and stays as it was.
-    pub fn add(&mut self, log: &Log, mut batch: Batch) -> Result<Vec<Receipt>, AppendError> {
+    pub(crate) fn add(&mut self, log: &Log, mut batch: Batch) -> Result<Vec<Receipt>, AppendError> {
         if let Some(broken) = batch.expect.iter().find(|expect| !self.holds(log, expect)) {
             return Err(AppendError::Conflict(broken.key.clone()));
         }

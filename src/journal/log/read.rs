@@ -12,14 +12,14 @@ use crate::{
 
 /// An event to be fetched.
 #[derive(Clone, Copy, Debug)]
-pub struct Chosen {
+pub(crate) struct Chosen {
     pub offset: u64,
     pub home: TopicId,
 }
 
 /// What a reader gets, as far as the index knows.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// In journal order.
     pub chosen: Vec<Chosen>,
     /// Complete up to here.
@@ -39,7 +39,7 @@ const SCAN_BUDGET: usize = 8192;
 
 impl Log {
     /// The next events of a query; how many of them a page takes, their payloads tell.
-    pub fn read(&self, query: &Query, now: u64) -> Found {
+    pub(crate) fn read(&self, query: &Query, now: u64) -> Found {
         let now = self.time(now);
         let trimmed = self.trimmed(&query.patterns, query.after.max(query.floor), now);
         let (offsets, through) = match self.few_topics(&query.patterns) {
@@ -51,7 +51,7 @@ impl Log {
     }
 
     /// The next events of all topics.
-    pub fn since(&self, after: u64, limit: usize, now: u64) -> Found {
+    pub(crate) fn since(&self, after: u64, limit: usize, now: u64) -> Found {
         let now = self.time(now);
         let entries: Vec<(u64, &Entry)> = self.entries.after(after).take(limit).collect();
         let through =
@@ -62,11 +62,11 @@ impl Log {
     }
 
     /// True while some topic keeps this event.
-    pub fn contains(&self, offset: u64) -> bool {
+    pub(crate) fn contains(&self, offset: u64) -> bool {
         self.entries.contains(offset)
     }
 
-    pub fn before_time(&self, timestamp: u64) -> u64 {
+    pub(crate) fn before_time(&self, timestamp: u64) -> u64 {
         let timestamp = self.steady(timestamp);
         // Timestamps grow with offsets, so the boundary is found by halving. What is gone and was older does not count.
         let (mut low, mut high) = (if self.gone.timestamp < timestamp { self.gone.through } else { 0 }, self.head);
@@ -80,7 +80,7 @@ impl Log {
         low
     }
 
-    pub fn topic_infos(&self, pattern: &Pattern, after: Option<&Topic>, limit: usize) -> Vec<TopicInfo> {
+    pub(crate) fn topic_infos(&self, pattern: &Pattern, after: Option<&Topic>, limit: usize) -> Vec<TopicInfo> {
         let alive = |offset: u64| self.entries.contains(offset).then(|| self.position(offset));
         let info = |log: &TopicLog| TopicInfo {
             topic: log.name.clone(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Bound};
 
 /// Keyed values beside the events, without the values.
 #[derive(Default)]
-pub struct Records {
+pub(super) struct Records {
     map: BTreeMap<String, Known>,
     pub(super) revision: u64,
     bytes: u64,
@@ -12,7 +12,7 @@ pub struct Records {
 
 /// What is known of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub(crate) struct Known {
     pub revision: u64,
     /// Bytes of its value.
     pub size: u64,
@@ -21,20 +21,20 @@ pub struct Known {
 // === impl Records ===
 
 impl Records {
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.map.len() as u64
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    pub fn get(&self, key: &str) -> Option<Known> {
+    pub(super) fn get(&self, key: &str) -> Option<Known> {
         self.map.get(key).copied()
     }
 
     /// `None` deletes.
-    pub fn write(&mut self, key: String, known: Option<Known>) {
+    pub(super) fn write(&mut self, key: String, known: Option<Known>) {
         let size = |key: &str, known: Option<&Known>| known.map_or(0, |known| key.len() as u64 + known.size);
         self.bytes -= size(&key, self.map.get(&key));
         self.bytes += size(&key, known.as_ref());
@@ -44,7 +44,7 @@ impl Records {
         }
     }
 
-    pub fn keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+    pub(super) fn keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),

@@ -10,7 +10,7 @@ use crate::{clock::Moment, journal::Stats, topic::Topic};
 
 /// The state of the whole log that an adapter stores. Times are wall-clock times.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Marks {
+pub(crate) struct Marks {
     pub head: u64,
     pub last_timestamp: u64,
     /// The latest time by which events were let go.
@@ -25,7 +25,7 @@ pub struct Marks {
 
 /// The metadata of an event that an adapter stores. Times are wall-clock times.
 #[derive(Clone, Debug)]
-pub struct Meta {
+pub(crate) struct Meta {
     pub offset: u64,
     pub timestamp: u64,
     pub size: u32,
@@ -41,7 +41,7 @@ const AHEAD: usize = 1 << 16;
 
 impl Marks {
     /// Where the known past of a topic begins that is not in the index yet.
-    pub fn topic_begins_after(&self, topic: &Topic) -> u64 {
+    pub(crate) fn topic_begins_after(&self, topic: &Topic) -> u64 {
         // Names of pinned topics are never used again: a new one has no past.
         if pinned(topic) { 0 } else { self.forgotten_through }
     }
@@ -50,7 +50,7 @@ impl Marks {
 // === impl Log ===
 
 impl Log {
-    pub fn marks(&self) -> Marks {
+    pub(crate) fn marks(&self) -> Marks {
         Marks {
             head: self.head,
             last_timestamp: self.last_label,
@@ -65,12 +65,12 @@ impl Log {
     }
 
     /// A topic's name and mark; `None` when it was forgotten.
-    pub fn topic(&self, id: TopicId) -> Option<(&Topic, u64)> {
+    pub(crate) fn topic(&self, id: TopicId) -> Option<(&Topic, u64)> {
         self.topics.get(id).map(|log| (&log.name, log.trimmed_through))
     }
 
     /// What is kept of the events after `after` and up to `through`.
-    pub fn metas(&self, after: u64, through: u64) -> impl Iterator<Item = Meta> {
+    pub(crate) fn metas(&self, after: u64, through: u64) -> impl Iterator<Item = Meta> {
         let entries = self.entries.after(after).take_while(move |(offset, _)| *offset <= through);
         entries.map(|(offset, entry)| Meta {
             offset,
@@ -83,7 +83,7 @@ impl Log {
     }
 
     /// First step: the marks, and the time to judge by.
-    pub fn restore_marks(&mut self, marks: &Marks, now: Moment) {
+    pub(crate) fn restore_marks(&mut self, marks: &Marks, now: Moment) {
         self.follow(now);
         self.head = marks.head;
         self.last_timestamp = now.steady;
@@ -98,7 +98,7 @@ impl Log {
     }
 
     /// Second step: each topic.
-    pub fn restore_topic(&mut self, id: TopicId, name: &Topic, trimmed_through: u64) {
+    pub(crate) fn restore_topic(&mut self, id: TopicId, name: &Topic, trimmed_through: u64) {
         let limits = self.rules.limits(name);
         self.changes.topics.extend(self.topics.restore(name, id, trimmed_through, limits));
     }
@@ -107,7 +107,7 @@ impl Log {
     ///
     /// A timestamp ahead of the clock does not give an age. Such an event gets the age of the next event whose
     /// timestamp is not ahead; without such an event its age starts now.
-    pub fn restore_event(&mut self, mut meta: Meta) {
+    pub(crate) fn restore_event(&mut self, mut meta: Meta) {
         meta.timestamp = self.steady(meta.timestamp);
         meta.expires = meta.expires.map(|at| self.steady(at));
         if meta.timestamp > self.last_timestamp {
@@ -123,7 +123,7 @@ impl Log {
     }
 
     /// Adds the events that still wait, after the last event.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.settle_by(self.last_timestamp);
     }
 
@@ -151,12 +151,12 @@ impl Log {
     }
 
     /// And each record, at any time after the marks.
-    pub fn restore_record(&mut self, key: String, revision: u64, size: u64) {
+    pub(crate) fn restore_record(&mut self, key: String, revision: u64, size: u64) {
         self.records.write(key, Some(Known { revision, size }));
     }
 
     /// Last step: the settings may ask for less than they did before.
-    pub fn restored(&mut self) {
+    pub(crate) fn restored(&mut self) {
         self.settle();
         let now = self.last_timestamp;
         self.dedupe.expire(now);
@@ -168,23 +168,23 @@ impl Log {
     }
 
     /// The epoch of an index that was read may have ended.
-    pub fn set_epoch(&mut self, epoch: u64) {
+    pub(crate) fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
     }
 
     /// Goes on counting where an earlier index stopped.
-    pub fn inherit(&mut self, earlier: &Self) {
+    pub(crate) fn inherit(&mut self, earlier: &Self) {
         let Stats { appended, trimmed, duplicates, .. } = earlier.stats;
         self.stats = Stats { appended, trimmed, duplicates, ..self.stats };
     }
 
     /// What the log knows of a record.
-    pub fn record(&self, key: &str) -> Option<Known> {
+    pub(crate) fn record(&self, key: &str) -> Option<Known> {
         self.records.get(key)
     }
 
     /// Keys that begin with `prefix`, in order.
-    pub fn record_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
+    pub(crate) fn record_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         self.records.keys(prefix, after, limit)
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What the settings say, ready for use.
-pub struct Rules {
+pub(super) struct Rules {
     default: TopicLimits,
     overrides: Vec<(Pattern, TopicLimits)>,
     pub max_bytes: u64,
@@ -26,7 +26,7 @@ const SWEEP_SLICE: usize = 512;
 // === impl Rules ===
 
 impl Rules {
-    pub fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         let default = TopicLimits {
             age_ms: bound(config.retention_ms),
             events: bound(config.retention_events),
@@ -51,7 +51,7 @@ impl Rules {
         }
     }
 
-    pub fn limits(&self, topic: &Topic) -> TopicLimits {
+    pub(super) fn limits(&self, topic: &Topic) -> TopicLimits {
         let own = || self.overrides.iter().find(|(pattern, _)| pattern.matches(topic)).map(|(_, limits)| *limits);
         TopicLimits::pinned(topic).or_else(own).unwrap_or(self.default)
     }
@@ -91,7 +91,7 @@ impl Log {
     }
 
     /// Lets go of everything in a topic; a mark stays, for those who had not seen it.
-    pub fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
+    pub(crate) fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
         let Some(id) = self.topics.id(topic) else { return 0 };
         self.swept = self.swept.max(now);
         let (live, pinned) = self.topics.get(id).map_or((0, false), |log| (log.live, log.limits.pinned));
@@ -103,7 +103,7 @@ impl Log {
     }
 
     /// One slice of the periodic work; true while there is more to do.
-    pub fn sweep(&mut self, now: u64) -> bool {
+    pub(crate) fn sweep(&mut self, now: u64) -> bool {
         self.swept = self.swept.max(now);
         let expired = self.expire(now);
         let slice = self.topics.after(self.sweep_after.as_ref()).take(SWEEP_SLICE);

@@ -9,10 +9,10 @@ use std::{
 use crate::topic::{Pattern, Topic};
 
 /// Names a topic for as long as the journal lives; never used again for another, nor for the same when it comes back.
-pub type TopicId = u64;
+pub(crate) type TopicId = u64;
 
 /// One topic of the index.
-pub struct TopicLog {
+pub(super) struct TopicLog {
     pub name: Topic,
     /// Offsets in order. Between the first and the last it may name events that have expired meanwhile: husks.
     pub offsets: VecDeque<u64>,
@@ -29,7 +29,7 @@ pub struct TopicLog {
 
 /// Retention of one topic; `u64::MAX` is no bound.
 #[derive(Clone, Copy)]
-pub struct TopicLimits {
+pub(super) struct TopicLimits {
     pub age_ms: u64,
     pub events: u64,
     pub bytes: u64,
@@ -39,7 +39,7 @@ pub struct TopicLimits {
 
 /// All topics.
 #[derive(Default)]
-pub struct Topics {
+pub(super) struct Topics {
     /// In name order, so that a prefix is a range.
     ids: BTreeMap<Topic, TopicId>,
     logs: HashMap<TopicId, TopicLog>,
@@ -56,7 +56,7 @@ pub struct Topics {
 const PINNED: &str = "job:";
 
 /// True for topics that leave only as a whole.
-pub fn pinned(topic: &Topic) -> bool {
+pub(super) fn pinned(topic: &Topic) -> bool {
     topic.as_str().starts_with(PINNED)
 }
 
@@ -64,7 +64,7 @@ pub fn pinned(topic: &Topic) -> bool {
 
 impl TopicLimits {
     /// No bound but its owner; `None` for topics that are not pinned.
-    pub fn pinned(topic: &Topic) -> Option<Self> {
+    pub(super) fn pinned(topic: &Topic) -> Option<Self> {
         pinned(topic).then(|| Self { pinned: true, ..Self::default() })
     }
 }
@@ -79,18 +79,18 @@ impl Default for TopicLimits {
 
 impl TopicLog {
     /// True while the topic keeps this event, of which it is known that it exists and was published into the topic.
-    pub fn keeps(&self, offset: u64) -> bool {
+    pub(super) fn keeps(&self, offset: u64) -> bool {
         self.offsets.front().is_some_and(|front| *front <= offset)
     }
 
     /// Offsets greater than `after`.
-    pub fn after(&self, after: u64) -> impl DoubleEndedIterator<Item = u64> + '_ {
+    pub(super) fn after(&self, after: u64) -> impl DoubleEndedIterator<Item = u64> + '_ {
         let start = self.offsets.partition_point(|offset| *offset <= after);
         self.offsets.range(start..).copied()
     }
 
     /// Offsets smaller than `below`.
-    pub fn before(&self, below: u64) -> impl DoubleEndedIterator<Item = u64> + '_ {
+    pub(super) fn before(&self, below: u64) -> impl DoubleEndedIterator<Item = u64> + '_ {
         let end = self.offsets.partition_point(|offset| *offset < below);
         self.offsets.range(..end).copied()
     }
@@ -99,38 +99,38 @@ impl TopicLog {
 // === impl Topics ===
 
 impl Topics {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.logs.len()
     }
 
     /// The id that the next new topic gets.
-    pub fn next_id(&self) -> TopicId {
+    pub(super) fn next_id(&self) -> TopicId {
         self.last_id + 1
     }
 
     /// Ids up to this one were used.
-    pub fn used(&mut self, id: TopicId) {
+    pub(super) fn used(&mut self, id: TopicId) {
         self.last_id = self.last_id.max(id);
     }
 
-    pub fn id(&self, topic: &Topic) -> Option<TopicId> {
+    pub(super) fn id(&self, topic: &Topic) -> Option<TopicId> {
         self.ids.get(topic).copied()
     }
 
-    pub fn get(&self, id: TopicId) -> Option<&TopicLog> {
+    pub(super) fn get(&self, id: TopicId) -> Option<&TopicLog> {
         self.logs.get(&id)
     }
 
-    pub fn get_mut(&mut self, id: TopicId) -> Option<&mut TopicLog> {
+    pub(super) fn get_mut(&mut self, id: TopicId) -> Option<&mut TopicLog> {
         self.logs.get_mut(&id)
     }
 
-    pub fn named(&self, topic: &Topic) -> Option<&TopicLog> {
+    pub(super) fn named(&self, topic: &Topic) -> Option<&TopicLog> {
         self.logs.get(self.ids.get(topic)?)
     }
 
     /// Makes sure that a topic is in the index.
-    pub fn enter(&mut self, topic: &Topic, id: TopicId, limits: impl FnOnce() -> TopicLimits) {
+    pub(super) fn enter(&mut self, topic: &Topic, id: TopicId, limits: impl FnOnce() -> TopicLimits) {
         if !self.logs.contains_key(&id) {
             let limits = limits();
             // Names of pinned topics are never used again: a new one has no past.
@@ -141,7 +141,7 @@ impl Topics {
 
     /// Puts a topic into the index as it was. Answers the id which it had before it was forgotten, if the node died before
     /// that was noted: two ids of one name would each hide the events of the other.
-    pub fn restore(
+    pub(super) fn restore(
         &mut self,
         topic: &Topic,
         id: TopicId,
@@ -168,12 +168,12 @@ impl Topics {
     }
 
     /// Topics that count against the node's bound: pinned ones do not.
-    pub fn bounded(&self) -> usize {
+    pub(super) fn bounded(&self) -> usize {
         self.silence.len()
     }
 
     /// The topic whose last event is the oldest, to be forgotten now; never a pinned one.
-    pub fn take_most_silent(&mut self) -> Option<TopicId> {
+    pub(super) fn take_most_silent(&mut self) -> Option<TopicId> {
         loop {
             // What is known of a topic's silence is renewed only when it is asked for: appending stays cheap.
             let mut least = self.silence.peek_mut()?;
@@ -186,7 +186,7 @@ impl Topics {
     }
 
     /// Takes a topic out of the index; from now on a node-wide mark stands for it.
-    pub fn forget(&mut self, id: TopicId) {
+    pub(super) fn forget(&mut self, id: TopicId) {
         if let Some(log) = self.logs.remove(&id) {
             self.ids.remove(&log.name);
             let mark = if log.limits.pinned { &mut self.pinned_forgotten_through } else { &mut self.forgotten_through };
@@ -195,7 +195,7 @@ impl Topics {
     }
 
     /// Up to where history may be gone of topics of this pattern that are not in the index.
-    pub fn forgotten_through(&self, pattern: &Pattern) -> u64 {
+    pub(super) fn forgotten_through(&self, pattern: &Pattern) -> u64 {
         let (of_pinned, of_others) = match pattern {
             Pattern::Exact(topic) if self.ids.contains_key(topic) => (false, false),
             Pattern::Exact(topic) => (pinned(topic), !pinned(topic)),
@@ -208,7 +208,7 @@ impl Topics {
     }
 
     /// Topics of a pattern, in name order, after a name.
-    pub fn matching<'a>(
+    pub(super) fn matching<'a>(
         &'a self,
         pattern: &'a Pattern,
         after: Option<&'a Topic>,
@@ -228,7 +228,7 @@ impl Topics {
     }
 
     /// Ids in the order of names, after a name.
-    pub fn after(&self, after: Option<&Topic>) -> impl Iterator<Item = (&Topic, TopicId)> {
+    pub(super) fn after(&self, after: Option<&Topic>) -> impl Iterator<Item = (&Topic, TopicId)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.ids.range::<Topic, _>((from, Bound::Unbounded)).map(|(topic, id)| (topic, *id))
     }

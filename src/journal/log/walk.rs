@@ -12,7 +12,7 @@ use crate::topic::Pattern;
 const STEP: usize = 1024;
 
 /// The state of a backward search from the head.
-pub struct Walk {
+pub(crate) struct Walk {
     patterns: Arc<[Pattern]>,
     /// Number of events that are not found yet.
     missing: usize,
@@ -26,7 +26,7 @@ pub struct Walk {
 
 impl Walk {
     /// A search for the position before the last `count` events.
-    pub fn new(patterns: Arc<[Pattern]>, count: usize) -> Self {
+    pub(crate) fn new(patterns: Arc<[Pattern]>, count: usize) -> Self {
         Self { patterns, missing: count, below: None, answer: 0 }
     }
 
@@ -42,7 +42,7 @@ impl Walk {
 
 impl Log {
     /// Runs one step; returns the position if the search has finished.
-    pub fn step_back(&self, walk: &mut Walk, now: u64) -> Option<u64> {
+    pub(crate) fn step_back(&self, walk: &mut Walk, now: u64) -> Option<u64> {
         if walk.below.is_none() {
             walk.answer = self.head;
         }
