@@ -1,15 +1,15 @@
-//! The journal: the one ordered record of all events, and the only road to an emitter.
+//! The journal: the ordered record of all events. All publishing is appending to it, and all delivery is reading from it.
 //!
 //! ```text
 //!            trimmed_through            emitter's cursor           head
 //!  offsets ........|x x x x x x x x x x x x x x|x x x x x x x x x x x|
-//!           gone   |  kept, for those who      |  a slow emitter    | tail: what the
-//!           (gap)  |  resume or ask history    |  still has to read | shards pull
+//!          deleted |  stored, for resume and   |  still to be read   | tail: pulled
+//!           (gap)  |  history                  |  by a slow emitter  | by the shards
 //! ```
 //!
-//! [`Journal`] is the port; its documentation is the specification, and one suite (`journal/contract.rs`) runs against
-//! every adapter. Beside events it keeps *records*: keyed values that are written in the same commit as the events they
-//! belong to (job specs, large results, idempotency keys) and are never served as events.
+//! [`Journal`] is the port. Its documentation is the specification, and one test suite (`journal/contract.rs`) runs
+//! against every adapter. Beside events a journal stores *records*: keyed values, such as job specs, large results and
+//! idempotency keys. They are written in the same commit as their events, and are never served as events.
 
 use std::{path::Path, pin::Pin, sync::Arc};
 
@@ -25,79 +25,79 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-mod bell;
 mod config;
 mod embedded;
 mod error;
 mod insist;
 mod log;
+mod maintenance;
 mod memory;
+mod notifier;
 mod tail;
-mod upkeep;
 
 #[cfg(test)]
 mod contract;
 
 pub use self::{
-    bell::{Bell, Interest},
     config::{Config, Kind, Retention, SyncMode},
-    embedded::{Embedded, Repaired, Stopped, compact},
+    embedded::{Embedded, OfflineJournal, Repaired, compact},
     error::{AppendError, OpenError, Unavailable},
     insist::{RETRY, insist},
+    maintenance::{Compacted, Export, Finding, Inspection, Maintenance, MaintenanceReport, Verified},
     memory::Memory,
+    notifier::{Interest, Notifier},
     tail::{Pulled, Tail, Waker},
-    upkeep::{Compacted, Export, Finding, Inspection, Maintenance, Report, Verified},
 };
 
 /// A boxed future, so that the port can be used as `Arc<dyn Journal>`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A journal as the components hold it.
+/// A shared handle to the journal of a node.
 pub type Shared = Arc<dyn Journal>;
 
-/// The port to whatever keeps the events.
+/// The port to the storage of events and records.
 ///
-/// # What every adapter owes
-/// - **Order**: offsets grow by commit; a reader never sees an offset and later a smaller one it had not seen.
-/// - **Atomicity**: a [`Batch`] is written whole or not at all: its events, its records and its expectations.
+/// # What every adapter must do
+/// - **Order**: offsets grow with each commit. A reader that has seen an offset never sees a smaller new one.
+/// - **Atomicity**: a [`Batch`] is written completely or not at all: its events, records and expectations.
 /// - **Acknowledgement**: when [`append`](Self::append) returns, the batch is as durable as the adapter's `sync`
 ///   promises, and every later `read` sees it.
-/// - **Idempotency**: the same key of the same publisher appends once; see [`Receipt::duplicate`].
-/// - **Cancellation**: a dropped `append` future leaves the batch either written or not, never half.
-/// - **Truth about the past**: trimmed history is reported ([`Page::trimmed`]), at worst too often, never too seldom;
-///   an event that expired by its own `ttl_ms` is not counted as trimmed.
+/// - **Idempotency**: a key of a publisher appends one event; see [`Receipt::duplicate`].
+/// - **Cancellation**: if an `append` future is dropped, the batch is written completely or not at all.
+/// - **Gaps**: deleted history is reported ([`Page::trimmed`]). A gap may be reported without need, but is never omitted.
+///   An event that expired by its own `ttl_ms` is not a gap.
 pub trait Journal: Send + Sync + 'static {
-    /// Writes a batch and answers with one receipt per event, in order.
+    /// Writes a batch. Returns one receipt per event, in order.
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>>;
 
-    /// Reads events of the query's topics in journal order. The page may be short of the limits and even empty; go on
-    /// from [`Page::through`]. A page ends before a damaged event; a page that would begin with one is
+    /// Reads events of the query's topics in journal order. A page may be shorter than the limits, or empty: continue
+    /// from [`Page::through`]. A page ends before a damaged event. A page that would begin with a damaged event is
     /// [`Unavailable::Unreadable`].
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>>;
 
-    /// All events after `after`, whatever their topic; what [`Tail`] pulls.
+    /// Reads events of all topics after the offset `after`. [`Tail`] uses it.
     fn since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Since, Unavailable>>;
 
     /// The offset of the last committed event, as a value that can be awaited.
     fn watch_head(&self) -> watch::Receiver<u64>;
 
-    /// From now on the bell of a tail is rung after each commit that concerns it.
-    fn listen(&self, bell: &Arc<Bell>);
+    /// Registers the notifier of a tail. From now on it is notified after each commit that its [`Interest`] wants.
+    fn listen(&self, notifier: &Arc<Notifier>);
 
-    /// The epoch of all positions that this journal gives.
+    /// The epoch of all positions of this journal.
     fn epoch(&self) -> u64;
 
-    /// True when what was acknowledged outlives the process: jobs are then left standing at a stop and taken up again
-    /// at the next start.
+    /// True if acknowledged data outlive the process. Then unfinished jobs are kept at a stop and resumed at the next
+    /// start.
     fn durable(&self) -> bool;
 
-    /// The offset to read after in order to get the last `count` events of the topics.
+    /// The offset after which to read to get the last `count` events of the topics.
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>>;
 
-    /// The offset to read after in order to get what was appended at `timestamp` (Unix milliseconds) or later.
+    /// The offset after which to read to get the events appended at `timestamp` (Unix milliseconds) or later.
     fn before_time(&self, timestamp: u64) -> BoxFuture<'_, Result<u64, Unavailable>>;
 
-    /// What is known of the topics that match, in name order, after the name `after`, at most `limit`.
+    /// The topics that match `pattern`, in name order, after the name `after`, at most `limit`.
     fn topics(
         &self,
         pattern: Pattern,
@@ -105,16 +105,17 @@ pub trait Journal: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<TopicInfo>, Unavailable>>;
 
-    /// Forgets a topic's events; readers that had not seen them are told of a gap. Answers how many events it had.
+    /// Deletes all events of a topic. Readers that have not read them get a gap. Returns the number of deleted events.
     ///
-    /// A `job:` topic leaves with its name, which MUST NOT be appended to again: a new job is taken to have no past.
+    /// For a `job:` topic the name is deleted too. It MUST NOT be appended to again: the journal treats a new job as a
+    /// topic without history.
     fn purge(&self, topic: Topic) -> BoxFuture<'_, Result<u64, Unavailable>>;
 
-    /// One record.
+    /// Reads one record; `None` if it does not exist.
     fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>>;
 
-    /// Keys of records that begin with `prefix`, in order, after the key `after`, at most `limit`. Values may be large, so
-    /// each is asked for with [`get`](Self::get).
+    /// The keys of records that begin with `prefix`, in order, after the key `after`, at most `limit`. Values may be
+    /// large; read each with [`get`](Self::get).
     fn keys(
         &self,
         prefix: String,
@@ -122,23 +123,25 @@ pub trait Journal: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<String>, Unavailable>>;
 
-    /// Deletes events by retention, at this time of the monotonic clock ([`Clock::steady_ms`]). The node calls it about
-    /// once a second.
+    /// Deletes events by retention; `now_ms` is the time of the monotonic clock ([`Clock::steady_ms`]). The node calls
+    /// it about once per second.
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>>;
 
-    /// Ends in order: what was accepted is on the disk, and the next opening knows that nothing is missing. Afterwards
-    /// everything answers [`Unavailable::Closed`].
+    /// Writes everything that was accepted to the disk, and records a clean stop. Afterwards all methods return
+    /// [`Unavailable::Closed`].
     fn close(&self) -> BoxFuture<'_, ()>;
 
-    /// Works on the journal as a whole, one work at a time; who comes second gets [`Unavailable::Working`].
+    /// Compacts or verifies the whole journal. A second call at the same time returns [`Unavailable::Working`].
     ///
-    /// What is provided is for adapters that have nothing on a disk.
-    fn maintain(&self, work: Maintenance) -> BoxFuture<'_, Result<Report, Unavailable>> {
+    /// The default implementation is for adapters that store nothing on a disk.
+    fn maintain(&self, work: Maintenance) -> BoxFuture<'_, Result<MaintenanceReport, Unavailable>> {
         let Stats { events, topics, records, .. } = self.stats();
         Box::pin(async move {
             Ok(match work {
-                Maintenance::Compact => Report::Compacted(Compacted { bytes_before: 0, bytes_after: 0 }),
-                Maintenance::Verify => Report::Verified(Verified { events, topics, records, ..Verified::default() }),
+                Maintenance::Compact => MaintenanceReport::Compacted(Compacted { bytes_before: 0, bytes_after: 0 }),
+                Maintenance::Verify => {
+                    MaintenanceReport::Verified(Verified { events, topics, records, ..Verified::default() })
+                }
             })
         })
     }
@@ -152,114 +155,114 @@ pub trait Journal: Send + Sync + 'static {
     fn stats(&self) -> Stats;
 }
 
-/// What is committed at once.
+/// Events and records that are written in one commit.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Events, in the order in which they get their offsets.
     pub events: Vec<Draft>,
-    /// Records to put or delete.
+    /// Records to write or delete.
     pub records: Vec<RecordWrite>,
-    /// What must hold of records, else nothing is written.
+    /// Conditions on records. If one is false, nothing is written.
     pub expect: Vec<Expect>,
 }
 
-/// A record to write.
+/// A record to write or delete.
 #[derive(Clone, Debug)]
 pub struct RecordWrite {
-    /// Its key; components prefix theirs (`job/…`).
+    /// Key of the record. Each component has its own prefix (`job/…`).
     pub key: String,
-    /// Its value; `None` deletes.
+    /// New value; `None` deletes the record.
     pub value: Option<Bytes>,
 }
 
 /// A condition on a record.
 #[derive(Clone, Debug)]
 pub struct Expect {
-    /// Which record.
+    /// Key of the record.
     pub key: String,
-    /// The revision it must have; `None`: it must not exist.
+    /// The revision that the record must have; `None`: the record must not exist.
     pub revision: Option<u64>,
 }
 
-/// A record as it was read.
+/// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The bytes that were written.
+    /// The value.
     pub value: Bytes,
-    /// Changes with every write of this key.
+    /// Changes with every write of the record.
     pub revision: u64,
 }
 
-/// The answer for one event of a batch.
+/// The result for one event of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Where the event stands.
+    /// Position of the event.
     pub position: Position,
-    /// True when the publisher had sent it before; the position is the first one's.
+    /// True if the publisher had sent this event before; `position` is then that of the first one.
     pub duplicate: bool,
 }
 
-/// What to read.
+/// Selects the events of a [`Page`].
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// Events in at least one of these.
+    /// Events in at least one of these topics.
     pub patterns: Arc<[Pattern]>,
     /// Only events with a greater offset.
     pub after: u64,
-    /// History that was trimmed up to here is known to the reader and is not reported again.
+    /// Deletions up to this offset are known to the reader and are not reported again.
     pub floor: u64,
-    /// Most events in the page.
+    /// Maximum number of events in the page.
     pub limit: usize,
-    /// Stop after the event that passes so many bytes.
+    /// The page ends after the event with which its data reach this number of bytes.
     pub max_bytes: usize,
 }
 
-/// A part of the past.
+/// Events of some topics, as [`Journal::read`] returns them.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// Events in journal order.
     pub events: Vec<SharedEvent>,
-    /// The page is complete up to this offset: go on from here.
+    /// The page is complete up to this offset. The next page begins after it.
     pub through: u64,
-    /// Topics of the query that lost events after both `after` and `floor`, at most [`Page::MAX_TRIMMED`] of them.
+    /// Topics of the query of which events after both `after` and `floor` were deleted; at most [`Page::MAX_TRIMMED`].
     pub trimmed: Vec<Trimmed>,
 }
 
-/// A topic whose history does not reach back far enough.
+/// A topic of which requested events were deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trimmed {
-    /// The topic; the reader's own pattern where the topic is forgotten.
+    /// The topic. If the topic itself was removed: the pattern of the reader.
     pub topic: String,
-    /// The first event that is still kept.
+    /// The first event that is still stored.
     pub earliest: Option<Position>,
 }
 
-/// A part of the tail.
+/// Events of all topics, as [`Journal::since`] returns them.
 #[derive(Clone, Debug)]
 pub struct Since {
     /// Events in journal order.
     pub events: Vec<SharedEvent>,
     /// Complete up to this offset.
     pub through: u64,
-    /// True when events after `after` are gone already.
+    /// True if events after `after` were deleted before this read.
     pub missed: bool,
 }
 
-/// What is known of a topic.
+/// Figures of one topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicInfo {
-    /// Its name.
+    /// Name of the topic.
     #[schema(value_type = String)]
     pub topic: Topic,
-    /// Events kept.
+    /// Number of stored events.
     pub events: u64,
-    /// Their size in bytes, as retention counts it.
+    /// Size of the stored events in bytes, as retention counts it.
     pub bytes: u64,
-    /// Position of the first event that is kept.
+    /// Position of the first stored event.
     #[schema(value_type = Option<String>)]
     pub first: Option<Position>,
-    /// Position of the last event.
+    /// Position of the last stored event.
     #[schema(value_type = Option<String>)]
     pub last: Option<Position>,
 }
@@ -269,31 +272,31 @@ pub struct TopicInfo {
 #[serde(rename_all = "camelCase")]
 #[schema(as = JournalStats)]
 pub struct Stats {
-    /// Events kept.
+    /// Number of stored events.
     pub events: u64,
-    /// Bytes that they hold, as retention counts them.
+    /// Size of the stored events in bytes, as retention counts it.
     pub bytes: u64,
-    /// Bytes of them in topics that retention must leave alone: histories of jobs.
+    /// Bytes of stored events in job histories, which retention does not delete.
     pub pinned_bytes: u64,
-    /// Topics known.
+    /// Number of topics.
     pub topics: u64,
-    /// Records kept.
+    /// Number of records.
     pub records: u64,
-    /// Bytes of the records.
+    /// Size of the records in bytes.
     pub record_bytes: u64,
     /// Events appended since the start.
     pub appended: u64,
-    /// Events that retention let go since the start.
+    /// Events deleted by retention since the start.
     pub trimmed: u64,
-    /// Events not appended because their publisher had sent them before.
+    /// Events not appended since the start because their publisher had sent them before.
     pub duplicates: u64,
-    /// Commits to the disk since the start; each holds all that waited.
+    /// Commits to the disk since the start. One commit writes all batches that wait.
     pub commits: u64,
-    /// Bytes on the disk, what is deleted and not yet cleared away included.
+    /// Bytes on the disk. Deleted data count until they are compacted.
     pub disk_bytes: u64,
     /// Bytes that wait to be written.
     pub queued_bytes: u64,
-    /// True when the last attempt to write was refused by the disk; reading goes on.
+    /// True if the disk rejected the last write. Reading still works.
     pub refusing: bool,
 }
 
@@ -323,42 +326,42 @@ impl Stats {
 // === impl Page ===
 
 impl Page {
-    /// Most topics that a page lists as trimmed: a gap frame must stay small.
+    /// Maximum number of topics in [`Page::trimmed`], so that a gap frame stays small.
     pub const MAX_TRIMMED: usize = 32;
 }
 
 // === impl Batch ===
 
 impl Batch {
-    /// A batch of events alone.
+    /// A batch of events without records.
     pub fn events(events: Vec<Draft>) -> Self {
         Self { events, ..Self::default() }
     }
 
-    /// True when it brings anything; one that only deletes does not.
-    fn grows(&self) -> bool {
+    /// True if the batch adds data; false if it only deletes.
+    fn adds_data(&self) -> bool {
         !self.events.is_empty() || self.records.iter().any(|record| record.value.is_some())
     }
 }
 
-/// A fresh epoch: random, so that no two lives of a journal share one.
+/// A new random epoch, so that no two incarnations of a journal share one.
 fn new_epoch() -> u64 {
-    // The high bit keeps all epochs the same length; 0 is never one.
+    // The high bit gives all epochs the same length, and none is 0.
     rand::random::<u64>() >> 16 | 1 << 47
 }
 
-/// Opens the journal that the settings name; what is kept on disk is kept in `data_dir`.
+/// Opens the journal that the settings select. The embedded journal stores its files in `data_dir`.
 ///
 /// # Errors
-/// When the directory cannot be had or what is in it is damaged.
+/// If the directory cannot be used, or its content is damaged.
 pub fn open(config: &Config, data_dir: &Path) -> Result<Shared, OpenError> {
     open_with(config, data_dir, Clock::system())
 }
 
-/// Like [`open`], with the node's clock.
+/// Like [`open`], with the clock of the node.
 ///
 /// # Errors
-/// As [`open`].
+/// If the directory cannot be used, or its content is damaged.
 pub fn open_with(config: &Config, data_dir: &Path, clock: Clock) -> Result<Shared, OpenError> {
     Ok(match config.kind {
         Kind::Embedded => Arc::new(Embedded::with_clock(config, data_dir, clock)?),

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     event::Position,
-    journal::{self, Export, OpenError, Repaired, Stopped, Unavailable},
+    journal::{self, Export, OfflineJournal, OpenError, Repaired, Unavailable},
     topic::Pattern,
     upstream::Method,
 };
@@ -81,8 +81,8 @@ pub(super) struct RepairArguments {
 }
 
 /// Where the journal is.
-enum Place<'a> {
-    Stopped(&'a Path),
+enum Target<'a> {
+    Offline(&'a Path),
     Running(Box<Api>),
 }
 
@@ -103,9 +103,9 @@ async fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
     let patterns = topic.iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
     let position = |text: &String| text.parse::<Position>().map_err(|()| usage("--after", text, "that is no event id"));
     let after = after.as_ref().map(position).transpose()?;
-    let stopped = match which.place()? {
-        Place::Stopped(dir) => at(dir)?,
-        Place::Running(api) => return export_from(&api, arguments).await,
+    let stopped = match which.target()? {
+        Target::Offline(dir) => at(dir)?,
+        Target::Running(api) => return export_from(&api, arguments).await,
     };
     let journal = stopped.open()?;
     if let Some(position) = after.filter(|position| position.epoch != journal.epoch()) {
@@ -157,27 +157,27 @@ async fn export_from(api: &Api, arguments: &ExportArguments) -> Result<u8, Failu
 }
 
 async fn inspect(arguments: &LookArguments) -> Result<u8, Failure> {
-    let answer = match arguments.which.place()? {
-        Place::Stopped(dir) => value(&at(dir)?.inspect().await?),
-        Place::Running(api) => api.json(api.request(Method::GET, &api.url("/api/admin/journal"))).await?,
+    let answer = match arguments.which.target()? {
+        Target::Offline(dir) => value(&at(dir)?.inspect().await?),
+        Target::Running(api) => api.json(api.request(Method::GET, &api.url("/api/admin/journal"))).await?,
     };
     say(&if arguments.json { answer.to_string() } else { print::inspection(&answer) })?;
     Ok(0)
 }
 
 async fn verify(arguments: &LookArguments) -> Result<u8, Failure> {
-    let answer = match arguments.which.place()? {
-        Place::Stopped(dir) => value(&at(dir)?.verify()?),
-        Place::Running(api) => api.json(api.post("/api/admin/journal/verify", "")).await?,
+    let answer = match arguments.which.target()? {
+        Target::Offline(dir) => value(&at(dir)?.verify()?),
+        Target::Running(api) => api.json(api.post("/api/admin/journal/verify", "")).await?,
     };
     say(&if arguments.json { answer.to_string() } else { print::verified(&answer) })?;
     Ok(if answer["damaged"] == Value::Bool(true) { EXIT_DAMAGED } else { 0 })
 }
 
 async fn compact(arguments: &LookArguments) -> Result<u8, Failure> {
-    let answer = match arguments.which.place()? {
-        Place::Stopped(dir) => value(&journal::compact(dir).await.map_err(|error| refused(error, dir))?),
-        Place::Running(api) => api.json(api.post("/api/admin/journal/compact", "")).await?,
+    let answer = match arguments.which.target()? {
+        Target::Offline(dir) => value(&journal::compact(dir).await.map_err(|error| refused(error, dir))?),
+        Target::Running(api) => api.json(api.post("/api/admin/journal/compact", "")).await?,
     };
     let text = || format!("{} bytes on the disk before, {} after", answer["bytesBefore"], answer["bytesAfter"]);
     say(&if arguments.json { answer.to_string() } else { text() })?;
@@ -185,7 +185,7 @@ async fn compact(arguments: &LookArguments) -> Result<u8, Failure> {
 }
 
 fn repair(arguments: &RepairArguments) -> Result<u8, Failure> {
-    let Place::Stopped(dir) = arguments.which.place()? else {
+    let Target::Offline(dir) = arguments.which.target()? else {
         return Err(Failure::usage(
             "a journal is repaired while its node is stopped: stop it, and name its `--data-dir`",
         ));
@@ -206,16 +206,16 @@ fn repair(arguments: &RepairArguments) -> Result<u8, Failure> {
 
 impl Which {
     /// The given directory, else the node of `--url`, `MILLSTREAM_URL` or the default URL.
-    fn place(&self) -> Result<Place<'_>, Failure> {
+    fn target(&self) -> Result<Target<'_>, Failure> {
         match &self.data_dir {
-            Some(dir) => Ok(Place::Stopped(dir)),
-            None => Ok(Place::Running(Box::new(Api::new(&self.node)?))),
+            Some(dir) => Ok(Target::Offline(dir)),
+            None => Ok(Target::Running(Box::new(Api::new(&self.node)?))),
         }
     }
 }
 
-fn at(dir: &Path) -> Result<Stopped, Failure> {
-    Stopped::at(dir).map_err(|error| refused(error, dir))
+fn at(dir: &Path) -> Result<OfflineJournal, Failure> {
+    OfflineJournal::at(dir).map_err(|error| refused(error, dir))
 }
 
 fn refused(error: OpenError, dir: &Path) -> Failure {

@@ -8,71 +8,71 @@ use crate::topic::{Pattern, Topic};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Which adapter keeps the events: `embedded`, on disk in `server.data_dir`, or `memory`.
+    /// The adapter that stores the events: `embedded`, on disk in `server.data_dir`, or `memory`.
     pub kind: Kind,
-    /// When an event is on the disk: `always`, before it is acknowledged; `interval`, at most 100 ms after it; `os`, when
-    /// the system likes. Only a crash of the whole machine tells them apart.
+    /// When an event is written to the disk: `always`, before it is acknowledged; `interval`, at most 100 ms later; `os`,
+    /// when the operating system decides. The difference matters only after a crash of the whole machine.
     pub sync: SyncMode,
-    /// An event is let go after so many milliseconds; 0: never.
+    /// Age in milliseconds at which an event is deleted; 0: never.
     pub retention_ms: u64,
-    /// Most events that a topic keeps; 0: no bound.
+    /// Maximum number of events per topic; 0: no limit.
     pub retention_events: u64,
-    /// Most bytes that a topic keeps; 0: no bound. Its newest event stays, however large it is.
+    /// Maximum number of bytes per topic; 0: no limit. The newest event of a topic is kept, whatever its size.
     pub retention_bytes: u64,
-    /// Most bytes that the node keeps in all topics; the oldest go first, job histories only when they are purged.
+    /// Maximum number of bytes in all topics. The oldest events are deleted first; job histories only by a purge.
     pub max_bytes: u64,
-    /// Most topics that the node keeps; the ones that were silent longest go first. Job histories do not count.
+    /// Maximum number of topics. Topics whose last event is oldest are deleted first. Job histories do not count.
     pub max_topics: u64,
-    /// Largest event in bytes.
+    /// Maximum size of an event in bytes.
     pub max_event_bytes: usize,
-    /// Bytes of batches that may wait for the disk.
+    /// Maximum number of bytes of batches that wait for the disk.
     pub queue_bytes: u64,
-    /// How long a publisher waits for room in that queue, in milliseconds; then it is told to come back later.
+    /// Maximum time in milliseconds that a publisher waits for space in that queue. Then the event is rejected.
     pub queue_wait_ms: u64,
-    /// Bytes of events that are kept ready in memory.
+    /// Maximum number of bytes of events in the memory cache.
     pub cache_bytes: u64,
-    /// Nothing more is accepted while the disk has fewer bytes left.
+    /// Free bytes of the disk below which new data are rejected.
     pub min_free_bytes: u64,
-    /// How long a publisher's own id is remembered, in milliseconds, at most as long as its event.
+    /// Time in milliseconds for which an event id of a publisher is remembered, but not longer than its event.
     pub dedupe_ms: u64,
-    /// Overrides for topics that match a pattern; the first that matches counts.
+    /// Overrides for topics that match a pattern. The first match applies.
     pub retention: Vec<Retention>,
 }
 
-/// The adapters.
+/// The adapters of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// On disk, in the node's data directory.
+    /// On disk, in the data directory of the node.
     Embedded,
-    /// In memory: gone with the process.
+    /// In memory. The events are lost when the process ends.
     Memory,
 }
 
-/// When an event is on the disk.
+/// When an event is written to the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SyncMode {
     /// Before it is acknowledged.
     #[default]
     Always,
-    /// At most 100 ms after it was acknowledged; the system has it before.
+    /// At most 100 ms after it was acknowledged. The operating system has it before the acknowledgement.
     Interval,
-    /// When the system likes; it has it before it is acknowledged.
+    /// When the operating system decides. It has the event before the acknowledgement.
     Os,
 }
 
-/// One `[[journal.retention]]`.
+/// One `[[journal.retention]]`: limits for the topics of a pattern.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
-    /// A topic or a prefix with a trailing `*`.
+    /// A topic, or a prefix with a trailing `*`.
     pub topic: String,
-    /// As in [`Config::retention_ms`].
+    /// Overrides [`Config::retention_ms`].
     pub retention_ms: Option<u64>,
-    /// As in [`Config::retention_events`].
+    /// Overrides [`Config::retention_events`].
     pub retention_events: Option<u64>,
-    /// As in [`Config::retention_bytes`].
+    /// Overrides [`Config::retention_bytes`].
     pub retention_bytes: Option<u64>,
 }
 
@@ -100,12 +100,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The events of a job, errors and names included, must fit.
+    /// Every event of a job, with its names and error messages, must fit.
     const MIN_EVENT_BYTES: usize = 4096;
     const MIN_QUEUE_BYTES: u64 = 64 << 10;
 
-    /// How long, in milliseconds, a publisher's own id is remembered as far as time decides; for events of this topic, or of
-    /// one that has no rule of its own. Bounds of number and size may let an event go earlier, and its id with it.
+    /// The time in milliseconds for which an event id of a publisher is remembered: for events of this topic, or, for
+    /// `None`, of topics without a rule. If other limits delete the event earlier, its id is forgotten earlier.
     pub fn remembered_ms(&self, topic: Option<&Topic>) -> u64 {
         let names = |rule: &&Retention| {
             topic.is_some_and(|topic| Pattern::new(&rule.topic).is_ok_and(|pattern| pattern.matches(topic)))
@@ -115,10 +115,10 @@ impl Config {
         if age == 0 { self.dedupe_ms } else { self.dedupe_ms.min(age) }
     }
 
-    /// Checks what the types do not.
+    /// Checks the values.
     ///
     /// # Errors
-    /// Names the key and the accepted form.
+    /// Names the setting and the accepted values.
     pub fn check(&self) -> Result<(), String> {
         if self.max_event_bytes < Self::MIN_EVENT_BYTES || self.max_event_bytes as u64 > self.max_bytes {
             let least = Self::MIN_EVENT_BYTES;

@@ -1,7 +1,8 @@
-//! What every adapter must do: one behaviour per function, run against each adapter by the macro at the end.
+//! The contract: behaviours that every adapter must have, one per function. The macro at the end runs them against each
+//! adapter.
 //!
-//! A behaviour gets a factory and knows nothing else of the adapter. Time is passed to `sweep`, or waited for with a
-//! deadline where only the wall clock can tell.
+//! A behaviour gets a factory and uses only the port. Time is passed to `sweep`. Where only the wall clock counts, the
+//! test waits with a deadline.
 
 use std::{
     sync::Arc,
@@ -23,7 +24,7 @@ mod records;
 mod retention;
 mod tail;
 
-/// More topics than adapters care to merge one by one.
+/// More topics than an adapter merges one by one.
 const MANY: usize = 100;
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
@@ -31,11 +32,11 @@ const HOUR_MS: u64 = 60 * 60 * 1000;
 // === words of the tests ===
 
 fn topic(name: &str) -> Topic {
-    Topic::new(name).expect("tests name topics well")
+    Topic::new(name).expect("the name is valid")
 }
 
 fn patterns(names: &[&str]) -> Arc<[Pattern]> {
-    names.iter().map(|name| Pattern::new(name).expect("tests name patterns well")).collect()
+    names.iter().map(|name| Pattern::new(name).expect("the pattern is valid")).collect()
 }
 
 fn draft(topics: &[&str], data: &str) -> Draft {
@@ -46,13 +47,13 @@ fn keyed(key: &str, publisher: &str, data: &str) -> Draft {
     Draft { key: Some(key.into()), publisher: publisher.into(), ..draft(&["t"], data) }
 }
 
-/// The whole past of these patterns in one page.
+/// Selects all events of these patterns in one page.
 fn all_of(names: &[&str]) -> Query {
     Query { patterns: patterns(names), after: 0, floor: 0, limit: usize::MAX, max_bytes: usize::MAX }
 }
 
 async fn put_all(journal: &Shared, events: Vec<Draft>) -> Vec<Receipt> {
-    journal.append(Batch::events(events)).await.expect("the batch is good")
+    journal.append(Batch::events(events)).await.expect("the batch is valid")
 }
 
 async fn put(journal: &Shared, topics: &[&str], data: &str) -> u64 {
@@ -60,31 +61,31 @@ async fn put(journal: &Shared, topics: &[&str], data: &str) -> u64 {
 }
 
 async fn page(journal: &Shared, query: Query) -> Page {
-    journal.read(query).await.expect("the journal is there")
+    journal.read(query).await.expect("the journal is open")
 }
 
-/// Payloads of all that is kept of these patterns, read in pages of two.
+/// The data of all stored events of these patterns, read in pages of two.
 async fn kept(journal: &Shared, names: &[&str]) -> Vec<String> {
     let mut query = Query { limit: 2, ..all_of(names) };
     let mut payloads = Vec::new();
     let head = head(journal);
     while query.after < head {
         let Page { events, through, .. } = page(journal, query.clone()).await;
-        assert!(through > query.after, "a page leads on");
+        assert!(through > query.after, "a page makes progress");
         payloads.extend(data_of(&events));
         query.after = through;
     }
     payloads
 }
 
-/// Names of the topics that a reader after `after` is told of.
+/// Names of the topics that are reported as trimmed to a reader after `after`.
 async fn gap(journal: &Shared, names: &[&str], after: u64) -> Vec<String> {
     let page = page(journal, Query { after, ..all_of(names) }).await;
     page.trimmed.into_iter().map(|trimmed| trimmed.topic).collect()
 }
 
 async fn info(journal: &Shared, name: &str) -> Option<TopicInfo> {
-    journal.topics(topic(name).into(), None, 1).await.expect("the journal is there").pop()
+    journal.topics(topic(name).into(), None, 1).await.expect("the journal is open").pop()
 }
 
 fn data_of(events: &[SharedEvent]) -> Vec<String> {
@@ -99,7 +100,7 @@ fn head(journal: &Shared) -> u64 {
     *journal.watch_head().borrow()
 }
 
-/// Asks until the answer is yes; a behaviour that never comes fails the test.
+/// Waits until the condition is true. Fails the test after a deadline.
 async fn until<F: Future<Output = bool>>(what: &str, mut asked: impl FnMut() -> F) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !asked().await {
@@ -108,7 +109,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut asked: impl FnMut() -> 
     }
 }
 
-/// Runs `work` on so many threads at once, each with the number of its thread.
+/// Runs `work` on several threads at once, each with the number of its thread.
 async fn on_threads<F>(threads: usize, work: impl Fn(usize) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -126,68 +127,68 @@ where
 
 // === every behaviour with every adapter ===
 
-/// The list of all behaviours. `$open` makes a fresh, empty journal from a [`Config`].
+/// The list of all behaviours. `$open` creates an empty journal from a [`Config`].
 macro_rules! contract {
     ($adapter:ident, $open:expr) => {
         mod $adapter {
             suite! { $open;
                 append: offsets_are_dense_and_grow_by_commit;
-                append: what_was_acknowledged_is_read_with_all_its_fields;
-                append: a_bad_draft_refuses_the_whole_batch;
-                append: an_event_beyond_the_limit_is_refused;
-                append: a_broken_expectation_refuses_the_whole_batch;
+                append: acknowledged_events_are_read_with_all_fields;
+                append: an_invalid_draft_rejects_the_whole_batch;
+                append: an_event_above_the_limit_is_rejected;
+                append: a_failed_expectation_rejects_the_whole_batch;
                 append: an_event_in_several_topics_is_one_event;
-                append: a_batch_without_events_moves_nothing;
+                append: a_batch_without_events_does_not_move_the_head;
                 append: a_dropped_append_is_written_whole_or_not_at_all;
                 append: threads_share_one_dense_order;
-                append: nobody_sees_half_a_batch;
+                append: a_batch_is_never_seen_in_part;
                 keys: the_same_key_appends_once;
-                keys: keys_of_publishers_are_apart;
-                keys: a_key_is_one_of_its_first_topic;
-                keys: another_body_under_the_same_key_refuses_the_batch;
+                keys: keys_of_publishers_are_independent;
+                keys: a_key_belongs_to_the_first_topic;
+                keys: another_body_with_the_same_key_rejects_the_batch;
                 keys: the_same_key_twice_in_a_batch_appends_once;
-                keys: many_keys_in_one_batch_are_no_trouble;
-                keys: a_repeat_still_writes_its_records;
+                keys: many_keys_in_one_batch_are_fast;
+                keys: a_duplicate_still_writes_its_records;
                 keys: a_key_is_forgotten_after_its_time;
-                keys: a_key_goes_with_its_event;
+                keys: a_key_is_forgotten_with_its_event;
                 keys: a_key_does_not_outlive_an_expired_event;
-                keys: threads_that_repeat_each_other_append_once;
+                keys: threads_that_append_duplicates_append_once;
                 read: topics_are_read_in_one_order;
                 read: a_star_matches_the_rest;
                 read: pages_are_bounded_by_count;
                 read: pages_are_bounded_by_bytes;
-                read: a_rare_topic_is_found_behind_many_others;
-                read: no_position_is_too_great;
-                read: an_expired_event_is_not_read_before_the_sweep_either;
+                read: a_rare_topic_is_found_among_many_others;
+                read: any_position_is_accepted;
+                read: an_expired_event_is_not_read_before_the_sweep;
                 read: the_last_events_are_counted_over_all_topics;
-                read: the_last_events_are_found_behind_many_others;
-                read: searches_for_the_last_events_let_others_have_turns;
-                read: a_time_is_found;
-                read: a_time_after_all_that_is_gone_is_no_gap;
+                read: the_last_events_are_found_among_many_others;
+                read: searches_for_the_last_events_do_not_block_other_tasks;
+                read: the_position_of_a_time_is_found;
+                read: a_time_after_all_deleted_events_is_no_gap;
                 read: topics_are_listed_in_pages;
-                gaps: a_trimmed_topic_is_reported_to_those_who_missed_it;
-                gaps: what_the_reader_knows_is_not_reported_again;
+                gaps: a_trimmed_topic_is_reported_to_readers_that_missed_events;
+                gaps: a_known_gap_is_not_reported_again;
                 gaps: an_expired_event_is_no_gap;
                 gaps: an_event_that_was_trimmed_after_it_expired_is_no_gap;
                 gaps: a_purge_is_a_gap;
-                gaps: a_purge_leaves_other_topics_whole;
-                gaps: a_purged_event_stays_away_from_wide_readers;
-                gaps: a_forgotten_topic_is_reported_by_the_readers_own_pattern;
-                gaps: a_topic_that_comes_back_has_a_gap;
-                gaps: a_purged_job_is_a_gap_to_its_readers_alone;
+                gaps: a_purge_does_not_change_other_topics;
+                gaps: a_purged_event_is_hidden_from_readers_of_many_topics;
+                gaps: a_removed_topic_is_reported_with_the_pattern_of_the_reader;
+                gaps: a_topic_that_is_created_again_has_a_gap;
+                gaps: a_purged_job_is_a_gap_only_for_its_readers;
                 gaps: a_report_is_bounded_and_names_each_topic_once;
-                gaps: the_tail_is_told_of_what_is_gone;
-                retention: a_topic_keeps_so_many_events;
-                retention: a_topic_keeps_so_many_bytes;
+                gaps: the_tail_reports_deleted_events;
+                retention: a_topic_keeps_at_most_its_number_of_events;
+                retention: a_topic_keeps_at_most_its_number_of_bytes;
                 retention: the_newest_event_of_a_topic_stays;
-                retention: a_topic_lets_go_by_age;
-                retention: the_first_rule_that_matches_counts;
-                retention: the_node_lets_the_oldest_go_first;
-                retention: the_most_silent_topic_is_forgotten_first;
+                retention: events_are_deleted_by_age;
+                retention: the_first_matching_rule_applies;
+                retention: the_node_deletes_the_oldest_events_first;
+                retention: the_topic_with_the_oldest_last_event_is_removed_first;
                 retention: empty_topics_do_not_cost_others_their_events;
                 retention: jobs_are_kept_whole;
-                retention: jobs_do_not_count_against_the_topics;
-                retention: what_cannot_be_kept_is_refused;
+                retention: jobs_do_not_count_for_max_topics;
+                retention: events_that_cannot_be_stored_are_rejected;
                 retention: figures_return_to_zero;
                 retention: a_sweep_reaches_every_topic;
                 records: a_record_is_written_read_and_deleted;
@@ -197,21 +198,21 @@ macro_rules! contract {
                 records: keys_are_scanned_in_order_and_pages;
                 records: records_are_counted;
                 tail: a_tail_waits_for_the_next_event;
-                tail: a_tail_sleeps_while_nobody_wants_what_is_appended;
-                tail: what_nobody_wanted_is_not_missed;
-                tail: a_tail_passes_over_nothing_that_is_wanted;
-                tail: who_begins_to_want_events_misses_none;
+                tail: a_tail_sleeps_while_appended_events_are_unwanted;
+                tail: unwanted_events_are_not_missed;
+                tail: a_tail_skips_no_wanted_event;
+                tail: an_extended_interest_misses_no_event;
                 tail: a_pull_is_bounded;
                 tail: a_cancelled_pull_loses_nothing;
-                tail: a_tail_skips_what_has_expired;
-                tail: a_tail_is_told_of_what_it_missed;
-                tail: a_tail_misses_nothing_that_threads_append;
+                tail: a_tail_skips_expired_events;
+                tail: a_tail_reports_missed_events;
+                tail: a_tail_misses_no_event_of_other_threads;
                 tail: the_head_never_goes_back;
             }
             models! { $open;
                 pages_agree_with_a_plain_list;
                 pages_of_many_topics_agree_with_a_plain_list;
-                nothing_goes_unreported_under_the_bounds_of_the_node;
+                every_gap_by_the_limits_of_the_node_is_reported;
             }
         }
     };

@@ -1,14 +1,14 @@
-//! The journal on disk: the adapter of one node, in a directory of its own.
+//! The journal on disk: the adapter for one node, in its data directory.
 //!
 //! ```text
 //!  append ──bounded queue──> writer thread ──commit, sync──> store ─┐
 //!                               └──apply──> index (memory) ──> head │ wakes the tails
-//!  read, since ──which events──> index ──payloads──> cache ──else──> store, off the caller's thread
+//!  read, since ──offsets──> index ──payloads──> cache, or the store on a blocking thread
 //! ```
 //!
-//! The index holds about 60 bytes for each event that is kept; payloads stay on disk, the recent and the often read ones
-//! also in a cache of `cache_bytes`. What `sync` promises holds for every acknowledgement. A directory that has lost or
-//! changed anything that was acknowledged is refused, not opened in part: see [`OpenError::Damaged`].
+//! The index uses about 60 bytes per stored event. Payloads are on disk; a cache of `cache_bytes` holds recent and often
+//! read ones. Every acknowledgement fulfils the promise of `sync`. If acknowledged data are missing or have changed, the
+//! directory is rejected and never opened in part: see [`OpenError::Damaged`].
 
 use std::{
     path::Path,
@@ -25,10 +25,10 @@ use quick_cache::{Weighter, sync::Cache};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
-    AppendError, Batch, Bell, BoxFuture, Compacted, Config, Journal, Maintenance, OpenError, Page, Query, Receipt,
-    Record, Report, Since, Stats, TopicInfo, Unavailable,
-    bell::Bells,
-    log::{Log, Walk},
+    AppendError, Batch, BoxFuture, Compacted, Config, Journal, Maintenance, MaintenanceReport, Notifier, OpenError,
+    Page, Query, Receipt, Record, Since, Stats, TopicInfo, Unavailable,
+    log::{BackwardSearch, Log},
+    notifier::Notifiers,
 };
 use crate::{
     clock::Clock,
@@ -37,19 +37,19 @@ use crate::{
 };
 
 mod check;
+mod data_dir;
 mod exchange;
-mod look;
+mod offline;
 mod open;
 mod own_files;
-mod place;
 mod read;
 mod repair;
 mod restore;
 mod rows;
 mod salvage;
-mod stopped;
+mod scan;
+mod snapshot;
 mod store;
-mod survey;
 mod values;
 mod verify;
 mod writer;
@@ -58,8 +58,8 @@ mod writer;
 pub(super) mod tests;
 
 pub use self::{
+    offline::{OfflineJournal, compact},
     repair::Repaired,
-    stopped::{Stopped, compact},
 };
 use self::{
     store::{Store, StoreError},
@@ -69,63 +69,63 @@ use self::{
 /// The adapter `kind = "embedded"`.
 pub struct Embedded {
     shared: Arc<Shared>,
-    /// `None` while it is dropped.
+    /// `None` during `drop`.
     commands: Option<mpsc::Sender<Command>>,
     writer: Option<JoinHandle<()>>,
-    /// KiB that may wait for the writer.
+    /// Free KiB of the queue of the writer.
     queue: Arc<Semaphore>,
     queue_kib: u32,
     queue_wait: Duration,
-    /// How many may read from the disk at once.
+    /// Permits for reads from the disk.
     readers: Arc<Semaphore>,
-    /// Work on the whole of it goes on one at a time.
-    upkeep: Semaphore,
-    /// Permits one step of a walk at a time, in order of arrival.
-    walks: Semaphore,
+    /// Permits one maintenance at a time.
+    maintenance: Semaphore,
+    /// Permits one step of a search at a time, in order of arrival.
+    searches: Semaphore,
 }
 
-/// What writer and readers share.
+/// State that writer and readers share.
 struct Shared {
     log: RwLock<Log>,
-    /// `None` once it is closed, and while it is opened again.
+    /// `None` after it was closed, and while it is opened again.
     store: RwLock<Option<Store>>,
     events: Cache<u64, SharedEvent, Footprint>,
     head: watch::Sender<u64>,
-    bells: Bells,
+    notifiers: Notifiers,
     epoch: u64,
     clock: Clock,
     commits: AtomicU64,
     disk_bytes: AtomicU64,
     /// The reason why writes are rejected now.
     refusal: RwLock<Option<Unavailable>>,
-    /// Tells whether the store is gone for good: who hears of an end does not come back.
+    /// True after the store was closed for good. False while it is opened again.
     closed: AtomicBool,
 }
 
-/// Weighs events for the cache.
+/// Gives the cache the size of events.
 #[derive(Clone)]
 struct Footprint;
 
-/// Commands that may wait beside the bytes that they carry.
+/// Maximum number of waiting commands. The bytes of their batches have their own limit.
 const QUEUE: usize = 4096;
-/// Reads from the disk at once: more would only take the processor from those who deliver.
+/// Maximum number of reads from the disk at once. More would take processor time from the delivery.
 const READERS: usize = 2;
 
 // === impl Embedded ===
 
 impl Embedded {
-    /// Opens the journal in a data directory, which is made if need be.
+    /// Opens the journal in a data directory, which is created if it does not exist.
     ///
     /// # Errors
-    /// When another process uses it, when it cannot be had, or when it is damaged.
+    /// If another process uses the directory, it cannot be used, or its content is damaged.
     pub fn open(config: &Config, dir: &Path) -> Result<Self, OpenError> {
         Self::with_clock(config, dir, Clock::system())
     }
 
-    /// Like [`open`](Self::open), with the node's clock.
+    /// Like [`open`](Self::open), with the clock of the node.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// If another process uses the directory, it cannot be used, or its content is damaged.
     pub fn with_clock(config: &Config, dir: &Path, clock: Clock) -> Result<Self, OpenError> {
         let (commands, waiting) = mpsc::channel(QUEUE);
         let (shared, writer) = open::open(config, dir, clock, waiting)?;
@@ -138,28 +138,28 @@ impl Embedded {
             queue_kib,
             queue_wait: Duration::from_millis(config.queue_wait_ms),
             readers: Arc::new(Semaphore::new(READERS)),
-            upkeep: Semaphore::new(1),
-            walks: Semaphore::new(1),
+            maintenance: Semaphore::new(1),
+            searches: Semaphore::new(1),
         })
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Unavailable> {
-        let (answer, answered) = oneshot::channel();
+        let (reply, answered) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or(Unavailable::Closed)?;
-        commands.send(command(answer)).await.map_err(|_| Unavailable::Closed)?;
+        commands.send(command(reply)).await.map_err(|_| Unavailable::Closed)?;
         answered.await.map_err(|_| Unavailable::Closed)
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.shared.weigh();
+        self.shared.refresh_disk_usage();
         self.shared.disk_bytes.load(Ordering::Relaxed)
     }
 
     async fn write(&self, batch: Batch) -> Result<Vec<Receipt>, AppendError> {
-        let kib = u32::try_from(weight(&batch) / 1024).unwrap_or(u32::MAX).saturating_add(1).min(self.queue_kib);
-        let room = tokio::time::timeout(self.queue_wait, self.queue.clone().acquire_many_owned(kib)).await;
-        let room = room.map_err(|_| Unavailable::Busy)?.map_err(|_| Unavailable::Closed)?;
-        self.ask(|answer| Command::Append(Append { batch, answer, room })).await?
+        let kib = u32::try_from(batch_bytes(&batch) / 1024).unwrap_or(u32::MAX).saturating_add(1).min(self.queue_kib);
+        let permit = tokio::time::timeout(self.queue_wait, self.queue.clone().acquire_many_owned(kib)).await;
+        let permit = permit.map_err(|_| Unavailable::Busy)?.map_err(|_| Unavailable::Closed)?;
+        self.ask(|reply| Command::Append(Append { batch, reply, permit })).await?
     }
 }
 
@@ -180,8 +180,8 @@ impl Journal for Embedded {
         self.shared.head.subscribe()
     }
 
-    fn listen(&self, bell: &Arc<Bell>) {
-        self.shared.bells.add(bell);
+    fn listen(&self, notifier: &Arc<Notifier>) {
+        self.shared.notifiers.add(notifier);
     }
 
     fn epoch(&self) -> u64 {
@@ -194,14 +194,14 @@ impl Journal for Embedded {
 
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
         Box::pin(async move {
-            let mut walk = Walk::new(patterns, count);
+            let mut search = BackwardSearch::new(patterns, count);
             loop {
-                let turn = self.walks.acquire().await.map_err(|_| Unavailable::Closed)?;
-                if let Some(position) = self.shared.log().step_back(&mut walk, self.shared.clock.steady_ms()) {
+                let turn = self.searches.acquire().await.map_err(|_| Unavailable::Closed)?;
+                if let Some(position) = self.shared.log().search_step(&mut search, self.shared.clock.steady_ms()) {
                     return Ok(position);
                 }
                 drop(turn);
-                // Let other walks and other tasks of the thread run between two steps.
+                // Let other searches and other tasks of the thread run between two steps.
                 tokio::task::yield_now().await;
             }
         })
@@ -221,7 +221,7 @@ impl Journal for Embedded {
     }
 
     fn purge(&self, topic: Topic) -> BoxFuture<'_, Result<u64, Unavailable>> {
-        Box::pin(async move { self.ask(|answer| Command::Purge(topic, answer)).await? })
+        Box::pin(async move { self.ask(|reply| Command::Purge(topic, reply)).await? })
     }
 
     fn get(&self, key: String) -> BoxFuture<'_, Result<Option<Record>, Unavailable>> {
@@ -238,28 +238,28 @@ impl Journal for Embedded {
     }
 
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {
-        Box::pin(async move { self.ask(|answer| Command::Sweep(now_ms, answer)).await? })
+        Box::pin(async move { self.ask(|reply| Command::Sweep(now_ms, reply)).await? })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            // An error means that it was closed before.
+            // An error means that the journal was already closed.
             let _ = self.ask(Command::Close).await;
         })
     }
 
-    fn maintain(&self, work: Maintenance) -> BoxFuture<'_, Result<Report, Unavailable>> {
+    fn maintain(&self, work: Maintenance) -> BoxFuture<'_, Result<MaintenanceReport, Unavailable>> {
         Box::pin(async move {
-            let _turn = self.upkeep.try_acquire().map_err(|_| Unavailable::Working)?;
+            let _turn = self.maintenance.try_acquire().map_err(|_| Unavailable::Working)?;
             match work {
                 Maintenance::Compact => {
                     let bytes_before = self.disk_bytes();
                     self.ask(Command::Flush).await??;
-                    // Beside the writer: nobody's commit waits for it.
-                    self.off_thread(|shared| shared.with_store(Store::compact)).await?;
-                    Ok(Report::Compacted(Compacted { bytes_before, bytes_after: self.disk_bytes() }))
+                    // On another thread, so that commits do not wait for it.
+                    self.run_blocking(|shared| shared.with_store(Store::compact)).await?;
+                    Ok(MaintenanceReport::Compacted(Compacted { bytes_before, bytes_after: self.disk_bytes() }))
                 }
-                Maintenance::Verify => self.off_thread(Shared::verify).await.map(Report::Verified),
+                Maintenance::Verify => self.run_blocking(Shared::verify).await.map(MaintenanceReport::Verified),
             }
         })
     }
@@ -280,8 +280,8 @@ impl Journal for Embedded {
 }
 
 impl Drop for Embedded {
-    /// Waits for the commit that is being written: the directory is free afterwards. What [`Journal::close`] does besides
-    /// is left undone, as in a crash.
+    /// Waits for the running commit, after which the directory is free. The other steps of [`Journal::close`] are not
+    /// done, as after a crash.
     fn drop(&mut self) {
         self.commands = None;
         if let Some(writer) = self.writer.take()
@@ -292,8 +292,8 @@ impl Drop for Embedded {
     }
 }
 
-/// Bytes that a batch takes while it waits.
-fn weight(batch: &Batch) -> usize {
+/// Bytes that a batch occupies in the queue.
+fn batch_bytes(batch: &Batch) -> usize {
     let events = batch.events.iter().map(|draft| draft.size() + size_of_val(draft));
     let records = batch.records.iter().map(|record| record.key.len() + record.value.as_ref().map_or(0, Bytes::len));
     events.sum::<usize>() + records.sum::<usize>()
@@ -315,7 +315,7 @@ impl Shared {
     }
 
     /// Sets or clears the reason why writes are rejected.
-    fn refuse(&self, why: Option<Unavailable>) {
+    fn set_refusal(&self, why: Option<Unavailable>) {
         *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
@@ -331,18 +331,18 @@ impl Shared {
         let slot = self.store.read().expect("no code that holds the lock panics");
         let absent = || match self.closed.load(Ordering::Relaxed) {
             true => StoreError::Closed,
-            false => StoreError::Io("the store is being opened again".into()),
+            false => StoreError::Io("the store is being reopened".into()),
         };
         work(slot.as_ref().ok_or_else(absent)?)
     }
 
-    /// Says that events up to `head` can be read.
-    fn tell(&self, head: u64) {
+    /// Publishes that events up to `head` can be read.
+    fn publish_head(&self, head: u64) {
         self.head.send_if_modified(|seen| std::mem::replace(seen, head) != head);
     }
 
-    /// Looks how much the disk holds.
-    fn weigh(&self) {
+    /// Updates the number of bytes on the disk.
+    fn refresh_disk_usage(&self) {
         if let Ok(bytes) = self.with_store(|store| Ok(store.disk_bytes())) {
             self.disk_bytes.store(bytes, Ordering::Relaxed);
         }

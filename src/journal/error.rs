@@ -1,46 +1,46 @@
-//! What a journal refuses, and why.
+//! Errors of the journal, by what the caller can do.
 
 use std::path::{Path, PathBuf};
 
 use crate::event;
 
-/// Why a batch was not written. Nothing of it was.
+/// Why a batch was rejected. Nothing of it was written.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Fix the event.
+    /// An event is not valid: fix it.
     #[error("event {index}: {reason}")]
     Invalid {
-        /// Which event of the batch.
+        /// Index of the event in the batch.
         index: usize,
-        /// What is wrong with it.
+        /// The reason.
         reason: event::Invalid,
     },
-    /// The key was used for another event; take a new one.
+    /// The key was used for another event: use a new key.
     #[error("event {index}: id `{key}` was used for another event by this publisher in this topic")]
     KeyReused {
-        /// Which event of the batch.
+        /// Index of the event in the batch.
         index: usize,
         /// The key.
         key: String,
     },
-    /// A record is not as expected; read it again.
+    /// A record has not the expected revision: read it again. The value is its key.
     #[error("record `{0}` has changed")]
     Conflict(String),
-    /// Try again later.
+    /// The journal cannot write now: try again later.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// The journal cannot do it now; try again later.
+/// Why the journal cannot serve a request now. It may be repeated later.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Unavailable {
-    /// Nothing can be kept beside what must be kept, or the disk has no room.
+    /// The disk is full, or data that must not be deleted fill `max_bytes`.
     #[error("the journal is full: {0}")]
     Full(String),
-    /// More is published than can be written.
+    /// Events arrive faster than they can be written.
     #[error("too much waits to be written to the journal")]
     Busy,
-    /// One verification or compaction at a time.
+    /// A verification or compaction is running; only one may run at a time.
     #[error("the journal is being verified or compacted; try again when that has ended")]
     Working,
     /// The node is stopping.
@@ -62,42 +62,42 @@ pub enum Unavailable {
     Damaged(String),
 }
 
-/// A journal cannot be opened.
+/// Why a journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses the data directory.
     #[error(
         "the data directory `{}` is in use by another process (pid {owner}); stop that one, or name another directory \
          with `--data-dir`", dir.display()
     )]
     InUse {
-        /// Which directory.
+        /// The data directory.
         dir: PathBuf,
-        /// What the other process wrote into its lock.
+        /// Content of the lock file: the pid of the other process.
         owner: String,
     },
-    /// Nothing is there, and nothing was made.
+    /// There is no journal in the directory, and none was created.
     #[error("there is no journal in `{}`", .0.display())]
     Missing(PathBuf),
-    /// Something else is there.
+    /// The path of the data directory is not a directory.
     #[error("the data directory `{}` is not a directory; name another one with `--data-dir`", .0.display())]
     NotADirectory(PathBuf),
-    /// The system refuses.
+    /// The operating system does not permit the access.
     #[error("the data directory `{}` cannot be used: {reason}", dir.display())]
     Io {
-        /// Which directory.
+        /// The data directory.
         dir: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         reason: String,
     },
-    /// Something that was acknowledged is missing or has changed. Nothing was opened.
+    /// Acknowledged data are missing or have changed. Nothing was opened.
     #[error(
         "the journal in `{0}` is damaged: {what}. Nothing was changed. `millstream journal verify --data-dir {0}` lists \
-         what is wrong; `millstream journal repair --data-dir {0}` keeps what can be read and begins a new epoch, so that \
-         clients are told of a gap", dir.display()
+         the damage; `millstream journal repair --data-dir {0}` keeps everything that can be read and begins a new epoch, \
+         so that clients get a gap", dir.display()
     )]
     Damaged {
-        /// Which directory.
+        /// The data directory.
         dir: PathBuf,
         /// What is wrong.
         what: String,

@@ -1,9 +1,9 @@
-//! What both adapters share: the pure core that knows which events there are, which topics keep them and what was let
-//! go. Payloads and values of records are kept elsewhere, in memory or on disk.
+//! The core of both adapters: the index of all events, topics and records, and the rules of retention. Pure, without I/O.
+//! The adapters store payloads and values of records, in memory or on disk.
 //!
 //! ```text
-//!  Batch ──begin, add──> Group ──commit by the adapter──> apply ──> entries, topics, records, dedupe
-//!                                                           └─────> Changes: what the adapter may drop, and must note
+//!  Batch ──begin, add──> CommitGroup ──commit by the adapter──> apply ──> entries, topics, records, dedupe
+//!                                                                 └─────> Changes: what the adapter must delete and store
 //! ```
 
 use std::collections::BTreeSet;
@@ -23,8 +23,8 @@ mod read;
 mod records;
 mod restore;
 mod retention;
+mod search;
 mod topics;
-mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -32,24 +32,24 @@ mod tests;
 pub(super) use self::{
     changes::Changes,
     dedupe::hashes,
-    group::{Group, Planned, Write},
-    read::{Chosen, Found},
-    records::Known,
-    restore::{Marks, Meta},
+    group::{CommitGroup, PlannedEvent, PlannedWrite},
+    read::{EventRef, Selection},
+    records::RecordInfo,
+    restore::{EventMeta, LogState},
+    search::BackwardSearch,
     topics::TopicId,
-    walk::Walk,
 };
 use self::{
     dedupe::Dedupe,
-    entries::{Entries, Entry, Extra, TopicSet},
-    records::Records,
-    retention::Rules,
-    topics::Topics,
+    entries::{EventIndex, Extra, IndexEntry, TopicSet},
+    records::RecordIndex,
+    retention::RetentionRules,
+    topics::TopicIndex,
 };
 
-/// The youngest event that was taken away from all its topics: how far back the log as a whole is complete.
+/// The newest event that was deleted from all its topics. After it the log as a whole is complete.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Gone {
+pub(super) struct LastDeleted {
     pub through: u64,
     pub timestamp: u64,
 }
@@ -62,27 +62,27 @@ pub(super) struct Log {
     /// an age. They never decrease, so that a search by time is a search by offset.
     last_timestamp: u64,
     /// Wall-clock timestamp of the last commit.
-    last_label: u64,
+    last_wall_timestamp: u64,
     /// Difference of the wall clock to the monotonic clock.
     shift: i64,
-    /// The latest time by which events were let go.
+    /// The latest time for which retention has deleted events.
     swept: u64,
     /// Restored events whose timestamps are ahead of the clock; they get the age of the next event that is not.
-    ahead: Vec<Meta>,
-    entries: Entries,
-    topics: Topics,
-    records: Records,
+    ahead: Vec<EventMeta>,
+    entries: EventIndex,
+    topics: TopicIndex,
+    records: RecordIndex,
     dedupe: Dedupe,
-    rules: Rules,
+    rules: RetentionRules,
     bytes: u64,
-    /// The greatest offset that retention or a purge has taken from any topic; no topic's mark is beyond it.
+    /// The greatest offset that retention or a purge deleted from any topic. `trimmed_through` of a topic is never greater.
     trimmed_through: u64,
-    gone: Gone,
+    last_deleted: LastDeleted,
     /// Expiry times of events with a time to live, soonest first.
     expiring: BTreeSet<(u64, u64)>,
-    /// The node-wide bounds have looked at events up to here.
+    /// `max_bytes` was applied to the events up to here.
     evicted_through: u64,
-    /// The topic after which the sweep by age goes on.
+    /// The topic after which the next slice of the sweep begins.
     sweep_after: Option<Topic>,
     stats: Stats,
     changes: Changes,
@@ -96,18 +96,18 @@ impl Log {
             epoch,
             head: 0,
             last_timestamp: 0,
-            last_label: 0,
+            last_wall_timestamp: 0,
             shift: 0,
             swept: 0,
             ahead: Vec::new(),
-            entries: Entries::default(),
-            topics: Topics::default(),
-            records: Records::default(),
+            entries: EventIndex::default(),
+            topics: TopicIndex::default(),
+            records: RecordIndex::default(),
             dedupe: Dedupe::default(),
-            rules: Rules::new(config),
+            rules: RetentionRules::new(config),
             bytes: 0,
             trimmed_through: 0,
-            gone: Gone::default(),
+            last_deleted: LastDeleted::default(),
             expiring: BTreeSet::new(),
             evicted_through: 0,
             sweep_after: None,
@@ -124,27 +124,27 @@ impl Log {
         self.head
     }
 
-    /// The time for expiry checks; not before the last commit, so that an event that has expired stays expired.
+    /// The time for expiry checks. Not before the last commit, so that an expired event stays expired.
     pub(super) fn time(&self, now: u64) -> u64 {
         now.max(self.last_timestamp)
     }
 
     /// Updates the difference between wall clock and monotonic clock.
-    pub(super) fn follow(&mut self, now: Moment) {
+    pub(super) fn update_clock_offset(&mut self, now: Moment) {
         self.shift = now.shift();
     }
 
     /// Converts monotonic time to wall-clock time.
-    fn label(&self, steady: u64) -> u64 {
+    fn to_wall_clock(&self, steady: u64) -> u64 {
         steady.saturating_add_signed(self.shift)
     }
 
     /// Converts wall-clock time to monotonic time.
-    fn steady(&self, label: u64) -> u64 {
-        label.saturating_add_signed(self.shift.saturating_neg())
+    fn to_steady(&self, wall: u64) -> u64 {
+        wall.saturating_add_signed(self.shift.saturating_neg())
     }
 
-    /// What has changed since the last call, beside what groups brought.
+    /// The changes since the last call, except those of groups.
     pub(super) fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
@@ -164,24 +164,24 @@ impl Log {
         Position { epoch: self.epoch, offset }
     }
 
-    /// The event that a key stands for, and what a repeat of it must look like. A key lives no longer than its event.
-    fn known(&self, key: u128, now: u64) -> Option<(Position, u128)> {
+    /// The event with this key, and the hash of its content. A key is forgotten with its event.
+    fn find_duplicate(&self, key: u128, now: u64) -> Option<(Position, u128)> {
         let offset = self.dedupe.find(key)?;
         let entry = self.entries.get(offset).filter(|entry| !entry.expired(now))?;
         Some((self.position(offset), entry.key()?.1))
     }
 
-    fn push(&mut self, planned: &Planned) {
+    fn push(&mut self, planned: &PlannedEvent) {
         let event = &planned.event;
         let (now, topics) = (self.last_timestamp, &planned.topics);
         for (topic, id) in event.topics.iter().zip(topics) {
-            self.topics.enter(topic, *id, || self.rules.limits(topic));
+            self.topics.ensure(topic, *id, || self.rules.limits(topic));
         }
         let ttl = event.expires.map(|at| at.saturating_sub(event.timestamp));
         let extra = Extra { expires: ttl.map(|ttl| now.saturating_add(ttl)), key: planned.key };
-        self.keep(
+        self.insert_entry(
             event.position.offset,
-            Entry {
+            IndexEntry {
                 timestamp: now,
                 size: size(event),
                 kept_by: 0,
@@ -197,8 +197,8 @@ impl Log {
         self.trim_node(now);
     }
 
-    /// Enters an event into the index: into those of its topics that are there and have not let go of it yet.
-    fn keep(&mut self, offset: u64, mut entry: Entry) {
+    /// Adds an event to the index: to those of its topics that exist and have not deleted it.
+    fn insert_entry(&mut self, offset: u64, mut entry: IndexEntry) {
         let size = u64::from(entry.size);
         for id in entry.topics.ids() {
             let Some(log) = self.topics.get_mut(*id).filter(|log| log.trimmed_through < offset) else { continue };
@@ -227,7 +227,7 @@ impl Log {
     }
 }
 
-/// What an event counts against bounds.
+/// The size of an event as retention counts it, in bytes.
 pub(super) fn size(event: &Event) -> u32 {
     u32::try_from(event.footprint()).unwrap_or(u32::MAX)
 }

@@ -1,7 +1,7 @@
-//! The journal in memory: the reference adapter, gone with the process.
+//! The journal in memory: the reference adapter. Its content is lost when the process ends.
 //!
-//! A thin shell around [`Log`], the pure core: one lock, held for the time of one batch or one page; nothing in here
-//! waits. The epoch is random, so that a client of an earlier process is told of the gap.
+//! A thin shell around [`Log`], the pure core. One lock protects everything; it is held for one batch or one page, and
+//! never while something waits. The epoch is random, so that clients of an earlier process get a gap.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,11 +12,11 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    AppendError, Batch, Bell, BoxFuture, Config, Journal, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
+    AppendError, Batch, BoxFuture, Config, Journal, Notifier, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
     Unavailable,
-    bell::Bells,
-    log::{Found, Log, Planned, Walk, Write},
+    log::{BackwardSearch, Log, PlannedEvent, PlannedWrite, Selection},
     new_epoch,
+    notifier::Notifiers,
 };
 use crate::{
     clock::{Clock, Moment},
@@ -26,17 +26,17 @@ use crate::{
 
 /// The adapter `kind = "memory"`.
 pub struct Memory {
-    kept: RwLock<Kept>,
+    state: RwLock<MemoryState>,
     head: watch::Sender<u64>,
-    bells: Bells,
+    notifiers: Notifiers,
     epoch: u64,
-    /// Permits one step of a walk at a time, in order of arrival.
-    walks: Semaphore,
+    /// Permits one step of a search at a time, in order of arrival.
+    searches: Semaphore,
     clock: Clock,
 }
 
-/// The index and what it speaks of.
-struct Kept {
+/// The index, the events and the values of records.
+struct MemoryState {
     log: Log,
     events: BTreeMap<u64, SharedEvent>,
     records: HashMap<String, Bytes>,
@@ -45,46 +45,46 @@ struct Kept {
 // === impl Memory ===
 
 impl Memory {
-    /// An empty journal with a fresh epoch.
+    /// An empty journal with a new epoch.
     pub fn new(config: &Config) -> Self {
         Self::with_clock(config, Clock::system())
     }
 
-    /// Like [`new`](Self::new), with the node's clock.
+    /// Like [`new`](Self::new), with the clock of the node.
     pub fn with_clock(config: &Config, clock: Clock) -> Self {
         let epoch = new_epoch();
-        let kept = Kept { log: Log::new(config, epoch), events: BTreeMap::new(), records: HashMap::new() };
+        let state = MemoryState { log: Log::new(config, epoch), events: BTreeMap::new(), records: HashMap::new() };
         Self {
-            kept: RwLock::new(kept),
+            state: RwLock::new(state),
             head: watch::Sender::new(0),
-            bells: Bells::default(),
+            notifiers: Notifiers::default(),
             epoch,
-            walks: Semaphore::new(1),
+            searches: Semaphore::new(1),
             clock,
         }
     }
 
-    fn read_lock(&self) -> RwLockReadGuard<'_, Kept> {
-        self.kept.read().expect("no code that holds the lock panics")
+    fn read_lock(&self) -> RwLockReadGuard<'_, MemoryState> {
+        self.state.read().expect("no code that holds the lock panics")
     }
 
-    fn write_lock(&self) -> RwLockWriteGuard<'_, Kept> {
-        self.kept.write().expect("no code that holds the lock panics")
+    fn write_lock(&self) -> RwLockWriteGuard<'_, MemoryState> {
+        self.state.write().expect("no code that holds the lock panics")
     }
 }
 
 impl Journal for Memory {
     fn append(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
         Box::pin(async move {
-            let mut kept = self.write_lock();
-            let (receipts, events) = kept.append(batch, self.clock.moment())?;
-            let head = kept.log.head();
-            // Under the lock: the head never goes back.
+            let mut state = self.write_lock();
+            let (receipts, events) = state.append(batch, self.clock.moment())?;
+            let head = state.log.head();
+            // Under the lock, so that the head never goes back.
             self.head.send_if_modified(|seen| std::mem::replace(seen, head) != head);
-            // Under the lock, too: in the order of commits.
-            let ringing = self.bells.committed(&events, head);
-            drop(kept);
-            ringing.ring();
+            // Under the lock, so that commits are recorded in order.
+            let wakes = self.notifiers.committed(&events, head);
+            drop(state);
+            wakes.wake();
             Ok(receipts)
         })
     }
@@ -101,8 +101,8 @@ impl Journal for Memory {
         self.head.subscribe()
     }
 
-    fn listen(&self, bell: &Arc<Bell>) {
-        self.bells.add(bell);
+    fn listen(&self, notifier: &Arc<Notifier>) {
+        self.notifiers.add(notifier);
     }
 
     fn epoch(&self) -> u64 {
@@ -115,14 +115,14 @@ impl Journal for Memory {
 
     fn before_last(&self, patterns: Arc<[Pattern]>, count: usize) -> BoxFuture<'_, Result<u64, Unavailable>> {
         Box::pin(async move {
-            let mut walk = Walk::new(patterns, count);
+            let mut search = BackwardSearch::new(patterns, count);
             loop {
-                let turn = self.walks.acquire().await.map_err(|_| Unavailable::Closed)?;
-                if let Some(position) = self.read_lock().log.step_back(&mut walk, self.clock.steady_ms()) {
+                let turn = self.searches.acquire().await.map_err(|_| Unavailable::Closed)?;
+                if let Some(position) = self.read_lock().log.search_step(&mut search, self.clock.steady_ms()) {
                     return Ok(position);
                 }
                 drop(turn);
-                // Let other walks and other tasks of the thread run between two steps.
+                // Let other searches and other tasks of the thread run between two steps.
                 tokio::task::yield_now().await;
             }
         })
@@ -160,8 +160,8 @@ impl Journal for Memory {
 
     fn sweep(&self, now_ms: u64) -> BoxFuture<'_, Result<(), Unavailable>> {
         Box::pin(async move {
-            // In slices, so that publishers get their turns between them.
-            self.write_lock().log.follow(self.clock.moment());
+            // In slices, so that publishers run between them.
+            self.write_lock().log.update_clock_offset(self.clock.moment());
             while self.write_lock().sweep(now_ms) {
                 tokio::task::yield_now().await;
             }
@@ -178,29 +178,29 @@ impl Journal for Memory {
     }
 }
 
-// === impl Kept ===
+// === impl MemoryState ===
 
-impl Kept {
-    fn append(&mut self, batch: Batch, now: Moment) -> Result<(Vec<Receipt>, Vec<Planned>), AppendError> {
+impl MemoryState {
+    fn append(&mut self, batch: Batch, now: Moment) -> Result<(Vec<Receipt>, Vec<PlannedEvent>), AppendError> {
         let mut group = self.log.begin(now);
         let receipts = group.add(&self.log, batch)?;
         self.events.extend(group.events.iter().map(|planned| (planned.event.position.offset, planned.event.clone())));
         self.log.apply(&group);
-        for Write { key, value, .. } in group.records {
+        for PlannedWrite { key, value, .. } in group.records {
             match value {
                 Some(value) => drop(self.records.insert(key, value)),
                 None => drop(self.records.remove(&key)),
             }
         }
-        self.let_go();
+        self.remove_dropped();
         Ok((receipts, group.events))
     }
 
     fn page(&self, query: &Query, now: u64) -> Page {
-        let Found { chosen, through, trimmed, .. } = self.log.read(query, now);
-        let mut page = Page { events: Vec::with_capacity(chosen.len()), through, trimmed };
+        let Selection { selected, through, trimmed, .. } = self.log.read(query, now);
+        let mut page = Page { events: Vec::with_capacity(selected.len()), through, trimmed };
         let mut bytes = 0;
-        for event in chosen.iter().filter_map(|chosen| self.events.get(&chosen.offset)) {
+        for event in selected.iter().filter_map(|selected| self.events.get(&selected.offset)) {
             bytes += event.data.len();
             page.events.push(event.clone());
             if bytes >= query.max_bytes {
@@ -212,8 +212,8 @@ impl Kept {
     }
 
     fn since(&self, after: u64, limit: usize, now: u64) -> Since {
-        let Found { chosen, through, missed, .. } = self.log.since(after, limit, now);
-        let events = chosen.iter().filter_map(|chosen| self.events.get(&chosen.offset)).cloned().collect();
+        let Selection { selected, through, missed, .. } = self.log.since(after, limit, now);
+        let events = selected.iter().filter_map(|selected| self.events.get(&selected.offset)).cloned().collect();
         Since { events, through, missed }
     }
 
@@ -224,17 +224,17 @@ impl Kept {
 
     fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
         let count = self.log.purge(topic, now);
-        self.let_go();
+        self.remove_dropped();
         count
     }
 
     fn sweep(&mut self, now: u64) -> bool {
         let more = self.log.sweep(now);
-        self.let_go();
+        self.remove_dropped();
         more
     }
 
-    fn let_go(&mut self) {
+    fn remove_dropped(&mut self) {
         for (_, offset) in self.log.take_changes().dropped {
             self.events.remove(&offset);
         }

@@ -1,17 +1,17 @@
-//! The tail: a lossless pull of what is appended.
+//! The tail: pulls all appended events, without loss.
 //!
-//! It holds no queue: the puller's own offset is all its state, so a slow puller costs nothing and one that is gone
-//! leaves nothing behind. Should the journal have let events go before they were pulled, it says so.
+//! It has no queue: its state is one offset. Therefore a slow tail costs no memory, and a dropped tail leaves nothing
+//! behind. If events were deleted before the tail pulled them, it reports that.
 
 use std::sync::Arc;
 
-use super::{Bell, Interest, Shared, Since, Unavailable};
+use super::{Interest, Notifier, Shared, Since, Unavailable};
 use crate::event::SharedEvent;
 
 /// Follows the journal from an offset on.
 pub struct Tail {
     journal: Shared,
-    bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
     after: u64,
 }
 
@@ -19,75 +19,75 @@ pub struct Tail {
 #[derive(Clone)]
 pub struct Waker {
     journal: Shared,
-    bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
 }
 
-/// One pull.
+/// The result of one pull of a [`Tail`].
 #[derive(Debug)]
 pub struct Pulled {
-    /// What stands behind this was pulled; all that was wanted before it had come.
+    /// The offset after which the events were pulled. All wanted events up to it were in earlier pulls.
     pub after: u64,
     /// New events in journal order; at most [`Tail::BATCH`].
     pub events: Vec<SharedEvent>,
-    /// The tail stands here now.
+    /// The new position of the tail.
     pub through: u64,
-    /// True when some events were gone before they could be pulled.
+    /// True if events were deleted before they could be pulled.
     pub missed: bool,
 }
 
 // === impl Tail ===
 
 impl Tail {
-    /// Most events in one pull: what a shard delivers in one turn before other work of its thread gets one.
+    /// Maximum number of events in one pull. A shard delivers them in one turn, before its thread does other work.
     pub const BATCH: usize = 256;
 
-    /// Begins after the offset `after`.
+    /// A tail of all events after the offset `after`.
     pub fn new(journal: Shared, after: u64) -> Self {
         Self::begin(journal, after, None)
     }
 
-    /// The same, but sleeps while nobody wants what is appended, and passes over it.
+    /// A tail of the events after the offset `after` that is woken only for wanted events. It may skip unwanted events.
     pub fn of(journal: Shared, after: u64, interest: Arc<dyn Interest>) -> Self {
         Self::begin(journal, after, Some(interest))
     }
 
     fn begin(journal: Shared, after: u64, interest: Option<Arc<dyn Interest>>) -> Self {
-        let bell = Bell::new(after, interest);
-        journal.listen(&bell);
-        // What was appended between the caller's look at the head and now.
-        bell.ring(*journal.watch_head().borrow());
-        Self { journal, bell, after }
+        let notifier = Notifier::new(after, interest);
+        journal.listen(&notifier);
+        // For events that were appended after the caller read the head, but before `listen`.
+        notifier.notify(*journal.watch_head().borrow());
+        Self { journal, notifier, after }
     }
 
-    /// Where the tail stands.
+    /// The offset up to which the tail has pulled.
     pub fn position(&self) -> u64 {
         self.after
     }
 
-    /// True when there is more to pull already.
+    /// True if there are events to pull now.
     pub fn is_behind(&self) -> bool {
-        self.bell.is_rung(self.after)
+        self.notifier.has_events_after(self.after)
     }
 
-    /// What wakes it when somebody has begun to want events.
+    /// A handle that wakes the tail after its [`Interest`] was extended.
     pub fn waker(&self) -> Waker {
-        Waker { journal: self.journal.clone(), bell: self.bell.clone() }
+        Waker { journal: self.journal.clone(), notifier: self.notifier.clone() }
     }
 
     /// Waits for the next events. Cancelling loses nothing.
     ///
     /// # Errors
-    /// When the journal is closed or fails; the tail may be asked again after a failure.
+    /// When the journal is closed or fails. After a failure the call may be repeated.
     pub async fn next(&mut self) -> Result<Pulled, Unavailable> {
         loop {
-            let after = self.bell.after(self.after).await;
+            let after = self.notifier.next_start(self.after).await;
             let Since { events, through, missed } = match self.journal.since(after, Self::BATCH).await {
                 // Skip the damage: each reader detects and reports it when it reads the journal.
                 Err(Unavailable::Unreadable { through, .. }) => Since { events: Vec::new(), through, missed: true },
                 since => since?,
             };
             self.after = through;
-            self.bell.stands(through);
+            self.notifier.advance(through);
             if missed || !events.is_empty() {
                 return Ok(Pulled { after, events, through, missed });
             }
@@ -98,17 +98,19 @@ impl Tail {
 // === impl Waker ===
 
 impl Waker {
-    /// Lets the tail come up to the head, which is answered. To be called when an [`Interest`] has begun to want more: what
-    /// is appended behind that head comes as it wants it. What nobody wanted until now is passed over up to
-    /// [`position`](Self::position), which who begins to listen has to look at after this call.
+    /// Wakes the tail and returns the head of the journal. Call this after an [`Interest`] was extended.
+    ///
+    /// From then on the tail delivers newly wanted events that are appended after that head. Events up to
+    /// [`position`](Self::position), read after this call, may have been skipped: a new subscriber must read them from the
+    /// journal.
     pub fn wake(&self) -> u64 {
         let head = *self.journal.watch_head().borrow();
-        self.bell.wake(head);
+        self.notifier.wake(head);
         head
     }
 
-    /// Up to here the tail has pulled, or is about to pass over what nobody wanted.
+    /// The tail will not pull events up to this offset again: it has pulled them, or will skip them as unwanted.
     pub fn position(&self) -> u64 {
-        self.bell.pulled()
+        self.notifier.pulled()
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn offsets_are_dense_and_grow_by_commit(open: impl Fn(Config) -
     assert_ne!(journal.epoch(), open(Config::default()).epoch());
 }
 
-pub(super) async fn what_was_acknowledged_is_read_with_all_its_fields(open: impl Fn(Config) -> Shared) {
+pub(super) async fn acknowledged_events_are_read_with_all_fields(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     let filter = Filter::new(BTreeMap::from([("premium".to_owned(), true.into())]));
     let sent = Draft {
@@ -54,7 +54,7 @@ pub(super) async fn what_was_acknowledged_is_read_with_all_its_fields(open: impl
     assert_eq!(event.expires, Some(event.timestamp + HOUR_MS));
 }
 
-/// A batch of a good event with a key and a record, to which each test adds its fault.
+/// A batch with a valid event that has a key, and a record. Each test adds its fault.
 fn batch_with_a_fault() -> Batch {
     let record = RecordWrite { key: "r".into(), value: Some("1".into()) };
     Batch { events: vec![keyed("k", "p", "good")], records: vec![record], expect: Vec::new() }
@@ -65,11 +65,11 @@ async fn assert_nothing_was_written(journal: &Shared) {
     assert_eq!(kept(journal, &["*"]).await, [""; 0]);
     assert_eq!(journal.get("r".into()).await.unwrap(), None);
     let receipts = put_all(journal, vec![keyed("k", "p", "another body")]).await;
-    assert!(!receipts[0].duplicate, "the key of a refused batch is free");
-    assert_eq!(receipts[0].position.offset, 1, "the offset of a refused batch is free");
+    assert!(!receipts[0].duplicate, "a rejected batch leaves its key unused");
+    assert_eq!(receipts[0].position.offset, 1, "a rejected batch leaves its offset unused");
 }
 
-pub(super) async fn a_bad_draft_refuses_the_whole_batch(open: impl Fn(Config) -> Shared) {
+pub(super) async fn an_invalid_draft_rejects_the_whole_batch(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     let mut batch = batch_with_a_fault();
     batch.events.push(Draft { event: "a\nb".into(), ..draft(&["t"], "bad") });
@@ -81,7 +81,7 @@ pub(super) async fn a_bad_draft_refuses_the_whole_batch(open: impl Fn(Config) ->
     assert_nothing_was_written(&journal).await;
 }
 
-pub(super) async fn an_event_beyond_the_limit_is_refused(open: impl Fn(Config) -> Shared) {
+pub(super) async fn an_event_above_the_limit_is_rejected(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { max_event_bytes: 5, ..Config::default() });
     let mut batch = batch_with_a_fault();
     batch.events.push(draft(&["t"], "123456"));
@@ -94,7 +94,7 @@ pub(super) async fn an_event_beyond_the_limit_is_refused(open: impl Fn(Config) -
     put(&journal, &["t"], "12345").await;
 }
 
-pub(super) async fn a_broken_expectation_refuses_the_whole_batch(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_failed_expectation_rejects_the_whole_batch(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     let expect = vec![Expect { key: "s".into(), revision: None }, Expect { key: "r".into(), revision: Some(1) }];
     let refused = journal.append(Batch { expect, ..batch_with_a_fault() }).await;
@@ -108,13 +108,13 @@ pub(super) async fn an_event_in_several_topics_is_one_event(open: impl Fn(Config
     assert_eq!(receipts.iter().map(|r| r.position.offset).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(kept(&journal, &["a"]).await, ["1"]);
     assert_eq!(kept(&journal, &["b"]).await, ["1", "2"]);
-    assert_eq!(kept(&journal, &["a", "b", "*"]).await, ["1", "2"], "read once by who asks for both");
-    assert_eq!(info(&journal, "a").await.unwrap().events, 1, "kept once by a topic that was named thrice");
+    assert_eq!(kept(&journal, &["a", "b", "*"]).await, ["1", "2"], "read once by a reader of both");
+    assert_eq!(info(&journal, "a").await.unwrap().events, 1, "stored once in a topic that was named three times");
     assert_eq!(journal.stats().events, 2);
     assert_eq!(journal.since(0, 10).await.unwrap().events.len(), 2);
 }
 
-pub(super) async fn a_batch_without_events_moves_nothing(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_batch_without_events_does_not_move_the_head(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     put(&journal, &["t"], "1").await;
     let mut seen = journal.watch_head();
@@ -144,7 +144,7 @@ pub(super) async fn a_dropped_append_is_written_whole_or_not_at_all(open: impl F
         let record = journal.get("r".into()).await.unwrap();
         match &*events {
             [] => assert_eq!(record, None),
-            _ => assert!(events == ["good", "second"] && record.is_some(), "half a batch: {events:?}, {record:?}"),
+            _ => assert!(events == ["good", "second"] && record.is_some(), "a part of a batch: {events:?}, {record:?}"),
         }
     }
 }
@@ -162,7 +162,7 @@ pub(super) async fn threads_share_one_dense_order(open: impl Fn(Config) -> Share
                 let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
                 let offset = put(&journal, &topics, &number.to_string()).await;
                 assert!(offset > last, "offsets grow for each publisher");
-                assert!(head(&journal) >= offset, "the head has passed what is acknowledged");
+                assert!(head(&journal) >= offset, "the head is not before an acknowledged event");
                 last = offset;
             }
         }
@@ -176,7 +176,7 @@ pub(super) async fn threads_share_one_dense_order(open: impl Fn(Config) -> Share
     }
 }
 
-pub(super) async fn nobody_sees_half_a_batch(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_batch_is_never_seen_in_part(open: impl Fn(Config) -> Shared) {
     const BATCHES: usize = 200;
     let journal = open(Config::default());
     // Thread 0 reads while the others write.

@@ -1,4 +1,4 @@
-//! The truth about the past: what is gone is told.
+//! Gaps: deleted events are reported.
 
 use super::*;
 use crate::{
@@ -16,7 +16,7 @@ fn brief(topics: &[&str]) -> Draft {
     Draft { ttl_ms: Some(HOUR_MS), ..draft(topics, "brief") }
 }
 
-pub(super) async fn a_trimmed_topic_is_reported_to_those_who_missed_it(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_trimmed_topic_is_reported_to_readers_that_missed_events(open: impl Fn(Config) -> Shared) {
     let journal = open(keep_events("t", 2));
     for _ in 0..5 {
         put(&journal, &["t"], "x").await;
@@ -24,14 +24,14 @@ pub(super) async fn a_trimmed_topic_is_reported_to_those_who_missed_it(open: imp
     }
     // `t` keeps 7 and 9.
     let earliest = Some(Position { epoch: journal.epoch(), offset: 7 });
-    let told = Trimmed { topic: "t".into(), earliest };
+    let expected = Trimmed { topic: "t".into(), earliest };
     for after in [0, 1, 4] {
         for names in [&["t"][..], &["t", "u"], &["*"]] {
             let read = page(&journal, Query { after, ..all_of(names) }).await;
-            assert_eq!(read.trimmed, std::slice::from_ref(&told), "{names:?} after {after}");
+            assert_eq!(read.trimmed, std::slice::from_ref(&expected), "{names:?} after {after}");
         }
         let little = page(&journal, Query { after, limit: 1, ..all_of(&["u", "t"]) }).await;
-        assert_eq!(little.trimmed, std::slice::from_ref(&told), "told with the first page already");
+        assert_eq!(little.trimmed, std::slice::from_ref(&expected), "reported with the first page");
     }
     for after in [5, 6, 7, 10, 11] {
         assert_eq!(gap(&journal, &["t"], after).await, [""; 0], "after {after} nothing is missed");
@@ -39,16 +39,16 @@ pub(super) async fn a_trimmed_topic_is_reported_to_those_who_missed_it(open: imp
     assert_eq!(gap(&journal, &["u"], 0).await, [""; 0]);
 }
 
-pub(super) async fn what_the_reader_knows_is_not_reported_again(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_known_gap_is_not_reported_again(open: impl Fn(Config) -> Shared) {
     let journal = open(keep_events("t", 1));
     for _ in 0..3 {
         put(&journal, &["t"], "x").await;
     }
-    let told = async |floor| !page(&journal, Query { floor, ..all_of(&["t"]) }).await.trimmed.is_empty();
-    assert!(told(0).await && told(1).await);
-    assert!(!told(2).await && !told(3).await);
+    let is_reported = async |floor| !page(&journal, Query { floor, ..all_of(&["t"]) }).await.trimmed.is_empty();
+    assert!(is_reported(0).await && is_reported(1).await);
+    assert!(!is_reported(2).await && !is_reported(3).await);
     put(&journal, &["t"], "x").await;
-    assert!(told(2).await, "what went since is news");
+    assert!(is_reported(2).await, "later deletions are reported");
     let read = page(&journal, Query { floor: 3, ..all_of(&["t"]) }).await;
     assert_eq!(offsets_of(&read.events), [4], "the floor hides no events");
 }
@@ -72,7 +72,7 @@ pub(super) async fn an_event_that_was_trimmed_after_it_expired_is_no_gap(open: i
     put_all(&journal, vec![Draft { ttl_ms: Some(1), ..draft(&["t"], "brief") }]).await;
     let expired = now_ms() + 1;
     until("the event has expired", || async { now_ms() > expired }).await;
-    // No sweep came by, so it is the bound of the topic that takes the event.
+    // No sweep has run, so the limit of the topic deletes the event.
     put(&journal, &["t"], "x").await;
     assert_eq!(gap(&journal, &["t"], 0).await, [""; 0]);
     assert!(!journal.since(0, 10).await.unwrap().missed);
@@ -89,13 +89,13 @@ pub(super) async fn a_purge_is_a_gap(open: impl Fn(Config) -> Shared) {
     assert_eq!(read.trimmed, [Trimmed { topic: "t".into(), earliest: None }]);
     assert_eq!(read.through, 3);
     assert_eq!(gap(&journal, &["*"], 1).await, ["t"]);
-    assert_eq!(gap(&journal, &["t"], 2).await, [""; 0], "who had seen all misses nothing");
+    assert_eq!(gap(&journal, &["t"], 2).await, [""; 0], "a reader of all events has no gap");
     put(&journal, &["t"], "4").await;
     assert_eq!(gap(&journal, &["t"], 0).await, ["t"]);
     assert_eq!(gap(&journal, &["t"], 2).await, [""; 0]);
 }
 
-pub(super) async fn a_purge_leaves_other_topics_whole(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_purge_does_not_change_other_topics(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     put_all(&journal, vec![draft(&["t", "u"], "both"), draft(&["t"], "own")]).await;
     assert_eq!(journal.purge(topic("t")).await.unwrap(), 2);
@@ -105,8 +105,8 @@ pub(super) async fn a_purge_leaves_other_topics_whole(open: impl Fn(Config) -> S
     assert_eq!(info(&journal, "u").await.unwrap().events, 1);
 }
 
-/// A reader of very many topics may be served from the log instead of from the topics.
-pub(super) async fn a_purged_event_stays_away_from_wide_readers(open: impl Fn(Config) -> Shared) {
+/// For a reader of very many topics, the log may be read instead of the topics.
+pub(super) async fn a_purged_event_is_hidden_from_readers_of_many_topics(open: impl Fn(Config) -> Shared) {
     let journal = open(keep_events("many:trimmed", 1));
     put_all(&journal, (0..MANY).map(|n| draft(&[&format!("many:{n}")], "x")).collect()).await;
     put(&journal, &["many:purged", "elsewhere"], "purged").await;
@@ -118,10 +118,10 @@ pub(super) async fn a_purged_event_stays_away_from_wide_readers(open: impl Fn(Co
     assert_eq!(kept(&journal, &["elsewhere"]).await, ["purged", "trimmed"]);
     assert_eq!(kept(&journal, &["*"]).await.len(), MANY + 3);
     let last = journal.before_last(patterns(&["many:*"]), 2).await.unwrap();
-    assert_eq!(last, MANY as u64 - 1, "nor is it counted among the last");
+    assert_eq!(last, MANY as u64 - 1, "it is not one of the last events");
 }
 
-pub(super) async fn a_forgotten_topic_is_reported_by_the_readers_own_pattern(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_removed_topic_is_reported_with_the_pattern_of_the_reader(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { max_topics: 2, ..Config::default() });
     for name in ["a:1", "a:2", "a:3"] {
         put(&journal, &[name], "x").await;
@@ -132,11 +132,11 @@ pub(super) async fn a_forgotten_topic_is_reported_by_the_readers_own_pattern(ope
         assert_eq!(read.trimmed, [Trimmed { topic: name.into(), earliest: None }]);
         assert_eq!(gap(&journal, &[name], 1).await, [""; 0]);
     }
-    assert_eq!(gap(&journal, &["a:2", "a:3"], 0).await, [""; 0], "topics that are there speak for themselves");
-    assert_eq!(gap(&journal, &["job:*"], 0).await, [""; 0], "jobs are never forgotten for others");
+    assert_eq!(gap(&journal, &["a:2", "a:3"], 0).await, [""; 0], "existing topics have no gap");
+    assert_eq!(gap(&journal, &["job:*"], 0).await, [""; 0], "a purged job is no gap for readers of all jobs");
 }
 
-pub(super) async fn a_topic_that_comes_back_has_a_gap(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_topic_that_is_created_again_has_a_gap(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { max_topics: 1, ..Config::default() });
     for name in ["a", "b", "a"] {
         put(&journal, &[name], "x").await;
@@ -147,7 +147,7 @@ pub(super) async fn a_topic_that_comes_back_has_a_gap(open: impl Fn(Config) -> S
     assert_eq!(gap(&journal, &["a", "b"], 2).await, [""; 0]);
 }
 
-pub(super) async fn a_purged_job_is_a_gap_to_its_readers_alone(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_purged_job_is_a_gap_only_for_its_readers(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     put_all(&journal, vec![draft(&["job:1"], "1"), draft(&["t"], "2"), draft(&["job:1"], "3")]).await;
     assert_eq!(journal.purge(topic("job:1")).await.unwrap(), 2);
@@ -156,12 +156,12 @@ pub(super) async fn a_purged_job_is_a_gap_to_its_readers_alone(open: impl Fn(Con
         assert_eq!(gap(&journal, &[name], 2).await, [name], "{name}");
         assert_eq!(gap(&journal, &[name], 3).await, [""; 0], "{name}");
     }
-    // Jobs come and go all the time. The others must not be bothered.
+    // Jobs are created and purged often. This must not be a gap for other topics.
     for name in ["t", "user:1", "user:*", "jobs", "jo:*"] {
         assert_eq!(gap(&journal, &[name], 0).await, [""; 0], "{name}");
     }
     put(&journal, &["job:2"], "4").await;
-    assert_eq!(gap(&journal, &["job:2"], 0).await, [""; 0], "a new job has no past");
+    assert_eq!(gap(&journal, &["job:2"], 0).await, [""; 0], "a new job has no history");
 }
 
 pub(super) async fn a_report_is_bounded_and_names_each_topic_once(open: impl Fn(Config) -> Shared) {
@@ -170,16 +170,16 @@ pub(super) async fn a_report_is_bounded_and_names_each_topic_once(open: impl Fn(
         put_all(&journal, (0..MANY).map(|n| draft(&[&format!("t:{n:03}")], "x")).collect()).await;
     }
     for names in [&["*"][..], &["t:*", "*"], &["t:000", "t:*"], &["t:0*", "t:00*", "t:*"]] {
-        let mut told = gap(&journal, names, 0).await;
-        assert_eq!(told.len(), Page::MAX_TRIMMED, "{names:?}");
-        told.sort_unstable();
-        told.dedup();
-        assert_eq!(told.len(), Page::MAX_TRIMMED, "{names:?}");
+        let mut reported = gap(&journal, names, 0).await;
+        assert_eq!(reported.len(), Page::MAX_TRIMMED, "{names:?}");
+        reported.sort_unstable();
+        reported.dedup();
+        assert_eq!(reported.len(), Page::MAX_TRIMMED, "{names:?}");
     }
     assert_eq!(gap(&journal, &["t:000", "t:000", "t:00*"], 0).await.len(), 10);
 }
 
-pub(super) async fn the_tail_is_told_of_what_is_gone(open: impl Fn(Config) -> Shared) {
+pub(super) async fn the_tail_reports_deleted_events(open: impl Fn(Config) -> Shared) {
     let journal = open(keep_events("t", 1));
     put_all(&journal, vec![draft(&["t", "u"], "1"), draft(&["t"], "2")]).await;
     let since = journal.since(0, 10).await.unwrap();

@@ -1,4 +1,4 @@
-//! Idempotency: a publisher's own ids.
+//! Idempotency: event ids of publishers.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub(super) async fn the_same_key_appends_once(open: impl Fn(Config) -> Shared) {
     head_seen.mark_unchanged();
     let again = put_all(&journal, vec![keyed("k", "p", "x")]).await[0];
     assert_eq!(again, Receipt { position: first.position, duplicate: true });
-    assert!(!head_seen.has_changed().unwrap(), "nobody is woken for a repeat");
+    assert!(!head_seen.has_changed().unwrap(), "a duplicate does not move the head");
     assert_eq!(kept(&journal, &["t"]).await, ["x", "between"]);
     assert_eq!((journal.stats().appended, journal.stats().duplicates), (2, 1));
     let mixed = put_all(&journal, vec![draft(&["t"], "y"), keyed("k", "p", "x"), draft(&["t"], "z")]).await;
@@ -26,9 +26,9 @@ pub(super) async fn the_same_key_appends_once(open: impl Fn(Config) -> Shared) {
     );
 }
 
-pub(super) async fn keys_of_publishers_are_apart(open: impl Fn(Config) -> Shared) {
+pub(super) async fn keys_of_publishers_are_independent(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
-    // Neither is one pair of names to be taken for another.
+    // The boundary between two fields counts.
     let batch = vec![
         keyed("k", "p", "1"),
         keyed("k", "q", "2"),
@@ -42,8 +42,8 @@ pub(super) async fn keys_of_publishers_are_apart(open: impl Fn(Config) -> Shared
     assert!(put_all(&journal, vec![none.clone(), none]).await.iter().all(|receipt| !receipt.duplicate));
 }
 
-/// The same id in two first topics is two events, like row ids of two tables.
-pub(super) async fn a_key_is_one_of_its_first_topic(open: impl Fn(Config) -> Shared) {
+/// One id in two first topics is two events, like row ids of two tables.
+pub(super) async fn a_key_belongs_to_the_first_topic(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     let to =
         |topics: &[&str]| Draft { topics: topics.iter().map(|name| topic(name)).collect(), ..keyed("1", "p", "x") };
@@ -54,7 +54,7 @@ pub(super) async fn a_key_is_one_of_its_first_topic(open: impl Fn(Config) -> Sha
     assert!(matches!(&other, Err(AppendError::KeyReused { key, .. }) if key == "1"), "{other:?}");
 }
 
-pub(super) async fn another_body_under_the_same_key_refuses_the_batch(open: impl Fn(Config) -> Shared) {
+pub(super) async fn another_body_with_the_same_key_rejects_the_batch(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     put_all(&journal, vec![keyed("k", "p", "x")]).await;
     let same = || keyed("k", "p", "x");
@@ -75,7 +75,7 @@ pub(super) async fn another_body_under_the_same_key_refuses_the_batch(open: impl
         );
     }
     assert_eq!(kept(&journal, &["*"]).await, ["x"]);
-    assert!(put_all(&journal, vec![same()]).await[0].duplicate, "the first one is still known");
+    assert!(put_all(&journal, vec![same()]).await[0].duplicate, "the first one is still remembered");
 }
 
 pub(super) async fn the_same_key_twice_in_a_batch_appends_once(open: impl Fn(Config) -> Shared) {
@@ -96,8 +96,8 @@ pub(super) async fn the_same_key_twice_in_a_batch_appends_once(open: impl Fn(Con
     assert_eq!(head(&journal), 3);
 }
 
-/// Comparing each with each would hold up everybody else for seconds.
-pub(super) async fn many_keys_in_one_batch_are_no_trouble(open: impl Fn(Config) -> Shared) {
+/// Comparing all pairs would block other publishers for seconds.
+pub(super) async fn many_keys_in_one_batch_are_fast(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { retention_events: 0, ..Config::default() });
     let began = Instant::now();
     let batch: Vec<Draft> = (0..20_000).map(|n| keyed(&format!("key-{n}"), "p", "x")).collect();
@@ -106,7 +106,7 @@ pub(super) async fn many_keys_in_one_batch_are_no_trouble(open: impl Fn(Config) 
     assert_eq!(head(&journal), 20_000);
 }
 
-pub(super) async fn a_repeat_still_writes_its_records(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_duplicate_still_writes_its_records(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     put_all(&journal, vec![keyed("k", "p", "x")]).await;
     let records = vec![RecordWrite { key: "r".into(), value: Some("1".into()) }];
@@ -123,7 +123,7 @@ pub(super) async fn a_key_is_forgotten_after_its_time(open: impl Fn(Config) -> S
     assert_eq!(kept(&journal, &["t"]).await, ["x", "x"]);
 }
 
-pub(super) async fn a_key_goes_with_its_event(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_key_is_forgotten_with_its_event(open: impl Fn(Config) -> Shared) {
     let rule = Retention { topic: "t".into(), retention_ms: None, retention_events: Some(1), retention_bytes: None };
     let journal = open(Config { retention: vec![rule], ..Config::default() });
     put_all(&journal, vec![keyed("k", "p", "x")]).await;
@@ -146,7 +146,7 @@ pub(super) async fn a_key_does_not_outlive_an_expired_event(open: impl Fn(Config
     assert!(!again.duplicate && again.position != first.position);
     let expired = now_ms() + 1;
     until("the event has expired", || async { now_ms() > expired }).await;
-    // The sweep takes the first two, and must not take the key from the third.
+    // The sweep deletes the first two, and must not remove the key of the third.
     let lasting = keyed("k", "p", "x");
     assert!(!put_all(&journal, vec![lasting.clone()]).await[0].duplicate);
     journal.sweep(now_ms()).await.unwrap();
@@ -154,7 +154,7 @@ pub(super) async fn a_key_does_not_outlive_an_expired_event(open: impl Fn(Config
     assert!(put_all(&journal, vec![lasting]).await[0].duplicate);
 }
 
-pub(super) async fn threads_that_repeat_each_other_append_once(open: impl Fn(Config) -> Shared) {
+pub(super) async fn threads_that_append_duplicates_append_once(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     on_threads(4, |_| {
         let journal = journal.clone();

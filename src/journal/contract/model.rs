@@ -1,4 +1,4 @@
-//! The journal beside a plain list that does the same in the most obvious way.
+//! Compares the journal with a plain list that does everything in the simplest way.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,13 @@ use crate::{
     journal::{AppendError, Retention, Unavailable},
 };
 
-/// The topics of the model; the last stands for the job of the day, since names of jobs are used once.
+/// The topics of the model. The last one stands for the current job, because names of jobs are used once.
 const TOPICS: [&str; 4] = ["a:1", "a:2", "b:1", "job:"];
 
 const PATTERNS: [&[&str]; 8] =
     [&["a:1"], &["a:*"], &["*"], &["a:1", "b:1"], &["job:*"], &["a:2", "a:*", "b:1"], &["nowhere"], &["b*", "job:0"]];
 
-/// `a:1` keeps so many events.
+/// Number of events that `a:1` keeps.
 const KEPT_OF_A1: usize = 3;
 
 #[derive(Clone, Debug)]
@@ -25,15 +25,15 @@ enum Step {
     /// A batch: for each event the topics as a bit set, and whether it expires after an hour.
     Append(Vec<(u8, bool)>),
     Purge(usize),
-    /// So many hours later; events of `b:*` live for ten.
+    /// A number of hours later. Events of `b:*` live for ten.
     Sweep(u64),
-    /// A reader takes its next page.
+    /// A reader reads its next page.
     Read {
         reader: usize,
         limit: usize,
         max_bytes: usize,
     },
-    /// The tail takes its next part.
+    /// The tail pulls its next part.
     Pull {
         limit: usize,
     },
@@ -52,32 +52,32 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..40)
 }
 
-/// An event as the list holds it.
+/// An event of the list.
 struct Listed {
     offset: u64,
     topics: Vec<String>,
-    /// Topics that let it go, not because it expired.
+    /// Topics that deleted the event, except because it expired.
     trimmed_from: BTreeSet<String>,
     brief: bool,
     expired: bool,
 }
 
-/// Everything that was ever appended.
+/// All events that were ever appended.
 #[derive(Default)]
 struct List {
     events: Vec<Listed>,
     job: usize,
 }
 
-/// Reads on page by page while things change below it.
+/// Reads page by page while the journal changes.
 struct Reader {
     names: &'static [&'static str],
     after: u64,
     floor: u64,
-    /// Up to here it was told of a gap.
-    told: u64,
-    /// Whether it says what it knows.
-    polite: bool,
+    /// A gap was reported up to here.
+    reported_through: u64,
+    /// Whether the reader sets `floor` to its reported gap.
+    keeps_floor: bool,
 }
 
 // === impl Listed ===
@@ -87,17 +87,17 @@ impl Listed {
         !self.expired && self.topics.iter().any(|own| own == name) && !self.trimmed_from.contains(name)
     }
 
-    /// In a topic of these patterns that keeps it.
+    /// True if a topic of these patterns keeps the event.
     fn readable(&self, patterns: &[Pattern]) -> bool {
         self.topics.iter().any(|name| self.kept_by(name) && matches(patterns, name))
     }
 
-    /// A topic of these patterns has lost it.
+    /// True if a topic of these patterns has deleted the event.
     fn lost(&self, patterns: &[Pattern]) -> bool {
         self.trimmed_from.iter().any(|name| matches(patterns, name))
     }
 
-    fn gone_from_all(&self) -> bool {
+    fn deleted_from_all(&self) -> bool {
         self.trimmed_from.len() == self.topics.len()
     }
 }
@@ -138,7 +138,7 @@ impl List {
         }
     }
 
-    /// The name that was purged and how many events that cost.
+    /// The purged name, and the number of purged events.
     fn purge(&mut self, index: usize) -> (String, usize) {
         let name = self.name(index);
         self.job += usize::from(index == TOPICS.len() - 1);
@@ -147,7 +147,7 @@ impl List {
     }
 
     fn sweep(&mut self, hours: u64) {
-        self.events.iter_mut().filter(|event| event.brief && !event.gone_from_all()).for_each(|e| e.expired = true);
+        self.events.iter_mut().filter(|event| event.brief && !event.deleted_from_all()).for_each(|e| e.expired = true);
         if hours > 10 {
             self.trim("b:1");
         }
@@ -162,20 +162,20 @@ impl List {
 // === impl Reader ===
 
 impl Reader {
-    /// Two of each kind.
+    /// Two readers of each pattern list.
     fn all() -> Vec<Self> {
         let reader = |index: usize| Self {
             names: PATTERNS[index % PATTERNS.len()],
             after: 0,
             floor: 0,
-            told: 0,
-            polite: index >= PATTERNS.len(),
+            reported_through: 0,
+            keeps_floor: index >= PATTERNS.len(),
         };
         (0..2 * PATTERNS.len()).map(reader).collect()
     }
 
-    /// Takes a page and checks it: everything up to where it leads was in it, or has expired, or was told as lost.
-    /// `exact` says whether the list knows what the journal has trimmed.
+    /// Reads a page and checks it: all events up to its end are in it, have expired, or were reported as deleted.
+    /// `exact`: the list knows which events the journal has trimmed.
     async fn read(&mut self, journal: &Shared, list: &List, limit: usize, max_bytes: usize, exact: bool) {
         let (after, floor, wanted) = (self.after, self.floor, patterns(self.names));
         let read = page(journal, Query { patterns: wanted.clone(), after, floor, limit, max_bytes }).await;
@@ -183,32 +183,34 @@ impl Reader {
         assert!(offsets.is_sorted_by(|a, b| a < b) && offsets.len() <= limit);
         assert!(offsets.iter().all(|offset| (after + 1..=read.through).contains(offset)));
         assert!(read.through <= head(journal).max(after));
-        assert!(read.through > after || after >= head(journal), "a page leads on");
+        assert!(read.through > after || after >= head(journal), "a page makes progress");
         let all_but_last: usize = read.events.iter().rev().skip(1).map(|event| event.data.len()).sum();
-        assert!(
-            read.events.len() <= 1 || all_but_last < max_bytes,
-            "nothing comes after the event that passes the bound"
-        );
+        assert!(read.events.len() <= 1 || all_but_last < max_bytes, "the event that reaches the limit is the last");
 
         let mut listed = list.events.iter().filter(|event| event.offset > after.max(floor));
         if listed.any(|event| event.lost(&wanted)) {
             assert_ne!(read.trimmed, [], "a gap of {:?} after {after} and {floor} goes unreported", self.names);
         } else if exact && !self.names.contains(&"job:0") {
-            // One mark stands for all jobs that are gone, so who asks for one of them may be told of another.
+            // One offset stands for all purged jobs, so a reader of one job may get a gap for another.
             assert_eq!(read.trimmed, [], "no gap of {:?} after {after} and {floor}", self.names);
         }
         if !read.trimmed.is_empty() {
-            self.told = head(journal);
-            self.floor = if self.polite { self.told } else { 0 };
+            self.reported_through = head(journal);
+            self.floor = if self.keeps_floor { self.reported_through } else { 0 };
         }
         for event in list.events.iter().filter(|event| (after + 1..=read.through).contains(&event.offset)) {
             let got = offsets.binary_search(&event.offset).is_ok();
             let named = event.topics.iter().any(|name| matches(&wanted, name));
-            assert!(named || !got, "{} is none of {:?}", event.offset, self.names);
+            assert!(named || !got, "{} does not match {:?}", event.offset, self.names);
             if exact {
                 assert_eq!(got, event.readable(&wanted), "{} for {:?}", event.offset, self.names);
             } else if named && !got {
-                assert!(event.expired || event.offset <= self.told, "{} is missed by {:?}", event.offset, self.names);
+                assert!(
+                    event.expired || event.offset <= self.reported_through,
+                    "{} is missed by {:?}",
+                    event.offset,
+                    self.names
+                );
             }
         }
         self.after = read.through;
@@ -253,7 +255,7 @@ impl Run {
         match self.journal.append(Batch::events(drafts.clone())).await {
             Ok(receipts) => self.list.append(&drafts, &receipts),
             Err(AppendError::Unavailable(Unavailable::Full(_))) if !self.exact => {}
-            Err(error) => panic!("the batch is good: {error}"),
+            Err(error) => panic!("the batch is valid: {error}"),
         }
     }
 
@@ -261,20 +263,20 @@ impl Run {
         let since = self.journal.since(self.tail, limit).await.unwrap();
         let offsets = offsets_of(&since.events);
         assert!(offsets.is_sorted_by(|a, b| a < b) && offsets.len() <= limit);
-        assert!(since.through > self.tail || self.tail == head(&self.journal), "the tail gets on");
+        assert!(since.through > self.tail || self.tail == head(&self.journal), "the tail makes progress");
         let ahead = self.list.events.iter().filter(|event| event.offset > self.tail);
-        let gone = ahead.clone().any(Listed::gone_from_all);
-        assert!(since.missed || !gone, "the tail is not told");
-        assert!(!self.exact || since.missed == gone, "the tail is told without need");
+        let gone = ahead.clone().any(Listed::deleted_from_all);
+        assert!(since.missed || !gone, "the tail does not report the gap");
+        assert!(!self.exact || since.missed == gone, "the tail reports a gap without need");
         for event in ahead.filter(|event| event.offset <= since.through) {
             let got = offsets.contains(&event.offset);
-            let excused = event.expired || if self.exact { event.gone_from_all() } else { since.missed };
+            let excused = event.expired || if self.exact { event.deleted_from_all() } else { since.missed };
             assert!(got || excused, "{} is not pulled", event.offset);
         }
         self.tail = since.through;
     }
 
-    /// Reads to the end, counts, and leaves nothing behind.
+    /// Reads to the end, counts, and deletes everything.
     async fn finish(mut self) {
         let head = head(&self.journal);
         for mut reader in std::mem::take(&mut self.readers) {
@@ -287,7 +289,7 @@ impl Run {
         }
         if self.exact {
             self.check_last().await;
-            let kept = self.list.events.iter().filter(|event| !event.expired && !event.gone_from_all()).count();
+            let kept = self.list.events.iter().filter(|event| !event.expired && !event.deleted_from_all()).count();
             assert_eq!(self.journal.stats().events, kept as u64);
         }
         self.journal.sweep(now_ms() + 20 * HOUR_MS).await.unwrap();
@@ -349,8 +351,8 @@ pub(super) fn pages_of_many_topics_agree_with_a_plain_list(open: impl Fn(Config)
     check(12, || open(exact_config()), true, MANY);
 }
 
-/// What the bounds of the node take is for the adapter to say; that it says so is checked.
-pub(super) fn nothing_goes_unreported_under_the_bounds_of_the_node(open: impl Fn(Config) -> Shared) {
+/// The adapter decides which events the limits of the node delete. The test checks that they are reported.
+pub(super) fn every_gap_by_the_limits_of_the_node_is_reported(open: impl Fn(Config) -> Shared) {
     check(64, || open(Config { max_topics: 2, ..exact_config() }), false, 0);
     check(64, || open(Config { max_bytes: 5000, max_event_bytes: 1000, ..exact_config() }), false, 0);
     check(24, || open(Config { max_bytes: 3000, max_event_bytes: 1000, max_topics: 3, ..exact_config() }), false, 0);

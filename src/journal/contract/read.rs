@@ -1,4 +1,4 @@
-//! Pages, and where to begin.
+//! Pages, and the positions where reading begins.
 
 use std::cell::Cell;
 
@@ -7,10 +7,10 @@ use futures::future::join_all;
 use super::*;
 use crate::event::now_ms;
 
-/// Waits until the clock shows another millisecond, so that what comes next is told apart by time.
+/// Waits until the clock shows another millisecond, so that later events have another timestamp.
 async fn tick() -> u64 {
     let now = now_ms();
-    until("the clock goes on", || async { now_ms() > now }).await;
+    until("the clock moves", || async { now_ms() > now }).await;
     now_ms()
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn pages_are_bounded_by_count(open: impl Fn(Config) -> Shared) 
     let third = page(&journal, query(second.through, 2)).await;
     assert_eq!((data_of(&third.events), third.through), (vec!["4".to_owned()], 10), "complete up to the head");
     let none = page(&journal, query(0, 0)).await;
-    assert_eq!((none.events.len(), none.through), (0, 0), "nothing asked for, nothing passed over");
+    assert_eq!((none.events.len(), none.through), (0, 0), "a limit of 0 skips nothing");
 }
 
 pub(super) async fn pages_are_bounded_by_bytes(open: impl Fn(Config) -> Shared) {
@@ -75,19 +75,19 @@ pub(super) async fn pages_are_bounded_by_bytes(open: impl Fn(Config) -> Shared) 
     assert_eq!(
         (offsets_of(&first.events), first.through),
         (vec![1, 2], 2),
-        "the event that passes the bound is the last"
+        "the event that reaches the limit is the last"
     );
     let tiny = page(&journal, query(2, 0)).await;
     assert_eq!(
         (offsets_of(&tiny.events), tiny.through),
         (vec![3], 3),
-        "one event comes in any case, else nobody gets on"
+        "a page has at least one event, else reading would stop"
     );
     let rest = page(&journal, query(3, 1000)).await;
     assert_eq!((offsets_of(&rest.events), rest.through), (vec![4, 5], 5));
 }
 
-pub(super) async fn a_rare_topic_is_found_behind_many_others(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_rare_topic_is_found_among_many_others(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { retention_events: 0, ..Config::default() });
     put_many_topics(&journal).await;
     put(&journal, &["rare"], "1").await;
@@ -100,7 +100,7 @@ pub(super) async fn a_rare_topic_is_found_behind_many_others(open: impl Fn(Confi
     }
 }
 
-pub(super) async fn no_position_is_too_great(open: impl Fn(Config) -> Shared) {
+pub(super) async fn any_position_is_accepted(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     put(&journal, &["t"], "1").await;
     put_many_topics(&journal).await;
@@ -108,7 +108,7 @@ pub(super) async fn no_position_is_too_great(open: impl Fn(Config) -> Shared) {
         for names in [&["t"][..], &["*"], &["nowhere"]] {
             for limit in [0, 1, usize::MAX] {
                 let read = page(&journal, Query { after, limit, ..all_of(names) }).await;
-                assert_eq!((read.events.len(), read.through), (0, after), "never back");
+                assert_eq!((read.events.len(), read.through), (0, after), "the position never goes back");
             }
         }
         let since = journal.since(after, usize::MAX).await.unwrap();
@@ -117,7 +117,7 @@ pub(super) async fn no_position_is_too_great(open: impl Fn(Config) -> Shared) {
     assert_eq!(journal.before_last(patterns(&["*"]), usize::MAX).await.unwrap(), 0);
 }
 
-pub(super) async fn an_expired_event_is_not_read_before_the_sweep_either(open: impl Fn(Config) -> Shared) {
+pub(super) async fn an_expired_event_is_not_read_before_the_sweep(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     put_all(&journal, vec![draft(&["t"], "1"), Draft { ttl_ms: Some(1), ..draft(&["t"], "brief") }]).await;
     until("the event expires", || async { kept(&journal, &["t"]).await == ["1"] }).await;
@@ -143,10 +143,10 @@ pub(super) async fn the_last_events_are_counted_over_all_topics(open: impl Fn(Co
     assert_eq!(before(&["a", "b", "*"], 4).await, 1);
     assert_eq!(before(&["b"], 100).await, 1, "all of them, if there are fewer");
     assert_eq!(before(&["a"], 0).await, 5);
-    assert_eq!(before(&["nowhere"], 3).await, 5, "none: from now on");
+    assert_eq!(before(&["nowhere"], 3).await, 5, "no events: the head");
 }
 
-pub(super) async fn the_last_events_are_found_behind_many_others(open: impl Fn(Config) -> Shared) {
+pub(super) async fn the_last_events_are_found_among_many_others(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { retention_events: 0, ..Config::default() });
     put(&journal, &["before"], "x").await;
     put_many_topics(&journal).await;
@@ -157,7 +157,7 @@ pub(super) async fn the_last_events_are_found_behind_many_others(open: impl Fn(C
     assert_eq!(last(&["*"], 5).await, head(&journal) - 5);
 }
 
-pub(super) async fn searches_for_the_last_events_let_others_have_turns(open: impl Fn(Config) -> Shared) {
+pub(super) async fn searches_for_the_last_events_do_not_block_other_tasks(open: impl Fn(Config) -> Shared) {
     const EVENTS: usize = 20_000;
     const READERS: usize = 10;
     let journal = open(Config { retention_events: 0, ..Config::default() });
@@ -179,7 +179,7 @@ pub(super) async fn searches_for_the_last_events_let_others_have_turns(open: imp
     assert!(turns.get() >= EVENTS / 2048, "others had {} turns", turns.get());
 }
 
-pub(super) async fn a_time_is_found(open: impl Fn(Config) -> Shared) {
+pub(super) async fn the_position_of_a_time_is_found(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     let before = async |timestamp| journal.before_time(timestamp).await.unwrap();
     assert_eq!(before(0).await, 0);
@@ -200,12 +200,12 @@ pub(super) async fn a_time_is_found(open: impl Fn(Config) -> Shared) {
     assert_eq!(before(0).await, 0);
     assert_eq!(before(tick().await).await, 20, "nothing since");
     assert_eq!(before(u64::MAX).await, 20);
-    // Offsets with holes are searched just as well.
+    // Offsets with holes are searched too.
     journal.sweep(now_ms() + 2 * HOUR_MS).await.unwrap();
     check().await;
 }
 
-pub(super) async fn a_time_after_all_that_is_gone_is_no_gap(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_time_after_all_deleted_events_is_no_gap(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { retention_events: 1, ..Config::default() });
     for _ in 0..3 {
         put(&journal, &["t"], "x").await;
@@ -218,7 +218,7 @@ pub(super) async fn a_time_after_all_that_is_gone_is_no_gap(open: impl Fn(Config
     let after = journal.before_time(tick().await).await.unwrap();
     assert_eq!((after, gap(&journal, &["t"], after).await.len()), (4, 0));
     let after = journal.before_time(now).await.unwrap();
-    assert_eq!(gap(&journal, &["t"], after).await, ["t"], "what was there since is missed");
+    assert_eq!(gap(&journal, &["t"], after).await, ["t"], "later events are missed");
 }
 
 pub(super) async fn topics_are_listed_in_pages(open: impl Fn(Config) -> Shared) {

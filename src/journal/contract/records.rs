@@ -1,4 +1,4 @@
-//! Keyed values beside the events.
+//! Records: keyed values beside the events.
 
 use super::*;
 use crate::journal::{AppendError, Expect, Record, RecordWrite};
@@ -45,7 +45,7 @@ pub(super) async fn every_write_has_its_own_revision(open: impl Fn(Config) -> Sh
     let count = seen.len();
     seen.sort_unstable();
     seen.dedup();
-    assert_eq!(seen.len(), count, "no revision comes twice, not even after the record was gone");
+    assert_eq!(seen.len(), count, "no revision is used twice, also after a deletion");
 }
 
 pub(super) async fn expectations_guard_a_record(open: impl Fn(Config) -> Shared) {
@@ -64,7 +64,7 @@ pub(super) async fn expectations_guard_a_record(open: impl Fn(Config) -> Shared)
     write(&journal, &[("a", None)]).await;
     journal.append(swap(None, "4")).await.unwrap();
 
-    // Of those who try at once, one wins each round.
+    // If several writers try at once, one succeeds per round.
     write(&journal, &[("count", Some("0"))]).await;
     on_threads(4, |_| {
         let journal = journal.clone();
@@ -111,9 +111,9 @@ pub(super) async fn keys_are_scanned_in_order_and_pages(open: impl Fn(Config) ->
     assert_eq!(keys(&journal, "job/", None, 2).await, ["job/1", "job/2"]);
     assert_eq!(keys(&journal, "job/", Some("job/2"), 2).await, ["job/3"]);
     assert_eq!(keys(&journal, "job/", Some("job/3"), 2).await, [""; 0]);
-    assert_eq!(keys(&journal, "job/", Some("job/15"), 2).await, ["job/2", "job/3"], "the key need not be there");
+    assert_eq!(keys(&journal, "job/", Some("job/15"), 2).await, ["job/2", "job/3"], "the key need not exist");
     assert_eq!(keys(&journal, "job/", Some("a"), 1).await, ["job/1"], "a key before the prefix");
-    assert_eq!(keys(&journal, "job/", Some("z"), 1).await, [""; 0], "a key behind the prefix");
+    assert_eq!(keys(&journal, "job/", Some("z"), 1).await, [""; 0], "a key after the prefix");
     assert_eq!(keys(&journal, "", None, 10).await, ["joa", "job", "job/1", "job/2", "job/3", "jobs"]);
 }
 
@@ -124,7 +124,7 @@ pub(super) async fn records_are_counted(open: impl Fn(Config) -> Shared) {
     let (records, bytes) = figures();
     assert!(records == 2 && bytes >= 6);
     write(&journal, &[("a", Some("12345")), ("a", Some("1"))]).await;
-    assert_eq!(figures(), (2, bytes - 2), "what is overwritten does not count");
+    assert_eq!(figures(), (2, bytes - 2), "overwritten values do not count");
     write(&journal, &[("a", None), ("bb", None)]).await;
     assert_eq!(figures(), (0, 0));
 }

@@ -1,4 +1,4 @@
-//! Letting go, and what must be kept.
+//! Retention: which events are deleted, and which are kept.
 
 use super::*;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     journal::{AppendError, Retention, Unavailable},
 };
 
-/// No bound but what a test adds.
+/// Settings without limits, to which a test adds its own.
 fn unbounded() -> Config {
     Config { retention_ms: 0, retention_events: 0, retention_bytes: 0, ..Config::default() }
 }
@@ -15,7 +15,7 @@ fn rule(pattern: &str) -> Retention {
     Retention { topic: pattern.into(), retention_ms: None, retention_events: None, retention_bytes: None }
 }
 
-/// What the adapter counts for an event with ten bytes of data in a topic with a name of one letter.
+/// The size that the adapter counts for an event with ten bytes of data in a topic with a name of one letter.
 async fn size_of_an_event(open: &impl Fn(Config) -> Shared) -> u64 {
     let journal = open(unbounded());
     put(&journal, &["t"], "0123456789").await;
@@ -31,7 +31,7 @@ async fn put_numbers(journal: &Shared, name: &str, count: usize) {
     }
 }
 
-pub(super) async fn a_topic_keeps_so_many_events(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_topic_keeps_at_most_its_number_of_events(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { retention_events: 3, ..unbounded() });
     put_all(&journal, (0..10).map(|n| draft(&["t"], &n.to_string())).collect()).await;
     put(&journal, &["u"], "x").await;
@@ -42,7 +42,7 @@ pub(super) async fn a_topic_keeps_so_many_events(open: impl Fn(Config) -> Shared
     assert_eq!((journal.stats().events, journal.stats().trimmed), (4, 7));
 }
 
-pub(super) async fn a_topic_keeps_so_many_bytes(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_topic_keeps_at_most_its_number_of_bytes(open: impl Fn(Config) -> Shared) {
     let size = size_of_an_event(&open).await;
     let journal = open(Config { retention_bytes: 3 * size, ..unbounded() });
     put_numbers(&journal, "t", 10).await;
@@ -51,14 +51,14 @@ pub(super) async fn a_topic_keeps_so_many_bytes(open: impl Fn(Config) -> Shared)
     assert_eq!(journal.stats().bytes, 3 * size);
 }
 
-/// It was acknowledged, and nobody could have read it yet.
+/// It was acknowledged, and could not have been read yet.
 pub(super) async fn the_newest_event_of_a_topic_stays(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { retention_bytes: 1, ..unbounded() });
     put_numbers(&journal, "t", 3).await;
     assert_eq!(kept(&journal, &["t"]).await, ["0000000002"]);
 }
 
-pub(super) async fn a_topic_lets_go_by_age(open: impl Fn(Config) -> Shared) {
+pub(super) async fn events_are_deleted_by_age(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { retention_ms: 10 * HOUR_MS, ..unbounded() });
     put_numbers(&journal, "t", 3).await;
     let now = now_ms();
@@ -66,12 +66,12 @@ pub(super) async fn a_topic_lets_go_by_age(open: impl Fn(Config) -> Shared) {
     assert_eq!(kept(&journal, &["t"]).await.len(), 3);
     journal.sweep(now + 10 * HOUR_MS).await.unwrap();
     assert_eq!(kept(&journal, &["t"]).await.len(), 0);
-    assert_eq!(gap(&journal, &["t"], 2).await, ["t"], "age is not the event's own wish: it is a gap");
+    assert_eq!(gap(&journal, &["t"], 2).await, ["t"], "deletion by age is a gap");
     assert_eq!(gap(&journal, &["t"], 3).await, [""; 0]);
     assert_eq!((journal.stats().events, journal.stats().bytes), (0, 0));
 }
 
-pub(super) async fn the_first_rule_that_matches_counts(open: impl Fn(Config) -> Shared) {
+pub(super) async fn the_first_matching_rule_applies(open: impl Fn(Config) -> Shared) {
     let retention = vec![
         Retention { retention_events: Some(1), ..rule("order:1") },
         Retention { retention_ms: Some(HOUR_MS), ..rule("order:*") },
@@ -89,12 +89,12 @@ pub(super) async fn the_first_rule_that_matches_counts(open: impl Fn(Config) -> 
         }
         figures
     };
-    assert_eq!(figures().await, [1, 2, 3, 5, 2], "a rule without a bound leaves the one of all topics; 0 is none");
+    assert_eq!(figures().await, [1, 2, 3, 5, 2], "a rule without a limit keeps the general limit; 0 is no limit");
     journal.sweep(now_ms() + 2 * HOUR_MS).await.unwrap();
     assert_eq!(figures().await, [1, 0, 3, 5, 2]);
 }
 
-pub(super) async fn the_node_lets_the_oldest_go_first(open: impl Fn(Config) -> Shared) {
+pub(super) async fn the_node_deletes_the_oldest_events_first(open: impl Fn(Config) -> Shared) {
     let size = size_of_an_event(&open).await;
     let journal = open(Config { max_bytes: 4 * size, max_event_bytes: 100, ..unbounded() });
     for (number, name) in ["a", "b", "a", "c", "b", "a"].into_iter().enumerate() {
@@ -107,9 +107,9 @@ pub(super) async fn the_node_lets_the_oldest_go_first(open: impl Fn(Config) -> S
     assert_eq!(gap(&journal, &["*"], 2).await, [""; 0]);
 }
 
-pub(super) async fn the_most_silent_topic_is_forgotten_first(open: impl Fn(Config) -> Shared) {
+pub(super) async fn the_topic_with_the_oldest_last_event_is_removed_first(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { max_topics: 3, ..unbounded() });
-    // `a` began first, but `b` has been silent for longest.
+    // `a` is the oldest topic, but the last event of `b` is the oldest.
     for name in ["a", "b", "c", "a"] {
         put(&journal, &[name], name).await;
     }
@@ -117,7 +117,7 @@ pub(super) async fn the_most_silent_topic_is_forgotten_first(open: impl Fn(Confi
     assert_eq!(kept(&journal, &["*"]).await, ["a", "c", "a", "d"]);
     assert_eq!(journal.stats().topics, 3);
     put(&journal, &["e", "f"], "ef").await;
-    assert_eq!(kept(&journal, &["*"]).await, ["d", "ef"], "it takes as many as it must");
+    assert_eq!(kept(&journal, &["*"]).await, ["d", "ef"], "as many events as necessary are deleted");
     assert_eq!(kept(&journal, &["e"]).await, ["ef"]);
 }
 
@@ -153,11 +153,11 @@ pub(super) async fn jobs_are_kept_whole(open: impl Fn(Config) -> Shared) {
     assert_eq!(gap(&journal, &["job:1"], 0).await, [""; 0]);
     let stats = journal.stats();
     assert!(stats.bytes == stats.pinned_bytes && stats.bytes >= 15 * size, "{stats:?}");
-    assert_eq!(journal.purge(topic("job:1")).await.unwrap(), 16, "it leaves when its owner says so");
+    assert_eq!(journal.purge(topic("job:1")).await.unwrap(), 16, "its owner can delete it");
     assert_eq!((journal.stats().pinned_bytes, journal.stats().bytes), (0, 0));
 }
 
-pub(super) async fn jobs_do_not_count_against_the_topics(open: impl Fn(Config) -> Shared) {
+pub(super) async fn jobs_do_not_count_for_max_topics(open: impl Fn(Config) -> Shared) {
     let journal = open(Config { max_topics: 2, ..unbounded() });
     for number in 0..5 {
         put(&journal, &[&format!("job:{number}")], "x").await;
@@ -169,21 +169,21 @@ pub(super) async fn jobs_do_not_count_against_the_topics(open: impl Fn(Config) -
     assert_eq!(kept(&journal, &["job:*"]).await.len(), 5);
 }
 
-pub(super) async fn what_cannot_be_kept_is_refused(open: impl Fn(Config) -> Shared) {
+pub(super) async fn events_that_cannot_be_stored_are_rejected(open: impl Fn(Config) -> Shared) {
     let size = size_of_an_event(&open).await;
     let journal = open(Config { max_bytes: 4 * size + 50, max_event_bytes: 100, ..unbounded() });
     let number = |name: &str| draft(&[name], "0123456789");
     put_all(&journal, vec![number("t"), number("t")]).await;
     let refused = journal.append(Batch::events(vec![number("t"); 5])).await;
     assert!(matches!(refused, Err(AppendError::Unavailable(Unavailable::Full(_)))), "{refused:?}");
-    assert_eq!(kept(&journal, &["t"]).await.len(), 2, "what could not have stayed drove nothing out");
+    assert_eq!(kept(&journal, &["t"]).await.len(), 2, "a rejected event deletes nothing");
 
     let mut jobs = 0;
     while journal.append(Batch::events(vec![number("job:1")])).await.is_ok() {
         jobs += 1;
         assert!(journal.stats().bytes <= 4 * size + 50);
     }
-    assert!(jobs >= 3, "others made room for the job");
+    assert!(jobs >= 3, "other events were deleted for the job");
     let refused = journal.append(Batch::events(vec![number("t")])).await;
     assert!(matches!(refused, Err(AppendError::Unavailable(Unavailable::Full(_)))), "{refused:?}");
     assert_eq!(kept(&journal, &["job:1"]).await.len(), jobs);
@@ -200,7 +200,7 @@ pub(super) async fn figures_return_to_zero(open: impl Fn(Config) -> Shared) {
         put_all(&journal, vec![Draft { ttl_ms: Some(number as u64 * HOUR_MS), ..draft(&topics, "brief") }]).await;
     }
     let stats = journal.stats();
-    assert!(stats.pinned_bytes <= stats.bytes, "an event of two jobs is held once");
+    assert!(stats.pinned_bytes <= stats.bytes, "an event of two jobs counts once");
     journal.sweep(now_ms() + 2 * HOUR_MS).await.unwrap();
     journal.purge(topic("job:1")).await.unwrap();
     journal.sweep(now_ms() + 100 * HOUR_MS).await.unwrap();

@@ -10,40 +10,40 @@ use crate::{
     journal::{Interest, Retention, Tail},
 };
 
-/// Wants events of one topic, from the moment on in which it is told to.
-struct Fan {
+/// Wants events of one topic, once it is switched on.
+struct OneTopic {
     topic: Topic,
-    listens: AtomicBool,
+    enabled: AtomicBool,
 }
 
-impl Interest for Fan {
+impl Interest for OneTopic {
     fn wants(&self, topics: &[Topic]) -> bool {
-        self.listens.load(Ordering::SeqCst) && topics.contains(&self.topic)
+        self.enabled.load(Ordering::SeqCst) && topics.contains(&self.topic)
     }
 }
 
-fn fan(name: &str, listens: bool) -> Arc<Fan> {
-    Arc::new(Fan { topic: topic(name), listens: AtomicBool::new(listens) })
+fn one_topic(name: &str, enabled: bool) -> Arc<OneTopic> {
+    Arc::new(OneTopic { topic: topic(name), enabled: AtomicBool::new(enabled) })
 }
 
-pub(super) async fn a_tail_sleeps_while_nobody_wants_what_is_appended(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_tail_sleeps_while_appended_events_are_unwanted(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
-    let mut tail = Tail::of(journal.clone(), 0, fan("mine", true));
+    let mut tail = Tail::of(journal.clone(), 0, one_topic("mine", true));
     put(&journal, &["other"], "1").await;
     assert!(tail.next().now_or_never().is_none());
     put(&journal, &["mine", "other"], "2").await;
     let pulled = tail.next().await.unwrap();
-    assert_eq!((data_of(&pulled.events), pulled.through), (vec!["2".to_owned()], 2), "the first one is passed over");
+    assert_eq!((data_of(&pulled.events), pulled.through), (vec!["2".to_owned()], 2), "the first one is skipped");
     put(&journal, &["other"], "3").await;
     assert!(tail.next().now_or_never().is_none());
 }
 
-/// A topic that keeps its last event only would otherwise send all who hear other topics to the journal, again and again.
-pub(super) async fn what_nobody_wanted_is_not_missed(open: impl Fn(Config) -> Shared) {
+/// If unwanted events counted as missed, subscribers of other topics would read the journal again and again.
+pub(super) async fn unwanted_events_are_not_missed(open: impl Fn(Config) -> Shared) {
     let (retention_ms, retention_bytes) = (None, None);
     let rule = Retention { topic: "other".into(), retention_events: Some(1), retention_ms, retention_bytes };
     let journal = open(Config { retention: vec![rule], ..Config::default() });
-    let mut tail = Tail::of(journal.clone(), 0, fan("mine", true));
+    let mut tail = Tail::of(journal.clone(), 0, one_topic("mine", true));
     for round in 1..4 {
         for _ in 0..3 {
             put(&journal, &["other"], "x").await;
@@ -52,17 +52,17 @@ pub(super) async fn what_nobody_wanted_is_not_missed(open: impl Fn(Config) -> Sh
         put(&journal, &["other"], "behind it").await;
         let pulled = tail.next().await.unwrap();
         assert_eq!((pulled.missed, pulled.through), (false, 5 * round));
-        assert_eq!(data_of(&pulled.events), ["y", "behind it"], "what came behind a wanted event comes along");
+        assert_eq!(data_of(&pulled.events), ["y", "behind it"], "events after a wanted event are pulled too");
     }
 }
 
-/// Whatever threads append in whatever order, all that is wanted comes, once.
-pub(super) async fn a_tail_passes_over_nothing_that_is_wanted(open: impl Fn(Config) -> Shared) {
+/// Whatever threads append in whatever order, every wanted event arrives once.
+pub(super) async fn a_tail_skips_no_wanted_event(open: impl Fn(Config) -> Shared) {
     const EACH: u64 = 400;
     let journal = open(Config::default());
     on_threads(5, |thread| {
         let journal = journal.clone();
-        let tail = (thread == 0).then(|| Tail::of(journal.clone(), 0, fan("mine", true)));
+        let tail = (thread == 0).then(|| Tail::of(journal.clone(), 0, one_topic("mine", true)));
         async move {
             let Some(mut tail) = tail else {
                 for number in 0..EACH {
@@ -80,15 +80,15 @@ pub(super) async fn a_tail_passes_over_nothing_that_is_wanted(open: impl Fn(Conf
     .await;
 }
 
-pub(super) async fn who_begins_to_want_events_misses_none(open: impl Fn(Config) -> Shared) {
+pub(super) async fn an_extended_interest_misses_no_event(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
-    let fan = fan("mine", false);
-    let mut tail = Tail::of(journal.clone(), 0, fan.clone());
+    let interest = one_topic("mine", false);
+    let mut tail = Tail::of(journal.clone(), 0, interest.clone());
     put(&journal, &["mine"], "before").await;
     assert!(tail.next().now_or_never().is_none());
-    fan.listens.store(true, Ordering::SeqCst);
+    interest.enabled.store(true, Ordering::SeqCst);
     assert_eq!(tail.waker().wake(), 1);
-    assert_eq!(tail.waker().position(), 1, "what nobody wanted before is passed over");
+    assert_eq!(tail.waker().position(), 1, "unwanted events are skipped");
     assert!(tail.next().now_or_never().is_none());
     put(&journal, &["mine"], "after").await;
     assert_eq!(data_of(&tail.next().await.unwrap().events), ["after"]);
@@ -122,7 +122,7 @@ pub(super) async fn a_cancelled_pull_loses_nothing(open: impl Fn(Config) -> Shar
     let mut tail = Tail::new(journal.clone(), 0);
     let mut seen = Vec::new();
     for number in 1..=20 {
-        // Dropped while it waits, and dropped again where an adapter needs more than one poll.
+        // Dropped while it waits, and again where an adapter needs more than one poll.
         while let Some(pulled) = tail.next().now_or_never() {
             seen.extend(offsets_of(&pulled.unwrap().events));
         }
@@ -137,11 +137,11 @@ pub(super) async fn a_cancelled_pull_loses_nothing(open: impl Fn(Config) -> Shar
     assert_eq!(seen, (1..=20).collect::<Vec<_>>());
 }
 
-pub(super) async fn a_tail_skips_what_has_expired(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_tail_skips_expired_events(open: impl Fn(Config) -> Shared) {
     let journal = open(Config::default());
     let mut tail = Tail::new(journal.clone(), 0);
     put_all(&journal, vec![Draft { ttl_ms: Some(0), ..draft(&["t"], "brief") }; 3 * Tail::BATCH]).await;
-    assert!(tail.next().now_or_never().is_none(), "nobody is woken for nothing");
+    assert!(tail.next().now_or_never().is_none(), "there is no wake without an event");
     put(&journal, &["t"], "x").await;
     let pulled = tail.next().await.unwrap();
     assert_eq!((data_of(&pulled.events), pulled.missed), (vec!["x".to_owned()], false));
@@ -150,7 +150,7 @@ pub(super) async fn a_tail_skips_what_has_expired(open: impl Fn(Config) -> Share
     assert!(tail.next().now_or_never().is_none());
 }
 
-pub(super) async fn a_tail_is_told_of_what_it_missed(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_tail_reports_missed_events(open: impl Fn(Config) -> Shared) {
     let rule = Retention { topic: "t".into(), retention_ms: None, retention_events: Some(2), retention_bytes: None };
     let journal = open(Config { retention: vec![rule], ..Config::default() });
     let mut tail = Tail::new(journal.clone(), 0);
@@ -160,17 +160,17 @@ pub(super) async fn a_tail_is_told_of_what_it_missed(open: impl Fn(Config) -> Sh
     let pulled = tail.next().await.unwrap();
     assert_eq!((offsets_of(&pulled.events), pulled.through, pulled.missed), (vec![4, 5], 5, true));
     put(&journal, &["t"], "x").await;
-    assert!(!tail.next().await.unwrap().missed, "told once");
+    assert!(!tail.next().await.unwrap().missed, "reported once");
     put(&journal, &["u"], "x").await;
     journal.purge(topic("u")).await.unwrap();
     let pulled = tail.next().await.unwrap();
-    assert_eq!((pulled.events.len(), pulled.through, pulled.missed), (0, 7, true), "even when nothing is left");
+    assert_eq!((pulled.events.len(), pulled.through, pulled.missed), (0, 7, true), "also if no event is left");
 }
 
-pub(super) async fn a_tail_misses_nothing_that_threads_append(open: impl Fn(Config) -> Shared) {
+pub(super) async fn a_tail_misses_no_event_of_other_threads(open: impl Fn(Config) -> Shared) {
     const EACH: u64 = 500;
     let journal = open(Config::default());
-    // Threads 0 and 1 pull, the rest append, in batches of one to three.
+    // Threads 0 and 1 pull. The others append batches of one to three events.
     on_threads(5, |thread| {
         let journal = journal.clone();
         async move {

@@ -1,9 +1,10 @@
-//! A look at the store's files before the store opens them. Its own opening cuts a log off where it cannot read on,
-//! believes what no checksum covers, and deletes a tree that seems half made: here damage is found while nothing was
-//! changed yet.
+//! Checks the files of the store before the store opens them, while nothing has changed yet.
+//!
+//! The store itself would cut a log at the first entry that it cannot read, accept content that no checksum covers, and
+//! delete a tree that seems incomplete.
 //!
 //! ```text
-//!  N.jnl         commits ([`salvage`]); then zeros, or what was being written when the process died
+//!  N.jnl         commits ([`salvage`]); then zeros, or a commit that was incomplete when the process ended
 //!  keyspaces/N   current: version checksum 0; vVERSION: the list of tables
 //! ```
 
@@ -16,63 +17,63 @@ use std::{
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    place::{of_file, there},
+    data_dir::{exists, with_path},
     salvage::{self, Commit},
     store::StoreError,
 };
 
-/// What a log has, as far as it is whole.
+/// The readable beginning of a log.
 #[derive(Default)]
-struct Walk {
-    /// Where the last whole commit ends.
+struct LogPrefix {
+    /// End of the last whole commit, in bytes.
     end: usize,
-    /// Its sequence number.
+    /// Sequence number of the last whole commit.
     sequence: u64,
-    /// The number of the last one that has the state row.
+    /// Number of the last commit with a state row.
     number: Option<u64>,
 }
 
-/// The trees of every store: the names of the others, and all our rows.
+/// The trees of every store: one for the names of the others, one for all our rows.
 const TREES: [&str; 2] = ["0", "1"];
 
-/// Checks a store that should have this commit; `None` when the last ones may be gone, as after a crash of the machine.
+/// Checks a store that must contain this commit. `None` if the last commits may be missing, as after a machine crash.
 pub(super) fn check(store: &Path, commit: Option<u64>) -> Result<(), StoreError> {
     check_lists(store)?;
     let mut logs = logs(store)?;
-    // There is one from the beginning on; where it makes a new one, the store has none to lose.
+    // A store always has a log. A new one is created only together with the store.
     let Some(active) = logs.pop() else { return Err(missing(store, "its write-ahead log")) };
     let mut sequence = 0;
     for log in logs {
-        let (walk, bytes) = walk(&log, sequence)?;
-        // It was closed when it was full: behind its commits stand zeros.
-        if bytes[walk.end..].iter().any(|byte| *byte != 0) {
-            return Err(broken(&log, walk.end));
+        let (prefix, bytes) = read_prefix(&log, sequence)?;
+        // A log is closed when it is full. After its commits there are only zeros.
+        if bytes[prefix.end..].iter().any(|byte| *byte != 0) {
+            return Err(broken(&log, prefix.end));
         }
-        sequence = walk.sequence;
+        sequence = prefix.sequence;
     }
-    let (walk, bytes) = walk(&active, sequence)?;
-    if let (Some(has), Some(had)) = (walk.number, commit)
+    let (prefix, bytes) = read_prefix(&active, sequence)?;
+    if let (Some(has), Some(had)) = (prefix.number, commit)
         && has < had
     {
         let name = active.display();
-        let what = format!("commit {had} was acknowledged, and `{name}` ends with commit {has} at byte {}", walk.end);
+        let what = format!("commit {had} was acknowledged, and `{name}` ends with commit {has} at byte {}", prefix.end);
         return Err(StoreError::Damaged(what));
     }
-    // One that does not begin with a whole commit is new, or damaged.
-    if walk.end == 0 && memchr::memmem::find(&bytes, salvage::MAGIC).is_some() {
+    // A log that does not begin with a whole commit is either new or damaged.
+    if prefix.end == 0 && memchr::memmem::find(&bytes, salvage::MAGIC).is_some() {
         return Err(broken(&active, 0));
     }
-    if walk.number.is_some() {
-        // What follows was never acknowledged. The store would take the half of it for damage.
-        cut_at(&active, walk.end)?;
+    if prefix.number.is_some() {
+        // The rest was never acknowledged. The store would treat a part of a commit as damage.
+        cut_at(&active, prefix.end)?;
     }
     Ok(())
 }
 
-/// Takes out of the newest log what comes after a commit: it was refused, and stands there all the same.
+/// Removes from the newest log everything after a commit. The store reported an error for it, but may have written it.
 pub(super) fn cut(store: &Path, commit: u64) -> Result<(), StoreError> {
     let Some(active) = logs(store)?.pop() else { return Err(missing(store, "its write-ahead log")) };
-    let bytes = salvage::written(&active).map_err(io(&active))?;
+    let bytes = salvage::read_written(&active).map_err(io(&active))?;
     let mut end = 0;
     while let Some(Commit { length, number, .. }) = salvage::commit(&bytes[end..]) {
         if number.is_some_and(|number| number > commit) {
@@ -102,18 +103,18 @@ fn logs(store: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(logs.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Reads a log as far as it is whole. Sequence numbers, which no checksum covers, must rise.
-fn walk(path: &Path, mut before: u64) -> Result<(Walk, Vec<u8>), StoreError> {
-    let bytes = salvage::written(path).map_err(io(path))?;
-    let mut walk = Walk::default();
-    while let Some(Commit { length, sequence, number }) = salvage::commit(&bytes[walk.end..]) {
-        if sequence <= before && walk.end > 0 {
-            return Err(broken(path, walk.end));
+/// Reads the whole commits at the beginning of a log. Sequence numbers, which no checksum covers, must increase.
+fn read_prefix(path: &Path, mut before: u64) -> Result<(LogPrefix, Vec<u8>), StoreError> {
+    let bytes = salvage::read_written(path).map_err(io(path))?;
+    let mut prefix = LogPrefix::default();
+    while let Some(Commit { length, sequence, number }) = salvage::commit(&bytes[prefix.end..]) {
+        if sequence <= before && prefix.end > 0 {
+            return Err(broken(path, prefix.end));
         }
         before = sequence;
-        walk = Walk { end: walk.end + length, sequence, number: number.or(walk.number) };
+        prefix = LogPrefix { end: prefix.end + length, sequence, number: number.or(prefix.number) };
     }
-    Ok((walk, bytes))
+    Ok((prefix, bytes))
 }
 
 fn missing(store: &Path, what: &str) -> StoreError {
@@ -125,23 +126,24 @@ fn broken(path: &Path, at: usize) -> StoreError {
 }
 
 fn io(path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<'_> {
-    move |error| StoreError::io(&of_file(path)(error))
+    move |error| StoreError::io(&with_path(path)(error))
 }
 
-fn is_there(path: &Path) -> Result<bool, StoreError> {
-    there(path).map_err(|error| StoreError::io(&error))
+fn is_present(path: &Path) -> Result<bool, StoreError> {
+    exists(path).map_err(|error| StoreError::io(&error))
 }
 
-/// Compares each list of tables (`v7`) with the checksum beside it (`current`), which fjall writes and never reads. What
-/// is wrong in a list is taken for granted by fjall, or makes it panic while it holds a lock that its own cleaning up
-/// takes again: that ends the process.
+/// Compares each list of tables (`v7`) with its checksum (`current`). fjall writes the checksum but never reads it.
+///
+/// fjall accepts some damage in a list. Other damage makes it panic with a lock that its clean-up takes again: the
+/// process aborts.
 fn check_lists(path: &Path) -> Result<(), StoreError> {
-    if !is_there(&path.join("version"))? {
-        // Without it the store would be begun anew.
+    if !is_present(&path.join("version"))? {
+        // Without this file fjall would create a new store.
         return Err(missing(path, "the file `version`"));
     }
     for tree in TREES {
-        if !is_there(&path.join("keyspaces").join(tree))? {
+        if !is_present(&path.join("keyspaces").join(tree))? {
             return Err(missing(path, "a tree"));
         }
     }

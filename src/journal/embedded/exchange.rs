@@ -1,5 +1,5 @@
-//! Exchanges the store of a journal for a repaired one. After a crash at any step either the old store or the new one is in
-//! its place; [`put_back`] completes an exchange that was interrupted.
+//! Exchanges the store of a journal for a repaired one. After a crash at any step either the old or the new store is in
+//! place; [`restore_store`] completes an interrupted exchange.
 
 use std::{
     fs::{self, File},
@@ -9,43 +9,43 @@ use std::{
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::place::{self, Mark, MarkFile, Place};
+use super::data_dir::{self, DataDir, HighWaterMark, HighWaterMarkFile};
 use crate::event::now_ms;
 
-/// Puts the new store in the place of the old one; returns the path of the old one.
-pub(super) fn exchange(place: &Place, fresh: &Path, commit: u64) -> io::Result<PathBuf> {
-    let (store, journal) = (place.store(), place.journal());
+/// Puts the new store in place of the old one. Returns the new path of the old one.
+pub(super) fn exchange(data_dir: &DataDir, new_store: &Path, commit: u64) -> io::Result<PathBuf> {
+    let (store, journal) = (data_dir.store(), data_dir.journal());
     let damaged = journal.join(format!("store.damaged-{}", now_ms()));
     let sync = || File::open(&journal)?.sync_all();
     sync()?;
-    // The new store first takes the later name of the old one, so that the exchange leaves each with its final name.
-    fs::rename(fresh, &damaged)?;
+    // The new store first gets the final name of the old one. Then one exchange gives both their final names.
+    fs::rename(new_store, &damaged)?;
     if renameat_with(CWD, &damaged, CWD, &store, RenameFlags::EXCHANGE).is_err() {
-        // Some file systems have no exchange. Between the two renames there is no store; [`put_back`] repairs that.
-        fs::rename(&damaged, fresh)?;
+        // Some file systems have no exchange. Between the two renames there is no store: see [`restore_store`].
+        fs::rename(&damaged, new_store)?;
         fs::rename(&store, &damaged)?;
-        fs::rename(fresh, &store)?;
+        fs::rename(new_store, &store)?;
     }
     sync()?;
-    let mark = Mark { commit, clean: true, synced: true, boot: place::boot() };
+    let high_water_mark = HighWaterMark { commit, clean: true, synced: true, boot: data_dir::boot_id() };
     let beside = journal.join("MARK.new");
     let _ = fs::remove_file(&beside);
-    MarkFile::open(&beside, mark)?;
-    fs::rename(&beside, place.mark())?;
+    HighWaterMarkFile::open(&beside, high_water_mark)?;
+    fs::rename(&beside, data_dir.high_water_mark())?;
     sync()?;
     Ok(damaged)
 }
 
-/// Puts the old store back if a repair was interrupted between two renames.
-pub(super) fn put_back(place: &Place) -> io::Result<()> {
-    if place::there(&place.store())? {
+/// Puts the old store back if an exchange was interrupted between two renames.
+pub(super) fn restore_store(data_dir: &DataDir) -> io::Result<()> {
+    if data_dir::exists(&data_dir.store())? {
         return Ok(());
     }
-    let lies = fs::read_dir(place.journal())?.filter_map(Result::ok).map(|entry| entry.path());
+    let lies = fs::read_dir(data_dir.journal())?.filter_map(Result::ok).map(|entry| entry.path());
     let damaged =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("store.damaged-"));
     match lies.filter(damaged).max() {
-        Some(last) => fs::rename(last, place.store()),
+        Some(last) => fs::rename(last, data_dir.store()),
         None => Ok(()),
     }
 }

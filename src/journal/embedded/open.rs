@@ -1,4 +1,4 @@
-//! Opening: whose directory it is, whether all is there that was acknowledged, and whether offsets may go on.
+//! Opens a journal: locks the directory, checks that all acknowledged data are there, and chooses the epoch.
 
 use std::{
     collections::BTreeSet,
@@ -16,18 +16,18 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Footprint, OpenError, Shared, check,
-    place::{self, Mark, MarkFile, Place},
+    data_dir::{self, DataDir, HighWaterMark, HighWaterMarkFile},
     restore::{self, Restored},
-    rows::{self, STATE, State},
+    rows::{self, STATE_KEY, StateRow},
     store::{Store, StoreError},
-    writer::{After, Command, Writer},
+    writer::{Command, InitialState, Writer},
 };
 use crate::{
     clock::Clock,
-    journal::{Config, SyncMode, bell::Bells, log::Log, new_epoch},
+    journal::{Config, SyncMode, log::Log, new_epoch, notifier::Notifiers},
 };
 
-/// Events of which the cache expects to hold this many, as a first guess.
+/// Initial estimate of the number of events in the cache.
 const CACHED_EVENTS: usize = 1 << 14;
 
 /// Opens the journal and starts its writer.
@@ -37,95 +37,108 @@ pub(super) fn open(
     clock: Clock,
     commands: mpsc::Receiver<Command>,
 ) -> Result<(Arc<Shared>, JoinHandle<()>), OpenError> {
-    let place = Place::take(dir)?;
-    let boot = place::boot();
+    let data_dir = DataDir::take(dir)?;
+    let boot = data_dir::boot_id();
     let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what };
     let refused = |error: io::Error| OpenError::io(dir, &error);
-    let known = Mark::read(&place.mark()).map_err(refused)?;
+    let known = HighWaterMark::read(&data_dir.high_water_mark()).map_err(refused)?;
     let known = known.map_err(|why| damaged(format!("its file `journal/MARK`: {why}")))?;
-    check_files(&place, known).map_err(refused)?.map_err(&damaged)?;
-    if let Some(mark) = known.filter(|mark| mark.commit > 0) {
-        let complete = mark.synced || !crashed(mark, boot);
-        check::check(&place.store(), complete.then_some(mark.commit)).map_err(|error| OpenError::store(dir, &error))?;
+    check_files(&data_dir, known).map_err(refused)?.map_err(&damaged)?;
+    if let Some(high_water_mark) = known.filter(|high_water_mark| high_water_mark.commit > 0) {
+        let complete = high_water_mark.synced || !machine_crashed(high_water_mark, boot);
+        check::check(&data_dir.store(), complete.then_some(high_water_mark.commit))
+            .map_err(|error| OpenError::store(dir, &error))?;
     }
-    let store = Store::open(&place.store()).map_err(|error| OpenError::store(dir, &error))?;
+    let store = Store::open(&data_dir.store()).map_err(|error| OpenError::store(dir, &error))?;
     let failed = |error: StoreError| OpenError::store(dir, &error);
     let restored = match restore::restore(&store, config, clock.moment()).map_err(failed)? {
         Some(restored) => restored,
-        None if known.is_none_or(|mark| mark.commit == 0) => begin(&store, config).map_err(failed)?,
-        None => return Err(damaged("its store is empty and should not be".into())),
+        None if known.is_none_or(|high_water_mark| high_water_mark.commit == 0) => {
+            init_store(&store, config).map_err(failed)?
+        }
+        None => return Err(damaged("its store is empty".into())),
     };
-    let epoch = going_on(&store, known, &restored, boot, dir)?;
-    let Restored { mut log, state, ragged } = restored;
+    let epoch = choose_epoch(&store, known, &restored, boot, dir)?;
+    let Restored { mut log, state, fragmented } = restored;
     log.set_epoch(epoch);
-    let commit = state.commit.max(known.map_or(0, |mark| mark.commit)) + u64::from(epoch != state.epoch);
+    let commit =
+        state.commit.max(known.map_or(0, |high_water_mark| high_water_mark.commit)) + u64::from(epoch != state.epoch);
     if epoch != state.epoch {
-        renew(&store, epoch, commit, &log).map_err(failed)?;
+        store_epoch(&store, epoch, commit, &log).map_err(failed)?;
     }
-    let mark = Mark { commit, clean: false, synced: config.sync == SyncMode::Always, boot };
-    let file = MarkFile::open(&place.mark(), mark).map_err(refused)?;
-    file.write(mark).and_then(|()| file.sync()).map_err(refused)?;
+    let high_water_mark = HighWaterMark { commit, clean: false, synced: config.sync == SyncMode::Always, boot };
+    let file = HighWaterMarkFile::open(&data_dir.high_water_mark(), high_water_mark).map_err(refused)?;
+    file.write(high_water_mark).and_then(|()| file.sync()).map_err(refused)?;
 
-    let after = After { commit, changes: log.take_changes(), ragged };
+    let after = InitialState { commit, changes: log.take_changes(), fragmented };
     let shared = Arc::new(Shared {
         head: watch::Sender::new(log.head()),
         log: RwLock::new(log),
         events: Cache::with_weighter(CACHED_EVENTS, config.cache_bytes, Footprint),
         disk_bytes: AtomicU64::new(store.disk_bytes()),
         store: RwLock::new(Some(store)),
-        bells: Bells::default(),
+        notifiers: Notifiers::default(),
         epoch,
         clock,
         commits: AtomicU64::new(0),
         refusal: RwLock::default(),
         closed: AtomicBool::new(false),
     });
-    let writer = Writer::new(shared.clone(), place, file, config.clone(), boot, after);
+    let writer = Writer::new(shared.clone(), data_dir, file, config.clone(), boot, after);
     let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(commands));
     let thread = thread.map_err(refused)?;
     Ok((shared, thread))
 }
 
-/// Mark and store come and go together.
-fn check_files(place: &Place, mark: Option<Mark>) -> io::Result<Result<(), String>> {
-    let stored = place::there(&place.store())?;
-    match mark {
+/// Checks that high-water mark and store both exist, or neither.
+fn check_files(data_dir: &DataDir, high_water_mark: Option<HighWaterMark>) -> io::Result<Result<(), String>> {
+    let stored = data_dir::exists(&data_dir.store())?;
+    match high_water_mark {
         None if stored => return Ok(Err("its file `journal/MARK` is missing".into())),
-        Some(mark) if mark.commit > 0 && !stored => return Ok(Err("its directory `journal/store` is missing".into())),
-        // The mark comes first, so that a store without one is never half of a beginning.
+        Some(high_water_mark) if high_water_mark.commit > 0 && !stored => {
+            return Ok(Err("its directory `journal/store` is missing".into()));
+        }
+        // The mark is written first. So a store without a mark is never a beginning that was interrupted.
         None => {
-            let first = Mark { commit: 0, clean: false, synced: true, boot: place::boot() };
-            MarkFile::open(&place.mark(), first).map_err(place::of_file(&place.mark()))?;
+            let first = HighWaterMark { commit: 0, clean: false, synced: true, boot: data_dir::boot_id() };
+            HighWaterMarkFile::open(&data_dir.high_water_mark(), first)
+                .map_err(data_dir::with_path(&data_dir.high_water_mark()))?;
         }
         Some(_) => {}
     }
     Ok(Ok(()))
 }
 
-fn begin(store: &Store, config: &Config) -> Result<Restored, StoreError> {
+fn init_store(store: &Store, config: &Config) -> Result<Restored, StoreError> {
     let log = Log::new(config, new_epoch());
-    let state = State::new(log.epoch(), 0, &log.marks());
+    let state = StateRow::new(log.epoch(), 0, &log.log_state());
     let mut commit = store.commit()?;
-    commit.put(STATE, rows::encode(&state));
+    commit.put(STATE_KEY, rows::encode(&state));
     commit.write(true)?;
-    Ok(Restored { log, state, ragged: BTreeSet::new() })
+    Ok(Restored { log, state, fragmented: BTreeSet::new() })
 }
 
-/// The epoch to go on with. Offsets that may have been given out and lost must not be given out again under the same
-/// epoch: after a crash of the machine with anything but `sync = "always"` it is a new one.
-fn going_on(store: &Store, mark: Option<Mark>, restored: &Restored, boot: u128, dir: &Path) -> Result<u64, OpenError> {
+/// The epoch to use. After a machine crash with a `sync` other than `always`, offsets may have been acknowledged and
+/// lost. They must not be used again in the same epoch, so a new one begins.
+fn choose_epoch(
+    store: &Store,
+    high_water_mark: Option<HighWaterMark>,
+    restored: &Restored,
+    boot: u128,
+    dir: &Path,
+) -> Result<u64, OpenError> {
     let epoch = restored.state.epoch;
-    let Some(mark) = mark else { return Ok(epoch) };
-    if crashed(mark, boot) && !mark.synced {
-        let lost = mark.commit.saturating_sub(restored.state.commit);
+    let Some(high_water_mark) = high_water_mark else { return Ok(epoch) };
+    if machine_crashed(high_water_mark, boot) && !high_water_mark.synced {
+        let lost = high_water_mark.commit.saturating_sub(restored.state.commit);
         tracing::warn!(
             commits = lost,
-            "the machine stopped while commits were not on the disk yet; a new epoch begins, clients are told of a gap"
+            "the machine stopped before all commits were on the disk; a new epoch begins, so that clients get a gap"
         );
         return Ok(new_epoch());
     }
-    if restored.state.commit < mark.commit {
-        let (has, had) = (restored.state.commit, mark.commit);
+    if restored.state.commit < high_water_mark.commit {
+        let (has, had) = (restored.state.commit, high_water_mark.commit);
         let what = format!("commit {had} was acknowledged, and the store ends with commit {has}");
         return Err(OpenError::Damaged { dir: dir.to_owned(), what });
     }
@@ -133,13 +146,13 @@ fn going_on(store: &Store, mark: Option<Mark>, restored: &Restored, boot: u128, 
     Ok(epoch)
 }
 
-/// True when the whole machine went down, and not only the process.
-fn crashed(mark: Mark, boot: u128) -> bool {
-    !mark.clean && (mark.boot != boot || boot == 0)
+/// True if the machine crashed, and not only the process.
+fn machine_crashed(high_water_mark: HighWaterMark, boot: u128) -> bool {
+    !high_water_mark.clean && (high_water_mark.boot != boot || boot == 0)
 }
 
-fn renew(store: &Store, epoch: u64, commit: u64, log: &Log) -> Result<(), StoreError> {
+fn store_epoch(store: &Store, epoch: u64, commit: u64, log: &Log) -> Result<(), StoreError> {
     let mut batch = store.commit()?;
-    batch.put(STATE, rows::encode(&State::new(epoch, commit, &log.marks())));
+    batch.put(STATE_KEY, rows::encode(&StateRow::new(epoch, commit, &log.log_state())));
     batch.write(true)
 }

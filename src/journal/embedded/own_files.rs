@@ -1,5 +1,5 @@
-//! Detects that the data directory was removed, moved or replaced. Removed files can still be written while they are
-//! open, but their content is lost at the end of the process: such writes must not be acknowledged.
+//! Detects that the data directory was removed, moved or replaced. Removed files can be written while they are open, but
+//! their content is lost when the process ends: such writes must not be acknowledged.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{place::Place, salvage};
+use super::{data_dir::DataDir, salvage};
 
 /// The files of a journal in use.
 pub(super) struct OwnFiles {
@@ -27,17 +27,16 @@ const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 impl OwnFiles {
     /// Records the identity of the files.
-    pub(super) fn of(place: &Place) -> Self {
-        let paths = [place.lock(), place.mark(), place.store()];
+    pub(super) fn of(data_dir: &DataDir) -> Self {
+        let paths = [data_dir.lock(), data_dir.high_water_mark(), data_dir.store()];
         let files = paths.into_iter().filter_map(|path| {
             let about = fs::metadata(&path).ok()?;
             Some((path, (about.dev(), about.ino())))
         });
-        Self { dir: place.dir().to_owned(), store: place.store(), files: files.collect(), seen: None }
+        Self { dir: data_dir.dir().to_owned(), store: data_dir.store(), files: files.collect(), seen: None }
     }
 
-    /// Fails with the missing file. Other errors of the file system are ignored here: the writes themselves report
-    /// them.
+    /// Fails if a file is missing or was replaced. Other errors are ignored: the writes report them.
     pub(super) fn check(&mut self) -> Result<(), String> {
         if self.seen.is_some_and(|seen| seen.elapsed() < CHECK_EVERY) {
             return Ok(());
@@ -49,21 +48,21 @@ impl OwnFiles {
                 Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
             };
             if !same {
-                return Err(self.gone(path));
+                return Err(self.removed(path));
             }
         }
         let log = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| salvage::is_log(&entry.path()));
         if fs::read_dir(&self.store).is_ok_and(|entries| !entries.into_iter().any(log)) {
-            return Err(self.gone(&self.store.join("*.jnl")));
+            return Err(self.removed(&self.store.join("*.jnl")));
         }
         self.seen = Some(Instant::now());
         Ok(())
     }
 
-    fn gone(&self, what: &std::path::Path) -> String {
+    fn removed(&self, what: &std::path::Path) -> String {
         format!(
-            "the data directory `{}` was removed, moved or replaced while the node runs (`{}` is not the file it was): what \
-             is published now would be lost; put it back, or restart the node",
+            "the data directory `{}` was removed, moved or replaced while the node runs (`{}` is another file now): new events \
+             would be lost; restore the directory, or restart the node",
             self.dir.display(),
             what.display()
         )

@@ -1,6 +1,6 @@
-//! Reading: the index says which events, the cache has most of them, the store has all.
+//! Reads events and records. The index selects events; their payloads are in the cache, or else in the store.
 //!
-//! Whatever is in the cache is answered at once; for the rest the reader goes to a thread that may wait for the disk.
+//! Cached events are returned at once. Events of the store are read on a thread that may block.
 
 use std::{
     sync::Arc,
@@ -21,20 +21,20 @@ use crate::{
     event::{Position, SharedEvent},
     journal::{
         Page, Query, Record, Since, Unavailable,
-        log::{Chosen, Found},
+        log::{EventRef, Selection},
     },
 };
 
-/// How long the index may know a value that the store has replaced or deleted already.
-const PATIENCE: Duration = Duration::from_millis(200);
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// Maximum time for which a value may differ from the index: the store replaces a value shortly before the index.
+const VALUE_WAIT: Duration = Duration::from_millis(200);
+const POLL_EVERY: Duration = Duration::from_millis(1);
 
-/// What was fetched of what was chosen.
+/// The payloads of selected events.
 struct Fetched {
     events: Vec<SharedEvent>,
-    /// The byte bound was reached with the last of them.
+    /// True if the last event reached the limit of bytes.
     full: bool,
-    /// The first that was not there.
+    /// The first selected event that was not found.
     missing: Option<u64>,
 }
 
@@ -43,11 +43,12 @@ struct Fetched {
 impl Embedded {
     pub(super) async fn page(&self, query: Query) -> Result<Page, Unavailable> {
         loop {
-            let Found { chosen, through, trimmed, .. } = self.shared.log().read(&query, self.shared.clock.steady_ms());
-            let Fetched { events, full, missing } = self.fetch(chosen, query.max_bytes).await?;
+            let Selection { selected, through, trimmed, .. } =
+                self.shared.log().read(&query, self.shared.clock.steady_ms());
+            let Fetched { events, full, missing } = self.fetch(selected, query.max_bytes).await?;
             let last = events.last().map(|event| event.position.offset);
             let through = match (missing, last) {
-                // It was let go in the meantime: whoever asks again hears of it.
+                // The event was deleted meanwhile. The next read reports it as trimmed.
                 (Some(_), None) => continue,
                 (Some(missing), Some(_)) => missing - 1,
                 (None, Some(last)) if full => last,
@@ -59,9 +60,9 @@ impl Embedded {
 
     pub(super) async fn tail(&self, after: u64, limit: usize) -> Result<Since, Unavailable> {
         loop {
-            let Found { chosen, through, missed, .. } =
+            let Selection { selected, through, missed, .. } =
                 self.shared.log().since(after, limit, self.shared.clock.steady_ms());
-            let Fetched { events, missing, .. } = self.fetch(chosen, usize::MAX).await?;
+            let Fetched { events, missing, .. } = self.fetch(selected, usize::MAX).await?;
             let through = match missing {
                 Some(_) if events.is_empty() => continue,
                 Some(missing) => missing - 1,
@@ -75,16 +76,16 @@ impl Embedded {
         if self.shared.log().record(&key).is_none() {
             return Ok(None);
         }
-        self.off_thread(move |shared| shared.record(&key)).await
+        self.run_blocking(move |shared| shared.record(&key)).await
     }
 
-    async fn fetch(&self, chosen: Vec<Chosen>, max_bytes: usize) -> Result<Fetched, Unavailable> {
-        let mut events = Vec::with_capacity(chosen.len());
+    async fn fetch(&self, selected: Vec<EventRef>, max_bytes: usize) -> Result<Fetched, Unavailable> {
+        let mut events = Vec::with_capacity(selected.len());
         let mut bytes = 0;
-        for (index, Chosen { offset, .. }) in chosen.iter().enumerate() {
+        for (index, EventRef { offset, .. }) in selected.iter().enumerate() {
             let Some(event) = self.shared.events.get(offset) else {
-                let rest = chosen[index..].to_vec();
-                return self.off_thread(move |shared| shared.fetch(&rest, events, bytes, max_bytes)).await;
+                let rest = selected[index..].to_vec();
+                return self.run_blocking(move |shared| shared.fetch(&rest, events, bytes, max_bytes)).await;
             };
             bytes += event.data.len();
             events.push(event);
@@ -95,8 +96,8 @@ impl Embedded {
         Ok(Fetched { events, full: false, missing: None })
     }
 
-    /// On a thread that may wait for the disk.
-    pub(super) async fn off_thread<T: Send + 'static>(
+    /// Runs `work` on a thread that may wait for the disk.
+    pub(super) async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Unavailable> {
@@ -115,14 +116,14 @@ impl Embedded {
 impl Shared {
     fn fetch(
         &self,
-        chosen: &[Chosen],
+        selected: &[EventRef],
         mut events: Vec<SharedEvent>,
         mut bytes: usize,
         max_bytes: usize,
     ) -> Result<Fetched, StoreError> {
         let mut damage = None;
-        for Chosen { offset, home } in chosen {
-            let event = match self.find(*home, *offset) {
+        for EventRef { offset, primary_topic } in selected {
+            let event = match self.find(*primary_topic, *offset) {
                 Ok(Some(event)) => event,
                 // Return the events before the damage; the reader's next call continues there.
                 Ok(None) | Err(StoreError::Damaged(_)) if !events.is_empty() => {
@@ -150,21 +151,21 @@ impl Shared {
     }
 
     /// An event from the cache or the store; `None` if it was deleted meanwhile.
-    fn find(&self, home: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
+    fn find(&self, primary_topic: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
         if let Some(event) = self.events.get(&offset) {
             return Ok(Some(event));
         }
-        match self.load(home, offset)? {
+        match self.load(primary_topic, offset)? {
             None if self.log().contains(offset) => {
-                let what = format!("event {offset} has no data; `millstream journal verify` tells more");
+                let what = format!("event {offset} has no data; see `millstream journal verify`");
                 Err(StoreError::Damaged(what))
             }
             found => Ok(found),
         }
     }
 
-    fn load(&self, home: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
-        let key = rows::event_key(home, offset);
+    fn load(&self, primary_topic: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
+        let key = rows::event_key(primary_topic, offset);
         let Some(row) = self.with_store(|store| store.get(key))? else { return Ok(None) };
         let position = Position { epoch: self.epoch, offset };
         let event = rows::decode_event(&row, position).map_err(|bad| damaged(&row_name(&key), &bad))?;
@@ -175,9 +176,9 @@ impl Shared {
 
     #[expect(clippy::disallowed_methods, reason = "a thread that may wait for the disk")]
     pub(super) fn record(&self, key: &str) -> Result<Option<Record>, StoreError> {
-        // Value and revision are read apart, so they are read until they belong together: the store replaces or deletes
-        // a value a moment before the index.
-        let mut patience = Instant::now() + PATIENCE;
+        // Value and revision are read separately. The store replaces or deletes a value shortly before the index, so read
+        // until both belong together.
+        let mut deadline = Instant::now() + VALUE_WAIT;
         loop {
             let Some(known) = self.log().record(key) else { return Ok(None) };
             let value = self.with_store(|store| values::read(&store.snapshot(), key, known))?;
@@ -188,8 +189,8 @@ impl Shared {
                 Some(value) if in_parts || unchanged => {
                     return Ok(Some(Record { value, revision: known.revision }));
                 }
-                _ if !unchanged => patience = Instant::now() + PATIENCE,
-                _ if Instant::now() < patience => std::thread::sleep(LOOK_AGAIN),
+                _ if !unchanged => deadline = Instant::now() + VALUE_WAIT,
+                _ if Instant::now() < deadline => std::thread::sleep(POLL_EVERY),
                 _ => {
                     let record = row_name(&rows::record_key(key));
                     return Err(StoreError::Damaged(format!("{record} has no value")));

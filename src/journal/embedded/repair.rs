@@ -1,11 +1,11 @@
-//! Repair: a new store of all that can be read, put in the place of the damaged one.
+//! Repair: writes everything that can be read into a new store, and exchanges the damaged store for it.
 //!
 //! ```text
-//!  look (copy) ──survey──> store.new ──check──> store.damaged-<ms> <──exchange──> store ──> MARK
+//!  snapshot ──scan──> store.new ──check──> store.damaged-<ms> <──exchange──> store ──> MARK
 //! ```
 //!
-//! Nothing is deleted. The new store is whole and on the disk before anything is renamed; then the two directories change
-//! places in one step. Before it the old store is in force, after it the new one, whose commits are beyond the old mark.
+//! Nothing is deleted. The new store is complete and on the disk before anything is renamed. Then the two directories are
+//! exchanged in one step. The commits of the new store are after the old high-water mark.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,11 +17,11 @@ use serde::Serialize;
 
 use super::{
     exchange::exchange,
-    look::{self, Look},
     restore,
-    rows::{self, RecordRow, STATE, State, TopicRow},
+    rows::{self, RecordRow, STATE_KEY, StateRow, TopicRow},
+    scan::{Scan, unbounded},
+    snapshot::{self, JournalSnapshot},
     store::{Commit, Store, StoreError},
-    survey::{Survey, unbounded},
     values::Value,
 };
 use crate::{
@@ -29,58 +29,58 @@ use crate::{
     event::Position,
     journal::{
         Verified,
-        log::{self, Log, Marks, Meta, TopicId},
+        log::{self, EventMeta, Log, LogState, TopicId},
         new_epoch,
     },
     topic::Topic,
 };
 
-/// What a repair has kept, or would keep.
+/// Result of a repair, or of its dry run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Repaired {
-    /// What was wrong.
+    /// The damage that was found.
     pub found: Verified,
-    /// Events kept.
+    /// Number of events kept.
     pub events: u64,
-    /// Events of which it is known that they are lost.
+    /// Number of events that are known to be lost.
     pub lost_events: u64,
-    /// Topics kept.
+    /// Number of topics kept.
     pub topics: u64,
-    /// Records kept.
+    /// Number of records kept.
     pub records: u64,
-    /// Records of which it is known that they are lost.
+    /// Number of records that are known to be lost.
     pub lost_records: u64,
-    /// Where the damaged store lies; none when nothing was written.
+    /// Path of the damaged store. `None` after a dry run.
     pub damaged_store: Option<PathBuf>,
 }
 
-/// Bytes of rows that are written at once.
-const AT_ONCE: usize = 1 << 20;
+/// Bytes of rows in one commit.
+const BATCH_BYTES: usize = 1 << 20;
 
-/// What goes into the new store.
+/// The content of the new store.
 struct Plan {
     log: Log,
     topics: Vec<TopicId>,
-    metas: Vec<Meta>,
+    event_metas: Vec<EventMeta>,
     records: Vec<(String, RecordRow, Value)>,
-    state: State,
+    state: StateRow,
 }
 
-/// Repairs what was looked at; `survey` is what can be read of it.
-pub(super) fn repair(look: &Look, mut survey: Survey, dry_run: bool) -> Result<Repaired, StoreError> {
-    let before = survey.log(Clock::system().moment());
-    let mut known: BTreeSet<u64> = before.metas(0, u64::MAX).map(|meta| meta.offset).collect();
-    known.extend(&survey.bad_events);
-    let known_records = survey.records.len().max(survey.values.len()) as u64;
-    let store = Store::open(&look.store())?;
-    if survey.index_hurt {
-        index_again(&mut survey, &store)?;
+/// Repairs the journal of a snapshot; `scan` is its readable content.
+pub(super) fn repair(snapshot: &JournalSnapshot, mut scan: Scan, dry_run: bool) -> Result<Repaired, StoreError> {
+    let before = scan.log(Clock::system().moment());
+    let mut known: BTreeSet<u64> = before.event_metas(0, u64::MAX).map(|meta| meta.offset).collect();
+    known.extend(&scan.bad_events);
+    let known_records = scan.records.len().max(scan.values.len()) as u64;
+    let store = Store::open(&snapshot.store())?;
+    if scan.index_incomplete {
+        reindex(&mut scan, &store)?;
     }
-    let plan = Plan::of(&survey, look);
+    let plan = Plan::of(&scan, snapshot);
     let mut done = Repaired {
-        found: survey.findings,
-        events: plan.metas.len() as u64,
+        found: scan.findings,
+        events: plan.event_metas.len() as u64,
         lost_events: known.into_iter().filter(|offset| !plan.log.contains(*offset)).count() as u64,
         topics: plan.topics.len() as u64,
         records: plan.records.len() as u64,
@@ -88,46 +88,48 @@ pub(super) fn repair(look: &Look, mut survey: Survey, dry_run: bool) -> Result<R
         damaged_store: None,
     };
     if !dry_run {
-        let fresh = look.place.journal().join("store.new");
+        let new_store = snapshot.data_dir.journal().join("store.new");
         let io = |error: io::Error| StoreError::Io(error.to_string());
-        look::remove(&fresh).map_err(io)?;
-        plan.write(&store, &fresh)?;
-        done.damaged_store = Some(exchange(&look.place, &fresh, plan.state.commit).map_err(io)?);
+        snapshot::remove(&new_store).map_err(io)?;
+        plan.write(&store, &new_store)?;
+        done.damaged_store = Some(exchange(&snapshot.data_dir, &new_store, plan.state.commit).map_err(io)?);
     }
     Ok(done)
 }
 
-/// Makes index rows and topics from the events themselves where the index may have holes.
-fn index_again(survey: &mut Survey, store: &Store) -> Result<(), StoreError> {
-    let mut ids: HashMap<Topic, TopicId> = survey.topics.iter().map(|(id, row)| (row.name.clone(), *id)).collect();
+/// Creates the index rows and topics from the events, where the index may be incomplete.
+fn reindex(scan: &mut Scan, store: &Store) -> Result<(), StoreError> {
+    let mut ids: HashMap<Topic, TopicId> = scan.topics.iter().map(|(id, row)| (row.name.clone(), *id)).collect();
     let used =
-        survey.topics.keys().chain(survey.metas.values().flat_map(|meta| &meta.topics)).chain(survey.events.values());
-    let mut next = 1 + used.max().copied().unwrap_or(0).max(survey.state.map_or(0, |state| state.marks().last_topic));
-    let homes: Vec<(u64, TopicId)> = survey.events.iter().map(|(offset, home)| (*offset, *home)).collect();
-    for (offset, home) in homes {
-        let Some(row) = store.get(rows::event_key(home, offset))? else { continue };
+        scan.topics.keys().chain(scan.event_metas.values().flat_map(|meta| &meta.topics)).chain(scan.events.values());
+    let mut next = 1 + used.max().copied().unwrap_or(0).max(scan.state.map_or(0, |state| state.log_state().last_topic));
+    let homes: Vec<(u64, TopicId)> =
+        scan.events.iter().map(|(offset, primary_topic)| (*offset, *primary_topic)).collect();
+    for (offset, primary_topic) in homes {
+        let Some(row) = store.get(rows::event_key(primary_topic, offset))? else { continue };
         let Ok((draft, timestamp)) = rows::decode_draft(&row) else { continue };
-        let known = survey.metas.get(&offset).map(|meta| meta.topics.clone());
+        let known = scan.event_metas.get(&offset).map(|meta| meta.topics.clone());
         let mut topics = Vec::with_capacity(draft.topics.len());
         for (index, name) in draft.topics.iter().enumerate() {
-            // The home stands in the event's own key; of the others the index knows, or their name.
-            let own = known.as_ref().and_then(|known| known.get(index).copied()).or((index == 0).then_some(home));
+            // The key of the event has its primary topic. For the others: their ids in the index, or else their names.
+            let own =
+                known.as_ref().and_then(|known| known.get(index).copied()).or((index == 0).then_some(primary_topic));
             let id = ids.get(name).copied().or(own).unwrap_or_else(|| {
                 next += 1;
                 next - 1
             });
             ids.entry(name.clone()).or_insert(id);
-            // What it had before its first event that is left, nobody knows.
+            // It is unknown whether the topic had events before this one.
             let begins = || TopicRow { name: name.clone(), trimmed_through: offset.saturating_sub(1) };
-            survey.topics.entry(id).or_insert_with(begins);
+            scan.topics.entry(id).or_insert_with(begins);
             topics.push(id);
         }
-        // One whose home has another id now was let go with its topic.
-        if known.is_none() && topics.first() == Some(&home) {
+        // If the primary topic has another id now, the event was deleted with its topic.
+        if known.is_none() && topics.first() == Some(&primary_topic) {
             let key = log::hashes(&draft);
             let event = draft.into_event(Position { epoch: 0, offset }, timestamp);
             let (size, expires) = (log::size(&event), event.expires);
-            survey.metas.insert(offset, Meta { offset, timestamp, size, topics, expires, key });
+            scan.event_metas.insert(offset, EventMeta { offset, timestamp, size, topics, expires, key });
         }
     }
     Ok(())
@@ -136,80 +138,88 @@ fn index_again(survey: &mut Survey, store: &Store) -> Result<(), StoreError> {
 // === impl Plan ===
 
 impl Plan {
-    fn of(survey: &Survey, look: &Look) -> Self {
-        let head = survey.metas.keys().chain(survey.events.keys()).max().copied().unwrap_or(0);
-        // Without its marks the whole past may have been trimmed.
-        let unknown = Marks {
+    fn of(scan: &Scan, snapshot: &JournalSnapshot) -> Self {
+        let head = scan.event_metas.keys().chain(scan.events.keys()).max().copied().unwrap_or(0);
+        // If the state is lost, any event may have been trimmed.
+        let unknown = LogState {
             trimmed_through: head,
             forgotten_through: head,
             pinned_forgotten_through: head,
-            ..Marks::default()
+            ..LogState::default()
         };
-        let known = survey.state.map_or(unknown, |state| state.marks());
-        let mut marks = Marks { head: known.head.max(head), ..known };
-        let trimmed = survey.topics.values().map(|topic| topic.trimmed_through).max().unwrap_or(0);
-        marks.trimmed_through = marks.trimmed_through.max(trimmed);
-        let metas = survey.metas.values().filter(|meta| survey.events.get(&meta.offset) == meta.topics.first());
-        marks.last_topic = survey.topics.keys().max().copied().unwrap_or(0).max(marks.last_topic);
+        let known = scan.state.map_or(unknown, |state| state.log_state());
+        let mut log_state = LogState { head: known.head.max(head), ..known };
+        let trimmed = scan.topics.values().map(|topic| topic.trimmed_through).max().unwrap_or(0);
+        log_state.trimmed_through = log_state.trimmed_through.max(trimmed);
+        let event_metas = scan.event_metas.values().filter(|meta| scan.events.get(&meta.offset) == meta.topics.first());
+        log_state.last_topic = scan.topics.keys().max().copied().unwrap_or(0).max(log_state.last_topic);
 
         let mut log = Log::new(&unbounded(), new_epoch());
-        log.restore_marks(&marks, Clock::system().moment());
-        survey.topics.iter().for_each(|(id, topic)| log.restore_topic(*id, &topic.name, topic.trimmed_through));
-        metas.for_each(|meta| log.restore_event(meta.clone()));
-        log.settle();
-        let in_parts = survey.values.values().filter_map(|value| value.revision);
-        let revisions = survey.records.values().map(|record| record.revision).chain(in_parts);
-        let mut revision = revisions.max().unwrap_or(0).max(marks.revision);
+        log.restore_state(&log_state, Clock::system().moment());
+        scan.topics.iter().for_each(|(id, topic)| log.restore_topic(*id, &topic.name, topic.trimmed_through));
+        event_metas.for_each(|meta| log.restore_event(meta.clone()));
+        log.insert_ahead();
+        let in_parts = scan.values.values().filter_map(|value| value.revision);
+        let revisions = scan.records.values().map(|record| record.revision).chain(in_parts);
+        let mut revision = revisions.max().unwrap_or(0).max(log_state.revision);
         let record = |(name, value): (&String, &Value)| {
-            let known = survey.records.get(name).filter(|record| value.is_of(record)).map(|record| record.revision);
+            let known = scan.records.get(name).filter(|record| value.is_of(record)).map(|record| record.revision);
             let revision = known.or(value.revision).unwrap_or_else(|| {
                 revision += 1;
                 revision
             });
             (name.clone(), RecordRow { revision, size: value.size }, *value)
         };
-        let records: Vec<_> = survey.values.iter().map(record).collect();
-        let marked = look.mark.as_ref().ok().copied().flatten().map_or(0, |mark| mark.commit);
-        let commit = survey.state.map_or(0, |state| state.commit).max(marked) + 1;
-        let state = State::new(log.epoch(), commit, &Marks { revision, ..log.marks() });
-        let metas: Vec<Meta> = log.metas(0, u64::MAX).collect();
-        Self { log, topics: survey.topics.keys().copied().collect(), metas, records, state }
+        let records: Vec<_> = scan.values.iter().map(record).collect();
+        let marked = snapshot
+            .high_water_mark
+            .as_ref()
+            .ok()
+            .copied()
+            .flatten()
+            .map_or(0, |high_water_mark| high_water_mark.commit);
+        let commit = scan.state.map_or(0, |state| state.commit).max(marked) + 1;
+        let state = StateRow::new(log.epoch(), commit, &LogState { revision, ..log.log_state() });
+        let event_metas: Vec<EventMeta> = log.event_metas(0, u64::MAX).collect();
+        Self { log, topics: scan.topics.keys().copied().collect(), event_metas, records, state }
     }
 
     fn write(&self, from: &Store, path: &Path) -> Result<(), StoreError> {
         let to = Store::open(path)?;
         let copy = |commit: &mut Commit, key: &[u8]| -> Result<(), StoreError> {
-            let row = from.get(key)?.ok_or_else(|| StoreError::Damaged("a row is gone that was there".to_owned()))?;
+            let row = from.get(key)?.ok_or_else(|| StoreError::Damaged("a row has disappeared".to_owned()))?;
             commit.put(key, row.to_vec());
             Ok(())
         };
-        step_by_step(&to, &self.topics, |commit, id| {
+        write_in_batches(&to, &self.topics, |commit, id| {
             if let Some((name, trimmed_through)) = self.log.topic(*id) {
                 let row = TopicRow { name: name.clone(), trimmed_through };
                 commit.put(rows::topic_key(*id), rows::encode(&row));
             }
             Ok(())
         })?;
-        step_by_step(&to, &self.metas, |commit, meta| copy(commit, &rows::event_key(meta.topics[0], meta.offset)))?;
-        step_by_step(&to, &rows::encode_metas(self.metas.iter().cloned()), |commit, (first, row)| {
+        write_in_batches(&to, &self.event_metas, |commit, meta| {
+            copy(commit, &rows::event_key(meta.topics[0], meta.offset))
+        })?;
+        write_in_batches(&to, &rows::encode_event_metas(self.event_metas.iter().cloned()), |commit, (first, row)| {
             commit.put(rows::index_key(*first), row.clone());
             Ok(())
         })?;
-        step_by_step(&to, &self.records, |commit, (name, row, value)| {
+        write_in_batches(&to, &self.records, |commit, (name, row, value)| {
             commit.put(rows::record_index_key(name), rows::encode_record(row));
             value.keys(name).try_for_each(|key| copy(commit, &key))
         })?;
         let mut last = to.commit()?;
-        last.put(STATE, rows::encode(&self.state));
+        last.put(STATE_KEY, rows::encode(&self.state));
         last.write(true)?;
         to.compact()?;
         drop(to);
-        // What cannot be opened must not take the place of anything.
+        // The new store must open before it replaces the old one.
         restore::restore(&Store::open(path)?, &unbounded(), Clock::system().moment()).map(drop)
     }
 }
 
-fn step_by_step<T>(
+fn write_in_batches<T>(
     store: &Store,
     rows: &[T],
     mut put: impl FnMut(&mut Commit, &T) -> Result<(), StoreError>,
@@ -217,7 +227,7 @@ fn step_by_step<T>(
     let mut commit = store.commit()?;
     for row in rows {
         put(&mut commit, row)?;
-        if commit.bytes() >= AT_ONCE {
+        if commit.bytes() >= BATCH_BYTES {
             std::mem::replace(&mut commit, store.commit()?).write(false)?;
         }
     }

@@ -1,23 +1,22 @@
-//! What stands on disk, row by row. Every row says its format and carries a checksum of its own: a damaged row is found
-//! by whoever reads it, whatever the layers below let pass.
+//! The rows on disk. Each row has a format version and a checksum, so that every reader detects a damaged row, even if the
+//! layers below do not.
 //!
 //! ```text
-//!  e <home> <offset>   an event; home is its first topic, so that a topic's history lies together
-//!  i <offset>          what the index keeps of this event and those that follow it, within 256 offsets
+//!  e <topic> <offset>  an event, under its primary topic, so that a topic's history lies together
+//!  i <offset>          metadata of this event and those that follow it, within 256 offsets
 //!  k <key>             revision and size of a record
-//!  p <digest> <part>   part of a value larger than SINGLE: revision, size of the whole value, key, bytes of the part
-//!  r <key>             value of at most SINGLE bytes; earlier versions wrote values of any size as one row
-//!  s                   the journal as a whole
-//!  t <topic>           name and mark of a topic
+//!  p <digest> <part>   part of a larger value: revision, size of the whole value, key, bytes of the part
+//!  r <key>             value of at most SINGLE_ROW_BYTES; earlier versions wrote values of any size as one row
+//!  s                   state of the journal as a whole
+//!  t <topic>           name and trimmed_through of a topic
 //!
 //!  row = format version, body, CRC-32 of both (little endian)
 //! ```
 //!
 //! A block of the store holds at least one row, and a merge or a scan holds one block of each table. Rows of bounded
-//! size bound that memory. A merge also keeps the last key of each block that it writes, and a key of more than 20 bytes
-//! keeps the block that it was read from: hundreds of megabytes where values compress well. Therefore parts have a
-//! digest in place of the record's key. The revision in each part tells parts of one value from parts of the value that
-//! replaces it.
+//! size limit that memory. A merge also keeps the last key of each block that it writes. A key of more than 20 bytes
+//! keeps the block from which it was read: hundreds of megabytes if values compress well. Therefore the key of a part
+//! contains a digest of the record's key. The revision in each part distinguishes it from parts of an earlier value.
 
 use std::borrow::Cow;
 
@@ -26,56 +25,56 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     event::{Draft, Event, Filter, Position},
-    journal::log::{Gone, Marks, Meta, TopicId},
+    journal::log::{EventMeta, LastDeleted, LogState, TopicId},
     topic::Topic,
 };
 
-/// The format of rows; a journal with a later one is refused.
+/// The format version of rows. A journal with a later version is rejected.
 pub(super) const VERSION: u8 = 1;
 
-/// The format of the index row of a record larger than [`SINGLE`]. A program that knows only [`VERSION`] would not find
-/// the value, and would leave parts behind. It reads all index rows of records when it opens the journal, so it refuses
-/// a journal with such a record, and opens any other.
+/// The format version of the index row of a record larger than [`SINGLE_ROW_BYTES`].
+///
+/// A program that knows only [`VERSION`] would not find the value, and would leave its parts behind. It reads all index
+/// rows when it opens the journal, so it rejects a journal with such a record. It opens all other journals.
 pub(super) const PARTS_VERSION: u8 = 2;
 
-/// Bytes of a value in one row with the record's key; a larger value is stored in parts. Another size needs a new format.
-pub(super) const SINGLE: usize = 1 << 10;
+/// Maximum size of a value in one row; a larger value is stored in parts. Another size needs a new format.
+pub(super) const SINGLE_ROW_BYTES: usize = 1 << 10;
 
-/// Bytes of a part. Another size needs a new format.
-pub(super) const PART: usize = 64 << 10;
+/// Size of a part in bytes. Another size needs a new format.
+pub(super) const PART_BYTES: usize = 64 << 10;
 
-/// The digest of a record's key in the keys of its parts: the first 15 bytes of SHA-256. The key of a part then has 20
-/// bytes.
-pub(super) type Owner = [u8; 15];
+/// Digest of a record's key, in the keys of its parts: the first 15 bytes of SHA-256. The key of a part has 20 bytes.
+pub(super) type KeyDigest = [u8; 15];
 
-/// Offsets that one index row may cover: rows begin and end within multiples of it.
+/// Number of offsets in a span. An index row contains events of one span only.
 pub(super) const SPAN: u64 = 256;
 
-/// The row of the journal as a whole.
-pub(super) const STATE: &[u8] = b"s";
+/// Key of the state row.
+pub(super) const STATE_KEY: &[u8] = b"s";
 
-/// A row cannot be read.
+/// Why a row cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum BadRow {
-    /// Other bytes than were written.
+    /// The bytes have changed.
     #[error("its checksum is wrong")]
     Checksum,
-    /// Written by a later version.
+    /// A later version of the program wrote it.
     #[error("its format is {0}, this program reads {VERSION} to {PARTS_VERSION}")]
     Version(u8),
-    /// A part of a value that has not the length of such a part.
+    /// A part of a value has another length than expected.
     #[error("it has not the length of a part")]
     Length,
-    /// The bytes are as written, and no row.
+    /// The checksum is right, but the content is not a row.
     #[error("it cannot be decoded: {0}")]
     Body(postcard::Error),
 }
 
-/// The journal as a whole.
+/// The state of the journal as a whole.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct State {
+pub(super) struct StateRow {
     pub epoch: u64,
-    /// Commits so far: how it is known that none is missing.
+    /// Number of the last commit, which shows whether commits are missing.
     pub commit: u64,
     head: u64,
     last_timestamp: u64,
@@ -83,7 +82,7 @@ pub(super) struct State {
     last_topic: u64,
     revision: u64,
     trimmed_through: u64,
-    gone: (u64, u64),
+    last_deleted: (u64, u64),
     forgotten_through: u64,
     pinned_forgotten_through: u64,
 }
@@ -97,14 +96,14 @@ struct EventRow<'a> {
     retry: Option<u64>,
     comment: Option<&'a str>,
     expires: Option<u64>,
-    /// JSON: metadata are of any type.
+    /// JSON, because metadata have any type.
     filter: Option<String>,
     origin: Option<&'a str>,
     publisher: &'a str,
     key: Option<&'a str>,
 }
 
-/// Offsets and times count from those of the row, which makes them short.
+/// Metadata of an event. Offset and timestamp are relative to those of the index row, to be short.
 #[derive(Serialize, Deserialize)]
 struct MetaRow {
     offset: u64,
@@ -115,14 +114,14 @@ struct MetaRow {
     key: Option<(u128, u128)>,
 }
 
-/// A topic's name and mark.
+/// Name and `trimmed_through` of a topic.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct TopicRow {
     pub name: Topic,
     pub trimmed_through: u64,
 }
 
-/// What the index keeps of a record.
+/// Metadata of a record.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct RecordRow {
     pub revision: u64,
@@ -133,15 +132,15 @@ pub(super) struct RecordRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PartHead {
     pub revision: u64,
-    /// Bytes of the whole value.
+    /// Size of the whole value in bytes.
     pub size: u64,
 }
 
 // === keys ===
 
-pub(super) fn event_key(home: TopicId, offset: u64) -> [u8; 17] {
+pub(super) fn event_key(primary_topic: TopicId, offset: u64) -> [u8; 17] {
     let mut key = [b'e'; 17];
-    key[1..9].copy_from_slice(&home.to_be_bytes());
+    key[1..9].copy_from_slice(&primary_topic.to_be_bytes());
     key[9..].copy_from_slice(&offset.to_be_bytes());
     key
 }
@@ -160,46 +159,46 @@ pub(super) fn record_key(key: &str) -> Vec<u8> {
 
 pub(super) fn part_key(key: &str, part: u32) -> [u8; 20] {
     let mut row_key = [b'p'; 20];
-    row_key[1..16].copy_from_slice(&owner(key));
+    row_key[1..16].copy_from_slice(&key_digest(key));
     row_key[16..].copy_from_slice(&part.to_be_bytes());
     row_key
 }
 
-/// The digest of a record's key.
-pub(super) fn owner(key: &str) -> Owner {
+/// Digest of a record's key.
+pub(super) fn key_digest(key: &str) -> KeyDigest {
     let digest: [u8; 32] = Sha256::digest(key).into();
-    *digest.first_chunk().expect("it is longer")
+    *digest.first_chunk().expect("32 bytes begin with 15")
 }
 
 pub(super) fn record_index_key(key: &str) -> Vec<u8> {
     named(b'k', key)
 }
 
-/// The number in a key of an index row or a topic.
+/// The offset in the key of an index row, or the id in the key of a topic.
 pub(super) fn number_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(*key.get(1..)?.as_array()?))
 }
 
-/// Home and offset in the key of an event.
-pub(super) fn place_of(key: &[u8]) -> Option<(TopicId, u64)> {
-    let (home, offset) = key.get(1..)?.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*home), u64::from_be_bytes(*offset.as_array()?)))
+/// Primary topic and offset in the key of an event.
+pub(super) fn topic_and_offset_of(key: &[u8]) -> Option<(TopicId, u64)> {
+    let (primary_topic, offset) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*primary_topic), u64::from_be_bytes(*offset.as_array()?)))
 }
 
-/// The record's own key in that of a row.
+/// The key of the record in the key of a row.
 pub(super) fn name_of(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.get(1..)?).ok()
 }
 
-/// The digest of the record's key, and the number of the part, in the key of a part.
-pub(super) fn part_of(key: &[u8]) -> Option<(Owner, u32)> {
+/// Digest of the record's key, and number of the part, in the key of a part.
+pub(super) fn part_of(key: &[u8]) -> Option<(KeyDigest, u32)> {
     let (owner, part) = key.strip_prefix(b"p")?.split_first_chunk()?;
     Some((*owner, u32::from_be_bytes(*part.as_array()?)))
 }
 
-/// How many parts a value of this size has; none if it is one row.
+/// Number of parts of a value of this size; 0 if it is stored in one row.
 pub(super) fn parts_in(size: u64) -> u32 {
-    let parts = if size <= SINGLE as u64 { 0 } else { size.div_ceil(PART as u64) };
+    let parts = if size <= SINGLE_ROW_BYTES as u64 { 0 } else { size.div_ceil(PART_BYTES as u64) };
     u32::try_from(parts).unwrap_or(u32::MAX)
 }
 
@@ -215,7 +214,7 @@ fn named(kind: u8, name: &str) -> Vec<u8> {
 
 // === rows ===
 
-/// A row around a body that is bytes already.
+/// A row with this body.
 pub(super) fn seal(body: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(body.len() + 5);
     row.push(VERSION);
@@ -236,7 +235,7 @@ pub(super) fn unseal(row: &[u8]) -> Result<&[u8], BadRow> {
     }
 }
 
-/// A row of plain data.
+/// A row with a serialised value.
 pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
     encode_as(VERSION, value)
 }
@@ -246,10 +245,10 @@ fn encode_as(version: u8, value: &impl Serialize) -> Vec<u8> {
 }
 
 pub(super) fn encode_record(record: &RecordRow) -> Vec<u8> {
-    encode_as(if record.size > SINGLE as u64 { PARTS_VERSION } else { VERSION }, record)
+    encode_as(if record.size > SINGLE_ROW_BYTES as u64 { PARTS_VERSION } else { VERSION }, record)
 }
 
-/// A part of the value of the record with this key.
+/// A row with a part of the value of a record.
 pub(super) fn encode_part(head: PartHead, key: &str, bytes: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(bytes.len() + key.len() + 25);
     row.push(VERSION);
@@ -261,7 +260,7 @@ pub(super) fn encode_part(head: PartHead, key: &str, bytes: &[u8]) -> Vec<u8> {
     close(row)
 }
 
-/// The head of part `part` of a value, the key of its record, and its bytes.
+/// Decodes part `part` of a value: its head, the key of its record, and its bytes.
 pub(super) fn decode_part(part: u32, row: &[u8]) -> Result<(PartHead, &str, &[u8]), BadRow> {
     let (revision, rest) = unseal(row)?.split_first_chunk().ok_or(BadRow::Length)?;
     let (size, rest) = rest.split_first_chunk().ok_or(BadRow::Length)?;
@@ -269,13 +268,13 @@ pub(super) fn decode_part(part: u32, row: &[u8]) -> Result<(PartHead, &str, &[u8
     let (key, bytes) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(BadRow::Length)?;
     let key = std::str::from_utf8(key).map_err(|_| BadRow::Length)?;
     let head = PartHead { revision: u64::from_le_bytes(*revision), size: u64::from_le_bytes(*size) };
-    let before = u64::from(part) * PART as u64;
-    let expected = head.size.saturating_sub(before).min(PART as u64);
+    let before = u64::from(part) * PART_BYTES as u64;
+    let expected = head.size.saturating_sub(before).min(PART_BYTES as u64);
     let fits = part < parts_in(head.size) && bytes.len() as u64 == expected;
     fits.then_some((head, key, bytes)).ok_or(BadRow::Length)
 }
 
-/// What [`encode`] made.
+/// Decodes a row of [`encode`].
 pub(super) fn decode<'a, T: Deserialize<'a>>(row: &'a [u8]) -> Result<T, BadRow> {
     postcard::from_bytes(unseal(row)?).map_err(BadRow::Body)
 }
@@ -307,7 +306,7 @@ pub(super) fn decode_event(row: &[u8], position: Position) -> Result<Event, BadR
     Ok(draft.into_event(position, timestamp))
 }
 
-/// The event as it was published, and when.
+/// The event as it was published, and its timestamp.
 pub(super) fn decode_draft(row: &[u8]) -> Result<(Draft, u64), BadRow> {
     let row: EventRow<'_> = decode(row)?;
     let draft = Draft {
@@ -325,10 +324,10 @@ pub(super) fn decode_draft(row: &[u8]) -> Result<(Draft, u64), BadRow> {
     Ok((draft, row.timestamp))
 }
 
-/// Index rows for these events, in order: key and row each.
-pub(super) fn encode_metas(metas: impl Iterator<Item = Meta>) -> Vec<(u64, Vec<u8>)> {
+/// Index rows for these events, which are in order: first offset and row.
+pub(super) fn encode_event_metas(event_metas: impl Iterator<Item = EventMeta>) -> Vec<(u64, Vec<u8>)> {
     let mut rows: Vec<(u64, u64, Vec<MetaRow>)> = Vec::new();
-    for meta in metas {
+    for meta in event_metas {
         if rows.last().is_none_or(|(first, ..)| first / SPAN != meta.offset / SPAN) {
             rows.push((meta.offset, meta.timestamp, Vec::new()));
         }
@@ -345,9 +344,9 @@ pub(super) fn encode_metas(metas: impl Iterator<Item = Meta>) -> Vec<(u64, Vec<u
     rows.into_iter().map(|(first, began, row)| (first, encode(&(began, row)))).collect()
 }
 
-pub(super) fn decode_metas(first: u64, row: &[u8]) -> Result<impl Iterator<Item = Meta>, BadRow> {
+pub(super) fn decode_event_metas(first: u64, row: &[u8]) -> Result<impl Iterator<Item = EventMeta>, BadRow> {
     let (began, row): (u64, Vec<MetaRow>) = decode(row)?;
-    Ok(row.into_iter().map(move |meta| Meta {
+    Ok(row.into_iter().map(move |meta| EventMeta {
         offset: first + meta.offset,
         timestamp: began + meta.timestamp,
         size: meta.size,
@@ -357,34 +356,34 @@ pub(super) fn decode_metas(first: u64, row: &[u8]) -> Result<impl Iterator<Item 
     }))
 }
 
-// === impl State ===
+// === impl StateRow ===
 
-impl State {
-    pub(super) fn new(epoch: u64, commit: u64, marks: &Marks) -> Self {
+impl StateRow {
+    pub(super) fn new(epoch: u64, commit: u64, log_state: &LogState) -> Self {
         Self {
             epoch,
             commit,
-            head: marks.head,
-            last_timestamp: marks.last_timestamp,
-            swept: marks.swept,
-            last_topic: marks.last_topic,
-            revision: marks.revision,
-            trimmed_through: marks.trimmed_through,
-            gone: (marks.gone.through, marks.gone.timestamp),
-            forgotten_through: marks.forgotten_through,
-            pinned_forgotten_through: marks.pinned_forgotten_through,
+            head: log_state.head,
+            last_timestamp: log_state.last_timestamp,
+            swept: log_state.swept,
+            last_topic: log_state.last_topic,
+            revision: log_state.revision,
+            trimmed_through: log_state.trimmed_through,
+            last_deleted: (log_state.last_deleted.through, log_state.last_deleted.timestamp),
+            forgotten_through: log_state.forgotten_through,
+            pinned_forgotten_through: log_state.pinned_forgotten_through,
         }
     }
 
-    pub(super) fn marks(&self) -> Marks {
-        Marks {
+    pub(super) fn log_state(&self) -> LogState {
+        LogState {
             head: self.head,
             last_timestamp: self.last_timestamp,
             swept: self.swept,
             last_topic: self.last_topic,
             revision: self.revision,
             trimmed_through: self.trimmed_through,
-            gone: Gone { through: self.gone.0, timestamp: self.gone.1 },
+            last_deleted: LastDeleted { through: self.last_deleted.0, timestamp: self.last_deleted.1 },
             forgotten_through: self.forgotten_through,
             pinned_forgotten_through: self.pinned_forgotten_through,
         }

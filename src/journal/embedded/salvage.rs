@@ -1,8 +1,7 @@
-//! The store's write-ahead log, read past its damage.
+//! Reads the write-ahead log of the store, also after damaged parts.
 //!
-//! Opening a store cuts its log off at the first entry that it cannot read, or refuses the store whole; either way all
-//! commits behind it are gone. This copies a log without its damaged stretches: each commit in it carries a checksum of
-//! its own, so what is copied is as it was written.
+//! When the store opens, it cuts its log at the first entry that it cannot read, or fails. Either way all later commits are
+//! lost. This module copies a log without its damaged parts. Each commit has a checksum, so the copied ones are intact.
 //!
 //! ```text
 //!  commit = 1, items u32, sequence u64; items; 3, XXH3 of the items u64, "FJL" 3      (little endian)
@@ -23,27 +22,27 @@ use rustix::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::rows::{self, STATE, State};
+use super::rows::{self, STATE_KEY, StateRow};
 
-/// What was found in a log.
+/// Result of reading a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Salvaged {
-    /// Commits copied.
+    /// Number of commits copied.
     pub commits: u64,
-    /// Damaged stretches with commits behind them.
+    /// Number of damaged parts that are followed by commits.
     pub damaged: u64,
-    /// Bytes behind the last commit that are neither a commit nor empty: one that was being written when the node died,
-    /// or damage.
+    /// Bytes after the last commit that are neither a commit nor empty: a commit that was incomplete when the process
+    /// ended, or damage.
     pub tail: u64,
 }
 
 /// A commit in a log.
 pub(super) struct Commit {
-    /// Its bytes.
+    /// Length in bytes.
     pub length: usize,
-    /// The store's number for it, which no checksum covers.
+    /// Sequence number of the store, which no checksum covers.
     pub sequence: u64,
-    /// Ours, where it has the state row.
+    /// Number of the commit in the state row, if it has one.
     pub number: Option<u64>,
 }
 
@@ -51,31 +50,31 @@ const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
-/// No sequence number is so much greater than the one before.
-const FAR: u64 = 1 << 32;
+/// Maximum difference of two consecutive sequence numbers.
+const MAX_SEQUENCE_STEP: u64 = 1 << 32;
 pub(super) const MAGIC: &[u8] = b"FJL\x03";
 
 /// Copies the readable commits of a log into a new file.
 pub(super) fn copy_log(from: &Path, to: &Path) -> io::Result<Salvaged> {
     let mut copy = File::create_new(to)?;
-    scan(&written(from)?, |commit| copy.write_all(commit))
+    copy_commits(&read_written(from)?, |commit| copy.write_all(commit))
 }
 
 pub(super) fn is_log(path: &Path) -> bool {
     path.extension().is_some_and(|kind| kind == "jnl")
 }
 
-fn scan(bytes: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<Salvaged> {
+fn copy_commits(bytes: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<Salvaged> {
     let mut found = Salvaged::default();
-    // Where the last commit ended, where to look for the next, and the last sequence numbers: as read, as taken.
+    // End of the last commit, where to search for the next, and its sequence number as read and as written.
     let (mut end, mut at, mut last) = (0, 0, None);
     while let Some(begin) = memchr::memchr(START, &bytes[at..]).map(|index| at + index) {
         let Some(Commit { length, sequence, .. }) = commit(&bytes[begin..]) else {
             at = begin + 1;
             continue;
         };
-        // No checksum covers these numbers, and they decide which commit counts; but they grow, and never far.
-        let in_order = last.is_none_or(|(read, _)| sequence > read && sequence - read < FAR);
+        // No checksum covers the sequence numbers, but they decide which commit is valid. They increase in small steps.
+        let in_order = last.is_none_or(|(read, _)| sequence > read && sequence - read < MAX_SEQUENCE_STEP);
         let number =
             last.map_or(sequence, |(_, taken)| if in_order && sequence > taken { sequence } else { taken + 1 });
         take(&[&bytes[begin..begin + 5], &number.to_le_bytes(), &bytes[begin + 13..begin + length]].concat())?;
@@ -87,8 +86,8 @@ fn scan(bytes: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Resu
     Ok(found)
 }
 
-/// What was written into a file. Logs are made long in advance, and what was never written into them is not read.
-pub(super) fn written(path: &Path) -> io::Result<Vec<u8>> {
+/// The written content of a file. Logs are allocated in advance; the rest, which was never written, is not read.
+pub(super) fn read_written(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let mut bytes = Vec::new();
     loop {
@@ -104,7 +103,7 @@ pub(super) fn written(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The commit that stands here; `None` if it is none, or not as it was written.
+/// Decodes the commit at the beginning of `bytes`; `None` if there is none, or it has changed.
 pub(super) fn commit(bytes: &[u8]) -> Option<Commit> {
     let mut rest = bytes;
     tag(&mut rest, START)?;
@@ -120,11 +119,11 @@ pub(super) fn commit(bytes: &[u8]) -> Option<Commit> {
     tag(&mut rest, END)?;
     let checksum = u64::from_le_bytes(take(&mut rest)?);
     rest = rest.strip_prefix(MAGIC)?;
-    let number = || rows::decode::<State>(state).ok().map(|state| state.commit);
+    let number = || rows::decode::<StateRow>(state).ok().map(|state| state.commit);
     (xxh3_64(items) == checksum).then(|| Commit { length: bytes.len() - rest.len(), sequence, number: number() })
 }
 
-/// Passes over an item; gives the state row where it is that, else nothing.
+/// Skips an item. Returns its value if it is the state row, else nothing.
 fn item<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(match take::<1>(rest)? {
         [ITEM] => {
@@ -136,7 +135,7 @@ fn item<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
             let (key, after) = rest.split_at_checked(usize::from(key))?;
             let (value, after) = after.split_at_checked(stored as usize)?;
             *rest = after;
-            if key == STATE && compression == 0 { value } else { &[] }
+            if key == STATE_KEY && compression == 0 { value } else { &[] }
         }
         [CLEAR] => {
             take::<8>(rest)?;

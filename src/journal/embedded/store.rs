@@ -1,7 +1,7 @@
-//! The store: one ordered map on disk, by fjall. This file knows fjall; nothing else does.
+//! The store: one ordered map on disk. Only this file uses fjall.
 //!
-//! Everything is in one keyspace, so that a commit is one entry of fjall's own write-ahead log, and the state row, which
-//! each commit carries, tells how far all rows are complete.
+//! All rows are in one keyspace, so that a commit is one entry of the write-ahead log of fjall. Each commit writes the
+//! state row, which shows up to which commit all rows are complete.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Sl
 use super::OpenError;
 use crate::supervise::text;
 
-/// A store that is open. Clones are the same one, which is closed with the last of them.
+/// An open store. Clones share it; it is closed with the last of them.
 #[derive(Clone)]
 pub(super) struct Store {
     db: Database,
@@ -25,41 +25,41 @@ pub(super) struct Store {
     handles: Arc<()>,
 }
 
-/// Rows of a range, as they are read.
+/// An iterator over the rows of a range.
 pub(super) struct Rows(fjall::Iter);
 
-/// The store after one commit: later commits do not change what it gives.
+/// The store as it was after one commit. Later commits do not change it.
 ///
 /// This is not guaranteed: fjall makes a commit visible in part if it writes or merges a table at that moment. Readers
 /// of several rows must check that the rows belong together.
-pub(super) struct Snapshot {
+pub(super) struct StoreSnapshot {
     store: fjall::Snapshot,
     rows: Keyspace,
 }
 
-/// What a commit writes.
+/// A commit that is being prepared.
 pub(super) struct Commit {
     batch: fjall::OwnedWriteBatch,
     rows: Keyspace,
     bytes: usize,
 }
 
-/// Why the store does not answer.
+/// Why the store cannot do something.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum StoreError {
-    /// The disk has no room.
+    /// The disk is full.
     #[error("the disk is full: {0}")]
     Full(String),
     /// An error of the operating system; this is not damage.
     #[error("{0}")]
     Io(String),
-    /// The disk itself fails to read or write.
+    /// The disk fails to read or write.
     #[error("{0}")]
     Disk(String),
-    /// It was closed.
+    /// The store was closed.
     #[error("the journal is closed")]
     Closed,
-    /// What is on the disk cannot be read.
+    /// The stored data are damaged.
     #[error("{0}")]
     Damaged(String),
     /// Consecutive events that were requested cannot be read; `through` is the offset of the last one.
@@ -69,19 +69,19 @@ pub(super) enum StoreError {
 
 const EIO: i32 = 5;
 const KEYSPACE: &str = "rows";
-/// Blocks of rows that are kept ready to read; decoded events are kept elsewhere.
+/// Size of the block cache in bytes. Decoded events have their own cache.
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
-/// What is written to a table at once: also about as much as is read again after a crash.
+/// Bytes that are written to one table. About this much is read again after a crash.
 const MEMTABLE_BYTES: u64 = 8 << 20;
-/// The least that fjall takes.
+/// The smallest size that fjall accepts.
 const LOG_BYTES: u64 = 64 << 20;
-/// Threads that write and merge tables.
+/// Number of threads that write and merge tables.
 const THREADS: usize = 2;
-/// Below the numbers at which fjall stops for good: memtables that wait to be tables, and tables that wait to be merged.
+/// Maximum number of waiting memtables, and of unmerged tables. Both are below the numbers at which fjall stops.
 const MAX_SEALED: usize = 3;
 const MAX_UNMERGED: usize = 28;
-/// How often it is looked whether they have caught up.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Interval of the check whether the threads have caught up.
+const POLL_EVERY: Duration = Duration::from_millis(5);
 
 // === impl OpenError ===
 
@@ -97,7 +97,7 @@ impl OpenError {
 // === impl Store ===
 
 impl Store {
-    /// Opens the store, or makes an empty one.
+    /// Opens the store. Creates an empty one if it does not exist.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         check_clock()?;
         let open = || -> Result<Self, fjall::Error> {
@@ -119,18 +119,18 @@ impl Store {
         guarded(open)
     }
 
-    /// True when there is no clone: with this one it would be closed.
+    /// True if there is no clone, so that dropping this one closes the store.
     pub(super) fn alone(&self) -> bool {
         Arc::strong_count(&self.handles) == 1
     }
 
-    /// Begins a commit; waits while the tables are behind.
+    /// Begins a commit. Waits while the tables are behind.
     pub(super) fn commit(&self) -> Result<Commit, StoreError> {
         self.wait_for_room()?;
         Ok(Commit { batch: self.db.batch(), rows: self.rows.clone(), bytes: 0 })
     }
 
-    /// Makes sure that what was written is on the disk.
+    /// Waits until everything that was written is on the disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         guarded(|| self.db.persist(PersistMode::SyncData))
     }
@@ -139,11 +139,11 @@ impl Store {
         guarded(|| self.rows.get(key))
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
-        Snapshot { store: self.db.snapshot(), rows: self.rows.clone() }
+    pub(super) fn snapshot(&self) -> StoreSnapshot {
+        StoreSnapshot { store: self.db.snapshot(), rows: self.rows.clone() }
     }
 
-    /// Rows whose key begins with `prefix`, in order, from the key `from` on where that is later.
+    /// Rows whose keys begin with `prefix`, in order, from the key `from` on if it has this prefix.
     pub(super) fn scan(
         &self,
         prefix: u8,
@@ -154,26 +154,26 @@ impl Store {
         std::iter::from_fn(move || rows.next())
     }
 
-    /// Rows from a key on and before another, from both ends. What follows an error from the same end is not complete.
+    /// Rows in a range of keys, from both ends. After an error, the rows from that end are not complete.
     pub(super) fn range(&self, from: Bound<Vec<u8>>, before: Vec<u8>) -> Rows {
         Rows(self.rows.range((from, Bound::Excluded(before))))
     }
 
-    /// Keys of rows, from a key on and before another.
+    /// Keys of the rows from `from` on and before `before`.
     pub(super) fn keys(&self, from: &[u8], before: &[u8]) -> impl Iterator<Item = Result<Slice, StoreError>> + use<> {
         let mut rows = self.range(Bound::Included(from.to_vec()), before.to_vec());
         std::iter::from_fn(move || guarded(|| rows.0.next().map(fjall::Guard::key).transpose()).transpose())
     }
 
-    /// Merges all tables, so that what was deleted leaves the disk.
+    /// Merges all tables, which frees the disk space of deleted rows.
     pub(super) fn compact(&self) -> Result<(), StoreError> {
         guarded(|| self.rows.rotate_memtable())?;
         self.wait_while(|rows| rows.sealed_memtable_count() > 0)?;
         guarded(|| self.rows.major_compact())
     }
 
-    /// Waits until a commit will not be held up: behind a disk that is slow, or one that has failed. fjall itself waits
-    /// without asking whether the threads that it waits for are still there.
+    /// Waits until the disk has caught up, so that a commit does not block. If fjall's threads have failed, fjall itself
+    /// would wait for ever; this returns the error.
     fn wait_for_room(&self) -> Result<(), StoreError> {
         self.wait_while(|rows| rows.sealed_memtable_count() >= MAX_SEALED || rows.l0_table_count() >= MAX_UNMERGED)
     }
@@ -181,9 +181,9 @@ impl Store {
     #[expect(clippy::disallowed_methods, reason = "the writer's thread, and those of readers, may wait for the disk")]
     fn wait_while(&self, busy: impl Fn(&Keyspace) -> bool) -> Result<(), StoreError> {
         while busy(&self.rows) {
-            // Says so when a thread has failed.
+            // Returns the error if a thread has failed.
             guarded(|| self.db.persist(PersistMode::Buffer))?;
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_EVERY);
         }
         Ok(())
     }
@@ -210,9 +210,9 @@ impl Iterator for Rows {
     }
 }
 
-// === impl Snapshot ===
+// === impl StoreSnapshot ===
 
-impl Snapshot {
+impl StoreSnapshot {
     pub(super) fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>, StoreError> {
         guarded(|| self.store.get(&self.rows, key))
     }
@@ -221,7 +221,7 @@ impl Snapshot {
 // === impl Commit ===
 
 impl Commit {
-    /// Bytes of the keys and rows that were put into it.
+    /// Size of its keys and rows in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -235,7 +235,7 @@ impl Commit {
         self.batch.remove(&self.rows, key.as_ref());
     }
 
-    /// Writes it, all or nothing: to the operating system, and with `sync` to the disk.
+    /// Writes the commit completely or not at all: to the operating system, and with `sync` to the disk.
     pub(super) fn write(self, sync: bool) -> Result<(), StoreError> {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         guarded(|| self.batch.durability(Some(mode)).commit())
@@ -267,14 +267,14 @@ impl From<fjall::Error> for StoreError {
     }
 }
 
-/// Damage can make the store panic where it takes a file for sound: that must not end the node.
+/// Returns a panic as an error. Damaged files can make the store panic, and this must not end the node.
 fn guarded<T>(work: impl FnOnce() -> Result<T, fjall::Error>) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(StoreError::from),
         Err(panic) => check_clock().and(Err(match text(&*panic) {
             // The store panicked on an error of the operating system, so this is not damage.
             refused if refused.contains("Os { code: ") => StoreError::Io(refused.to_owned()),
-            other => StoreError::Damaged(format!("the store cannot make sense of its files: {other}")),
+            other => StoreError::Damaged(format!("the store cannot read its files: {other}")),
         })),
     }
 }
@@ -282,6 +282,6 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, fjall::Error>) -> Result<T, Store
 /// fjall panics when the clock is before 1970.
 #[expect(clippy::disallowed_methods, reason = "the same clock that fjall reads")]
 fn check_clock() -> Result<(), StoreError> {
-    let before_1970 = || StoreError::Io("the clock of this machine stands before 1970; set it and start again".into());
+    let before_1970 = || StoreError::Io("the clock of this machine is before 1970; set it and start again".into());
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map(drop).map_err(|_| before_1970())
 }

@@ -1,4 +1,4 @@
-//! What the contract cannot see: what stands on the disk, and what an opening makes of it.
+//! Tests of the journal on disk that the contract cannot contain: stored rows, and what is restored from them.
 
 use std::{
     path::PathBuf,
@@ -17,17 +17,17 @@ mod damage;
 mod disk;
 mod epoch;
 mod model;
-mod refused;
+mod rejected;
 mod reopen;
 mod values;
 
-/// A fresh journal in a directory that goes with the test process.
+/// A new journal in a directory that is deleted with the test process.
 pub(crate) fn fresh(config: &Config) -> Journal_ {
     let config = Config { sync: SyncMode::Os, min_free_bytes: 0, ..config.clone() };
     Arc::new(Embedded::open(&config, &directory()).unwrap())
 }
 
-/// A directory that goes with the test process.
+/// A directory that is deleted with the test process.
 fn directory() -> PathBuf {
     static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -35,8 +35,8 @@ fn directory() -> PathBuf {
     root.path().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string())
 }
 
-/// A journal that is opened again and again.
-struct Again {
+/// A journal that a test opens several times.
+struct Reopened {
     dir: PathBuf,
     config: Config,
     /// The clock of the journal; the system clock if it is `None`.
@@ -44,9 +44,9 @@ struct Again {
     journal: Option<Embedded>,
 }
 
-// === impl Again ===
+// === impl Reopened ===
 
-impl Again {
+impl Reopened {
     fn new(config: Config) -> Self {
         let config = Config { min_free_bytes: 0, sync: SyncMode::Os, ..config };
         let dir = directory();
@@ -54,18 +54,18 @@ impl Again {
         Self { dir, config, clock: None, journal }
     }
 
-    /// In order.
+    /// Stops cleanly.
     async fn close(&mut self) {
         let journal = self.journal.take().unwrap();
         journal.close().await;
     }
 
-    /// As when the process dies, but for what the drop does.
+    /// Stops as a killed process does, except for the work of `drop`.
     fn drop(&mut self) {
         self.journal = None;
     }
 
-    /// Waits until the writer of the one before has gone.
+    /// Opens the journal as soon as the writer of the earlier one has ended.
     fn open(&mut self) -> Result<(), OpenError> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
@@ -124,7 +124,7 @@ impl Again {
     }
 }
 
-impl std::ops::Deref for Again {
+impl std::ops::Deref for Reopened {
     type Target = Embedded;
 
     fn deref(&self) -> &Embedded {

@@ -1,7 +1,7 @@
 //! Values of records in the store: one row for each small value, parts for a larger one.
 //!
-//! A value is replaced or deleted in one commit, and no row of it is left behind. Its parts carry its revision, so a
-//! reader never takes parts of two values for one.
+//! A value is replaced or deleted in one commit, with all its rows. Its parts carry its revision, so that a reader
+//! never mixes parts of two values.
 
 use std::collections::BTreeMap;
 
@@ -9,40 +9,40 @@ use bytes::Bytes;
 
 use super::{
     restore::{damaged, row_name},
-    rows::{self, PART, PartHead, RecordRow, SINGLE},
-    store::{Commit, Snapshot, Store, StoreError},
+    rows::{self, PART_BYTES, PartHead, RecordRow, SINGLE_ROW_BYTES},
+    store::{Commit, Store, StoreError, StoreSnapshot},
 };
-use crate::journal::log::{Known, Write};
+use crate::journal::log::{PlannedWrite, RecordInfo};
 
-/// What the rows of a record say, each read by itself.
+/// The rows of one record's value.
 #[derive(Default)]
-pub(super) struct Pieces {
-    /// Bytes of the value in one row.
+pub(super) struct ValueRows {
+    /// Size of the value that is stored in one row.
     pub row: Option<u64>,
-    /// Heads of the parts.
+    /// Heads of the parts, by number.
     pub parts: BTreeMap<u32, PartHead>,
 }
 
-/// A value that is whole.
+/// A complete value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Value {
     pub size: u64,
-    /// Its revision, if it is in parts. A single row does not carry one.
+    /// Its revision, if it is stored in parts. A single row does not contain it.
     pub revision: Option<u64>,
 }
 
-/// Puts the rows of a record into a commit, and deletes those of the value before that are not overwritten.
-pub(super) fn write(commit: &mut Commit, write: &Write, before: Option<Known>) {
-    let Write { key, value, revision } = write;
+/// Adds the rows of a record to a commit. Deletes the rows of the earlier value that are not overwritten.
+pub(super) fn write(commit: &mut Commit, write: &PlannedWrite, before: Option<RecordInfo>) {
+    let PlannedWrite { key, value, revision } = write;
     let mut parts = 0;
     match value {
         Some(value) => {
             let (revision, size) = (*revision, value.len() as u64);
             commit.put(rows::record_index_key(key), rows::encode_record(&RecordRow { revision, size }));
-            if value.len() <= SINGLE {
+            if value.len() <= SINGLE_ROW_BYTES {
                 commit.put(rows::record_key(key), rows::seal(value));
             } else {
-                for (part, bytes) in (0..).zip(value.chunks(PART)) {
+                for (part, bytes) in (0..).zip(value.chunks(PART_BYTES)) {
                     commit.put(rows::part_key(key, part), rows::encode_part(PartHead { revision, size }, key, bytes));
                 }
                 parts = rows::parts_in(size);
@@ -52,7 +52,7 @@ pub(super) fn write(commit: &mut Commit, write: &Write, before: Option<Known>) {
     }
     let Some(before) = before else { return };
     if value.is_none() || parts > 0 {
-        // The size does not tell whether an earlier version wrote the value as one row.
+        // An earlier version may have written a value of any size as one row.
         commit.delete(rows::record_key(key));
     }
     for part in parts..rows::parts_in(before.size) {
@@ -60,8 +60,8 @@ pub(super) fn write(commit: &mut Commit, write: &Write, before: Option<Known>) {
     }
 }
 
-/// The value that the index knows; `None` if it is not there, or the rows are those of another value.
-pub(super) fn read(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>, StoreError> {
+/// The value of the record in the index; `None` if its rows are missing or belong to another value.
+pub(super) fn read(store: &StoreSnapshot, key: &str, known: RecordInfo) -> Result<Option<Bytes>, StoreError> {
     if let Some(value) = read_parts(store, key, known)? {
         return Ok(Some(value));
     }
@@ -71,7 +71,7 @@ pub(super) fn read(store: &Snapshot, key: &str, known: Known) -> Result<Option<B
     Ok((value.len() as u64 == known.size).then(|| Bytes::copy_from_slice(value)))
 }
 
-fn read_parts(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>, StoreError> {
+fn read_parts(store: &StoreSnapshot, key: &str, known: RecordInfo) -> Result<Option<Bytes>, StoreError> {
     let parts = rows::parts_in(known.size);
     let mut value = Vec::new();
     for part in 0..parts {
@@ -89,7 +89,7 @@ fn read_parts(store: &Snapshot, key: &str, known: Known) -> Result<Option<Bytes>
     Ok((parts > 0).then(|| value.into()))
 }
 
-/// True if a row of the value is not there. A row that cannot be read is there.
+/// True if a row of the value is missing. A row that cannot be read is not missing.
 pub(super) fn lacks_rows(store: &Store, key: &str, size: u64) -> bool {
     let absent = |key: &[u8]| matches!(store.get(key), Ok(None));
     let parts = rows::parts_in(size);
@@ -97,10 +97,10 @@ pub(super) fn lacks_rows(store: &Store, key: &str, size: u64) -> bool {
     lacks_parts && absent(&rows::record_key(key))
 }
 
-// === impl Pieces ===
+// === impl ValueRows ===
 
-impl Pieces {
-    /// The value that they make, if one is whole. If there are two, it is that of the index, else the one in parts.
+impl ValueRows {
+    /// The complete value, if there is one. Of two complete values: the one of the index, else the one in parts.
     pub(super) fn value(&self, known: Option<&RecordRow>) -> Option<Value> {
         let row = self.row.map(|size| Value { size, revision: None });
         let is_whole =
@@ -114,8 +114,8 @@ impl Pieces {
         parts.or(row)
     }
 
-    /// True if there are more rows than those of the value.
-    pub(super) fn exceed(&self, value: &Value) -> bool {
+    /// True if there are rows that do not belong to the value.
+    pub(super) fn has_other_rows(&self, value: &Value) -> bool {
         usize::from(self.row.is_some()) + self.parts.len() > value.rows()
     }
 }
@@ -127,7 +127,7 @@ impl Value {
         self.size == record.size && self.revision.is_none_or(|revision| revision == record.revision)
     }
 
-    /// Keys of its rows.
+    /// The keys of its rows.
     pub(super) fn keys(self, key: &str) -> impl Iterator<Item = Vec<u8>> {
         let row = self.revision.is_none().then(|| rows::record_key(key));
         row.into_iter().chain((0..self.parts()).map(move |part| rows::part_key(key, part).to_vec()))

@@ -1,11 +1,11 @@
-//! The writer: the one thread that changes the journal. It takes all that waits, commits it at once, and then answers.
+//! The writer: the only thread that changes the journal. It commits all waiting batches at once, and then replies.
 //!
 //! ```text
-//!  commands ──> plan (in memory) ──> commit (store, sync) ──> mark ──> apply (readers see it) ──> head ──> answers
+//!  commands ──> plan (in memory) ──> commit (store, sync) ──> mark ──> apply (readers see it) ──> head ──> replies
 //! ```
 //!
-//! A commit that fails leaves nothing behind: what is in memory is applied after it. The store itself must then be opened
-//! again, which is tried as long as there is somebody who wants to write.
+//! A failed commit changes nothing, because the index is changed after it. The store must then be opened again; the next
+//! command tries that.
 
 use std::{
     collections::BTreeSet,
@@ -17,71 +17,71 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{
     Shared,
+    data_dir::{DataDir, HighWaterMark, HighWaterMarkFile},
     own_files::OwnFiles,
-    place::{Mark, MarkFile, Place},
     restore::FEW_ROWS,
-    rows::{self, SPAN, STATE, State, TopicRow},
+    rows::{self, SPAN, STATE_KEY, StateRow, TopicRow},
     store::{Commit, Store, StoreError},
     values,
 };
 use crate::{
     journal::{
         AppendError, Batch, Config, Receipt, SyncMode, Unavailable,
-        log::{Changes, Group, Marks},
+        log::{Changes, CommitGroup, LogState},
     },
     topic::Topic,
 };
 
-mod follow;
-mod heal;
+mod flush;
+mod reopen;
 
-/// What the writer is asked for.
+/// Requests to the writer.
 pub(super) enum Command {
     Append(Append),
     Purge(Topic, oneshot::Sender<Result<u64, Unavailable>>),
     Sweep(u64, oneshot::Sender<Result<(), Unavailable>>),
-    /// Do on disk what was decided in memory.
+    /// Write pending changes to the disk.
     Flush(oneshot::Sender<Result<(), Unavailable>>),
     Close(oneshot::Sender<()>),
 }
 
-/// A batch that waits.
+/// A batch that waits for the commit.
 pub(super) struct Append {
     pub batch: Batch,
-    pub answer: oneshot::Sender<Result<Vec<Receipt>, AppendError>>,
-    /// Its share of the queue.
-    pub room: OwnedSemaphorePermit,
+    pub reply: oneshot::Sender<Result<Vec<Receipt>, AppendError>>,
+    /// Its share of the queue, until the reply.
+    pub permit: OwnedSemaphorePermit,
 }
 
-/// Commands taken at once; how much they may weigh, the queue says.
+/// Maximum number of commands in one turn. The queue limits their bytes.
 const COMMANDS_AT_ONCE: usize = 4096;
-/// Dropped events are deleted from the store when there are so many, else with the next sweep.
+/// Number of changes above which they are written to the store at once; fewer ones with the next sweep.
 const CHANGES_AT_ONCE: usize = 4096;
-/// With `sync = "interval"`.
+/// Interval of syncs with `sync = "interval"`.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
-/// The writer's own state.
+/// The writer and its state.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    place: Place,
-    mark: MarkFile,
+    data_dir: DataDir,
+    high_water_mark: HighWaterMarkFile,
     config: Config,
     boot: u128,
-    /// Commits so far.
+    /// Number of the last commit.
     commit: u64,
-    /// What is not yet done on disk.
+    /// Changes that are not yet in the store.
     pending: Changes,
-    /// Spans whose index rows should be written anew.
-    ragged: BTreeSet<u64>,
-    /// The span that is being filled, and its rows so far.
+    /// Spans whose index rows are rewritten with the next flush.
+    fragmented: BTreeSet<u64>,
+    /// The span of the last index row, and its number of rows so far.
     filling: (u64, u32),
-    /// When what was written must be synced.
+    /// Time of the next sync, if there is something to sync.
     sync_due: Option<Instant>,
-    /// When the disk was last seen to have room.
+    /// Last time at which the disk had enough free bytes.
     disk_checked: Option<Instant>,
     /// Identity of the journal's files, to detect that the data directory was removed or moved.
     own_files: OwnFiles,
-    /// Why the store does not take anything, and when that was tried last.
+    /// Why the store cannot write, and when it was last opened again.
     broken: Option<(StoreError, Instant)>,
 }
 
@@ -90,22 +90,22 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
-        place: Place,
-        mark: MarkFile,
+        data_dir: DataDir,
+        high_water_mark: HighWaterMarkFile,
         config: Config,
         boot: u128,
-        restored: After,
+        restored: InitialState,
     ) -> Self {
         Self {
-            own_files: OwnFiles::of(&place),
+            own_files: OwnFiles::of(&data_dir),
             shared,
-            place,
-            mark,
+            data_dir,
+            high_water_mark,
             config,
             boot,
             commit: restored.commit,
             pending: restored.changes,
-            ragged: restored.ragged,
+            fragmented: restored.fragmented,
             filling: (0, 0),
             sync_due: None,
             disk_checked: None,
@@ -113,12 +113,12 @@ impl Writer {
         }
     }
 
-    /// Serves until it is closed, or until nobody is left who could ask.
+    /// Serves commands until the journal is closed or all senders are dropped.
     pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let clock = clock.expect("a runtime without I/O needs nothing that could be missing");
+        let clock = clock.expect("a runtime without I/O needs no resources");
         let mut taken = Vec::new();
-        let asker = loop {
+        let reply = loop {
             let due = self.sync_due.map(tokio::time::Instant::from_std);
             let next = async {
                 let take = commands.recv_many(&mut taken, COMMANDS_AT_ONCE);
@@ -131,23 +131,23 @@ impl Writer {
                 break None;
             }
             if self.sync_due.is_some_and(|due| due <= Instant::now()) {
-                // Failed or not, the next commit finds out.
+                // An error is not lost: the next commit reports it.
                 let _ = self.sync();
             }
-            if let Some(asker) = self.serve(taken.drain(..)) {
-                break Some(asker);
+            if let Some(reply) = self.serve(taken.drain(..)) {
+                break Some(reply);
             }
         };
         self.shared.closed.store(true, Ordering::Relaxed);
-        // First the store, then the lock: whoever is told may open the directory again.
+        // Close the store and unlock the directory before the reply: the caller may open it again.
         self.shared.set_store(None);
         drop(self);
-        if let Some(asker) = asker {
-            answer(asker, ());
+        if let Some(reply) = reply {
+            respond(reply, ());
         }
     }
 
-    /// Answers whom to tell when it was closed.
+    /// Serves commands in order. Returns the reply channel of [`Command::Close`].
     fn serve(&mut self, commands: impl Iterator<Item = Command>) -> Option<oneshot::Sender<()>> {
         let mut appends = Vec::new();
         for command in commands {
@@ -158,12 +158,12 @@ impl Writer {
             self.append_all(&mut appends);
             match command {
                 Command::Append(_) => {}
-                Command::Purge(topic, asker) => answer(asker, self.purge(&topic)),
-                Command::Sweep(now, asker) => answer(asker, self.sweep(now)),
-                Command::Flush(asker) => answer(asker, self.flush_now()),
-                Command::Close(asker) => {
+                Command::Purge(topic, reply) => respond(reply, self.purge(&topic)),
+                Command::Sweep(now, reply) => respond(reply, self.sweep(now)),
+                Command::Flush(reply) => respond(reply, self.flush_now()),
+                Command::Close(reply) => {
                     self.close();
-                    return Some(asker);
+                    return Some(reply);
                 }
             }
         }
@@ -176,62 +176,62 @@ impl Writer {
             return;
         }
         if let Err(unavailable) = self.ready() {
-            appends.drain(..).for_each(|append| answer(append.answer, Err(unavailable.clone().into())));
+            appends.drain(..).for_each(|append| respond(append.reply, Err(unavailable.clone().into())));
             return;
         }
         let full = self.check_disk().err();
-        self.shared.refuse(full.clone());
+        self.shared.set_refusal(full.clone());
         let mut group = self.shared.log_mut().begin(self.shared.clock.moment());
         let mut accepted = Vec::with_capacity(appends.len());
         {
             let log = self.shared.log();
-            for Append { batch, answer: asker, room } in appends.drain(..) {
-                // What only deletes makes room.
-                if let Some(full) = full.as_ref().filter(|_| batch.grows()) {
-                    answer(asker, Err(full.clone().into()));
+            for Append { batch, reply, permit } in appends.drain(..) {
+                // A batch that only deletes frees space, so it is accepted.
+                if let Some(full) = full.as_ref().filter(|_| batch.adds_data()) {
+                    respond(reply, Err(full.clone().into()));
                     continue;
                 }
                 match group.add(&log, batch) {
-                    Ok(receipts) => accepted.push((receipts, asker, room)),
-                    Err(refused) => answer(asker, Err(refused)),
+                    Ok(receipts) => accepted.push((receipts, reply, permit)),
+                    Err(refused) => respond(reply, Err(refused)),
                 }
             }
         }
         let written = self.write_group(&group);
         let unavailable = written.err().map(|error| self.failed(error));
-        for (receipts, asker, _) in accepted {
-            answer(asker, unavailable.clone().map_or(Ok(receipts), |error| Err(error.into())));
+        for (receipts, reply, _) in accepted {
+            respond(reply, unavailable.clone().map_or(Ok(receipts), |error| Err(error.into())));
         }
         if self.pending.len() > CHANGES_AT_ONCE
             && let Err(error) = self.flush()
         {
-            // What could not be done is decided again when the store is opened again.
+            // The changes are determined again when the store is opened again.
             self.failed(error);
         }
     }
 
-    fn write_group(&mut self, group: &Group) -> Result<(), StoreError> {
+    fn write_group(&mut self, group: &CommitGroup) -> Result<(), StoreError> {
         if group.is_empty() {
-            // Repeats alone: they were committed before.
+            // Only duplicates, which were committed before.
             self.shared.log_mut().apply(group);
             return Ok(());
         }
-        let marks = group.marks(&self.shared.log());
+        let log_state = group.log_state(&self.shared.log());
         let records: Vec<_> = {
             let log = self.shared.log();
             group.last_records().map(|write| (write, log.record(&write.key))).collect()
         };
         let mut index = Vec::new();
-        self.write(&marks, self.config.sync == SyncMode::Always, |commit| {
+        self.write(&log_state, self.config.sync == SyncMode::Always, |commit| {
             for (topic, id) in &group.topics {
-                let row = TopicRow { name: topic.clone(), trimmed_through: marks.topic_begins_after(topic) };
+                let row = TopicRow { name: topic.clone(), trimmed_through: log_state.topic_begins_after(topic) };
                 commit.put(rows::topic_key(*id), rows::encode(&row));
             }
             for planned in &group.events {
                 let offset = planned.event.position.offset;
                 commit.put(rows::event_key(planned.topics[0], offset), rows::encode_event(&planned.event));
             }
-            for (first, row) in rows::encode_metas(group.metas()) {
+            for (first, row) in rows::encode_event_metas(group.event_metas()) {
                 index.push(first / SPAN);
                 commit.put(rows::index_key(first), row);
             }
@@ -248,25 +248,25 @@ impl Writer {
         self.pending.merge(log.take_changes());
         let head = log.head();
         drop(log);
-        self.shared.tell(head);
-        self.shared.bells.committed(&group.events, head).ring();
+        self.shared.publish_head(head);
+        self.shared.notifiers.committed(&group.events, head).wake();
         Ok(())
     }
 
-    /// One commit with what `fill` puts into it.
-    fn write(&mut self, marks: &Marks, sync: bool, fill: impl FnOnce(&mut Commit)) -> Result<(), StoreError> {
+    /// Writes one commit with the rows that `fill` adds.
+    fn write(&mut self, log_state: &LogState, sync: bool, fill: impl FnOnce(&mut Commit)) -> Result<(), StoreError> {
         let number = self.commit + 1;
         self.shared.with_store(|store| {
             let mut commit = store.commit()?;
-            commit.put(STATE, rows::encode(&State::new(self.shared.epoch, number, marks)));
+            commit.put(STATE_KEY, rows::encode(&StateRow::new(self.shared.epoch, number, log_state)));
             fill(&mut commit);
             commit.write(sync)
         })?;
         self.commit = number;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         if sync || self.config.sync != SyncMode::Always {
-            // Where the mark stands for what is on the disk, it waits for the sync.
-            self.write_mark(false);
+            // If the mark promises data on the disk, it is written after the sync.
+            self.write_high_water_mark(false);
         }
         if !sync && self.config.sync != SyncMode::Os {
             self.sync_due.get_or_insert_with(|| Instant::now() + SYNC_EVERY);
@@ -274,10 +274,11 @@ impl Writer {
         Ok(())
     }
 
-    fn write_mark(&self, clean: bool) {
-        let mark = Mark { commit: self.commit, clean, synced: self.config.sync == SyncMode::Always, boot: self.boot };
-        if let Err(error) = self.mark.write(mark) {
-            tracing::warn!(%error, "the journal's mark cannot be written: a loss of this commit would not be noticed");
+    fn write_high_water_mark(&self, clean: bool) {
+        let high_water_mark =
+            HighWaterMark { commit: self.commit, clean, synced: self.config.sync == SyncMode::Always, boot: self.boot };
+        if let Err(error) = self.high_water_mark.write(high_water_mark) {
+            tracing::warn!(%error, "the journal's high-water mark cannot be written: a loss of this commit could not be detected");
         }
     }
 
@@ -288,7 +289,7 @@ impl Writer {
             return;
         }
         if *rows > FEW_ROWS {
-            self.ragged.insert(*filling);
+            self.fragmented.insert(*filling);
         }
         self.filling = (span, 1);
     }
@@ -311,9 +312,9 @@ impl Writer {
     fn sweep(&mut self, now: u64) -> Result<(), Unavailable> {
         self.ready()?;
         loop {
-            // In slices, so that readers get their turns between them.
+            // In slices, so that readers run between them.
             let mut log = self.shared.log_mut();
-            log.follow(self.shared.clock.moment());
+            log.update_clock_offset(self.shared.clock.moment());
             let more = log.sweep(now);
             self.pending.merge(log.take_changes());
             drop(log);
@@ -322,9 +323,9 @@ impl Writer {
             }
         }
         self.flush().map_err(|error| self.failed(error))?;
-        self.shared.weigh();
+        self.shared.refresh_disk_usage();
         let full = self.check_disk().err();
-        self.shared.refuse(full);
+        self.shared.set_refusal(full);
         Ok(())
     }
 
@@ -332,7 +333,7 @@ impl Writer {
         self.sync_due = None;
         if self.broken.is_none() {
             self.shared.with_store(Store::sync).map_err(|error| self.failed(error))?;
-            self.write_mark(false);
+            self.write_high_water_mark(false);
         }
         Ok(())
     }
@@ -346,25 +347,25 @@ impl Writer {
         if self.broken.is_none() {
             let written = self.flush().and_then(|()| self.shared.with_store(Store::sync));
             if let Err(error) = written.and_then(|()| {
-                self.write_mark(true);
-                self.mark.sync().map_err(|error| StoreError::Io(error.to_string()))
+                self.write_high_water_mark(true);
+                self.high_water_mark.sync().map_err(|error| StoreError::Io(error.to_string()))
             }) {
-                tracing::error!(%error, "the journal was not closed in order");
+                tracing::error!(%error, "the journal was not closed cleanly");
             }
         }
     }
 }
 
-/// What an opening leaves to be done.
-pub(super) struct After {
+/// State after the journal was opened.
+pub(super) struct InitialState {
     pub commit: u64,
     pub changes: Changes,
-    pub ragged: BTreeSet<u64>,
+    pub fragmented: BTreeSet<u64>,
 }
 
-/// Whoever asked may have gone meanwhile.
-fn answer<T>(asker: oneshot::Sender<T>, answer: T) {
-    let _ = asker.send(answer);
+/// Sends a reply. The receiver may be gone.
+fn respond<T>(to: oneshot::Sender<T>, reply: T) {
+    let _ = to.send(reply);
 }
 
 pub(super) fn unavailable(error: &StoreError) -> Unavailable {

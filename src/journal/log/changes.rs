@@ -1,27 +1,27 @@
-//! What an adapter has to follow: payloads that nobody needs any more, and topics whose marks have moved.
+//! Changes that an adapter must store: deleted events, and topics with a new `trimmed_through`.
 
 use std::collections::BTreeSet;
 
 use super::topics::TopicId;
 
-/// What has changed beside what groups brought.
+/// Changes of the index beside those of groups.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// Events that no topic keeps any more: home and offset.
+    /// Events that no topic keeps: primary topic and offset.
     pub dropped: Vec<(TopicId, u64)>,
-    /// Topics whose mark has moved, or that were forgotten.
+    /// Topics that were removed, or have a new `trimmed_through`.
     pub topics: BTreeSet<TopicId>,
 }
 
 // === impl Changes ===
 
 impl Changes {
-    /// How much there is to follow.
+    /// Number of changes.
     pub(crate) fn len(&self) -> usize {
         self.dropped.len() + self.topics.len()
     }
 
-    /// Takes in what came later.
+    /// Adds later changes.
     pub(crate) fn merge(&mut self, later: Self) {
         self.dropped.extend(later.dropped);
         self.topics.extend(later.topics);

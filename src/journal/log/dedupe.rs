@@ -1,6 +1,6 @@
-//! Publishers' own ids: which event each one stands for, for as long as it is remembered.
+//! Event ids of publishers: the event of each id, while it is remembered.
 //!
-//! Keys are known by their hashes alone: 128 bits of SHA-256, so nobody can make two that meet.
+//! Only hashes of the ids are stored: 128 bits of SHA-256, for which no collisions can be constructed.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,23 +8,23 @@ use sha2::{Digest, Sha256};
 
 use crate::{event::Draft, topic::Topic};
 
-/// The keys in force. Bounded by the events that are kept: an event that goes takes its key along.
+/// The remembered keys. Their number is limited by the number of stored events: a key is removed with its event.
 ///
-/// `expiring` is not told when an event goes; its husks are cleared away when they are the greater part.
+/// The entries of removed keys stay in `expiring` as tombstones. They are removed when they are the majority.
 #[derive(Default)]
 pub(super) struct Dedupe {
     offsets: HashMap<u128, u64>,
-    /// In order of expiry, since `dedupe_ms` is one value.
+    /// In order of expiry, because `dedupe_ms` is one value for all.
     expiring: VecDeque<(u64, u128, u64)>,
 }
 
-/// So many husks are not worth a pass.
-const HUSKS: usize = 1024;
+/// Fewer tombstones are not removed: a pass would cost more.
+const TOMBSTONES: usize = 1024;
 
 // === impl Dedupe ===
 
 impl Dedupe {
-    /// Keys in force.
+    /// Number of remembered keys.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.offsets.len()
@@ -37,7 +37,7 @@ impl Dedupe {
     pub(super) fn remember(&mut self, key: u128, offset: u64, until: u64) {
         self.offsets.insert(key, offset);
         self.expiring.push_back((until, key, offset));
-        if self.expiring.len() > 2 * self.offsets.len() + HUSKS {
+        if self.expiring.len() > 2 * self.offsets.len() + TOMBSTONES {
             let offsets = &self.offsets;
             self.expiring.retain(|(_, key, offset)| offsets.get(key) == Some(offset));
         }
@@ -56,32 +56,32 @@ impl Dedupe {
     }
 }
 
-/// Two hashes of a draft with a key: the identity of the key (publisher, first topic, key), and the content that a
-/// repeat must have in common with the first event.
+/// Two hashes of a draft with a key: of the key itself (publisher, first topic, key), and of the content that a
+/// duplicate must have.
 pub(crate) fn hashes(draft: &Draft) -> Option<(u128, u128)> {
     let key = draft.key.as_deref()?;
-    let mut name = Hash::default();
+    let mut name = FieldHasher::default();
     name.text(&draft.publisher).text(draft.topics.first().map_or("", Topic::as_str)).text(key);
-    let mut content = Hash::default();
+    let mut content = FieldHasher::default();
     content.number(draft.topics.len() as u64);
     for topic in &draft.topics {
         content.text(topic.as_str());
     }
     content.text(&draft.event).text(&draft.data);
-    content.optional(draft.retry).optional(draft.ttl_ms);
-    content.maybe(draft.comment.as_deref()).maybe(draft.origin.as_deref());
+    content.optional_number(draft.retry).optional_number(draft.ttl_ms);
+    content.optional_text(draft.comment.as_deref()).optional_text(draft.origin.as_deref());
     let filter = draft.filter.as_ref().map(|filter| serde_json::to_string(filter).unwrap_or_default());
-    content.maybe(filter.as_deref());
+    content.optional_text(filter.as_deref());
     Some((name.finish(), content.finish()))
 }
 
-/// Takes fields so that no two sequences of them look the same.
+/// Hashes fields with their lengths, so that different sequences of fields never give the same input.
 #[derive(Default)]
-struct Hash(Sha256);
+struct FieldHasher(Sha256);
 
-// === impl Hash ===
+// === impl FieldHasher ===
 
-impl Hash {
+impl FieldHasher {
     fn number(&mut self, number: u64) -> &mut Self {
         self.0.update(number.to_le_bytes());
         self
@@ -92,11 +92,11 @@ impl Hash {
         self
     }
 
-    fn optional(&mut self, number: Option<u64>) -> &mut Self {
+    fn optional_number(&mut self, number: Option<u64>) -> &mut Self {
         self.number(u64::from(number.is_some())).number(number.unwrap_or(0))
     }
 
-    fn maybe(&mut self, text: Option<&str>) -> &mut Self {
+    fn optional_text(&mut self, text: Option<&str>) -> &mut Self {
         self.number(u64::from(text.is_some())).text(text.unwrap_or(""))
     }
 
@@ -110,9 +110,9 @@ impl Hash {
 mod tests {
     use super::*;
 
-    /// Else a key that lives long would hold all the short-lived ones behind it.
+    /// A key that expires late must not hold the memory of others behind it.
     #[test]
-    fn keys_of_events_that_are_gone_hold_no_memory() {
+    fn keys_of_deleted_events_hold_no_memory() {
         let mut dedupe = Dedupe::default();
         dedupe.remember(0, 0, 1000);
         for offset in 1..100_000 {
@@ -120,7 +120,7 @@ mod tests {
             dedupe.forget(offset.into(), offset);
         }
         assert_eq!(dedupe.offsets.len(), 1);
-        assert!(dedupe.expiring.len() <= HUSKS + 3, "{} husks", dedupe.expiring.len());
+        assert!(dedupe.expiring.len() <= TOMBSTONES + 3, "{} husks", dedupe.expiring.len());
         dedupe.expire(1000);
         assert_eq!((dedupe.offsets.len(), dedupe.expiring.len()), (0, 0));
     }

@@ -1,37 +1,37 @@
-//! What is known of each event without its payload, by offset.
+//! The metadata of each event, by offset.
 //!
-//! Offsets are dense at the head and full of holes at the tail, and there may be millions: so they are kept in small
-//! blocks, which cost as little as an array where it is dense and go one by one where it is not.
+//! There may be millions of events. Offsets are dense at the head and sparse at the tail. Small blocks cost as little as
+//! an array where offsets are dense, and are freed one by one where they are sparse.
 
 use std::{array, collections::BTreeMap, ops::Bound};
 
 use super::topics::TopicId;
 
-/// An event and who still keeps it.
-pub(super) struct Entry {
+/// Metadata of one event.
+pub(super) struct IndexEntry {
     /// Monotonic time of the commit.
     pub timestamp: u64,
-    /// What it counts against bounds in bytes.
+    /// Size in bytes, as retention counts it.
     pub size: u32,
-    /// So many of its topics keep it.
+    /// Number of topics that keep the event.
     pub kept_by: u8,
-    /// So many of them are pinned.
+    /// Number of pinned topics that keep the event.
     pub pinned_by: u8,
     pub topics: TopicSet,
-    /// What few events have.
+    /// Metadata that few events have.
     pub extra: Option<Box<Extra>>,
 }
 
-/// What few events have.
+/// Metadata that few events have.
 #[derive(Clone, Debug)]
 pub(super) struct Extra {
     /// Monotonic time of its expiry.
     pub expires: Option<u64>,
-    /// Hash of publisher and key, and of all that must be the same in a repeat.
+    /// Hash of publisher and key, and hash of the content that a duplicate must have.
     pub key: Option<(u128, u128)>,
 }
 
-/// The topics that an event was published into, the first one being its home.
+/// The topics of an event. The first one is the primary topic.
 #[derive(Clone, Debug)]
 pub(super) enum TopicSet {
     One(TopicId),
@@ -42,19 +42,19 @@ const BLOCK: usize = 16;
 
 struct Block {
     live: usize,
-    entries: [Option<Entry>; BLOCK],
+    entries: [Option<IndexEntry>; BLOCK],
 }
 
-/// Entries by offset.
+/// Index entries by offset.
 #[derive(Default)]
-pub(super) struct Entries {
+pub(super) struct EventIndex {
     blocks: BTreeMap<u64, Box<Block>>,
     live: usize,
 }
 
-// === impl Entry ===
+// === impl IndexEntry ===
 
-impl Entry {
+impl IndexEntry {
     pub(super) fn expires(&self) -> Option<u64> {
         self.extra.as_ref()?.expires
     }
@@ -71,7 +71,7 @@ impl Entry {
 // === impl TopicSet ===
 
 impl TopicSet {
-    /// `None` for no topic at all.
+    /// `None` if there are no topics.
     pub(super) fn new(ids: Vec<TopicId>) -> Option<Self> {
         match ids.as_slice() {
             [] => None,
@@ -87,38 +87,38 @@ impl TopicSet {
         }
     }
 
-    /// Where the payload stands; the same as long as the event is kept by any topic.
-    pub(super) fn home(&self) -> TopicId {
+    /// The topic under which the payload is stored. It does not change while any topic keeps the event.
+    pub(super) fn primary_topic(&self) -> TopicId {
         self.ids()[0]
     }
 }
 
-// === impl Entries ===
+// === impl EventIndex ===
 
-impl Entries {
+impl EventIndex {
     pub(super) fn len(&self) -> usize {
         self.live
     }
 
-    pub(super) fn insert(&mut self, offset: u64, entry: Entry) {
+    pub(super) fn insert(&mut self, offset: u64, entry: IndexEntry) {
         let empty = || Box::new(Block { live: 0, entries: array::from_fn(|_| None) });
         let block = self.blocks.entry(block_of(offset)).or_insert_with(empty);
-        if block.entries[place(offset)].replace(entry).is_none() {
+        if block.entries[slot(offset)].replace(entry).is_none() {
             block.live += 1;
             self.live += 1;
         }
     }
 
-    pub(super) fn get(&self, offset: u64) -> Option<&Entry> {
-        self.blocks.get(&(block_of(offset)))?.entries[place(offset)].as_ref()
+    pub(super) fn get(&self, offset: u64) -> Option<&IndexEntry> {
+        self.blocks.get(&(block_of(offset)))?.entries[slot(offset)].as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, offset: u64) -> Option<&mut Entry> {
-        self.blocks.get_mut(&(block_of(offset)))?.entries[place(offset)].as_mut()
+    pub(super) fn get_mut(&mut self, offset: u64) -> Option<&mut IndexEntry> {
+        self.blocks.get_mut(&(block_of(offset)))?.entries[slot(offset)].as_mut()
     }
 
     /// The entry with the greatest offset.
-    pub(super) fn last(&self) -> Option<&Entry> {
+    pub(super) fn last(&self) -> Option<&IndexEntry> {
         self.blocks.values().next_back()?.entries.iter().rev().find_map(Option::as_ref)
     }
 
@@ -126,9 +126,9 @@ impl Entries {
         self.get(offset).is_some()
     }
 
-    pub(super) fn remove(&mut self, offset: u64) -> Option<Entry> {
+    pub(super) fn remove(&mut self, offset: u64) -> Option<IndexEntry> {
         let block = self.blocks.get_mut(&(block_of(offset)))?;
-        let entry = block.entries[place(offset)].take()?;
+        let entry = block.entries[slot(offset)].take()?;
         block.live -= 1;
         self.live -= 1;
         if block.live == 0 {
@@ -137,8 +137,8 @@ impl Entries {
         Some(entry)
     }
 
-    /// Entries with a greater offset, in order, whatever a client made up for one.
-    pub(super) fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
+    /// Entries with a greater offset, in order. Clients choose `after`, so it may be any number.
+    pub(super) fn after(&self, after: u64) -> impl Iterator<Item = (u64, &IndexEntry)> {
         let blocks = self.blocks.range((Bound::Included(block_of(after)), Bound::Unbounded));
         let entries = blocks.flat_map(|(number, block)| {
             let entries = (number * BLOCK as u64..).zip(&block.entries);
@@ -148,12 +148,12 @@ impl Entries {
     }
 
     /// Entries with a smaller offset, in descending order.
-    pub(super) fn before(&self, below: u64) -> impl Iterator<Item = (u64, &Entry)> {
+    pub(super) fn before(&self, below: u64) -> impl Iterator<Item = (u64, &IndexEntry)> {
         let blocks = self.blocks.range(..=block_of(below)).rev();
         let entries = blocks.flat_map(|(number, block)| {
             let first = number * BLOCK as u64;
             let entries = block.entries.iter().enumerate().rev();
-            entries.filter_map(move |(place, entry)| Some((first + place as u64, entry.as_ref()?)))
+            entries.filter_map(move |(slot, entry)| Some((first + slot as u64, entry.as_ref()?)))
         });
         entries.skip_while(move |(offset, _)| *offset >= below)
     }
@@ -163,6 +163,6 @@ fn block_of(offset: u64) -> u64 {
     offset / BLOCK as u64
 }
 
-fn place(offset: u64) -> usize {
+fn slot(offset: u64) -> usize {
     usize::try_from(offset % BLOCK as u64).expect("less than a block")
 }

@@ -1,5 +1,5 @@
-//! A group: batches that are committed together. It is planned against the log, then made durable by the adapter, and
-//! only then applied: a group that cannot be written leaves no trace.
+//! A commit group: batches that are committed together. It is planned against the log, written by the adapter, and then
+//! applied to the log. A group that cannot be written changes nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::{
     Log, dedupe,
-    records::Known,
-    restore::{Marks, Meta},
+    records::RecordInfo,
+    restore::{EventMeta, LogState},
     size,
     topics::{TopicId, pinned},
 };
@@ -25,16 +25,16 @@ use crate::{
 /// If the clock goes back by less than this, timestamps do not go back.
 const ORDERED_MS: u64 = 1000;
 
-/// What a commit consists of.
+/// A planned commit of one or more batches.
 #[derive(Default)]
-pub(crate) struct Group {
+pub(crate) struct CommitGroup {
     /// Monotonic time of all its events.
     now: u64,
     /// Wall-clock timestamp of all its events.
-    stamp: u64,
-    pub events: Vec<Planned>,
-    pub records: Vec<Write>,
-    /// Topics that the log does not know yet.
+    timestamp: u64,
+    pub events: Vec<PlannedEvent>,
+    pub records: Vec<PlannedWrite>,
+    /// Topics that are not in the log yet.
     pub topics: HashMap<Topic, TopicId>,
     keys: HashMap<u128, (Position, u128)>,
     duplicates: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Group {
 }
 
 /// An event of a group.
-pub(crate) struct Planned {
+pub(crate) struct PlannedEvent {
     pub event: SharedEvent,
     pub topics: Box<[TopicId]>,
     /// As in [`Extra::key`].
@@ -55,12 +55,12 @@ pub(crate) struct Planned {
 }
 
 /// Receipts, and the keys that are new.
-type Plan = (Vec<Receipt>, HashMap<u128, (Position, u128)>);
+type PlannedReceipts = (Vec<Receipt>, HashMap<u128, (Position, u128)>);
 
-/// A record of a group.
-pub(crate) struct Write {
+/// A record of a group, to write or delete.
+pub(crate) struct PlannedWrite {
     pub key: String,
-    /// `None` deletes.
+    /// New value; `None` deletes.
     pub value: Option<Bytes>,
     pub revision: u64,
 }
@@ -68,30 +68,34 @@ pub(crate) struct Write {
 // === impl Log ===
 
 impl Log {
-    /// Begins a group. Nothing else may change the log until it is applied or dropped.
-    pub(crate) fn begin(&mut self, now: Moment) -> Group {
-        self.follow(now);
+    /// Begins a group. The log must not change until the group is applied or dropped.
+    pub(crate) fn begin(&mut self, now: Moment) -> CommitGroup {
+        self.update_clock_offset(now);
         let now = self.time(now.steady);
         self.last_timestamp = now;
-        let label = self.label(now);
-        // Small corrections keep timestamps in order; after a larger jump timestamps follow the clock, also backwards.
-        let stamp = if self.last_label.saturating_sub(label) < ORDERED_MS { self.last_label.max(label) } else { label };
-        self.last_label = stamp;
+        let wall = self.to_wall_clock(now);
+        // After small corrections of the clock timestamps stay in order. After larger jumps they follow the clock, also back.
+        let timestamp = if self.last_wall_timestamp.saturating_sub(wall) < ORDERED_MS {
+            self.last_wall_timestamp.max(wall)
+        } else {
+            wall
+        };
+        self.last_wall_timestamp = timestamp;
         self.dedupe.expire(now);
-        Group {
+        CommitGroup {
             now,
-            stamp,
+            timestamp,
             next_offset: self.head + 1,
             next_topic: self.topics.next_id(),
             next_revision: self.records.revision + 1,
-            ..Group::default()
+            ..CommitGroup::default()
         }
     }
 
-    /// Makes a group part of the log.
-    pub(crate) fn apply(&mut self, group: &Group) {
-        for Write { key, value, revision } in &group.records {
-            let known = value.as_ref().map(|value| Known { revision: *revision, size: value.len() as u64 });
+    /// Adds a committed group to the log.
+    pub(crate) fn apply(&mut self, group: &CommitGroup) {
+        for PlannedWrite { key, value, revision } in &group.records {
+            let known = value.as_ref().map(|value| RecordInfo { revision: *revision, size: value.len() as u64 });
             self.records.write(key.clone(), known);
         }
         self.records.revision = self.records.revision.max(group.next_revision.saturating_sub(1));
@@ -102,27 +106,27 @@ impl Log {
     }
 }
 
-// === impl Group ===
+// === impl CommitGroup ===
 
-impl Group {
+impl CommitGroup {
     pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty() && self.records.is_empty()
     }
 
-    /// The marks of the log as they will be once the group is applied, but for what retention does then.
-    pub(crate) fn marks(&self, log: &Log) -> Marks {
-        Marks {
+    /// The state of the log after this group is applied, without the changes by retention.
+    pub(crate) fn log_state(&self, log: &Log) -> LogState {
+        LogState {
             head: self.next_offset - 1,
-            last_timestamp: self.stamp,
+            last_timestamp: self.timestamp,
             last_topic: self.next_topic - 1,
             revision: self.next_revision - 1,
-            ..log.marks()
+            ..log.log_state()
         }
     }
 
-    /// What is kept of its events beside their payloads.
-    pub(crate) fn metas(&self) -> impl Iterator<Item = Meta> {
-        self.events.iter().map(|Planned { event, topics, key }| Meta {
+    /// Metadata of its events, as the adapter stores them.
+    pub(crate) fn event_metas(&self) -> impl Iterator<Item = EventMeta> {
+        self.events.iter().map(|PlannedEvent { event, topics, key }| EventMeta {
             offset: event.position.offset,
             timestamp: event.timestamp,
             size: size(event),
@@ -132,14 +136,14 @@ impl Group {
         })
     }
 
-    /// The last write of each record. A commit contains each row of the store once: all its rows have the same sequence
-    /// number, which gives two writes of one row no order.
-    pub(crate) fn last_records(&self) -> impl Iterator<Item = &Write> {
+    /// The last write of each record. All rows of a commit have one sequence number, so two writes of one row would have
+    /// no order.
+    pub(crate) fn last_records(&self) -> impl Iterator<Item = &PlannedWrite> {
         let mut seen = HashSet::new();
         self.records.iter().rev().filter(move |write| seen.insert(write.key.as_str()))
     }
 
-    /// Takes a batch in, or refuses it and stays as it was.
+    /// Adds a batch. A rejected batch changes nothing.
     pub(crate) fn add(&mut self, log: &Log, mut batch: Batch) -> Result<Vec<Receipt>, AppendError> {
         if let Some(broken) = batch.expect.iter().find(|expect| !self.holds(log, expect)) {
             return Err(AppendError::Conflict(broken.key.clone()));
@@ -149,7 +153,7 @@ impl Group {
         let (receipts, keys) = self.plan(log, &batch.events, &hashes)?;
         let new = batch.events.into_iter().zip(hashes).zip(&receipts).filter(|(_, receipt)| !receipt.duplicate);
         let events: Vec<_> = new
-            .map(|((draft, key), receipt)| (Arc::new(draft.into_event(receipt.position, self.stamp)), key))
+            .map(|((draft, key), receipt)| (Arc::new(draft.into_event(receipt.position, self.timestamp)), key))
             .collect();
         self.check_room(log, events.iter().map(|(event, _)| event))?;
         self.duplicates += (receipts.len() - events.len()) as u64;
@@ -157,13 +161,13 @@ impl Group {
         self.keys.extend(keys);
         for (event, key) in events {
             let topics = event.topics.iter().map(|topic| self.topic(log, topic)).collect();
-            self.events.push(Planned { event, topics, key });
+            self.events.push(PlannedEvent { event, topics, key });
         }
         for RecordWrite { key, value } in batch.records {
             let revision = self.next_revision;
             self.next_revision += 1;
             self.revisions.insert(key.clone(), value.as_ref().map(|_| revision));
-            self.records.push(Write { key, value, revision });
+            self.records.push(PlannedWrite { key, value, revision });
         }
         Ok(receipts)
     }
@@ -173,17 +177,22 @@ impl Group {
         here.unwrap_or_else(|| log.records.get(&expect.key).map(|known| known.revision)) == expect.revision
     }
 
-    /// Gives each draft its position, or refuses them all.
-    fn plan(&self, log: &Log, drafts: &[Draft], hashes: &[Option<(u128, u128)>]) -> Result<Plan, AppendError> {
+    /// Assigns a position to each draft, or rejects all of them.
+    fn plan(
+        &self,
+        log: &Log,
+        drafts: &[Draft],
+        hashes: &[Option<(u128, u128)>],
+    ) -> Result<PlannedReceipts, AppendError> {
         let mut next = self.next_offset;
         let mut receipts: Vec<Receipt> = Vec::with_capacity(drafts.len());
         let mut keys = HashMap::new();
         for (index, (draft, hashes)) in drafts.iter().zip(hashes).enumerate() {
             draft.check(log.rules.max_event_bytes).map_err(|reason| AppendError::Invalid { index, reason })?;
             let first = hashes.and_then(|(key, content)| {
-                // The same key twice in one batch, in one group, or kept from before.
+                // The key may occur twice in this batch, in this group, or in an earlier commit.
                 let first: Option<(Position, u128)> = keys.get(&key).or_else(|| self.keys.get(&key)).copied();
-                first.or_else(|| log.known(key, self.now)).map(|(position, seen)| (position, seen == content))
+                first.or_else(|| log.find_duplicate(key, self.now)).map(|(position, seen)| (position, seen == content))
             });
             receipts.push(match first {
                 Some((_, false)) => {
@@ -201,7 +210,7 @@ impl Group {
         Ok((receipts, keys))
     }
 
-    /// Refuses what could not be kept even if all went that may go.
+    /// Rejects events that would not fit even if retention deleted everything that it may delete.
     fn check_room<'a>(&mut self, log: &Log, events: impl Iterator<Item = &'a SharedEvent>) -> Result<(), Unavailable> {
         let (mut wanted, mut to_pin) = (0, 0);
         for event in events {
@@ -230,7 +239,7 @@ impl Group {
     }
 }
 
-/// An event that names a topic twice is kept by it once.
+/// Removes repeated topics, so that an event counts once in each topic.
 fn name_each_topic_once(draft: &mut Draft) {
     if draft.topics.len() > 1 {
         let mut seen = std::collections::BTreeSet::new();

@@ -1,8 +1,8 @@
-//! Reading: pages of some topics, the tail of all, and where to begin.
+//! Reads the index: pages of some topics, and the tail of all topics.
 
 use super::{
     Log,
-    entries::Entry,
+    entries::IndexEntry,
     topics::{TopicId, TopicLog},
 };
 use crate::{
@@ -10,66 +10,73 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// An event to be fetched.
+/// An event to fetch from the store of the adapter.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Chosen {
+pub(crate) struct EventRef {
     pub offset: u64,
-    pub home: TopicId,
+    pub primary_topic: TopicId,
 }
 
-/// What a reader gets, as far as the index knows.
+/// The events of a page or of the tail, without payloads.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
-    /// In journal order.
-    pub chosen: Vec<Chosen>,
-    /// Complete up to here.
+pub(crate) struct Selection {
+    /// The events, in journal order.
+    pub selected: Vec<EventRef>,
+    /// Complete up to this offset.
     pub through: u64,
-    /// As in [`Page::trimmed`].
+    /// As [`Page::trimmed`].
     pub trimmed: Vec<Trimmed>,
-    /// As in [`crate::journal::Since::missed`].
+    /// As [`crate::journal::Since::missed`].
     pub missed: bool,
 }
 
-/// Up to so many topics a page is merged from their indexes; above, the log itself is scanned.
+/// For up to this number of topics a page is merged from their indexes. For more topics the whole log is scanned.
 pub(super) const MERGE_TOPICS: usize = 64;
-/// Entries that one scan may look at, so that a page never holds the lock for long.
-const SCAN_BUDGET: usize = 8192;
+/// Maximum number of entries in one scan, which limits the time under the lock.
+const SCAN_LIMIT: usize = 8192;
 
 // === impl Log ===
 
 impl Log {
-    /// The next events of a query; how many of them a page takes, their payloads tell.
-    pub(crate) fn read(&self, query: &Query, now: u64) -> Found {
+    /// The next events of a query. The caller limits them by the size of their payloads.
+    pub(crate) fn read(&self, query: &Query, now: u64) -> Selection {
         let now = self.time(now);
         let trimmed = self.trimmed(&query.patterns, query.after.max(query.floor), now);
         let (offsets, through) = match self.few_topics(&query.patterns) {
             Some(logs) => self.merge(&logs, query),
             None => self.scan(query),
         };
-        let chosen = offsets.into_iter().filter_map(|offset| Some(choose(offset, self.alive(offset, now)?))).collect();
-        Found { chosen, through, trimmed, missed: false }
+        let selected =
+            offsets.into_iter().filter_map(|offset| Some(event_ref(offset, self.alive(offset, now)?))).collect();
+        Selection { selected, through, trimmed, missed: false }
     }
 
     /// The next events of all topics.
-    pub(crate) fn since(&self, after: u64, limit: usize, now: u64) -> Found {
+    pub(crate) fn since(&self, after: u64, limit: usize, now: u64) -> Selection {
         let now = self.time(now);
-        let entries: Vec<(u64, &Entry)> = self.entries.after(after).take(limit).collect();
+        let entries: Vec<(u64, &IndexEntry)> = self.entries.after(after).take(limit).collect();
         let through =
             if entries.len() < limit { self.head } else { entries.last().map_or(after, |(offset, _)| *offset) };
         let alive = entries.into_iter().filter(|(_, entry)| !entry.expired(now));
-        let chosen = alive.map(|(offset, entry)| choose(offset, entry)).collect();
-        Found { chosen, through: through.max(after), trimmed: Vec::new(), missed: self.gone.through > after }
+        let selected = alive.map(|(offset, entry)| event_ref(offset, entry)).collect();
+        Selection {
+            selected,
+            through: through.max(after),
+            trimmed: Vec::new(),
+            missed: self.last_deleted.through > after,
+        }
     }
 
-    /// True while some topic keeps this event.
+    /// True while any topic keeps this event.
     pub(crate) fn contains(&self, offset: u64) -> bool {
         self.entries.contains(offset)
     }
 
     pub(crate) fn before_time(&self, timestamp: u64) -> u64 {
-        let timestamp = self.steady(timestamp);
-        // Timestamps grow with offsets, so the boundary is found by halving. What is gone and was older does not count.
-        let (mut low, mut high) = (if self.gone.timestamp < timestamp { self.gone.through } else { 0 }, self.head);
+        let timestamp = self.to_steady(timestamp);
+        // Timestamps grow with offsets, so a binary search finds the boundary. Older deleted events are skipped.
+        let (mut low, mut high) =
+            (if self.last_deleted.timestamp < timestamp { self.last_deleted.through } else { 0 }, self.head);
         while low < high {
             let middle = low + (high - low) / 2;
             match self.entries.after(middle).next() {
@@ -92,11 +99,11 @@ impl Log {
         self.topics.matching(pattern, after).filter(|log| log.live > 0).take(limit).map(info).collect()
     }
 
-    pub(super) fn alive(&self, offset: u64, now: u64) -> Option<&Entry> {
+    pub(super) fn alive(&self, offset: u64, now: u64) -> Option<&IndexEntry> {
         self.entries.get(offset).filter(|entry| !entry.expired(now))
     }
 
-    /// The indexes of the topics that match, unless they are too many to merge.
+    /// The indexes of the topics that match; `None` if they are too many to merge.
     pub(super) fn few_topics<'a>(&'a self, patterns: &'a [Pattern]) -> Option<Vec<&'a TopicLog>> {
         let mut found: Vec<&TopicLog> = Vec::new();
         for pattern in patterns {
@@ -126,12 +133,12 @@ impl Log {
 
     fn scan(&self, query: &Query) -> (Vec<u64>, u64) {
         let mut offsets = Vec::new();
-        let mut looked_at = query.after;
+        let mut scanned = query.after;
         for (index, (offset, entry)) in self.entries.after(query.after).enumerate() {
-            if offsets.len() == query.limit || index == SCAN_BUDGET {
-                return (offsets, looked_at);
+            if offsets.len() == query.limit || index == SCAN_LIMIT {
+                return (offsets, scanned);
             }
-            looked_at = offset;
+            scanned = offset;
             if self.concerns(&query.patterns, offset, entry) {
                 offsets.push(offset);
             }
@@ -139,7 +146,7 @@ impl Log {
         (offsets, self.head.max(query.after))
     }
 
-    /// Which topics of these lost events that a reader after `known` has not seen.
+    /// The topics of these patterns that lost events after the offset `known`.
     fn trimmed(&self, patterns: &[Pattern], known: u64, now: u64) -> Vec<Trimmed> {
         let mut list: Vec<Trimmed> = Vec::new();
         if self.trimmed_through <= known {
@@ -165,13 +172,13 @@ impl Log {
         list
     }
 
-    /// True when one of the topics that still keep the event is asked for; its other topics may have been trimmed.
-    pub(super) fn concerns(&self, patterns: &[Pattern], offset: u64, entry: &Entry) -> bool {
+    /// True if a topic that still keeps the event matches. Its other topics may have deleted it.
+    pub(super) fn concerns(&self, patterns: &[Pattern], offset: u64, entry: &IndexEntry) -> bool {
         let logs = entry.topics.ids().iter().filter_map(|id| self.topics.get(*id));
         logs.filter(|log| log.keeps(offset)).any(|log| patterns.iter().any(|pattern| pattern.matches(&log.name)))
     }
 }
 
-fn choose(offset: u64, entry: &Entry) -> Chosen {
-    Chosen { offset, home: entry.topics.home() }
+fn event_ref(offset: u64, entry: &IndexEntry) -> EventRef {
+    EventRef { offset, primary_topic: entry.topics.primary_topic() }
 }

@@ -1,26 +1,26 @@
-//! Records without their values: which keys there are, in which revision, and how large.
+//! The index of records: their keys, revisions and sizes. The adapter stores the values.
 
 use std::{collections::BTreeMap, ops::Bound};
 
-/// Keyed values beside the events, without the values.
+/// The index of records.
 #[derive(Default)]
-pub(super) struct Records {
-    map: BTreeMap<String, Known>,
+pub(super) struct RecordIndex {
+    map: BTreeMap<String, RecordInfo>,
     pub(super) revision: u64,
     bytes: u64,
 }
 
-/// What is known of a record.
+/// Metadata of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct RecordInfo {
     pub revision: u64,
-    /// Bytes of its value.
+    /// Size of its value in bytes.
     pub size: u64,
 }
 
-// === impl Records ===
+// === impl RecordIndex ===
 
-impl Records {
+impl RecordIndex {
     pub(super) fn len(&self) -> u64 {
         self.map.len() as u64
     }
@@ -29,13 +29,13 @@ impl Records {
         self.bytes
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<Known> {
+    pub(super) fn get(&self, key: &str) -> Option<RecordInfo> {
         self.map.get(key).copied()
     }
 
-    /// `None` deletes.
-    pub(super) fn write(&mut self, key: String, known: Option<Known>) {
-        let size = |key: &str, known: Option<&Known>| known.map_or(0, |known| key.len() as u64 + known.size);
+    /// Adds, replaces or, with `None`, removes a record.
+    pub(super) fn write(&mut self, key: String, known: Option<RecordInfo>) {
+        let size = |key: &str, known: Option<&RecordInfo>| known.map_or(0, |known| key.len() as u64 + known.size);
         self.bytes -= size(&key, self.map.get(&key));
         self.bytes += size(&key, known.as_ref());
         match known {

@@ -1,7 +1,8 @@
-//! Letting go: by count and bytes at each append, by age and time to live in the sweep, node-wide by the oldest first.
+//! Retention: deletes by number and bytes at each append, and by age and time to live in the sweep. The limits of the
+//! node delete the oldest events.
 
 use super::{
-    Gone, Log,
+    LastDeleted, Log,
     entries::TopicSet,
     topics::{TopicId, TopicLimits, TopicLog},
 };
@@ -10,8 +11,8 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// What the settings say, ready for use.
-pub(super) struct Rules {
+/// The settings of retention, parsed.
+pub(super) struct RetentionRules {
     default: TopicLimits,
     overrides: Vec<(Pattern, TopicLimits)>,
     pub max_bytes: u64,
@@ -20,12 +21,12 @@ pub(super) struct Rules {
     pub dedupe_ms: u64,
 }
 
-/// Topics looked at in one slice of the sweep: about 0.1 ms under the lock.
+/// Topics in one slice of the sweep, which take about 0.1 ms under the lock.
 const SWEEP_SLICE: usize = 512;
 
-// === impl Rules ===
+// === impl RetentionRules ===
 
-impl Rules {
+impl RetentionRules {
     pub(super) fn new(config: &Config) -> Self {
         let default = TopicLimits {
             age_ms: bound(config.retention_ms),
@@ -64,20 +65,20 @@ fn bound(setting: u64) -> u64 {
 // === impl Log ===
 
 impl Log {
-    /// Brings one topic back within its bounds of count and bytes. Its newest event stays: it was acknowledged and
-    /// has not been delivered yet.
+    /// Applies the limits of number and bytes to a topic. Its newest event is kept, because it was acknowledged and not
+    /// yet delivered.
     pub(super) fn trim_topic(&mut self, id: TopicId, now: u64) {
-        let too_much = |log: &TopicLog| log.live > log.limits.events || log.bytes > log.limits.bytes;
-        while self.topics.get(id).is_some_and(|log| log.live > 1 && too_much(log)) {
+        let over_limit = |log: &TopicLog| log.live > log.limits.events || log.bytes > log.limits.bytes;
+        while self.topics.get(id).is_some_and(|log| log.live > 1 && over_limit(log)) {
             self.trim_front(id, now);
         }
     }
 
-    /// Brings the node back within its bounds: whole topics, the most silent first; then the oldest events, whatever
-    /// their topic.
+    /// Applies the limits of the node: first deletes whole topics, whose last event is oldest; then the oldest events of
+    /// all topics.
     pub(super) fn trim_node(&mut self, now: u64) {
-        while self.topics.bounded() > self.rules.max_topics {
-            let Some(id) = self.topics.take_most_silent() else { break };
+        while self.topics.unpinned_count() > self.rules.max_topics {
+            let Some(id) = self.topics.pop_least_recent() else { break };
             self.clear(id, now);
             self.forget(id);
         }
@@ -90,7 +91,7 @@ impl Log {
         }
     }
 
-    /// Lets go of everything in a topic; a mark stays, for those who had not seen it.
+    /// Deletes all events of a topic. Its `trimmed_through` stays, for readers that have not read them.
     pub(crate) fn purge(&mut self, topic: &Topic, now: u64) -> u64 {
         let Some(id) = self.topics.id(topic) else { return 0 };
         self.swept = self.swept.max(now);
@@ -102,7 +103,7 @@ impl Log {
         live
     }
 
-    /// One slice of the periodic work; true while there is more to do.
+    /// Runs one slice of the sweep. Returns true if there is more to do.
     pub(crate) fn sweep(&mut self, now: u64) -> bool {
         self.swept = self.swept.max(now);
         let expired = self.expire(now);
@@ -124,20 +125,20 @@ impl Log {
         expired || self.sweep_after.is_some()
     }
 
-    /// Takes events whose time to live is over; true when the slice was full.
+    /// Deletes events whose time to live has ended. Returns true if there may be more.
     fn expire(&mut self, now: u64) -> bool {
         for _ in 0..SWEEP_SLICE {
             if self.expiring.first().is_none_or(|(at, _)| *at > now) {
                 return false;
             }
-            let (_, offset) = self.expiring.pop_first().expect("it has a first");
+            let (_, offset) = self.expiring.pop_first().expect("`first` returned it");
             let Some(entry) = self.entries.get(offset) else { continue };
             let (size, topics) = (entry.size, entry.topics.clone());
             self.drop_entry(offset);
             for id in topics.ids() {
                 let Some(log) = self.topics.get_mut(*id).filter(|log| log.keeps(offset)) else { continue };
-                release(log, size);
-                // Its offset stays as a husk until it comes to the front or there are too many of them.
+                subtract(log, size);
+                // The offset stays as a tombstone until it is the first of the topic, or tombstones are the majority.
                 while log.offsets.front().is_some_and(|front| !self.entries.contains(*front)) {
                     log.offsets.pop_front();
                 }
@@ -176,13 +177,13 @@ impl Log {
         }
     }
 
-    /// Takes a topic's oldest event from it; the event goes when no other topic keeps it.
+    /// Removes the oldest event from a topic. If no other topic keeps the event, it is deleted.
     fn trim_front(&mut self, id: TopicId, now: u64) {
         let Some(log) = self.topics.get_mut(id) else { return };
         let Some(offset) = log.offsets.pop_front() else { return };
         let Some(entry) = self.entries.get_mut(offset) else { return };
-        release(log, entry.size);
-        // Once it has expired by its own time to live, its absence is no gap; the sweep may just not have come by.
+        subtract(log, entry.size);
+        // An event that has expired by its own time to live is not a gap, also if the sweep has not deleted it yet.
         let missed = !entry.expired(now);
         if missed {
             log.trimmed_through = offset;
@@ -199,8 +200,8 @@ impl Log {
         if entry.kept_by == 0 {
             if missed {
                 self.stats.trimmed += 1;
-                if offset > self.gone.through {
-                    self.gone = Gone { through: offset, timestamp: entry.timestamp };
+                if offset > self.last_deleted.through {
+                    self.last_deleted = LastDeleted { through: offset, timestamp: entry.timestamp };
                 }
             }
             self.drop_entry(offset);
@@ -219,11 +220,11 @@ impl Log {
         if let Some(expires) = entry.expires() {
             self.expiring.remove(&(expires, offset));
         }
-        self.changes.dropped.push((entry.topics.home(), offset));
+        self.changes.dropped.push((entry.topics.primary_topic(), offset));
     }
 }
 
-fn release(log: &mut TopicLog, size: u32) {
+fn subtract(log: &mut TopicLog, size: u32) {
     log.live -= 1;
     log.bytes -= u64::from(size);
 }

@@ -1,4 +1,4 @@
-//! What the contract cannot see: the indexes stay as small as what is kept.
+//! Tests of the index: its size depends only on the stored events. The contract cannot see this.
 
 use super::*;
 use crate::{clock::Moment, event::Draft, journal::Batch, topic::Topic};
@@ -15,7 +15,7 @@ fn sweep(log: &mut Log, now: u64) {
 }
 
 #[test]
-fn what_retention_lets_go_leaves_no_trace() {
+fn events_deleted_by_retention_leave_nothing() {
     let mut log = Log::new(&Config { retention_events: 10, ..Config::default() }, 1);
     append(&mut log, "lasting", Draft { key: Some("first".into()), ..Draft::default() });
     for number in 0..20_000_u64 {
@@ -27,7 +27,7 @@ fn what_retention_lets_go_leaves_no_trace() {
 }
 
 #[test]
-fn what_has_expired_leaves_no_trace() {
+fn expired_events_leave_nothing() {
     let brief = || Draft { ttl_ms: Some(10), ..Draft::default() };
     let mut log = Log::new(&Config { retention_events: 0, ..Config::default() }, 1);
     append(&mut log, "mixed", Draft::default());

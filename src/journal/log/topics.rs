@@ -1,4 +1,4 @@
-//! The index by topic: which offsets a topic has, and up to where it was trimmed.
+//! The index by topic: the offsets of each topic, and the offset up to which it was trimmed.
 
 use std::{
     cmp::Reverse,
@@ -8,54 +8,55 @@ use std::{
 
 use crate::topic::{Pattern, Topic};
 
-/// Names a topic for as long as the journal lives; never used again for another, nor for the same when it comes back.
+/// Id of a topic. An id is never used again, also not if a topic of this name is created again.
 pub(crate) type TopicId = u64;
 
-/// One topic of the index.
+/// The index of one topic.
 pub(super) struct TopicLog {
     pub name: Topic,
-    /// Offsets in order. Between the first and the last it may name events that have expired meanwhile: husks.
+    /// Offsets in order. Between the first and the last there may be tombstones: offsets of expired events.
     pub offsets: VecDeque<u64>,
-    /// The last event that it ever got.
+    /// The last event that was published into the topic.
     pub last: u64,
-    /// Events that are still there.
+    /// Number of stored events.
     pub live: u64,
-    /// Their bytes.
+    /// Bytes of the stored events.
     pub bytes: u64,
-    /// Everything up to here was let go (or never was); 0 while the topic is whole.
+    /// All events up to this offset were deleted, or never existed. 0 if nothing was deleted.
     pub trimmed_through: u64,
     pub limits: TopicLimits,
 }
 
-/// Retention of one topic; `u64::MAX` is no bound.
+/// Retention of one topic; `u64::MAX` means no limit.
 #[derive(Clone, Copy)]
 pub(super) struct TopicLimits {
     pub age_ms: u64,
     pub events: u64,
     pub bytes: u64,
-    /// Leaves only as a whole, when its owner purges it: the history of a job.
+    /// Retention does not delete events of this topic, only its owner, by a purge: the history of a job.
     pub pinned: bool,
 }
 
-/// All topics.
+/// The index of all topics.
 #[derive(Default)]
-pub(super) struct Topics {
+pub(super) struct TopicIndex {
     /// In name order, so that a prefix is a range.
     ids: BTreeMap<Topic, TopicId>,
     logs: HashMap<TopicId, TopicLog>,
-    /// Each topic that is not pinned, once, with an offset that its last event is not before.
-    silence: BinaryHeap<Reverse<(u64, TopicId)>>,
+    /// All topics that are not pinned. The offset is a lower bound of the last event of the topic.
+    by_last_event: BinaryHeap<Reverse<(u64, TopicId)>>,
     last_id: TopicId,
-    /// Stands for every topic that is not in the index: history up to here may have existed and is gone.
+    /// For topics that are not in the index: their events up to this offset may have existed and were deleted.
     pub forgotten_through: u64,
-    /// The same for pinned topics. They come and go all the time, which must not look like a gap to all others.
+    /// For pinned topics that are not in the index. It is separate because jobs are purged often, and this must not be
+    /// a gap for all other topics.
     pub pinned_forgotten_through: u64,
 }
 
-/// Names that begin so are pinned.
+/// Prefix of the names of pinned topics.
 const PINNED: &str = "job:";
 
-/// True for topics that leave only as a whole.
+/// True for topics whose events retention does not delete.
 pub(super) fn pinned(topic: &Topic) -> bool {
     topic.as_str().starts_with(PINNED)
 }
@@ -63,7 +64,7 @@ pub(super) fn pinned(topic: &Topic) -> bool {
 // === impl TopicLimits ===
 
 impl TopicLimits {
-    /// No bound but its owner; `None` for topics that are not pinned.
+    /// The limits of a pinned topic, which are none; `None` for other topics.
     pub(super) fn pinned(topic: &Topic) -> Option<Self> {
         pinned(topic).then(|| Self { pinned: true, ..Self::default() })
     }
@@ -78,7 +79,7 @@ impl Default for TopicLimits {
 // === impl TopicLog ===
 
 impl TopicLog {
-    /// True while the topic keeps this event, of which it is known that it exists and was published into the topic.
+    /// True while the topic keeps this event. The event must exist and must have been published into the topic.
     pub(super) fn keeps(&self, offset: u64) -> bool {
         self.offsets.front().is_some_and(|front| *front <= offset)
     }
@@ -96,20 +97,20 @@ impl TopicLog {
     }
 }
 
-// === impl Topics ===
+// === impl TopicIndex ===
 
-impl Topics {
+impl TopicIndex {
     pub(super) fn len(&self) -> usize {
         self.logs.len()
     }
 
-    /// The id that the next new topic gets.
+    /// The id of the next new topic.
     pub(super) fn next_id(&self) -> TopicId {
         self.last_id + 1
     }
 
-    /// Ids up to this one were used.
-    pub(super) fn used(&mut self, id: TopicId) {
+    /// Reserves all ids up to this one.
+    pub(super) fn reserve_id(&mut self, id: TopicId) {
         self.last_id = self.last_id.max(id);
     }
 
@@ -129,18 +130,18 @@ impl Topics {
         self.logs.get(self.ids.get(topic)?)
     }
 
-    /// Makes sure that a topic is in the index.
-    pub(super) fn enter(&mut self, topic: &Topic, id: TopicId, limits: impl FnOnce() -> TopicLimits) {
+    /// Adds a topic to the index unless it is there.
+    pub(super) fn ensure(&mut self, topic: &Topic, id: TopicId, limits: impl FnOnce() -> TopicLimits) {
         if !self.logs.contains_key(&id) {
             let limits = limits();
-            // Names of pinned topics are never used again: a new one has no past.
+            // A name of a pinned topic is never used again, so a new one has no history.
             let trimmed_through = if limits.pinned { 0 } else { self.forgotten_through };
             let _ = self.restore(topic, id, trimmed_through, limits);
         }
     }
 
-    /// Puts a topic into the index as it was. Answers the id which it had before it was forgotten, if the node died before
-    /// that was noted: two ids of one name would each hide the events of the other.
+    /// Restores a topic. Returns an earlier id of this name, which the caller must delete: it is left when the process
+    /// ended before the removal was stored. Two ids of one name would hide events of each other.
     pub(super) fn restore(
         &mut self,
         topic: &Topic,
@@ -148,9 +149,9 @@ impl Topics {
         trimmed_through: u64,
         limits: TopicLimits,
     ) -> Option<TopicId> {
-        self.used(id);
+        self.reserve_id(id);
         if !limits.pinned {
-            self.silence.push(Reverse((0, id)));
+            self.by_last_event.push(Reverse((0, id)));
         }
         let name = topic.clone();
         let log = TopicLog {
@@ -167,16 +168,16 @@ impl Topics {
         earlier.filter(|earlier| self.logs.remove(earlier).is_some())
     }
 
-    /// Topics that count against the node's bound: pinned ones do not.
-    pub(super) fn bounded(&self) -> usize {
-        self.silence.len()
+    /// Number of topics that count for `max_topics`: all that are not pinned.
+    pub(super) fn unpinned_count(&self) -> usize {
+        self.by_last_event.len()
     }
 
-    /// The topic whose last event is the oldest, to be forgotten now; never a pinned one.
-    pub(super) fn take_most_silent(&mut self) -> Option<TopicId> {
+    /// Removes and returns the topic whose last event is oldest; never a pinned one.
+    pub(super) fn pop_least_recent(&mut self) -> Option<TopicId> {
         loop {
-            // What is known of a topic's silence is renewed only when it is asked for: appending stays cheap.
-            let mut least = self.silence.peek_mut()?;
+            // The offsets in the heap are updated only here, so that appends stay cheap.
+            let mut least = self.by_last_event.peek_mut()?;
             let Reverse((known, id)) = &mut *least;
             match self.logs.get(id) {
                 Some(log) if log.last > *known => *known = log.last,
@@ -185,7 +186,7 @@ impl Topics {
         }
     }
 
-    /// Takes a topic out of the index; from now on a node-wide mark stands for it.
+    /// Removes a topic from the index. From now on `forgotten_through` applies to it.
     pub(super) fn forget(&mut self, id: TopicId) {
         if let Some(log) = self.logs.remove(&id) {
             self.ids.remove(&log.name);
@@ -194,7 +195,7 @@ impl Topics {
         }
     }
 
-    /// Up to where history may be gone of topics of this pattern that are not in the index.
+    /// The offset up to which topics of this pattern that are not in the index may have lost events.
     pub(super) fn forgotten_through(&self, pattern: &Pattern) -> u64 {
         let (of_pinned, of_others) = match pattern {
             Pattern::Exact(topic) if self.ids.contains_key(topic) => (false, false),
@@ -207,7 +208,7 @@ impl Topics {
         mark(of_pinned, self.pinned_forgotten_through).max(mark(of_others, self.forgotten_through))
     }
 
-    /// Topics of a pattern, in name order, after a name.
+    /// The topics of a pattern, in name order, after a name.
     pub(super) fn matching<'a>(
         &'a self,
         pattern: &'a Pattern,
@@ -218,7 +219,7 @@ impl Topics {
             Pattern::Prefix(prefix) => (prefix, Bound::Unbounded),
         };
         let from = match (after.map(Topic::as_str), end) {
-            // From there to the end is nothing, which a range must not be told the other way round.
+            // This range is empty. `BTreeMap::range` panics if a range ends before it begins.
             (Some(after), Bound::Included(end)) if after >= end => Bound::Excluded(end),
             (Some(after), _) if after >= start => Bound::Excluded(after),
             _ => Bound::Included(start),
@@ -227,7 +228,7 @@ impl Topics {
         range.take_while(move |(topic, _)| pattern.matches(topic)).filter_map(|(_, id)| self.logs.get(id))
     }
 
-    /// Ids in the order of names, after a name.
+    /// Topics in name order, after a name.
     pub(super) fn after(&self, after: Option<&Topic>) -> impl Iterator<Item = (&Topic, TopicId)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.ids.range::<Topic, _>((from, Bound::Unbounded)).map(|(topic, id)| (topic, *id))

@@ -1,4 +1,4 @@
-//! Ages when the clock is wrong for a while, in memory and on disk, during one run and across restarts.
+//! Ages of events while the clock is wrong, in memory and on disk, during one run and across restarts.
 
 use super::*;
 use crate::{
@@ -11,7 +11,7 @@ const HOUR: i64 = 60 * 60 * 1000;
 /// A day and ten years ahead, an hour back, and before 1970.
 const WRONG: [i64; 4] = [24 * HOUR, 10 * 365 * 24 * HOUR, -HOUR, -START - HOUR];
 
-/// Events live for two seconds, keys for one.
+/// Settings: events live for two seconds, keys for one.
 fn brief() -> Config {
     Config { retention_ms: 2000, dedupe_ms: 1000, min_free_bytes: 0, sync: SyncMode::Os, ..Config::default() }
 }
@@ -35,28 +35,28 @@ async fn data(journal: &dyn Journal) -> Vec<String> {
 }
 
 /// Checks, after the clock was corrected, that new events have its time and that all ages are measured by it.
-async fn judges_by_the_right_time(journal: &dyn Journal, clock: &Clock, hands: &Hands, case: &str) {
+async fn assert_ages_follow_the_clock(journal: &dyn Journal, clock: &Clock, hands: &Hands, case: &str) {
     let at = clock.now_ms();
     let ttl = put(journal, Draft { ttl_ms: Some(500), ..draft(&["t"], "short") }).await;
-    assert_eq!(put(journal, keyed("once")).await, ttl + 1, "{case}: offsets go on");
-    assert_eq!(put(journal, keyed("once")).await, ttl + 1, "{case}: a repeat is known");
+    assert_eq!(put(journal, keyed("once")).await, ttl + 1, "{case}: offsets continue");
+    assert_eq!(put(journal, keyed("once")).await, ttl + 1, "{case}: a duplicate is detected");
     let fresh: Vec<u64> =
         kept(journal).await.iter().filter(|event| event.position.offset >= ttl).map(|event| event.timestamp).collect();
-    assert_eq!(fresh, [at, at], "{case}: timestamps are those of the present clock");
-    assert_eq!(journal.before_time(at + 60_000).await.unwrap(), ttl + 1, "{case}: nothing is from the future");
+    assert_eq!(fresh, [at, at], "{case}: timestamps follow the corrected clock");
+    assert_eq!(journal.before_time(at + 60_000).await.unwrap(), ttl + 1, "{case}: no event is in the future");
     hands.pass(600);
-    assert!(!data(journal).await.contains(&"short".to_owned()), "{case}: its time to live is over");
-    assert_eq!(journal.before_time(at + 500).await.unwrap(), ttl + 1, "{case}: nothing came since");
+    assert!(!data(journal).await.contains(&"short".to_owned()), "{case}: it has expired");
+    assert_eq!(journal.before_time(at + 500).await.unwrap(), ttl + 1, "{case}: there is no later event");
     hands.pass(1400);
     journal.sweep(clock.steady_ms()).await.unwrap();
-    assert_eq!(data(journal).await, Vec::<String>::new(), "{case}: retention has let all go");
+    assert_eq!(data(journal).await, Vec::<String>::new(), "{case}: retention has deleted everything");
     put(journal, keyed("another")).await;
     assert_eq!(data(journal).await, ["another"], "{case}: the key is forgotten");
 }
 
 /// The clock is wrong for 1 s, which the node ignores, and for 30 s, after which the node adopts the jump and the
 /// correction.
-async fn is_wrong_for_a_while(open: impl Fn(Clock) -> Box<dyn Journal>) {
+async fn check_wrong_clock(open: impl Fn(Clock) -> Box<dyn Journal>) {
     for wrong in WRONG {
         for seconds in [1, 30] {
             let case = format!("{wrong} ms for {seconds} s");
@@ -70,28 +70,28 @@ async fn is_wrong_for_a_while(open: impl Fn(Clock) -> Box<dyn Journal>) {
             assert_eq!(data(&*journal).await.last().map(String::as_str), Some("wrong"), "{case}");
             hands.jump(-wrong);
             hands.pass_and_follow(&clock, 30);
-            judges_by_the_right_time(&*journal, &clock, &hands, &case).await;
+            assert_ages_follow_the_clock(&*journal, &clock, &hands, &case).await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_clock_that_is_wrong_for_a_while_changes_no_age_in_memory() {
-    is_wrong_for_a_while(|clock| Box::new(Memory::with_clock(&brief(), clock))).await;
+    check_wrong_clock(|clock| Box::new(Memory::with_clock(&brief(), clock))).await;
 }
 
 #[tokio::test]
 async fn a_clock_that_is_wrong_for_a_while_changes_no_age_on_disk() {
-    is_wrong_for_a_while(|clock| Box::new(Embedded::with_clock(&brief(), &directory(), clock).unwrap())).await;
+    check_wrong_clock(|clock| Box::new(Embedded::with_clock(&brief(), &directory(), clock).unwrap())).await;
 }
 
 /// Each run of the journal has its own clock; the clock of the second run is wrong.
 #[tokio::test]
-async fn a_clock_that_was_wrong_for_one_life_does_not_hold_the_next() {
+async fn a_clock_that_was_wrong_does_not_affect_the_next_run() {
     for wrong in WRONG {
         for clean in [true, false] {
             let case = format!("{wrong} ms, clean: {clean}");
-            let mut again = Again::new(Config::default());
+            let mut again = Reopened::new(Config::default());
             let mut lives = Vec::new();
             for (data, ahead) in [("first", 0), ("wrong", wrong), ("third", 60_000), ("fourth", 120_000)] {
                 let (clock, hands) = Clock::by_hand(START + ahead);
@@ -111,15 +111,15 @@ async fn a_clock_that_was_wrong_for_one_life_does_not_hold_the_next() {
             let (clock, hands) = Clock::by_hand(START + 180_000);
             (again.clock, again.config) = (Some(clock.clone()), brief());
             again.reopen(clean).await;
-            judges_by_the_right_time(&*again, &clock, &hands, &case).await;
+            assert_ages_follow_the_clock(&*again, &clock, &hands, &case).await;
         }
     }
 }
 
 /// The last events are from the future: their age starts at the next start, and the index stores that time.
 #[tokio::test]
-async fn an_event_from_the_future_ages_from_the_next_start_on() {
-    let mut again = Again::new(brief());
+async fn an_event_from_the_future_ages_from_the_next_start() {
+    let mut again = Reopened::new(brief());
     let (clock, _) = Clock::by_hand(START + 24 * HOUR);
     again.clock = Some(clock);
     again.reopen(true).await;

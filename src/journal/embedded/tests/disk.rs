@@ -1,10 +1,10 @@
-//! What was let go leaves the disk.
+//! Deleted data are deleted from the disk.
 
 use super::*;
 
 #[tokio::test]
-async fn rows_of_events_that_are_gone_leave_the_disk() {
-    let mut again = Again::new(Config { retention_events: 10, ..Config::default() });
+async fn rows_of_deleted_events_are_deleted() {
+    let mut again = Reopened::new(Config { retention_events: 10, ..Config::default() });
     for part in 0..100 {
         again.append((0..100).map(|n| draft(&["t"], &format!("{part}-{n}"))).collect()).await;
     }
@@ -19,8 +19,8 @@ async fn rows_of_events_that_are_gone_leave_the_disk() {
 }
 
 #[tokio::test]
-async fn index_rows_of_single_events_become_one() {
-    let again = Again::new(Config::default());
+async fn index_rows_of_single_events_are_joined() {
+    let again = Reopened::new(Config::default());
     let spans = 3;
     for n in 0..spans * rows::SPAN {
         again.put(&["t"], &n.to_string()).await;
@@ -33,8 +33,8 @@ async fn index_rows_of_single_events_become_one() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_topics_and_records_that_are_gone() {
-    let again = Again::new(Config { max_topics: 3, ..Config::default() });
+async fn rows_of_deleted_topics_and_records_are_deleted() {
+    let again = Reopened::new(Config { max_topics: 3, ..Config::default() });
     for n in 0..20 {
         let record = |value| RecordWrite { key: format!("r/{n}"), value };
         let put = record(Some(Bytes::from_static(b"v")));

@@ -1,16 +1,16 @@
-//! Whether offsets may go on after a crash, and whether anything is missing.
+//! The epoch after a crash, and the detection of missing commits.
 
 use super::{
-    place::{self, Mark, MarkFile},
+    data_dir::{self, HighWaterMark, HighWaterMarkFile},
     *,
 };
 
-/// Whether it was closed, and how its mark is changed.
-type Case = (bool, fn(Mark) -> Mark);
+/// Whether the journal was closed, and how its high-water mark is changed.
+type Case = (bool, fn(HighWaterMark) -> HighWaterMark);
 
-/// Three events, and the mark changed as this says while nobody uses it.
-async fn with_mark(clean: bool, change: impl FnOnce(Mark) -> Mark) -> (Again, u64) {
-    let mut again = Again::new(Config::default());
+/// A journal with three events and a changed high-water mark.
+async fn with_mark(clean: bool, change: impl FnOnce(HighWaterMark) -> HighWaterMark) -> (Reopened, u64) {
+    let mut again = Reopened::new(Config::default());
     for data in ["a", "b", "c"] {
         again.put(&["t"], data).await;
     }
@@ -20,33 +20,37 @@ async fn with_mark(clean: bool, change: impl FnOnce(Mark) -> Mark) -> (Again, u6
     } else {
         again.drop();
     }
-    // The writer may be about to go.
+    // The writer may not have ended yet.
     again.open().unwrap();
     if clean {
         again.close().await;
     } else {
         again.drop();
     }
-    let place = loop {
-        match place::Place::take(&again.dir) {
+    let data_dir = loop {
+        match data_dir::DataDir::take(&again.dir) {
             Err(OpenError::InUse { .. }) => std::thread::yield_now(),
             taken => break taken.unwrap(),
         }
     };
-    let mark = Mark::read(&place.mark()).unwrap().unwrap().unwrap();
-    assert_eq!(mark.clean, clean);
-    MarkFile::open(&place.mark(), mark).unwrap().write(change(mark)).unwrap();
+    let high_water_mark = HighWaterMark::read(&data_dir.high_water_mark()).unwrap().unwrap().unwrap();
+    assert_eq!(high_water_mark.clean, clean);
+    HighWaterMarkFile::open(&data_dir.high_water_mark(), high_water_mark)
+        .unwrap()
+        .write(change(high_water_mark))
+        .unwrap();
     (again, epoch)
 }
 
 #[tokio::test]
-async fn the_epoch_goes_on_where_nothing_can_be_missing() {
-    let another_boot = |mark: Mark| Mark { boot: mark.boot ^ 1, ..mark };
+async fn the_epoch_continues_if_nothing_can_be_missing() {
+    let another_boot =
+        |high_water_mark: HighWaterMark| HighWaterMark { boot: high_water_mark.boot ^ 1, ..high_water_mark };
     let cases: [Case; 3] = [
-        (true, |mark| mark),
-        (false, |mark| mark),
-        // On the disk before each acknowledgement, so no crash of the machine takes it away.
-        (false, |mark| Mark { boot: mark.boot ^ 1, synced: true, ..mark }),
+        (true, |high_water_mark| high_water_mark),
+        (false, |high_water_mark| high_water_mark),
+        // Synced before each acknowledgement, so a crash of the machine loses nothing.
+        (false, |high_water_mark| HighWaterMark { boot: high_water_mark.boot ^ 1, synced: true, ..high_water_mark }),
     ];
     for (clean, change) in cases {
         let (mut again, epoch) = with_mark(clean, change).await;
@@ -59,20 +63,25 @@ async fn the_epoch_goes_on_where_nothing_can_be_missing() {
 }
 
 #[tokio::test]
-async fn a_new_epoch_begins_when_the_machine_stopped_before_the_disk_had_it_all() {
-    let (mut again, epoch) = with_mark(false, |mark| Mark { boot: mark.boot ^ 1, ..mark }).await;
+async fn a_new_epoch_begins_after_a_machine_crash_without_sync() {
+    let (mut again, epoch) =
+        with_mark(false, |high_water_mark| HighWaterMark { boot: high_water_mark.boot ^ 1, ..high_water_mark }).await;
     again.open().unwrap();
     let second = again.epoch();
     assert_ne!(second, epoch);
     assert_eq!((again.data().await.len(), again.put(&["t"], "d").await), (3, 4));
-    // And it is this one from then on.
+    // The new epoch is kept at the next start.
     again.reopen(false).await;
     assert_eq!((again.epoch(), again.data().await.len()), (second, 4));
 }
 
 #[tokio::test]
-async fn commits_that_are_missing_after_such_a_crash_are_no_damage() {
-    let change = |mark: Mark| Mark { boot: mark.boot ^ 1, commit: mark.commit + 5, ..mark };
+async fn missing_commits_are_no_damage_after_a_machine_crash_without_sync() {
+    let change = |high_water_mark: HighWaterMark| HighWaterMark {
+        boot: high_water_mark.boot ^ 1,
+        commit: high_water_mark.commit + 5,
+        ..high_water_mark
+    };
     let (mut again, epoch) = with_mark(false, change).await;
     again.open().unwrap();
     assert_ne!(again.epoch(), epoch);
@@ -82,9 +91,15 @@ async fn commits_that_are_missing_after_such_a_crash_are_no_damage() {
 }
 
 #[tokio::test]
-async fn commits_that_are_missing_otherwise_are_damage() {
-    let one_more = |mark: Mark| Mark { commit: mark.commit + 1, ..mark };
-    let synced = |mark: Mark| Mark { commit: mark.commit + 1, boot: mark.boot ^ 1, synced: true, ..mark };
+async fn missing_commits_are_damage_in_all_other_cases() {
+    let one_more =
+        |high_water_mark: HighWaterMark| HighWaterMark { commit: high_water_mark.commit + 1, ..high_water_mark };
+    let synced = |high_water_mark: HighWaterMark| HighWaterMark {
+        commit: high_water_mark.commit + 1,
+        boot: high_water_mark.boot ^ 1,
+        synced: true,
+        ..high_water_mark
+    };
     let cases: [Case; 3] = [(true, one_more), (false, one_more), (false, synced)];
     for (clean, change) in cases {
         let (mut again, _) = with_mark(clean, change).await;

@@ -1,4 +1,4 @@
-//! Random lives with restarts and deaths in them, beside the journal in memory, which knows neither.
+//! Random steps with restarts and crashes, compared with a journal in memory that has neither.
 
 use proptest::{collection::vec, prelude::*};
 
@@ -12,12 +12,12 @@ const PATTERNS: [&str; 6] = ["*", "a:*", "a:1", "b:1", "job:*", "nowhere"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// For each event the topics as a bit set, whether it expires, and its publisher's id.
+    /// For each event: its topics as a bit set, whether it expires, and the event id of its publisher.
     Append(Vec<(u8, bool, Option<u8>)>),
-    /// Writes the record with this number, with a value of this size, or deletes it.
+    /// Writes the record with this number with a value of this size, or deletes it.
     Record(u8, Option<usize>),
     Purge(usize),
-    /// So many hours later; events of `b:*` live for ten.
+    /// A number of hours later. Events of `b:*` live for ten.
     Sweep(u64),
     Reopen {
         clean: bool,
@@ -38,7 +38,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 struct Run {
-    disk: Again,
+    disk: Reopened,
     memory: Memory,
     /// Names of jobs are used once.
     job: usize,
@@ -46,7 +46,7 @@ struct Run {
     swept: u64,
     died: bool,
     brief: bool,
-    /// A death may bring back what the bounds of the node had let go, and take something else instead.
+    /// After a crash, events deleted by the limits of the node may be restored, and others deleted instead.
     exact: bool,
     appended: Vec<(u64, Vec<Topic>)>,
 }
@@ -58,7 +58,7 @@ impl Run {
         let age = Retention { retention_ms: Some(10 * HOUR_MS), retention_events: None, ..keep("b:*", 0) };
         let config = Config { retention: vec![keep("a:1", 3), age], ..config.clone() };
         Self {
-            disk: Again::new(config.clone()),
+            disk: Reopened::new(config.clone()),
             memory: Memory::new(&config),
             job: 0,
             swept: 0,
@@ -76,7 +76,7 @@ impl Run {
     fn draft(&self, mask: u8, brief: bool, key: Option<u8>) -> Draft {
         let names: Vec<String> = (0..TOPICS.len()).filter(|i| mask >> i & 1 == 1).map(|i| self.name(i)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        // A sweep in the future forgets keys, which comes to nothing at a restart now.
+        // A sweep in the future forgets keys, and a restart now would restore them.
         let key = key.filter(|_| self.swept == 0).map(|key| format!("{key}-{mask}-{brief}-{}", self.job));
         let ttl_ms = (brief && self.brief).then_some((self.swept + 1) * HOUR_MS);
         Draft { key, ttl_ms, ..draft(&names, "data") }
@@ -92,12 +92,12 @@ impl Run {
                 for (draft, receipt) in drafts.into_iter().zip(disk.iter().flatten()) {
                     self.appended.push((receipt.position.offset, draft.topics));
                 }
-                let told = |receipts: Result<Vec<Receipt>, AppendError>| {
-                    let told = |receipt: Receipt| (receipt.position.offset, receipt.duplicate);
-                    let receipts = receipts.map(|receipts| receipts.into_iter().map(told).collect::<Vec<_>>());
+                let shown = |receipts: Result<Vec<Receipt>, AppendError>| {
+                    let shown = |receipt: Receipt| (receipt.position.offset, receipt.duplicate);
+                    let receipts = receipts.map(|receipts| receipts.into_iter().map(shown).collect::<Vec<_>>());
                     receipts.map_err(|refused| refused.to_string())
                 };
-                let (disk, memory) = (told(disk), told(memory));
+                let (disk, memory) = (shown(disk), shown(memory));
                 assert!(disk == memory || !self.exact, "{disk:?}, {memory:?}");
             }
             Step::Record(number, size) => {
@@ -131,7 +131,7 @@ impl Run {
         self.check_gaps().await;
     }
 
-    /// What is not there any more is told, unless it has expired.
+    /// Deleted events are reported, unless they have expired.
     async fn check_gaps(&self) {
         let head = *self.disk.watch_head().borrow();
         for (name, after) in PATTERNS.into_iter().flat_map(|name| [(name, 0), (name, head / 2)]) {
@@ -164,10 +164,10 @@ impl Run {
                     Query { patterns: patterns.clone(), after, floor: 0, limit: usize::MAX, max_bytes: usize::MAX };
                 let (disk, memory) =
                     (self.disk.read(query.clone()).await.unwrap(), self.memory.read(query).await.unwrap());
-                let told = |page: &Page| -> Vec<_> {
+                let shown = |page: &Page| -> Vec<_> {
                     page.events.iter().map(|event| (event.position.offset, event.topics.clone())).collect()
                 };
-                assert_eq!((told(&disk), disk.through), (told(&memory), memory.through), "{pattern} after {after}");
+                assert_eq!((shown(&disk), disk.through), (shown(&memory), memory.through), "{pattern} after {after}");
                 let lost =
                     |page: Page| -> Vec<String> { page.trimmed.into_iter().map(|trimmed| trimmed.topic).collect() };
                 let (disk, memory) = (lost(disk), lost(memory));
@@ -180,12 +180,12 @@ impl Run {
             let (disk, memory) = (self.disk.before_last(patterns.clone(), 2), self.memory.before_last(patterns, 2));
             assert_eq!(disk.await.unwrap(), memory.await.unwrap());
         }
-        let told = |infos: Vec<TopicInfo>| -> Vec<_> {
+        let shown = |infos: Vec<TopicInfo>| -> Vec<_> {
             let offset = |position: Option<crate::event::Position>| position.map(|position| position.offset);
             infos.into_iter().map(|i| (i.topic, i.events, i.bytes, offset(i.first), offset(i.last))).collect()
         };
         let (disk, memory) = (self.disk.topics(Pattern::any(), None, 99), self.memory.topics(Pattern::any(), None, 99));
-        assert_eq!(told(disk.await.unwrap()), told(memory.await.unwrap()));
+        assert_eq!(shown(disk.await.unwrap()), shown(memory.await.unwrap()));
         let (disk, memory) = (self.disk.stats(), self.memory.stats());
         assert_eq!((disk.events, disk.bytes, disk.pinned_bytes), (memory.events, memory.bytes, memory.pinned_bytes));
     }
@@ -205,12 +205,12 @@ fn check(config: &Config, brief: bool, exact: bool) {
 }
 
 #[test]
-fn restarts_and_deaths_change_nothing() {
+fn restarts_and_crashes_change_nothing() {
     check(&Config::default(), true, true);
 }
 
 #[test]
-fn restarts_and_deaths_change_nothing_under_the_bounds_of_the_node() {
+fn restarts_and_crashes_change_nothing_under_the_limits_of_the_node() {
     check(&Config { max_bytes: 5000, max_event_bytes: 1000, ..Config::default() }, false, true);
     check(&Config { max_topics: 2, ..Config::default() }, false, false);
 }

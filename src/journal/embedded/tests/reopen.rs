@@ -1,18 +1,18 @@
-//! What was acknowledged is there again, after a stop in order and after a death.
+//! Acknowledged data are restored, after a clean stop and after a crash.
 
 use super::*;
 use crate::journal::Expect;
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
-async fn infos(again: &Again) -> Vec<TopicInfo> {
+async fn infos(again: &Reopened) -> Vec<TopicInfo> {
     again.topics(Pattern::any(), None, 1000).await.unwrap()
 }
 
 #[tokio::test]
-async fn everything_is_there_again() {
+async fn everything_is_restored() {
     for clean in [true, false] {
-        let mut again = Again::new(Config::default());
+        let mut again = Reopened::new(Config::default());
         let full = Draft {
             topics: vec![topic("a"), topic("b")],
             event: "named".into(),
@@ -29,19 +29,19 @@ async fn everything_is_there_again() {
         let batch = Batch { events: vec![full.clone(), draft(&["job:1"], "pinned")], records, expect: vec![] };
         Journal::append(&*again, batch).await.unwrap();
         again.put(&["b"], "later").await;
-        let told = |page: &Page| format!("{:?}", page.events);
-        let (before, topics, epoch) = (told(&again.all().await), infos(&again).await, again.epoch());
+        let shown = |page: &Page| format!("{:?}", page.events);
+        let (before, topics, epoch) = (shown(&again.all().await), infos(&again).await, again.epoch());
         let (record, stats) = (again.get("r/1".into()).await.unwrap(), again.stats());
 
         again.reopen(clean).await;
-        // The wire bytes are made when they are asked for, so they do not differ.
-        assert_eq!((told(&again.all().await), infos(&again).await, again.epoch()), (before, topics, epoch));
+        // The SSE bytes are created on demand, so they do not differ.
+        assert_eq!((shown(&again.all().await), infos(&again).await, again.epoch()), (before, topics, epoch));
         assert_eq!(again.get("r/1".into()).await.unwrap(), record);
         let now = again.stats();
         assert_eq!((now.events, now.bytes, now.pinned_bytes), (stats.events, stats.bytes, stats.pinned_bytes));
         assert_eq!((now.topics, now.records, now.record_bytes), (stats.topics, stats.records, stats.record_bytes));
         assert_eq!(*again.watch_head().borrow(), 3);
-        // A key is remembered, and so is what came with it.
+        // The key of a publisher is remembered, and the content of its event.
         let repeat = again.append(vec![full.clone()]).await[0];
         assert_eq!((repeat.duplicate, repeat.position.offset), (true, 1));
         let other = Draft { data: "other".into(), ..full };
@@ -49,7 +49,7 @@ async fn everything_is_there_again() {
             Journal::append(&*again, Batch::events(vec![other])).await,
             Err(AppendError::KeyReused { .. })
         ));
-        // Revisions go on, so that what was expected before is not met by accident.
+        // Revisions continue, so that an old expectation is not met by chance.
         let write = RecordWrite { key: "r/1".into(), value: Some(Bytes::from_static(b"w")) };
         let expect = vec![Expect { key: "r/1".into(), revision: record.map(|record| record.revision) }];
         Journal::append(&*again, Batch { records: vec![write], expect, ..Batch::default() }).await.unwrap();
@@ -58,10 +58,10 @@ async fn everything_is_there_again() {
 }
 
 #[tokio::test]
-async fn gaps_are_still_told() {
+async fn gaps_are_still_reported() {
     for clean in [true, false] {
         let config = Config { retention: vec![keep("few", 2)], ..Config::default() };
-        let mut again = Again::new(config);
+        let mut again = Reopened::new(config);
         for n in 0..5 {
             again.put(&["few"], &n.to_string()).await;
         }
@@ -78,7 +78,7 @@ async fn gaps_are_still_told() {
 
 #[tokio::test]
 async fn a_time_is_still_found() {
-    let mut again = Again::new(Config::default());
+    let mut again = Reopened::new(Config::default());
     again.put(&["a"], "early").await;
     let first = again.all().await.events[0].timestamp;
     while now_ms() <= first {
@@ -92,9 +92,9 @@ async fn a_time_is_still_found() {
 }
 
 #[tokio::test]
-async fn histories_of_jobs_are_still_left_alone() {
+async fn histories_of_jobs_are_still_pinned() {
     let config = Config { max_bytes: 3000, max_event_bytes: 1000, ..Config::default() };
-    let mut again = Again::new(config);
+    let mut again = Reopened::new(config);
     again.put(&["job:1"], &"x".repeat(100)).await;
     again.reopen(false).await;
     for _ in 0..20 {
@@ -109,16 +109,16 @@ async fn histories_of_jobs_are_still_left_alone() {
     assert_eq!(again.topics(Pattern::new("job:*").unwrap(), None, 9).await.unwrap(), []);
 }
 
-/// The sweep judges by a time that was far ahead; the clock is right again at the next start.
+/// The sweep ran at a time far ahead. At the next start the clock is right again.
 #[tokio::test]
-async fn what_has_expired_stays_away_though_the_clock_was_set_back() {
+async fn expired_events_stay_deleted_after_the_clock_was_set_back() {
     for clean in [true, false] {
-        let mut again = Again::new(Config::default());
+        let mut again = Reopened::new(Config::default());
         again.append(vec![Draft { ttl_ms: Some(HOUR_MS), ..draft(&["t"], "brief") }]).await;
         again.put(&["t"], "stays").await;
         again.sweep(now_ms() + 2 * HOUR_MS).await.unwrap();
         assert_eq!(again.data().await, ["stays"]);
-        // What an expiry alone changes is written with the next commit at the latest.
+        // A change by expiry alone is written with the next commit at the latest.
         again.put(&["t"], "more").await;
         again.reopen(clean).await;
         assert_eq!(again.data().await, ["stays", "more"], "clean: {clean}");
@@ -127,8 +127,8 @@ async fn what_has_expired_stays_away_though_the_clock_was_set_back() {
 }
 
 #[tokio::test]
-async fn narrower_settings_count_from_the_start() {
-    let mut again = Again::new(Config::default());
+async fn lower_limits_apply_from_the_start() {
+    let mut again = Reopened::new(Config::default());
     for n in 0..9 {
         again.put(&["t"], &n.to_string()).await;
     }
@@ -139,10 +139,10 @@ async fn narrower_settings_count_from_the_start() {
     assert_ne!(again.after(2).await.trimmed, []);
 }
 
-/// It has two ids then, and the older one must not take the younger one's events with it.
+/// Its name has two ids then. The older id must not delete the events of the newer one.
 #[tokio::test]
-async fn a_topic_that_came_back_shortly_before_a_death_is_one_topic() {
-    let mut again = Again::new(Config { max_topics: 2, ..Config::default() });
+async fn a_topic_that_is_created_again_before_a_crash_is_one_topic() {
+    let mut again = Reopened::new(Config { max_topics: 2, ..Config::default() });
     for name in ["back", "b", "c", "back"] {
         again.put(&[name], "x").await;
     }

@@ -1,23 +1,23 @@
-//! Values of records in the store: small ones are one row, large ones are in parts.
+//! Values of records in the store: a small value is one row, a large one is stored in parts.
 
 use super::{
-    rows::{PART, RecordRow, SINGLE},
+    rows::{PART_BYTES, RecordRow, SINGLE_ROW_BYTES},
     *,
 };
 
 const MIB: usize = 1 << 20;
 
-/// Rows of values: whole ones and parts.
-fn rows_of_values(again: &Again) -> (usize, usize) {
+/// Number of single rows and of parts.
+fn rows_of_values(again: &Reopened) -> (usize, usize) {
     (again.count_rows(b'r'), again.count_rows(b'p'))
 }
 
-fn index_row(again: &Again, key: &str) -> Vec<u8> {
+fn index_row(again: &Reopened, key: &str) -> Vec<u8> {
     again.shared.with_store(|store| store.get(rows::record_index_key(key))).unwrap().unwrap().to_vec()
 }
 
 /// Stores a value as earlier versions did, in one row of any size, and opens the journal again.
-async fn write_as_one_row(again: &mut Again, key: &str, value: &[u8]) {
+async fn write_as_one_row(again: &mut Reopened, key: &str, value: &[u8]) {
     again.write(key, Some(Bytes::from_static(b"small"))).await;
     let revision = again.get(key.into()).await.unwrap().unwrap().revision;
     again.close().await;
@@ -32,9 +32,20 @@ async fn write_as_one_row(again: &mut Again, key: &str, value: &[u8]) {
 
 #[tokio::test]
 async fn values_of_every_size_are_read_back_also_after_a_restart() {
-    let sizes = [0, SINGLE - 1, SINGLE, SINGLE + 1, PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 1, 11 * MIB];
+    let sizes = [
+        0,
+        SINGLE_ROW_BYTES - 1,
+        SINGLE_ROW_BYTES,
+        SINGLE_ROW_BYTES + 1,
+        PART_BYTES - 1,
+        PART_BYTES,
+        PART_BYTES + 1,
+        2 * PART_BYTES,
+        2 * PART_BYTES + 1,
+        11 * MIB,
+    ];
     let value = |size: usize| noise(size, size as u64);
-    let mut again = Again::new(Config::default());
+    let mut again = Reopened::new(Config::default());
     for size in sizes {
         again.write(&size.to_string(), Some(value(size))).await;
     }
@@ -52,13 +63,13 @@ async fn values_of_every_size_are_read_back_also_after_a_restart() {
 
 #[tokio::test]
 async fn no_row_of_a_value_is_left_when_it_is_replaced_or_deleted() {
-    let mut again = Again::new(Config::default());
-    // Rows of other records stay.
-    again.write("r\0\0\0\0", Some(noise(PART + 1, 1))).await;
-    again.write("r\0", Some(noise(PART + 1, 2))).await;
+    let mut again = Reopened::new(Config::default());
+    // Rows of other records are not deleted.
+    again.write("r\0\0\0\0", Some(noise(PART_BYTES + 1, 1))).await;
+    again.write("r\0", Some(noise(PART_BYTES + 1, 2))).await;
     let steps = [(3, 0, 3), (1, 1, 0), (2, 0, 2), (5, 0, 5), (3, 0, 3), (0, 0, 0), (4, 0, 4), (1, 1, 0), (0, 0, 0)];
     for (number, (parts, whole, in_parts)) in (0..).zip(steps) {
-        let size = if whole == 1 { SINGLE } else { (parts * PART).saturating_sub(1) };
+        let size = if whole == 1 { SINGLE_ROW_BYTES } else { (parts * PART_BYTES).saturating_sub(1) };
         let value = (parts > 0).then(|| noise(size, number));
         again.write("r", value.clone()).await;
         assert_eq!(rows_of_values(&again), (whole, in_parts + 4), "step {number}");
@@ -74,8 +85,8 @@ async fn no_row_of_a_value_is_left_when_it_is_replaced_or_deleted() {
 
 #[tokio::test]
 async fn of_the_writes_of_a_key_in_one_commit_the_last_one_is_stored() {
-    let sizes = [None, Some(1), Some(2 * PART), Some(3 * PART)];
-    let again = Again::new(Config::default());
+    let sizes = [None, Some(1), Some(2 * PART_BYTES), Some(3 * PART_BYTES)];
+    let again = Reopened::new(Config::default());
     for before in sizes {
         for first in sizes {
             for last in sizes {
@@ -97,9 +108,15 @@ async fn of_the_writes_of_a_key_in_one_commit_the_last_one_is_stored() {
 
 #[tokio::test]
 async fn a_large_value_in_one_row_is_read_replaced_and_deleted() {
-    let old = noise(3 * PART, 1);
-    for new in [None, Some(noise(9, 2)), Some(noise(2 * PART, 3)), Some(noise(3 * PART, 4)), Some(noise(4 * PART, 5))] {
-        let mut again = Again::new(Config::default());
+    let old = noise(3 * PART_BYTES, 1);
+    for new in [
+        None,
+        Some(noise(9, 2)),
+        Some(noise(2 * PART_BYTES, 3)),
+        Some(noise(3 * PART_BYTES, 4)),
+        Some(noise(4 * PART_BYTES, 5)),
+    ] {
+        let mut again = Reopened::new(Config::default());
         write_as_one_row(&mut again, "r", &old).await;
         assert_eq!(rows_of_values(&again), (1, 0));
         assert!(again.value("r").await.as_ref() == Some(&old));
@@ -115,18 +132,20 @@ async fn a_large_value_in_one_row_is_read_replaced_and_deleted() {
 
 /// They would not find the value, and would leave parts behind.
 #[tokio::test]
-async fn earlier_versions_refuse_journals_with_parts_and_no_others() {
-    let again = Again::new(Config::default());
-    for (size, version) in [(SINGLE, rows::VERSION), (SINGLE + 1, rows::PARTS_VERSION), (9, rows::VERSION)] {
+async fn earlier_versions_reject_only_journals_with_parts() {
+    let again = Reopened::new(Config::default());
+    for (size, version) in
+        [(SINGLE_ROW_BYTES, rows::VERSION), (SINGLE_ROW_BYTES + 1, rows::PARTS_VERSION), (9, rows::VERSION)]
+    {
         again.write("r", Some(noise(size, 1))).await;
         assert_eq!(index_row(&again, "r")[0], version);
     }
 }
 
-/// Reads run on threads beside the writer. The revision says how a value is filled.
+/// Reads run on threads beside the writer. The content of a value depends on its revision.
 #[tokio::test]
 async fn readers_see_whole_values_of_one_revision_while_they_are_replaced() {
-    let again = Arc::new(Again::new(Config::default()));
+    let again = Arc::new(Reopened::new(Config::default()));
     let fill = |revision: u64| u8::try_from(revision % 251).unwrap();
     again.write("r", Some(Bytes::from_static(&[0]))).await;
     let first = again.get("r".into()).await.unwrap().unwrap().revision;
@@ -136,11 +155,11 @@ async fn readers_see_whole_values_of_one_revision_while_they_are_replaced() {
         tokio::spawn(async move {
             let mut seen = 0;
             while !done.load(Ordering::Relaxed) {
-                // Nothing is awaited for a record that does not exist.
+                // A read of a missing record does not wait, so the writer would get no turn.
                 tokio::task::yield_now().await;
                 let Some(Record { value, revision }) = again.get("r".into()).await.unwrap() else { continue };
-                // Single rows are not checked: they do not carry their revision.
-                if value.len() > SINGLE {
+                // Single rows are not checked, because they do not contain their revision.
+                if value.len() > SINGLE_ROW_BYTES {
                     let other = value.iter().position(|byte| *byte != fill(revision));
                     assert_eq!(other, None, "revision {revision} of {} bytes", value.len());
                     seen += 1;
@@ -151,11 +170,11 @@ async fn readers_see_whole_values_of_one_revision_while_they_are_replaced() {
     };
     let readers = [read(), read()];
     for revision in first + 1..first + u64::from(crate::cases(100)) {
-        // Mostly of one size, so that only the revision tells the parts apart.
+        // Most values have one size, so that only the revision distinguishes their parts.
         let size = match revision % 16 {
-            0 => 4 * PART,
+            0 => 4 * PART_BYTES,
             1 => 9,
-            _ => 16 * PART - 7,
+            _ => 16 * PART_BYTES - 7,
         };
         let value = (revision % 16 != 2).then(|| vec![fill(revision); size].into());
         again.write("r", value).await;

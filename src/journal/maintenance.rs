@@ -1,6 +1,7 @@
-//! Looking after a journal: what there is in it, all of it as lines of JSON, and whether it is as it was written.
+//! Maintenance of a journal: inspect, export as JSON lines, verify, compact.
 //!
-//! Everything here goes through the port, so that a running node, a stopped one and the journal in memory tell the same.
+//! Everything here uses the port only, so that a running node, a stopped node and the journal in memory give equal
+//! results.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,67 +15,67 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Work on a journal as a whole.
+/// Work on the whole journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Maintenance {
-    /// Clear away what was deleted.
+    /// Free the disk space of deleted data.
     Compact,
-    /// Read everything and say what is wrong.
+    /// Read everything and report damage.
     Verify,
 }
 
-/// What came of it.
+/// Result of [`Journal::maintain`].
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
-pub enum Report {
-    /// Of [`Maintenance::Compact`].
+pub enum MaintenanceReport {
+    /// Result of [`Maintenance::Compact`].
     Compacted(Compacted),
-    /// Of [`Maintenance::Verify`].
+    /// Result of [`Maintenance::Verify`].
     Verified(Verified),
 }
 
-/// How much less there is on the disk.
+/// Disk usage before and after a compaction.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(examples(json!({ "bytesBefore": 4096, "bytesAfter": 1024 })))]
 pub struct Compacted {
-    /// Bytes on the disk before.
+    /// Bytes on the disk before the compaction.
     pub bytes_before: u64,
-    /// And after it.
+    /// Bytes on the disk after the compaction.
     pub bytes_after: u64,
 }
 
-/// What a verification has read, and what is wrong with it.
+/// Result of a verification: what was read, and the damage that was found.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[schema(examples(json!({
     "damaged": false, "events": 17, "topics": 2, "records": 1, "counts": {}, "findings": [],
 })))]
 pub struct Verified {
-    /// Something that was acknowledged is missing, or is not as it was written.
+    /// True if acknowledged data are missing or have changed.
     pub damaged: bool,
-    /// Events read.
+    /// Number of events read.
     pub events: u64,
-    /// Topics read.
+    /// Number of topics read.
     pub topics: u64,
-    /// Records read.
+    /// Number of records read.
     pub records: u64,
-    /// How many findings there are of each kind.
+    /// Number of findings of each kind.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub counts: BTreeMap<&'static str, u64>,
-    /// The first [`Verified::MAX_FINDINGS`] of them.
+    /// The first [`Verified::MAX_FINDINGS`] findings.
     pub findings: Vec<Finding>,
 }
 
-/// Something that is not as it should be.
+/// Something that is not as expected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Finding {
-    /// One word for it.
+    /// Kind of the finding, one word.
     pub kind: &'static str,
-    /// Which, and what is wrong with it.
+    /// The affected item and its defect.
     pub detail: String,
 }
 
-/// What there is in a journal.
+/// Summary of a journal.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = JournalInspection, examples(json!({
@@ -84,40 +85,40 @@ pub struct Finding {
     "topTopics": [{ "topic": "order:7", "events": 12, "bytes": 2048, "first": "9c1f00aa0b77-1", "last": "9c1f00aa0b77-12" }],
 })))]
 pub struct Inspection {
-    /// The epoch, as positions spell it.
+    /// The epoch, as it is written in positions.
     pub epoch: String,
-    /// The last event that was ever appended.
+    /// Position of the last appended event, whether it is still stored or not.
     #[schema(value_type = String)]
     pub head: Position,
-    /// When the first event that is kept was appended, in Unix milliseconds.
+    /// Time at which the oldest stored event was appended, in Unix milliseconds.
     pub oldest: Option<u64>,
-    /// And the last.
+    /// Time at which the newest stored event was appended, in Unix milliseconds.
     pub newest: Option<u64>,
-    /// How the node stopped that wrote it; none while one runs.
+    /// How the last node stopped. Absent for a running node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_stop: Option<&'static str>,
-    /// Figures.
+    /// Figures of the journal.
     #[serde(flatten)]
     pub stats: Stats,
     /// The topics with the most bytes, at most ten.
     pub top_topics: Vec<TopicInfo>,
 }
 
-/// All events of some topics as lines of JSON, in journal order, a bounded part at a time.
+/// Exports all events of some topics as JSON lines, in journal order, in parts of bounded size.
 pub struct Export {
     journal: Arc<dyn Journal>,
     query: Query,
-    left: u64,
+    remaining: u64,
 }
 
-/// Events and bytes in one part of an export.
+/// Maximum number of events and bytes in one part of an export.
 const PART_EVENTS: usize = 1000;
 const PART_BYTES: usize = 64 << 10;
 const TOP_TOPICS: usize = 10;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Row<'a> {
+struct ExportRow<'a> {
     id: Position,
     topic: &'a Topic,
     #[serde(skip_serializing_if = "<[Topic]>::is_empty")]
@@ -136,7 +137,7 @@ struct Row<'a> {
 // === impl Verified ===
 
 impl Verified {
-    /// Most findings that are listed; the rest is counted.
+    /// Maximum number of listed findings; further ones are only counted.
     pub const MAX_FINDINGS: usize = 100;
 
     pub(super) fn damage(&mut self, kind: &'static str, detail: impl Into<String>) {
@@ -144,7 +145,7 @@ impl Verified {
         self.note(kind, detail);
     }
 
-    /// Notes what is no damage.
+    /// Records a finding that is not damage.
     pub(super) fn note(&mut self, kind: &'static str, detail: impl Into<String>) {
         *self.counts.entry(kind).or_default() += 1;
         if self.findings.len() < Self::MAX_FINDINGS {
@@ -156,10 +157,10 @@ impl Verified {
 // === impl Inspection ===
 
 impl Inspection {
-    /// Looks at a journal.
+    /// Inspects a journal.
     ///
     /// # Errors
-    /// When the journal does not answer.
+    /// If the journal cannot be read.
     pub async fn of(journal: &dyn Journal) -> Result<Self, Unavailable> {
         let any: Arc<[Pattern]> = vec![Pattern::any()].into();
         let epoch = journal.epoch();
@@ -208,25 +209,25 @@ async fn top_topics(journal: &dyn Journal) -> Result<Vec<TopicInfo>, Unavailable
 // === impl Export ===
 
 impl Export {
-    /// An export of the events after an offset; `limit` bounds how many.
+    /// An export of the events after the offset `after`, at most `limit`. No pattern means all topics.
     pub fn new(journal: Arc<dyn Journal>, patterns: Vec<Pattern>, after: u64, limit: Option<u64>) -> Self {
         let patterns = if patterns.is_empty() { vec![Pattern::any()] } else { patterns };
         let query = Query { patterns: patterns.into(), after, floor: after, limit: PART_EVENTS, max_bytes: PART_BYTES };
-        Self { journal, query, left: limit.unwrap_or(u64::MAX) }
+        Self { journal, query, remaining: limit.unwrap_or(u64::MAX) }
     }
 
     /// The next lines, each with its line break; `None` at the end.
     ///
     /// # Errors
-    /// When the journal does not answer.
+    /// If the journal cannot be read.
     pub async fn next(&mut self) -> Result<Option<String>, Unavailable> {
-        while self.left > 0 && self.query.after < *self.journal.watch_head().borrow() {
-            self.query.limit = PART_EVENTS.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        while self.remaining > 0 && self.query.after < *self.journal.watch_head().borrow() {
+            self.query.limit = PART_EVENTS.min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
             let page = self.journal.read(self.query.clone()).await?;
             self.query.after = page.through;
-            self.left -= page.events.len() as u64;
+            self.remaining -= page.events.len() as u64;
             if !page.events.is_empty() {
-                // Joined at the end: a growing buffer would hold up to twice the bytes.
+                // Joined at the end: a growing buffer would need up to twice the memory.
                 let lines: Vec<String> = page.events.iter().map(|event| line(event)).collect();
                 return Ok(Some(lines.concat()));
             }
@@ -237,7 +238,7 @@ impl Export {
 
 fn line(event: &Event) -> String {
     let Some((topic, also_in)) = event.topics.split_first() else { return String::new() };
-    let row = Row {
+    let row = ExportRow {
         id: event.position,
         topic,
         also_in,

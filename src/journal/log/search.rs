@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use super::{Log, entries::Entry, read::MERGE_TOPICS, topics::TopicLog};
+use super::{Log, entries::IndexEntry, read::MERGE_TOPICS, topics::TopicLog};
 use crate::topic::Pattern;
 
 /// Entries per step, which take some tens of microseconds.
 const STEP: usize = 1024;
 
 /// The state of a backward search from the head.
-pub(crate) struct Walk {
+pub(crate) struct BackwardSearch {
     patterns: Arc<[Pattern]>,
     /// Number of events that are not found yet.
     missing: usize,
@@ -22,9 +22,9 @@ pub(crate) struct Walk {
     answer: u64,
 }
 
-// === impl Walk ===
+// === impl BackwardSearch ===
 
-impl Walk {
+impl BackwardSearch {
     /// A search for the position before the last `count` events.
     pub(crate) fn new(patterns: Arc<[Pattern]>, count: usize) -> Self {
         Self { patterns, missing: count, below: None, answer: 0 }
@@ -42,24 +42,30 @@ impl Walk {
 
 impl Log {
     /// Runs one step; returns the position if the search has finished.
-    pub(crate) fn step_back(&self, walk: &mut Walk, now: u64) -> Option<u64> {
-        if walk.below.is_none() {
-            walk.answer = self.head;
+    pub(crate) fn search_step(&self, search: &mut BackwardSearch, now: u64) -> Option<u64> {
+        if search.below.is_none() {
+            search.answer = self.head;
         }
-        let below = walk.below.unwrap_or(u64::MAX);
-        if walk.missing == 0 {
-            return Some(walk.answer);
+        let below = search.below.unwrap_or(u64::MAX);
+        if search.missing == 0 {
+            return Some(search.answer);
         }
         let now = self.time(now);
-        let patterns = walk.patterns.clone();
+        let patterns = search.patterns.clone();
         match self.few_topics(&patterns) {
-            Some(logs) => self.step_by_topics(walk, &logs, below, now),
-            None => self.step_by_entries(walk, &patterns, below, now),
+            Some(logs) => self.search_step_by_topics(search, &logs, below, now),
+            None => self.search_step_by_entries(search, &patterns, below, now),
         }
     }
 
     /// Searches the last entries of each topic, back to the offset that all topics have reached.
-    fn step_by_topics(&self, walk: &mut Walk, logs: &[&TopicLog], below: u64, now: u64) -> Option<u64> {
+    fn search_step_by_topics(
+        &self,
+        search: &mut BackwardSearch,
+        logs: &[&TopicLog],
+        below: u64,
+        now: u64,
+    ) -> Option<u64> {
         let each = STEP / logs.len().max(1) + 1;
         let (mut offsets, mut reached) = (Vec::with_capacity(STEP + MERGE_TOPICS), 0);
         for log in logs {
@@ -74,26 +80,32 @@ impl Log {
         offsets.sort_unstable_by(|a, b| b.cmp(a));
         offsets.dedup();
         for offset in offsets {
-            if self.alive(offset, now).is_some() && walk.take(offset) {
-                return Some(walk.answer);
+            if self.alive(offset, now).is_some() && search.take(offset) {
+                return Some(search.answer);
             }
         }
-        walk.below = Some(reached);
+        search.below = Some(reached);
         // All topics were searched to their beginning.
-        (reached == 0).then_some(walk.answer)
+        (reached == 0).then_some(search.answer)
     }
 
     /// Searches the last entries of the whole log.
-    fn step_by_entries(&self, walk: &mut Walk, patterns: &[Pattern], below: u64, now: u64) -> Option<u64> {
-        let concerned = |offset, entry: &Entry| !entry.expired(now) && self.concerns(patterns, offset, entry);
+    fn search_step_by_entries(
+        &self,
+        search: &mut BackwardSearch,
+        patterns: &[Pattern],
+        below: u64,
+        now: u64,
+    ) -> Option<u64> {
+        let concerned = |offset, entry: &IndexEntry| !entry.expired(now) && self.concerns(patterns, offset, entry);
         let mut searched = 0;
         for (offset, entry) in self.entries.before(below).take(STEP) {
             searched += 1;
-            walk.below = Some(offset);
-            if concerned(offset, entry) && walk.take(offset) {
-                return Some(walk.answer);
+            search.below = Some(offset);
+            if concerned(offset, entry) && search.take(offset) {
+                return Some(search.answer);
             }
         }
-        (searched < STEP).then_some(walk.answer)
+        (searched < STEP).then_some(search.answer)
     }
 }

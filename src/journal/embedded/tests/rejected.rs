@@ -1,30 +1,34 @@
-//! What was refused is not there, and what makes room is not refused.
+//! Rejected writes leave nothing behind, and deletions are accepted on a full disk.
 
 use super::*;
 use crate::journal::RecordWrite;
 
-/// A write may fail after all of it has reached the log: whoever was told so comes again.
+/// A write may fail after all of it has reached the log. Its publisher sends it again.
 #[tokio::test]
-async fn a_commit_that_was_refused_is_cut_off() {
-    let mut again = Again::new(Config::default());
+async fn a_rejected_commit_is_cut_off() {
+    let mut again = Reopened::new(Config::default());
     for n in 0..4 {
         again.put(&["t"], &n.to_string()).await;
     }
     again.drop();
     let store = again.dir.join("journal/store");
-    // Three of the four were acknowledged.
+    // Three of four commits were acknowledged.
     check::cut(&store, 3).unwrap();
     let opened = Store::open(&store).unwrap();
     assert_eq!(restore::state(&opened).unwrap().unwrap().commit, 3);
     assert_eq!(opened.scan(b'e', &[]).count(), 3);
     drop(opened);
     check::cut(&store, 3).unwrap();
-    assert_eq!(restore::state(&Store::open(&store).unwrap()).unwrap().unwrap().commit, 3, "once is enough");
+    assert_eq!(
+        restore::state(&Store::open(&store).unwrap()).unwrap().unwrap().commit,
+        3,
+        "the second cut changes nothing"
+    );
 }
 
 #[tokio::test]
-async fn on_a_full_disk_what_only_deletes_is_taken() {
-    let mut again = Again::new(Config::default());
+async fn deletions_are_accepted_on_a_full_disk() {
+    let mut again = Reopened::new(Config::default());
     let record = |value: Option<&'static str>| Batch {
         records: vec![RecordWrite { key: "r".into(), value: value.map(Bytes::from) }],
         ..Batch::default()
@@ -44,10 +48,10 @@ async fn on_a_full_disk_what_only_deletes_is_taken() {
     assert!(again.stats().refusing, "as long as it is full");
 }
 
-/// Its clone would keep the store open.
+/// A clone would keep the store open.
 #[tokio::test]
-async fn a_store_that_is_in_use_elsewhere_is_not_alone() {
-    let again = Again::new(Config::default());
+async fn a_store_with_a_clone_is_not_alone() {
+    let again = Reopened::new(Config::default());
     let clone = again.shared.with_store(|store| Ok(store.clone())).unwrap();
     let alone = || again.shared.with_store(|store| Ok(store.alone())).unwrap();
     assert!(!alone());

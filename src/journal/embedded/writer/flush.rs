@@ -1,4 +1,4 @@
-//! Following the index: payloads that nobody needs leave the disk, marks are noted, index rows are brought in line.
+//! Writes pending changes to the store: deletes payloads, stores topics, rewrites index rows.
 
 use std::collections::BTreeSet;
 
@@ -14,22 +14,22 @@ use crate::journal::{
 // === impl Writer ===
 
 impl Writer {
-    /// Does on disk what was decided in memory. Should the node die before, it will be decided again.
+    /// Writes pending changes to the store. After a crash before this, they are determined again.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
-        let mut spans = std::mem::take(&mut self.ragged);
+        let mut spans = std::mem::take(&mut self.fragmented);
         let Changes { dropped, mut topics } = std::mem::take(&mut self.pending);
         if dropped.is_empty() && topics.is_empty() && spans.is_empty() {
             return Ok(());
         }
         let shared = self.shared.clone();
-        let marks = shared.log().marks();
+        let log_state = shared.log().log_state();
         for part in dropped.chunks(CHANGES_AT_ONCE).chain(std::iter::once(&[][..])) {
             let topics = std::mem::take(&mut topics);
             if part.is_empty() && topics.is_empty() {
                 continue;
             }
             spans.extend(part.iter().map(|(_, offset)| offset / SPAN));
-            self.write(&marks, false, |commit| {
+            self.write(&log_state, false, |commit| {
                 for id in topics {
                     match shared.log().topic(id) {
                         Some((name, trimmed_through)) => {
@@ -39,22 +39,22 @@ impl Writer {
                         None => commit.delete(rows::topic_key(id)),
                     }
                 }
-                for (home, offset) in part {
-                    commit.delete(rows::event_key(*home, *offset));
+                for (primary_topic, offset) in part {
+                    commit.delete(rows::event_key(*primary_topic, *offset));
                     shared.events.remove(offset);
                 }
             })?;
         }
-        self.tidy(spans)
+        self.rewrite_index_rows(spans)
     }
 
-    /// Brings index rows in line with the index: those of dead spans go, those of ragged ones become one.
-    fn tidy(&mut self, spans: BTreeSet<u64>) -> Result<(), StoreError> {
+    /// Rewrites index rows: deletes those of empty spans, and joins those of fragmented ones.
+    fn rewrite_index_rows(&mut self, spans: BTreeSet<u64>) -> Result<(), StoreError> {
         let shared = self.shared.clone();
         let log = shared.log();
-        // A span that is still being filled is left for later.
+        // A span that is still being filled is kept for later.
         let (whole, filling): (BTreeSet<u64>, _) = spans.into_iter().partition(|span| (span + 1) * SPAN <= log.head());
-        self.ragged = filling;
+        self.fragmented = filling;
         if whole.is_empty() {
             return Ok(());
         }
@@ -62,13 +62,13 @@ impl Writer {
         let mut fresh = Vec::new();
         for span in whole {
             let (first, last) = (span * SPAN, span * SPAN + SPAN - 1);
-            let found = rows::encode_metas(log.metas(first.saturating_sub(1), last));
+            let found = rows::encode_event_metas(log.event_metas(first.saturating_sub(1), last));
             stale.extend(
                 self.index_rows(first, last)?.into_iter().filter(|old| found.iter().all(|(new, _)| new != old)),
             );
             fresh.extend(found);
         }
-        self.write(&log.marks(), false, |commit| {
+        self.write(&log.log_state(), false, |commit| {
             stale.into_iter().for_each(|first| commit.delete(rows::index_key(first)));
             fresh.into_iter().for_each(|(first, row)| commit.put(rows::index_key(first), row));
         })
