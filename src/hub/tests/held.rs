@@ -10,7 +10,7 @@ use tokio::sync::{RwLock, watch};
 use crate::{
     clock::Clock,
     journal::{
-        AppendError, Batch, Bell, BoxFuture, Config, Journal, Memory, Page, Query, Receipt, Record, Since, Stats,
+        AppendError, Batch, BoxFuture, Config, Journal, Memory, Notifier, Page, Query, Receipt, Record, Since, Stats,
         TopicInfo, Unavailable,
     },
     topic::{Pattern, Topic},
@@ -89,8 +89,8 @@ impl Journal for Held {
         self.memory.watch_head()
     }
 
-    fn listen(&self, bell: &Arc<Bell>) {
-        self.memory.listen(bell);
+    fn listen(&self, notifier: &Arc<Notifier>) {
+        self.memory.listen(notifier);
     }
 
     fn epoch(&self) -> u64 {

@@ -75,8 +75,8 @@ impl Journal for Faulty {
         self.inner.watch_head()
     }
 
-    fn listen(&self, bell: &Arc<journal::Bell>) {
-        self.inner.listen(bell);
+    fn listen(&self, notifier: &Arc<journal::Notifier>) {
+        self.inner.listen(notifier);
     }
 
     fn epoch(&self) -> u64 {

@@ -147,8 +147,8 @@ impl Journal for Faulty {
         self.memory.watch_head()
     }
 
-    fn listen(&self, bell: &Arc<journal::Bell>) {
-        self.memory.listen(bell);
+    fn listen(&self, notifier: &Arc<journal::Notifier>) {
+        self.memory.listen(notifier);
     }
 
     fn epoch(&self) -> u64 {
