@@ -37,6 +37,8 @@ mod tail;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use self::{
     config::{Config, Kind, Retention, SyncMode},
