@@ -1,8 +1,8 @@
-//! The event: what a publisher hands in, and what the journal keeps.
+//! Events: drafts of publishers, and the events that the journal stores.
 //!
 //! Owns the meaning of the fields of an event stream (WHATWG HTML, section 9.2 "Server-sent events") and their limits.
-//! [`Draft`] is an event on its way in; [`Event`] is one that the journal has given a [`Position`]. An event becomes
-//! its wire bytes once, however many emitters get it.
+//! A [`Draft`] is sent by a publisher. The journal gives it a [`Position`], which makes it an [`Event`]. An event is
+//! encoded as SSE bytes once, for all emitters.
 
 use std::sync::{Arc, OnceLock};
 
@@ -26,12 +26,12 @@ pub use self::{
     position::Position,
 };
 
-/// An event on its way into the journal.
+/// An event that is not in the journal yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Draft {
-    /// Where it goes. One event in several topics keeps one position and reaches an emitter once.
+    /// Topics of the event. An event in several topics has one position, and an emitter gets it once.
     pub topics: Vec<Topic>,
-    /// The event's name; empty means `message`, as in the standard.
+    /// Name of the event; empty means `message`, as in the standard.
     pub event: String,
     /// The payload; line breaks become several `data:` lines.
     pub data: String,
@@ -39,84 +39,84 @@ pub struct Draft {
     pub retry: Option<u64>,
     /// A comment that goes before the event; clients ignore it.
     pub comment: Option<String>,
-    /// The publisher's id for the event. A repeat of the same key, publisher and first topic appends nothing.
+    /// Event id of the publisher. If this publisher used the key before in this first topic, nothing is appended.
     pub key: Option<String>,
     /// The publisher. Together with the first topic it is the scope of `key`.
     pub publisher: String,
-    /// After so many milliseconds the event is gone, which is no gap.
+    /// Time to live in milliseconds. An event that has expired is not a gap.
     pub ttl_ms: Option<u64>,
-    /// Only emitters that match get it.
+    /// If set, only matching emitters get the event.
     pub filter: Option<Filter>,
-    /// The id which the event had at the server that it came from.
+    /// Event id at the original server, for a relayed event.
     pub origin: Option<String>,
 }
 
-/// An event that the journal holds.
+/// An event in the journal.
 #[derive(Debug)]
 pub struct Event {
-    /// Where it stands.
+    /// Position in the journal.
     pub position: Position,
-    /// The topics it was published into.
+    /// Topics of the event.
     pub topics: Box<[Topic]>,
-    /// Its name; empty means `message`.
+    /// Name of the event; empty means `message`.
     pub event: Box<str>,
-    /// Its payload.
+    /// The payload.
     pub data: Box<str>,
-    /// When it was appended, in Unix milliseconds.
+    /// Time at which it was appended, in Unix milliseconds.
     pub timestamp: u64,
     /// Reconnection time for clients, in milliseconds.
     pub retry: Option<u64>,
-    /// Comment before the event.
+    /// A comment that goes before the event.
     pub comment: Option<Box<str>>,
-    /// When it expires, in Unix milliseconds.
+    /// Time at which it expires, in Unix milliseconds.
     pub expires: Option<u64>,
-    /// Only emitters that match get it.
+    /// If set, only matching emitters get the event.
     pub filter: Option<Filter>,
-    /// The id which the event had at the server that it came from.
+    /// Event id at the original server, for a relayed event.
     pub origin: Option<Box<str>>,
-    /// Who published it.
+    /// Name of the publisher.
     pub publisher: Box<str>,
-    /// The publisher's own id for it.
+    /// Event id of the publisher.
     pub key: Option<Box<str>>,
     wire: OnceLock<Encoded>,
     envelope: OnceLock<Encoded>,
 }
 
-/// Why a draft is no event. The message names the field.
+/// Why a draft is rejected. The message names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// `event` or `id` would break the framing of the stream.
+    /// `event` or `id` contains a character that would break the framing of the stream.
     #[error("`{0}` must not contain CR, LF or NUL")]
     ControlCharacter(&'static str),
     /// The event has the name of a control frame of the node.
     #[error("`event`: `{0}` is the name of a control frame of this node; choose another one")]
     Reserved(String),
-    /// The journal's `max_event_bytes` is exceeded.
+    /// The event is larger than `max_event_bytes`.
     #[error("the event has {size} bytes, the limit (max_event_bytes) is {limit}")]
     TooLarge {
-        /// Size of the event as counted by [`Draft::size`].
+        /// Size of the event, as [`Draft::size`] counts it.
         size: usize,
-        /// The limit in force.
+        /// The limit.
         limit: usize,
     },
-    /// The publisher's id is too long.
+    /// The event id of the publisher is too long.
     #[error("`id` has {0} bytes, at most {MAX_KEY_BYTES}")]
     LongKey(usize),
-    /// An event without topic reaches nobody.
+    /// The event has no topic.
     #[error("an event needs at least one topic")]
     NoTopic,
-    /// Each topic of an event is an index entry.
+    /// The event has too many topics. Each is an index entry.
     #[error("an event has at most {MAX_TOPICS_PER_EVENT} topics, this one has {0}")]
     TooManyTopics(usize),
 }
 
-/// Maximum length of a publisher's id, in bytes.
+/// Maximum length of an event id of a publisher, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
 
 /// Maximum length of the comment that lists the positions of a relayed event, in bytes: 17 positions.
-const MAX_WAY: usize = 1024;
+const MAX_VIA_BYTES: usize = 1024;
 
-/// Most topics that one event may name: each is an index entry.
+/// Maximum number of topics of one event. Each is an index entry.
 pub const MAX_TOPICS_PER_EVENT: usize = 64;
 
 /// Maximum reconnection time that a publisher can set, in milliseconds: one hour. Browsers treat values above 2^31 as
@@ -131,23 +131,24 @@ impl Draft {
         Self { topics: vec![topic], event: event.into(), data: data.into(), ..Self::default() }
     }
 
-    /// Bytes that count against `max_event_bytes`: all fields whose length the publisher chooses. Topics are excluded,
-    /// since they have their own limits. The position comment of a relayed event is excluded too, so that an event that
-    /// fits into one node also fits into the next.
+    /// The size that counts for `max_event_bytes`: all fields whose length the publisher chooses.
+    ///
+    /// Topics have their own limits and do not count. The position comment of a relayed event does not count, so that an
+    /// event that fits into one node also fits into the next.
     pub fn size(&self) -> usize {
         let comment = self.comment.as_ref().map_or(0, String::len);
-        let way = self.of_relay() && comment <= MAX_WAY;
+        let is_via = self.by_relay() && comment <= MAX_VIA_BYTES;
         self.data.len()
             + self.event.len()
-            + if way { 0 } else { comment }
+            + if is_via { 0 } else { comment }
             + self.key.as_ref().map_or(0, String::len)
             + self.filter.as_ref().map_or(0, Filter::size)
     }
 
-    /// Checks what the wire format and the limits demand.
+    /// Checks the fields against the wire format and the limits.
     ///
     /// # Errors
-    /// Names the first field that is wrong.
+    /// Names the first invalid field.
     pub fn check(&self, max_event_bytes: usize) -> Result<(), Invalid> {
         let breaks = |s: &str| s.contains(['\r', '\n', '\0']);
         if breaks(&self.event) {
@@ -179,18 +180,18 @@ impl Draft {
     /// # Errors
     /// [`Invalid::Reserved`].
     pub fn check_name(&self) -> Result<(), Invalid> {
-        if names::is_control(&self.event) && !self.of_relay() {
+        if names::is_control(&self.event) && !self.by_relay() {
             return Err(Invalid::Reserved(self.event.chars().take(64).collect()));
         }
         Ok(())
     }
 
     /// True for events that a relay of this node publishes.
-    fn of_relay(&self) -> bool {
+    fn by_relay(&self) -> bool {
         self.publisher.starts_with("relay:")
     }
 
-    /// Gives the draft its place.
+    /// Creates the event with this position and timestamp.
     pub fn into_event(self, position: Position, timestamp: u64) -> Event {
         Event {
             position,
@@ -213,7 +214,7 @@ impl Draft {
 
 // === impl Event ===
 
-/// What `?envelope=true` wraps an event in.
+/// The JSON of an event with `?envelope=true`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Envelope<'a> {
@@ -233,35 +234,35 @@ struct Envelope<'a> {
 }
 
 impl Event {
-    /// The source of a relay that it came from, by its label; `None` for what no relay has brought.
+    /// Label of the relay source that the event came from; `None` for events that were not relayed.
     pub fn source(&self) -> Option<&str> {
-        // Into such a topic only the node itself publishes: no user can be named so as to be taken for a source.
+        // Only the node publishes into such a topic, so that no user can pretend to be a source.
         let relayed = self.topics.iter().any(|topic| topic.as_str().starts_with("relay:"));
         let (_, label) = self.publisher.strip_prefix("relay:").filter(|_| relayed)?.split_once('/')?;
         Some(label)
     }
 
-    /// The name that subscribers see: `message` where none was given.
+    /// Name of the event; `message` if the publisher set none.
     pub fn name(&self) -> &str {
         if self.event.is_empty() { "message" } else { &self.event }
     }
 
-    /// The payload as JSON where it is JSON, else as a string.
+    /// The payload as JSON if it is valid JSON, else as a JSON string.
     pub fn data_json(&self) -> Json {
         json::embed(&self.data)
     }
 
-    /// The same as a tree, which rounds numbers that it cannot hold.
+    /// The payload as a JSON tree. Numbers that the tree cannot hold are rounded.
     pub fn data_value(&self) -> serde_json::Value {
         self.data_json().value()
     }
 
-    /// The bytes for the wire, made at the first call and shared from then on.
+    /// The SSE bytes. They are encoded at the first call, and shared afterwards.
     pub fn wire(&self) -> Encoded {
         self.wire.get_or_init(|| self.encode(&self.event, &self.data)).clone()
     }
 
-    /// The bytes for emitters that asked for an envelope, also made once.
+    /// The SSE bytes for emitters with envelope. They are encoded at the first call, and shared afterwards.
     pub fn wire_in_envelope(&self) -> Encoded {
         self.envelope
             .get_or_init(|| {
@@ -283,13 +284,13 @@ impl Event {
             .clone()
     }
 
-    /// True when the event has outlived its `ttlMs` at `now` (Unix milliseconds).
+    /// True if the event has expired at `now` (Unix milliseconds).
     pub fn expired(&self, now: u64) -> bool {
         self.expires.is_some_and(|at| at <= now)
     }
 
-    /// Rough bytes of memory that this event holds; what retention by bytes counts. The same all its life: the wire
-    /// bytes, which repeat the data, count from the beginning.
+    /// Approximate size in memory in bytes, for retention by bytes. It never changes: the SSE bytes, which repeat the
+    /// data, count before they are encoded.
     pub fn footprint(&self) -> usize {
         let optional =
             [&self.comment, &self.origin, &self.key].into_iter().flatten().map(|text| text.len()).sum::<usize>();
@@ -315,15 +316,15 @@ impl Event {
     }
 }
 
-/// Milliseconds since the Unix epoch by the wall clock, as a label of a moment. Ages and expiry use [`crate::clock::Clock`]: the
-/// wall clock jumps.
+/// Current time of the wall clock in Unix milliseconds, for timestamps only. The wall clock jumps, so ages and expiry use
+/// [`crate::clock::Clock`].
 #[expect(clippy::disallowed_methods, reason = "a label")]
 pub fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A shared event, as the tail hands it out.
+/// A shared event.
 pub type SharedEvent = Arc<Event>;
 
 #[cfg(test)]
@@ -331,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_that_would_break_the_framing_are_refused() {
+    fn fields_that_would_break_the_framing_are_rejected() {
         let topic = Topic::new("t").unwrap();
         let mut draft = Draft::new(topic, "a\nid: 1", "x");
         assert_eq!(draft.check(10), Err(Invalid::ControlCharacter("event")));
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_relay_has_brought_has_a_source() {
+    fn only_relayed_events_have_a_source() {
         let source = |topic: &str, publisher: &str| {
             let mut draft = Draft::new(Topic::new(topic).unwrap(), "", "x");
             draft.publisher = publisher.into();
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reconnection_time_counts_up_to_an_hour() {
+    fn a_reconnection_time_is_at_most_one_hour() {
         for (asked, sent) in
             [(5, 5), (MAX_RETRY_MS, MAX_RETRY_MS), (MAX_RETRY_MS + 1, MAX_RETRY_MS), (u64::MAX, MAX_RETRY_MS)]
         {
@@ -386,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_tells_topic_position_origin_and_the_publishers_id() {
+    fn an_envelope_has_topic_position_origin_and_publisher_id() {
         let mut draft = Draft::new(Topic::new("order:1").unwrap(), "", r#"{"a":1}"#);
         draft.origin = Some("up-7".into());
         draft.key = Some("row 7".into());

@@ -1,13 +1,13 @@
-//! JSON as text: what a client wrote leaves the node as it came, without its insignificant white space.
+//! JSON as text: the node passes on JSON of clients unchanged, except for insignificant white space.
 //!
-//! A tree of values loses what it cannot hold: digits beyond 64 bits, the form of a number (`1.10`, `1E5`, `-0`), escapes,
-//! and names that occur twice. So JSON that only passes through stays text ([`Json`]), checked and made compact by one
-//! mechanism ([`compact()`]). A tree is made only where values are looked at.
+//! A JSON tree would lose digits beyond 64 bits, the form of numbers (`1.10`, `1E5`, `-0`), escapes and repeated names.
+//! Therefore JSON that is only passed on stays text ([`Json`]), checked and compacted by [`compact()`]. A tree is built
+//! only where values are used.
 //!
-//! What is kept as it is: digits, the order of names, names that occur twice, escapes. What is refused: text that is not
-//! JSON, an escape that is half of a surrogate pair, nesting deeper than [`MAX_DEPTH`]. No number is refused for its range.
+//! Unchanged are digits, the order of names, repeated names and escapes. Rejected are text that is not JSON, escapes that
+//! are half of a surrogate pair, and nesting deeper than [`MAX_DEPTH`]. Numbers have no range.
 //!
-//! [`Objects`] reads typed values: a JSON array is never taken for an object.
+//! [`Objects`] reads typed values, and rejects a JSON array where an object is expected.
 
 use std::{borrow::Cow, fmt};
 
@@ -33,28 +33,28 @@ pub use self::{
 #[derive(Clone)]
 pub struct Json(Box<RawValue>);
 
-/// Checks a text and removes its insignificant white space. Without white space to remove, the text is borrowed.
+/// Checks a text and removes its insignificant white space. If there is none, the text is borrowed.
 ///
 /// # Errors
-/// When the text is not JSON, is nested deeper than [`MAX_DEPTH`], or has half of a surrogate pair.
+/// If the text is not JSON, is nested deeper than [`MAX_DEPTH`], or has half of a surrogate pair.
 pub fn compact(text: &str) -> Result<Cow<'_, str>, Invalid> {
     scan::compact(text, MAX_DEPTH)
 }
 
-/// The JSON value that a text is, in compact form; else the text as a JSON string.
+/// The text as compact JSON if it is valid JSON, else as a JSON string.
 pub fn embed(text: &str) -> Json {
     Json::parse(text).unwrap_or_else(|_| Json::from(text))
 }
 
-/// Reads a typed value. Where an object is expected, an array is refused.
+/// Reads a typed value. An array is rejected where an object is expected.
 ///
 /// # Errors
-/// As `serde_json::from_slice`.
+/// If the text is not JSON, or the value has another form.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(bytes).map(|Objects(value)| value)
 }
 
-/// The text without a byte order mark, which RFC 8259 (section 8.1) permits to ignore.
+/// The text without a byte order mark. RFC 8259 (section 8.1) permits ignoring it.
 pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
 }
@@ -62,64 +62,64 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 // === impl Json ===
 
 impl Json {
-    /// `null`.
+    /// The value `null`.
     pub fn null() -> Self {
         Self(RawValue::NULL.to_owned())
     }
 
-    /// Reads a text.
+    /// Parses a text.
     ///
     /// # Errors
-    /// As [`compact()`].
+    /// If the text is not JSON, is nested deeper than [`MAX_DEPTH`], or has half of a surrogate pair.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         compact(text).map(|text| Self::trusted(text.into_owned()))
     }
 
-    /// Reads the result of a task. It is shown inside of other JSON, so it may not be nested as deep as that.
+    /// Parses the result of a task. It becomes part of other JSON, so its limit of nesting is lower.
     ///
     /// # Errors
-    /// As [`compact()`], with [`MAX_RESULT_DEPTH`] for the bound.
+    /// If the text is not JSON, is nested deeper than [`MAX_RESULT_DEPTH`], or has half of a surrogate pair.
     pub fn result(text: &str) -> Result<Self, Invalid> {
         scan::compact(text, MAX_RESULT_DEPTH).map(|text| Self::trusted(text.into_owned()))
     }
 
-    /// Keeps a text that is known to be JSON; [`compact()`] made it, or a serialiser.
+    /// Wraps a text that is valid compact JSON.
     fn trusted(text: String) -> Self {
         Self(RawValue::from_string(text).expect("the text was checked or made by a serialiser"))
     }
 
-    /// The JSON text of any value.
+    /// Serialises a value.
     ///
     /// # Errors
-    /// When a map has keys that are not text, or the value itself refuses.
+    /// If a map has keys that are not text, or the value fails to serialise.
     pub fn of(value: &(impl Serialize + ?Sized)) -> serde_json::Result<Self> {
         serde_json::value::to_raw_value(value).map(Self)
     }
 
-    /// The text.
+    /// The JSON text.
     pub fn get(&self) -> &str {
         self.0.get()
     }
 
-    /// True for `null`.
+    /// True for the value `null`.
     pub fn is_null(&self) -> bool {
         self.get() == "null"
     }
 
-    /// What a JSON string says; `None` for any other value.
+    /// The text of a JSON string; `None` for any other value.
     pub fn string(&self) -> Option<String> {
         if self.get().starts_with('"') { serde_json::from_str(self.get()).ok() } else { None }
     }
 
-    /// The same as a tree. Numbers that the tree cannot hold are rounded, and those beyond its range are text.
+    /// The value as a tree. Numbers that the tree cannot hold are rounded; those outside of its range become text.
     pub fn value(&self) -> Value {
         serde_json::from_str(self.get()).unwrap_or_else(|_| Value::from(self.get()))
     }
 
-    /// Reads it as a typed value, as [`from_slice`] does.
+    /// Reads a typed value, like [`from_slice`].
     ///
     /// # Errors
-    /// When the value has another form.
+    /// If the value has another form.
     pub fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         from_slice(self.get().as_bytes())
     }
@@ -144,7 +144,7 @@ impl PartialEq for Json {
 
 impl Eq for Json {}
 
-/// Compares as trees.
+/// Compares the values as trees.
 impl PartialEq<Value> for Json {
     fn eq(&self, other: &Value) -> bool {
         self.value() == *other
@@ -159,7 +159,7 @@ impl From<Value> for Json {
 
 impl From<&str> for Json {
     fn from(text: &str) -> Self {
-        // Room for some escapes: a buffer that grows by doubling would take twice the memory of a large text.
+        // With space for some escapes: a buffer that grows by doubling would need twice the memory of a large text.
         let mut json = Vec::with_capacity(text.len() + text.len() / 8 + 2);
         serde_json::to_writer(&mut json, text).expect("a text is a JSON string");
         Self::trusted(String::from_utf8(json).expect("JSON is UTF-8"))

@@ -1,4 +1,4 @@
-//! The wire format of event streams, both ways; pure, no I/O.
+//! The wire format of event streams: decoding and encoding. Pure, no I/O.
 //!
 //! Follows WHATWG HTML, section 9.2.5 "Parsing an event stream" and 9.2.6 "Interpreting an event stream".
 

@@ -1,4 +1,4 @@
-//! Topics: the named, ordered sequences that events belong to, and the patterns that subscribe to them.
+//! Topics, which are named ordered sequences of events, and the patterns of subscribers.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
@@ -6,89 +6,89 @@ use serde::{Deserialize, Serialize};
 
 /// The name of a topic: 1 to 255 bytes without white space, control characters, comma or `*`.
 ///
-/// Cheap to clone. `user:`, `group:`, `job:`, `relay:` and `emitter:` are reserved prefixes, `all` is the broadcast.
+/// Cheap to clone. `user:`, `group:`, `job:`, `relay:` and `emitter:` are reserved prefixes. `all` is for broadcasts.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Topic(Arc<str>);
 
-/// What a subscriber names: a topic, or with a trailing `*` all topics that begin so.
+/// Selects topics: one topic, or, with a trailing `*`, all topics with a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pattern {
     /// One topic.
     Exact(Topic),
-    /// Every topic that begins with this text; empty for all.
+    /// All topics that begin with this text; empty for all topics.
     Prefix(Arc<str>),
 }
 
-/// Why a text names no topic.
+/// Why a topic name or pattern is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// Nothing or too much.
+    /// The name is empty or too long.
     #[error("a topic name has 1 to 255 bytes, this one has {0}")]
     Length(usize),
-    /// A character that the name must not have.
+    /// The name contains a forbidden character.
     #[error("topic `{0}` contains `{1}`: white space, control characters, comma and `*` are not allowed in a name")]
     Character(String, char),
     /// A reserved prefix without an id: all callers without an id would share one topic.
     #[error("`{0}` needs an id behind the colon")]
     Id(&'static str),
-    /// A `*` that is not at the end.
+    /// A `*` is not at the end.
     #[error("in `{0}` the `*` must be the last character: it stands for the rest of the name")]
     Star(String),
 }
 
-/// Longest topic name in bytes.
+/// Maximum length of a topic name in bytes.
 pub const MAX_BYTES: usize = 255;
 
 // === impl Topic ===
 
 impl Topic {
-    /// The topic that every connection made for broadcasts hears.
+    /// The topic for broadcasts. Connections receive it unless they decline broadcasts.
     pub const ALL: &'static str = "all";
 
-    /// Checks the name.
+    /// Checks a name.
     ///
     /// # Errors
-    /// Says which rule the name breaks.
+    /// The broken rule.
     pub fn new(name: impl AsRef<str>) -> Result<Self, Invalid> {
         let name = name.as_ref();
         check(name)?;
         Ok(Self(name.into()))
     }
 
-    /// The broadcast topic.
+    /// The topic for broadcasts.
     pub fn all() -> Self {
         Self(Self::ALL.into())
     }
 
-    /// A user's own topic.
+    /// The topic of a user.
     ///
     /// # Errors
-    /// When the user id is empty or has characters that a topic must not have.
+    /// If the user id is empty or has characters that a topic must not have.
     pub fn user(id: &str) -> Result<Self, Invalid> {
         Self::with_id("user:", id)
     }
 
-    /// A group's topic.
+    /// The topic of a group.
     ///
     /// # Errors
-    /// When the group id is empty or has characters that a topic must not have.
+    /// If the group id is empty or has characters that a topic must not have.
     pub fn group(id: &str) -> Result<Self, Invalid> {
         Self::with_id("group:", id)
     }
 
-    /// The history of a job.
+    /// The topic with the history of a job.
     ///
     /// # Errors
-    /// When the id is empty or has characters that a topic must not have.
+    /// If the id is empty or has characters that a topic must not have.
     pub fn job(id: &str) -> Result<Self, Invalid> {
         Self::with_id("job:", id)
     }
 
-    /// The history of a relay.
+    /// The topic with the history of a relay.
     ///
     /// # Errors
-    /// When the id is empty or has characters that a topic must not have.
+    /// If the id is empty or has characters that a topic must not have.
     pub fn relay(id: &str) -> Result<Self, Invalid> {
         Self::with_id("relay:", id)
     }
@@ -105,7 +105,7 @@ impl Topic {
         &self.0
     }
 
-    /// True for topics into which only the node itself publishes.
+    /// True for topics into which only the node publishes.
     pub fn internal(&self) -> bool {
         ["job:", "relay:", "emitter:"].iter().any(|prefix| self.0.starts_with(prefix))
     }
@@ -146,10 +146,10 @@ impl From<Topic> for String {
 // === impl Pattern ===
 
 impl Pattern {
-    /// Reads a topic, or a prefix that ends in `*`.
+    /// Parses a topic, or a prefix with a trailing `*`.
     ///
     /// # Errors
-    /// Says which rule the text breaks.
+    /// The broken rule.
     pub fn new(text: &str) -> Result<Self, Invalid> {
         let Some(prefix) = text.strip_suffix('*') else {
             return if text.contains('*') {
@@ -167,12 +167,12 @@ impl Pattern {
         Ok(Self::Prefix(prefix.into()))
     }
 
-    /// Every topic.
+    /// The pattern of all topics.
     pub fn any() -> Self {
         Self::Prefix("".into())
     }
 
-    /// True when the topic is one that this pattern names.
+    /// True if the pattern selects this topic.
     pub fn matches(&self, topic: &Topic) -> bool {
         match self {
             Self::Exact(own) => own == topic,
@@ -180,7 +180,7 @@ impl Pattern {
         }
     }
 
-    /// What both name; `None` where that is nothing.
+    /// The topics that both patterns select; `None` if there are none.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Option<Self> {
         if self.covers(other) {
@@ -189,7 +189,7 @@ impl Pattern {
         other.covers(self).then(|| self.clone())
     }
 
-    /// True when each topic that `other` names is one that this pattern names.
+    /// True if this pattern selects all topics of `other`.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (_, Self::Exact(topic)) => self.matches(topic),

@@ -107,7 +107,7 @@ fn a_wrong_expression_is_refused_with_its_place() {
     for (filter, expected) in [
         (json!("metadata.level >"), "line 1, column 17"),
         (json!("metadata.level == 3 && level == 3"), "column 24: `level` is not known"),
-        (json!("user.matches('(a+)+$')"), "column 6: `matches` is no function here"),
+        (json!("user.matches('(a+)+$')"), "column 6: `matches` is not a function here"),
         (json!(""), "column 1"),
         (json!("x".repeat(2000)), "at most 1024"),
         (json!("(".repeat(900)), "brackets"),

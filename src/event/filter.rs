@@ -1,7 +1,7 @@
-//! Metadata of an emitter, and the filter that an event may carry over it.
+//! Filters of events, and the metadata of emitters that filters use.
 //!
-//! A filter is an equality map or an expression (`expression.rs`), and only says whom an event reaches: it gives nobody a
-//! right.
+//! A filter is an equality map or an expression (`expression.rs`). It limits the receivers of an event; it does not give
+//! any access right.
 
 use std::{
     collections::BTreeMap,
@@ -21,43 +21,43 @@ mod refused;
 use self::expression::Expression;
 pub use self::refused::Refused;
 
-/// What a client said about itself when it connected: `meta.KEY=VALUE`, each value a JSON scalar.
+/// Metadata that a client sets when it connects: `meta.KEY=VALUE`. Each value is a JSON scalar.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Meta(pub BTreeMap<String, Value>);
 
-/// Whom an event reaches: an equality map over metadata, or a CEL expression over all of a [`Subscriber`].
+/// Selects the subscribers of an event: an equality map over their metadata, or a CEL expression over a [`Subscriber`].
 ///
-/// Serialised it is what the publisher sent: an object, or a string.
+/// It is serialised as the publisher sent it: an object or a string.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Filter(Kind);
 
-/// Cheap to clone where it is costly to make.
+/// Cheap to clone: expressions are shared.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 enum Kind {
-    /// Every pair must be there.
+    /// All pairs must be in the metadata.
     Pairs(BTreeMap<String, Value>),
     Expression(Arc<Expression>),
-    /// Stored once, and no expression any more, or never a filter: it reaches nobody.
-    Nobody(Option<Arc<str>>),
+    /// A stored filter that is not valid (any more). It matches no subscriber.
+    NoMatch(Option<Arc<str>>),
 }
 
-/// What a filter is asked about.
+/// The properties of a subscriber that a filter can use.
 #[derive(Clone, Copy, Debug)]
 pub struct Subscriber<'a> {
-    /// `metadata` in an expression.
+    /// Metadata of the emitter: `metadata` in an expression.
     pub meta: &'a Meta,
-    /// `user`; `null` where nobody is named.
+    /// Name of the user: `user` in an expression; `null` for anonymous subscribers.
     pub user: Option<&'a str>,
-    /// `groups`.
+    /// Groups of the user: `groups` in an expression.
     pub groups: &'a [String],
-    /// `emitterId`.
+    /// Id of the emitter: `emitterId` in an expression.
     pub emitter_id: &'a str,
 }
 
-/// The filter cannot be applied to this subscriber: a key is missing, or of another type. It does not match.
+/// The filter cannot be evaluated for this subscriber: a key is missing or has another type. It does not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the filter cannot be applied to this subscriber")]
 pub struct Undecided;
@@ -65,12 +65,12 @@ pub struct Undecided;
 // === impl Meta ===
 
 impl Meta {
-    /// Most keys that one emitter may carry.
+    /// Maximum number of keys of one emitter.
     pub const MAX_KEYS: usize = 32;
-    /// Most bytes of keys and values together.
+    /// Maximum number of bytes of all keys and values.
     pub const MAX_BYTES: usize = 4096;
 
-    /// Reads a value from a query string: a JSON scalar where it is one, else a string.
+    /// Parses a value of a query string: as a JSON scalar if it is one, else as a string.
     pub fn parse_value(text: &str) -> Value {
         match serde_json::from_str(text) {
             Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::Null | Value::String(_))) => value,
@@ -78,13 +78,13 @@ impl Meta {
         }
     }
 
-    /// True for scalars within both bounds.
+    /// True if all values are scalars and both limits are kept.
     pub fn is_small(&self) -> bool {
         let scalar = |value: &Value| !value.is_object() && !value.is_array();
         self.0.len() <= Self::MAX_KEYS && self.size() <= Self::MAX_BYTES && self.0.values().all(scalar)
     }
 
-    /// Bytes of keys and values, against [`Meta::MAX_BYTES`].
+    /// Bytes of keys and values, for [`Meta::MAX_BYTES`].
     pub fn size(&self) -> usize {
         size(&self.0)
     }
@@ -93,15 +93,15 @@ impl Meta {
 // === impl Filter ===
 
 impl Filter {
-    /// A filter over these pairs; an empty one matches everybody.
+    /// A filter with these pairs. An empty one matches all subscribers.
     pub fn new(pairs: BTreeMap<String, Value>) -> Self {
         Self(Kind::Pairs(pairs))
     }
 
-    /// A filter from a CEL expression, within the bounds that docs/filters.md names.
+    /// A filter with a CEL expression, within the limits of docs/filters.md.
     ///
     /// # Errors
-    /// Says what is wrong or too much, and where.
+    /// Names the fault or the exceeded limit, and the place.
     pub fn expression(source: &str) -> Result<Self, Refused> {
         Ok(Self(Kind::Expression(Arc::new(Expression::new(source)?))))
     }
@@ -109,7 +109,7 @@ impl Filter {
     /// A filter as publishers write it: an object of names and values, or an expression as a string.
     ///
     /// # Errors
-    /// As [`Filter::expression`].
+    /// Names the fault or the exceeded limit, and the place.
     pub fn from_json(json: Value) -> Result<Self, Refused> {
         match json {
             Value::Object(pairs) => Ok(Self::new(pairs.into_iter().collect())),
@@ -118,25 +118,25 @@ impl Filter {
         }
     }
 
-    /// A filter as the journal keeps it: the JSON text of what the publisher wrote.
+    /// A filter as the journal stores it: the JSON text that the publisher wrote.
     ///
-    /// What is no filter (any more) becomes one that reaches nobody: an event for some must not reach all.
+    /// If it is not a valid filter (any more), it matches no subscriber: a filtered event must not reach all.
     pub fn restore(json: &str) -> Self {
-        static TOLD: AtomicBool = AtomicBool::new(false);
+        static WARNED: AtomicBool = AtomicBool::new(false);
         let stored: Value = serde_json::from_str(json).unwrap_or_default();
         let source = stored.as_str().map(Arc::from);
         Self::from_json(stored).unwrap_or_else(|error| {
-            if !TOLD.swap(true, Relaxed) {
-                tracing::warn!(%error, filter = json, "a stored filter is not accepted (any more): its event reaches nobody");
+            if !WARNED.swap(true, Relaxed) {
+                tracing::warn!(%error, filter = json, "a stored filter is not accepted (any more): its event is not delivered");
             }
-            Self(Kind::Nobody(source))
+            Self(Kind::NoMatch(source))
         })
     }
 
-    /// Says whether an event with this filter is for that subscriber.
+    /// True if an event with this filter is for this subscriber.
     ///
     /// # Errors
-    /// An expression may fail where a key is missing or of another type, which is as good as no match.
+    /// If a key that the expression needs is missing or has another type. This means no match.
     pub fn matches(&self, subscriber: &Subscriber<'_>) -> Result<bool, Undecided> {
         match &self.0 {
             Kind::Pairs(pairs) => {
@@ -144,29 +144,29 @@ impl Filter {
                 Ok(pairs.iter().all(|(key, want)| meta.get(key).is_some_and(|have| same(have, want))))
             }
             Kind::Expression(expression) => expression.evaluate(subscriber),
-            Kind::Nobody(_) => Ok(false),
+            Kind::NoMatch(_) => Ok(false),
         }
     }
 
-    /// About how many times more work than an event without a filter it is to offer one with this filter.
+    /// Cost of offering an event with this filter, as a multiple of the cost without a filter.
     pub fn weight(&self, subscriber: &Subscriber<'_>) -> usize {
         match &self.0 {
-            Kind::Pairs(_) | Kind::Nobody(_) => 1,
+            Kind::Pairs(_) | Kind::NoMatch(_) => 1,
             Kind::Expression(expression) => expression.weight(subscriber),
         }
     }
 
-    /// Bytes of the filter, as they count against the size of an event.
+    /// Size of the filter in bytes, which counts for the size of an event.
     pub fn size(&self) -> usize {
         match &self.0 {
             Kind::Pairs(pairs) => size(pairs),
             Kind::Expression(expression) => expression.source().len(),
-            Kind::Nobody(source) => source.as_ref().map_or(0, |source| source.len()),
+            Kind::NoMatch(source) => source.as_ref().map_or(0, |source| source.len()),
         }
     }
 }
 
-/// `1` and `1.0` are the same number to the one who writes a filter.
+/// Compares values. `1` and `1.0` are equal.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pair_must_be_there() {
+    fn all_pairs_must_match() {
         let meta = meta(&[("premium", "true"), ("level", "3"), ("lang", "pt-BR")]);
         assert!(matches(&filter(r#"{"premium":true}"#), &meta));
         assert!(matches(&filter(r#"{"premium":true,"level":3.0,"lang":"pt-BR"}"#), &meta));
@@ -221,12 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_any_more_reaches_nobody_and_is_kept() {
+    fn a_stored_filter_that_is_not_valid_any_more_matches_nothing_and_is_kept() {
         for json in
             [r#""metadata.level >""#, r#""matches(user, 'x')""#, "5", "true", "[1]", "null", "", "{\"a\":", "\u{0}"]
         {
             let restored = Filter::restore(json);
-            assert!(matches!(&restored.0, Kind::Nobody(_)), "{json}");
+            assert!(matches!(&restored.0, Kind::NoMatch(_)), "{json}");
             assert!(!matches(&restored, &Meta::default()), "{json}");
             assert_eq!(Filter::restore(&serde_json::to_string(&restored).unwrap()), restored, "{json}");
         }

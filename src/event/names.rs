@@ -13,12 +13,12 @@ pub fn is_control(name: &str) -> bool {
         || ["relay_", "merge_"].iter().any(|begin| name.starts_with(begin))
 }
 
-/// The name under which an event of another server is passed on.
+/// The name with which a relay publishes an event of another server.
 pub fn passed_on(name: &str) -> Cow<'_, str> {
     if is_control(name) { Cow::Owned(format!("{PREFIX}{name}")) } else { Cow::Borrowed(name) }
 }
 
-/// The name that a passed-on event had on its original server.
+/// The name of a relayed event on its original server.
 pub fn original(name: &str) -> &str {
     name.strip_prefix(PREFIX).filter(|name| is_control(name)).unwrap_or(name)
 }

@@ -1,18 +1,18 @@
-//! Where an event stands, and its one text form.
+//! The position of an event, and its text form.
 
 use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 
-/// Where an event stands in the journal; what goes into `id:`.
+/// The position of an event in the journal, which is its `id:`.
 ///
-/// The epoch is random and changes whenever offsets might be reused; a position of another epoch is foreign. The text
-/// form is opaque to clients: `<epoch in hex>-<offset>`.
+/// The epoch is random. It changes whenever offsets might be reused, so a position of another epoch is unknown. Clients
+/// must not interpret the text form: `<epoch in hex>-<offset>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
-    /// The life of the journal that gave this position.
+    /// The epoch of the journal.
     pub epoch: u64,
-    /// Rank of the event in that life; the first event has 1, and 0 stands before all events.
+    /// Number of the event in its epoch. The first event has 1; 0 is before all events.
     pub offset: u64,
 }
 
@@ -38,7 +38,7 @@ impl FromStr for Position {
         let (epoch, offset) = s.split_once('-').ok_or(())?;
         let epoch = u64::from_str_radix(epoch, 16).map_err(drop)?;
         let position = Self { epoch, offset: offset.parse().map_err(drop)? };
-        // One position has one spelling: `+1` or `01` are not ours.
+        // A position has one text form: `+1` and `01` are not valid.
         if position.to_string() == s { Ok(position) } else { Err(()) }
     }
 }
@@ -49,8 +49,8 @@ impl Serialize for Position {
     }
 }
 
-/// A position as text. Each event has its position written three times on its way; by hand that needs no allocation and a
-/// tenth of the time of the standard library's formatting.
+/// A position as text. Each event writes its position three times. This needs no allocation, and a tenth of the time of
+/// the standard library's formatting.
 pub(super) struct Text {
     /// 16 digits of the epoch, a hyphen, 20 digits of the offset; filled from the end.
     bytes: [u8; 37],
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_has_one_spelling() {
+    fn a_position_has_one_text_form() {
         let position = Position { epoch: 0xabc, offset: 17 };
         assert_eq!(position.to_string(), "abc-17");
         assert_eq!("abc-17".parse(), Ok(position));

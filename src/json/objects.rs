@@ -1,4 +1,4 @@
-//! Typed values out of objects alone: the derived code of serde also takes an array, in the order of the Rust fields.
+//! Reads structs only from JSON objects. Code derived by serde also accepts an array, in the order of the Rust fields.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use serde::{
     de::{DeserializeSeed, EnumAccess, Error, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor},
 };
 
-/// Reads `T`; wherever a struct is expected, at any depth, only an object is taken.
+/// Reads `T`. Where a struct is expected, at any depth, only an object is accepted.
 pub struct Objects<T>(pub T);
 
-/// A deserializer that asks for a map where a struct is wanted. All that it hands on is wrapped in the same way.
+/// A deserializer that requests a map where a struct is expected. Nested deserializers are wrapped too.
 struct Strict<D>(D);
 
-/// Passes on what it visits, and refuses anything but a map where a struct is wanted.
+/// A visitor that forwards values. Where a struct is expected, it accepts only a map.
 struct Visit<V> {
     inner: V,
     object: bool,
 }
 
-/// The name by which `serde_json` knows a raw value; its visitor must see the original deserializer.
+/// The name that `serde_json` uses for a raw value. Its visitor needs the original deserializer.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Objects<T> {
@@ -103,7 +103,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
 // === impl Visit ===
 
 impl<V> Visit<V> {
-    /// Refuses what is not an object where one is expected.
+    /// Rejects other values where an object is expected.
     fn other<E: Error>(&self, found: Unexpected<'_>) -> Result<(), E> {
         if self.object { Err(E::invalid_type(found, &"an object")) } else { Ok(()) }
     }
@@ -173,7 +173,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<V> {
     }
 }
 
-// === what is nested ===
+// === nested values ===
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Strict<S> {
     type Value = S::Value;
@@ -198,7 +198,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Strict<A> {
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Strict<A> {
     type Error = A::Error;
 
-    // Names are texts: there is nothing to wrap.
+    // Names are strings, so that nothing needs to be wrapped.
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
         self.0.next_key_seed(seed)
     }

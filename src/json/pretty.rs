@@ -1,6 +1,6 @@
-//! JSON for people: the same text, a line for each item.
+//! Formats JSON for people, with one line for each item.
 
-/// Lays out a compact JSON text with an indentation of two; digits and escapes stay as they are.
+/// Formats compact JSON with an indentation of two. Digits and escapes do not change.
 pub fn pretty(compact: &str) -> String {
     let mut out = String::with_capacity(compact.len() * 2);
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -36,7 +36,7 @@ pub fn pretty(compact: &str) -> String {
     out
 }
 
-/// An item begins a line of its own behind a bracket or a comma.
+/// Begins a new line for an item after a bracket or a comma.
 fn break_line(out: &mut String, before: char, depth: usize) {
     if matches!(before, '{' | '[' | ',') {
         new_line(out, depth);

@@ -1,88 +1,89 @@
-//! The scanner: one pass over a JSON text that checks it and copies it without white space. It builds no tree.
+//! The scanner: one pass over a JSON text that checks it and finds its white space. It builds no tree.
 //!
-//! Memory is one bit per level of nesting. The grammar is that of RFC 8259; beyond it, `\u` escapes must form whole
-//! surrogate pairs, since half a pair is no character and readers differ in what they make of it.
+//! It needs one bit of memory per level of nesting. The grammar is that of RFC 8259. In addition, `\u` escapes must form
+//! complete surrogate pairs: half of a pair is not a character, and readers differ in their treatment of it.
 
 use std::borrow::Cow;
 
-/// Deepest nesting of arrays and objects. Common readers (serde, Jackson, Go, Python) take at least as much.
+/// Maximum nesting of arrays and objects. Common readers (serde, Jackson, Go, Python) accept at least this.
 pub const MAX_DEPTH: usize = 128;
-/// The same for the result of a task, which stands in events, envelopes and aggregated results: those stay readable too.
+/// Maximum nesting of the result of a task. It is lower because a result becomes part of events, envelopes and aggregated
+/// results, which must be readable too.
 pub const MAX_RESULT_DEPTH: usize = 100;
 
-/// Why a text was refused, and where.
+/// Why a text is not accepted, and the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} at line {line} column {column}")]
 pub struct Invalid {
-    /// What was found.
+    /// The fault.
     pub what: What,
-    /// Counts from 1.
+    /// The line, from 1.
     pub line: usize,
     /// The column in bytes, from 1.
     pub column: usize,
 }
 
-/// What is wrong with a text.
+/// A fault of a JSON text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum What {
-    /// It ends too early.
+    /// The text ends too early.
     #[error("unexpected end of the text")]
     End,
-    /// Another thing stands where this is expected.
+    /// Something else than expected.
     #[error("expected {0}")]
     Expected(&'static str),
-    /// A control character within a string.
+    /// A control character in a string.
     #[error("a control character in a string must be escaped")]
     Control,
-    /// A backslash before something else than an escape.
+    /// A backslash that does not begin a valid escape.
     #[error("invalid escape")]
     Escape,
     /// Half of a surrogate pair.
     #[error("half of a surrogate pair")]
     Surrogate,
-    /// Deeper than the bound.
+    /// The nesting is deeper than the limit.
     #[error("nested deeper than {0} levels")]
     Deep(usize),
-    /// More text behind the value.
+    /// Text after the value.
     #[error("more text after the value")]
     Trailing,
 }
 
-/// What may follow.
+/// The expected next token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Value,
-    /// Behind `[`.
+    /// After `[`.
     ItemOrEnd,
-    /// Behind `{`.
+    /// After `{`.
     KeyOrEnd,
     Key,
     Colon,
-    /// Behind a value within an array or object.
+    /// After a value in an array or object.
     CommaOrEnd,
     /// The value is complete.
     Done,
 }
 
-/// Reads a text piece by piece. No string, number or word may continue in the next piece; lines are such pieces.
+/// Scans a text in pieces. A string, number or word must not be split. Lines are such pieces.
 #[derive(Debug)]
 pub(crate) struct Scanner {
     next: Next,
     depth: usize,
     max_depth: usize,
-    /// A bit for each of the innermost levels, 1 for an object.
+    /// One bit for each of the innermost levels; 1 is an object.
     levels: u64,
-    /// The bits of the outer ones.
+    /// The bits of the outer levels.
     outer: Vec<u64>,
 }
 
-/// A piece that is being read.
+/// A piece that is being scanned.
 struct Piece<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-/// What was found, and at which byte.
+/// A fault, and its byte offset.
 type Fault = (What, usize);
 
 // === impl Invalid ===
@@ -120,15 +121,15 @@ pub(super) fn compact(text: &str, max_depth: usize) -> Result<Cow<'_, str>, Inva
 // === impl Scanner ===
 
 impl Scanner {
-    /// A scanner that refuses deeper nesting than this.
+    /// A scanner with this limit of nesting.
     pub(crate) fn new(max_depth: usize) -> Self {
         Self { next: Next::Value, depth: 0, max_depth, levels: 0, outer: Vec::new() }
     }
 
-    /// Reads a piece.
+    /// Scans a piece.
     ///
     /// # Errors
-    /// When a JSON text cannot continue with it.
+    /// If JSON cannot continue with this piece.
     pub(crate) fn push(&mut self, piece: &[u8]) -> Result<(), What> {
         self.run(piece, |_, _| {}).map_err(|(what, _)| what)
     }
@@ -138,7 +139,7 @@ impl Scanner {
         self.next == Next::Done
     }
 
-    /// Reads a piece; `space` gets the bounds of each run of insignificant white space.
+    /// Scans a piece. `space` is called with the range of each run of insignificant white space.
     fn run(&mut self, bytes: &[u8], mut space: impl FnMut(usize, usize)) -> Result<(), Fault> {
         let mut piece = Piece { bytes, at: 0 };
         while let Some(byte) = piece.peek() {
@@ -226,7 +227,7 @@ impl Next {
 
 // === impl Piece ===
 
-/// Bytes at which the run of a string's plain characters ends.
+/// Bytes at which a run of plain characters in a string ends.
 const SPECIAL: [bool; 256] = {
     let mut special = [false; 256];
     let mut byte = 0;
@@ -273,7 +274,7 @@ impl Piece<'_> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
-        // No zero before other digits.
+        // A zero must not be followed by digits.
         if self.peek() == Some(b'0') {
             self.at += 1;
         } else {

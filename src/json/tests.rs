@@ -1,4 +1,4 @@
-//! The scanner against another reader, and what typed values may be made of.
+//! Tests of the scanner against another parser, and of typed values.
 
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -42,7 +42,7 @@ fn only_white_space_between_tokens_is_removed() {
 }
 
 #[test]
-fn what_is_not_json_is_refused() {
+fn text_that_is_not_json_is_rejected() {
     for (text, what) in [
         ("", What::End),
         (" ", What::End),
@@ -77,7 +77,7 @@ fn what_is_not_json_is_refused() {
 }
 
 #[test]
-fn half_a_surrogate_pair_is_refused() {
+fn half_a_surrogate_pair_is_rejected() {
     for half in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\n""#, r#""\ud800\ud800""#, r#"{"\udfff":1}"#, r#""\uD83D x""#]
     {
         assert_eq!(fault(half), What::Surrogate, "{half}");
@@ -85,7 +85,7 @@ fn half_a_surrogate_pair_is_refused() {
 }
 
 #[test]
-fn nesting_is_bounded_and_levels_are_told_apart() {
+fn nesting_is_limited_and_levels_are_distinguished() {
     let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
     assert!(compact(&nested(MAX_DEPTH)).is_ok());
     assert_eq!(fault(&nested(MAX_DEPTH + 1)), What::Deep(MAX_DEPTH));
@@ -106,7 +106,7 @@ fn lines_are_read_one_by_one() {
 }
 
 #[test]
-fn people_see_a_line_for_each_item() {
+fn pretty_json_has_a_line_for_each_item() {
     let text = r#"{"a":1.10,"b":[1E5,"x,{\"y"],"c":{},"d":[],"e":[[null]]}"#;
     let laid_out = pretty(text);
     assert_eq!(compact(&laid_out).unwrap(), text);
@@ -129,7 +129,7 @@ struct Inner {
 }
 
 #[test]
-fn an_array_is_not_taken_for_an_object_at_any_depth() {
+fn an_array_is_not_accepted_as_an_object_at_any_depth() {
     let read = |text: &str| from_slice::<Outer>(text.as_bytes());
     let good = read(r#"{"inner":[{"n":1}],"any":{"n":2},"raw":[ [1.10] ]}"#).unwrap();
     assert_eq!((good.inner[0].n, good.any.unwrap().n, good.raw.unwrap().get()), (1, 2, "[[1.10]]"));
@@ -154,7 +154,7 @@ proptest! {
         prop_assert_eq!(compact(&laid_out).unwrap(), plain.as_str());
     }
 
-    /// The scanner takes and refuses what another reader does, numbers out of range aside.
+    /// Both accept and reject the same texts, except numbers out of range.
     #[test]
     fn the_scanner_agrees_with_serde(text in r#"[\[\]{},:"\\u0d8e1.\-tr \n]{0,24}"#) {
         let theirs = serde_json::from_str::<Value>(&text);

@@ -1,27 +1,27 @@
-//! From bytes to events: a push parser with bounded lines.
+//! Decodes an event stream: a push parser with limited lines.
 //!
-//! It is fed chunks as the network cuts them and calls back for each item as soon as that item is certain: a blank
-//! line that ends in CR dispatches at once, without waiting for a possible LF. Comments and retry hints are surfaced,
-//! since a relay counts them as signs of life. What was not followed by a blank line when the stream ends is dropped,
-//! as the standard demands, simply by dropping the decoder.
+//! It gets chunks as they arrive from the network, and calls back for each complete item. A blank line that ends in CR
+//! dispatches the event at once, without waiting for a possible LF. Comments and retry hints are items too, because a
+//! relay counts them as signs of life. An event without a blank line at the end of the stream is dropped with the
+//! decoder, as the standard demands.
 
 use std::borrow::Cow;
 
-/// What came out of the stream.
+/// An item of an event stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// An event was dispatched.
+    /// A dispatched event.
     Event {
-        /// Its name, `message` where the stream gave none.
+        /// Name of the event; `message` if the stream has none.
         event: &'a str,
-        /// Its payload, lines joined by LF.
+        /// Payload of the event; lines are joined by LF.
         data: &'a str,
-        /// The last event id in force; ids are sticky, several events may share one.
+        /// The current last event id. Ids are sticky: several events may have one id.
         id: &'a str,
-        /// True when this event's own block had an `id` field.
+        /// True if the block of this event had an `id` field.
         own_id: bool,
     },
-    /// The last event id that a block without data has set; no event is dispatched for it.
+    /// The last event id of a block without data, which dispatches no event.
     Id(&'a str),
     /// A comment line, without the colon and one leading space.
     Comment(&'a str),
@@ -29,27 +29,27 @@ pub enum Item<'a> {
     Retry(u64),
 }
 
-/// Bounds of a decoder.
+/// Limits of a decoder.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Longest line in bytes, without its end.
+    /// Maximum length of a line in bytes, without its end.
     pub line: usize,
-    /// Most bytes of `data` in one event.
+    /// Maximum number of bytes of `data` in one event.
     pub event: usize,
 }
 
-/// Why a stream cannot be read further.
+/// Why a stream cannot be decoded further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A line passed [`Limits::line`].
+    /// A line is longer than [`Limits::line`].
     #[error("a line of the event stream has more than {0} bytes")]
     LineTooLong(usize),
-    /// The data of one event passed [`Limits::event`].
+    /// The data of one event are longer than [`Limits::event`].
     #[error("an event of the stream has more than {0} bytes of data")]
     EventTooLarge(usize),
 }
 
-/// The parser; one per stream.
+/// The decoder of one event stream.
 ///
 /// ```
 /// use millstream::sse::{Decoder, Item, Limits};
@@ -66,22 +66,22 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Decoder {
     limits: Limits,
-    /// The part of a line that has come so far.
+    /// The received part of an incomplete line.
     line: Vec<u8>,
     data: String,
     has_data: bool,
     event: String,
-    /// The id field of the block that is being read; becomes the last event id at the blank line.
+    /// The `id` field of the current block. It becomes the last event id at the blank line.
     id_buffer: String,
     own_id: bool,
     last_id: String,
     /// Only the first line may begin with a byte order mark.
     at_start: bool,
-    /// The last byte was CR, so an LF now belongs to it.
+    /// The last byte was CR, so that an LF now belongs to it.
     after_cr: bool,
 }
 
-/// Buffers that grew past this for one large event are given back.
+/// Maximum capacity that a buffer keeps after a large event.
 const KEEP_CAPACITY: usize = 64 * 1024;
 
 // === impl Limits ===
@@ -95,7 +95,7 @@ impl Default for Limits {
 // === impl Decoder ===
 
 impl Decoder {
-    /// A decoder at the start of a stream.
+    /// A decoder for the start of a stream.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -111,15 +111,15 @@ impl Decoder {
         }
     }
 
-    /// The last event id so far: what a reconnect sends.
+    /// The current last event id, which a reconnect sends.
     pub fn last_event_id(&self) -> &str {
         &self.last_id
     }
 
-    /// Takes the next bytes and calls `each` for whatever they complete.
+    /// Decodes the next bytes, and calls `each` for each complete item.
     ///
     /// # Errors
-    /// When a limit is passed; the decoder is of no use after that.
+    /// If a limit is exceeded. The decoder must not be used after that.
     pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(Item<'_>)) -> Result<(), Error> {
         while let Some(&first) = bytes.first() {
             if std::mem::take(&mut self.after_cr) && first == b'\n' {
@@ -188,7 +188,7 @@ impl Decoder {
                 self.own_id = true;
             }
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
-                // A number that overflows `u64` means a very long time; it is not ignored.
+                // A number that overflows `u64` is a very long time. It is not ignored.
                 let ms = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX);
                 each(Item::Retry(ms));
             }
@@ -226,7 +226,7 @@ impl Decoder {
     }
 }
 
-/// UTF-8 decoding as the standard does it: invalid sequences become U+FFFD.
+/// Decodes UTF-8 as the standard demands: invalid sequences become U+FFFD.
 fn lossy(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }

@@ -1,8 +1,8 @@
-//! From fields to bytes.
+//! Encodes frames of an event stream.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// The fields of one frame, about to be written.
+/// The fields of one frame.
 ///
 /// ```
 /// use millstream::sse::Frame;
@@ -11,58 +11,61 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Frame<'a> {
-    /// The last event id that a client sends back when it reconnects. Must be free of CR, LF and NUL.
+    /// The event id, which a client sends when it reconnects. Must not contain CR, LF or NUL.
     pub id: Option<&'a str>,
-    /// The event's name; empty or `message` is left out, since it is the default. Must be free of CR and LF.
+    /// Name of the event. An empty name and `message` are not written, because `message` is the default. Must not contain
+    /// CR or LF.
     pub event: &'a str,
-    /// The payload; each line break begins a new `data:` line.
+    /// Payload. Each line break begins a new `data:` line.
     pub data: Option<&'a str>,
     /// Reconnection time in milliseconds.
     pub retry: Option<u64>,
-    /// Text that clients ignore.
+    /// A comment, which clients ignore.
     pub comment: Option<&'a str>,
 }
 
-/// A frame as bytes. It stands in memory as one chunk of an HTTP/1.1 body (RFC 9112, section 7.1), so that it can be
-/// sent as it is, however many connections get it. Cheap to clone: the bytes are shared.
+/// An encoded frame.
+///
+/// The bytes are stored as one chunk of an HTTP/1.1 body (RFC 9112, section 7.1), so that all connections send them
+/// unchanged. Cheap to clone: the bytes are shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     chunk: Bytes,
-    /// Bytes of the chunk before the frame: its size and a line break.
+    /// Length of the chunk head before the frame: size and line break.
     head: u8,
 }
 
-/// Room for the size of a chunk: 16 hexadecimal digits and the line break.
+/// Maximum length of a chunk head: 16 hexadecimal digits and the line break.
 const CHUNK_HEAD: usize = 18;
 const CHUNK_END: &[u8] = b"\r\n";
 
 // === impl Encoded ===
 
 impl Encoded {
-    /// The last chunk of a body: whoever reads it knows that nothing is missing.
+    /// The last chunk of a body. It shows the reader that the body is complete.
     pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-    /// The bytes of the frame, with the blank line that dispatches it.
+    /// The bytes of the frame, including the final blank line.
     pub fn frame(&self) -> Bytes {
         self.chunk.slice(usize::from(self.head)..self.chunk.len() - CHUNK_END.len())
     }
 
-    /// The frame as one chunk.
+    /// The frame as one chunk of an HTTP/1.1 body.
     pub fn into_chunk(self) -> Bytes {
         self.chunk
     }
 
-    /// Bytes of the frame.
+    /// Length of the frame in bytes.
     pub fn len(&self) -> usize {
         self.chunk.len() - usize::from(self.head) - CHUNK_END.len()
     }
 
-    /// True for a frame without bytes, which is none.
+    /// True if the frame has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Any bytes as if they were a frame, of just this length.
+    /// A frame with exactly these bytes, for tests.
     #[cfg(test)]
     pub(crate) fn of(bytes: &str) -> Self {
         let mut out = BytesMut::zeroed(CHUNK_HEAD);
@@ -70,9 +73,9 @@ impl Encoded {
         Self::new(out)
     }
 
-    /// Takes a frame that was written behind [`CHUNK_HEAD`] bytes of room.
+    /// Adds head and end of the chunk. `out` has [`CHUNK_HEAD`] bytes of space before the frame.
     fn new(mut out: BytesMut) -> Self {
-        // By hand: the formatting of the standard library costs as much as all the rest of an encoding.
+        // Not by the standard library, whose formatting costs as much as the rest of the encoding.
         let (mut start, mut size) = (CHUNK_HEAD - CHUNK_END.len(), out.len() - CHUNK_HEAD);
         out[start..CHUNK_HEAD].copy_from_slice(CHUNK_END);
         while size > 0 {
@@ -89,10 +92,10 @@ impl Encoded {
 // === impl Frame ===
 
 impl Frame<'_> {
-    /// The frame as bytes.
+    /// Encodes the frame.
     ///
-    /// Whoever builds a frame has checked `id` and `event` ([`crate::event::Draft::check`]); should a line break
-    /// have come this far, the text is cut there: it can never begin a field of its own.
+    /// `id` and `event` are checked before ([`crate::event::Draft::check`]). If one contains a line break nevertheless, it
+    /// is cut there, so that it cannot begin another field.
     pub fn encode(&self) -> Encoded {
         let lines = self.data.map_or(0, |data| memchr::memchr2_iter(b'\n', b'\r', data.as_bytes()).count() + 1);
         let text =
@@ -123,7 +126,7 @@ impl Frame<'_> {
     }
 }
 
-/// A frame that is nothing but a comment: a sign of life that no client sees.
+/// A frame with only a comment: a sign of life that clients ignore.
 pub fn comment(text: &str) -> Encoded {
     Frame { comment: Some(text), ..Frame::default() }.encode()
 }
@@ -139,7 +142,7 @@ fn first_line(text: &str) -> &[u8] {
     &bytes[..memchr::memchr2(b'\r', b'\n', bytes).unwrap_or(bytes.len())]
 }
 
-/// Lines as a client of the format counts them: CRLF, LF and CR each end one.
+/// The lines of a text, as clients count them: CRLF, LF and CR each end a line.
 fn split_lines(text: &str) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(text.as_bytes());
     std::iter::from_fn(move || {
@@ -170,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_smuggles_a_field() {
+    fn a_line_break_in_a_value_adds_no_field() {
         let frame = Frame { id: Some("1\ndata: x"), event: "a\r\nretry: 1", data: Some("d"), ..Frame::default() };
         assert_eq!(frame.encode().frame(), "id: 1\nevent: a\ndata: d\n\n");
     }
 
     #[test]
-    fn a_chunk_says_the_size_of_its_frame() {
+    fn a_chunk_has_the_size_of_its_frame() {
         let small = Frame { data: Some("a"), ..Frame::default() }.encode();
         assert_eq!((small.len(), small.into_chunk().as_ref()), (9, b"9\r\ndata: a\n\n\r\n".as_slice()));
         let text = "x".repeat(0x1_0000);

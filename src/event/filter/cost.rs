@@ -1,17 +1,16 @@
-//! What an expression may consist of, and what it costs to evaluate for one subscriber.
+//! The allowed syntax of expressions, and the cost of an evaluation for one subscriber.
 //!
-//! A list of what is allowed, not of what is forbidden: what the crate `cel` learns later stays outside until somebody
-//! has thought about its cost.
+//! The syntax is a list of allowed features. New features of the crate `cel` are not allowed before their cost is known.
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, operators as op};
 
 use super::refused::{MAX_STEPS, Refused};
 
-/// Steps that take about as long as to offer an event to an emitter.
+/// Number of steps that take about as long as offering an event to an emitter.
 pub(super) const STEPS_PER_OFFER: usize = 3;
-/// Deepest tree: evaluation is recursive, and takes some 45 kB of the stack for each level in a debug build.
+/// Maximum depth of the tree. Evaluation is recursive: each level takes about 45 kB of the stack in a debug build.
 const MAX_DEPTH: usize = 16;
-/// Groups of the subscriber for which the cost is reckoned before an expression is accepted.
+/// Number of groups of a subscriber for which the cost must be below the limit.
 const USUAL_GROUPS: usize = 16;
 
 pub(super) const METADATA: &str = "metadata";
@@ -19,12 +18,12 @@ pub(super) const USER: &str = "user";
 pub(super) const GROUPS: &str = "groups";
 pub(super) const EMITTER_ID: &str = "emitterId";
 
-/// The functions by name and number of arguments, with their cost: strings may be a few kilobytes long.
+/// Functions: name, number of arguments and cost. Strings may be a few kilobytes long.
 const FUNCTIONS: [(&str, usize, usize); 5] =
     [("size", 1, 4), ("int", 1, 4), ("uint", 1, 4), ("double", 1, 4), ("string", 1, 8)];
 const METHODS: [(&str, usize, usize); 4] =
     [("size", 0, 4), ("contains", 1, 8), ("startsWith", 1, 4), ("endsWith", 1, 4)];
-/// A sum of strings is a new string, and each of a chain of them longer than the last.
+/// Operators and their cost. A sum of strings is a new string, and in a chain each is longer than the one before.
 const OPERATORS: [(&str, usize); 17] = [
     (op::CONDITIONAL, 1),
     (op::LOGICAL_AND, 1),
@@ -45,47 +44,47 @@ const OPERATORS: [(&str, usize); 17] = [
     (op::NEGATE, 2),
 ];
 
-/// What an evaluation costs, as far as the expression tells.
+/// The cost of an evaluation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cost {
     flat: usize,
     per_group: usize,
-    /// It names `metadata`.
+    /// True if the expression uses `metadata`.
     pub(super) metadata: bool,
-    /// It names `groups`.
+    /// True if the expression uses `groups`.
     pub(super) groups: bool,
 }
 
-/// Looks at each node once.
-struct Walk<'a> {
+/// Visits each node of an expression once.
+struct CostVisitor<'a> {
     source: &'a str,
     cost: Cost,
-    /// The variables of the loop that it is in.
+    /// The variables of the loop around the node.
     bound: Option<[&'a str; 2]>,
 }
 
 // === impl Cost ===
 
 impl Cost {
-    /// Steps for a subscriber with so many groups and metadata.
+    /// Steps for a subscriber with this number of groups and metadata keys.
     pub(super) fn steps(&self, groups: usize, metadata: usize) -> usize {
-        // To evaluate anything; then to give the expression what it names.
+        // First the fixed cost; then the copies of the values that the expression uses.
         let begin = 4 + usize::from(self.metadata) * metadata + usize::from(self.groups) * groups;
         begin + self.flat + self.per_group * groups
     }
 }
 
-/// The cost of an expression, within the bounds.
+/// The cost of an expression, within the limits.
 pub(super) fn of<'a>(root: &'a IdedExpr, source: &'a str) -> Result<Cost, Refused> {
-    let mut walk = Walk { source, cost: Cost::default(), bound: None };
-    walk.node(root, 0)?;
-    let steps = walk.cost.steps(USUAL_GROUPS, 0);
-    if steps > MAX_STEPS { Err(Refused::Costly(steps)) } else { Ok(walk.cost) }
+    let mut visitor = CostVisitor { source, cost: Cost::default(), bound: None };
+    visitor.node(root, 0)?;
+    let steps = visitor.cost.steps(USUAL_GROUPS, 0);
+    if steps > MAX_STEPS { Err(Refused::Costly(steps)) } else { Ok(visitor.cost) }
 }
 
-// === impl Walk ===
+// === impl CostVisitor ===
 
-impl<'a> Walk<'a> {
+impl<'a> CostVisitor<'a> {
     fn node(&mut self, node: &'a IdedExpr, depth: usize) -> Result<(), Refused> {
         if depth > MAX_DEPTH {
             return Err(Refused::Many("operators inside of one another", MAX_DEPTH));
@@ -101,7 +100,7 @@ impl<'a> Walk<'a> {
             }
             Expr::Call(call) => self.call(call, depth),
             Expr::List(list) => {
-                // Each element is copied, and each time.
+                // Each element is copied at each evaluation.
                 self.cost.flat += 3 * list.elements.len();
                 self.nodes(&list.elements, depth)
             }
@@ -115,7 +114,7 @@ impl<'a> Walk<'a> {
         nodes.iter().try_for_each(|node| self.node(node, depth + 1))
     }
 
-    /// Where `metadata` and `groups` may stand by themselves: there they are looked at, and not copied.
+    /// A node where `metadata` or `groups` is used as a whole, without being copied.
     fn whole(&mut self, node: &'a IdedExpr, depth: usize) -> Result<(), Refused> {
         let bound = |name: &str| self.bound.is_some_and(|bound| bound.contains(&name));
         match &node.expr {
@@ -125,7 +124,7 @@ impl<'a> Walk<'a> {
             }
             Expr::Ident(name) if name == GROUPS && !bound(name) => {
                 if self.bound.is_some() {
-                    return Err(self.forbidden(name, "`groups` cannot be named inside of a loop"));
+                    return Err(self.forbidden(name, "`groups` cannot be used inside of a loop"));
                 }
                 self.cost.groups = true;
                 self.cost.per_group += 1;
@@ -141,12 +140,11 @@ impl<'a> Walk<'a> {
         }
         match name {
             METADATA => {
-                let reason = "`metadata` stands before a key (`metadata.level`, `metadata[\"level\"]`), behind `in`, or in `size()`";
+                let reason = "`metadata` can be used before a key (`metadata.level`, `metadata[\"level\"]`), after `in`, or in `size()`";
                 return Err(self.forbidden(name, reason));
             }
             GROUPS => {
-                let reason =
-                    "`groups` stands behind `in`, before an index or a loop (`groups.exists(g, …)`), or in `size()`";
+                let reason = "`groups` can be used after `in`, before an index or a loop (`groups.exists(g, …)`), or in `size()`";
                 return Err(self.forbidden(name, reason));
             }
             USER | EMITTER_ID => {}
@@ -168,7 +166,7 @@ impl<'a> Walk<'a> {
         let steps = match (&call.target, name) {
             (Some(_), _) => function(&METHODS),
             (None, op::INDEX | op::IN) => Some(2),
-            // No string: also what `exists_one` counts with.
+            // At least one number, so not a sum of strings. `exists_one` counts like this.
             (None, op::ADD) if call.args.iter().any(is_number) => Some(2),
             (None, _) => operator().or_else(|| function(&FUNCTIONS)),
         };
@@ -193,7 +191,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// `all`, `exists`, `exists_one`: over the groups, or a list that is written out, and not inside of one another.
+    /// `all`, `exists`, `exists_one`: over the groups or over a literal list, and not nested.
     fn comprehension(&mut self, all: &'a ComprehensionExpr, depth: usize) -> Result<(), Refused> {
         if self.bound.is_some() {
             return Err(self.forbidden(".", "a loop cannot be inside of another one"));
@@ -206,7 +204,7 @@ impl<'a> Walk<'a> {
         let times = match &all.iter_range.expr {
             Expr::Ident(name) if name == GROUPS => None,
             Expr::List(list) => Some(list.elements.len()),
-            _ => return Err(self.forbidden(".", "a loop goes over `groups`, or over a list that is written out")),
+            _ => return Err(self.forbidden(".", "a loop needs `groups`, or a list of values in brackets")),
         };
         let before = std::mem::take(&mut self.cost.flat);
         self.bound = Some([&all.iter_var, &all.accu_var]);
@@ -214,7 +212,7 @@ impl<'a> Walk<'a> {
             self.node(part, depth + 1)?;
         }
         self.bound = None;
-        // Two variables change with each round.
+        // Two variables change in each round.
         let round = std::mem::replace(&mut self.cost.flat, before) + 4;
         match times {
             None => self.cost.per_group += round,
@@ -226,13 +224,13 @@ impl<'a> Walk<'a> {
     fn unknown(&self, name: &str) -> Refused {
         let names = "`size`, `contains`, `startsWith`, `endsWith`, `int`, `uint`, `double`, `string`, `has`";
         let reason = format!(
-            "`{name}` is no function here, or has other arguments; functions are {names}, and `all`, `exists`, `exists_one`"
+            "`{name}` is not a function here, or has other arguments; functions are {names}, and `all`, `exists`, `exists_one`"
         );
         self.forbidden(name, &reason)
     }
 
     fn forbidden(&self, word: &str, reason: &str) -> Refused {
-        Refused::Forbidden { column: place(self.source, word), reason: reason.to_owned() }
+        Refused::Forbidden { column: column_of(self.source, word), reason: reason.to_owned() }
     }
 }
 
@@ -240,8 +238,8 @@ fn is_number(node: &IdedExpr) -> bool {
     matches!(&node.expr, Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)))
 }
 
-/// The column in which a word stands first: not as a part of a longer one, nor, if it can be, as a key.
-fn place(source: &str, word: &str) -> usize {
+/// The column of the first occurrence of a word, not as a part of a longer word, and preferably not as a key.
+fn column_of(source: &str, word: &str) -> usize {
     if word.is_empty() {
         return 0;
     }

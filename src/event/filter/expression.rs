@@ -1,7 +1,6 @@
-//! A filter as a CEL expression: compiled once, with its cost known before it is accepted, and evaluated per subscriber.
+//! A filter as a CEL expression. It is compiled once and evaluated per subscriber. Its cost is known before it is accepted.
 //!
-//! The parser and the evaluator are those of the crate `cel`. What it may be given is decided here and in `cost.rs`:
-//! neither a long text, nor a deep one, nor a costly one gets as far as a subscriber.
+//! Parser and evaluator are those of the crate `cel`. This file and `cost.rs` limit their input: length, depth and cost.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -27,9 +26,9 @@ use super::{
     refused::{MAX_BYTES, Refused},
 };
 
-/// Deepest nesting of brackets.
+/// Maximum nesting of brackets.
 const MAX_BRACKETS: u16 = 16;
-/// Most `?`, those in strings included: the parser goes deeper with each, and does not count them itself.
+/// Maximum number of `?`, including those in strings. The parser recurses for each, and does not count them itself.
 const MAX_CONDITIONALS: usize = 16;
 
 /// A compiled expression.
@@ -39,7 +38,7 @@ pub(super) struct Expression {
     cost: Cost,
 }
 
-/// What an expression may name, for one subscriber.
+/// The variables of an expression, for one subscriber.
 struct Variables<'a> {
     metadata: Option<CelMap<'a>>,
     groups: Option<CelList<'a>>,
@@ -56,8 +55,8 @@ impl Expression {
         if source.matches('?').count() > MAX_CONDITIONALS {
             return Err(Refused::Many("`?`", MAX_CONDITIONALS));
         }
-        // It is not known to panic; should it, then one publisher is refused.
-        let panicked = |_| syntax(0, 0, "the parser does not understand it");
+        // No panic of the parser is known. If there is one, only this publisher is rejected.
+        let panicked = |_| syntax(0, 0, "the parser cannot read it");
         let root = catch_unwind(|| parse(source)).map_err(panicked)??;
         let cost = cost::of(&root, source)?;
         Ok(Self { source: source.into(), root, cost })
@@ -85,7 +84,7 @@ impl Expression {
             let value = Cel::resolve_val(&self.root, &context).map_err(|_| Undecided)?;
             value.downcast_ref::<CelBool>().map(|decided| *decided.inner()).ok_or(Undecided)
         };
-        // As for the parser: a panic here must not end the streams of a whole thread.
+        // A panic must not end the streams of a whole thread.
         catch_unwind(AssertUnwindSafe(evaluate)).unwrap_or(Err(Undecided))
     }
 }
@@ -108,8 +107,8 @@ impl Serialize for Expression {
     }
 }
 
-/// The parser that does no more work than the text is long, and bounds its own depth; the crate's default one (ANTLR)
-/// needs gigabytes for some texts of a hundred brackets.
+/// Parses in time linear in the length of the text, with limited depth. The default parser of the crate (ANTLR) needs
+/// gigabytes for some texts with a hundred brackets.
 fn parse(source: &str) -> Result<IdedExpr, Refused> {
     let parser = PrattParser::new().max_recursion_depth(MAX_BRACKETS).error_recovery_limit(0);
     parser.parse(source).map_err(|errors| {
@@ -155,7 +154,7 @@ fn groups<'a>(subscriber: &'a Subscriber<'_>) -> CelList<'a> {
     CelList::from(subscriber.groups.iter().map(boxed).collect::<Vec<_>>())
 }
 
-/// Whole numbers are `int` where they fit; what is no scalar is `null`, metadata have none.
+/// A metadata value. Whole numbers are `int` if they fit. Other values than scalars do not occur, and would be `null`.
 fn scalar(value: &Value) -> Box<dyn Val + '_> {
     match value {
         Value::Bool(value) => Box::new(CelBool::from(*value)),

@@ -1,8 +1,8 @@
 //! The reasons to reject a filter, and the limits that the messages name.
 
-/// Longest expression in bytes.
+/// Maximum length of an expression in bytes.
 pub(super) const MAX_BYTES: usize = 1024;
-/// Most steps for one subscriber: a step takes about 30 ns, so that these take about 60 µs.
+/// Maximum number of steps for one subscriber. A step takes about 30 ns, so that these take about 60 µs.
 pub(super) const MAX_STEPS: usize = 2048;
 
 /// Why a text is not a filter. The message names the place and the limit.
@@ -35,7 +35,7 @@ pub enum Refused {
         /// The feature that is not allowed, and the allowed ones.
         reason: String,
     },
-    /// The evaluation for one subscriber costs more steps than the limit.
+    /// The evaluation for one subscriber needs more steps than the limit.
     #[error("the expression costs {0} steps for a subscriber in 16 groups, at most {max} are allowed: shorten lists, or split it", max = MAX_STEPS)]
     Costly(usize),
 }

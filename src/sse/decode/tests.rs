@@ -1,5 +1,5 @@
-//! The bounds, and any bytes: every cut gives the same, another decoder sees the same, what was encoded is decoded.
-//! The rules of the standard are the table in `rules`.
+//! Tests of the decoder: its limits, and properties. All cuts of a stream give equal items, another decoder agrees, and
+//! encoded frames are decoded again. The rules of the standard are a table in `rules`.
 
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ fn event(name: &str, data: &str, id: &str) -> Seen {
     Seen::Event(name.into(), data.into(), id.into())
 }
 
-/// An event without a name of its own.
+/// An event without a name.
 fn message(data: &str, id: &str) -> Seen {
     event("message", data, id)
 }
@@ -43,7 +43,7 @@ fn decode(chunks: &[&[u8]]) -> Vec<Seen> {
     seen
 }
 
-/// A client must not wait for the byte after CR to learn that the event is complete.
+/// A client must not wait for the byte after CR to know that the event is complete.
 #[test]
 fn an_event_is_dispatched_as_soon_as_its_blank_line_is_certain() {
     assert_eq!(decode(&[b"data: a\r\r"]), [event("message", "a", "")]);
@@ -60,28 +60,28 @@ fn lines_and_events_are_bounded() {
     assert_eq!(push(b"data: 123\ndata: 123\n"), Err(Error::EventTooLarge(6)));
     assert_eq!(push(b":123456789\nid: 123456\nevent: 123\n"), Ok(()));
     assert_eq!(push(b":1234567890\n"), Err(Error::LineTooLong(10)));
-    // The break between lines counts, the one behind the last line does not.
+    // The line break between data lines counts, the last one does not.
     assert_eq!(push(b"data: 123\ndata: 12\n\n"), Ok(()));
     assert_eq!(push(&b"data\n".repeat(7)), Ok(()));
     assert_eq!(push(&b"data\n".repeat(8)), Err(Error::EventTooLarge(6)));
-    // Bytes that are no text take more room as text.
+    // An invalid byte becomes a character of three bytes.
     assert_eq!(push(b"data:\xff\xff\n"), Ok(()));
     assert_eq!(push(b"data:\xff\xff\xff\n"), Err(Error::EventTooLarge(6)));
-    // Each event has the whole bound to itself.
+    // The limit applies to each event separately.
     assert_eq!(push(&b"data:12345\n\n".repeat(100)), Ok(()));
 }
 
 #[test]
-fn what_came_before_a_limit_was_passed_is_given() {
+fn items_before_an_exceeded_limit_are_returned() {
     let mut seen = 0;
     let mut decoder = Decoder::new(Limits { line: 10, event: 6 });
     let pushed = decoder.push(b"data: 1\n\ndata: 2\n\ndata: 345678\n\n", |_| seen += 1);
     assert_eq!((pushed, seen), (Err(Error::LineTooLong(10)), 2));
 }
 
-/// One large event must not hold its memory for the rest of a stream's life.
+/// A large event must not hold its memory for the rest of the stream.
 #[test]
-fn buffers_that_grew_for_one_event_are_given_back() {
+fn buffers_that_grew_for_one_event_are_freed() {
     let mut decoder = Decoder::new(Limits { line: 1 << 20, event: 1 << 20 });
     for field in ["data", "event", "nonsense"] {
         let line = format!("{field}: {}\n", "x".repeat(1 << 19));
@@ -109,7 +109,7 @@ fn the_last_event_id_is_known_with_the_blank_line() {
 }
 
 #[test]
-fn whether_an_id_is_the_events_own_is_told() {
+fn own_id_is_true_for_a_block_with_an_id() {
     let mut own = Vec::new();
     let mut decoder = Decoder::new(Limits::default());
     let text = b"id: 1\ndata: a\n\ndata: b\n\nid: \0\ndata: c\n\nid\ndata: d\n\nid: 2\n\ndata: e\n\n";
@@ -122,7 +122,7 @@ fn whether_an_id_is_the_events_own_is_told() {
     assert_eq!(own, [true, false, false, true, false]);
 }
 
-/// Fields, breaks and rubbish, so that most inputs mean something.
+/// Fields, line breaks and random bytes, so that most inputs have a meaning.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"data: ".to_vec()),
@@ -159,7 +159,7 @@ fn cut<'a>(input: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     cuts.into_iter().map(|cut| &input[std::mem::replace(&mut from, cut)..cut]).collect()
 }
 
-/// What another decoder of the format makes of it.
+/// The items of another decoder.
 fn oracle(chunks: &[&[u8]]) -> Vec<Seen> {
     let mut decoder = sse_core::SseDecoder::new();
     let mut seen = Vec::new();
@@ -177,7 +177,7 @@ fn oracle(chunks: &[&[u8]]) -> Vec<Seen> {
     seen
 }
 
-/// What the oracle can see: it keeps comments to itself, and its retry hints end at 32 bits.
+/// The items that the other decoder reports: it skips comments, and its retry hints end at 32 bits.
 fn comparable(mut seen: Vec<Seen>) -> Vec<Seen> {
     seen.retain(|item| match item {
         Seen::Event(..) => true,
@@ -187,7 +187,7 @@ fn comparable(mut seen: Vec<Seen>) -> Vec<Seen> {
     seen
 }
 
-/// Text with every kind of line break, and with what other fields begin with.
+/// Text with all kinds of line breaks, and with the beginnings of fields.
 fn text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just("\n".to_owned()),
@@ -203,26 +203,26 @@ fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// The line breaks as a client gets them.
+/// The text with the line breaks that a client gets.
 fn with_lf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 proptest! {
     #[test]
-    fn every_cut_of_any_bytes_gives_the_same(input in stream(), cuts in cuts()) {
+    fn all_cuts_give_equal_items(input in stream(), cuts in cuts()) {
         prop_assert_eq!(decode(&cut(&input, &cuts)), decode(&[&input]));
     }
 
     #[test]
-    fn another_decoder_sees_the_same(input in stream(), cuts in cuts()) {
+    fn another_decoder_gives_equal_items(input in stream(), cuts in cuts()) {
         let chunks = cut(&input, &cuts);
         prop_assert_eq!(comparable(decode(&chunks)), oracle(&chunks));
     }
 
-    /// Both dispatch with the CR already, so they agree after each byte and not only at the end.
+    /// Both dispatch at CR, so they agree after each byte and not only at the end.
     #[test]
-    fn an_event_comes_with_the_byte_that_ends_it(input in stream()) {
+    fn an_event_is_dispatched_with_its_last_byte(input in stream()) {
         for end in 0..=input.len() {
             let start = &[&input[..end]];
             prop_assert_eq!(comparable(decode(start)), oracle(start));
@@ -230,7 +230,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_encoded_is_decoded(
+    fn encoded_frames_are_decoded(
         id in proptest::option::of("[^\r\n\0]{0,8}"),
         name in "[^\r\n]{0,8}",
         data in proptest::option::of(text()),
@@ -239,7 +239,7 @@ proptest! {
         cuts in cuts(),
     ) {
         let frame = Frame { id: id.as_deref(), event: &name, data: data.as_deref(), retry, comment: comment.as_deref() };
-        // A second frame shows that the first one leaves nothing behind but its id.
+        // The second frame shows that the first one leaves only its id behind.
         let bytes = [frame.encode().frame(), Frame { data: Some("next"), ..Frame::default() }.encode().frame()].concat();
         let has_id = id.is_some();
         let id = id.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What expressions mean, what they may cost, and that nothing a stranger writes does harm.
+//! Tests of expressions: their meaning, their cost, and that no text does harm.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ fn refused(source: &str) -> String {
 }
 
 #[test]
-fn an_expression_sees_metadata_user_groups_and_the_emitters_id() {
+fn an_expression_has_metadata_user_groups_and_the_emitters_id() {
     for yes in [
         "metadata.level > 3 && \"ops\" in groups",
         "metadata.level == 4.0 && metadata.score < 3 && metadata.score > 2u",
@@ -58,7 +58,7 @@ fn an_expression_sees_metadata_user_groups_and_the_emitters_id() {
 }
 
 #[test]
-fn what_fails_is_undecided() {
+fn a_failed_evaluation_is_undecided() {
     for wrong in [
         "metadata.absent > 3",
         "metadata.lang > 3",
@@ -78,33 +78,33 @@ fn what_fails_is_undecided() {
 }
 
 #[test]
-fn a_refusal_says_where_and_what() {
+fn an_error_names_the_place_and_the_reason() {
     for (source, expected) in [
         ("metadata.level >", "line 1, column 17"),
         ("metadata.level = 3", "column 16"),
         ("", "line 1, column 1"),
         ("user == 'x' && foo == 1", "column 16: `foo` is not known; variables are"),
-        ("user == 'x' && user.matches('(a+)+')", "column 21: `matches` is no function here"),
-        ("timestamp('x') == 1", "column 1: `timestamp` is no function"),
+        ("user == 'x' && user.matches('(a+)+')", "column 21: `matches` is not a function here"),
+        ("timestamp('x') == 1", "column 1: `timestamp` is not a function"),
         ("{'a': 1} == {'a': 1}", "maps and messages"),
         ("Message{a: 1} == 1", "maps and messages"),
         ("groups.map(g, g) == []", "`map` and `filter` make lists"),
         ("groups.exists(a, groups.exists(b, a == b))", "loop"),
         ("[1].exists(a, [2].exists(b, a == b))", "a loop cannot be inside"),
-        ("metadata.exists(k, k == 'x')", "a loop goes over `groups`"),
-        ("metadata == metadata", "`metadata` stands before a key"),
-        ("[groups, groups] == []", "`groups` stands behind `in`"),
+        ("metadata.exists(k, k == 'x')", "a loop needs `groups`"),
+        ("metadata == metadata", "`metadata` can be used before a key"),
+        ("[groups, groups] == []", "`groups` can be used after `in`"),
         ("b'x' == b'x'", "bytes"),
         ("user.?x == 1", "column 5"),
         (".user == 'x'", "`.user` is not known"),
     ] {
-        let told = refused(source);
-        assert!(told.contains(expected), "{source}: {told}");
+        let message = refused(source);
+        assert!(message.contains(expected), "{source}: {message}");
     }
 }
 
 #[test]
-fn what_costs_too_much_is_refused() {
+fn costly_expressions_are_rejected() {
     let list = |length: usize| format!("user in [{}]", vec!["1"; length].join(","));
     assert!(Expression::new(&list(300)).is_ok());
     assert!(refused(&list(600)).contains("bytes"));
@@ -118,7 +118,7 @@ fn what_costs_too_much_is_refused() {
     assert!(refused(&format!("{}1 == 1", "1+".repeat(100))).contains("operators inside of one another"));
 }
 
-/// The longest and deepest texts, on a stack of a quarter of what a thread has.
+/// The longest and deepest texts, on a quarter of the stack of a thread.
 #[test]
 fn no_text_is_too_deep_for_the_stack() {
     let patterns = [
@@ -137,7 +137,7 @@ fn no_text_is_too_deep_for_the_stack() {
     all.unwrap().join().unwrap();
 }
 
-/// The deepest that is accepted is evaluated on half of what a thread has.
+/// The deepest accepted expression is evaluated on half of the stack of a thread.
 #[test]
 fn no_expression_is_too_deep_for_the_stack() {
     let shapes = [
@@ -164,7 +164,7 @@ fn no_expression_is_too_deep_for_the_stack() {
     half.unwrap().join().unwrap();
 }
 
-/// Texts that are nearly expressions.
+/// Texts that are almost expressions.
 fn texts() -> impl Strategy<Value = String> {
     let words = [
         "metadata",
@@ -236,7 +236,7 @@ fn texts() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_refused_or_decided(source in texts(), groups in proptest::collection::vec("[a-z]{0,3}", 0..4), user in proptest::option::of("[a-z0-9]{0,3}")) {
+    fn any_text_is_rejected_or_evaluated(source in texts(), groups in proptest::collection::vec("[a-z]{0,3}", 0..4), user in proptest::option::of("[a-z0-9]{0,3}")) {
         if let Ok(expression) = Expression::new(&source) {
             for meta in [meta(), Meta(BTreeMap::new())] {
                 let subscriber = Subscriber { meta: &meta, user: user.as_deref(), groups: &groups, emitter_id: "e" };

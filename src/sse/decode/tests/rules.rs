@@ -1,4 +1,4 @@
-//! The rules of the standard (WHATWG HTML, 9.2.5 and 9.2.6) as a table, each row at every cut.
+//! The rules of the standard (WHATWG HTML, 9.2.5 and 9.2.6) as a table. Each row is tested with all cuts.
 
 use super::{Seen, decode, event, message};
 
@@ -18,8 +18,8 @@ fn hold(rows: &[Row]) {
         for first in 0..=input.len() {
             let (left, right) = input.split_at(first);
             assert_eq!(&decode(&[left, right]), want, "{shown:?} cut at {first}");
-            // An empty chunk is no end of anything.
-            assert_eq!(&decode(&[left, b"", right]), want, "{shown:?} cut at {first} with nothing between");
+            // An empty chunk changes nothing.
+            assert_eq!(&decode(&[left, b"", right]), want, "{shown:?} cut at {first} with an empty chunk between");
         }
         let bytewise: Vec<&[u8]> = input.chunks(1).collect();
         assert_eq!(&decode(&bytewise), want, "{shown:?} byte by byte");
@@ -41,7 +41,7 @@ fn lines_end_with_lf_crlf_or_cr() {
         (b"data: a\r\n\rdata: b\r\r\n", two()),
         (b"data: a\rdata: b\ndata: c\r\ndata: d\r\r\n", vec![message("a\nb\nc\nd", "")]),
         (b"\r\n\r\r\n\n\ndata: a\n\n\n\n\n", vec![message("a", "")]),
-        // No other break is one.
+        // Other line separators of Unicode are not line breaks.
         (
             "data: a\u{b}b\u{c}c\u{85}d\u{2028}e\u{2029}f\n\n".as_bytes(),
             vec![message("a\u{b}b\u{c}c\u{85}d\u{2028}e\u{2029}f", "")],
@@ -113,7 +113,7 @@ fn ids_are_sticky_and_set_by_the_blank_line() {
         (b"id: a\0b\ndata: a\n\n", vec![message("a", "")]),
         (b"id: 1\nid: \0\ndata: a\n\n", vec![message("a", "1")]),
         (b"id: 1\ndata: a\n\nid: \0\n\ndata: b\n\n", vec![message("a", "1"), message("b", "1")]),
-        // What no blank line has completed is not in force.
+        // An id applies only after its blank line.
         (b"id: 1\ndata: a\n\nid: 2\ndata: b\n", vec![message("a", "1")]),
     ]);
 }
@@ -139,7 +139,7 @@ fn a_reconnection_time_is_digits_and_nothing_else() {
 }
 
 #[test]
-fn one_byte_order_mark_is_passed_over_and_only_at_the_beginning() {
+fn one_byte_order_mark_is_skipped_at_the_beginning() {
     let mark = "\u{feff}";
     hold(&[
         (b"\xEF\xBB\xBFdata: a\n\n\xEF\xBB\xBFdata: b\n\n", vec![message("a", "")]),
@@ -156,12 +156,12 @@ fn one_byte_order_mark_is_passed_over_and_only_at_the_beginning() {
 }
 
 #[test]
-fn what_is_no_utf_8_is_replaced() {
+fn invalid_utf_8_is_replaced() {
     hold(&[
         ("data: é€😀\n\n".as_bytes(), vec![message("é€😀", "")]),
         (b"data: \xff\xc3\xa9\xf0\x9f\n\n", vec![message("\u{fffd}é\u{fffd}", "")]),
         (b"data: \xf0\x9f\x98\n\n", vec![message("\u{fffd}", "")]),
-        // Overlong, a surrogate, beyond the last character, a lone continuation.
+        // Overlong, a surrogate, beyond the last character, a single continuation byte.
         (
             b"data: \xc0\x80|\xed\xa0\x80|\xf4\x90\x80\x80|\x80\n\n",
             vec![message("\u{fffd}\u{fffd}|\u{fffd}\u{fffd}\u{fffd}|\u{fffd}\u{fffd}\u{fffd}\u{fffd}|\u{fffd}", "")],
@@ -171,7 +171,7 @@ fn what_is_no_utf_8_is_replaced() {
         (b"\xffdata: a\n\n", vec![]),
         (b"data\xff: a\n\n", vec![]),
         (b"data: a\0b\n\n", vec![message("a\0b", "")]),
-        // A character that is cut by a line break does not swallow it.
+        // An incomplete character at a line break does not remove the line break.
         (b"data: \xc3\ndata: \xa9\n\n", vec![message("\u{fffd}\n\u{fffd}", "")]),
     ]);
 }
