@@ -1,4 +1,4 @@
-//! The command line: one file per command. Answers go to stdout, everything about them to stderr.
+//! The command line, one file per command. Results are written to stdout, messages to stderr.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -28,7 +28,7 @@ pub const EXIT_USAGE: u8 = 64;
 /// Exit code for a damaged journal (`EX_DATAERR`).
 pub const EXIT_DAMAGED: u8 = 65;
 
-/// Exit code when a part of the node has failed (`EX_SOFTWARE`): a restart may succeed.
+/// Exit code after a part of the node has failed (`EX_SOFTWARE`). A restart may succeed.
 pub const EXIT_FAILED: u8 = 70;
 
 /// Parallel tasks, live events, merged streams: one binary between your services and the people who wait for them.
@@ -43,42 +43,42 @@ pub struct Arguments {
 enum Command {
     /// Run a node.
     Serve(NodeArguments),
-    /// Start a node, run a job of local and HTTP tasks on it, show what came of it.
+    /// Start a node, run a job of local and HTTP tasks on it, and show the results.
     Demo(demo::DemoArguments),
-    /// Submit a job, show its progress, print its results; exit code 1 if a task failed.
+    /// Submit a job, show its progress and print its results; exit code 1 if a task failed.
     Run(run::RunArguments),
-    /// Print events as they come; a lost connection is resumed where it was.
+    /// Print events as they arrive. After a lost connection the stream resumes.
     Watch(watch::WatchArguments),
     /// Publish an event into a topic.
     Publish(publish::PublishArguments),
-    /// Make and inspect tokens.
+    /// Create and inspect tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Look at a journal, check it, repair it.
+    /// Inspect, verify, export, compact or repair a journal.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
-    /// Read the configuration, say what is wrong with it, print what is in force.
+    /// Check the settings and print them as JSON.
     CheckConfig(NodeArguments),
 }
 
-/// What decides how a node runs: a file, then the environment (`MILLSTREAM__SECTION__KEY`), then these flags.
+/// Settings of a node: from a file, then the environment (`MILLSTREAM__SECTION__KEY`), then these options.
 #[derive(Args, Clone, Debug, Default)]
 struct NodeArguments {
-    /// Settings (TOML); without it the built-in ones.
+    /// Settings file (TOML); default: the built-in settings.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address to listen on; port 0 takes a free one.
+    /// Address to listen on; port 0 selects a free port.
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Directory that the journal is kept in; made if need be.
+    /// Data directory of the journal; created if it does not exist.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Log lines that are written, such as `info` or `warn,millstream::hub=debug`.
+    /// Filter of log lines, such as `info` or `warn,millstream::hub=debug`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
 }
 
-/// Why a command failed, and with which exit code.
+/// Why a command failed, and its exit code.
 #[derive(Debug)]
 struct Failure {
     message: String,
@@ -101,7 +101,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if !failure.message.is_empty() {
-                complain(&failure.message);
+                print_error(&failure.message);
             }
             ExitCode::from(failure.code)
         }
@@ -110,9 +110,9 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     code
 }
 
-/// Prints an error or a notice to stderr; a broken stderr is not an error.
-fn complain(message: &str) {
-    telemetry::say(&format!("millstream: {message}"));
+/// Prints an error or a notice to stderr. A broken stderr is not an error.
+fn print_error(message: &str) {
+    telemetry::print_notice(&format!("millstream: {message}"));
 }
 
 /// Sends log lines to stderr.
@@ -146,7 +146,7 @@ impl Failure {
         Self { message: message.into(), code: 1 }
     }
 
-    /// What was asked for makes no sense.
+    /// The arguments are not valid.
     fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: EXIT_USAGE }
     }
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_that_fails_has_an_exit_code_of_its_own() {
+    fn a_failed_part_of_the_node_has_its_own_exit_code() {
         let failure = Failure::from(app::Error::Failed("jobs"));
         assert_eq!((failure.code, EXIT_FAILED), (70, 70));
         assert!(failure.message.contains("jobs"), "{}", failure.message);

@@ -1,4 +1,4 @@
-//! The program: arguments in, exit code out. Everything else is in the library.
+//! The program. Parses the arguments and returns the exit code; everything else is in the library.
 
 use std::process::ExitCode;
 
@@ -9,13 +9,13 @@ use millstream::{
 };
 use rustix::process::{Resource, getrlimit};
 
-/// A task of a job allocates some hundred times on three threads: with the system's allocator jobs take half as much CPU
-/// again (docs/performance.md). The library leaves the choice to the program that it is in.
+/// A task of a job allocates some hundred times on three threads. With the allocator of the system, jobs need 50 % more CPU
+/// time (docs/performance.md). The library leaves the choice of the allocator to the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Freed memory returns to the system after this time, in milliseconds. mimalloc's default is 1000: a burst of large
-/// responses then keeps some 50 MiB more. `MIMALLOC_PURGE_DELAY` has precedence.
+/// Freed memory returns to the system after this time, in milliseconds. With mimalloc's default of 1000, some 50 MiB more
+/// are held after a burst of large responses. `MIMALLOC_PURGE_DELAY` has precedence.
 const PURGE_DELAY: (libmimalloc_sys::mi_option_t, libc::c_long) = (15, 100);
 
 /// With fewer open files the runtime panics. A node needs more, see `config::TooFewFiles`.
@@ -23,7 +23,7 @@ const LEAST_FILES: u64 = 16;
 
 fn main() -> ExitCode {
     let (option, delay) = PURGE_DELAY;
-    // SAFETY: sets a number, before there is another thread; mimalloc ignores a number that is no option.
+    // SAFETY: sets a number before there is another thread. mimalloc ignores a number that is not an option.
     #[expect(unsafe_code, reason = "the crate gives no safe way to set an option of the allocator")]
     unsafe {
         libmimalloc_sys::mi_option_set_default(option, delay);
@@ -32,21 +32,21 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
-            // Help and version are what was asked for; anything else is bad usage.
+            // Help and version were requested; everything else is invalid usage.
             return if error.use_stderr() { ExitCode::from(cli::EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if files < LEAST_FILES {
-        telemetry::say(&format!(
-            "millstream: the limit of open files is {files}, and the program needs {LEAST_FILES} at least: raise it (`ulimit -n`)"
+        telemetry::print_notice(&format!(
+            "millstream: the limit of open files is {files}, and the program needs at least {LEAST_FILES}: raise it (`ulimit -n`)"
         ));
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            telemetry::say(&format!("millstream: the program cannot start: {error}"));
+            telemetry::print_notice(&format!("millstream: the program cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 mod tests {
     use super::PURGE_DELAY;
 
-    /// The crate does not name the option, so its number may change with the crate.
+    /// The crate has no name for the option, so its number may change with the crate.
     #[test]
     #[expect(unsafe_code, reason = "the crate gives no safe way to read an option of the allocator")]
     fn the_option_of_the_allocator_is_its_purge_delay() {

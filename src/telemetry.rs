@@ -42,7 +42,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
     /// One JSON object per line.
@@ -71,7 +71,7 @@ impl Config {
     /// Checks values that the types do not check.
     ///
     /// # Errors
-    /// Names the key and the accepted form.
+    /// Names the setting and the accepted values.
     pub fn check(&self) -> Result<(), String> {
         if self.queue_bytes < MIN_QUEUE_BYTES {
             return Err(format!("`telemetry.queue_bytes` must be at least {MIN_QUEUE_BYTES}"));
@@ -117,16 +117,16 @@ pub fn lines_dropped() -> u64 {
     LINES.get().map_or(0, Lines::dropped)
 }
 
-/// Waits until all lines are written, but not longer than `patience`.
-pub fn flush(patience: Duration) {
+/// Waits until all lines are written, but not longer than `timeout`.
+pub fn flush(timeout: Duration) {
     if let Some(lines) = LINES.get() {
-        lines.flush(patience);
+        lines.flush(timeout);
     }
 }
 
 /// Writes a line to stderr, independent of the filter. A broken stderr is not an error. If the log is installed, the
 /// line goes through the queue, so that it does not block and the order is kept.
-pub fn say(line: &str) {
+pub fn print_notice(line: &str) {
     let line = format!("{line}\n");
     match LINES.get() {
         Some(lines) => lines.push(line.as_bytes()),
@@ -148,8 +148,8 @@ pub fn stderr_takes_escapes() -> bool {
 fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let (thread, message) = (thread.name().unwrap_or("unnamed"), info.payload_as_str().unwrap_or("no message"));
-    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let location = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     let trace = std::backtrace::Backtrace::capture();
     let trace = (trace.status() == std::backtrace::BacktraceStatus::Captured).then(|| tracing::field::display(trace));
-    tracing::error!(thread, backtrace = trace, "panicked at {place}: {message}");
+    tracing::error!(thread, backtrace = trace, "panicked at {location}: {message}");
 }

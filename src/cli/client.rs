@@ -1,4 +1,4 @@
-//! The node as its command line sees it: one address, one token, JSON answers, and problems in words.
+//! The client of a node: one address, one token, JSON responses, and errors as text.
 
 use std::{
     fmt::{self, Write as _},
@@ -19,53 +19,53 @@ mod stream;
 
 pub(super) use self::stream::{Message, Next, Stream};
 
-/// Where a node is found unless something else is said.
+/// Default address of the node.
 const DEFAULT_URL: &str = "http://127.0.0.1:8090";
 
-/// Largest answer that is read whole; a page of events has at most 4 MiB.
+/// Maximum size of a response in memory. A page of events has at most 4 MiB.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// How long a whole answer may take.
+/// Maximum time for a complete response.
 const ANSWER_TIME: Duration = Duration::from_mins(1);
 
-/// Which node to talk to, and as whom.
+/// The address of the node and the credentials.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct ClientArguments {
-    /// The node; else `MILLSTREAM_URL`, else <http://127.0.0.1:8090>.
+    /// URL of the node; default: `MILLSTREAM_URL`, else <http://127.0.0.1:8090>.
     #[arg(long, value_name = "URL")]
     pub(super) url: Option<String>,
-    /// The token, sent as `X-Auth-Token`; else `MILLSTREAM_TOKEN`.
+    /// Token, sent as `X-Auth-Token`; default: `MILLSTREAM_TOKEN`.
     #[arg(long, value_name = "TOKEN")]
     pub(super) token: Option<String>,
-    /// Whom to be in open mode, sent as `X-User-ID`.
+    /// User name in open mode, sent as `X-User-ID`.
     #[arg(long, value_name = "USER")]
     pub(super) user: Option<String>,
 }
 
-/// A node, ready to be asked. Cheap to clone.
+/// A client of one node. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Api {
     client: Client,
     base: Url,
-    /// What every request to the node carries.
+    /// Headers of every request to the node.
     headers: HeaderMap,
 }
 
-/// Why an answer is none.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Error {
-    /// The request got no answer.
+    /// There was no response.
     Transport(upstream::Error),
-    /// The answer is a refusal.
+    /// The node rejected the request.
     Refused {
-        /// Its status.
+        /// The status.
         status: u16,
-        /// In words.
+        /// The reason as text.
         detail: String,
-        /// When to come back.
+        /// When to try again.
         retry_after: Option<Duration>,
     },
-    /// The answer is not what was asked for.
+    /// The response has another form than expected.
     Unexpected(String),
 }
 
@@ -86,10 +86,10 @@ struct Field {
 // === impl Api ===
 
 impl Api {
-    /// A node as the arguments and the environment name it.
+    /// A client from the arguments and the environment.
     ///
     /// # Errors
-    /// When the address or the token cannot be sent.
+    /// If the address is not valid, or the token cannot be sent in a header.
     pub(super) fn new(arguments: &ClientArguments) -> Result<Self, Failure> {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let url = arguments.url.clone().or_else(|| env("MILLSTREAM_URL")).unwrap_or_else(|| DEFAULT_URL.to_owned());
@@ -100,10 +100,10 @@ impl Api {
         Ok(api)
     }
 
-    /// A node at an address, asked without a token.
+    /// A client for this address, without a token.
     ///
     /// # Errors
-    /// When it is no URL.
+    /// If it is not a valid URL.
     pub(super) fn at(url: &str) -> Result<Self, Failure> {
         let base = upstream::parse_url(url).map_err(|error| Failure::usage(format!("`{url}`: {error}")))?;
         Ok(Self { client: Client::new(upstream::Config::default()), base, headers: HeaderMap::new() })
@@ -111,14 +111,15 @@ impl Api {
 
     fn carry(&mut self, name: &'static str, value: Option<&str>) -> Result<(), Failure> {
         let Some(value) = value else { return Ok(()) };
-        let mut value = HeaderValue::from_str(value)
-            .map_err(|_| Failure::usage(format!("the value for `{name}` has characters that no header can carry")))?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| {
+            Failure::usage(format!("the value for `{name}` has characters that are not valid in a header"))
+        })?;
         value.set_sensitive(true);
         self.headers.insert(HeaderName::from_static(name), value);
         Ok(())
     }
 
-    /// A path of the node as a URL.
+    /// The URL of a path of the node.
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         let path = format!("{}{path}", self.base.path().trim_end_matches('/'));
@@ -128,7 +129,7 @@ impl Api {
         url
     }
 
-    /// A request for that URL. The token goes to the node alone, not to whatever URL somebody watches.
+    /// A request for this URL. The token is sent only to the node, not to other servers.
     pub(super) fn request(&self, method: Method, url: &Url) -> Request {
         let mut request = Request::new(method, url.as_str(), Trust::Operator);
         if url.origin() == self.base.origin() {
@@ -145,7 +146,7 @@ impl Api {
         request
     }
 
-    /// Sends a request; the answer is a success.
+    /// Sends a request and expects success.
     ///
     /// # Errors
     /// [`Error::Transport`] and [`Error::Refused`].
@@ -154,7 +155,7 @@ impl Api {
         if response.status.is_success() { Ok(response) } else { Err(refused(response).await) }
     }
 
-    /// Sends a request and reads its JSON answer.
+    /// Sends a request and reads its JSON response.
     ///
     /// # Errors
     /// See [`Error`].
@@ -164,14 +165,14 @@ impl Api {
             .await
             .map_err(|_| Error::Unexpected(format!("the answer took longer than {ANSWER_TIME:?}")))?
             .map_err(Error::Transport)?;
-        serde_json::from_slice(&body).map_err(|error| Error::Unexpected(format!("the answer is no JSON: {error}")))
+        serde_json::from_slice(&body).map_err(|error| Error::Unexpected(format!("the response is not JSON: {error}")))
     }
 }
 
 // === impl Error ===
 
 impl Error {
-    /// True if the same request may get an answer later.
+    /// True if the request may succeed later.
     pub(super) fn retryable(&self) -> bool {
         match self {
             Self::Transport(error) => error.retryable(),
@@ -182,13 +183,13 @@ impl Error {
         }
     }
 
-    /// True if the request cannot have arrived.
-    pub(super) fn nobody_there(&self) -> bool {
+    /// True if the request cannot have reached a server.
+    pub(super) fn is_connect_error(&self) -> bool {
         use upstream::Error as E;
         matches!(self, Self::Transport(E::Connect { .. } | E::ConnectTimeout { .. } | E::Resolve { .. }))
     }
 
-    /// When the node asks to come back.
+    /// When the node asks for the next attempt.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
@@ -200,8 +201,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Transport(error) if self.nobody_there() => {
-                write!(f, "{error}; is a node running there? `millstream serve` starts one, --url names another")
+            Self::Transport(error) if self.is_connect_error() => {
+                write!(
+                    f,
+                    "{error}; is a node running there? `millstream serve` starts one, `--url` selects another one"
+                )
             }
             Self::Transport(error) => error.fmt(f),
             Self::Refused { status, detail, .. } => write!(f, "{status}: {detail}"),
@@ -217,7 +221,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// What a refusal says.
+/// The error of a rejected request.
 async fn refused(response: Response) -> Error {
     let retry_after = upstream::retry_after(&response.headers, response.received);
     let status = response.status;
@@ -227,7 +231,7 @@ async fn refused(response: Response) -> Error {
     Error::Refused { status: status.as_u16(), detail: detail(&body, reason), retry_after }
 }
 
-/// The words of a problem (RFC 9457), with each field where there are several; else what the status says.
+/// The text of a problem (RFC 9457), with all fields if there are several; else the reason of the status.
 fn detail(body: &[u8], reason: &str) -> String {
     let Ok(problem) = crate::json::from_slice::<Problem>(body) else { return reason.to_owned() };
     let mut text = problem.detail.or(problem.title).unwrap_or_else(|| reason.to_owned());
@@ -247,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_is_told_in_its_words() {
+    fn an_error_has_the_text_of_the_problem() {
         let one = br#"{"title":"T","status":422,"detail":"`tasks[0].run`: unknown","errors":[{"field":"tasks[0].run","detail":"unknown"}]}"#;
         assert_eq!(detail(one, "r"), "`tasks[0].run`: unknown");
         let two =
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_goes_to_the_node_alone() {
+    fn the_token_is_sent_only_to_the_node() {
         let arguments = ClientArguments {
             url: Some("http://127.0.0.1:1".into()),
             token: Some("secret".into()),

@@ -1,4 +1,4 @@
-//! `demo`: the guide's two servers in this process and a job on both, to see what there is to see.
+//! `demo`: runs the two servers of the guide in this process, with a job on both.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, client::Api, log, progress::View, run::Job, serve::stop_signal, text::say};
+use super::{Failure, client::Api, log, progress::View, run::Job, serve::stop_signal, text::print_line};
 use crate::{
     app::{self, App, Server},
     config::{self, Config},
@@ -16,20 +16,20 @@ use crate::{
 
 mod report;
 
-/// The ports of the guide's examples.
+/// The ports of the examples in the guide.
 const ORCHESTRATOR_PORT: u16 = 8090;
 const REACTIVE_PORT: u16 = 8080;
 
-/// What the orchestrator calls the other node.
+/// The orchestrator's name for the other node.
 const REMOTE: &str = "reactive";
 
-/// How often another port is tried.
+/// Maximum number of attempts to bind a port.
 const BIND_ATTEMPTS: u32 = 5;
 
-/// How a demo ends.
+/// Options of the demo.
 #[derive(Args, Debug)]
 pub(super) struct DemoArguments {
-    /// Ends with the job instead of serving on.
+    /// End with the job instead of serving further requests.
     #[arg(long)]
     once: bool,
 }
@@ -41,7 +41,7 @@ pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
         node(Config::read(config::REACTIVE, "the built-in reactive configuration")?, REACTIVE_PORT)?;
     let mut config = Config::load(None)?;
     let base_url = Some(format!("http://{remote}"));
-    // The port may be another than the built-in one, and nobody's environment is to send the demo elsewhere.
+    // The port may differ from the built-in one, and the environment must not change the address.
     let settings = config.remotes.remove(REMOTE).unwrap_or_default();
     config.remotes.insert(REMOTE.into(), RemoteConfig { base_url, base_url_env: None, ..settings });
     let (orchestrator, addr) = node(config, ORCHESTRATOR_PORT)?;
@@ -50,13 +50,13 @@ pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
         [orchestrator, reactive].map(|server| actix_rt::spawn(server.run(stopping.clone().cancelled_owned())));
     let signal = stop_signal()?;
     tokio::pin!(signal);
-    say(&format!(
+    print_line(&format!(
         "A node of Millstream is at http://{addr}, and its test page at http://{addr}/sse-client.html\n\
          Another one is at http://{remote}; the first one calls it `{REMOTE}`."
     ))?;
-    say(
+    print_line(
         "One job runs on both now: two tasks and an HTTP request here, two tasks there, in parallel. The request goes to the\n\
-         node itself, which the egress guard would refuse: this node has its own address in `egress.allow`.\n",
+         node itself. The egress guard would reject this, so this node has its own address in `egress.allow`.\n",
     )?;
 
     let api = Api::at(&format!("http://{addr}"))?;
@@ -76,9 +76,9 @@ pub(super) async fn demo(arguments: &DemoArguments) -> Result<u8, Failure> {
     code
 }
 
-/// A node on this port, or on a free one where that is taken.
+/// A node on this port, or on a free one if it is in use.
 fn node(mut config: Config, port: u16) -> Result<(Server, SocketAddr), Failure> {
-    // Nothing of a demo is worth keeping.
+    // The demo stores nothing.
     config.journal.kind = journal::Kind::Memory;
     config.journal.max_bytes = 64 << 20;
     let mut attempts = 0..BIND_ATTEMPTS;
@@ -89,14 +89,14 @@ fn node(mut config: Config, port: u16) -> Result<(Server, SocketAddr), Failure> 
         config.egress.allow.push(address.to_string());
         match App::build(config)?.bind() {
             Ok(server) => return Ok((server, address)),
-            // Somebody took the port between the look and the bind.
+            // Another process has bound the port meanwhile.
             Err(app::Error::Listen { .. }) if attempts.next().is_some() => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// The address must be known before the node is built, since the guard is told of it.
+/// The address must be known before the node is built, because the guard needs it.
 fn free_address(port: u16) -> Result<SocketAddr, Failure> {
     let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr());
     bind(port).or_else(|_| bind(0)).map_err(|error| Failure::new(format!("no port is free on 127.0.0.1: {error}")))
@@ -115,13 +115,13 @@ async fn show(api: &Api, addr: SocketAddr, view: &mut View) -> Result<u8, Failur
     );
     let job = Job::submit(api, json!({ "tasks": tasks, "timeoutMs": 60_000 }).to_string().into()).await?;
     let outcome = job.watch(view, false).await?;
-    say(&format!("\n{}", report::results(&outcome)))?;
+    print_line(&format!("\n{}", report::results(&outcome)))?;
     Ok(outcome.exit_code())
 }
 
 fn invite(addr: SocketAddr) -> Result<(), Failure> {
-    say(&format!(
-        "The nodes go on until Ctrl-C. Open http://{addr}/sse-client.html, or try these:\n\
+    print_line(&format!(
+        "The nodes run until Ctrl-C. Open http://{addr}/sse-client.html, or try these:\n\
          \n  curl -N 'http://{addr}/api/sse/managed/connect' -H 'X-Auth-Token: 123'\
          \n  curl 'http://{addr}/api/sse/managed/send/user/123' -H 'Content-Type: application/json' -d '{{\"hello\":\"there\"}}'\
          \n  curl -N 'http://{addr}/api/sse-integration/hybrid-execution/sse-emitter' -H 'Content-Type: application/json' \\\

@@ -1,4 +1,4 @@
-//! `journal`: looks at a journal, checks it, repairs it; on a stopped directory, or through the node that uses it.
+//! `journal`: inspects, verifies, exports, compacts or repairs a journal: of a stopped node, or through a running one.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     EXIT_DAMAGED, Failure,
     client::{Api, ClientArguments},
-    text::{plain, say},
+    text::{escape_controls, print_line},
 };
 use crate::{
     event::Position,
@@ -22,22 +22,22 @@ mod print;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JournalCommand {
-    /// Print events as lines of JSON, in journal order.
+    /// Print events as JSON lines, in journal order.
     Export(ExportArguments),
-    /// Say what there is in the journal.
-    Inspect(LookArguments),
-    /// Read everything and say what is wrong; exit code 65 if it is damaged.
-    Verify(LookArguments),
-    /// Keep what can be read of a damaged journal; the node must be stopped.
+    /// Print a summary of the journal.
+    Inspect(InspectArguments),
+    /// Read everything and report damage; exit code 65 if the journal is damaged.
+    Verify(InspectArguments),
+    /// Keep everything that can be read of a damaged journal; the node must be stopped.
     Repair(RepairArguments),
-    /// Clear away what was deleted.
-    Compact(LookArguments),
+    /// Free the disk space of deleted data.
+    Compact(InspectArguments),
 }
 
-/// Which journal.
+/// Selects a journal.
 #[derive(Args, Debug)]
 struct Which {
-    /// The data directory of a node that is stopped.
+    /// Data directory of a stopped node.
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -45,10 +45,10 @@ struct Which {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct LookArguments {
+pub(super) struct InspectArguments {
     #[command(flatten)]
     which: Which,
-    /// Prints JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -57,13 +57,13 @@ pub(super) struct LookArguments {
 pub(super) struct ExportArguments {
     #[command(flatten)]
     which: Which,
-    /// Only events of this topic, or of all that begin so (`order:*`); may be repeated.
+    /// Only events of this topic, or of all topics with a prefix (`order:*`); may be repeated.
     #[arg(long, value_name = "PATTERN")]
     topic: Vec<String>,
-    /// Only what comes after this event.
+    /// Only events after this event id.
     #[arg(long, value_name = "ID")]
     after: Option<String>,
-    /// Most events.
+    /// Maximum number of events.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
 }
@@ -72,15 +72,15 @@ pub(super) struct ExportArguments {
 pub(super) struct RepairArguments {
     #[command(flatten)]
     which: Which,
-    /// Says what would be kept, and changes nothing.
+    /// Show the result without changing anything.
     #[arg(long)]
     dry_run: bool,
-    /// Prints JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Where the journal is.
+/// The location of the journal.
 enum Target<'a> {
     Offline(&'a Path),
     Running(Box<Api>),
@@ -101,7 +101,8 @@ async fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
     let usage = |name: &str, value: &str, why: &str| Failure::usage(format!("`{name}` = `{value}`: {why}"));
     let pattern = |text: &String| Pattern::new(text).map_err(|why| usage("--topic", text, &why.to_string()));
     let patterns = topic.iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
-    let position = |text: &String| text.parse::<Position>().map_err(|()| usage("--after", text, "that is no event id"));
+    let position =
+        |text: &String| text.parse::<Position>().map_err(|()| usage("--after", text, "not a valid event id"));
     let after = after.as_ref().map(position).transpose()?;
     let stopped = match which.target()? {
         Target::Offline(dir) => at(dir)?,
@@ -114,7 +115,7 @@ async fn export(arguments: &ExportArguments) -> Result<u8, Failure> {
     let mut export = Export::new(journal.clone(), patterns, after.map_or(0, |position| position.offset), *limit);
     let printed = loop {
         match export.next().await {
-            Ok(Some(lines)) => match say(lines.trim_end_matches('\n')) {
+            Ok(Some(lines)) => match print_line(lines.trim_end_matches('\n')) {
                 Ok(()) => {}
                 Err(failure) => break Err(failure),
             },
@@ -147,40 +148,40 @@ async fn export_from(api: &Api, arguments: &ExportArguments) -> Result<u8, Failu
     let mut rest = Vec::new();
     while let Some(chunk) = body.chunk().await {
         rest.extend_from_slice(&chunk.map_err(|error| Failure::new(error.to_string()))?);
-        // Whole lines alone: a part of one is no JSON.
+        // Only complete lines are printed, because a part of a line is not JSON.
         if let Some(end) = memchr::memrchr(b'\n', &rest) {
-            say(&String::from_utf8_lossy(&rest[..end]))?;
+            print_line(&String::from_utf8_lossy(&rest[..end]))?;
             rest.drain(..=end);
         }
     }
     Ok(0)
 }
 
-async fn inspect(arguments: &LookArguments) -> Result<u8, Failure> {
+async fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
     let answer = match arguments.which.target()? {
         Target::Offline(dir) => value(&at(dir)?.inspect().await?),
         Target::Running(api) => api.json(api.request(Method::GET, &api.url("/api/admin/journal"))).await?,
     };
-    say(&if arguments.json { answer.to_string() } else { print::inspection(&answer) })?;
+    print_line(&if arguments.json { answer.to_string() } else { print::inspection(&answer) })?;
     Ok(0)
 }
 
-async fn verify(arguments: &LookArguments) -> Result<u8, Failure> {
+async fn verify(arguments: &InspectArguments) -> Result<u8, Failure> {
     let answer = match arguments.which.target()? {
         Target::Offline(dir) => value(&at(dir)?.verify()?),
         Target::Running(api) => api.json(api.post("/api/admin/journal/verify", "")).await?,
     };
-    say(&if arguments.json { answer.to_string() } else { print::verified(&answer) })?;
+    print_line(&if arguments.json { answer.to_string() } else { print::verified(&answer) })?;
     Ok(if answer["damaged"] == Value::Bool(true) { EXIT_DAMAGED } else { 0 })
 }
 
-async fn compact(arguments: &LookArguments) -> Result<u8, Failure> {
+async fn compact(arguments: &InspectArguments) -> Result<u8, Failure> {
     let answer = match arguments.which.target()? {
         Target::Offline(dir) => value(&journal::compact(dir).await.map_err(|error| refused(error, dir))?),
         Target::Running(api) => api.json(api.post("/api/admin/journal/compact", "")).await?,
     };
     let text = || format!("{} bytes on the disk before, {} after", answer["bytesBefore"], answer["bytesAfter"]);
-    say(&if arguments.json { answer.to_string() } else { text() })?;
+    print_line(&if arguments.json { answer.to_string() } else { text() })?;
     Ok(0)
 }
 
@@ -192,12 +193,12 @@ fn repair(arguments: &RepairArguments) -> Result<u8, Failure> {
     };
     let repaired = at(dir)?.repair(arguments.dry_run).map_err(|error| beyond_repair(&error, dir))?;
     if arguments.json {
-        say(&value(&repaired).to_string())?;
+        print_line(&value(&repaired).to_string())?;
     } else {
-        let nothing = || "nothing is wrong with the journal; it was left as it is".to_owned();
-        say(&repaired
-            .as_ref()
-            .map_or_else(nothing, |repaired: &Repaired| print::repaired(repaired, arguments.dry_run)))?;
+        let nothing = || "the journal is not damaged; nothing was changed".to_owned();
+        print_line(
+            &repaired.as_ref().map_or_else(nothing, |repaired: &Repaired| print::repaired(repaired, arguments.dry_run)),
+        )?;
     }
     Ok(0)
 }
@@ -221,9 +222,9 @@ fn at(dir: &Path) -> Result<OfflineJournal, Failure> {
 fn refused(error: OpenError, dir: &Path) -> Failure {
     match error {
         OpenError::InUse { owner, .. } => Failure::new(format!(
-            "the journal in `{}` is in use by process {}; stop that one, or ask it with `--url URL`",
+            "the journal in `{}` is in use by process {}; stop that process, or connect to it with `--url URL`",
             dir.display(),
-            plain(&owner)
+            escape_controls(&owner)
         )),
         error => error.into(),
     }
@@ -233,8 +234,8 @@ fn beyond_repair(error: &OpenError, dir: &Path) -> Failure {
     match error {
         OpenError::Damaged { what, .. } => Failure {
             message: format!(
-                "the store in `{0}` cannot be opened at all: {what}. Nothing was changed. What remains is a backup, or a \
-                 new beginning: move `{0}/journal` away, and the next start makes an empty one",
+                "the store in `{0}` cannot be opened at all: {what}. Nothing was changed. Restore a backup, or move \
+                 `{0}/journal` away: the next start then creates an empty one",
                 dir.display()
             ),
             code: EXIT_DAMAGED,

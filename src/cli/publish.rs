@@ -1,4 +1,4 @@
-//! `publish`: one event into a topic.
+//! `publish`: publishes one event.
 
 use std::io::Read;
 
@@ -8,38 +8,38 @@ use serde::Serialize;
 use super::{
     Failure,
     client::{Api, ClientArguments},
-    text::say,
+    text::print_line,
 };
 use crate::json::{self, Json};
 
-/// More than any node takes in one event by default; read no further.
+/// Maximum size of the payload that is read. It is above the default limit of a node.
 const DATA_MAX: u64 = 64 << 20;
 
-/// What to publish, and where.
+/// The event and its topic.
 #[derive(Args, Debug)]
 pub(super) struct PublishArguments {
     #[command(flatten)]
     node: ClientArguments,
-    /// The topic, such as `order:17`, `user:42`, `group:team` or `all`.
+    /// Topic, such as `order:17`, `user:42`, `group:team` or `all`.
     topic: String,
-    /// The payload: JSON where it is JSON, else text; `-` reads stdin; nothing is an empty payload.
+    /// Payload: JSON if it is valid JSON, else text; `-` reads stdin; empty by default.
     #[arg(value_name = "DATA|-", allow_negative_numbers = true)]
     data: Option<String>,
-    /// The event's name, `message` unless given.
+    /// Name of the event; default: `message`.
     #[arg(long, value_name = "NAME")]
     event: Option<String>,
-    /// Your own id for it: the same one again appends nothing.
+    /// Your event id; an event with a known id is not appended again.
     #[arg(long, value_name = "KEY")]
     id: Option<String>,
-    /// Asks subscribers to reconnect after so many milliseconds.
+    /// Reconnection time for subscribers in milliseconds.
     #[arg(long, value_name = "MS")]
     retry: Option<u64>,
-    /// The event is gone after so many milliseconds.
+    /// Time to live of the event in milliseconds.
     #[arg(long, value_name = "MS")]
     ttl: Option<u64>,
 }
 
-/// Publishes and prints the node's answer.
+/// Publishes the event and prints the response of the node.
 pub(super) async fn publish(arguments: &PublishArguments) -> Result<u8, Failure> {
     let api = Api::new(&arguments.node)?;
     let text = match arguments.data.as_deref() {
@@ -47,18 +47,18 @@ pub(super) async fn publish(arguments: &PublishArguments) -> Result<u8, Failure>
         data => data.unwrap_or_default().to_owned(),
     };
     let answer = api.json(api.post("/events", body(arguments, &text))).await?;
-    say(&answer.to_string())?;
+    print_line(&answer.to_string())?;
     Ok(0)
 }
 
-/// The event as the node takes it.
+/// The body of the request.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'a> {
     topic: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'a str>,
-    /// JSON where the text is JSON, else the text.
+    /// JSON if the text is valid JSON, else a JSON string.
     data: Json,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
@@ -91,7 +91,7 @@ async fn read_stdin() -> Result<String, Failure> {
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
-    // The line break that ends the output of `echo` and of most programs belongs to no payload.
+    // `echo` and most programs end their output with a line break, which is not part of the payload.
     if text.ends_with('\n') {
         text.truncate(text.trim_end_matches('\n').trim_end_matches('\r').len());
     }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_are_json_where_they_are_json() {
+    fn valid_json_is_sent_as_json() {
         for (text, expected) in [
             (r#"{"a": [1, null]}"#, r#"{"a":[1,null]}"#),
             ("hello {", r#""hello {""#),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_given_is_sent() {
+    fn only_given_fields_are_sent() {
         let mut arguments = PublishArguments {
             node: ClientArguments::default(),
             topic: "t".into(),

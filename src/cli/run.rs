@@ -1,7 +1,7 @@
-//! `run`: submits a job, shows its progress, prints what came of it.
+//! `run`: submits a job, shows its progress and prints its results.
 //!
-//! Progress goes to stderr, the aggregated result to stdout. A lost connection loses nothing: the submission carries an
-//! idempotency key, the stream resumes where it was.
+//! Progress is written to stderr, the aggregated result to stdout. A lost connection loses nothing: the submission has an
+//! idempotency key, and the stream resumes.
 
 use std::{
     io::Read,
@@ -16,9 +16,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     Failure,
     client::{Api, ClientArguments, Error, Next, Stream},
-    complain,
+    print_error,
     progress::View,
-    text::say,
+    text::print_line,
 };
 use crate::{
     jobs::{
@@ -29,45 +29,45 @@ use crate::{
     upstream::{Backoff, HeaderValue, Method},
 };
 
-/// Largest job file; the node's own limit on bodies is lower unless somebody raised it.
+/// Maximum size of a job file. The default limit of a node is lower.
 const JOB_MAX: u64 = 64 << 20;
 
-/// How often a submission whose answer got lost is sent, and how soon again.
+/// Maximum number of submissions while no response arrives, and the first delay between them.
 const SUBMISSIONS: u32 = 4;
 const SUBMIT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5), 2);
 
-/// So long the job's stream may be out of reach.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// Maximum time without a connection to the stream of the job.
+const GIVE_UP_AFTER: Duration = Duration::from_mins(2);
 
-/// So long a cancellation may take.
+/// Maximum time for a cancellation.
 const CANCEL_TIME: Duration = Duration::from_secs(5);
 
-/// What to run, and how to tell of it.
+/// The job, and the form of the output.
 #[derive(Args, Debug)]
 pub(super) struct RunArguments {
     #[command(flatten)]
     node: ClientArguments,
-    /// The job as JSON, such as `{"tasks":[{"run":"Process Image"}]}`; `-` reads stdin.
+    /// Job file, such as `{"tasks":[{"run":"Process Image"}]}`; `-` reads stdin.
     #[arg(value_name = "JOB.json|-")]
     job: PathBuf,
-    /// Shows no progress.
+    /// Show no progress.
     #[arg(long, short)]
     quiet: bool,
-    /// Prints each event as one line of JSON instead of the result.
+    /// Print each event as a JSON line, instead of the result.
     #[arg(long)]
     json: bool,
 }
 
-/// What came of a job.
+/// The result of a job.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// Its last event.
+    /// The last event of the job.
     pub(super) complete: Complete,
-    /// The results, where they fitted into an event.
+    /// The results, unless they are too large for an event.
     pub(super) results: Option<AggregatedResult>,
 }
 
-/// Runs a job; exit code 1 unless all of its tasks are well.
+/// Runs a job. The exit code is 1 if a task failed.
 pub(super) async fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     let body = read_job(&arguments.job).await?;
     let api = Api::new(&arguments.node)?;
@@ -84,13 +84,13 @@ pub(super) async fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     let outcome = tokio::select! {
         outcome = job.watch(&mut view, arguments.json) => outcome?,
         code = stopped() => {
-            view.note(&format!("cancelling job {}; Ctrl-C again leaves at once", job.id));
+            view.note(&format!("cancelling job {}; Ctrl-C again stops at once", job.id));
             tokio::select! { () = job.cancel() => {}, _ = stopped() => {} }
             return Ok(code);
         }
     };
     if !arguments.json {
-        say(&outcome.results_json())?;
+        print_line(&outcome.results_json())?;
     }
     Ok(outcome.exit_code())
 }
@@ -105,10 +105,10 @@ pub(super) struct Job {
 // === impl Job ===
 
 impl Job {
-    /// Submits a job. Repeats it while nobody knows whether it arrived: the key makes that safe.
+    /// Submits a job. Repeats this until a response arrives; the idempotency key prevents duplicates.
     ///
     /// # Errors
-    /// When the node refuses it or cannot be reached.
+    /// If the node rejects the job or cannot be reached.
     pub(super) async fn submit(api: &Api, body: Vec<u8>) -> Result<Self, Failure> {
         let mut request = api.post("/api/jobs", body);
         let key = ulid::Ulid::new().to_string();
@@ -118,7 +118,7 @@ impl Job {
         let answer = loop {
             match api.json(request.clone()).await {
                 Ok(answer) => break answer,
-                Err(error) if attempt + 1 < SUBMISSIONS && error.retryable() && !error.nobody_there() => {
+                Err(error) if attempt + 1 < SUBMISSIONS && error.retryable() && !error.is_connect_error() => {
                     let hint = error.retry_after().map(|hint| hint.min(Duration::from_secs(30)));
                     tokio::time::sleep(SUBMIT_BACKOFF.delay(attempt, hint, &mut rand::rng())).await;
                     attempt += 1;
@@ -129,23 +129,26 @@ impl Job {
         let text = |name: &str| answer.get(name).and_then(Value::as_str).map(str::to_owned);
         match (text("jobId"), text("eventsUrl")) {
             (Some(id), Some(events_url)) => Ok(Self { api: api.clone(), id, events_url }),
-            _ => Err(Error::Unexpected(format!("the answer names no job: {answer}")).into()),
+            _ => Err(Error::Unexpected(format!("the response has no job id: {answer}")).into()),
         }
     }
 
-    /// Follows the job to its end; with `json` each event also goes to stdout as a line.
+    /// Follows the job until it ends. With `json` each event is printed to stdout as a line.
     ///
     /// # Errors
-    /// When the job's stream is lost for good.
+    /// If the stream of the job fails and cannot be resumed.
     pub(super) async fn watch(&self, view: &mut View, json: bool) -> Result<Outcome, Failure> {
         view.begin(&self.id);
-        let mut stream = Stream::new(&self.api, self.api.url(&self.events_url), None).patience(PATIENCE);
+        let mut stream = Stream::new(&self.api, self.api.url(&self.events_url), None).give_up_after(GIVE_UP_AFTER);
         let mut results = None;
         loop {
             let message = match stream.next().await? {
                 Next::Event(message) => message,
                 Next::Lost { reason, wait } => {
-                    view.note(&format!("connection lost ({reason}); trying again in {}", super::text::lasting(wait)));
+                    view.note(&format!(
+                        "connection lost ({reason}); trying again in {}",
+                        super::text::duration_text(wait)
+                    ));
                     continue;
                 }
                 Next::End => return Err(Failure::new("the job's stream ended before the job did")),
@@ -157,9 +160,9 @@ impl Job {
                 continue;
             }
             if json {
-                say(&message.row())?;
+                print_line(&message.row())?;
             }
-            // A newer node may tell of more than this program knows.
+            // A newer node may have other events.
             let Ok(event) = JobEvent::decode(&message.event, &message.data) else { continue };
             view.on(&event);
             match event.fact {
@@ -170,13 +173,13 @@ impl Job {
         }
     }
 
-    /// Cancels the job, as far as that can be done in a few seconds.
+    /// Requests the cancellation of the job, for at most a few seconds.
     async fn cancel(&self) {
         let request = self.api.request(Method::DELETE, &self.api.url(&format!("/api/jobs/{}", self.id)));
         match tokio::time::timeout(CANCEL_TIME, self.api.send(request)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => complain(&format!("job {} was not cancelled: {error}", self.id)),
-            Err(_) => complain(&format!("job {} was not cancelled within {CANCEL_TIME:?}", self.id)),
+            Ok(Err(error)) => print_error(&format!("job {} was not cancelled: {error}", self.id)),
+            Err(_) => print_error(&format!("job {} was not cancelled within {CANCEL_TIME:?}", self.id)),
         }
     }
 }
@@ -184,12 +187,12 @@ impl Job {
 // === impl Outcome ===
 
 impl Outcome {
-    /// 0 if all tasks are well.
+    /// 0 if no task has failed.
     pub(super) fn exit_code(&self) -> u8 {
         u8::from(self.complete.status != Status::Completed)
     }
 
-    /// The results by task id; where they are too large for an event, where they are to be had.
+    /// The results by task id. If they are too large for an event: the URL of the results.
     fn results_json(&self) -> String {
         let Some(AggregatedResult { results, results_url }) = &self.results else { return "{}".into() };
         match results_url {
@@ -199,7 +202,7 @@ impl Outcome {
     }
 }
 
-/// Reads a job and checks that it is JSON; everything else is the node's to judge.
+/// Reads a job file and checks that it is JSON. The node checks everything else.
 async fn read_job(path: &Path) -> Result<Vec<u8>, Failure> {
     let (name, from_stdin) =
         if path == Path::new("-") { ("stdin".into(), true) } else { (path.to_string_lossy(), false) };
@@ -243,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_that_is_no_json_is_refused_with_file_and_line() {
+    fn a_job_that_is_not_json_is_rejected_with_file_and_line() {
         let failure = check_job("job.json", b"{\n  \"tasks\": [,]\n}").unwrap_err();
         assert_eq!(failure.code, super::super::EXIT_USAGE);
         assert!(failure.message.starts_with("`job.json`, line 2, column 13: "), "{}", failure.message);
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn results_are_shown_or_the_place_where_they_are() {
+    fn results_are_shown_or_their_url() {
         let complete = Complete {
             status: Status::Partial,
             total_tasks: 1,

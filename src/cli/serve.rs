@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, NodeArguments, log, text::say};
+use super::{Failure, NodeArguments, log, text::print_line};
 use crate::{app::App, jobs::handlers, node::Node, telemetry};
 
 /// Time to write the last log lines when the second signal ends the process.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// Exit code after a second signal: 128 + SIGINT, as shells have it.
+/// Exit code after a second signal: 128 + SIGINT, as in shells.
 const EXIT_NOW: i32 = 130;
 
-/// Runs a node until it is told to stop. The first SIGTERM or SIGINT stops it in order, the second at once.
+/// Runs a node until a signal. The first SIGTERM or SIGINT stops it cleanly, the second one at once.
 pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
     let config = arguments.load()?;
     log(&config.telemetry)?;
@@ -35,9 +35,9 @@ pub(super) async fn serve(arguments: &NodeArguments) -> Result<(), Failure> {
 /// Prints a line on stdout for the program that starts the node. A closed or unread stdout does not stop the node.
 fn announce(line: String) -> Result<(), Failure> {
     let print = move || {
-        if let Err(Failure { message, .. }) = say(&line) {
-            let error = if message.is_empty() { "its reader is gone" } else { &message };
-            tracing::warn!(error, "stdout takes no lines; the node runs without it");
+        if let Err(Failure { message, .. }) = print_line(&line) {
+            let error = if message.is_empty() { "its reader has closed it" } else { &message };
+            tracing::warn!(error, "cannot write to stdout; the node runs without it");
         }
     };
     let thread = std::thread::Builder::new().name("announce".into()).spawn(print);
@@ -48,18 +48,18 @@ fn hangups() -> Result<Signal, Failure> {
     signal(SignalKind::hangup()).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))
 }
 
-/// Reads the settings again at each SIGHUP, and puts in force what can change without a restart.
+/// Reads the settings again at each SIGHUP, and applies those that can change without a restart.
 async fn reload_on_hangup(node: Node, arguments: NodeArguments) {
     let Ok(mut hangup) = hangups() else { return };
     while hangup.recv().await.is_some() {
         match arguments.load() {
-            // A file that is being written may be empty, which means open mode with all rights for every caller.
+            // A file that is being written may be empty. Empty settings mean open mode, with all rights for all callers.
             Ok(config) if config.access.mode != node.config.access.mode => {
-                tracing::error!("`access.mode` is another one, which needs a restart; the tokens in force stay");
+                tracing::error!("`access.mode` has changed, which needs a restart; the current tokens stay valid");
             }
             Ok(config) => node.reload(&config).await,
             Err(Failure { message, .. }) => {
-                tracing::error!(error = message, "the settings cannot be read again; those in force stay");
+                tracing::error!(error = message, "the settings cannot be read; the current ones stay valid");
             }
         }
     }
@@ -74,16 +74,16 @@ pub(super) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         actix_rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            tracing::warn!("second signal, leaving at once");
+            tracing::warn!("second signal, stopping at once");
             telemetry::flush(LAST_LINES);
             std::process::exit(EXIT_NOW);
         });
     })
 }
 
-/// Prints the settings in force as JSON, or says what is wrong.
+/// Prints the settings as JSON, or the error.
 pub(super) fn check_config(arguments: &NodeArguments) -> Result<(), Failure> {
     let config = arguments.load()?;
     let json = serde_json::to_string_pretty(&config.to_json()).expect("settings are plain data");
-    say(&json)
+    print_line(&json)
 }

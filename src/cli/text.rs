@@ -1,4 +1,4 @@
-//! Text for people: nothing that came from outside may steer the terminal, and a line stays a line.
+//! Text for people: text from outside must not control the terminal or break a line.
 
 use std::{
     borrow::Cow,
@@ -8,14 +8,14 @@ use std::{
 
 use super::Failure;
 
-/// Exit code of a program whose reader went away: 128 + SIGPIPE, as shells have it.
+/// Exit code after the reader of stdout has gone: 128 + SIGPIPE, as in shells.
 const EXIT_PIPE: u8 = 141;
 
-/// Writes a line to stdout at once, so that whoever reads along sees it.
+/// Writes a line to stdout and flushes it.
 ///
 /// # Errors
-/// When stdout takes nothing; a reader that went away (`… | head`) is an end without a word.
-pub(super) fn say(line: &str) -> Result<(), Failure> {
+/// If stdout cannot be written. If its reader has gone (`… | head`), the error has no message.
+pub(super) fn print_line(line: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Failure { message: String::new(), code: EXIT_PIPE },
@@ -23,8 +23,8 @@ pub(super) fn say(line: &str) -> Result<(), Failure> {
     })
 }
 
-/// One line without control characters, which are written as escapes.
-pub(super) fn plain(text: &str) -> Cow<'_, str> {
+/// The text on one line. Control characters are written as escapes.
+pub(super) fn escape_controls(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
@@ -35,17 +35,17 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// [`plain`], and at most `most` characters, the last one `…` where something was left out.
-pub(super) fn short(text: &str, most: usize) -> String {
-    let clean = plain(text);
-    match clean.char_indices().nth(most) {
+/// The text on one line, with at most `max` characters. If it was cut, the last one is `…`.
+pub(super) fn shorten(text: &str, max: usize) -> String {
+    let clean = escape_controls(text);
+    match clean.char_indices().nth(max) {
         None => clean.into_owned(),
-        Some(_) => clean.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+        Some(_) => clean.chars().take(max.saturating_sub(1)).chain(['…']).collect(),
     }
 }
 
-/// A duration as people say it: `120 ms`, `1.2 s`, `3 min 5 s`.
-pub(super) fn lasting(time: Duration) -> String {
+/// A duration for people: `120 ms`, `1.2 s`, `3 min 5 s`.
+pub(super) fn duration_text(time: Duration) -> String {
     let seconds = time.as_secs();
     match time.as_millis() {
         ms @ 0..1000 => format!("{ms} ms"),
@@ -54,10 +54,10 @@ pub(super) fn lasting(time: Duration) -> String {
     }
 }
 
-/// A time in UTC, after RFC 3339: `2026-11-29T16:35:46.123Z`.
+/// A time in UTC, as in RFC 3339: `2026-11-29T16:35:46.123Z`.
 pub(super) fn utc(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    // Days are counted in eras of 400 years, each of which begins on the 1st of March: the leap day is the last of a year.
+    // Days are counted in eras of 400 years that begin on the 1st of March, so that the leap day is the last day of a year.
     let (era, day) = ((days + 719_468) / 146_097, (days + 719_468) % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
@@ -74,19 +74,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_from_outside_steers_the_terminal() {
-        assert_eq!(plain("a\u{1b}[31mb\nc\td"), "a\\u{1b}[31mb\\nc\\td");
-        assert!(matches!(plain("größe ✓"), Cow::Borrowed("größe ✓")));
+    fn text_from_outside_does_not_control_the_terminal() {
+        assert_eq!(escape_controls("a\u{1b}[31mb\nc\td"), "a\\u{1b}[31mb\\nc\\td");
+        assert!(matches!(escape_controls("größe ✓"), Cow::Borrowed("größe ✓")));
     }
 
     #[test]
-    fn long_text_says_that_it_was_cut() {
-        assert_eq!(short("abcdef", 6), "abcdef");
-        assert_eq!(short("ähnliche", 4), "ähn…");
+    fn shortened_text_ends_with_an_ellipsis() {
+        assert_eq!(shorten("abcdef", 6), "abcdef");
+        assert_eq!(shorten("ähnliche", 4), "ähn…");
     }
 
     #[test]
-    fn times_are_those_of_the_calendar() {
+    fn times_are_calendar_times() {
         for (ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_399_999, "2000-02-28T23:59:59.999Z"),
@@ -103,7 +103,7 @@ mod tests {
     fn durations_have_the_unit_that_fits() {
         let cases = [(0, "0 ms"), (999, "999 ms"), (1000, "1.0 s"), (59_900, "59.9 s"), (185_000, "3 min 5 s")];
         for (ms, text) in cases {
-            assert_eq!(lasting(Duration::from_millis(ms)), text);
+            assert_eq!(duration_text(Duration::from_millis(ms)), text);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! `token`: makes static tokens and shows what a token says.
+//! `token`: creates static tokens, and shows the content of tokens.
 
 use std::path::{Path, PathBuf};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, Subcommand};
 
-use super::{Failure, text::say};
+use super::{Failure, text::print_line};
 use crate::{
     access::{self, jwt},
     telemetry,
@@ -13,36 +13,36 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make a token: prints only the token to stdout, and the settings section with its hash to stderr.
+    /// Create a token. Prints the token to stdout, and the settings section with its hash to stderr.
     Make(MakeArguments),
-    /// Show the hash of a token (from stdin), and what it says of itself where it is a JWT. Nothing is checked.
+    /// Read a token from stdin and print its hash, and its claims if it is a JWT. Nothing is verified.
     Inspect,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct MakeArguments {
-    /// Names the token in logs.
+    /// Name of the token in logs.
     #[arg(long)]
     name: String,
-    /// The user that it stands for; without it the name.
+    /// User of the token; default: its name.
     #[arg(long)]
     user: Option<String>,
-    /// A group that the user is in; may be repeated.
+    /// Group of the user; may be repeated.
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// A topic or a prefix with a trailing `*` that it may publish into; may be repeated.
+    /// Topic, or prefix with a trailing `*`, for publishing; may be repeated.
     #[arg(long, value_name = "TOPIC")]
     publish: Vec<String>,
-    /// A topic or a prefix with a trailing `*` that it may hear; may be repeated.
+    /// Topic, or prefix with a trailing `*`, for subscribing; may be repeated.
     #[arg(long, value_name = "TOPIC")]
     subscribe: Vec<String>,
-    /// It may submit jobs.
+    /// Permit submitting jobs.
     #[arg(long)]
     jobs: bool,
-    /// A remote that it may use, `*` for all; may be repeated.
+    /// Remote that may be used, `*` for all; may be repeated.
     #[arg(long = "remote", value_name = "REMOTE")]
     remotes: Vec<String>,
-    /// It may do everything.
+    /// Permit everything.
     #[arg(long)]
     admin: bool,
     /// Append the section to this settings file instead of printing it.
@@ -79,21 +79,21 @@ fn make(arguments: &MakeArguments) -> Result<(), Failure> {
     for (key, _) in [("jobs", arguments.jobs), ("admin", arguments.admin)].iter().filter(|(_, given)| *given) {
         section += &format!("{key} = true\n");
     }
-    // What would be refused at the next start is refused now.
+    // Report errors now that would prevent the next start.
     crate::config::Config::parse(&format!("[access]\nmode = \"token\"\n{section}"), "the new token")?;
     match &arguments.append {
         Some(file) => append(file, &section)?,
-        None => telemetry::say(&format!(
-            "Add this section to the settings of a node in token mode (`[access] mode = \"token\"`); `kill -HUP` puts it in \
-             force. The token itself is printed this once.\n\n{}",
+        None => telemetry::print_notice(&format!(
+            "Add this section to the settings of a node in token mode (`[access] mode = \"token\"`), and apply it with `kill -HUP`. \
+             The token is not shown again.\n\n{}",
             section.trim_end()
         )),
     }
     let covers_all = |text: &String| text == "*" || text == "all";
     if !arguments.admin && !arguments.subscribe.iter().any(covers_all) {
-        telemetry::say("\nIt receives no broadcasts: `--subscribe all` adds them.");
+        telemetry::print_notice("\nIt receives no broadcasts: `--subscribe all` adds them.");
     }
-    say(&token)
+    print_line(&token)
 }
 
 /// Appends the section to an existing settings file, separated by a blank line.
@@ -112,7 +112,7 @@ fn inspect() -> Result<(), Failure> {
     if token.is_empty() {
         return Err(Failure::usage("stdin has no token; try `echo \"$TOKEN\" | millstream token inspect`"));
     }
-    let shown = if jwt::looks_like_one(token) {
+    let displayed = if jwt::looks_like_one(token) {
         let header = jwt::peek(token).map_err(|why| Failure::new(format!("the token is not acceptable: {why}")))?;
         let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
         let claims = claims.and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
@@ -120,5 +120,5 @@ fn inspect() -> Result<(), Failure> {
     } else {
         serde_json::json!({ "kind": "static", "sha256": access::digest(token) })
     };
-    say(&serde_json::to_string_pretty(&shown).expect("plain data"))
+    print_line(&serde_json::to_string_pretty(&displayed).expect("plain data"))
 }

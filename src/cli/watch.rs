@@ -1,4 +1,4 @@
-//! `watch`: prints the events of a stream as they come, and resumes by itself.
+//! `watch`: prints the events of a stream as they arrive, and reconnects.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,44 +10,44 @@ use serde_json::{Value, value::RawValue};
 use super::{
     Failure,
     client::{Api, ClientArguments, Message, Next, Stream},
-    complain,
-    text::{lasting, plain, say, utc},
+    print_error,
+    text::{duration_text, escape_controls, print_line, utc},
 };
 use crate::upstream::{self, Url};
 
-/// Streams of other servers may have no heartbeats.
+/// Maximum time without data for streams of other servers, which may have no heartbeats.
 const FOREIGN_IDLE: Duration = Duration::from_mins(5);
 
-/// What to watch, for how long, and in which form.
+/// The stream, its end, and the form of the output.
 #[derive(Args, Debug)]
 pub(super) struct WatchArguments {
     #[command(flatten)]
     node: ClientArguments,
-    /// Topics of the node, `order:*` for all that begin so, `*` for everything; or one URL of any event stream.
+    /// Topics of the node (`order:*` for a prefix, `*` for all), or one URL of any event stream.
     #[arg(value_name = "URL|TOPIC", required = true)]
     what: Vec<String>,
-    /// Goes on after this event.
+    /// Begin after this event id.
     #[arg(long, value_name = "ID")]
     since_id: Option<String>,
-    /// Begins with the last N events.
+    /// Begin with the last N events.
     #[arg(long, value_name = "N", conflicts_with = "since_id")]
     history: Option<u64>,
-    /// Ends after the first event of this name.
+    /// End after the first event with this name.
     #[arg(long, value_name = "EVENT")]
     until: Option<String>,
-    /// Ends after N events.
+    /// End after N events.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Prints each event as one line of JSON, `{id, topic, event, data, timestamp}` as far as they are known, instead of
-    /// the columns time (UTC), topic, id, event and data, with `-` for what is not known.
+    /// Print each event as a JSON line, `{id, topic, event, data, timestamp}` as far as they are known, instead of the
+    /// columns time (UTC), topic, id, event and data. Unknown columns are `-`.
     #[arg(long)]
     json: bool,
-    /// Also prints what tells of the stream itself: connection, heartbeat, gap, disconnect.
+    /// Also print control frames: connection, heartbeat, gap, disconnect.
     #[arg(long)]
     all: bool,
 }
 
-/// What an envelope tells beside the event's own fields.
+/// Fields of an envelope beside those of the event.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     topic: String,
@@ -56,7 +56,7 @@ struct Envelope<'a> {
     data: &'a RawValue,
 }
 
-/// Prints events until `--until`, `--count`, or the stream's own end.
+/// Prints events until `--until`, `--count`, or the end of the stream.
 pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
     if arguments.count == Some(0) {
         return Ok(0);
@@ -67,7 +67,7 @@ pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
     if foreign {
         stream = stream.idle(FOREIGN_IDLE);
     }
-    // Only the node's own streams are asked for envelopes.
+    // Only streams of the node have envelopes.
     let enveloped = !foreign;
     let mut seen = 0;
     loop {
@@ -77,7 +77,7 @@ pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
                 if message.is_control() && !arguments.all {
                     continue;
                 }
-                say(&if arguments.json { row(&message, enveloped) } else { line(&message, enveloped) })?;
+                print_line(&if arguments.json { row(&message, enveloped) } else { line(&message, enveloped) })?;
                 seen += u64::from(!message.is_control());
                 let named = arguments.until.as_ref().is_some_and(|until| *until == message.event);
                 if named || arguments.count.is_some_and(|count| seen >= count) {
@@ -85,7 +85,11 @@ pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
                 }
             }
             Next::Lost { reason, wait } => {
-                complain(&format!("connection lost ({}); trying again in {}", plain(&reason), lasting(wait)));
+                print_error(&format!(
+                    "connection lost ({}); trying again in {}",
+                    escape_controls(&reason),
+                    duration_text(wait)
+                ));
             }
             Next::End => {
                 return match &arguments.until {
@@ -97,7 +101,7 @@ pub(super) async fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
     }
 }
 
-/// The URL, and whether it is somebody's full URL.
+/// The URL, and whether it is a full URL of any server.
 fn target(api: &Api, arguments: &WatchArguments) -> Result<(Url, bool), Failure> {
     let is_url = |text: &String| text.starts_with("http://") || text.starts_with("https://");
     if let [one] = arguments.what.as_slice()
@@ -126,7 +130,7 @@ fn target(api: &Api, arguments: &WatchArguments) -> Result<(Url, bool), Failure>
     Ok((url, false))
 }
 
-/// Says on stderr what a reader of stdout must know: that something is missing, and why the stream ends.
+/// Prints to stderr that events are missing, or why the stream ends.
 fn warn(message: &Message) {
     if !message.is_control() {
         return;
@@ -134,8 +138,8 @@ fn warn(message: &Message) {
     let value = message.value();
     let reason = value.get("reason").and_then(Value::as_str).unwrap_or("unknown");
     match &*message.event {
-        "gap" => complain(&format!("gap ({}): events are missing here", plain(reason))),
-        "disconnect" => complain(&format!("the node ends the stream ({})", plain(reason))),
+        "gap" => print_error(&format!("gap ({}): events are missing here", escape_controls(reason))),
+        "disconnect" => print_error(&format!("the node ends the stream ({})", escape_controls(reason))),
         _ => {}
     }
 }
@@ -144,14 +148,14 @@ fn warn(message: &Message) {
 fn line(message: &Message, enveloped: bool) -> String {
     let own = message.id.as_deref().filter(|_| !message.is_control());
     let envelope = own.filter(|_| enveloped).and_then(|_| serde_json::from_str::<Envelope<'_>>(&message.data).ok());
-    let (id, event) = (plain(own.unwrap_or("-")), plain(&message.event));
+    let (id, event) = (escape_controls(own.unwrap_or("-")), escape_controls(&message.event));
     let Some(Envelope { topic, timestamp, data }) = envelope else {
-        return format!("- - {id} {event} {}", plain(&message.data));
+        return format!("- - {id} {event} {}", escape_controls(&message.data));
     };
-    // An envelope holds text as a JSON string and JSON as it is.
+    // Text is a JSON string in an envelope; JSON is embedded.
     let text = serde_json::from_str::<String>(data.get());
     let data = text.as_deref().unwrap_or_else(|_| data.get());
-    format!("{} {} {id} {event} {}", utc(timestamp), plain(&topic), plain(data))
+    format!("{} {} {id} {event} {}", utc(timestamp), escape_controls(&topic), escape_controls(data))
 }
 
 fn row(message: &Message, enveloped: bool) -> String {
@@ -160,7 +164,7 @@ fn row(message: &Message, enveloped: bool) -> String {
     let envelope = envelope.filter(|_| enveloped && !message.is_control() && message.id.is_some());
     let Some(envelope) = envelope else { return message.row() };
     let mut row = IndexMap::new();
-    // In the order of the contract, whatever the node's.
+    // In a fixed order, independent of the node.
     for name in ["id", "topic", "alsoIn", "event", "data", "timestamp", "origin", "source", "publisherId"] {
         if let Some(value) = envelope.get(name) {
             row.insert(name, *value);
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_are_of_the_node_and_a_url_is_taken_as_it_is() {
+    fn topics_belong_to_the_node_and_a_url_is_used_unchanged() {
         let api = Api::at("http://h:1").unwrap();
         let mut both = arguments(&["order:*", "user:ä"]);
         (both.history, both.json) = (Some(3), true);
@@ -211,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_line_of_the_node_has_time_and_topic() {
-        for (data, shown) in [
+        for (data, displayed) in [
             (r#"{"b":1.10,"a":1e400}"#, r#"{"b":1.10,"a":1e400}"#),
             (r#""two\nlines""#, "two\\nlines"),
             ("7", "7"),
@@ -220,16 +224,16 @@ mod tests {
             let data =
                 format!(r#"{{"topic":"t:1","id":"e-1","event":"note","data":{data},"timestamp":1796000000005}}"#);
             let message = Message { event: "note".into(), data, id: Some("e-1".into()), first: false };
-            assert_eq!(line(&message, true), format!("2026-11-30T00:53:20.005Z t:1 e-1 note {shown}"));
+            assert_eq!(line(&message, true), format!("2026-11-30T00:53:20.005Z t:1 e-1 note {displayed}"));
         }
     }
 
     #[test]
-    fn a_row_has_what_the_envelope_tells() {
+    fn a_row_has_the_fields_of_the_envelope() {
         let data = r#"{"topic":"t","id":"e-1","event":"note","data":{"a":1},"timestamp":5}"#;
         let message = Message { event: "note".into(), data: data.into(), id: Some("e-1".into()), first: false };
         assert_eq!(row(&message, true), r#"{"id":"e-1","topic":"t","event":"note","data":{"a":1},"timestamp":5}"#);
-        let plain = Message { data: "text".into(), ..message };
-        assert_eq!(row(&plain, false), r#"{"id":"e-1","event":"note","data":"text"}"#);
+        let escape_controls = Message { data: "text".into(), ..message };
+        assert_eq!(row(&escape_controls, false), r#"{"id":"e-1","event":"note","data":"text"}"#);
     }
 }

@@ -1,7 +1,7 @@
 //! An event stream that reconnects and resumes.
 //!
-//! It works like EventSource, with more retries: it sends the last event id, applies `retry:`, and ends at 204.
-//! Temporary statuses (see `upstream::status`) are retried; other refusals end the stream. [`Stream::next`] is cancel
+//! It works like `EventSource`, with more retries: it sends the last event id, applies `retry:`, and ends at 204.
+//! Temporary statuses (see `upstream::status`) are retried; other errors end the stream. [`Stream::next`] is cancel
 //! safe.
 
 use std::{collections::VecDeque, time::Duration};
@@ -16,59 +16,59 @@ use crate::{
     upstream::{Backoff, Body, HeaderValue, Method, Url},
 };
 
-/// Growth of the delay where the server names none.
+/// Growth of the delay if the server sets none.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 2);
 
-/// A server may ask for patience, but not for ever.
+/// Maximum delay that a server can set.
 const HINT_MAX: Duration = Duration::from_mins(1);
 
-/// An event as it came.
+/// A received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) struct Message {
-    /// Its name.
+    /// Name of the event.
     pub(in crate::cli) event: String,
-    /// Its payload.
+    /// Payload.
     pub(in crate::cli) data: String,
-    /// Its own id, if it has one.
+    /// Id of this event, if it has one.
     pub(in crate::cli) id: Option<String>,
     /// True if this is the first event of a connection.
     pub(in crate::cli) first: bool,
 }
 
-/// What a stream does next.
+/// The next item of a stream.
 #[derive(Debug)]
 pub(in crate::cli) enum Next {
-    /// An event came.
+    /// An event.
     Event(Message),
-    /// The connection is gone; the next call waits so long, then connects again.
+    /// The connection is lost. The next call waits, and then connects again.
     Lost {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// How long.
+        /// The delay before the next attempt.
         wait: Duration,
     },
-    /// The server says that nothing will follow.
+    /// The server reports that no event will follow.
     End,
 }
 
-/// The stream.
+/// An event stream that reconnects.
 pub(in crate::cli) struct Stream {
     api: Api,
     url: Url,
-    /// How long a silence may last.
+    /// Maximum time without data before the connection counts as lost.
     idle: Duration,
-    /// How long to go on trying; for ever unless set.
-    patience: Option<Duration>,
+    /// Maximum time without a connection; `None`: no limit.
+    give_up_after: Option<Duration>,
     body: Option<Body>,
     decoder: Decoder,
-    /// What one chunk completed and nobody has taken yet.
+    /// Decoded events that were not returned yet.
     ready: VecDeque<Message>,
     last_id: Option<String>,
     retry: Option<Duration>,
     attempt: u32,
-    /// When the next attempt is due.
+    /// Time of the next attempt.
     due: Option<Instant>,
-    /// Since when nothing came.
+    /// Time of the last data, while there is no connection.
     lost_since: Option<Instant>,
     was_open: bool,
     /// True until the first event of this connection arrives.
@@ -78,7 +78,7 @@ pub(in crate::cli) struct Stream {
 // === impl Message ===
 
 impl Message {
-    /// The payload as JSON where it is JSON, else as a string.
+    /// The payload as JSON if it is valid JSON, else as a JSON string.
     pub(in crate::cli) fn json(&self) -> Json {
         json::embed(&self.data)
     }
@@ -95,7 +95,7 @@ impl Message {
         serde_json::to_string(&row).expect("plain data serialises")
     }
 
-    /// The same as a tree: for what the node itself says.
+    /// The payload as a JSON tree, for events of the node itself.
     pub(in crate::cli) fn value(&self) -> serde_json::Value {
         self.json().value()
     }
@@ -119,7 +119,7 @@ impl Stream {
             api: api.clone(),
             url,
             idle: Duration::from_secs(45),
-            patience: None,
+            give_up_after: None,
             body: None,
             decoder: Decoder::new(sse::Limits::default()),
             ready: VecDeque::new(),
@@ -133,22 +133,22 @@ impl Stream {
         }
     }
 
-    /// How long a silence may last before the connection counts as lost; 45 s unless set, three heartbeats of a node.
+    /// Sets the time without data after which the connection counts as lost. Default: 45 s, three heartbeats of a node.
     pub(in crate::cli) fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
         self
     }
 
-    /// Gives up when it could not connect for so long.
-    pub(in crate::cli) fn patience(mut self, patience: Duration) -> Self {
-        self.patience = Some(patience);
+    /// Sets the time without a connection after which the stream ends with an error.
+    pub(in crate::cli) fn give_up_after(mut self, give_up_after: Duration) -> Self {
+        self.give_up_after = Some(give_up_after);
         self
     }
 
-    /// What happens next.
+    /// Returns the next item.
     ///
     /// # Errors
-    /// What no further attempt can mend, and at the first attempt also that nobody is there.
+    /// If a retry cannot help. At the first attempt also if there is no server.
     pub(in crate::cli) async fn next(&mut self) -> Result<Next, Failure> {
         loop {
             if let Some(message) = self.ready.pop_front() {
@@ -168,7 +168,7 @@ impl Stream {
             match self.connect().await {
                 Ok(Some(body)) => self.opened(body),
                 Ok(None) => return Ok(Next::End),
-                Err(error) if error.retryable() && (self.was_open || !error.nobody_there()) => {
+                Err(error) if error.retryable() && (self.was_open || !error.is_connect_error()) => {
                     return self.lost(&error.to_string(), error.retry_after());
                 }
                 Err(error) => return Err(error.into()),
@@ -180,7 +180,7 @@ impl Stream {
         let mut request = self.api.request(Method::GET, &self.url);
         request.headers.insert("accept", HeaderValue::from_static(sse::MEDIA_TYPE));
         request.headers.insert("cache-control", HeaderValue::from_static("no-store"));
-        // An id with characters that no header can carry is one that cannot be asked for.
+        // An id that is not valid in a header cannot be sent.
         if let Some(id) = self.last_id.as_ref().and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
             request.headers.insert("last-event-id", id);
         }
@@ -190,7 +190,7 @@ impl Stream {
         }
         let media = response.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !media.to_ascii_lowercase().starts_with(sse::MEDIA_TYPE) {
-            return Err(Error::Unexpected(format!("`{}` is no event stream: it answers with `{media}`", self.url)));
+            return Err(Error::Unexpected(format!("`{}` is not an event stream: its type is `{media}`", self.url)));
         }
         Ok(Some(response.body.idle_timeout(self.idle)))
     }
@@ -213,7 +213,7 @@ impl Stream {
                 }
                 let first = std::mem::take(first);
                 let message = Message { event: event.to_owned(), data: data.to_owned(), id: own, first };
-                // A node that only says when to come back is not there yet.
+                // A stream with only `disconnect` is not a successful connection.
                 if !(message.is_control() && event == "disconnect") {
                     *attempt = 0;
                     *lost_since = None;
@@ -230,7 +230,7 @@ impl Stream {
         self.body = None;
         let now = Instant::now();
         let since = *self.lost_since.get_or_insert(now);
-        if self.patience.is_some_and(|patience| now - since >= patience) {
+        if self.give_up_after.is_some_and(|give_up_after| now - since >= give_up_after) {
             return Err(Failure::new(format!("gave up after {:?} without a connection: {reason}", now - since)));
         }
         let hint = hint.map(|hint| hint.min(HINT_MAX)).max(self.retry);

@@ -1,4 +1,4 @@
-//! Results as people read them: a heading per task, a line per field.
+//! Results as text for people: a heading per task, a line per field.
 
 use std::fmt::Write as _;
 
@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use crate::cli::{
     run::Outcome,
-    text::{plain, short},
+    text::{escape_controls, shorten},
 };
 
-/// Longest value of a field in characters.
+/// Maximum length of the value of a field in characters.
 const VALUE_MAX: usize = 96;
 
-/// All results of a job.
+/// The results of all tasks of a job.
 pub(super) fn results(outcome: &Outcome) -> String {
     let results: Value = match &outcome.results {
         Some(result) => serde_json::from_str(result.results.get()).unwrap_or_default(),
@@ -20,35 +20,35 @@ pub(super) fn results(outcome: &Outcome) -> String {
     };
     let mut text = String::from("Results\n");
     for (task, result) in results.as_object().into_iter().flatten() {
-        let _ = writeln!(text, "\n  {}", plain(task));
+        let _ = writeln!(text, "\n  {}", escape_controls(task));
         match result {
             Value::Object(fields) => {
                 let width = fields.keys().map(|name| name.chars().count()).max().unwrap_or(0);
                 for (name, value) in fields {
-                    let _ = writeln!(text, "    {:width$}  {}", plain(name), shown(value));
+                    let _ = writeln!(text, "    {:width$}  {}", escape_controls(name), displayed(value));
                 }
             }
             other => {
-                let _ = writeln!(text, "    {}", shown(other));
+                let _ = writeln!(text, "    {}", displayed(other));
             }
         }
     }
-    let told = |task: &str| results.get(task).is_some();
-    for failed in outcome.complete.errors.iter().filter(|failed| !told(&failed.task_id)) {
-        let _ = writeln!(text, "\n  {} failed: {}", plain(&failed.task_id), plain(&failed.error));
+    let has_result = |task: &str| results.get(task).is_some();
+    for failed in outcome.complete.errors.iter().filter(|failed| !has_result(&failed.task_id)) {
+        let _ = writeln!(text, "\n  {} failed: {}", escape_controls(&failed.task_id), escape_controls(&failed.error));
     }
     text
 }
 
-/// A list is its length and how it begins; text has no quotes.
-fn shown(value: &Value) -> String {
+/// The value as short text. A list is shown by its length and its first items.
+fn displayed(value: &Value) -> String {
     match value {
-        Value::String(text) => short(text, VALUE_MAX),
+        Value::String(text) => shorten(text, VALUE_MAX),
         Value::Array(list) if list.iter().any(Value::is_object) => {
-            let first = list.first().map(|first| short(&first.to_string(), VALUE_MAX)).unwrap_or_default();
+            let first = list.first().map(|first| shorten(&first.to_string(), VALUE_MAX)).unwrap_or_default();
             format!("{} × {first}", list.len())
         }
-        other => short(&other.to_string(), VALUE_MAX),
+        other => shorten(&other.to_string(), VALUE_MAX),
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
     };
 
     #[test]
-    fn every_task_is_shown_and_no_value_fills_the_screen() {
+    fn every_task_is_shown_and_long_values_are_cut() {
         let results = json!({
             "Stats": { "count": 3, "regions": { "east": 1.5 } },
             "Image": { "sizes": [{ "width": 1 }, { "width": 2 }], "data": "x".repeat(5000) },

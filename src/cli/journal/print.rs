@@ -1,13 +1,13 @@
-//! What the commands say to people.
+//! Output of the commands as text for people.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::super::text::plain;
+use super::super::text::escape_controls;
 use crate::journal::Repaired;
 
-/// Figures, one per line, and the largest topics.
+/// The summary, one figure per line, and the largest topics.
 pub(super) fn inspection(answer: &Value) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &Value| {
@@ -31,7 +31,7 @@ pub(super) fn inspection(answer: &Value) -> String {
     text
 }
 
-/// What was read, and each finding.
+/// The number of items read, and each finding.
 pub(super) fn verified(answer: &Value) -> String {
     let damaged = answer["damaged"] == Value::Bool(true);
     let mut text = format!(
@@ -53,7 +53,7 @@ pub(super) fn verified(answer: &Value) -> String {
     text
 }
 
-/// What was kept, what was lost, and where the rest lies.
+/// The number of kept and lost items, and the path of the damaged store.
 pub(super) fn repaired(repaired: &Repaired, dry_run: bool) -> String {
     let Repaired { events, lost_events, topics, records, lost_records, damaged_store, .. } = repaired;
     let found = serde_json::to_value(&repaired.found).unwrap_or_default();
@@ -66,8 +66,8 @@ pub(super) fn repaired(repaired: &Repaired, dry_run: bool) -> String {
     if let Some(path) = damaged_store {
         let _ = write!(
             text,
-            "\nthe damaged store lies in `{}`; nothing uses it, delete it when you do not need it any more\n\
-             a new epoch has begun: clients that resume are told of a gap",
+            "\nthe damaged store is in `{}`; nothing uses it, delete it when you do not need it any more\n\
+             a new epoch has begun: clients that resume get a gap",
             path.display()
         );
     }
@@ -75,10 +75,10 @@ pub(super) fn repaired(repaired: &Repaired, dry_run: bool) -> String {
 }
 
 fn words(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), |text| plain(text).into_owned())
+    value.as_str().map_or_else(|| value.to_string(), |text| escape_controls(text).into_owned())
 }
 
-/// `diskBytes` as people write it.
+/// A field name with spaces: `diskBytes` becomes `disk bytes`.
 fn spaced(name: &str) -> String {
     name.chars().flat_map(|c| c.is_uppercase().then_some(' ').into_iter().chain(c.to_lowercase())).collect()
 }

@@ -5,15 +5,15 @@ use std::{collections::HashMap, time::Duration};
 use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{complete_text, done_text, failed_text, place, short};
+use super::{complete_text, done_text, failed_text, location, shorten};
 use crate::jobs::event::{Fact, JobEvent, LOCAL, TaskProgress};
 
-/// Maximum number of bars; more would not fit a screen. Further running tasks wait for a free bar.
-const MOST: usize = 16;
+/// Maximum number of bars that fit a screen. Further running tasks wait for a free bar.
+const MAX_BARS: usize = 16;
 /// Maximum number of lines for successful tasks; failures always get a line.
-const MOST_LINES: usize = 16;
+const MAX_LINES: usize = 16;
 
-/// What is drawn.
+/// The progress bars of a job.
 pub(in crate::cli) struct Bars {
     screen: MultiProgress,
     job: ProgressBar,
@@ -28,7 +28,7 @@ pub(in crate::cli) struct Bars {
 /// A running task that waits for a bar.
 struct Waiting {
     name: String,
-    place: String,
+    location: String,
     remote: bool,
 }
 
@@ -49,7 +49,7 @@ impl Bars {
     }
 
     pub(super) fn begin(&mut self, job_id: &str) {
-        self.job_id = short(job_id, 40);
+        self.job_id = shorten(job_id, 40);
         self.job.set_message(self.job_id.clone());
         self.job.enable_steady_tick(Duration::from_millis(200));
     }
@@ -58,8 +58,8 @@ impl Bars {
         match &event.fact {
             Fact::TaskStart(start) => {
                 let waiting = Waiting {
-                    name: short(&start.task_name, 24),
-                    place: place(event).trim_start_matches(", ").to_owned(),
+                    name: shorten(&start.task_name, 24),
+                    location: location(event).trim_start_matches(", ").to_owned(),
                     remote: event.source != *LOCAL,
                 };
                 self.waiting.insert(start.task_id.clone(), waiting);
@@ -70,10 +70,10 @@ impl Bars {
                 self.message(&retry.task_id, &format!("attempt {}: {}", retry.attempt, retry.error));
             }
             Fact::TaskComplete(done) => {
-                self.end(&done.task_id, &format!("  ✔ {}{}", done_text(done), place(event)), true);
+                self.end(&done.task_id, &format!("  ✔ {}{}", done_text(done), location(event)), true);
             }
             Fact::TaskError(failed) => {
-                self.end(&failed.task_id, &format!("  ✘ {}{}", failed_text(failed), place(event)), false);
+                self.end(&failed.task_id, &format!("  ✘ {}{}", failed_text(failed), location(event)), false);
             }
             Fact::Progress(progress) => {
                 self.job.set_length(progress.total_steps as u64);
@@ -89,7 +89,7 @@ impl Bars {
 
     /// Assigns free bars to the tasks that have waited longest, and shows the number of tasks that still wait.
     fn fill(&mut self) {
-        while self.tasks.len() < MOST
+        while self.tasks.len() < MAX_BARS
             && let Some((task_id, task)) = self.waiting.shift_remove_index(0)
         {
             let bar = self.screen.insert_before(&self.job, ProgressBar::new(1000));
@@ -97,7 +97,7 @@ impl Bars {
             let colour = if task.remote { "magenta" } else { "cyan" };
             bar.set_style(style(&format!("  {{prefix:24!}} [{{bar:30.{colour}}}] {{percent:>3}} % {{wide_msg}}")));
             bar.set_prefix(task.name);
-            bar.set_message(task.place);
+            bar.set_message(task.location);
             bar.tick();
             self.tasks.insert(task_id, bar);
         }
@@ -109,7 +109,7 @@ impl Bars {
     }
 
     pub(super) fn note(&self, text: &str) {
-        // What cannot be drawn is not worth failing for.
+        // A failed output is not an error of the job.
         let _ = self.screen.println(text);
     }
 
@@ -118,13 +118,13 @@ impl Bars {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000 after the clamp")]
         bar.set_position((progress.progress * 10.0).clamp(0.0, 1000.0) as u64);
         if let Some(message) = &progress.message {
-            bar.set_message(short(message, 60));
+            bar.set_message(shorten(message, 60));
         }
     }
 
     fn message(&self, task_id: &str, text: &str) {
         if let Some(bar) = self.tasks.get(task_id) {
-            bar.set_message(short(text, 80));
+            bar.set_message(shorten(text, 80));
         }
     }
 
@@ -135,7 +135,7 @@ impl Bars {
             bar.finish_and_clear();
             self.screen.remove(&bar);
         }
-        if !well || self.lines < MOST_LINES {
+        if !well || self.lines < MAX_LINES {
             self.lines += usize::from(well);
             self.note(text);
         }
@@ -144,7 +144,7 @@ impl Bars {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the templates are right").progress_chars("━╸─")
+    ProgressStyle::with_template(template).expect("the templates are valid").progress_chars("━╸─")
 }
 
 #[cfg(test)]
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_come_and_go_with_their_tasks_and_are_few() {
+    fn each_running_task_has_one_of_a_few_bars() {
         let mut bars = Bars::on_screen(MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()));
         let start = |n: usize| {
             let data = format!(r#"{{"jobId":"J","timestamp":1,"taskId":"{n}","taskName":"T","source":"local"}}"#);
@@ -161,15 +161,15 @@ mod tests {
         for n in 0..100 {
             bars.on(&start(n));
         }
-        assert_eq!((bars.tasks.len(), bars.waiting.len()), (MOST, 100 - MOST));
+        assert_eq!((bars.tasks.len(), bars.waiting.len()), (MAX_BARS, 100 - MAX_BARS));
         bars.end("3", "done", true);
         assert!(bars.tasks.contains_key("16"), "the task that waited longest has the free bar");
         bars.end("99", "done", true);
-        assert_eq!((bars.tasks.len(), bars.waiting.len(), bars.lines), (MOST, 100 - MOST - 2, 2));
+        assert_eq!((bars.tasks.len(), bars.waiting.len(), bars.lines), (MAX_BARS, 100 - MAX_BARS - 2, 2));
         for n in (0..99).filter(|n| *n != 3) {
-            assert!(bars.tasks.contains_key(&n.to_string()), "each running task has a bar in its turn: {n}");
+            assert!(bars.tasks.contains_key(&n.to_string()), "each running task gets a bar: {n}");
             bars.end(&n.to_string(), "done", true);
         }
-        assert_eq!((bars.tasks.len(), bars.waiting.len(), bars.lines), (0, 0, MOST_LINES));
+        assert_eq!((bars.tasks.len(), bars.waiting.len(), bars.lines), (0, 0, MAX_LINES));
     }
 }

@@ -1,4 +1,4 @@
-//! The stream against a server that does what it is told.
+//! Tests of the stream with a scripted server.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,7 +14,7 @@ use super::*;
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 
-/// Answers one connection after another with these texts; keeps what it was asked.
+/// Serves one connection after another with these responses, and records the requests.
 async fn serve(answers: Vec<String>) -> (Api, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let api = Api::at(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
@@ -52,7 +52,7 @@ async fn events(stream: &mut Stream) -> Result<Vec<String>, String> {
 }
 
 #[tokio::test]
-async fn goes_on_where_it_was_until_the_server_says_that_nothing_follows() {
+async fn a_stream_resumes_until_the_server_ends_it() {
     let answers = vec![
         format!("{HEAD}retry: 1\nid: a-1\ndata: one\n\nid: a-2\ndata: two\n\nid: a-3\ndata: half"),
         "HTTP/1.1 503 Busy\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n".to_owned(),
@@ -70,7 +70,7 @@ async fn goes_on_where_it_was_until_the_server_says_that_nothing_follows() {
 }
 
 #[tokio::test]
-async fn a_live_stream_that_breaks_before_its_first_event_goes_on_from_its_beginning() {
+async fn a_stream_that_breaks_before_its_first_event_resumes_from_its_beginning() {
     let answers = vec![
         format!("{HEAD}id: e-7\nevent: connection\nretry: 1\ndata: {{}}\n\n"),
         "HTTP/1.1 204 N\r\n\r\n".to_owned(),
@@ -81,7 +81,7 @@ async fn a_live_stream_that_breaks_before_its_first_event_goes_on_from_its_begin
 }
 
 #[tokio::test]
-async fn a_greeting_is_a_control_frame_and_an_event_of_its_name_is_not() {
+async fn a_control_frame_is_not_an_event_with_its_name() {
     let frames =
         "id: e-7\nevent: connection\ndata: {}\n\nid: e-8\nevent: connection\ndata: {}\n\nevent: gap\ndata: {}\n\n";
     let (api, _) = serve(vec![format!("{HEAD}{frames}")]).await;
@@ -95,7 +95,7 @@ async fn a_greeting_is_a_control_frame_and_an_event_of_its_name_is_not() {
 }
 
 #[tokio::test]
-async fn a_refusal_ends_it_with_the_words_of_the_problem() {
+async fn a_rejected_request_ends_the_stream_with_the_text_of_the_problem() {
     let problem = r#"{"status":404,"detail":"there is no job `x`"}"#;
     let answer = format!(
         "HTTP/1.1 404 Not Found\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{problem}",
@@ -107,15 +107,15 @@ async fn a_refusal_ends_it_with_the_words_of_the_problem() {
 }
 
 #[tokio::test]
-async fn what_is_no_event_stream_is_refused() {
+async fn other_media_types_are_rejected() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nhi".to_owned();
     let (api, _) = serve(vec![answer]).await;
     let error = events(&mut Stream::new(&api, api.url("/x"), None)).await.unwrap_err();
-    assert!(error.contains("no event stream") && error.contains("text/html"), "{error}");
+    assert!(error.contains("not an event stream") && error.contains("text/html"), "{error}");
 }
 
 #[tokio::test]
-async fn nobody_there_at_the_first_attempt_is_an_error_that_says_what_to_do() {
+async fn a_failed_first_connection_is_an_error_with_advice() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let api = Api::at(&format!("http://127.0.0.1:{port}")).unwrap();
     let error = events(&mut Stream::new(&api, api.url("/x"), None)).await.unwrap_err();
@@ -125,13 +125,13 @@ async fn nobody_there_at_the_first_attempt_is_an_error_that_says_what_to_do() {
 #[tokio::test]
 async fn patience_ends() {
     let (api, _) = serve(vec![format!("{HEAD}retry: 1\ndata: one\n\n")]).await;
-    let mut stream = Stream::new(&api, api.url("/x"), None).patience(Duration::from_millis(300));
+    let mut stream = Stream::new(&api, api.url("/x"), None).give_up_after(Duration::from_millis(300));
     let error = events(&mut stream).await.unwrap_err();
     assert!(error.contains("gave up"), "{error}");
 }
 
 #[tokio::test]
-async fn silence_counts_as_a_loss() {
+async fn a_stream_without_data_counts_as_lost() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let api = Api::at(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
     tokio::spawn(async move {
@@ -140,6 +140,6 @@ async fn silence_counts_as_a_loss() {
         std::future::pending::<()>().await;
     });
     let mut stream = Stream::new(&api, api.url("/x"), None).idle(Duration::from_millis(50));
-    let next = tokio::time::timeout(Duration::from_secs(10), stream.next()).await.expect("it notices");
+    let next = tokio::time::timeout(Duration::from_secs(10), stream.next()).await.expect("the loss is detected");
     assert!(matches!(next, Ok(Next::Lost { .. })), "{next:?}");
 }
