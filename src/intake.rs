@@ -1,11 +1,11 @@
-//! Intake: what other systems hand in, each in its own way, until it is an event like any other.
+//! Intake: turns requests of other systems into events.
 //!
 //! ```text
-//!  a delivery ──> signature: is it who it says? ──> mapping: which event, for whom? ──> Draft ──> the journal
+//!  delivery ──> signature: is the sender authentic? ──> mapping: event, topic and data ──> Draft ──> the journal
 //! ```
 //!
-//! Owns the sections `[webhooks.NAME]`. It says what is to be published and leaves the publishing to who asks; it knows nothing
-//! of HTTP but header fields by name.
+//! Owns the sections `[webhooks.NAME]`. It creates drafts, and the caller publishes them. Of HTTP it knows only header fields
+//! by name.
 
 mod webhooks;
 

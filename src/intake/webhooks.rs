@@ -1,11 +1,11 @@
-//! Webhooks: deliveries of other services, each to an address of its own with a secret of its own.
+//! Webhooks: deliveries of other services. Each webhook has its own URL and secret.
 //!
 //! ```text
-//!  header fields ──> claim ──> the body is read ──> draft: signature, then mapping ──> the journal
-//!                      └─ 401, whatever is wrong ──────┘          └─ 422, says what is missing where
+//!  header fields ──> claim ──> body is read ──> draft: signature, then mapping ──> the journal
+//!                      └─ 401, without a reason ────┘          └─ 422, with the missing value
 //! ```
 //!
-//! A delivery that comes again is known by its id: that is the event's idempotency key, and the webhook is the publisher.
+//! A repeated delivery is detected by its id, which is the idempotency key of the event. The webhook is the publisher.
 
 use std::{
     collections::BTreeMap,
@@ -51,25 +51,25 @@ struct Inner {
 pub struct Webhook {
     name: String,
     scheme: Scheme,
-    /// `None` where it is off.
+    /// `None` if the webhook is off.
     verifier: Option<Verifier>,
     mapping: Mapping,
 }
 
-/// Why a delivery was not taken.
+/// Why a delivery was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// There is no webhook of this name.
+    /// There is no webhook with this name.
     Unknown,
-    /// It has no secret.
+    /// The webhook is off, because its secret is not set.
     Off,
-    /// It does not come from who knows the secret.
+    /// The sender does not know the secret.
     Unproven(Refusal),
-    /// No event can be made out of it; says what is missing where.
+    /// The delivery cannot be mapped to an event. The text names the missing value.
     Unmapped(String),
 }
 
-/// Longest id of a delivery in bytes: it is kept with the event.
+/// Maximum length of a delivery id in bytes. The id is stored with the event.
 const MAX_ID_BYTES: usize = 255;
 
 // === impl Refused ===
@@ -111,10 +111,10 @@ impl From<Unmapped> for Refused {
 // === impl Webhooks ===
 
 impl Webhooks {
-    /// Makes all webhooks of the settings, with the secrets of the environment; says which of them are off.
+    /// Creates all webhooks of the settings, with the secrets of the environment. Logs which webhooks are off.
     ///
     /// # Errors
-    /// Names the key and what is wrong with it, or with the environment variable that it names; shows no secret.
+    /// Names the setting, and the fault of its value or of the environment variable. Never contains a secret.
     pub fn build(configs: &BTreeMap<String, WebhookConfig>) -> Result<Self, String> {
         let build = |(name, config): (&String, &WebhookConfig)| {
             Ok::<_, String>((name.clone(), Webhook::new(name, config, |name| std::env::var(name).ok())?))
@@ -129,21 +129,21 @@ impl Webhooks {
         Ok(Self(Arc::new(Inner { webhooks, ..Inner::default() })))
     }
 
-    /// Finds a webhook.
+    /// Finds a webhook by name.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// If there is no webhook with this name.
     pub fn get(&self, name: &str) -> Result<&Webhook, Refused> {
         self.0.webhooks.get(name).ok_or(Refused::Unknown)
     }
 
-    /// Counts a delivery whose event the journal has.
+    /// Counts a delivery whose event is in the journal.
     pub fn count_accepted(&self, duplicate: bool) {
         let counter = if duplicate { &self.0.duplicates } else { &self.0.accepted };
         counter.fetch_add(1, Relaxed);
     }
 
-    /// Counts a delivery that was refused.
+    /// Counts a rejected delivery.
     pub fn count_refused(&self, refused: &Refused) {
         let reason = Refused::REASONS.iter().position(|reason| *reason == refused.as_str());
         self.0.refused[reason.expect("all reasons are listed")].fetch_add(1, Relaxed);
@@ -153,10 +153,10 @@ impl Webhooks {
     pub fn metrics(&self, rows: &mut Rows) {
         let help = "Deliveries to webhooks that became events.";
         rows.counter("webhook_deliveries", help, self.0.accepted.load(Relaxed));
-        let help = "Deliveries to webhooks that had come before.";
+        let help = "Deliveries to webhooks that were duplicates.";
         rows.counter("webhook_duplicates", help, self.0.duplicates.load(Relaxed));
         let refused = Refused::REASONS.into_iter().zip(self.0.refused.iter().map(|count| count.load(Relaxed)));
-        rows.counters("webhook_refusals", "Deliveries to webhooks that were refused.", "reason", refused);
+        rows.counters("webhook_refusals", "Deliveries to webhooks that were rejected.", "reason", refused);
     }
 }
 
@@ -168,19 +168,19 @@ impl Webhook {
         Ok(Self { name: name.to_owned(), scheme: config.scheme, verifier: config.verifier(name, variable)?, mapping })
     }
 
-    /// What the header fields of a delivery claim, before its body is read; `now_ms` in Unix milliseconds.
+    /// Reads the claim of the header fields, before the body is read; `now_ms` in Unix milliseconds.
     ///
     /// # Errors
-    /// When the webhook is off, or the claim cannot be right, whatever the body.
+    /// If the webhook is off, or the claim is invalid for any body.
     pub fn claim(&self, headers: Headers<'_>, now_ms: u64) -> Result<Claim, Refused> {
         let verifier = self.verifier.as_ref().ok_or(Refused::Off)?;
         Ok(verifier.claim(headers, now_ms)?)
     }
 
-    /// The event that a delivery becomes, if the raw body bears out what it claims.
+    /// Checks the claim against the raw body, and creates the event.
     ///
     /// # Errors
-    /// When the signature is wrong, or no event can be made out of it.
+    /// If the signature is wrong, or the delivery cannot be mapped to an event.
     pub fn draft(&self, claim: &Claim, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Refused> {
         self.verifier.as_ref().ok_or(Refused::Off)?.verify(claim, body)?;
         let id = self.scheme.id_header();
@@ -193,7 +193,7 @@ impl Webhook {
         Ok(Draft { key, publisher: self.publisher(), ..draft })
     }
 
-    /// The scope of its ids. No user's name has a space, so nobody can be called so as to share it.
+    /// The publisher of its events. Names of users contain no space, so no user can have this name.
     fn publisher(&self) -> String {
         format!("webhook {}", self.name)
     }

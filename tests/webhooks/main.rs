@@ -226,7 +226,7 @@ fn check_config(settings: &str, command: &str, secrets: &[(&str, &str)]) -> (Opt
 #[test]
 fn a_node_does_not_start_without_a_secret_or_with_a_wrong_one() {
     for (name, value, said) in
-        [("GIT_SECRET", " ", "is not set, or empty"), ("OLD_SECRET", "whsec_hush", "holds no secret")]
+        [("GIT_SECRET", " ", "is not set, or empty"), ("OLD_SECRET", "whsec_hush", "contains no valid secret")]
     {
         let secrets = SECRETS.map(|(own, secret)| if own == name { (own, value) } else { (own, secret) });
         let (code, output) = check_config(SETTINGS, "serve", &secrets);

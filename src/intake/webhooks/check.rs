@@ -8,19 +8,18 @@ use super::{
 };
 use crate::journal;
 
-/// The field that holds the secret by default.
+/// Default header field of the secret.
 const HEADER: &str = "x-secret-key";
-/// The window of the standard's own libraries.
+/// Default window of timestamps, as in the libraries of the standard.
 const TOLERANCE_MS: u64 = 5 * 60 * 1000;
 
 // === impl WebhookConfig ===
 
 impl WebhookConfig {
-    /// Checks all that can be checked without the environment. The journal must know a delivery again for as long as it can be
-    /// repeated.
+    /// Checks everything except the environment. The journal must remember a delivery for as long as it can be repeated.
     ///
     /// # Errors
-    /// Names the key and what is wrong with it.
+    /// Names the setting and the fault.
     pub fn check(&self, name: &str, journal: &journal::Config) -> Result<(), String> {
         let wrong = |key: &str, error: &str| Err(format!("`webhooks.{name}.{key}`: {error}"));
         let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -33,16 +32,16 @@ impl WebhookConfig {
             return wrong("secret_env", "name the environment variable that holds the secret");
         }
         if self.header.is_some() && self.scheme != Scheme::SecretHeader {
-            return wrong("header", "it goes with `scheme = \"secret-header\"` alone");
+            return wrong("header", "it needs `scheme = \"secret-header\"`");
         }
         if self.secret_header().parse::<http::HeaderName>().is_err() {
-            return wrong("header", "it is no name of a header field");
+            return wrong("header", "it is not the name of a header field");
         }
         match self.tolerance_ms {
             Some(_) if self.scheme != Scheme::StandardWebhooks => {
                 return wrong(
                     "tolerance_ms",
-                    "it goes with `scheme = \"standard-webhooks\"` alone: others have no time",
+                    "it needs `scheme = \"standard-webhooks\"`: other schemes have no timestamp",
                 );
             }
             Some(0) => return wrong("tolerance_ms", "it must be at least 1"),
@@ -55,22 +54,22 @@ impl WebhookConfig {
         if mapping.sources().any(|source| self.shows_secret(source)) {
             return wrong("header", "it holds the secret, which must not get into events");
         }
-        // A timestamp may be ahead by as much as it may be behind: so long the same delivery can come again.
+        // A timestamp may be too early or too late by the tolerance. During both a delivery can be repeated.
         let (window, known) = (self.tolerance().saturating_mul(2), journal.remembered_ms(mapping.topic()));
         if self.scheme == Scheme::StandardWebhooks && window > known {
             let error = format!(
-                "a delivery can be repeated for twice as long, {window} ms, and must be known again until then, but is only \
-                 for {known} ms: by `journal.dedupe_ms`, or by the `retention_ms` of its topic"
+                "a delivery can be repeated within twice this time, {window} ms, and must be remembered for that time, but is only \
+                 remembered for {known} ms: see `journal.dedupe_ms`, and the `retention_ms` of its topic"
             );
             return wrong("tolerance_ms", &error);
         }
         Ok(())
     }
 
-    /// Reads the secrets from the environment; `None` when there is none and none is needed.
+    /// Reads the secrets from the environment; `None` if there is none and it is optional.
     ///
     /// # Errors
-    /// Names the key and the environment variable, never its content.
+    /// Names the setting and the environment variable, never its value.
     pub(super) fn verifier(
         &self,
         name: &str,
@@ -90,9 +89,9 @@ impl WebhookConfig {
                     "is not set, or empty; `optional = true` permits that, and switches the webhook off",
                 ));
             };
-            // One by one, so that the error can name the variable.
+            // Each is checked separately, so that the error can name the variable.
             Verifier::new(self.scheme, std::slice::from_ref(&secret), HEADER, 0)
-                .map_err(|error| wrong(env, &format!("holds no secret that can be used: {error}")))?;
+                .map_err(|error| wrong(env, &format!("contains no valid secret: {error}")))?;
             secrets.push(secret);
         }
         if secrets.is_empty() {

@@ -10,47 +10,47 @@ use serde_json::Value;
 
 use super::signature::Scheme;
 
-/// Settings of one section `[webhooks.NAME]`: POST `/api/webhooks/NAME`.
+/// Settings of a section `[webhooks.NAME]`, for POST `/api/webhooks/NAME`.
 ///
-/// The secret is not among them, only the name of the environment variable that holds it.
+/// They do not contain the secret, but the name of an environment variable with the secret.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebhookConfig {
-    /// The environment variable that holds the secret; several while a secret is being changed.
+    /// The environment variable with the secret; several while a secret is being replaced.
     pub secret_env: Option<EnvNames>,
-    /// Without its secret the webhook is off (503); else the node does not start.
+    /// Whether the webhook is off (503) without its secret; otherwise the node does not start.
     pub optional: bool,
-    /// How deliveries prove where they come from.
+    /// How deliveries are authenticated.
     pub scheme: Scheme,
-    /// The header field that holds the secret, `x-secret-key` where nothing is said; for `secret-header`.
+    /// The header field with the secret, for `secret-header`; default `x-secret-key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
-    /// How many milliseconds the timestamp of a delivery may be from now; for `standard-webhooks`. Default 5 minutes, as the
-    /// standard's own libraries have it.
+    /// Maximum difference of a delivery's timestamp to now, in milliseconds, for `standard-webhooks`. Default 5 minutes, as
+    /// in the libraries of the standard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance_ms: Option<u64>,
-    /// The event's name; or `event_from`.
+    /// Name of the event; or use `event_from`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
-    /// Where the event's name stands: a JSON pointer, or `header:NAME`.
+    /// Location of the event name: a JSON pointer, or `header:NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_from: Option<String>,
-    /// Renames what stands there; `*` is for all other names. Empty: it is the name.
+    /// Event names by value of `event_from`; `*` is for all other values. If empty, the value is the name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub events: BTreeMap<String, String>,
-    /// The fields of the event's data, and how each is made; left out, the data is the body.
+    /// Fields of the event's data. If absent, the data are the body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<BTreeMap<String, Field>>,
-    /// Other fields for single events, by the event's name.
+    /// Fields of the data for single events, by event name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub event_data: BTreeMap<String, BTreeMap<String, Field>>,
-    /// The topic that the event is for; or `user`, or `group`.
+    /// Topic of the event; or use `user` or `group`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<Target>,
-    /// The user that it is for.
+    /// User who receives the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<Target>,
-    /// The group that it is for.
+    /// Group that receives the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<Target>,
 }
@@ -59,23 +59,23 @@ pub struct WebhookConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "the name of an environment variable, or a list of such names")]
 pub enum EnvNames {
-    /// One.
+    /// One variable.
     One(String),
-    /// Several: what any of them holds is right.
+    /// Several variables. The secret of any of them is accepted.
     Many(Vec<String>),
 }
 
-/// For whom an event is.
+/// The target of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Target {
-    /// Always the same.
+    /// A constant name.
     Fixed(String),
-    /// Named by the delivery.
+    /// The name is in the delivery.
     From(ValuePath),
 }
 
-/// Where a name stands in a delivery.
+/// Location of a value in a delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ValuePath {
@@ -83,17 +83,17 @@ pub struct ValuePath {
     pub from: String,
 }
 
-/// How a field of an event's data is made.
+/// A field of an event's data.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Field {
-    /// Taken from this place: a JSON pointer, or `header:NAME`.
+    /// Copied from this location: a JSON pointer, or `header:NAME`.
     From(String),
-    /// The same with more rules, or a constant.
+    /// A location with more rules, or a constant.
     Rule(FieldRule),
 }
 
-/// The rules of a field; either `from` or `value`.
+/// The rules of a field; with either `from` or `value`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FieldRule {
@@ -103,21 +103,21 @@ pub struct FieldRule {
     /// A JSON pointer, or `header:NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// The field is left out where the delivery has nothing there; else such a delivery is refused.
+    /// Whether the field is omitted if the delivery has no value. Otherwise such a delivery is rejected.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
-    /// The value where the delivery has nothing there.
+    /// The value if the delivery has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<Value>,
-    /// Replaces values; `*` is for all others, which else stay as they are.
+    /// Replacements of values; `*` is for all other values, which otherwise do not change.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, Value>,
 }
 
-/// Reads a text, or a table as `T`. The untagged form of serde would also take an array for a table.
+/// Reads a string, or a table as `T`. An untagged enum of serde would also accept an array for a table.
 struct TextOrTable<T>(&'static str, PhantomData<T>);
 
-/// What was there.
+/// The two forms.
 enum Written<T> {
     Text(String),
     Table(T),
@@ -143,19 +143,19 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
 
 impl<'de> Deserialize<'de> for Target {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let form = TextOrTable("a name, or a place such as `{ from = \"/pointer\" }`", PhantomData);
+        let form = TextOrTable("a name, or a location such as `{ from = \"/pointer\" }`", PhantomData);
         Ok(match deserializer.deserialize_any(form)? {
             Written::Text(name) => Self::Fixed(name),
-            Written::Table(place) => Self::From(place),
+            Written::Table(location) => Self::From(location),
         })
     }
 }
 
 impl<'de> Deserialize<'de> for Field {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let form = TextOrTable("a place such as `\"/pointer\"`, or a table with `from` or `value`", PhantomData);
+        let form = TextOrTable("a location such as `\"/pointer\"`, or a table with `from` or `value`", PhantomData);
         Ok(match deserializer.deserialize_any(form)? {
-            Written::Text(place) => Self::From(place),
+            Written::Text(location) => Self::From(location),
             Written::Table(rule) => Self::Rule(rule),
         })
     }
@@ -164,7 +164,7 @@ impl<'de> Deserialize<'de> for Field {
 // === impl EnvNames ===
 
 impl EnvNames {
-    /// All of them.
+    /// All variables.
     pub fn names(&self) -> &[String] {
         match self {
             Self::One(name) => std::slice::from_ref(name),

@@ -1,6 +1,6 @@
-//! Mappings: which event a delivery becomes, and for whom. Pure.
+//! Mappings: creates the event of a delivery, with its topic and data. Pure.
 //!
-//! A body is not made into a tree of values: what is picked from it keeps the digits of its numbers.
+//! The body is not parsed into a tree, so that copied numbers keep their digits.
 
 use std::collections::HashMap;
 
@@ -17,12 +17,12 @@ use crate::{
     topic::Topic,
 };
 
-/// What makes a draft out of a delivery.
+/// Creates drafts from deliveries.
 #[derive(Clone, Debug)]
 pub(super) struct Mapping {
     event: EventName,
     data: Option<Vec<Rule>>,
-    /// Other fields for single events, by the event's name.
+    /// Fields of the data for single events, by event name.
     event_data: HashMap<String, Vec<Rule>>,
     target: TopicRule,
 }
@@ -30,14 +30,14 @@ pub(super) struct Mapping {
 #[derive(Clone, Debug)]
 enum EventName {
     Fixed(String),
-    /// The value found there; renamed by the list, unless that is empty.
+    /// The value at this location, renamed by the list unless it is empty.
     From(Source, HashMap<String, String>),
 }
 
 #[derive(Clone, Debug)]
 enum TopicRule {
     Fixed(Topic),
-    /// What turns the value found there into a topic.
+    /// Topic from the value at this location.
     From(Source, Kind),
 }
 
@@ -48,18 +48,18 @@ enum Kind {
     Group,
 }
 
-/// Longest value of a delivery that a refusal repeats, in characters.
+/// Maximum length of a value of a delivery in an error, in characters.
 const QUOTED: usize = 64;
 
 // === impl Mapping ===
 
 impl Mapping {
-    /// Reads the settings; an error names the key within the section.
+    /// Parses the settings. An error names the setting within the section.
     pub(super) fn new(config: &WebhookConfig) -> Result<Self, (String, String)> {
         let keyed = |key: &str, error: String| (key.to_owned(), error);
         let event = match (&config.event, &config.event_from) {
             (Some(name), None) if config.events.is_empty() => EventName::Fixed(event_name(name, "event")?),
-            (Some(_), None) => return Err(keyed("events", "it goes with `event_from`, not with `event`".into())),
+            (Some(_), None) => return Err(keyed("events", "it needs `event_from` instead of `event`".into())),
             (None, Some(from)) => {
                 for (found, name) in &config.events {
                     event_name(name, &format!("events.{found}"))?;
@@ -69,7 +69,7 @@ impl Mapping {
             }
             (Some(_), Some(_)) => return Err(keyed("event", "give `event` or `event_from`, not both".into())),
             (None, None) => {
-                return Err(keyed("event", "give the event's name, or where it stands: `event_from`".into()));
+                return Err(keyed("event", "give the name of the event, or its location: `event_from`".into()));
             }
         };
         let data = config.data.as_ref().map(|fields| rules("data", fields)).transpose()?;
@@ -90,7 +90,7 @@ impl Mapping {
         Ok(Self { event, data, event_data, target })
     }
 
-    /// All places from which values are taken.
+    /// All locations from which values are taken.
     pub(super) fn sources(&self) -> impl Iterator<Item = &Source> {
         let event = if let EventName::From(source, _) = &self.event { Some(source) } else { None };
         let target = if let TopicRule::From(source, _) = &self.target { Some(source) } else { None };
@@ -98,12 +98,12 @@ impl Mapping {
         event.into_iter().chain(target).chain(data)
     }
 
-    /// The topic, where the settings fix it.
+    /// The topic, if it is constant.
     pub(super) fn topic(&self) -> Option<&Topic> {
         if let TopicRule::Fixed(topic) = &self.target { Some(topic) } else { None }
     }
 
-    /// Makes the event.
+    /// Creates the event.
     pub(super) fn draft(&self, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Unmapped> {
         let body: &RawValue =
             serde_json::from_slice(without_mark(body)).map_err(|error| Unmapped(self.no_json(&error.to_string())))?;
@@ -122,11 +122,11 @@ impl Mapping {
     fn no_json(&self, error: &str) -> String {
         let needed: Vec<String> = self.sources().map(ToString::to_string).collect();
         let needed = if needed.is_empty() { String::new() } else { format!(", and {} is needed", needed.join(", ")) };
-        format!("the body is no JSON{needed}: {error}")
+        format!("the body is not JSON{needed}: {error}")
     }
 }
 
-/// An object of what these rules make.
+/// A JSON object with the fields of these rules.
 fn picked(rules: &[Rule], headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
     let mut object = Object::default();
     for rule in rules {
@@ -134,13 +134,13 @@ fn picked(rules: &[Rule], headers: Headers<'_>, body: &RawValue) -> Result<Strin
             object.push(&rule.name, &value);
         }
     }
-    // Checked and made compact like any other payload.
+    // Checked and compacted like any other payload.
     Payload::of(&object.finish())
         .map(|payload| payload.0)
-        .map_err(|error| Unmapped(format!("what was picked cannot be sent: {error}")))
+        .map_err(|error| Unmapped(format!("the selected values cannot be sent: {error}")))
 }
 
-/// The text of an object, field by field.
+/// Builds the text of a JSON object, field by field.
 #[derive(Default)]
 struct Object(String);
 
@@ -160,7 +160,7 @@ impl Object {
 // === impl EventName ===
 
 impl EventName {
-    /// True when a delivery can become an event of this name.
+    /// True if a delivery can become an event with this name.
     fn can_be(&self, name: &str) -> bool {
         match self {
             Self::Fixed(fixed) => fixed == name,
@@ -191,7 +191,7 @@ fn event_name(name: &str, key: &str) -> Result<String, (String, String)> {
     }
     let good = !name.is_empty() && !name.contains(['\r', '\n', '\0']);
     good.then(|| name.to_owned())
-        .ok_or_else(|| (key.to_owned(), format!("`{}` is no name of an event", name.escape_debug())))
+        .ok_or_else(|| (key.to_owned(), format!("`{}` is not a valid event name", name.escape_debug())))
 }
 
 // === impl TopicRule ===
@@ -200,7 +200,7 @@ impl TopicRule {
     fn new(target: &Target, kind: Kind) -> Result<Self, String> {
         match target {
             Target::Fixed(name) => Ok(Self::Fixed(kind.topic(name)?)),
-            Target::From(place) => Ok(Self::From(Source::parse(&place.from)?, kind)),
+            Target::From(location) => Ok(Self::From(Source::parse(&location.from)?, kind)),
         }
     }
 
@@ -209,7 +209,7 @@ impl TopicRule {
             Self::Fixed(topic) => Ok(topic.clone()),
             Self::From(source, kind) => {
                 let found = source.text(headers, body)?;
-                kind.topic(&found).map_err(|error| Unmapped(format!("{source} cannot name the target: {error}")))
+                kind.topic(&found).map_err(|error| Unmapped(format!("{source} is not a valid target: {error}")))
             }
         }
     }
@@ -220,7 +220,7 @@ impl TopicRule {
 impl Kind {
     fn topic(self, name: &str) -> Result<Topic, String> {
         let prefixed = match self {
-            // `user:` alone would be a name.
+            // `user:` without a name would be a valid topic.
             Self::User | Self::Group if name.is_empty() => return Err("it is empty".into()),
             Self::User => Topic::user(name),
             Self::Group => Topic::group(name),
@@ -228,7 +228,7 @@ impl Kind {
         };
         let topic = prefixed.map_err(|invalid| invalid.to_string())?;
         if topic.internal() {
-            return Err(format!("nobody publishes into `{}` but the node itself", quoted(topic.as_str())));
+            return Err(format!("only the node itself publishes into `{}`", quoted(topic.as_str())));
         }
         Ok(topic)
     }

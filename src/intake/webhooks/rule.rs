@@ -10,13 +10,13 @@ use super::{
 };
 use crate::json::Json;
 
-/// Stands for every name or value that is not listed.
+/// Matches all names or values that are not listed.
 pub(super) const ANY: &str = "*";
 
-/// How one field is made.
+/// The rule of one field.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    /// The field's name.
+    /// Name of the field.
     pub name: String,
     from: From,
 }
@@ -24,15 +24,15 @@ pub(super) struct Rule {
 #[derive(Clone, Debug)]
 enum From {
     Constant(Json),
-    Place {
+    Delivery {
         source: Source,
         absent: Absent,
-        /// Replaces values, by their text.
+        /// Replacements of values, by their text.
         values: HashMap<String, Json>,
     },
 }
 
-/// What becomes of the field where the delivery has nothing at its place.
+/// The field if the delivery has no value.
 #[derive(Clone, Debug)]
 enum Absent {
     Refused,
@@ -40,7 +40,7 @@ enum Absent {
     Default(Json),
 }
 
-/// Reads the fields of a section; an error names the key below `key`.
+/// Parses the fields of a section. An error names the setting below `key`.
 pub(super) fn rules(key: &str, fields: &BTreeMap<String, Field>) -> Result<Vec<Rule>, (String, String)> {
     let rule = |(name, field): (&String, &Field)| {
         let from = From::new(field).map_err(|error| (format!("{key}.{name}"), error))?;
@@ -52,16 +52,16 @@ pub(super) fn rules(key: &str, fields: &BTreeMap<String, Field>) -> Result<Vec<R
 // === impl Rule ===
 
 impl Rule {
-    /// The place from which it takes its value.
+    /// The location of its value, if it is not a constant.
     pub(super) fn source(&self) -> Option<&Source> {
-        if let From::Place { source, .. } = &self.from { Some(source) } else { None }
+        if let From::Delivery { source, .. } = &self.from { Some(source) } else { None }
     }
 
-    /// The field's value in the event; `None` where the field is left out.
+    /// The value of the field; `None` if the field is omitted.
     pub(super) fn value(&self, headers: Headers<'_>, body: &RawValue) -> Result<Option<Box<RawValue>>, Unmapped> {
         let (source, absent, values) = match &self.from {
             From::Constant(value) => return Ok(Some(value.clone().into_raw())),
-            From::Place { source, absent, values } => (source, absent, values),
+            From::Delivery { source, absent, values } => (source, absent, values),
         };
         let found = match (source.find(headers, body), absent) {
             (Ok(found), _) => found,
@@ -77,7 +77,7 @@ impl Rule {
     }
 }
 
-/// What a text says, and how a number, a truth value or `null` is written; `None` for lists and objects.
+/// The text of a string, number, boolean or `null`; `None` for lists and objects.
 fn word(json: &RawValue) -> Option<String> {
     match json.get().as_bytes().first() {
         Some(b'"') => serde_json::from_str(json.get()).ok(),
@@ -91,17 +91,17 @@ fn word(json: &RawValue) -> Option<String> {
 impl From {
     fn new(field: &Field) -> Result<Self, String> {
         let rule = match field {
-            Field::From(place) => &FieldRule { from: Some(place.clone()), ..FieldRule::default() },
+            Field::From(location) => &FieldRule { from: Some(location.clone()), ..FieldRule::default() },
             Field::Rule(rule) => rule,
         };
         let FieldRule { value, from, optional, default, values } = rule;
-        let place = match (value, from) {
+        let location = match (value, from) {
             (Some(_), None) if *optional || default.is_some() || !values.is_empty() => {
-                return Err("`optional`, `default` and `values` go with `from`, not with `value`".into());
+                return Err("`optional`, `default` and `values` need `from` instead of `value`".into());
             }
             (Some(value), None) => return Ok(Self::Constant(value.clone().into())),
-            (None, Some(place)) => place,
-            _ => return Err("give either `from`, a place in the delivery, or `value`, a constant".into()),
+            (None, Some(location)) => location,
+            _ => return Err("give either `from`, a location in the delivery, or `value`, a constant".into()),
         };
         let absent = match default {
             Some(_) if *optional => return Err("give `optional` or `default`, not both".into()),
@@ -110,6 +110,6 @@ impl From {
             None => Absent::Refused,
         };
         let values = values.iter().map(|(word, value)| (word.clone(), value.clone().into())).collect();
-        Ok(Self::Place { source: Source::parse(place)?, absent, values })
+        Ok(Self::Delivery { source: Source::parse(location)?, absent, values })
     }
 }

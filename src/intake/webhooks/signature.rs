@@ -1,8 +1,9 @@
-//! Signatures: whether a delivery comes from who knows the secret. Pure, and on its own: the fuzzer builds this file alone.
+//! Signatures: checks that the sender of a delivery knows the secret. Pure, and without other modules: the fuzzer builds only
+//! this file.
 //!
-//! It goes in two steps, so that a body is read only for who may be right: what the header fields claim
-//! ([`Verifier::claim`]), then whether the raw body bears it out ([`Verifier::verify`]). Secrets and signatures are compared
-//! in constant time; only what the sender knows anyway (which fields there are, how late it is) decides earlier.
+//! The check has two steps, so that the body is read only for plausible deliveries: the header fields
+//! ([`Verifier::claim`]), then the raw body ([`Verifier::verify`]). Secrets and signatures are compared in constant time.
+//! Only facts that the sender knows (present fields, its delay) lead to an earlier decision.
 
 use std::fmt;
 
@@ -12,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-/// How a delivery proves where it comes from.
+/// How deliveries are authenticated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scheme {
-    /// A header field holds the secret itself.
+    /// A header field contains the secret.
     #[default]
     SecretHeader,
     /// Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
@@ -25,36 +26,36 @@ pub enum Scheme {
     Github,
 }
 
-/// Why a delivery is not believed. Who sent it is told none of these apart.
+/// Why a delivery is not authentic. The sender does not get the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// A header field that the scheme needs is not there, or is there twice.
+    /// A required header field is missing, or present twice.
     Missing,
-    /// A header field is not in its form.
+    /// A header field has another form.
     Malformed,
     /// The timestamp is outside of the window.
     Late,
-    /// The secret or the signature is another one.
+    /// The secret or the signature is wrong.
     Wrong,
 }
 
-/// What a delivery says of itself: worth nothing until `Verifier::verify` has seen the body.
+/// The unverified content of the header fields. [`Verifier::verify`] checks it against the body.
 #[derive(Debug)]
 pub struct Claim {
-    /// What is signed before the body.
+    /// The signed bytes before the body.
     prefix: Vec<u8>,
-    /// Signatures, of which one must be right; `None` where the secret itself was shown, and was right.
+    /// Signatures, of which one must be valid; `None` if the delivery has shown the secret itself.
     signatures: Option<Vec<[u8; 32]>>,
 }
 
-/// What deliveries to one webhook are checked with. Shows no secret.
+/// Verifies the deliveries of one webhook. Its debug output contains no secret.
 pub(super) struct Verifier {
     scheme: Scheme,
     header: String,
     tolerance_ms: u64,
-    /// Of secrets that are shown: their hashes, which are equally long.
+    /// Hashes of secrets that are sent themselves. Hashes have equal length.
     hashes: Vec<[u8; 32]>,
-    /// Of secrets that sign.
+    /// Keys of secrets that sign.
     keys: Vec<Hmac<Sha256>>,
 }
 
@@ -64,18 +65,18 @@ const SIGNATURE: &str = "webhook-signature";
 const GITHUB_SIGNATURE: &str = "x-hub-signature-256";
 const GITHUB_DELIVERY: &str = "x-github-delivery";
 
-/// Begins a secret of Standard Webhooks; the rest is base64.
+/// Prefix of a secret of Standard Webhooks; the rest is base64.
 const SECRET_PREFIX: &str = "whsec_";
-/// Standard Webhooks wants secrets at least this long.
+/// Minimum length of a secret of Standard Webhooks.
 const LEAST_SECRET_BYTES: usize = 24;
 
 // === impl Refusal ===
 
 impl Refusal {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 4] = [Self::Missing, Self::Malformed, Self::Late, Self::Wrong];
 
-    /// Its word in logs and metrics.
+    /// The reason in one word, for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -89,7 +90,7 @@ impl Refusal {
 // === impl Scheme ===
 
 impl Scheme {
-    /// The header field by which a repeated delivery is known.
+    /// The header field with the id of a delivery.
     pub fn id_header(self) -> &'static str {
         match self {
             Self::SecretHeader | Self::StandardWebhooks => ID,
@@ -101,13 +102,13 @@ impl Scheme {
 // === impl Verifier ===
 
 impl Verifier {
-    /// A verifier of these secrets, of which a delivery needs one; several are for the time in which a secret changes.
+    /// A verifier that accepts any of these secrets. Several are needed while a secret is being replaced.
     ///
-    /// `header` names the field that holds the secret, where one does; `tolerance_ms` is how far a timestamp may be from
-    /// now, where there is one.
+    /// `header` is the field with the secret, and `tolerance_ms` the maximum difference of a timestamp to now, for schemes
+    /// that have them.
     ///
     /// # Errors
-    /// Says what is wrong with a secret, without showing it.
+    /// Names the fault of a secret, without the secret.
     pub(super) fn new(scheme: Scheme, secrets: &[String], header: &str, tolerance_ms: u64) -> Result<Self, String> {
         let (mut hashes, mut keys) = (Vec::new(), Vec::new());
         for secret in secrets {
@@ -126,11 +127,11 @@ impl Verifier {
         Ok(Self { scheme, header: header.to_ascii_lowercase(), tolerance_ms, hashes, keys })
     }
 
-    /// Reads what the header fields claim; `header` gives the value of a field by its name in lower case, `None` where it
-    /// is not there exactly once.
+    /// Reads the header fields; `header` returns the value of a field by its name in lower case, `None` if it is missing or
+    /// present twice.
     ///
     /// # Errors
-    /// When that cannot be right, whatever the body.
+    /// If the claim is invalid for any body.
     pub(super) fn claim<'a>(&self, header: impl Fn(&str) -> Option<&'a [u8]>, now_ms: u64) -> Result<Claim, Refusal> {
         let field = |name: &str| header(name).ok_or(Refusal::Missing);
         match self.scheme {
@@ -142,7 +143,7 @@ impl Verifier {
             Scheme::StandardWebhooks => {
                 let (id, timestamp, signatures) = (field(ID)?, field(TIMESTAMP)?, field(SIGNATURE)?);
                 let sent_ms = seconds(timestamp).ok_or(Refusal::Malformed)?.saturating_mul(1000);
-                // A full stop in an id would let the parts of what is signed be divided in another way.
+                // With a full stop in the id, the signed bytes could be divided in another way.
                 if id.is_empty() || id.contains(&b'.') {
                     return Err(Refusal::Malformed);
                 }
@@ -163,10 +164,10 @@ impl Verifier {
         }
     }
 
-    /// Checks what was claimed against the raw body.
+    /// Checks the claim against the raw body.
     ///
     /// # Errors
-    /// When no signature is one that who knows a secret would have made.
+    /// If no signature is valid for a secret.
     pub(super) fn verify(&self, claim: &Claim, body: &[u8]) -> Result<(), Refusal> {
         let Some(signatures) = &claim.signatures else { return Ok(()) };
         let sign = |key: &Hmac<Sha256>| {
@@ -178,14 +179,14 @@ impl Verifier {
     }
 }
 
-/// Without secrets.
+/// Hides the secrets.
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier").field("scheme", &self.scheme).finish_non_exhaustive()
     }
 }
 
-/// Whether one of these is one of those, in a time that depends on how many there are alone.
+/// True if one of `given` is one of `right`, in a time that depends only on their numbers.
 fn one_of(right: &[[u8; 32]], given: &[[u8; 32]]) -> bool {
     let pairs = right.iter().flat_map(|right| given.iter().map(move |given| right.ct_eq(given)));
     pairs.fold(Choice::from(0), |any, same| any | same).into()
@@ -196,7 +197,7 @@ fn key(secret: &[u8]) -> Hmac<Sha256> {
 }
 
 fn standard_secret(text: &str) -> Result<Vec<u8>, String> {
-    let form = "it is no secret of Standard Webhooks, `whsec_` and base64";
+    let form = "it is not a secret of Standard Webhooks, `whsec_` and base64";
     let encoded = text.strip_prefix(SECRET_PREFIX).ok_or(form)?;
     let secret = STANDARD.decode(encoded).map_err(|_| form)?;
     if secret.len() < LEAST_SECRET_BYTES {
@@ -207,7 +208,7 @@ fn standard_secret(text: &str) -> Result<Vec<u8>, String> {
     Ok(secret)
 }
 
-/// Seconds since the Unix epoch: digits and nothing else.
+/// Seconds since the Unix epoch, digits only.
 fn seconds(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -215,7 +216,7 @@ fn seconds(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The signatures of version `v1`; others, such as `v1a`, are passed over, as the standard wants it.
+/// The signatures of version `v1`. Other versions, such as `v1a`, are skipped, as the standard requires.
 fn standard_signatures(text: &[u8]) -> impl Iterator<Item = [u8; 32]> {
     let signatures = text.split(|byte| *byte == b' ').filter_map(|part| part.strip_prefix(b"v1,"));
     signatures.filter_map(|encoded| STANDARD.decode(encoded).ok()?.try_into().ok())

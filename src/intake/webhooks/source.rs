@@ -1,22 +1,22 @@
-//! Values of a delivery: where they stand, in its body or in a header field, and how they are read. Pure.
+//! Values of a delivery: their location in the body or a header field, and how they are read. Pure.
 
 use std::{collections::HashMap, fmt};
 
 use serde_json::value::RawValue;
 
-/// Where a value stands in a delivery.
+/// Location of a value in a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// In the body: a JSON pointer (RFC 6901), here its parts.
+    /// In the body: a JSON pointer (RFC 6901), and its parts.
     Pointer(String, Vec<String>),
     /// In a header field: `header:NAME`.
     Header(String),
 }
 
-/// Header fields of a delivery by their names in lower case; `None` where one is not there exactly once.
+/// Header fields of a delivery by their names in lower case; `None` if a field is missing or present twice.
 pub type Headers<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
 
-/// A delivery out of which the event cannot be made; says what is missing where.
+/// Why a delivery cannot be mapped to an event, with the missing value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unmapped(pub String);
@@ -24,10 +24,10 @@ pub struct Unmapped(pub String);
 // === impl Source ===
 
 impl Source {
-    /// Reads `/pointer` or `header:name`.
+    /// Parses `/pointer` or `header:name`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(name) = text.strip_prefix("header:") {
-            let name = name.parse::<http::HeaderName>().map_err(|_| format!("`{text}` names no header field"))?;
+            let name = name.parse::<http::HeaderName>().map_err(|_| format!("`{text}` is not a header field"))?;
             return Ok(Self::Header(name.as_str().to_owned()));
         }
         let Some(rest) = text.strip_prefix('/') else {
@@ -36,14 +36,14 @@ impl Source {
         let part = |part: &str| {
             let plain = part.replace("~1", "").replace("~0", "");
             if plain.contains('~') {
-                return Err(format!("`{text}` is no JSON pointer: `~` is written `~0`, `/` in a name `~1`"));
+                return Err(format!("`{text}` is not a JSON pointer: `~` is written `~0`, `/` in a name `~1`"));
             }
             Ok(part.replace("~1", "/").replace("~0", "~"))
         };
         Ok(Self::Pointer(text.to_owned(), rest.split('/').map(part).collect::<Result<_, _>>()?))
     }
 
-    /// The JSON text found there.
+    /// The JSON text at this location.
     pub(super) fn find(&self, headers: Headers<'_>, body: &RawValue) -> Result<Box<RawValue>, Unmapped> {
         match self {
             Self::Pointer(pointer, parts) => {
@@ -59,14 +59,14 @@ impl Source {
         }
     }
 
-    /// The text, number or truth value found there, as text.
+    /// The string, number or boolean at this location, as text.
     pub(super) fn text(&self, headers: Headers<'_>, body: &RawValue) -> Result<String, Unmapped> {
         let found = self.find(headers, body)?;
         let found = found.get();
         match found.as_bytes().first() {
             Some(b'"') => serde_json::from_str(found).map_err(|error| Unmapped(format!("{self}: {error}"))),
             Some(b'{' | b'[' | b'n') | None => {
-                Err(Unmapped(format!("what stands at {self} must be a text, a number, `true` or `false`")))
+                Err(Unmapped(format!("the value at {self} must be a text, a number, `true` or `false`")))
             }
             Some(_) => Ok(found.to_owned()),
         }
@@ -88,7 +88,7 @@ fn member<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
     match text.as_bytes().first()? {
         b'{' => serde_json::from_str::<HashMap<String, &RawValue>>(text).ok()?.remove(name),
         b'[' => {
-            // As RFC 6901 has it: digits, and no zero before others.
+            // As in RFC 6901: digits without leading zeros.
             let plain = name == "0" || (!name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit()));
             let index: usize = plain.then(|| name.parse().ok())??;
             serde_json::from_str::<Vec<&RawValue>>(text).ok()?.get(index).copied()

@@ -1,4 +1,4 @@
-//! From a delivery to its event, with the vectors that the schemes' authors publish.
+//! Tests of deliveries and their events, with the published test vectors of the schemes.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
 
 mod fields;
 
-/// The vector of Standard Webhooks' own libraries.
+/// The test vector of the libraries of Standard Webhooks.
 const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const STANDARD: [(&str, &str); 3] = [
     ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
@@ -23,13 +23,13 @@ const STANDARD: [(&str, &str); 3] = [
 const STANDARD_BODY: &str = r#"{"test": 2432232314}"#;
 const STANDARD_NOW: u64 = 1_614_265_330_000;
 
-/// The vector of GitHub's documentation; its body is no JSON.
+/// The test vector in GitHub's documentation. Its body is not JSON.
 const GITHUB_SECRET: &str = "It's a Secret to Everybody";
 const GITHUB: [(&str, &str); 1] =
     [("x-hub-signature-256", "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17")];
 const GITHUB_BODY: &str = "Hello, World!";
 
-/// A webhook with these settings whose environment has these variables.
+/// A webhook with these settings and environment variables.
 fn webhook(settings: Value, secrets: &[(&str, &str)]) -> Result<Webhook, String> {
     let config: WebhookConfig = serde_json::from_value(settings).map_err(|error| error.to_string())?;
     config.check("hook", &journal::Config::default())?;
@@ -37,7 +37,7 @@ fn webhook(settings: Value, secrets: &[(&str, &str)]) -> Result<Webhook, String>
     Webhook::new("hook", &config, |name| secrets.get(name).map(|&secret| secret.to_owned()))
 }
 
-/// Settings with a scheme, and the rest as simple as can be.
+/// Settings with this scheme, and otherwise minimal values.
 #[expect(clippy::needless_pass_by_value, reason = "the cases write the settings in place")]
 fn settings(scheme: &str, more: Value) -> Value {
     let mut settings = json!({ "secret_env": "S", "scheme": scheme, "event": "e", "topic": "t" });
@@ -61,7 +61,7 @@ fn standard() -> Webhook {
     webhook(settings("standard-webhooks", json!({})), &[("S", STANDARD_SECRET)]).unwrap()
 }
 
-/// With this field in place of the one of the same name.
+/// The fields with one replaced.
 fn with<'a>(fields: &[(&'a str, &'a str)], field: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
     fields.iter().map(|&(name, old)| (name, if name == field { value } else { old })).collect()
 }
@@ -74,7 +74,7 @@ fn unproven(refusal: Refusal, answer: Result<Draft, Refused>) {
 // === Signatures ===
 
 #[test]
-fn the_vector_of_standard_webhooks_is_right_and_nothing_beside_it() {
+fn only_the_vector_of_standard_webhooks_is_accepted() {
     let hook = standard();
     let draft = deliver(&hook, &STANDARD, STANDARD_BODY, STANDARD_NOW).unwrap();
     assert_eq!((draft.data.as_str(), draft.event.as_str()), (r#"{"test":2432232314}"#, "e"));
@@ -94,7 +94,7 @@ fn the_vector_of_standard_webhooks_is_right_and_nothing_beside_it() {
 }
 
 #[test]
-fn a_delivery_outside_of_the_window_is_late_in_both_directions() {
+fn a_delivery_outside_of_the_window_is_rejected_in_both_directions() {
     let hook = standard();
     for now in [STANDARD_NOW - 299_999, STANDARD_NOW + 299_999] {
         assert!(deliver(&hook, &STANDARD, STANDARD_BODY, now).is_ok(), "{now}");
@@ -105,7 +105,7 @@ fn a_delivery_outside_of_the_window_is_late_in_both_directions() {
 }
 
 #[test]
-fn one_right_signature_among_others_is_enough() {
+fn one_valid_signature_among_others_is_enough() {
     let right = STANDARD[2].1;
     let others = format!("v1a,abc v1,AAAA v2,{} {right} v1,", &right[3..]);
     assert!(deliver(&standard(), &with(&STANDARD, "webhook-signature", &others), STANDARD_BODY, STANDARD_NOW).is_ok());
@@ -123,9 +123,9 @@ fn one_right_signature_among_others_is_enough() {
     }
 }
 
-/// `a.1` `2` and `a` `1.2` would be signed alike.
+/// `a.1` `2` and `a` `1.2` would have equal signatures.
 #[test]
-fn the_parts_of_what_is_signed_cannot_be_divided_in_another_way() {
+fn signed_parts_cannot_be_divided_in_another_way() {
     for (field, value) in [
         ("webhook-id", "msg.1"),
         ("webhook-id", ""),
@@ -140,7 +140,7 @@ fn the_parts_of_what_is_signed_cannot_be_divided_in_another_way() {
 }
 
 #[test]
-fn while_a_secret_changes_both_are_right() {
+fn both_secrets_are_accepted_while_a_secret_is_replaced() {
     let both = settings("standard-webhooks", json!({ "secret_env": ["NEW", "OLD"] }));
     let new = "whsec_AAAAr8GKYqrTwjUPD8ILPZIo2LaLaSwA";
     let hook = webhook(both.clone(), &[("OLD", STANDARD_SECRET), ("NEW", new)]).unwrap();
@@ -150,11 +150,11 @@ fn while_a_secret_changes_both_are_right() {
 }
 
 #[test]
-fn the_vector_of_github_is_right_and_nothing_beside_it() {
+fn only_the_vector_of_github_is_accepted() {
     let hook = webhook(settings("github", json!({})), &[("S", GITHUB_SECRET)]).unwrap();
-    // Believed; that it is no JSON is another matter.
+    // Accepted by the signature. That the body is not JSON is another error.
     let answer = deliver(&hook, &GITHUB, GITHUB_BODY, 0);
-    assert!(matches!(&answer, Err(Refused::Unmapped(reason)) if reason.contains("no JSON")), "{answer:?}");
+    assert!(matches!(&answer, Err(Refused::Unmapped(reason)) if reason.contains("not JSON")), "{answer:?}");
     unproven(Refusal::Wrong, deliver(&hook, &GITHUB, "Hello, World", 0));
     unproven(Refusal::Missing, deliver(&hook, &[], GITHUB_BODY, 0));
     let digits = &GITHUB[0].1[7..];
@@ -171,7 +171,7 @@ fn the_vector_of_github_is_right_and_nothing_beside_it() {
 }
 
 #[test]
-fn a_shown_secret_must_be_the_whole_one() {
+fn a_sent_secret_must_be_complete() {
     let hook = webhook(settings("secret-header", json!({})), &[("S", " minha-senha-secreta\n")]).unwrap();
     assert!(deliver(&hook, &[("x-secret-key", "minha-senha-secreta")], "{}", 0).is_ok());
     for wrong in ["", "minha", "minha-senha-secreta-", "Minha-senha-secreta"] {
@@ -183,7 +183,7 @@ fn a_shown_secret_must_be_the_whole_one() {
 }
 
 #[test]
-fn no_secret_is_ever_shown() {
+fn no_output_contains_a_secret() {
     for (scheme, secret) in [("secret-header", "hush"), ("github", "hush"), ("standard-webhooks", STANDARD_SECRET)] {
         let hook = webhook(settings(scheme, json!({})), &[("S", secret)]).unwrap();
         let shown = format!("{hook:?}");
@@ -197,7 +197,7 @@ fn no_secret_is_ever_shown() {
 
 proptest! {
     #[test]
-    fn whatever_the_fields_and_the_body_are_there_is_an_answer(
+    fn any_fields_and_body_have_a_result(
         scheme in prop::sample::select(vec![("secret-header", "s"), ("github", "s"), ("standard-webhooks", STANDARD_SECRET)]),
         values in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..80)), 6),
         prefix in prop::sample::select(vec!["", "v1,", "sha256=", "1614265330", "v1, v1,"]),
@@ -210,15 +210,15 @@ proptest! {
         let names = ["x-secret-key", "webhook-id", "webhook-timestamp", "webhook-signature", "x-hub-signature-256", "x-github-delivery"];
         let headers = |name: &str| values[names.iter().position(|known| *known == name)?].as_deref();
         let answer = hook.claim(&headers, now).and_then(|claim| hook.draft(&claim, &headers, &body));
-        prop_assert!(answer.is_err(), "nobody guesses a signature");
+        prop_assert!(answer.is_err(), "a signature cannot be guessed");
     }
 }
 
 // === Mappings ===
 
-/// The event of a delivery that is believed.
+/// The event of a delivery with a valid secret.
 fn mapped(more: Value, body: &str) -> Result<Draft, String> {
-    let hook = webhook(settings("secret-header", more), &[("S", "s")]).expect("good settings");
+    let hook = webhook(settings("secret-header", more), &[("S", "s")]).expect("valid settings");
     let fields = [("x-secret-key", "s"), ("x-kind", "push"), ("x-user", "7")];
     deliver(&hook, &fields, body, 0).map_err(|refused| match refused {
         Refused::Unmapped(reason) => reason,
@@ -227,7 +227,7 @@ fn mapped(more: Value, body: &str) -> Result<Draft, String> {
 }
 
 #[test]
-fn events_are_named_by_what_the_delivery_says() {
+fn an_event_name_can_come_from_the_delivery() {
     let by_status = || {
         let events = json!({ "success": "generation-completed", "*": "generation-failed" });
         json!({ "event": null, "event_from": "/status", "events": events })
@@ -236,16 +236,16 @@ fn events_are_named_by_what_the_delivery_says() {
     assert_eq!(name(r#"{"status":"success"}"#).unwrap(), "generation-completed");
     assert_eq!(name(r#"{"status":"anything"}"#).unwrap(), "generation-failed");
     assert_eq!(name(r#"{"status":404}"#).unwrap(), "generation-failed");
-    for (body, said) in [
+    for (body, expected) in [
         ("{}", "there is nothing at `/status` in the body"),
         (r#"["status"]"#, "there is nothing at `/status` in the body"),
-        (r#"{"status":null}"#, "what stands at `/status` must be a text"),
-        (r#"{"status":{}}"#, "what stands at `/status` must be a text"),
-        ("{", "the body is no JSON, and `/status` is needed"),
-        ("", "the body is no JSON, and `/status` is needed"),
+        (r#"{"status":null}"#, "the value at `/status` must be a text"),
+        (r#"{"status":{}}"#, "the value at `/status` must be a text"),
+        ("{", "the body is not JSON, and `/status` is needed"),
+        ("", "the body is not JSON, and `/status` is needed"),
     ] {
         let error = name(body).unwrap_err();
-        assert!(error.contains(said), "{body}: {error}");
+        assert!(error.contains(expected), "{body}: {error}");
     }
     let listed = json!({ "event": null, "event_from": "/a~1b/1/~0", "events": { "x": "y" } });
     assert_eq!(mapped(listed.clone(), r#"{"a/b":[0,{"~":"x"}]}"#).unwrap().event, "y");
@@ -260,7 +260,7 @@ fn events_are_named_by_what_the_delivery_says() {
 }
 
 #[test]
-fn the_target_may_be_named_by_the_delivery() {
+fn the_target_can_come_from_the_delivery() {
     let topic = |target: Value, body: &str| {
         let mut more = json!({ "topic": null });
         more.as_object_mut().unwrap().extend(target.as_object().unwrap().clone());
@@ -286,7 +286,7 @@ fn the_target_may_be_named_by_the_delivery() {
 // === Settings ===
 
 #[test]
-fn wrong_settings_name_their_key() {
+fn errors_of_settings_name_the_key() {
     let set = |more: Value| settings("secret-header", more);
     for (settings, named) in [
         (set(json!({ "secret_env": null })), "`webhooks.hook.secret_env`"),
@@ -298,7 +298,7 @@ fn wrong_settings_name_their_key() {
         (settings("github", json!({ "header": "x-key" })), "`webhooks.hook.header`"),
         (set(json!({ "tolerance_ms": 1 })), "`webhooks.hook.tolerance_ms`"),
         (settings("standard-webhooks", json!({ "tolerance_ms": 0 })), "`webhooks.hook.tolerance_ms`"),
-        (settings("standard-webhooks", json!({ "tolerance_ms": 300_001 })), "only for 600000 ms"),
+        (settings("standard-webhooks", json!({ "tolerance_ms": 300_001 })), "remembered for 600000 ms"),
         (set(json!({ "event": null })), "`webhooks.hook.event`"),
         (set(json!({ "event": "a\nb" })), "`webhooks.hook.event`"),
         (set(json!({ "event_from": "/a" })), "not both"),
@@ -318,8 +318,8 @@ fn wrong_settings_name_their_key() {
         (set(json!({ "data": { "a": { "value": 1, "optional": true } } })), "`webhooks.hook.data.a`"),
         (set(json!({ "data": { "a": { "from": "/b", "optional": true, "default": 1 } } })), "not both"),
         (set(json!({ "data": { "a": { "form": "/b" } } })), "unknown field `form`"),
-        (set(json!({ "data": { "a": ["/b"] } })), "a place such as"),
-        (set(json!({ "topic": ["/b"] })), "a name, or a place"),
+        (set(json!({ "data": { "a": ["/b"] } })), "a location such as"),
+        (set(json!({ "topic": ["/b"] })), "a name, or a location"),
         (set(json!({ "event_data": { "other": { "a": "/b" } } })), "`webhooks.hook.event_data.other`"),
         (set(json!({ "event_data": { "e": { "a": "b" } } })), "`webhooks.hook.event_data.e.a`"),
         (set(json!({ "event_data": { "e": { "a": "header:X-Secret-Key" } } })), "must not get into events"),
@@ -340,9 +340,9 @@ fn wrong_settings_name_their_key() {
     assert!(webhook(set(json!({})), &[("S", "ü")]).is_err());
 }
 
-/// Else it could be repeated until its timestamp is too old.
+/// Otherwise it could be repeated until its timestamp is too old.
 #[test]
-fn a_delivery_must_be_known_again_for_as_long_as_it_can_be_repeated() {
+fn a_delivery_must_be_remembered_for_as_long_as_it_can_be_repeated() {
     let config: WebhookConfig = serde_json::from_value(settings("standard-webhooks", json!({}))).unwrap();
     let rule = |topic: &str| Retention {
         topic: topic.into(),
@@ -372,7 +372,7 @@ fn without_its_secret_an_optional_webhook_is_off() {
 }
 
 #[test]
-fn an_id_that_cannot_be_kept_is_refused() {
+fn an_invalid_id_is_rejected() {
     let hook = webhook(settings("secret-header", json!({})), &[("S", "s")]).unwrap();
     let key = |id: &str| deliver(&hook, &[("x-secret-key", "s"), ("webhook-id", id)], "{}", 0).map(|draft| draft.key);
     assert_eq!(key("1").unwrap().as_deref(), Some("1"));

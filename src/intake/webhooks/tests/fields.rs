@@ -1,11 +1,11 @@
-//! Fields of an event's data by rules.
+//! Tests of the fields of an event's data.
 
 use serde_json::json;
 
 use super::mapped;
 
 #[test]
-fn a_field_may_be_constant_optional_or_renamed_and_other_for_one_event() {
+fn a_field_can_be_constant_optional_or_renamed_and_differ_for_one_event() {
     let rules = json!({
         "event": null, "event_from": "/status", "events": { "success": "done", "*": "failed" },
         "data": {
@@ -34,7 +34,7 @@ fn a_field_may_be_constant_optional_or_renamed_and_other_for_one_event() {
 }
 
 #[test]
-fn data_are_the_body_or_what_is_picked_from_it_to_the_last_digit() {
+fn data_are_the_body_or_selected_fields_with_all_digits() {
     let body = r#" { "id" : 12345678901234567890 , "n":{"x":[1.10, 2]}, "s":"é\n" } "#;
     let whole = mapped(json!({}), body).unwrap().data;
     assert_eq!(whole, r#"{"id":12345678901234567890,"n":{"x":[1.10,2]},"s":"é\n"}"#);
