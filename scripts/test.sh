@@ -292,6 +292,8 @@ install faketime faketime || echo "there is no faketime; a wall clock that is mo
 step "form" cargo fmt --all --check
 step "layers: self-test" scripts/layers --self-test
 step "layers" scripts/layers
+step "words: self-test" scripts/words --self-test
+step "words" scripts/words
 step "scale: self-test" scripts/scale --self-test
 step "scale: examples of the page" scripts/scale --check
 step "fuzz corpus" fuzz/make-corpus --check
