@@ -307,21 +307,21 @@ pub struct Stats {
 impl Stats {
     /// Adds the figures of the journal.
     pub fn metrics(&self, rows: &mut Rows) {
-        rows.gauge("journal_events", "Events kept.", self.events);
-        rows.gauge("journal_bytes", "Bytes of the events kept.", self.bytes);
-        let help = "Bytes of job histories, which retention leaves alone.";
+        rows.gauge("journal_events", "Events stored.", self.events);
+        rows.gauge("journal_bytes", "Bytes of the stored events.", self.bytes);
+        let help = "Bytes of job histories, which retention does not delete.";
         rows.gauge("journal_pinned_bytes", help, self.pinned_bytes);
-        rows.gauge("journal_topics", "Topics known.", self.topics);
-        rows.gauge("journal_records", "Records kept.", self.records);
+        rows.gauge("journal_topics", "Topics.", self.topics);
+        rows.gauge("journal_records", "Records stored.", self.records);
         rows.gauge("journal_record_bytes", "Bytes of the records.", self.record_bytes);
         rows.gauge("journal_disk_bytes", "Bytes of the journal on disk.", self.disk_bytes);
         rows.gauge("journal_queued_bytes", "Bytes that wait to be written.", self.queued_bytes);
-        rows.gauge("journal_refusing", "1 while the disk takes no more events.", u64::from(self.refusing));
+        rows.gauge("journal_refusing", "1 while the disk rejects events.", u64::from(self.refusing));
         rows.counter("journal_events_appended", "Events appended.", self.appended);
-        rows.counter("journal_events_trimmed", "Events that retention let go.", self.trimmed);
+        rows.counter("journal_events_trimmed", "Events that retention deleted.", self.trimmed);
         let help = "Events not appended because their publisher had sent them before.";
         rows.counter("journal_duplicates", help, self.duplicates);
-        rows.counter("journal_commits", "Commits to the disk; each holds all that waited.", self.commits);
+        rows.counter("journal_commits", "Commits to the disk. One commit writes all batches that wait.", self.commits);
     }
 }
 

@@ -201,7 +201,7 @@ impl Journal for Embedded {
                     return Ok(position);
                 }
                 drop(turn);
-                // Let other searches and other tasks of the thread run between two steps.
+                // Other searches and other tasks of the thread run between two steps.
                 tokio::task::yield_now().await;
             }
         })

@@ -45,7 +45,7 @@ pub struct Compacted {
     pub bytes_after: u64,
 }
 
-/// Result of a verification: what was read, and the damage that was found.
+/// Result of a verification: the number of items read, and the damage found.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[schema(examples(json!({
     "damaged": false, "events": 17, "topics": 2, "records": 1, "counts": {}, "findings": [],

@@ -122,7 +122,7 @@ impl Journal for Memory {
                     return Ok(position);
                 }
                 drop(turn);
-                // Let other searches and other tasks of the thread run between two steps.
+                // Other searches and other tasks of the thread run between two steps.
                 tokio::task::yield_now().await;
             }
         })

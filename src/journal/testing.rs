@@ -286,7 +286,7 @@ impl Journal for Faulty {
 // === tests of it ===
 
 mod tests {
-    use futures_util::FutureExt;
+    use futures::FutureExt;
 
     use super::*;
     use crate::{

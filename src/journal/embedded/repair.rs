@@ -103,9 +103,9 @@ fn reindex(scan: &mut Scan, store: &Store) -> Result<(), StoreError> {
     let used =
         scan.topics.keys().chain(scan.event_metas.values().flat_map(|meta| &meta.topics)).chain(scan.events.values());
     let mut next = 1 + used.max().copied().unwrap_or(0).max(scan.state.map_or(0, |state| state.log_state().last_topic));
-    let homes: Vec<(u64, TopicId)> =
+    let primary_topics: Vec<(u64, TopicId)> =
         scan.events.iter().map(|(offset, primary_topic)| (*offset, *primary_topic)).collect();
-    for (offset, primary_topic) in homes {
+    for (offset, primary_topic) in primary_topics {
         let Some(row) = store.get(rows::event_key(primary_topic, offset))? else { continue };
         let Ok((draft, timestamp)) = rows::decode_draft(&row) else { continue };
         let known = scan.event_metas.get(&offset).map(|meta| meta.topics.clone());

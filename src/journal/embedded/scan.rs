@@ -141,8 +141,8 @@ impl Scan {
     }
 
     fn read_events_singly(&mut self, store: &Store) -> Result<(), StoreError> {
-        let homes: Vec<TopicId> = self.topics.keys().copied().collect();
-        for primary_topic in homes {
+        let primary_topics: Vec<TopicId> = self.topics.keys().copied().collect();
+        for primary_topic in primary_topics {
             self.read_range(
                 store,
                 rows::event_key(primary_topic, 0).to_vec(),

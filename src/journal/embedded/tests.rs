@@ -1,4 +1,4 @@
-//! Tests of the journal on disk that the contract cannot contain: stored rows, and what is restored from them.
+//! Tests of the journal on disk that the contract cannot contain: stored rows, and the index restored from them.
 
 use std::{
     path::PathBuf,

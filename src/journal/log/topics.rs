@@ -14,7 +14,7 @@ pub(crate) type TopicId = u64;
 /// The index of one topic.
 pub(super) struct TopicLog {
     pub name: Topic,
-    /// Offsets in order. Between the first and the last there may be tombstones: offsets of expired events.
+    /// Offsets in order. Between the first and last one there may be tombstones: offsets of expired events.
     pub offsets: VecDeque<u64>,
     /// The last event that was published into the topic.
     pub last: u64,
@@ -64,7 +64,7 @@ pub(super) fn pinned(topic: &Topic) -> bool {
 // === impl TopicLimits ===
 
 impl TopicLimits {
-    /// The limits of a pinned topic, which are none; `None` for other topics.
+    /// The limits of a pinned topic, all unlimited; `None` for other topics.
     pub(super) fn pinned(topic: &Topic) -> Option<Self> {
         pinned(topic).then(|| Self { pinned: true, ..Self::default() })
     }
@@ -190,8 +190,9 @@ impl TopicIndex {
     pub(super) fn forget(&mut self, id: TopicId) {
         if let Some(log) = self.logs.remove(&id) {
             self.ids.remove(&log.name);
-            let mark = if log.limits.pinned { &mut self.pinned_forgotten_through } else { &mut self.forgotten_through };
-            *mark = log.trimmed_through.max(*mark);
+            let through =
+                if log.limits.pinned { &mut self.pinned_forgotten_through } else { &mut self.forgotten_through };
+            *through = log.trimmed_through.max(*through);
         }
     }
 
@@ -204,8 +205,8 @@ impl TopicIndex {
                 (prefix.starts_with(PINNED) || PINNED.starts_with(&**prefix), !prefix.starts_with(PINNED))
             }
         };
-        let mark = |applies: bool, mark: u64| if applies { mark } else { 0 };
-        mark(of_pinned, self.pinned_forgotten_through).max(mark(of_others, self.forgotten_through))
+        let through = |applies: bool, offset: u64| if applies { offset } else { 0 };
+        through(of_pinned, self.pinned_forgotten_through).max(through(of_others, self.forgotten_through))
     }
 
     /// The topics of a pattern, in name order, after a name.

@@ -78,7 +78,7 @@ fn a_failed_evaluation_is_undecided() {
 }
 
 #[test]
-fn an_error_names_the_place_and_the_reason() {
+fn an_error_names_the_column_and_the_reason() {
     for (source, expected) in [
         ("metadata.level >", "line 1, column 17"),
         ("metadata.level = 3", "column 16"),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    clock::{Clock, Hands},
+    clock::{Clock, ManualTime},
     journal::Memory,
 };
 
@@ -35,7 +35,7 @@ async fn data(journal: &dyn Journal) -> Vec<String> {
 }
 
 /// Checks, after the clock was corrected, that new events have its time and that all ages are measured by it.
-async fn assert_ages_follow_the_clock(journal: &dyn Journal, clock: &Clock, hands: &Hands, case: &str) {
+async fn assert_ages_follow_the_clock(journal: &dyn Journal, clock: &Clock, time: &ManualTime, case: &str) {
     let at = clock.now_ms();
     let ttl = put(journal, Draft { ttl_ms: Some(500), ..draft(&["t"], "short") }).await;
     assert_eq!(put(journal, keyed("once")).await, ttl + 1, "{case}: offsets continue");
@@ -44,10 +44,10 @@ async fn assert_ages_follow_the_clock(journal: &dyn Journal, clock: &Clock, hand
         kept(journal).await.iter().filter(|event| event.position.offset >= ttl).map(|event| event.timestamp).collect();
     assert_eq!(fresh, [at, at], "{case}: timestamps follow the corrected clock");
     assert_eq!(journal.before_time(at + 60_000).await.unwrap(), ttl + 1, "{case}: no event is in the future");
-    hands.pass(600);
+    time.pass(600);
     assert!(!data(journal).await.contains(&"short".to_owned()), "{case}: it has expired");
     assert_eq!(journal.before_time(at + 500).await.unwrap(), ttl + 1, "{case}: there is no later event");
-    hands.pass(1400);
+    time.pass(1400);
     journal.sweep(clock.steady_ms()).await.unwrap();
     assert_eq!(data(journal).await, Vec::<String>::new(), "{case}: retention has deleted everything");
     put(journal, keyed("another")).await;
@@ -60,17 +60,17 @@ async fn check_wrong_clock(open: impl Fn(Clock) -> Box<dyn Journal>) {
     for wrong in WRONG {
         for seconds in [1, 30] {
             let case = format!("{wrong} ms for {seconds} s");
-            let (clock, hands) = Clock::by_hand(START);
+            let (clock, time) = Clock::by_hand(START);
             let journal = open(clock.clone());
             put(&*journal, draft(&["t"], "before")).await;
-            hands.jump(wrong);
-            hands.pass_and_follow(&clock, seconds);
+            time.jump(wrong);
+            time.pass_and_follow(&clock, seconds);
             put(&*journal, draft(&["t"], "wrong")).await;
-            hands.pass(1);
+            time.pass(1);
             assert_eq!(data(&*journal).await.last().map(String::as_str), Some("wrong"), "{case}");
-            hands.jump(-wrong);
-            hands.pass_and_follow(&clock, 30);
-            assert_ages_follow_the_clock(&*journal, &clock, &hands, &case).await;
+            time.jump(-wrong);
+            time.pass_and_follow(&clock, 30);
+            assert_ages_follow_the_clock(&*journal, &clock, &time, &case).await;
         }
     }
 }
@@ -94,11 +94,11 @@ async fn a_clock_that_was_wrong_does_not_affect_the_next_run() {
             let mut again = Reopened::new(Config::default());
             let mut lives = Vec::new();
             for (data, ahead) in [("first", 0), ("wrong", wrong), ("third", 60_000), ("fourth", 120_000)] {
-                let (clock, hands) = Clock::by_hand(START + ahead);
+                let (clock, time) = Clock::by_hand(START + ahead);
                 again.clock = Some(clock.clone());
                 again.reopen(clean).await;
                 again.put(&["t"], data).await;
-                lives.push((clock, hands));
+                lives.push((clock, time));
             }
             let all = data(&*again).await;
             assert!(all.ends_with(&["third".to_owned(), "fourth".to_owned()]), "{case}: {all:?}");
@@ -108,10 +108,10 @@ async fn a_clock_that_was_wrong_does_not_affect_the_next_run() {
             assert!(again.before_time(start + 60_000).await.unwrap() <= 2, "{case}");
             assert_eq!(again.before_time(start + 61_000).await.unwrap(), 3, "{case}");
             assert_eq!(again.before_time(start + 180_000).await.unwrap(), 4, "{case}");
-            let (clock, hands) = Clock::by_hand(START + 180_000);
+            let (clock, time) = Clock::by_hand(START + 180_000);
             (again.clock, again.config) = (Some(clock.clone()), brief());
             again.reopen(clean).await;
-            assert_ages_follow_the_clock(&*again, &clock, &hands, &case).await;
+            assert_ages_follow_the_clock(&*again, &clock, &time, &case).await;
         }
     }
 }
@@ -124,13 +124,13 @@ async fn an_event_from_the_future_ages_from_the_next_start() {
     again.clock = Some(clock);
     again.reopen(true).await;
     again.append(vec![Draft { ttl_ms: Some(500), ..draft(&["t"], "short") }, draft(&["t"], "long")]).await;
-    let (clock, hands) = Clock::by_hand(START);
+    let (clock, time) = Clock::by_hand(START);
     again.clock = Some(clock.clone());
     again.reopen(true).await;
     assert_eq!(again.data().await, ["short", "long"]);
-    hands.pass(600);
+    time.pass(600);
     assert_eq!(again.data().await, ["long"]);
-    hands.pass(1400);
+    time.pass(1400);
     again.sweep(clock.steady_ms()).await.unwrap();
     assert_eq!(again.data().await, Vec::<String>::new());
 }

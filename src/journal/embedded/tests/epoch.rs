@@ -9,7 +9,7 @@ use super::{
 type Case = (bool, fn(HighWaterMark) -> HighWaterMark);
 
 /// A journal with three events and a changed high-water mark.
-async fn with_mark(clean: bool, change: impl FnOnce(HighWaterMark) -> HighWaterMark) -> (Reopened, u64) {
+async fn with_high_water_mark(clean: bool, change: impl FnOnce(HighWaterMark) -> HighWaterMark) -> (Reopened, u64) {
     let mut again = Reopened::new(Config::default());
     for data in ["a", "b", "c"] {
         again.put(&["t"], data).await;
@@ -53,19 +53,22 @@ async fn the_epoch_continues_if_nothing_can_be_missing() {
         (false, |high_water_mark| HighWaterMark { boot: high_water_mark.boot ^ 1, synced: true, ..high_water_mark }),
     ];
     for (clean, change) in cases {
-        let (mut again, epoch) = with_mark(clean, change).await;
+        let (mut again, epoch) = with_high_water_mark(clean, change).await;
         again.open().unwrap();
         assert_eq!((again.epoch(), again.put(&["t"], "d").await), (epoch, 4));
     }
-    let (mut again, epoch) = with_mark(true, another_boot).await;
+    let (mut again, epoch) = with_high_water_mark(true, another_boot).await;
     again.open().unwrap();
     assert_eq!(again.epoch(), epoch);
 }
 
 #[tokio::test]
 async fn a_new_epoch_begins_after_a_machine_crash_without_sync() {
-    let (mut again, epoch) =
-        with_mark(false, |high_water_mark| HighWaterMark { boot: high_water_mark.boot ^ 1, ..high_water_mark }).await;
+    let (mut again, epoch) = with_high_water_mark(false, |high_water_mark| HighWaterMark {
+        boot: high_water_mark.boot ^ 1,
+        ..high_water_mark
+    })
+    .await;
     again.open().unwrap();
     let second = again.epoch();
     assert_ne!(second, epoch);
@@ -82,7 +85,7 @@ async fn missing_commits_are_no_damage_after_a_machine_crash_without_sync() {
         commit: high_water_mark.commit + 5,
         ..high_water_mark
     };
-    let (mut again, epoch) = with_mark(false, change).await;
+    let (mut again, epoch) = with_high_water_mark(false, change).await;
     again.open().unwrap();
     assert_ne!(again.epoch(), epoch);
     again.put(&["t"], "d").await;
@@ -102,7 +105,7 @@ async fn missing_commits_are_damage_in_all_other_cases() {
     };
     let cases: [Case; 3] = [(true, one_more), (false, one_more), (false, synced)];
     for (clean, change) in cases {
-        let (mut again, _) = with_mark(clean, change).await;
+        let (mut again, _) = with_high_water_mark(clean, change).await;
         assert!(matches!(again.open(), Err(OpenError::Damaged { what, .. }) if what.contains("was acknowledged")));
     }
 }

@@ -140,7 +140,7 @@ fn a_reconnection_time_is_digits_and_nothing_else() {
 
 #[test]
 fn one_byte_order_mark_is_skipped_at_the_beginning() {
-    let mark = "\u{feff}";
+    let bom = "\u{feff}";
     hold(&[
         (b"\xEF\xBB\xBFdata: a\n\n\xEF\xBB\xBFdata: b\n\n", vec![message("a", "")]),
         (b"\xEF\xBB\xBF\xEF\xBB\xBFdata: a\n\ndata: b\n\n", vec![message("b", "")]),
@@ -150,8 +150,8 @@ fn one_byte_order_mark_is_skipped_at_the_beginning() {
         (b"\n\xEF\xBB\xBFdata: a\n\n", vec![]),
         (b"\xEF\xBBdata: a\n\n", vec![]),
         (b"\xFE\xFFdata: a\n\n", vec![]),
-        (b"data: \xEF\xBB\xBFa\n\n", vec![message(&format!("{mark}a"), "")]),
-        (b"id: \xEF\xBB\xBF\ndata: a\n\n", vec![message("a", mark)]),
+        (b"data: \xEF\xBB\xBFa\n\n", vec![message(&format!("{bom}a"), "")]),
+        (b"id: \xEF\xBB\xBF\ndata: a\n\n", vec![message("a", bom)]),
     ]);
 }
 
