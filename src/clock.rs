@@ -1,14 +1,14 @@
-//! The node's one clock: what age is measured by, and what the time of day is taken to be.
+//! The clock of the node: monotonic time for ages, and wall-clock time for timestamps.
 //!
 //! ```text
 //!  steady ──────────────────────────────────────> elapsed time since the start; never jumps: age, expiry, retention
-//!  wall   ──────────┐ jump   ┌──────────────────> what the system says
+//!  wall   ──────────┐ jump   ┌──────────────────> time of the operating system
 //!                   └────────┘
-//!  now    ────────────────────────────(followed)> steady + offset: timestamps, `since`, `exp` of tokens
+//!  now    ───────────────────────────(adopted)──> steady + offset: timestamps, `since`, `exp` of tokens
 //! ```
 //!
-//! A wall clock that is wrong for a few seconds changes nothing. A jump that stays for [`SETTLE_MS`] is followed, and logged
-//! once. The age of what this process has seen never changes by it. Time spent in suspension of the machine counts as a jump.
+//! A wall clock that is wrong for a few seconds changes nothing. A jump that lasts for [`SETTLE_MS`] is adopted and logged
+//! once. It never changes the age of events that this process has seen. Suspension of the machine counts as a jump.
 
 use std::{
     sync::{
@@ -20,21 +20,21 @@ use std::{
 
 use tokio::sync::watch;
 
-/// A smaller difference is a correction, which is taken over at once.
+/// A smaller difference is a correction, which is adopted at once.
 const STEP_MS: i64 = 1000;
-/// A jump is followed when it has lasted for so long: well within a minute.
+/// Time after which a jump is adopted: well below a minute.
 pub const SETTLE_MS: i64 = 10_000;
 
-/// The clock. Cheap to clone; the clones are one clock.
+/// The clock of a node. Clones share its state.
 #[derive(Clone)]
 pub struct Clock {
     inner: Arc<Inner>,
 }
 
-/// A moment by both clocks.
+/// A point in time by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// Milliseconds by the steady clock, which begins with the time of day at the start.
+    /// Milliseconds of the steady clock, which starts at the wall-clock time of the start.
     pub steady: u64,
     /// Unix milliseconds.
     pub wall: u64,
@@ -42,17 +42,17 @@ pub struct Moment {
 
 struct Inner {
     source: Source,
-    /// The steady clock in microseconds when the source had run for no time.
+    /// Start of the steady clock in microseconds.
     begin: i64,
-    /// Microseconds between the steady clock and the time of day.
+    /// Difference of the wall clock to the steady clock in microseconds.
     offset: AtomicI64,
-    doubt: Mutex<Option<Doubt>>,
+    pending_jump: Mutex<Option<PendingJump>>,
     jumps: watch::Sender<u64>,
 }
 
-/// A jump that is not followed yet.
+/// A jump that is not adopted yet.
 #[derive(Clone, Copy)]
-struct Doubt {
+struct PendingJump {
     offset: i64,
     since: i64,
 }
@@ -60,13 +60,13 @@ struct Doubt {
 enum Source {
     System(Instant),
     #[cfg(test)]
-    Hands(Arc<Hands>),
+    ManualTime(Arc<ManualTime>),
 }
 
-/// The hands of a clock that a test moves: microseconds of the wall clock and since the start.
+/// Moves the clock in a test: microseconds of the wall clock, and since the start.
 #[cfg(test)]
 #[derive(Default)]
-pub struct Hands {
+pub struct ManualTime {
     wall: AtomicI64,
     elapsed: AtomicI64,
 }
@@ -74,7 +74,7 @@ pub struct Hands {
 // === impl Moment ===
 
 impl Moment {
-    /// What the wall clock shows beyond the steady one.
+    /// Wall-clock time minus steady time, in milliseconds.
     pub fn shift(self) -> i64 {
         self.wall.cast_signed() - self.steady.cast_signed()
     }
@@ -83,54 +83,54 @@ impl Moment {
 // === impl Clock ===
 
 impl Clock {
-    /// The clock of the system.
+    /// The clock of the operating system.
     pub fn system() -> Self {
         Self::new(Source::System(Instant::now()))
     }
 
-    /// A clock that a test moves; it begins at `wall_ms`.
+    /// A clock for tests that starts at `wall_ms`.
     #[cfg(test)]
-    pub fn by_hand(wall_ms: i64) -> (Self, Arc<Hands>) {
-        let hands = Arc::<Hands>::default();
-        hands.set(wall_ms);
-        (Self::new(Source::Hands(hands.clone())), hands)
+    pub fn by_hand(wall_ms: i64) -> (Self, Arc<ManualTime>) {
+        let time = Arc::<ManualTime>::default();
+        time.set(wall_ms);
+        (Self::new(Source::ManualTime(time.clone())), time)
     }
 
     fn new(source: Source) -> Self {
         let wall = source.wall();
-        // A steady clock that began before 1970 could not be written without a sign.
+        // The steady clock must not be negative, also if the wall clock is before 1970.
         let begin = wall.max(0);
         let (offset, jumps) = (AtomicI64::new(wall - begin), watch::Sender::new(0));
-        Self { inner: Arc::new(Inner { source, begin, offset, doubt: Mutex::default(), jumps }) }
+        Self { inner: Arc::new(Inner { source, begin, offset, pending_jump: Mutex::default(), jumps }) }
     }
 
-    /// The time of day in Unix milliseconds; 0 before 1970.
+    /// The wall-clock time in Unix milliseconds; 0 before 1970.
     pub fn now_ms(&self) -> u64 {
         self.moment().wall
     }
 
-    /// The time of day, never before 1970.
+    /// The wall-clock time, never before 1970.
     pub fn now(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.now_ms())
     }
 
-    /// Milliseconds by the steady clock: for ages alone.
+    /// The steady time in milliseconds, only for ages.
     pub fn steady_ms(&self) -> u64 {
         millis(self.steady())
     }
 
-    /// Both at once.
+    /// The time by both clocks.
     pub fn moment(&self) -> Moment {
         let steady = self.steady();
         Moment { steady: millis(steady), wall: millis(steady.saturating_add(self.inner.offset.load(Relaxed))) }
     }
 
-    /// How long until the time of day is `at_ms`; nothing when it is past.
+    /// Time until the wall clock shows `at_ms`; zero if that has passed.
     pub fn until(&self, at_ms: u64) -> Duration {
         Duration::from_millis(at_ms.saturating_sub(self.now_ms()))
     }
 
-    /// Waits until the time of day is `at_ms`, however the wall clock jumps meanwhile.
+    /// Waits until the wall clock shows `at_ms`, also if it jumps meanwhile.
     pub fn reached(&self, at_ms: u64) -> impl Future<Output = ()> + Send + use<> {
         let clock = self.clone();
         async move {
@@ -139,40 +139,40 @@ impl Clock {
                 let left = clock.until(at_ms);
                 tokio::select! {
                     () = tokio::time::sleep(left) => return,
-                    // The sender lives as long as this clone.
+                    // Never closed: this clone holds the sender.
                     _ = jumps.changed() => {}
                 }
             }
         }
     }
 
-    /// How many jumps were followed since the start.
+    /// Number of adopted jumps since the start.
     pub fn jumps(&self) -> u64 {
         *self.inner.jumps.borrow()
     }
 
-    /// Compares with the wall clock and follows it; called about once a second by the node.
+    /// Compares the clocks and adopts jumps. The node calls it about once per second.
     pub fn follow(&self) {
         let (steady, elapsed) = (self.steady(), self.inner.source.elapsed());
         let offset = self.inner.source.wall() - steady;
         let difference = offset - self.inner.offset.load(Relaxed);
-        let mut doubt = self.inner.doubt.lock().expect("no code that holds the lock panics");
+        let mut pending_jump = self.inner.pending_jump.lock().expect("no code that holds the lock panics");
         if difference.abs() < STEP_MS * 1000 {
             self.inner.offset.store(offset, Relaxed);
-            *doubt = None;
+            *pending_jump = None;
             return;
         }
-        match *doubt {
+        match *pending_jump {
             Some(known) if (known.offset - offset).abs() < STEP_MS * 1000 => {
                 if elapsed - known.since < SETTLE_MS * 1000 {
                     return;
                 }
-                *doubt = None;
+                *pending_jump = None;
                 self.inner.offset.store(offset, Relaxed);
                 self.inner.jumps.send_modify(|jumps| *jumps += 1);
-                tracing::warn!(by_ms = difference / 1000, "the wall clock has jumped, and the node follows it");
+                tracing::warn!(by_ms = difference / 1000, "the wall clock has jumped; the node adopts the new time");
             }
-            _ => *doubt = Some(Doubt { offset, since: elapsed }),
+            _ => *pending_jump = Some(PendingJump { offset, since: elapsed }),
         }
     }
 
@@ -191,7 +191,7 @@ impl std::fmt::Debug for Clock {
 
 impl Source {
     /// Microseconds of the wall clock since 1970.
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that all others are asked instead of")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the wall clock for all others")]
     fn wall(&self) -> i64 {
         match self {
             Self::System(_) => match SystemTime::now().duration_since(UNIX_EPOCH) {
@@ -199,7 +199,7 @@ impl Source {
                 Err(before) => -micros(before.duration()),
             },
             #[cfg(test)]
-            Self::Hands(hands) => hands.wall.load(Relaxed),
+            Self::ManualTime(time) => time.wall.load(Relaxed),
         }
     }
 
@@ -208,22 +208,22 @@ impl Source {
         match self {
             Self::System(start) => micros(start.elapsed()),
             #[cfg(test)]
-            Self::Hands(hands) => hands.elapsed.load(Relaxed),
+            Self::ManualTime(time) => time.elapsed.load(Relaxed),
         }
     }
 }
 
-// === impl Hands ===
+// === impl ManualTime ===
 
 #[cfg(test)]
-impl Hands {
-    /// Time passes.
+impl ManualTime {
+    /// Advances both clocks.
     pub fn pass(&self, ms: i64) {
         self.wall.fetch_add(ms * 1000, Relaxed);
         self.elapsed.fetch_add(ms * 1000, Relaxed);
     }
 
-    /// The wall clock is moved, and no time passes.
+    /// Moves only the wall clock.
     pub fn jump(&self, ms: i64) {
         self.wall.fetch_add(ms * 1000, Relaxed);
     }
@@ -232,7 +232,7 @@ impl Hands {
         self.wall.store(wall_ms * 1000, Relaxed);
     }
 
-    /// Time passes, second by second, and the clock looks each time.
+    /// Advances both clocks in steps of one second, with a comparison after each step.
     pub fn pass_and_follow(&self, clock: &Clock, seconds: i64) {
         for _ in 0..seconds {
             self.pass(1000);
@@ -258,25 +258,25 @@ mod tests {
 
     #[test]
     fn a_wall_clock_that_is_wrong_for_a_moment_changes_nothing() {
-        let (clock, hands) = Clock::by_hand(START);
+        let (clock, time) = Clock::by_hand(START);
         for jump in [24 * HOUR, -HOUR, 10 * 365 * 24 * HOUR, -2 * START] {
             let before = clock.now_ms();
-            hands.jump(jump);
-            hands.pass_and_follow(&clock, 9);
-            hands.jump(-jump);
-            hands.pass_and_follow(&clock, 1);
+            time.jump(jump);
+            time.pass_and_follow(&clock, 9);
+            time.jump(-jump);
+            time.pass_and_follow(&clock, 1);
             assert_eq!((clock.now_ms(), clock.jumps()), (before + 10_000, 0), "{jump}");
         }
     }
 
     #[test]
-    fn a_jump_that_stays_is_followed_once_and_the_steady_clock_does_not_jump() {
-        let (clock, hands) = Clock::by_hand(START);
+    fn a_lasting_jump_is_adopted_once_and_the_steady_clock_does_not_jump() {
+        let (clock, time) = Clock::by_hand(START);
         let mut wall = START;
         for (count, jump) in (1..).zip([24 * HOUR, -24 * HOUR, -2 * START, 2 * START]) {
             let steady = clock.steady_ms();
-            hands.jump(jump);
-            hands.pass_and_follow(&clock, 60);
+            time.jump(jump);
+            time.pass_and_follow(&clock, 60);
             wall += jump + 60_000;
             assert_eq!(clock.now_ms(), u64::try_from(wall).unwrap_or(0), "{jump}");
             assert_eq!((clock.steady_ms(), clock.jumps()), (steady + 60_000, count), "{jump}");
@@ -284,32 +284,32 @@ mod tests {
     }
 
     #[test]
-    fn small_corrections_are_taken_over_at_once() {
-        let (clock, hands) = Clock::by_hand(START);
-        hands.jump(-900);
-        hands.pass_and_follow(&clock, 1);
+    fn small_corrections_are_adopted_at_once() {
+        let (clock, time) = Clock::by_hand(START);
+        time.jump(-900);
+        time.pass_and_follow(&clock, 1);
         assert_eq!((clock.now_ms().cast_signed(), clock.jumps()), (START + 100, 0));
     }
 
     #[test]
-    fn a_start_before_1970_is_a_start() {
-        let (clock, hands) = Clock::by_hand(-HOUR);
-        hands.pass_and_follow(&clock, 1);
+    fn a_clock_can_start_before_1970() {
+        let (clock, time) = Clock::by_hand(-HOUR);
+        time.pass_and_follow(&clock, 1);
         assert_eq!(clock.moment(), Moment { steady: 1000, wall: 0 });
-        hands.jump(START + HOUR);
-        hands.pass_and_follow(&clock, 20);
+        time.jump(START + HOUR);
+        time.pass_and_follow(&clock, 20);
         assert_eq!(clock.now_ms().cast_signed(), START + 21_000);
         assert_eq!(clock.steady_ms(), 21_000);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_time_of_day_is_reached_when_the_clock_jumps_past_it() {
-        let (clock, hands) = Clock::by_hand(START);
+    async fn a_wall_clock_time_is_reached_when_the_clock_jumps_past_it() {
+        let (clock, time) = Clock::by_hand(START);
         let reached = tokio::spawn(clock.reached(clock.now_ms() + 3_600_000));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!reached.is_finished());
-        hands.jump(2 * HOUR);
-        hands.pass_and_follow(&clock, 20);
+        time.jump(2 * HOUR);
+        time.pass_and_follow(&clock, 20);
         reached.await.unwrap();
     }
 }

@@ -1,7 +1,7 @@
-//! Settings: one tree, a section per component; read from a file, then the environment, then flags.
+//! Settings: one tree with a section per component, read from a file, then the environment, then options.
 //!
-//! A section is defined where its component is. Every key has a documented default; an unknown key is an error that
-//! names the nearest known one. Nothing here acts: [`crate::app`] builds the node from it.
+//! Each section is defined in its component. Every setting has a documented default. An unknown setting is an error that
+//! names the nearest known one. This file starts nothing: [`crate::app`] builds the node.
 
 use std::{
     collections::BTreeMap,
@@ -34,108 +34,108 @@ mod transport;
 
 pub use self::files::TooFewFiles;
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `[server]`: the listener.
     pub server: Server,
-    /// `[access]`: who may come in.
+    /// `[access]`: authentication and rights.
     pub access: access::Config,
-    /// `[limits]`: how much of the node one caller may use.
+    /// `[limits]`: limits per caller.
     pub limits: access::limits::Config,
-    /// `[egress]`: which private addresses requests named by clients may reach.
+    /// `[egress]`: private addresses that client requests may reach.
     pub egress: Egress,
-    /// `[journal]`: what is kept, and for how long.
+    /// `[journal]`: storage and retention.
     pub journal: journal::Config,
     /// `[emitter]`: streams.
     pub emitter: hub::Config,
-    /// `[jobs]`: parallel work.
+    /// `[jobs]`: parallel tasks.
     pub jobs: jobs::Config,
-    /// `[relay]`: what is read from other servers.
+    /// `[relay]`: streams of other servers.
     pub relay: relay::Config,
-    /// `[remotes.NAME]`: the servers that are read from.
+    /// `[remotes.NAME]`: other servers.
     pub remotes: BTreeMap<String, upstream::RemoteConfig>,
-    /// `[handlers.NAME]`: what a task may `run`.
+    /// `[handlers.NAME]`: handlers that a task may `run`.
     pub handlers: BTreeMap<String, handlers::HandlerConfig>,
-    /// `[samples]`: example jobs.
+    /// `[samples]`: example handlers.
     pub samples: handlers::sample::Config,
-    /// `[streams.NAME]`: streams with topics of their own.
+    /// `[streams.NAME]`: streams with fixed topics.
     pub streams: BTreeMap<String, hub::NamedConfig>,
-    /// `[webhooks.NAME]`: deliveries of other services.
+    /// `[webhooks.NAME]`: webhooks for other services.
     pub webhooks: BTreeMap<String, intake::WebhookConfig>,
     /// `[telemetry]`: logs.
     pub telemetry: telemetry::Config,
 }
 
-/// `[server]`.
+/// Settings of section `[server]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// Address and port; port 0 takes a free one.
+    /// Address and port to listen on; port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Where the journal is kept; made if need be. One directory is one node's.
+    /// Data directory of the journal; created if it does not exist. Only one node may use it.
     pub data_dir: PathBuf,
     /// Names beside loopback that the `Host` header may have in open mode.
     pub hosts: Vec<String>,
     /// Headers added to every response.
     pub headers: BTreeMap<String, String>,
-    /// Threads that serve connections; 0: one per core.
+    /// Threads that serve connections; 0: one per processor core.
     pub workers: usize,
     /// Maximum number of open connections; 0: as many as the limit of open files permits. Above it, streams get a
     /// `disconnect` frame with `retry:`, and other requests get 503.
     pub max_connections: usize,
-    /// Over how many milliseconds streams are ended at a stop.
+    /// Time in milliseconds during which streams are ended at a stop.
     pub drain_ms: u64,
-    /// Largest request body in bytes.
+    /// Maximum size of a request body in bytes.
     pub body_limit_bytes: usize,
-    /// How long a request body may take, in milliseconds.
+    /// Maximum time for a request body, in milliseconds.
     pub body_timeout_ms: u64,
     /// Maximum time in milliseconds that a request may wait for events (`wait=`).
     pub max_wait_ms: u64,
-    /// The kernel's send buffer of a connection in bytes; it doubles the number for its own bookkeeping. Bounds what a
-    /// stuck reader costs beside its outbox.
+    /// Send buffer of a connection in the kernel, in bytes; the kernel doubles the number. It limits the memory of a blocked
+    /// client beside its outbox.
     pub send_buffer_bytes: usize,
     /// Maximum number of response bytes that wait for clients. Above it, the response that has been blocked longest
     /// ends.
     pub max_unsent_bytes: usize,
-    /// Origins beside the node's own that web pages may call from, such as `https://app.example`.
+    /// Origins of web pages that may call the node, beside its own, such as `https://app.example`.
     pub cors_origins: Vec<String>,
-    /// Proxies that are believed when they say for whom a request is: `10.0.0.0/8`, `::1`.
+    /// Proxies whose forwarding headers are trusted: `10.0.0.0/8`, `::1`.
     pub trusted_proxies: Vec<upstream::Net>,
-    /// The node's certificate and its chain (PEM); with it and `tls_key` the node speaks TLS, and nothing else.
+    /// Certificate of the node with its chain (PEM). With it and `tls_key` the node accepts only TLS.
     pub tls_cert: Option<PathBuf>,
-    /// The key of that certificate (PEM, not encrypted).
+    /// Private key of the certificate (PEM, not encrypted).
     pub tls_key: Option<PathBuf>,
-    /// How long the head of a request may take, a TLS handshake too, in milliseconds; then the connection is cut.
+    /// Maximum time for a TLS handshake, and for the head of a request, in milliseconds. Then the connection is closed.
     pub head_timeout_ms: u64,
-    /// Most requests and streams at once on one connection of HTTP/2.
+    /// Maximum number of concurrent requests and streams on one HTTP/2 connection.
     pub http2_max_streams: u32,
-    /// Requests of HTTP/2 whose response has not begun, in the node; above it, each connection has one.
+    /// Maximum number of HTTP/2 requests in the node whose response has not begun. Above it, each connection has one.
     pub http2_max_answering: usize,
-    /// Whether answers in JSON are compressed for clients that take it.
+    /// Whether JSON responses are compressed for clients that accept it.
     pub compress: bool,
 }
 
-/// `[egress]`.
+/// Settings of section `[egress]`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Egress {
     /// Private, loopback and link-local targets that clients may name: `127.0.0.1:9000`, `10.1.0.0/16`, `api.internal`.
     pub allow: Vec<String>,
-    /// A file with certificates (PEM) of authorities that outgoing requests trust beside the public ones.
+    /// File with certificates (PEM) of further authorities for outgoing requests.
     pub ca_file: Option<PathBuf>,
 }
 
-/// The settings are wrong; the message names the key and the accepted form.
+/// The settings are not valid. The message names the setting and the accepted values.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(pub String);
 
-/// The configuration of the guide's orchestrator, used where no file is named.
+/// The configuration of the orchestrator in the guide; default without a settings file.
 pub const BUILT_IN: &str = include_str!("../config/orchestrator.toml");
 
-/// The configuration of the guide's reactive server; `demo` runs it beside the other one.
+/// The configuration of the reactive server in the guide, for `demo`.
 pub const REACTIVE: &str = include_str!("../config/reactive.toml");
 
 /// Prefix of environment variables: `MILLSTREAM__SERVER__LISTEN`.
@@ -173,10 +173,10 @@ impl Default for Server {
 // === impl Config ===
 
 impl Config {
-    /// Reads a file (or, without one, the built-in configuration), then the environment.
+    /// Reads a file (without one: the built-in configuration), then the environment.
     ///
     /// # Errors
-    /// Names the key, where it stands, and the nearest known key or the accepted form.
+    /// Names the setting, its origin, and the nearest known setting or the accepted values.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
         let text = match file {
             Some(path) => std::fs::read_to_string(path)
@@ -190,15 +190,15 @@ impl Config {
     /// Reads TOML text, then the environment.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// Names the setting, its origin, and the nearest known setting or the accepted values.
     pub fn read(toml: &str, source: &str) -> Result<Self, Error> {
         Self::extract(&base(toml).merge(Env::prefixed(ENV_PREFIX).split("__")), source)
     }
 
-    /// Reads TOML text alone.
+    /// Reads only TOML text.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// Names the setting, its origin, and the nearest known setting or the accepted values.
     pub fn parse(toml: &str, source: &str) -> Result<Self, Error> {
         Self::extract(&base(toml), source)
     }
@@ -212,10 +212,10 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks what the types do not; to be called again after flags have changed something.
+    /// Checks all values. Must be called again after options have changed a value.
     ///
     /// # Errors
-    /// Names the key and the accepted form.
+    /// Names the setting and the accepted values.
     pub fn check(&self) -> Result<(), Error> {
         self.access.check().map_err(Error)?;
         self.journal.check().map_err(Error)?;
@@ -242,7 +242,7 @@ impl Config {
             && !self.remotes.contains_key(name)
         {
             return Err(Error(format!(
-                "`relay.default_remote` = `{name}` names no remote: there is no `[remotes.{name}]`"
+                "`relay.default_remote` = `{name}` is not the name of a remote: there is no `[remotes.{name}]`"
             )));
         }
         if self.server.body_limit_bytes < 1024 {
@@ -255,29 +255,29 @@ impl Config {
         for (name, value) in &self.server.headers {
             let good = name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
             if !good {
-                return Err(Error(format!("`server.headers`: `{name}` is no header that can be sent")));
+                return Err(Error(format!("`server.headers`: `{name}` is not a valid header")));
             }
         }
         for origin in &self.server.cors_origins {
             let plain = upstream::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             if !plain {
                 return Err(Error(format!(
-                    "`server.cors_origins`: `{origin}` is no origin such as `https://app.example`"
+                    "`server.cors_origins`: `{origin}` is not an origin such as `https://app.example`"
                 )));
             }
         }
         let loopback = self.server.listen.ip().is_loopback();
         if self.access.mode == Mode::Open && !loopback && !self.access.allow_open {
             return Err(Error(format!(
-                "`server.listen` = `{}` can be reached from outside, and `access.mode` = `open` lets everybody in: listen on \
-                 127.0.0.1, or set `access.allow_open = true` if something in front of the node decides who comes in",
+                "`server.listen` = `{}` is reachable from outside, and `access.mode` = `open` admits all callers: listen on \
+                 127.0.0.1, or set `access.allow_open = true` if a proxy in front of the node checks access",
                 self.server.listen
             )));
         }
         Ok(())
     }
 
-    /// Whether anything differs that a running node cannot take over.
+    /// True if another setting than the tokens has changed, which needs a restart.
     pub(crate) fn changed_beside_tokens(&self, other: &Self) -> bool {
         let without = |config: &Self| {
             let mut config = config.clone();
@@ -290,16 +290,16 @@ impl Config {
     /// The allow-list of the egress guard.
     ///
     /// # Errors
-    /// Names the entry that is none.
+    /// Names the invalid entry.
     pub fn egress(&self) -> Result<Vec<upstream::Allow>, Error> {
         let parse = |text: &String| text.parse().map_err(|error| Error(format!("`egress.allow`: `{text}`: {error}")));
         self.egress.allow.iter().map(parse).collect()
     }
 
-    /// What outgoing requests are made with.
+    /// The settings of outgoing requests.
     ///
     /// # Errors
-    /// Names the key that is wrong.
+    /// Names the invalid setting.
     pub fn upstream(&self) -> Result<upstream::Config, Error> {
         let wrong = |path: &Path, reason: &str| Error(format!("`egress.ca_file` = `{}`: {reason}", path.display()));
         let roots = match &self.egress.ca_file {
@@ -310,7 +310,7 @@ impl Config {
             }
         };
         let defaults = upstream::Config::default();
-        // Tasks end many at a time, and with fewer places for their connections most would be closed and made anew.
+        // Many tasks end at the same time. With fewer idle connections most connections would be closed and opened again.
         let idle_connections = defaults.idle_connections.max(self.jobs.concurrency);
         let hosts = self.server.hosts.clone();
         Ok(upstream::Config { allow: self.egress()?, roots, hosts, idle_connections, ..defaults })
@@ -321,15 +321,15 @@ impl Config {
     }
 }
 
-/// The defaults, and over them what the text says.
+/// The defaults, overridden by the text.
 fn base(toml: &str) -> Figment {
     Figment::from(Serialized::defaults(Config::default())).merge(Toml::string(toml))
 }
 
-/// One line for one error: the key, what is wrong, where, and what was perhaps meant.
+/// One line per error: the setting, the error, its origin, and the nearest known setting.
 fn explain(error: &figment::Error, source: &str) -> String {
     let key = error.path.join(".");
-    let place = match &error.metadata {
+    let origin = match &error.metadata {
         Some(metadata) if metadata.name.contains("environment") => "the environment (MILLSTREAM__…)".to_owned(),
         _ => source.to_owned(),
     };
@@ -342,8 +342,8 @@ fn explain(error: &figment::Error, source: &str) -> String {
             let parent = error.path.iter().take_while(|part| *part != name).cloned().collect::<Vec<_>>().join(".");
             let full = if parent.is_empty() { name.clone() } else { format!("{parent}.{name}") };
             let hint = nearest.map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
-            format!("{place}: unknown key `{full}`{hint}")
+            format!("{origin}: unknown key `{full}`{hint}")
         }
-        kind => format!("{place}: `{key}`: {kind}"),
+        kind => format!("{origin}: `{key}`: {kind}"),
     }
 }

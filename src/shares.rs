@@ -202,7 +202,7 @@ impl Pool {
                     let held = self.grant(state, waiting.owner, waiting.amount);
                     if let Err(mut unwanted) = waiting.granted.send(held) {
                         // Return the amount here: dropping `Held` would take the lock again.
-                        state.give_back(&unwanted.owner, std::mem::take(&mut unwanted.amount));
+                        state.return_amount(&unwanted.owner, std::mem::take(&mut unwanted.amount));
                     }
                 }
                 // Stop here, so that later small requests cannot starve a large one.
@@ -235,7 +235,7 @@ impl State {
         if own.saturating_add(amount) > share.most(total, alone) { Err(Denied::Share) } else { Ok(()) }
     }
 
-    fn give_back(&mut self, owner: &Owner, amount: u64) {
+    fn return_amount(&mut self, owner: &Owner, amount: u64) {
         self.sum -= amount;
         if let Some(held) = self.held.get_mut(owner) {
             *held -= amount;
@@ -256,7 +256,7 @@ impl Held {
             self.amount -= back;
             let pool = self.pool.clone();
             let mut state = pool.state();
-            state.give_back(&self.owner, back);
+            state.return_amount(&self.owner, back);
             pool.serve(&mut state);
         }
     }

@@ -1,12 +1,12 @@
-//! Long tasks: each has a name, an owner and a declared fate. A node runs with all of its parts, or it ends.
+//! Supervises long-running tasks: each has a name, an owner and a policy for panics.
 //!
-//! | fate | for | when it panics |
+//! | policy | for | after a panic |
 //! |---|---|---|
-//! | [`Supervisor::vital`] | tasks with state of their own: actors, the journal's writer | the node stops in order and ends |
-//! | [`Supervisor::keep`] | tasks that can begin anew: sweeps, watchers of files | it is logged, and begun again after a pause |
+//! | [`Supervisor::vital`] | tasks with state: actors, the journal's writer | the node stops cleanly and exits |
+//! | [`Supervisor::keep`] | tasks that can be restarted: sweeps, watchers of files | it is logged, and the task restarts after a pause |
 //!
-//! Work for one connection, one job or one relay is not supervised here: its panic ends that one, see its owner. The
-//! failure of a source of a relay is written by a task that is kept: nothing else would end that source.
+//! Work for one connection, job or relay is not supervised here: its owner ends it after a panic. The task that writes the
+//! failure of a relay's source is restarted, because nothing else would end that source.
 
 use std::{
     any::Any,
@@ -25,11 +25,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Watches over the long tasks of a node. Clones are the same ones.
+/// Supervises the long-running tasks of a node. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Supervisor(Arc<Inner>);
 
-/// Held by a vital task as long as it runs. A panic that drops it ends the node.
+/// A guard that a vital task holds while it runs. If a panic drops it, the node ends.
 #[derive(Debug)]
 pub struct Vital {
     name: &'static str,
@@ -38,38 +38,38 @@ pub struct Vital {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The first vital task that failed.
+    /// The first vital task that has failed.
     failed: watch::Sender<Option<&'static str>>,
-    /// Supervisor that failed and have not begun again yet.
+    /// Tasks that have failed and are not restarted yet.
     waiting: Mutex<BTreeSet<&'static str>>,
     restarts: AtomicU64,
 }
 
-/// Pause before a task begins again; it doubles with each failure in a row.
+/// Pause before a restart. It doubles with each failure in a row.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause.
+/// Maximum pause.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// A task that ran for so long before it failed begins again after the shortest pause.
-const STEADY: Duration = Duration::from_secs(60);
+/// After a run of this length the pause is the shortest one again.
+const STABLE_RUN: Duration = Duration::from_secs(60);
 
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// The guard of a task that the node cannot do without and that cannot begin anew.
+    /// A guard for a task that the node needs and that cannot be restarted.
     pub fn vital(&self, name: &'static str) -> Vital {
         Vital { name, supervisor: self.clone() }
     }
 
-    /// Runs a task until it ends by itself. After a panic it begins again, with a new future.
+    /// Runs a task until it ends. After a panic it is restarted with a new future.
     pub async fn keep<F: Future<Output = ()>>(self, name: &'static str, mut begin: impl FnMut() -> F) {
         let mut pause = PAUSE;
         loop {
             let begun = Instant::now();
             let Err(panic) = AssertUnwindSafe(async { begin().await }).catch_unwind().await else { return };
-            if begun.elapsed() >= STEADY {
+            if begun.elapsed() >= STABLE_RUN {
                 pause = PAUSE;
             }
-            tracing::error!(task = name, panic = text(&*panic), pause_ms = pause.as_millis(), "a task begins again");
+            tracing::error!(task = name, panic = text(&*panic), pause_ms = pause.as_millis(), "a task is restarted");
             self.waiting().insert(name);
             sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
@@ -78,11 +78,11 @@ impl Supervisor {
         }
     }
 
-    /// Reports that a vital task has failed: the node cannot go on.
+    /// Reports that a vital task has failed, so that the node must stop.
     pub fn fail(&self, name: &'static str) {
         let first = self.0.failed.send_if_modified(|failed| failed.is_none() && failed.replace(name).is_none());
         if first {
-            tracing::error!(task = name, "a vital task has failed; the node cannot go on");
+            tracing::error!(task = name, "a vital task has failed; the node must stop");
         }
     }
 
@@ -95,19 +95,19 @@ impl Supervisor {
     pub async fn failure(&self) -> &'static str {
         let mut failed = self.0.failed.subscribe();
         let name = failed.wait_for(Option::is_some).await.ok().and_then(|name| *name);
-        // The sender is here, in `self`.
-        name.expect("it was waited for")
+        // The sender is in `self`, so the channel is open.
+        name.expect("`wait_for` returned it")
     }
 
-    /// Why the node does not work as it should.
+    /// Why the node is degraded or failed; `None` if all tasks run.
     pub fn trouble(&self) -> Option<String> {
         if let Some(name) = self.failed() {
             return Some(format!("a part of the node has failed: {name}"));
         }
-        self.waiting().first().map(|name| format!("a part of the node has failed and begins again: {name}"))
+        self.waiting().first().map(|name| format!("a part of the node has failed and is restarted: {name}"))
     }
 
-    /// Times that a task began again.
+    /// Number of restarts.
     pub fn restarts(&self) -> u64 {
         self.0.restarts.load(Relaxed)
     }
@@ -120,14 +120,14 @@ impl Supervisor {
 // === impl Vital ===
 
 impl Vital {
-    /// Runs the task under its guard.
+    /// Runs the task and holds the guard.
     pub async fn run<T>(self, task: impl Future<Output = T>) -> T {
         task.await
     }
 }
 
 impl Drop for Vital {
-    /// A panic drops what the task owned while its thread unwinds. Any other end is the task's own.
+    /// Called while the thread panics if the task has panicked. Any other end is no failure.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.supervisor.fail(self.name);
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_can_begin_anew_does_so_after_a_pause_that_grows() {
+    async fn a_kept_task_is_restarted_after_a_growing_pause() {
         let supervisor = Supervisor::default();
         let (begun, begin) = (Cell::new(Vec::new()), Instant::now());
         let run = supervisor.clone().keep("sweep", || {
@@ -158,7 +158,7 @@ mod tests {
             begun.set(times);
             async move {
                 // The third life is a long one.
-                sleep(if life == 3 { STEADY } else { Duration::ZERO }).await;
+                sleep(if life == 3 { STABLE_RUN } else { Duration::ZERO }).await;
                 assert!(life > 4, "it fails");
             }
         });
@@ -168,16 +168,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn until_it_has_begun_again_the_node_says_what_is_missing() {
+    async fn a_task_that_waits_for_its_restart_is_reported() {
         let supervisor = Supervisor::default();
         let kept = tokio::spawn(supervisor.clone().keep("sweep", || async { panic!("it fails") }));
         sleep(PAUSE / 2).await;
-        assert_eq!(supervisor.trouble().unwrap(), "a part of the node has failed and begins again: sweep");
+        assert_eq!(supervisor.trouble().unwrap(), "a part of the node has failed and is restarted: sweep");
         kept.abort();
     }
 
     #[tokio::test]
-    async fn a_vital_task_that_panics_is_the_end_of_the_node() {
+    async fn a_panic_of_a_vital_task_ends_the_node() {
         let supervisor = Supervisor::default();
         tokio::spawn(supervisor.vital("ends well").run(async {})).await.unwrap();
         let aborted = tokio::spawn(supervisor.vital("is cancelled").run(std::future::pending::<()>()));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_guarded_as_a_task_is() {
+    fn a_vital_guard_works_in_a_thread() {
         let supervisor = Supervisor::default();
         let vital = supervisor.vital("writer");
         let thread = std::thread::spawn(move || {

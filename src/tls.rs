@@ -1,8 +1,7 @@
-//! The certificate that the node shows, and how it is replaced while the node runs.
+//! The certificate of the node, and its replacement while the node runs.
 //!
-//! Owns what a TLS handshake needs. Promises: a pair of files that does not fit is refused at the start, with words that
-//! say what to do; later it is refused too, and the certificate before it stays. New handshakes see a new certificate,
-//! connections that are open go on.
+//! Owns the settings of TLS handshakes. An invalid pair of files is rejected: at the start with advice, later with a log
+//! line, and the current certificate stays in use. New handshakes use a new certificate; open connections do not change.
 
 use std::{
     fmt,
@@ -27,28 +26,28 @@ mod own;
 
 pub use self::own::Own;
 
-/// A certificate and its key, from files that may change. Cheap to clone.
+/// A certificate and its key, from files that may be replaced. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     pair: Arc<Pair>,
     server: Arc<ServerConfig>,
 }
 
-/// The pair in force, for handshakes.
+/// The current certificate and key, for handshakes.
 struct Pair {
     cert: PathBuf,
     key: PathBuf,
-    /// How the files looked before they were read first.
-    first: [Stamp; 2],
+    /// State of the files before they were first read.
+    first: [FileStamp; 2],
     current: RwLock<Arc<CertifiedKey>>,
 }
 
-/// What of a file changes with its content.
-type Stamp = Option<(SystemTime, u64)>;
+/// Modification time and size of a file.
+type FileStamp = Option<(SystemTime, u64)>;
 
-/// How often the files are looked at. Two looks must agree before a change is read: certificate and key are two files,
-/// and are seldom replaced in one moment.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Interval of the check. A change must be seen twice, unchanged: certificate and key are two files, which are not
+/// replaced at the same moment.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 // === impl Tls ===
 
@@ -56,7 +55,7 @@ impl Tls {
     /// Reads a certificate with its chain, and its key, both in PEM form.
     ///
     /// # Errors
-    /// Names the setting, the file, what is wrong with it and what is wanted.
+    /// Names the setting, the file, the fault and the accepted form.
     pub fn load(cert: &Path, key: &Path) -> Result<Self, String> {
         let first = [stamp(cert), stamp(key)];
         let current = RwLock::new(Arc::new(read(cert, key)?));
@@ -67,64 +66,64 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(pair.clone());
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // What is resumed is in the client's ticket, so that clients that come back by the thousand cost no memory here.
+        // Sessions are stored in tickets at the clients, so that many resuming clients cost no memory here.
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("no random numbers for TLS: {error}"))?;
         Ok(Self { pair, server: Arc::new(server) })
     }
 
-    /// Reads the files again. New handshakes show what they hold now; where it is no good the certificate before it stays.
-    /// Reads files: not for an async thread.
+    /// Reads the files again. New handshakes use their content. If it is not valid, the current certificate stays in use.
+    /// Blocks on file access: not for an async thread.
     ///
     /// # Errors
-    /// As [`Tls::load`].
+    /// Names the setting, the file, the fault and the accepted form.
     pub fn reload(&self) -> Result<(), String> {
         let new = Arc::new(read(&self.pair.cert, &self.pair.key)?);
         *self.pair.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
-    /// What a handshake is made with.
+    /// The settings of handshakes.
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
 
-    /// What a client of the same process knows this node by.
+    /// Identifies this node for clients in this process.
     pub fn own(&self) -> Own {
         Own::new(self.clone())
     }
 
-    /// Whether this is the certificate that is shown now.
-    fn shows(&self, certificate: &CertificateDer<'_>) -> bool {
+    /// True if this is the current certificate.
+    fn is_current(&self, certificate: &CertificateDer<'_>) -> bool {
         self.pair.current().cert.first().is_some_and(|own| own == certificate)
     }
 
-    /// Notices that the files have changed, and reads them. What came of it stands in the log.
+    /// Watches the files, reads them after changes, and logs the result.
     pub async fn watch(self, stopping: CancellationToken) {
-        let mut every = tokio::time::interval(LOOK_EVERY);
+        let mut every = tokio::time::interval(CHECK_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut known, mut before) = (self.pair.first, self.pair.first);
         while stopping.run_until_cancelled(every.tick()).await.is_some() {
             let tls = self.clone();
-            let looked = tokio::task::spawn_blocking(move || {
+            let checked = tokio::task::spawn_blocking(move || {
                 let seen = [stamp(&tls.pair.cert), stamp(&tls.pair.key)];
                 if seen == before && seen != known {
                     known = seen;
-                    tls.reload_and_tell();
+                    tls.reload_and_log();
                 }
                 (known, seen)
             });
-            let Ok(looked) = looked.await else { continue };
-            (known, before) = looked;
+            let Ok(checked) = checked.await else { continue };
+            (known, before) = checked;
         }
     }
 
-    fn reload_and_tell(&self) {
+    fn reload_and_log(&self) {
         let (cert, key) = (self.pair.cert.display(), self.pair.key.display());
         match self.reload() {
             Ok(()) => tracing::info!(tls_cert = %cert, "certificate reloaded"),
             Err(error) => tracing::error!(
                 %error, tls_cert = %cert, tls_key = %key,
-                "the new certificate is no good and the one before it stays: put a certificate and its key into these files"
+                "the new certificate is not valid and the current one stays in use: put a certificate and its key into these files"
             ),
         }
     }
@@ -151,13 +150,13 @@ impl fmt::Debug for Pair {
 }
 
 impl ResolvesServerCert for Pair {
-    /// One certificate for whatever name is asked for: a client that wants another one says so itself.
+    /// One certificate for all server names. A client that expects another one rejects it.
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current())
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
+fn stamp(path: &Path) -> FileStamp {
     let about = std::fs::metadata(path).ok()?;
     Some((about.modified().ok()?, about.len()))
 }
@@ -173,25 +172,25 @@ fn read(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
         .map_err(|error| format!("`server.tls_cert` = `{}`: it cannot be read as PEM: {error}", cert.display()))?;
     if chain.is_empty() {
         return Err(format!(
-            "`server.tls_cert` = `{}`: it holds no certificate in PEM form (`-----BEGIN CERTIFICATE-----`)",
+            "`server.tls_cert` = `{}`: it contains no certificate in PEM form (`-----BEGIN CERTIFICATE-----`)",
             cert.display()
         ));
     }
     let secret = PrivateKeyDer::from_pem_slice(&secret).map_err(|error| match error {
         pem::Error::NoItemsFound => format!(
-            "`server.tls_key` = `{}`: it holds no private key in PEM form (`-----BEGIN PRIVATE KEY-----`); an encrypted one must be decrypted first",
+            "`server.tls_key` = `{}`: it contains no private key in PEM form (`-----BEGIN PRIVATE KEY-----`); an encrypted one must be decrypted first",
             key.display()
         ),
         error => format!("`server.tls_key` = `{}`: it cannot be read as PEM: {error}", key.display()),
     })?;
     CertifiedKey::from_der(chain, secret, &aws_lc_rs::default_provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => format!(
-            "`server.tls_key` = `{}` is not the key of the first certificate in `server.tls_cert` = `{}`: the node's own certificate stands first, the chain behind it",
+            "`server.tls_key` = `{}` is not the key of the first certificate in `server.tls_cert` = `{}`: the node's own certificate must be first, its chain after it",
             key.display(),
             cert.display()
         ),
         error => format!(
-            "`server.tls_cert` = `{}`, `server.tls_key` = `{}`: they are no good: {error}",
+            "`server.tls_cert` = `{}`, `server.tls_key` = `{}`: they are not valid: {error}",
             cert.display(),
             key.display()
         ),
@@ -204,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    /// A pair of files with a certificate for this name.
+    /// A certificate for this name and its key, as files.
     fn files(dir: &Path, name: &str) -> (PathBuf, PathBuf, Vec<u8>) {
         let Made { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).expect("a certificate");
         let (certs, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_files_is_said_with_the_setting() {
+    fn an_error_of_the_files_names_the_setting() {
         let dir = tempfile::tempdir().expect("a directory");
         let (cert, key, _) = files(dir.path(), "a");
         let (_, other, _) = files(dir.path(), "b");
@@ -230,8 +229,8 @@ mod tests {
             (&cert, &missing, ["`server.tls_key`", "No such file"]),
             (&key, &key, ["`server.tls_cert`", "no certificate"]),
             (&cert, &cert, ["`server.tls_key`", "no private key"]),
-            (&cert, &other, ["is not the key of", "chain behind it"]),
-            (&broken, &key, ["`server.tls_cert`", "no good"]),
+            (&cert, &other, ["is not the key of", "chain after it"]),
+            (&broken, &key, ["`server.tls_cert`", "not valid"]),
         ] {
             let error = Tls::load(cert, key).unwrap_err();
             assert!(wanted.iter().all(|wanted| error.contains(wanted)), "{wanted:?}: {error}");
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_new_certificate_leaves_the_one_before_it() {
+    fn an_invalid_new_certificate_leaves_the_current_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let (cert, key, first) = files(dir.path(), "a");
         let tls = Tls::load(&cert, &key).expect("a good pair");
@@ -248,12 +247,12 @@ mod tests {
         assert!(tls.reload().unwrap_err().contains("is not the key of"));
         assert_eq!(shown(&tls), first);
         std::fs::copy(&new_key, &key).expect("copy");
-        tls.reload().expect("now they belong together");
+        tls.reload().expect("certificate and key match");
         assert_eq!(shown(&tls), second);
     }
 
     #[tokio::test]
-    async fn changed_files_are_noticed() {
+    async fn changed_files_are_detected() {
         let dir = tempfile::tempdir().expect("a directory");
         let (cert, key, _) = files(dir.path(), "a");
         let tls = Tls::load(&cert, &key).expect("a good pair");
@@ -268,7 +267,7 @@ mod tests {
                 every.tick().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), changed).await.expect("it is noticed");
+        tokio::time::timeout(Duration::from_secs(30), changed).await.expect("the change is detected");
         stopping.cancel();
         watch.await.expect("it ends with the node");
     }

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bound_on_connections_leaves_files_for_the_rest_of_the_node() {
+    fn the_limit_of_connections_leaves_files_for_the_rest_of_the_node() {
         let server = |workers, max_connections| Server { workers, max_connections, ..Server::default() };
         let cases = [
             (1024, 2, 0, Ok(524)),

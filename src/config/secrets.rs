@@ -1,4 +1,4 @@
-//! Finds the environment variables that hold secrets of the node.
+//! Finds the environment variables that contain secrets of the node.
 
 use std::collections::BTreeSet;
 

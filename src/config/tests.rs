@@ -1,4 +1,4 @@
-//! What is read, what is refused, and how it is told.
+//! Tests of reading settings: accepted and rejected values, and error messages.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn error(toml: &str) -> String {
 }
 
 #[test]
-fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+fn an_unknown_key_is_rejected_with_the_nearest_known_one() {
     assert_eq!(
         error("[emitter]\nheartbeet_ms = 5"),
         "test.toml: unknown key `emitter.heartbeet_ms`; did you mean `heartbeat_ms`?"
@@ -23,14 +23,14 @@ fn a_wrong_value_names_its_key() {
 }
 
 #[test]
-fn open_access_is_refused_where_others_can_reach_it() {
+fn open_access_is_rejected_on_a_reachable_address() {
     let message = error("[server]\nlisten = '0.0.0.0:80'");
     assert!(message.contains("allow_open"), "{message}");
     assert!(Config::read("[server]\nlisten = '0.0.0.0:80'\n[access]\nallow_open = true", "t").is_ok());
 }
 
 #[test]
-fn the_built_in_configuration_is_good() {
+fn the_built_in_configuration_is_valid() {
     let config = Config::load(None).unwrap();
     for name in ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API", "task1", "task2"] {
         assert!(config.handlers.contains_key(name), "{name}");
@@ -38,7 +38,7 @@ fn the_built_in_configuration_is_good() {
 }
 
 #[test]
-fn what_is_secret_is_not_shown() {
+fn secrets_are_not_shown() {
     let toml = "[remotes.a]\nbase_url = 'https://a.example'\npaths = ['/x']\nheaders = { 'X-Api-Key' = 'secret-1' }\n\
                 [handlers.c]\nkind = 'command'\ncommand = ['x']\nenv = { KEY = 'secret-4' }\n\
                 [handlers.h]\nkind = 'http'\nurl = 'https://h.example/x?key=secret-2'\n\

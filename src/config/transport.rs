@@ -1,13 +1,13 @@
-//! `[server]`: what is said about TLS and HTTP/2.
+//! `[server]`: the settings of TLS, HTTP/2 and buffers.
 
 use super::{Error, Server};
 use crate::tls::Tls;
 
 impl Server {
-    /// The certificate that the settings name, read; `None` where the node speaks plain HTTP.
+    /// Reads the certificate of the settings; `None` if the node serves plain HTTP.
     ///
     /// # Errors
-    /// Names the setting, the file and what is wrong with it.
+    /// Names the setting, the file and the fault.
     pub fn tls(&self) -> Result<Option<Tls>, Error> {
         match (&self.tls_cert, &self.tls_key) {
             (None, None) => Ok(None),

@@ -7,13 +7,13 @@ use super::*;
 
 const HALF: Share = Share(50);
 
-#[expect(clippy::unnecessary_wraps, reason = "it is what an owner is")]
+#[expect(clippy::unnecessary_wraps, reason = "the type of an owner")]
 fn owner(name: &str) -> Owner {
     Some(name.into())
 }
 
 #[test]
-fn an_owner_alone_leaves_a_reserve_and_beside_others_has_its_share() {
+fn a_single_owner_leaves_a_reserve_and_one_of_several_has_its_share() {
     assert_eq!((HALF.most(256, true), HALF.most(256, false)), (192, 128));
     assert_eq!((HALF.most(4, true), HALF.most(2, true), HALF.most(1, true)), (3, 1, 1));
     assert_eq!((HALF.most(1, false), HALF.most(0, false)), (1, 0));
@@ -26,9 +26,9 @@ fn one_owner_cannot_take_the_whole_pool() {
     let pool = Pool::new(8);
     let mut held: Vec<_> = std::iter::from_fn(|| pool.take(HALF, &owner("a"), 1).ok()).collect();
     assert_eq!((held.len(), pool.take(HALF, &owner("a"), 1).unwrap_err()), (6, Denied::Share));
-    let other = pool.take(HALF, &owner("b"), 1).expect("the reserve is for others");
+    let other = pool.take(HALF, &owner("b"), 1).expect("the reserve is free for others");
     held.truncate(4);
-    assert_eq!(pool.take(HALF, &owner("a"), 1).unwrap_err(), Denied::Share, "it is not alone any more");
+    assert_eq!(pool.take(HALF, &owner("a"), 1).unwrap_err(), Denied::Share, "another owner holds a part");
     let figures = pool.figures();
     assert_eq!((figures.held, figures.owners, figures.refused), (5, 2, 3));
     drop((held, other));
@@ -36,7 +36,7 @@ fn one_owner_cannot_take_the_whole_pool() {
 }
 
 #[test]
-fn where_the_share_is_the_whole_only_the_pool_counts() {
+fn with_a_share_of_the_whole_only_the_pool_limits() {
     let pool = Pool::new(2);
     let held = (pool.take(Share::WHOLE, &None, 1), pool.take(Share::WHOLE, &None, 1));
     assert_eq!(pool.take(Share::WHOLE, &None, 1).unwrap_err(), Denied::Pool);
@@ -44,7 +44,7 @@ fn where_the_share_is_the_whole_only_the_pool_counts() {
 }
 
 #[tokio::test]
-async fn requests_wait_in_their_order_and_one_owner_holds_up_no_other() {
+async fn requests_wait_in_order_and_one_owner_does_not_block_others() {
     let pool = Pool::new(4);
     let all = pool.take(Share::WHOLE, &None, 4).expect("it is empty");
     let (one, two) = (owner("a"), owner("b"));
@@ -63,7 +63,7 @@ async fn requests_wait_in_their_order_and_one_owner_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_given_up_holds_nothing() {
+async fn a_dropped_request_holds_nothing() {
     let pool = Pool::new(1);
     let held = pool.take(HALF, &None, 1).expect("it is empty");
     let mut given_up = Box::pin(pool.acquire(HALF, &None, 1));
@@ -79,7 +79,7 @@ async fn a_request_that_is_given_up_holds_nothing() {
 
 proptest! {
     #[test]
-    fn the_sum_is_what_is_held(total in 1u64..50, percent in 1u8..=100, steps in proptest::collection::vec((0u8..4, 1u64..10, any::<bool>()), 0..100)) {
+    fn the_sum_of_all_parts_is_the_held_amount(total in 1u64..50, percent in 1u8..=100, steps in proptest::collection::vec((0u8..4, 1u64..10, any::<bool>()), 0..100)) {
         let pool = Pool::new(total);
         let mut held: Vec<Held> = Vec::new();
         for (who, amount, back) in steps {

@@ -74,13 +74,13 @@ struct Writer<W> {
     /// Lines that stderr did not accept since the last written line.
     refused: u64,
     /// True if the last write ended within a line.
-    torn: bool,
+    incomplete: bool,
 }
 
 /// Bytes per write call: large enough for few calls, small enough to free queue space soon.
 const BATCH_BYTES: usize = 16 << 10;
 /// Delay before a full non-blocking stderr is retried.
-const AGAIN: Duration = Duration::from_millis(10);
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 // === impl Lines ===
 
@@ -94,7 +94,7 @@ impl Lines {
             max_bytes,
             dropped: AtomicU64::new(0),
         });
-        let writer = Writer { queue: queue.clone(), note, out, refused: 0, torn: false };
+        let writer = Writer { queue: queue.clone(), note, out, refused: 0, incomplete: false };
         thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
         Ok(Self(queue))
     }
@@ -123,8 +123,8 @@ impl Lines {
     }
 
     /// Waits for an empty queue.
-    pub(super) fn flush(&self, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    pub(super) fn flush(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         let mut state = self.0.state();
         while !state.idle {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -231,20 +231,20 @@ impl<W: Write> Writer<W> {
     }
 
     fn write(&mut self, batch: &Batch) {
-        if self.torn && self.write_all(b"\n") == 0 {
-            self.lose(batch, 0);
+        if self.incomplete && self.write_all(b"\n") == 0 {
+            self.count_lost(batch, 0);
             return;
         }
-        self.torn = false;
+        self.incomplete = false;
         let written = self.write_all(&batch.bytes);
         if written < batch.bytes.len() {
-            self.torn = written > 0 && batch.bytes[written - 1] != b'\n';
-            self.lose(batch, written);
+            self.incomplete = written > 0 && batch.bytes[written - 1] != b'\n';
+            self.count_lost(batch, written);
         }
     }
 
     /// Counts the lines that stderr did not accept. A note before the next written line reports them.
-    fn lose(&mut self, batch: &Batch, written: usize) {
+    fn count_lost(&mut self, batch: &Batch, written: usize) {
         for piece in batch.pieces.iter().filter(|piece| piece.end > written) {
             self.refused += piece.lines;
             if !piece.note {
@@ -262,7 +262,7 @@ impl<W: Write> Writer<W> {
                 Ok(count) => written += count,
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => thread::park_timeout(AGAIN),
+                    io::ErrorKind::WouldBlock => thread::park_timeout(RETRY_AFTER),
                     _ => break,
                 },
             }

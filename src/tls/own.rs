@@ -1,4 +1,4 @@
-//! How a client of this process knows the node itself.
+//! Verifies the certificate of the node itself, for requests to the node from this process.
 
 use std::{fmt, sync::Arc};
 
@@ -10,16 +10,16 @@ use rustls::{
 
 use super::Tls;
 
-/// The node's own certificate, as its own requests to itself judge it.
+/// The certificate of this node, for its requests to itself.
 ///
-/// Tasks that call the node do so by its address, `https://127.0.0.1:8443`, for which its certificate is not made. Whoever
-/// shows exactly this certificate, and signs the handshake with its key, is the node: nobody else has that key. So for this
-/// one certificate the name and the authority do not matter; every other one is judged as always.
+/// Tasks call the node by its address, such as `https://127.0.0.1:8443`, for which its certificate is not valid. A server
+/// with exactly this certificate that signs the handshake with its key must be the node: no other process has the key.
+/// For this certificate name and authority do not matter. All other certificates are verified as usual.
 #[derive(Clone)]
 pub struct Own(Tls);
 
-/// Judges as `usual` does, but for the node's own certificate.
-struct Judge {
+/// Verifies with `usual`, except the certificate of the node itself.
+struct OwnVerifier {
     own: Own,
     usual: Arc<dyn ServerCertVerifier>,
 }
@@ -31,9 +31,9 @@ impl Own {
         Self(tls)
     }
 
-    /// A judge that also knows the node itself.
+    /// A verifier that also accepts the certificate of the node.
     pub fn beside(self, usual: Arc<dyn ServerCertVerifier>) -> Arc<dyn ServerCertVerifier> {
-        Arc::new(Judge { own: self, usual })
+        Arc::new(OwnVerifier { own: self, usual })
     }
 }
 
@@ -43,15 +43,15 @@ impl fmt::Debug for Own {
     }
 }
 
-// === impl Judge ===
+// === impl OwnVerifier ===
 
-impl fmt::Debug for Judge {
+impl fmt::Debug for OwnVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Judge").field("usual", &self.usual).finish_non_exhaustive()
     }
 }
 
-impl ServerCertVerifier for Judge {
+impl ServerCertVerifier for OwnVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -60,7 +60,7 @@ impl ServerCertVerifier for Judge {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.own.0.shows(end_entity) {
+        if self.own.0.is_current(end_entity) {
             return Ok(ServerCertVerified::assertion());
         }
         self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)

@@ -80,7 +80,7 @@ async fn a_new_certificate_is_shown_to_new_connections_and_old_streams_go_on() {
     // A pair that does not fit leaves the one before it.
     std::fs::copy(&new.key, &old.key).expect("copy");
     soon(async {
-        while !node.log().contains("the new certificate is no good") {
+        while !node.log().contains("the new certificate is not valid") {
             pause(50).await;
         }
     })

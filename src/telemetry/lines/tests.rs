@@ -1,4 +1,4 @@
-//! The queue with a stderr that blocks, fails, or accepts only part of the bytes.
+//! Tests of the queue with a stderr that blocks, fails, or accepts only a part of the bytes.
 
 use super::*;
 use crate::telemetry::Format;
@@ -70,21 +70,21 @@ impl Write for Pipe {
 
 /// A parsed log line: the number of the line, or the number of missing lines.
 #[derive(Debug, PartialEq)]
-enum Said {
+enum ParsedLine {
     Line(u64),
     Lost(u64),
 }
 
-fn said(text: &str) -> Vec<Said> {
-    let said = |line: &str| match line.split_once("lines were lost lines=") {
-        Some((_, lost)) => Said::Lost(lost.parse().unwrap()),
-        None => Said::Line(line.strip_prefix("line ").unwrap().parse().unwrap()),
+fn parse(text: &str) -> Vec<ParsedLine> {
+    let parse = |line: &str| match line.split_once("lines were lost lines=") {
+        Some((_, lost)) => ParsedLine::Lost(lost.parse().unwrap()),
+        None => ParsedLine::Line(line.strip_prefix("line ").unwrap().parse().unwrap()),
     };
-    let mut all: Vec<Said> = Vec::new();
-    for next in text.lines().map(said) {
+    let mut all: Vec<ParsedLine> = Vec::new();
+    for next in text.lines().map(parse) {
         match (all.last_mut(), next) {
             // A note reports the lines that were lost so far; a second note follows if more are lost before it is written.
-            (Some(Said::Lost(sum)), Said::Lost(more)) => *sum += more,
+            (Some(ParsedLine::Lost(sum)), ParsedLine::Lost(more)) => *sum += more,
             (_, next) => all.push(next),
         }
     }
@@ -96,17 +96,17 @@ fn push(lines: &Lines, numbers: std::ops::Range<u64>) {
 }
 
 #[test]
-fn lines_come_in_their_order() {
+fn lines_are_written_in_order() {
     let pipe = Pipe::default();
     let lines = pipe.lines(1 << 20);
     push(&lines, 0..10_000);
     lines.flush(PATIENCE);
-    assert_eq!(said(&pipe.text()), (0..10_000).map(Said::Line).collect::<Vec<_>>());
+    assert_eq!(parse(&pipe.text()), (0..10_000).map(ParsedLine::Line).collect::<Vec<_>>());
     assert_eq!(lines.dropped(), 0);
 }
 
 #[test]
-fn a_reader_that_stalls_costs_lines_which_are_counted_where_they_are_missing() {
+fn a_blocked_reader_loses_lines_which_are_counted_where_they_are_missing() {
     for stalled in [Mode::Stalled, Mode::Busy] {
         let pipe = Pipe::default();
         let lines = pipe.lines(MAX);
@@ -120,15 +120,15 @@ fn a_reader_that_stalls_costs_lines_which_are_counted_where_they_are_missing() {
         push(&lines, 1000..1001);
         lines.flush(PATIENCE);
         let kept = 1000 - lost;
-        let mut expected: Vec<Said> = (0..kept).map(Said::Line).collect();
-        expected.extend([Said::Lost(lost), Said::Line(1000)]);
-        assert_eq!(said(&pipe.text()), expected, "{stalled:?}");
-        assert_eq!(lines.dropped(), lost, "the note is no line that was lost");
+        let mut expected: Vec<ParsedLine> = (0..kept).map(ParsedLine::Line).collect();
+        expected.extend([ParsedLine::Lost(lost), ParsedLine::Line(1000)]);
+        assert_eq!(parse(&pipe.text()), expected, "{stalled:?}");
+        assert_eq!(lines.dropped(), lost, "the note is not a lost line");
     }
 }
 
 #[test]
-fn an_exit_does_not_wait_for_a_reader_that_stalls() {
+fn an_exit_does_not_wait_for_a_blocked_reader() {
     let pipe = Pipe::default();
     let lines = pipe.lines(MAX);
     pipe.set(Mode::Stalled);
@@ -141,7 +141,7 @@ fn an_exit_does_not_wait_for_a_reader_that_stalls() {
 }
 
 #[test]
-fn a_stderr_that_refuses_costs_lines_and_the_next_good_line_says_how_many() {
+fn a_failing_stderr_loses_lines_and_the_next_line_reports_their_number() {
     let pipe = Pipe::default();
     let lines = pipe.lines(1 << 20);
     push(&lines, 0..1);
@@ -155,12 +155,12 @@ fn a_stderr_that_refuses_costs_lines_and_the_next_good_line_says_how_many() {
     pipe.set(Mode::Open);
     push(&lines, 4..5);
     lines.flush(PATIENCE);
-    assert_eq!(said(&pipe.text()), [Said::Line(0), Said::Lost(3), Said::Line(4)]);
+    assert_eq!(parse(&pipe.text()), [ParsedLine::Line(0), ParsedLine::Lost(3), ParsedLine::Line(4)]);
     assert_eq!(lines.dropped(), 3);
 }
 
 #[test]
-fn a_line_that_was_half_written_ends_before_the_next_one() {
+fn a_line_that_was_written_in_part_ends_before_the_next_one() {
     let pipe = Pipe::default();
     let lines = pipe.lines(1 << 20);
     pipe.set(Mode::Room(10));
@@ -173,19 +173,19 @@ fn a_line_that_was_half_written_ends_before_the_next_one() {
     push(&lines, 2..3);
     lines.flush(PATIENCE);
     let text = pipe.text();
-    let (torn, rest) = text.split_once("\nlin\n").unwrap();
-    assert_eq!(torn, "line 0");
-    assert_eq!(said(rest), [Said::Lost(1), Said::Line(2)]);
+    let (incomplete, rest) = text.split_once("\nlin\n").unwrap();
+    assert_eq!(incomplete, "line 0");
+    assert_eq!(parse(rest), [ParsedLine::Lost(1), ParsedLine::Line(2)]);
 }
 
 #[test]
-fn a_line_larger_than_the_queue_is_lost_and_no_other() {
+fn only_a_line_larger_than_the_queue_is_lost() {
     let pipe = Pipe::default();
     let lines = pipe.lines(MAX);
     lines.push(&[b'x'; MAX + 1]);
     push(&lines, 0..1);
     lines.flush(PATIENCE);
-    assert_eq!(said(&pipe.text()), [Said::Lost(1), Said::Line(0)]);
+    assert_eq!(parse(&pipe.text()), [ParsedLine::Lost(1), ParsedLine::Line(0)]);
     assert_eq!(lines.dropped(), 1);
 }
 
