@@ -1,4 +1,4 @@
-//! The one retry loop for requests to the journal: the same pause and the same log lines for every component.
+//! The retry loop for requests to the journal, with one pause and one form of log lines for all components.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::Unavailable;
 
 /// The pause before a request that the journal could not serve is repeated.
 ///
-/// A journal that is full gets room when jobs or relays leave, which is checked once a second. A quarter of that is
-/// soon enough, and costs a failing disk four requests a second.
+/// A full journal gets space when jobs or relays are deleted, which is checked once per second. With a quarter of that
+/// pause, a failing disk gets four requests per second.
 pub const RETRY: Duration = Duration::from_millis(250);
 
 /// Repeats a request until the journal serves it. `None` when `stop` fires or the journal is closed.
 ///
 /// `stop` is checked between two requests, never during one: when this returns, no append is in flight. The request
-/// decides which errors are answers: it returns `Ok` for those and `Err` for a failure that may pass.
+/// decides which errors are final: it returns `Ok` for those, and `Err` for a temporary failure.
 ///
 /// `purpose` completes the log line "the journal does not serve a request"; failures 1, 2, 4, 8, … are logged.
 pub async fn insist<T>(

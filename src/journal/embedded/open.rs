@@ -56,7 +56,7 @@ pub(super) fn open(
         None if known.is_none_or(|high_water_mark| high_water_mark.commit == 0) => {
             init_store(&store, config).map_err(failed)?
         }
-        None => return Err(damaged("its store is empty".into())),
+        None => return Err(damaged("its store is empty, but commits were acknowledged".into())),
     };
     let epoch = choose_epoch(&store, known, &restored, boot, dir)?;
     let Restored { mut log, state, fragmented } = restored;
