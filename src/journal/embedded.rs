@@ -68,7 +68,7 @@ use self::{
 
 /// The adapter `kind = "embedded"`.
 pub struct Embedded {
-    shared: Arc<Shared>,
+    shared: Arc<EmbeddedState>,
     /// `None` during `drop`.
     commands: Option<mpsc::Sender<Command>>,
     writer: Option<JoinHandle<()>>,
@@ -85,7 +85,7 @@ pub struct Embedded {
 }
 
 /// State that writer and readers share.
-struct Shared {
+struct EmbeddedState {
     log: RwLock<Log>,
     /// `None` after it was closed, and while it is opened again.
     store: RwLock<Option<Store>>,
@@ -259,7 +259,7 @@ impl Journal for Embedded {
                     self.run_blocking(|shared| shared.with_store(Store::compact)).await?;
                     Ok(MaintenanceReport::Compacted(Compacted { bytes_before, bytes_after: self.disk_bytes() }))
                 }
-                Maintenance::Verify => self.run_blocking(Shared::verify).await.map(MaintenanceReport::Verified),
+                Maintenance::Verify => self.run_blocking(EmbeddedState::verify).await.map(MaintenanceReport::Verified),
             }
         })
     }
@@ -299,9 +299,9 @@ fn batch_bytes(batch: &Batch) -> usize {
     events.sum::<usize>() + records.sum::<usize>()
 }
 
-// === impl Shared ===
+// === impl EmbeddedState ===
 
-impl Shared {
+impl EmbeddedState {
     fn log(&self) -> RwLockReadGuard<'_, Log> {
         self.log.read().expect("no code that holds the lock panics")
     }

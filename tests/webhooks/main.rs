@@ -163,8 +163,8 @@ fn a_delivery_out_of_which_no_event_can_be_made_says_what_is_missing() {
     let plain = |body: &str| Delivery::plain(&Value::Null).body(body).send(&node).problem(422);
     assert!(plain("{}").contains("`/status`"));
     assert!(plain(r#"{"status":"late"}"#).contains("`late`"));
-    assert!(plain("{").contains("no JSON, and `/status` is needed"));
-    assert!(plain("").contains("no JSON"));
+    assert!(plain("{").contains("not JSON, and `/status` is needed"));
+    assert!(plain("").contains("not JSON"));
     let standard = |body: &Value| Delivery::standard("m", now(), body).send(&node).problem(422);
     assert!(standard(&json!({ "type": "a", "data": { "user": 1 } })).contains("`/data/n`"));
     assert!(standard(&json!({ "type": "a", "data": { "n": 1, "user": "a b" } })).contains("`/data/user`"));

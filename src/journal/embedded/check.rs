@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     data_dir::{exists, with_path},
-    salvage::{self, Commit},
+    salvage::{self, LogCommit},
     store::StoreError,
 };
 
@@ -75,7 +75,7 @@ pub(super) fn cut(store: &Path, commit: u64) -> Result<(), StoreError> {
     let Some(active) = logs(store)?.pop() else { return Err(missing(store, "its write-ahead log")) };
     let bytes = salvage::read_written(&active).map_err(io(&active))?;
     let mut end = 0;
-    while let Some(Commit { length, number, .. }) = salvage::commit(&bytes[end..]) {
+    while let Some(LogCommit { length, number, .. }) = salvage::commit(&bytes[end..]) {
         if number.is_some_and(|number| number > commit) {
             return cut_at(&active, end);
         }
@@ -107,7 +107,7 @@ fn logs(store: &Path) -> Result<Vec<PathBuf>, StoreError> {
 fn read_prefix(path: &Path, mut before: u64) -> Result<(LogPrefix, Vec<u8>), StoreError> {
     let bytes = salvage::read_written(path).map_err(io(path))?;
     let mut prefix = LogPrefix::default();
-    while let Some(Commit { length, sequence, number }) = salvage::commit(&bytes[prefix.end..]) {
+    while let Some(LogCommit { length, sequence, number }) = salvage::commit(&bytes[prefix.end..]) {
         if sequence <= before && prefix.end > 0 {
             return Err(broken(path, prefix.end));
         }

@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Footprint, OpenError, Shared, check,
+    EmbeddedState, Footprint, OpenError, check,
     data_dir::{self, DataDir, HighWaterMark, HighWaterMarkFile},
     restore::{self, Restored},
     rows::{self, STATE_KEY, StateRow},
@@ -36,7 +36,7 @@ pub(super) fn open(
     dir: &Path,
     clock: Clock,
     commands: mpsc::Receiver<Command>,
-) -> Result<(Arc<Shared>, JoinHandle<()>), OpenError> {
+) -> Result<(Arc<EmbeddedState>, JoinHandle<()>), OpenError> {
     let data_dir = DataDir::take(dir)?;
     let boot = data_dir::boot_id();
     let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what };
@@ -71,7 +71,7 @@ pub(super) fn open(
     file.write(high_water_mark).and_then(|()| file.sync()).map_err(refused)?;
 
     let after = InitialState { commit, changes: log.take_changes(), fragmented };
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(EmbeddedState {
         head: watch::Sender::new(log.head()),
         log: RwLock::new(log),
         events: Cache::with_weighter(CACHED_EVENTS, config.cache_bytes, Footprint),

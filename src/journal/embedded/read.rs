@@ -10,7 +10,7 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use super::{
-    Embedded, Shared,
+    Embedded, EmbeddedState,
     restore::{damaged, row_name},
     rows,
     store::StoreError,
@@ -99,10 +99,10 @@ impl Embedded {
     /// Runs `work` on a thread that may wait for the disk.
     pub(super) async fn run_blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&EmbeddedState) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let turn = self.readers.clone().acquire_owned().await.map_err(|_| Unavailable::Closed)?;
-        let shared: Arc<Shared> = self.shared.clone();
+        let shared: Arc<EmbeddedState> = self.shared.clone();
         let work = spawn_blocking(move || {
             let _turn = turn;
             work(&shared)
@@ -111,9 +111,9 @@ impl Embedded {
     }
 }
 
-// === impl Shared ===
+// === impl EmbeddedState ===
 
-impl Shared {
+impl EmbeddedState {
     fn fetch(
         &self,
         selected: &[EventRef],

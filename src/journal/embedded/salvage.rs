@@ -37,7 +37,7 @@ pub(super) struct Salvaged {
 }
 
 /// A commit in a log.
-pub(super) struct Commit {
+pub(super) struct LogCommit {
     /// Length in bytes.
     pub length: usize,
     /// Sequence number of the store, which no checksum covers.
@@ -69,7 +69,7 @@ fn copy_commits(bytes: &[u8], mut take: impl FnMut(&[u8]) -> io::Result<()>) -> 
     // End of the last commit, where to search for the next, and its sequence number as read and as written.
     let (mut end, mut at, mut last) = (0, 0, None);
     while let Some(begin) = memchr::memchr(START, &bytes[at..]).map(|index| at + index) {
-        let Some(Commit { length, sequence, .. }) = commit(&bytes[begin..]) else {
+        let Some(LogCommit { length, sequence, .. }) = commit(&bytes[begin..]) else {
             at = begin + 1;
             continue;
         };
@@ -104,7 +104,7 @@ pub(super) fn read_written(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Decodes the commit at the beginning of `bytes`; `None` if there is none, or it has changed.
-pub(super) fn commit(bytes: &[u8]) -> Option<Commit> {
+pub(super) fn commit(bytes: &[u8]) -> Option<LogCommit> {
     let mut rest = bytes;
     tag(&mut rest, START)?;
     let count = u32::from_le_bytes(take(&mut rest)?);
@@ -120,7 +120,7 @@ pub(super) fn commit(bytes: &[u8]) -> Option<Commit> {
     let checksum = u64::from_le_bytes(take(&mut rest)?);
     rest = rest.strip_prefix(MAGIC)?;
     let number = || rows::decode::<StateRow>(state).ok().map(|state| state.commit);
-    (xxh3_64(items) == checksum).then(|| Commit { length: bytes.len() - rest.len(), sequence, number: number() })
+    (xxh3_64(items) == checksum).then(|| LogCommit { length: bytes.len() - rest.len(), sequence, number: number() })
 }
 
 /// Skips an item. Returns its value if it is the state row, else nothing.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Shared,
+    EmbeddedState,
     data_dir::exists,
     rows,
     scan::Scan,
@@ -108,9 +108,9 @@ fn records(scan: &mut Scan) {
     }
 }
 
-// === impl Shared ===
+// === impl EmbeddedState ===
 
-impl Shared {
+impl EmbeddedState {
     /// Verifies a journal in use: each row, and that everything in the index exists.
     pub(super) fn verify(&self) -> Result<Verified, StoreError> {
         let store = self.with_store(|store| Ok(store.clone()))?;

@@ -16,7 +16,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{
-    Shared,
+    EmbeddedState,
     data_dir::{DataDir, HighWaterMark, HighWaterMarkFile},
     own_files::OwnFiles,
     restore::FEW_ROWS,
@@ -62,7 +62,7 @@ const SYNC_EVERY: Duration = Duration::from_millis(100);
 
 /// The writer and its state.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<EmbeddedState>,
     data_dir: DataDir,
     high_water_mark: HighWaterMarkFile,
     config: Config,
@@ -89,7 +89,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<EmbeddedState>,
         data_dir: DataDir,
         high_water_mark: HighWaterMarkFile,
         config: Config,
