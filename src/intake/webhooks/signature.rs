@@ -39,7 +39,7 @@ pub enum Refusal {
     Wrong,
 }
 
-/// The unverified content of the header fields. [`Verifier::verify`] checks it against the body.
+/// The unverified content of the header fields. `Verifier::verify` checks it against the body.
 #[derive(Debug)]
 pub struct Claim {
     /// The signed bytes before the body.
