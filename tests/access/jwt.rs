@@ -1,14 +1,25 @@
 //! JWTs: who signed them, what they say, and when they end.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, mpsc};
 
+use futures::executor::block_on;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
+use wiremock::{
+    Mock, MockBuilder, Request, ResponseTemplate,
+    matchers::{method, path},
+};
 
 use crate::{
+    mock::Mocked,
     rig::{ADMIN, Issuer, ask, node, seconds_from_now, stream, tokens},
-    support::{Node, upstream::Upstream},
+    support::{Node, PATIENCE, upstream::Upstream},
 };
+
+/// Requests for the issuer's keys.
+fn jwks() -> MockBuilder {
+    Mock::given(method("GET")).and(path("/jwks"))
+}
 
 fn status(node: &Node, token: &str) -> (u16, String) {
     let reply = ask(node, Some(token), "GET", "/api/jobs", None);
@@ -163,15 +174,13 @@ fn audience_and_issuer_must_be_those_of_the_settings() {
 #[test]
 fn keys_are_fetched_once_and_again_when_the_issuer_has_new_ones() {
     let (first, second) = (Issuer::ed25519(), Issuer::p256());
-    let keys =
-        Arc::new(Mutex::new(json!({ "keys": [first.jwk("one"), { "kty": "oct", "k": "c2VjcmV0", "kid": "sym" }] })));
-    let served = keys.clone();
-    let server = Upstream::start(move |_, socket| {
-        use std::io::Write;
-        let body = served.lock().expect("nobody panics with it").to_string();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-        drop(socket.write_all(format!("{head}{body}").as_bytes()));
-    });
+    let (old_keys, new_keys) = (
+        json!({ "keys": [first.jwk("one"), { "kty": "oct", "k": "c2VjcmV0", "kid": "sym" }] }),
+        json!({ "keys": [second.jwk("two")] }),
+    );
+    let server = Mocked::start([]);
+    let serve = |keys: &Value| jwks().respond_with(ResponseTemplate::new(200).set_body_json(keys)).expect(1..);
+    let before = server.scoped(serve(&old_keys).named("the keys before"));
     let node = Node::start(&format!(
         "[access]\nmode = \"token\"\n[access.jwt]\njwks_url = \"{}\"\njwks_refresh_ms = 1000\njwks_pause_ms = 100\n",
         server.url("/jwks")
@@ -181,12 +190,14 @@ fn keys_are_fetched_once_and_again_when_the_issuer_has_new_ones() {
     for _ in 0..5 {
         assert_eq!(status(&node, &old).0, 200);
     }
-    assert!(server.seen("/jwks").len() <= 2, "keys are kept");
+    assert!(block_on(before.received_requests()).len() <= 2, "keys are kept");
     assert!(status(&node, &new).1.contains("not among those"));
     let symmetric = Header { kid: Some("sym".into()), ..Header::new(Algorithm::HS256) };
     let symmetric = jsonwebtoken::encode(&symmetric, &claims, &EncodingKey::from_secret(b"secret")).expect("signed");
     assert_eq!(status(&node, &symmetric).0, 401, "a key that all the world may read is no secret");
-    *keys.lock().expect("nobody panics with it") = json!({ "keys": [second.jwk("two")] });
+    // It begins to answer when the mock before it is dropped.
+    let _after = server.scoped(serve(&new_keys).named("the keys after"));
+    drop(before);
     crate::support::eventually(|| (status(&node, &new).0 == 200).then_some(()));
     crate::support::eventually(|| (status(&node, &old).0 == 401).then_some(()));
 }
@@ -223,7 +234,7 @@ fn an_answer_that_drips_does_not_keep_the_keys_away() {
             drop(socket.write_all(keys.as_bytes()));
             return;
         }
-        let pause = std::sync::mpsc::channel::<()>();
+        let pause = mpsc::channel::<()>();
         for byte in keys.as_bytes() {
             if socket.write_all(&[*byte]).is_err() {
                 return;
@@ -246,14 +257,16 @@ fn an_answer_that_drips_does_not_keep_the_keys_away() {
 fn a_client_that_leaves_does_not_keep_the_keys_from_the_others() {
     use std::io::Write;
     let issuer = Issuer::ed25519();
-    let keys = json!({ "keys": [issuer.jwk("one")] }).to_string();
-    let slow = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let held = slow.clone();
-    let server = Upstream::start(move |_, socket| {
-        crate::support::eventually(|| (!held.load(std::sync::atomic::Ordering::Relaxed)).then_some(()));
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", keys.len());
-        drop(socket.write_all(format!("{head}{keys}").as_bytes()));
-    });
+    let keys = json!({ "keys": [issuer.jwk("one")] });
+    let (arrived, asked) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let slow = move |_: &Request| {
+        let _ = arrived.send(());
+        let _ = released.lock().expect("it is not poisoned").recv_timeout(PATIENCE);
+        ResponseTemplate::new(200).set_body_json(&keys)
+    };
+    let server = Mocked::start([jwks().respond_with(slow).expect(1)]);
     let node = Node::start(&format!(
         "[access]\nmode = \"token\"\n[access.jwt]\njwks_url = \"{}\"\njwks_pause_ms = 60000\n",
         server.url("/jwks")
@@ -263,9 +276,8 @@ fn a_client_that_leaves_does_not_keep_the_keys_from_the_others() {
     let mut socket = node.socket();
     let head = format!("GET /api/jobs HTTP/1.1\r\nHost: {}\r\nX-Auth-Token: {strange}\r\n\r\n", node.addr);
     socket.write_all(head.as_bytes()).expect("send");
-    crate::support::eventually(|| (!server.seen("/jwks").is_empty()).then_some(()));
+    asked.recv_timeout(PATIENCE).expect("the keys are fetched");
     drop(socket);
-    slow.store(false, std::sync::atomic::Ordering::Relaxed);
+    release.send(()).expect("the response waits");
     assert_eq!(status(&node, &good).0, 200);
-    assert_eq!(server.seen("/jwks").len(), 1);
 }

@@ -2,6 +2,8 @@
 
 mod jwt;
 mod matrix;
+#[path = "../support/mock.rs"]
+mod mock;
 mod rig;
 mod rights;
 mod shares;

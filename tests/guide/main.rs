@@ -4,8 +4,14 @@
 use std::process::{Command, Stdio};
 
 use serde_json::json;
+use wiremock::{
+    Mock, ResponseTemplate,
+    matchers::{method, path},
+};
 
 mod curl;
+#[path = "../support/mock.rs"]
+mod mock;
 mod samples;
 mod servers;
 #[path = "../support/mod.rs"]
@@ -13,10 +19,8 @@ mod support;
 mod ugc;
 
 use curl::{Curl, filled};
-use support::{
-    Node, eventually,
-    upstream::{self, Upstream},
-};
+use mock::Mocked;
+use support::{Node, eventually};
 
 const CONNECT: &str = "\
 GET http://localhost:8090/api/sse/managed/connect
@@ -163,12 +167,16 @@ fn a_job_over_the_internet_tells_what_came_of_it() {
 
 #[test]
 fn the_same_job_with_an_upstream_at_hand_succeeds() {
-    let upstream = Upstream::start(|request, socket| upstream::json(socket, &json!({ "path": request.path })));
+    let user = json!({ "id": 1, "name": "Leanne Graham" });
+    let upstream = Mocked::start([Mock::given(method("GET"))
+        .and(path("/users/1"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(&user))
+        .expect(1)]);
     let node = Node::start(&upstream.allowed());
     let example = PARALLEL_TASKS.replace("https://jsonplaceholder.typicode.com", &upstream.url(""));
     let mut curl = Curl::send(&node, &example);
     let done = curl.event("task_complete");
     assert_eq!((&done["taskId"], &done["httpStatus"]), (&json!("1"), &json!(200)));
-    assert_eq!(done["result"], json!({ "path": "/users/1" }));
+    assert_eq!(done["result"], user);
     assert_eq!(curl.event("complete")["status"], "completed");
 }

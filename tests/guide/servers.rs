@@ -6,13 +6,15 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use wiremock::{
+    Mock, ResponseTemplate,
+    matchers::{header_exists, method, path},
+};
 
 use crate::{
     curl::{Curl, filled},
-    support::{
-        Node,
-        upstream::{self, Upstream},
-    },
+    mock::Mocked,
+    support::Node,
 };
 
 const PROXY_PARALLEL: &str = r#"POST http://localhost:8090/api/sse-proxy/reactive/parallel-tasks/sse-emitter
@@ -125,7 +127,12 @@ fn sources(events: &[(String, Value)]) -> BTreeMap<String, String> {
 
 #[test]
 fn parallel_tasks_run_on_the_reactive_server() {
-    let upstream = Upstream::start(|request, socket| upstream::json(socket, &json!({ "path": request.path })));
+    let api = |target: &str, body: &Value| {
+        let asked = Mock::given(method("GET")).and(path(target)).and(header_exists("idempotency-key"));
+        asked.respond_with(ResponseTemplate::new(200).set_body_json(body)).expect(1)
+    };
+    let (user, orders) = (json!({ "id": 1 }), json!([{ "id": 7 }, { "id": 8 }]));
+    let upstream = Mocked::start([api("/users/1", &user), api("/orders", &orders)]);
     let (orchestrator, reactive) = servers(&upstream.allowed());
     let example = PROXY_PARALLEL.replace("https://api.example.com", &upstream.url(""));
     let events = events(Curl::send(&orchestrator, &example));
@@ -133,7 +140,7 @@ fn parallel_tasks_run_on_the_reactive_server() {
     let both = [("Fetch Orders", "reactive"), ("Fetch User Data", "reactive")];
     assert_eq!(sources(&events), both.map(|(task, at)| (task.to_owned(), at.to_owned())).into());
     let (_, results) = events.iter().find(|(event, _)| event == "aggregated_result").expect("one");
-    assert_eq!(results["results"], json!({ "task1": { "path": "/users/1" }, "task2": { "path": "/orders" } }));
+    assert_eq!(results["results"], json!({ "task1": user, "task2": orders }));
     assert_eq!((&last(&events)["status"], &last(&events)["successCount"]), (&json!("completed"), &json!(2)));
     assert_eq!(reactive.get("/api/jobs").json()["jobs"].as_array().expect("jobs").len(), 1, "it ran there");
 }

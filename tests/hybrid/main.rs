@@ -4,6 +4,8 @@ mod deaths;
 mod ends;
 mod loops;
 mod malice;
+#[path = "../support/mock.rs"]
+mod mock;
 mod requests;
 mod rig;
 mod runs;

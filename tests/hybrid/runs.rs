@@ -1,13 +1,15 @@
 //! Jobs on two nodes that both are well.
 
 use serde_json::{Value, json};
+use wiremock::{
+    Mock, MockBuilder, ResponseTemplate,
+    matchers::{header_regex, method, path},
+};
 
 use super::{
+    mock::Mocked,
     rig::{HYBRID, Pair, all, ended, history, names, one, submit, verdict},
-    support::{
-        Event,
-        upstream::{self, Upstream},
-    },
+    support::Event,
 };
 
 /// As the guide has it.
@@ -32,6 +34,11 @@ const PROXY_BODY: &str = r#"{
     }
   ]
 }"#;
+
+/// The attempts at a task of a job with this path.
+fn attempt(target: &str) -> MockBuilder {
+    Mock::given(method("GET")).and(path(target)).and(header_regex("idempotency-key", "^[0-9A-Za-z]+/[a-z0-9]+$"))
+}
 
 fn parse(body: &str) -> Value {
     serde_json::from_str(body).expect("JSON")
@@ -78,18 +85,21 @@ fn the_guides_hybrid_examples_run_here_and_there_in_one_order() {
 
 #[test]
 fn the_guides_job_for_the_proxy_runs_on_the_remote_alone() {
-    let upstream = Upstream::start(|request, socket| upstream::json(socket, &json!({ "path": request.path })));
+    let api = |target: &str, body: &Value| {
+        attempt(target).respond_with(ResponseTemplate::new(200).set_body_json(body)).expect(1)
+    };
+    let (user, orders) = (json!({ "id": 1 }), json!([{ "id": 7 }, { "id": 8 }]));
+    let upstream = Mocked::start([api("/users/1", &user), api("/orders", &orders)]);
     let pair = Pair::start(&upstream.allowed(), "");
     let body = PROXY_BODY.replace("https://api.example.com", &upstream.url(""));
     let mut stream = pair.local.post_stream("/api/sse-proxy/reactive/parallel-tasks/sse-emitter", &parse(&body));
     let events = ended(&mut stream);
     assert_eq!(verdict(&events), ("completed".into(), 2, 0));
-    for (task, path) in [("task1", "/users/1"), ("task2", "/orders")] {
+    for (task, result) in [("task1", &user), ("task2", &orders)] {
         let done = one(&events, "task_complete", task);
-        assert_eq!((&done["result"], &done["source"]), (&json!({ "path": path }), &json!("reactive")));
+        assert_eq!((&done["result"], &done["source"]), (result, &json!("reactive")));
         assert_eq!((&done["httpStatus"], &done["attempts"]), (&json!(200), &json!(1)));
     }
-    assert_eq!(upstream.seen("/orders").len(), 1);
     let unknown = pair.local.json("POST", "/api/sse-proxy/nowhere/parallel-tasks/sse-emitter", &parse(&body));
     assert!(unknown.problem(404).contains("there are `reactive`"), "{unknown:?}");
 }
@@ -97,17 +107,14 @@ fn the_guides_job_for_the_proxy_runs_on_the_remote_alone() {
 /// Retries are the remote's, and all that it tells of them is told here.
 #[test]
 fn what_the_remote_tells_of_a_task_is_told_as_it_is() {
-    let failures = std::sync::atomic::AtomicUsize::new(0);
-    let upstream = Upstream::start(move |request, socket| match request.path.as_str() {
-        "/shaky" if failures.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 => {
-            upstream::answer(socket, "500 Internal Server Error", "text/plain", "not yet");
-        }
-        "/shaky" => upstream::answer(socket, "200 OK", "image/png", [0x89, 0x50, 0xff]),
-        "/stream" => {
-            upstream::answer(socket, "200 OK", "text/event-stream", "id: 7\nevent: tick\ndata: 1\n\ndata: 2\n\n");
-        }
-        _ => upstream::answer(socket, "404 Not Found", "text/plain", "no such thing"),
-    });
+    let answer = |status: u16, media: &str, body: &[u8]| ResponseTemplate::new(status).set_body_raw(body, media);
+    let events = b"id: 7\nevent: tick\ndata: 1\n\ndata: 2\n\n";
+    let upstream = Mocked::start([
+        attempt("/shaky").respond_with(answer(500, "text/plain", b"not yet")).up_to_n_times(1).expect(1),
+        attempt("/shaky").respond_with(answer(200, "image/png", &[0x89, 0x50, 0xff])).expect(1),
+        attempt("/stream").respond_with(answer(200, "text/event-stream", events)).expect(1),
+        attempt("/gone").respond_with(answer(404, "text/plain", b"no such thing")).expect(1),
+    ]);
     let pair = Pair::start(&upstream.allowed(), "");
     let task =
         |id: &str| json!({ "id": id, "url": upstream.url(&format!("/{id}")), "retryCount": 1, "remote": "reactive" });
