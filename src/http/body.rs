@@ -8,6 +8,7 @@ use actix_web::{
     http::{StatusCode, Version, header},
     web::{Bytes, BytesMut, Data},
 };
+use actix_web_lab::header::ContentLength;
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
@@ -50,9 +51,7 @@ async fn reserve(request: &HttpRequest) -> Result<(), Problem> {
     // A body of unknown length may have up to `body_limit_bytes`.
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let unknown = if chunked || request.version() == Version::HTTP_2 { server.body_limit_bytes } else { 0 };
-    let bytes = header_number(request, &header::CONTENT_LENGTH);
-    let bytes =
-        bytes.map_or(unknown, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).min(server.body_limit_bytes));
+    let bytes = request.get_header().map_or(unknown, ContentLength::into).min(server.body_limit_bytes);
     let owner = request.extensions().get::<Identity>().and_then(|identity| identity.user.as_deref().map(Into::into));
     let time = Duration::from_millis(server.body_timeout_ms);
     match tokio::time::timeout(time, node.memory.spec(&owner, bytes)).await {
@@ -128,14 +127,14 @@ pub(super) fn read(
 ) -> impl Future<Output = Result<Bytes, Problem>> + use<> {
     let server = &request.app_data::<Data<Node>>().expect("the routes are mounted with their node").config.server;
     let (limit, time) = (server.body_limit_bytes, Duration::from_millis(server.body_timeout_ms));
-    let declared: Option<u64> = header_number(request, &header::CONTENT_LENGTH);
+    let declared: Option<ContentLength> = request.get_header();
     let mut payload = payload.take();
     async move {
         let too_large = || {
             let detail = format!("the body has more than {limit} bytes (body_limit_bytes)");
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
         };
-        if declared.is_some_and(|bytes| bytes > limit as u64) {
+        if declared.is_some_and(|bytes| bytes > limit) {
             return Err(too_large());
         }
         let whole = async {
@@ -155,8 +154,4 @@ pub(super) fn read(
         };
         tokio::time::timeout(time, whole).await.map_err(late)?
     }
-}
-
-fn header_number(request: &HttpRequest, name: &header::HeaderName) -> Option<u64> {
-    request.headers().get(name)?.to_str().ok()?.parse().ok()
 }

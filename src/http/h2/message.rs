@@ -77,6 +77,10 @@ fn check(parts: &Parts) -> Result<(), Problem> {
     if more.is_some() {
         return Err(Problem::malformed("the request has more than one `host`"));
     }
+    // As with HTTP/1.1: RFC 9110, section 8.6 permits to reject a length that is repeated.
+    if parts.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Problem::malformed("the request has more than one `content-length`"));
+    }
     if let (Some(host), Some(authority)) = (host, parts.uri.authority())
         && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
     {
