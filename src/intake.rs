@@ -10,5 +10,5 @@
 mod webhooks;
 
 pub use self::webhooks::{
-    Claim, EnvNames, Headers, Refusal, Refused, Scheme, Target, ValuePath, Webhook, WebhookConfig, Webhooks,
+    Claim, EnvNames, Headers, Proven, Refusal, Refused, Scheme, Target, ValuePath, Webhook, WebhookConfig, Webhooks,
 };

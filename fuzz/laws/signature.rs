@@ -61,7 +61,13 @@ impl<'a> Delivery<'a> {
             let names = ["webhook-id", "webhook-timestamp", "webhook-signature", "x-hub-signature-256", "x-secret-key"];
             self.lines[names.iter().position(|known| *known == name)?]
         };
-        verifier.verify(&verifier.claim(header, NOW_MS)?, self.body)
+        let mut claim = verifier.claim(header, NOW_MS)?;
+        // In two pieces, whose sizes depend on the input.
+        let (first, last) =
+            self.body.split_at(self.body.first().map_or(0, |byte| usize::from(*byte) % self.body.len()));
+        claim.update(first);
+        claim.update(last);
+        claim.prove().map(drop)
     }
 }
 

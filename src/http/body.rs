@@ -25,6 +25,9 @@ pub(super) struct Json<T> {
     pub(super) value: T,
 }
 
+/// A JSON body as it is, within the same bounds and with the same 415.
+pub(super) struct Raw(pub(super) Bytes);
+
 // === impl Json ===
 
 impl<T: DeserializeOwned> FromRequest for Json<T> {
@@ -40,6 +43,22 @@ impl<T: DeserializeOwned> FromRequest for Json<T> {
             reserve(&request).await?;
             let raw = reading.await?;
             Ok(Self { value: parse(&raw)? })
+        })
+    }
+}
+
+// === impl Raw ===
+
+impl FromRequest for Raw {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let media = media_type(request);
+        let reading = read(request, payload);
+        Box::pin(async move {
+            media?;
+            reading.await.map(Self)
         })
     }
 }

@@ -155,8 +155,10 @@ impl Problem {
             _ => &mut response,
         };
         if status == StatusCode::UNAUTHORIZED {
-            // RFC 9110, 15.5.2: it must say by what it could be otherwise.
-            response.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"millstream\""));
+            // RFC 9110, section 15.5.2: a 401 names the scheme of the missing credential.
+            let webhook = self.refusal == Some(Refusal::WebhookProof);
+            let scheme = if webhook { "Webhook" } else { "Bearer realm=\"millstream\"" };
+            response.insert_header((header::WWW_AUTHENTICATE, scheme));
         }
         let text = serde_json::to_string(self).expect("a problem is plain data");
         let mut response = response.content_type(MEDIA_TYPE).body(text);

@@ -2,14 +2,19 @@
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header,
-    web::{self, Data, Path},
+    web::{Bytes, Data, Path},
 };
+use actix_web_lab::extract::{RequestSignature, RequestSignatureScheme};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Code, Problem, Refusal, body, query::NoQuery};
-use crate::{event::Position, intake::Refused, journal::Batch, node::Node};
+use super::{Code, Problem, Refusal, body::Raw, query::NoQuery};
+use crate::{
+    event::Position,
+    intake::{Claim, Proven, Refused, Webhook},
+    journal::Batch,
+    node::Node,
+};
 
 /// What senders put into header fields, by scheme.
 #[derive(utoipa::IntoParams)]
@@ -50,6 +55,9 @@ pub(super) struct Received {
     duplicate: bool,
 }
 
+/// The claim of a delivery, which takes the body while it arrives.
+pub(super) struct Signed(Claim);
+
 /// When a sender may try a webhook again that is off, in seconds.
 const OFF_RETRY_S: u64 = 60;
 
@@ -71,25 +79,11 @@ pub(super) async fn receive(
     request: HttpRequest,
     name: Path<String>,
     _: NoQuery,
-    payload: web::Payload,
+    delivery: RequestSignature<Raw, Signed>,
 ) -> Result<HttpResponse, Problem> {
-    let headers = |name: &str| once(&request, name);
-    let refuse = |refused: Refused| refusal(&node, &name, &refused);
-    let webhook = match node.webhooks.get(&name) {
-        Ok(webhook) => webhook,
-        Err(refused) => return refuse(refused),
-    };
-    // A body is read for who may be right.
-    let claim = match webhook.claim(&headers, node.clock.now_ms()) {
-        Ok(claim) => claim,
-        Err(refused) => return refuse(refused),
-    };
-    body::media_type(&request)?;
-    let raw = body::read(&request, &mut payload.into_inner()).await?;
-    let draft = match webhook.draft(&claim, &headers, &raw) {
-        Ok(draft) => draft,
-        Err(refused) => return refuse(refused),
-    };
+    let (Raw(raw), proof) = delivery.into_parts();
+    let draft = |webhook: &Webhook| webhook.draft(&proof?, &|name| once(&request, name), &raw);
+    let draft = node.webhooks.get(&name).and_then(draft).map_err(|refused| refusal(&node, &name, &refused))?;
     draft.check(node.config.journal.max_event_bytes)?;
     let topic = draft.topics[0].clone();
     let delivered = node.hub.delivered(&draft.topics, false);
@@ -100,6 +94,33 @@ pub(super) async fn receive(
     Ok(HttpResponse::Ok().json(Received { id, delivered, duplicate }))
 }
 
+// === impl Signed ===
+
+impl RequestSignatureScheme for Signed {
+    /// A failed proof is a value, not an error of the scheme: after a client has left, the proof of half a body fails too,
+    /// and must not be counted.
+    type Signature = Result<Proven, Refused>;
+    type Error = Problem;
+
+    /// Refuses a delivery that no body can make right, before its body is read.
+    async fn init(request: &HttpRequest) -> Result<Self, Problem> {
+        let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node");
+        let name = request.match_info().query("name");
+        let headers = |name: &str| once(request, name);
+        let claim = node.webhooks.get(name).and_then(|webhook| webhook.claim(&headers, node.clock.now_ms()));
+        claim.map(Self).map_err(|refused| refusal(node, name, &refused))
+    }
+
+    async fn consume_chunk(&mut self, _: &HttpRequest, chunk: Bytes) -> Result<(), Problem> {
+        self.0.update(&chunk);
+        Ok(())
+    }
+
+    async fn finalize(self, _: &HttpRequest) -> Result<Self::Signature, Problem> {
+        Ok(self.0.prove().map_err(Refused::from))
+    }
+}
+
 /// The value of a field that is there once; of two nobody knows which one is meant.
 fn once<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a [u8]> {
     let mut values = request.headers().get_all(name);
@@ -107,27 +128,26 @@ fn once<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a [u8]> {
     values.next().is_none().then(|| value.as_bytes())
 }
 
-fn refusal(node: &Node, name: &str, refused: &Refused) -> Result<HttpResponse, Problem> {
+/// Counts a refused delivery; returns its response.
+fn refusal(node: &Node, name: &str, refused: &Refused) -> Problem {
     node.webhooks.count_refused(refused);
     // Not louder: these lines are every stranger's to write.
     tracing::debug!(webhook = name, reason = refused.as_str(), "delivery refused");
     match refused {
         Refused::Unknown => {
             let detail = "no webhook has this name (`[webhooks.NAME]` in the settings)";
-            Err(Problem::unknown(detail).coded(Code::UnknownWebhook))
+            Problem::unknown(detail).coded(Code::UnknownWebhook)
         }
         Refused::Off => {
             let detail = "this webhook is off: the node has no secret for it; its log names the environment variable";
-            Err(Problem::refused(Refusal::WebhookOff, detail).after(OFF_RETRY_S))
+            Problem::refused(Refusal::WebhookOff, detail).after(OFF_RETRY_S)
         }
         // The same words whatever was wrong: who tries secrets learns nothing from them.
         Refused::Unproven(_) => {
             let detail =
                 "the secret or signature of this delivery is missing or wrong, or its timestamp too far from now";
-            let mut response = Problem::refused(Refusal::WebhookProof, detail).response();
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Webhook"));
-            Ok(response)
+            Problem::refused(Refusal::WebhookProof, detail)
         }
-        Refused::Unmapped(reason) => Err(Problem::wrong(reason.clone())),
+        Refused::Unmapped(reason) => Problem::wrong(reason.clone()),
     }
 }

@@ -1,8 +1,8 @@
 //! Webhooks: deliveries of other services. Each webhook has its own URL and secret.
 //!
 //! ```text
-//!  header fields ──> claim ──> body is read ──> draft: signature, then mapping ──> the journal
-//!                      └─ 401, without a reason ────┘          └─ 422, with the missing value
+//!  header fields ──> claim ──> hashes the body while it arrives ──> proof ──> draft: mapping ──> the journal
+//!                      └─ 401, without a reason ──────────────────────┘          └─ 422, with the missing value
 //! ```
 //!
 //! A repeated delivery is detected by its id, which is the idempotency key of the event. The webhook is the publisher.
@@ -30,7 +30,7 @@ mod tests;
 
 pub use self::{
     config::{EnvNames, Target, ValuePath, WebhookConfig},
-    signature::{Claim, Refusal, Scheme},
+    signature::{Claim, Proven, Refusal, Scheme},
     source::Headers,
 };
 
@@ -177,12 +177,11 @@ impl Webhook {
         Ok(verifier.claim(headers, now_ms)?)
     }
 
-    /// Checks the claim against the raw body, and creates the event.
+    /// Creates the event of a verified delivery.
     ///
     /// # Errors
-    /// If the signature is wrong, or the delivery cannot be mapped to an event.
-    pub fn draft(&self, claim: &Claim, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Refused> {
-        self.verifier.as_ref().ok_or(Refused::Off)?.verify(claim, body)?;
+    /// If the delivery cannot be mapped to an event.
+    pub fn draft(&self, _: &Proven, headers: Headers<'_>, body: &[u8]) -> Result<Draft, Refused> {
         let id = self.scheme.id_header();
         let key = match headers(id).map(std::str::from_utf8) {
             None => None,

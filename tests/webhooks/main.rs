@@ -198,6 +198,38 @@ fn requests_are_bounded_as_everywhere() {
     node.must_be_healthy();
 }
 
+/// The body is hashed while it arrives: where it is divided must not matter, and half a body proves nothing.
+#[test]
+fn a_body_in_pieces_is_proven_when_it_is_whole() {
+    use std::io::Write;
+    let node = start();
+    let delivery = Delivery::standard("msg_1", now(), &order(1));
+    let fields: String = delivery.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("POST /api/webhooks/standard HTTP/1.1\r\nHost: {}\r\n{fields}", node.addr);
+    let chunks = |size: usize| -> String {
+        let pieces = delivery.body.as_bytes().chunks(size);
+        pieces.map(|piece| format!("{:x}\r\n{}\r\n", piece.len(), String::from_utf8_lossy(piece))).collect()
+    };
+
+    // The client leaves in the midst of its body.
+    let mut half = node.socket();
+    let text = format!("{head}Content-Length: {}\r\n\r\n{}", delivery.body.len(), &delivery.body[..9]);
+    half.write_all(text.as_bytes()).expect("send");
+    drop(half);
+    for (size, duplicate) in [(1, Value::Null), (10, json!(true)), (1000, json!(true))] {
+        let text = format!("{head}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n{}0\r\n\r\n", chunks(size));
+        let reply = node.raw(text);
+        assert_eq!((reply.status, &reply.json()["duplicate"]), (200, &duplicate), "{reply:?}");
+    }
+    assert_eq!(node.metric("millstream_webhook_deliveries_total"), 1.0);
+    assert_eq!(node.metric("millstream_webhook_refusals_total{reason=\"wrong\"}"), 0.0);
+
+    // A body that cannot help is not asked for.
+    let expects = format!("{head}Content-Length: 10\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n");
+    let refused = node.raw(expects.replace("msg_1", "msg.1"));
+    assert_problem("a refused claim", &refused, &[401]);
+}
+
 /// The secret opens the webhook, not the node.
 #[test]
 fn a_webhook_is_behind_the_loopback_rule_of_open_mode() {

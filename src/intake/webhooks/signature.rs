@@ -1,9 +1,10 @@
 //! Signatures: checks that the sender of a delivery knows the secret. Pure, and without other modules: the fuzzer builds only
 //! this file.
 //!
-//! The check has two steps, so that the body is read only for plausible deliveries: the header fields
-//! ([`Verifier::claim`]), then the raw body ([`Verifier::verify`]). Secrets and signatures are compared in constant time.
-//! Only facts that the sender knows (present fields, its delay) lead to an earlier decision.
+//! The check has three steps, so that the body is read only for plausible deliveries, and is hashed while it arrives: the
+//! header fields give a claim ([`Verifier::claim`]), the claim takes the raw body in pieces ([`Claim::update`]), and its
+//! signature is compared at the end ([`Claim::prove`]). Secrets and signatures are compared in constant time. Only facts
+//! that the sender knows (present fields, its delay) lead to an earlier decision.
 
 use std::fmt;
 
@@ -39,14 +40,18 @@ pub enum Refusal {
     Wrong,
 }
 
-/// The unverified content of the header fields. `Verifier::verify` checks it against the body.
+/// The unverified content of the header fields. [`prove`](Self::prove) checks it against the whole body.
 #[derive(Debug)]
 pub struct Claim {
-    /// The signed bytes before the body.
-    prefix: Vec<u8>,
+    /// One for each secret that signs, over the signed bytes so far.
+    macs: Vec<Hmac<Sha256>>,
     /// Signatures, of which one must be valid; `None` if the delivery has shown the secret itself.
     signatures: Option<Vec<[u8; 32]>>,
 }
+
+/// The proof that a delivery comes from its sender; only [`Claim::prove`] creates it.
+#[derive(Debug)]
+pub struct Proven(());
 
 /// Verifies the deliveries of one webhook. Its debug output contains no secret.
 pub(super) struct Verifier {
@@ -138,7 +143,7 @@ impl Verifier {
             Scheme::SecretHeader => {
                 let shown: [u8; 32] = Sha256::digest(field(&self.header)?).into();
                 let right = one_of(&self.hashes, &[shown]);
-                if right { Ok(Claim { prefix: Vec::new(), signatures: None }) } else { Err(Refusal::Wrong) }
+                if right { Ok(Claim { macs: Vec::new(), signatures: None }) } else { Err(Refusal::Wrong) }
             }
             Scheme::StandardWebhooks => {
                 let (id, timestamp, signatures) = (field(ID)?, field(TIMESTAMP)?, field(SIGNATURE)?);
@@ -154,28 +159,15 @@ impl Verifier {
                 if now_ms.abs_diff(sent_ms) >= self.tolerance_ms {
                     return Err(Refusal::Late);
                 }
-                let prefix = [id, b".", timestamp, b"."].concat();
-                Ok(Claim { prefix, signatures: Some(signatures) })
+                let mut claim = Claim { macs: self.keys.clone(), signatures: Some(signatures) };
+                [id, b".", timestamp, b"."].into_iter().for_each(|signed| claim.update(signed));
+                Ok(claim)
             }
             Scheme::Github => {
                 let signature = github_signature(field(GITHUB_SIGNATURE)?).ok_or(Refusal::Malformed)?;
-                Ok(Claim { prefix: Vec::new(), signatures: Some(vec![signature]) })
+                Ok(Claim { macs: self.keys.clone(), signatures: Some(vec![signature]) })
             }
         }
-    }
-
-    /// Checks the claim against the raw body.
-    ///
-    /// # Errors
-    /// If no signature is valid for a secret.
-    pub(super) fn verify(&self, claim: &Claim, body: &[u8]) -> Result<(), Refusal> {
-        let Some(signatures) = &claim.signatures else { return Ok(()) };
-        let sign = |key: &Hmac<Sha256>| {
-            let mac = key.clone().chain_update(&claim.prefix).chain_update(body);
-            mac.finalize().into_bytes().into()
-        };
-        let right: Vec<[u8; 32]> = self.keys.iter().map(sign).collect();
-        if one_of(&right, signatures) { Ok(()) } else { Err(Refusal::Wrong) }
     }
 }
 
@@ -183,6 +175,25 @@ impl Verifier {
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier").field("scheme", &self.scheme).finish_non_exhaustive()
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// Takes the next piece of the raw body. The division into pieces makes no difference.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.macs.iter_mut().for_each(|mac| mac.update(piece));
+    }
+
+    /// Compares the signatures after the last piece of the body.
+    ///
+    /// # Errors
+    /// If no signature is valid for a secret of the webhook.
+    pub fn prove(self) -> Result<Proven, Refusal> {
+        let Some(signatures) = self.signatures else { return Ok(Proven(())) };
+        let right: Vec<[u8; 32]> = self.macs.into_iter().map(|mac| mac.finalize().into_bytes().into()).collect();
+        if one_of(&right, &signatures) { Ok(Proven(())) } else { Err(Refusal::Wrong) }
     }
 }
 
