@@ -21,6 +21,7 @@
 //!          metrics                    rows of figures, as every component gives them
 //!          clock                      wall clock and monotonic clock, and jumps between them
 //!          supervise · telemetry      failure policies of long-lived tasks; output of log lines
+//!          spans                      where in the node a log line belongs
 //! ```
 //!
 //! To run a node inside a program of your own see [`app::App`]; to run your own tasks see
@@ -47,6 +48,7 @@ pub mod node;
 pub mod relay;
 pub mod shares;
 pub mod socket;
+mod spans;
 pub mod sse;
 pub mod supervise;
 pub mod telemetry;

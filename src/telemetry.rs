@@ -16,12 +16,19 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing::Dispatch;
+use tracing_subscriber::{EnvFilter, fmt::format};
 
+#[cfg(test)]
+mod captured;
+mod form;
 mod lines;
 mod note;
 
+#[cfg(test)]
+pub(crate) use self::captured::Captured;
 use self::{
+    form::{SpanFields, TextLines},
     lines::{Lines, Stderr},
     note::Note,
 };
@@ -95,21 +102,26 @@ pub fn install(config: &Config) -> Result<(), String> {
     }
     let lines = Lines::start(config.queue_bytes, Note(config.format), Stderr)
         .map_err(|error| format!("no thread for the log: {error}"))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(lines.clone())
-        .with_ansi(config.format == Format::Text && stderr_takes_colours())
-        // The subscriber would report a failed write with `eprintln!`, which panics if stderr is broken.
-        .log_internal_errors(false);
-    let installed = match config.format {
-        Format::Text => subscriber.try_init(),
-        Format::Json => subscriber.json().try_init(),
-    };
-    installed.map_err(|error| format!("the log cannot be set up: {error}"))?;
+    let dispatch = dispatch(filter, config.format, stderr_takes_colours(), lines.clone());
+    tracing::dispatcher::set_global_default(dispatch).map_err(|error| format!("the log cannot be set up: {error}"))?;
     let _ = LINES.set(lines);
     // The default hook writes directly to stderr, and would block if stderr is not read.
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Formats the lines that the filter passes, and queues them.
+fn dispatch(filter: EnvFilter, form: Format, colours: bool, lines: Lines) -> Dispatch {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lines)
+        // The subscriber would report a failed write with `eprintln!`, which panics if stderr is broken.
+        .log_internal_errors(false)
+        .fmt_fields(SpanFields(form));
+    match form {
+        Format::Text => subscriber.with_ansi(colours).event_format(TextLines).finish().into(),
+        Format::Json => subscriber.with_ansi(false).event_format(format::json()).finish().into(),
+    }
 }
 
 /// Log lines dropped since the start, because the queue was full or stderr failed.

@@ -297,6 +297,46 @@ fn the_log_tells_what_became_of_streams_events_and_jobs() {
     assert_eq!(line("listening", "addr", &json!(node.addr.to_string()))["message"], "listening");
 }
 
+/// The first line of JSON with this message.
+fn json_line(node: &Node, message: &str) -> Value {
+    eventually(|| {
+        let log = node.log();
+        let mut lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is JSON"));
+        lines.find(|line| line["fields"]["message"] == message)
+    })
+}
+
+/// The span of this name around a line.
+fn span(line: &Value, name: &str) -> Value {
+    let spans = line["spans"].as_array().unwrap_or_else(|| panic!("no spans: {line}"));
+    spans.iter().find(|span| span["name"] == name).unwrap_or_else(|| panic!("no span `{name}`: {line}")).clone()
+}
+
+#[test]
+fn each_line_says_where_it_belongs() {
+    let node = Node::start("[telemetry]\nformat = \"json\"\n");
+    let fields = [("X-Request-Id", "mine"), ("Content-Type", "application/json")];
+    let event = json!({ "event": "e", "data": 1 }).to_string();
+    let path = "/api/sse/managed/send/user/7";
+    assert_eq!(node.request("POST", &format!("{path}?_=1"), &fields, &event).status, 400);
+    assert_eq!(node.request("POST", path, &fields, &event).status, 200);
+    let published = json_line(&node, "event published");
+    assert_eq!(span(&published, "request"), json!({ "name": "request", "id": "mine", "method": "POST", "path": path }));
+}
+
+/// Warnings keep the request that they belong to, and a long path does not fill the log.
+#[test]
+fn a_refused_request_is_named_whatever_the_filter() {
+    let node = Node::start("[telemetry]\nlog = \"warn\"\n");
+    let path = format!("/events/{}", "x".repeat(300));
+    let head = format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\nX-Request-Id: mine\r\nConnection: close\r\n\r\n");
+    node.raw(head).problem(403);
+    let log = node.logged("access refused");
+    let line = log.lines().find(|line| line.contains("access refused")).expect("a line");
+    let span = format!(" WARN request{{id=mine method=GET path={}}}: millstream::audit: ", &path[..200]);
+    assert!(line.contains(&span), "{line}");
+}
+
 #[test]
 fn metrics_count_what_happens() {
     let node = Node::start("");

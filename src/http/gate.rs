@@ -26,16 +26,15 @@ use super::{
     head, heads, identity, limited, operate, origins, pages, request_id, stream,
     unread::{self, Unread},
 };
-use crate::{access::Mode, node::Node};
+use crate::{access::Mode, node::Node, spans};
 
-/// The middleware. All log lines of a request contain its id.
+/// The middleware. All log lines of a request have its span.
 pub(super) async fn pass(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let id = request_id::of(request.headers());
-    // The span has the highest level, so that every log filter keeps the id together with the line.
-    let span = tracing::error_span!("request", id = %id.to_str().unwrap_or_default());
+    let span = spans::request(id.to_str().unwrap_or_default(), request.method().as_str(), request.path());
     let mut response = answer(request, next).instrument(span).await?;
     response.headers_mut().insert(request_id::NAME, id);
     Ok(response)

@@ -1,0 +1,48 @@
+//! Log lines of tests, kept in memory.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tracing::Dispatch;
+
+use super::{EnvFilter, Format, Lines, Note, dispatch};
+
+/// Lines of a subscriber so far.
+pub(crate) struct Captured {
+    lines: Lines,
+    out: Out,
+}
+
+#[derive(Clone, Default)]
+struct Out(Arc<Mutex<Vec<u8>>>);
+
+// === impl Captured ===
+
+impl Captured {
+    /// A subscriber with this filter, and its lines.
+    pub(crate) fn start(filter: &str, form: Format, colours: bool) -> (Self, Dispatch) {
+        let out = Out::default();
+        let lines = Lines::start(1 << 20, Note(form), out.clone()).unwrap();
+        let dispatch = dispatch(EnvFilter::try_new(filter).unwrap(), form, colours, lines.clone());
+        (Self { lines, out }, dispatch)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.lines.flush(Duration::from_secs(20));
+        String::from_utf8(self.out.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
