@@ -301,3 +301,6 @@ async fn stop(node: &Node, frontend: &Frontend) {
     node.journal.close().await;
     tracing::info!("stopped");
 }
+
+#[cfg(test)]
+mod tests;

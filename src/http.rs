@@ -3,6 +3,7 @@
 //! `routes` is the route table of the contract; the OpenAPI document in `openapi.rs` is checked against it.
 
 use actix_web::{Resource, Route, guard, middleware::from_fn, web};
+use actix_web_lab::middleware::CatchPanic;
 
 use crate::{access::Identity, node::Node};
 
@@ -79,6 +80,8 @@ pub(crate) fn routes(node: Node, frontend: Frontend) -> impl FnOnce(&mut web::Se
             .app_data(web::Data::new(node.clone()))
             .app_data(web::Data::new(frontend))
             .app_data(web::PayloadConfig::new(node.config.server.body_limit_bytes))
+            // Inside of the gate, which turns a panic into a response.
+            .wrap(CatchPanic::default())
             .wrap(from_fn(gate::pass))
             // The routes are tried in this order, and this one is asked most.
             .configure(publishing)
@@ -191,6 +194,14 @@ fn operating(config: &mut web::ServiceConfig) {
         .service(at("/metrics").route(read().to(metrics::metrics)))
         .service(at("/").route(read().to(pages::index)))
         .configure(pages::routes);
+    #[cfg(test)]
+    config.service(at("/panic").route(web::route().to(panic)));
+}
+
+/// A faulty handler.
+#[cfg(test)]
+async fn panic() -> &'static str {
+    panic!("this handler is faulty")
 }
 
 /// Handles targets outside all scopes, such as `*`, like unknown routes.

@@ -6,10 +6,11 @@
 
 use actix_web::{
     Error, HttpResponse,
-    body::MessageBody,
+    body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
+    error::InternalError,
     http::{
-        Method,
+        Method, StatusCode,
         header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -32,18 +33,17 @@ use crate::{access::Mode, node::Node, spans};
 pub(super) async fn pass(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
+) -> Result<ServiceResponse<Answer<BoxBody>>, Error> {
     let id = request_id::of(request.headers());
     let span = spans::request(id.to_str().unwrap_or_default(), request.method().as_str(), request.path());
-    let mut response = answer(request, next).instrument(span).await?;
-    response.headers_mut().insert(request_id::NAME, id);
-    Ok(response)
+    answer(request, next, id).instrument(span).await
 }
 
 async fn answer(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    id: HeaderValue,
+) -> Result<ServiceResponse<Answer<BoxBody>>, Error> {
     let node = request.app_data::<Data<Node>>().expect("the routes are mounted with their node").clone();
     let frontend = Frontend::of(request.request()).clone();
     heads::name_host(&mut request);
@@ -58,19 +58,27 @@ async fn answer(
         identity::authenticate(&node, &request).await;
         refusal = limited::of_caller(&node, &request);
     }
-    let response = match refusal {
-        Some(refusal) => ServiceResponse::new(request.into_parts().0, refusal),
-        None => next.call(request).await?.map_into_boxed_body(),
+    let answered = match refusal {
+        Some(refusal) => Ok(ServiceResponse::new(request.into_parts().0, refusal)),
+        None => next.call(request).await.map(ServiceResponse::map_into_boxed_body),
     };
-    let mut response = identity::use_ticket(&node, limited::answer(&node, response)).await;
-    if node.config.server.compress {
-        response = compress::pack(&node, response).await;
-    }
+    let (request, mut response) = match answered {
+        Ok(response) => {
+            let mut response = identity::use_ticket(&node, limited::answer(&node, response)).await;
+            if node.config.server.compress {
+                response = compress::pack(&node, response).await;
+            }
+            audit::note(&node, &response);
+            let (request, response) = response.into_parts();
+            (Some(request), response)
+        }
+        // The handler panicked, and its request is gone. The panic hook has written the log line.
+        Err(_) => (None, panicked()),
+    };
     if only_head {
         response = response.map_body(|_, body| head::without_body(&body));
     }
-    frontend.requests.count(response.response());
-    audit::note(&node, &response);
+    frontend.requests.count(&response);
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     for (name, value) in &node.config.server.headers {
@@ -80,10 +88,22 @@ async fn answer(
     }
     pages::guard(headers);
     origins::tell(&node, origin, headers);
-    let extensions = response.response().extensions();
+    headers.insert(request_id::NAME, id);
+    let extensions = response.extensions();
     let costs = (extensions.get::<Shared>().cloned(), extensions.get::<Holds>().copied());
     drop(extensions);
-    Ok(response.map_body(|_, body| Answer::new(body, rest, costs, answering, unread)))
+    let response = response.map_body(|_, body| Answer::new(body, rest, costs, answering, unread));
+    match request {
+        Some(request) => Ok(ServiceResponse::new(request, response)),
+        // Without a request there can be no `ServiceResponse`. The framework sends the response of an error as it is.
+        None => Err(InternalError::from_response("a handler panicked", response.map_into_boxed_body()).into()),
+    }
+}
+
+/// The response to a request whose handler panicked.
+fn panicked() -> HttpResponse {
+    let detail = "an error in the node prevents a response to this request; the node's log names the request by its id";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).response()
 }
 
 /// What is answered without asking the handler.

@@ -8,7 +8,7 @@ use std::{
 
 use tracing::Dispatch;
 
-use super::{EnvFilter, Format, Lines, Note, dispatch};
+use super::{EnvFilter, Format, Lines, Note, dispatch, log_panic};
 
 /// Lines of a subscriber so far.
 pub(crate) struct Captured {
@@ -28,6 +28,19 @@ impl Captured {
         let lines = Lines::start(1 << 20, Note(form), out.clone()).unwrap();
         let dispatch = dispatch(EnvFilter::try_new(filter).unwrap(), form, colours, lines.clone());
         (Self { lines, out }, dispatch)
+    }
+
+    /// The panics of this process from now on, which are also reported as before. Only one test can have them.
+    pub(crate) fn panics() -> Self {
+        let (captured, dispatch) =
+            Self::start("off,millstream::telemetry=error,millstream::spans=error", Format::Text, false);
+        tracing::dispatcher::set_global_default(dispatch).unwrap();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            log_panic(info);
+            before(info);
+        }));
+        captured
     }
 
     pub(crate) fn text(&self) -> String {
