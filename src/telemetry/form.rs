@@ -17,7 +17,7 @@ use tracing_subscriber::{
         format::{DefaultFields, Writer},
         time::{FormatTime, SystemTime},
     },
-    registry::{LookupSpan, Scope},
+    registry::{LookupSpan, SpanRef},
 };
 
 use super::Format;
@@ -138,19 +138,33 @@ where
         writer.write_str(dim)?;
         SystemTime.format_time(&mut writer)?;
         write!(writer, "{end} {level}{:>5}{end} ", meta.level().as_str())?;
-        let mut after = "";
-        for span in ctx.event_scope().into_iter().flat_map(Scope::from_root) {
-            write!(writer, "{bold}{}{end}", span.metadata().name())?;
-            if let Some(fields) = span.extensions().get::<FormattedFields<N>>().filter(|fields| !fields.is_empty()) {
-                write!(writer, "{bold}{{{end}{fields}{bold}}}{end}")?;
-            }
-            write!(writer, "{dim}:{end}")?;
-            after = " ";
+        let innermost = ctx.parent_span();
+        if let Some(span) = &innermost {
+            write_spans::<S, N>(&mut writer, span, [bold, dim, end])?;
         }
+        let after = if innermost.is_some() { " " } else { "" };
         write!(writer, "{after}{dim}{}:{end} ", meta.target())?;
         DefaultFields::new().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }
+}
+
+/// Writes the spans around a line, the outermost first.
+fn write_spans<S, N>(writer: &mut Writer<'_>, span: &SpanRef<'_, S>, style: [&str; 3]) -> fmt::Result
+where
+    S: for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    if let Some(parent) = span.parent() {
+        write_spans::<S, N>(writer, &parent, style)?;
+    }
+    let [bold, dim, end] = style;
+    let mut write = |parts: &[&str]| parts.iter().try_for_each(|part| writer.write_str(part));
+    write(&[bold, span.name(), end])?;
+    if let Some(fields) = span.extensions().get::<FormattedFields<N>>().filter(|fields| !fields.is_empty()) {
+        write(&[bold, "{", end, fields, bold, "}", end])?;
+    }
+    write(&[dim, ":", end])
 }
 
 fn colour(level: Level) -> &'static str {
