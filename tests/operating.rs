@@ -322,6 +322,19 @@ fn each_line_says_where_it_belongs() {
     assert_eq!(node.request("POST", path, &fields, &event).status, 200);
     let published = json_line(&node, "event published");
     assert_eq!(span(&published, "request"), json!({ "name": "request", "id": "mine", "method": "POST", "path": path }));
+
+    let mut stream = node.stream("/events?topic=t", &[("X-User-ID", "7"), ("X-Request-Id", "opens-a-stream")]);
+    let emitter = stream.until("connection").json()["emitterId"].clone();
+    drop(stream);
+    let own = json!({ "name": "stream", "emitter": emitter, "user": "7" });
+    let opened = json_line(&node, "stream opened");
+    assert_eq!((span(&opened, "stream"), &span(&opened, "request")["id"]), (own.clone(), &json!("opens-a-stream")));
+    assert_eq!(json_line(&node, "stream closed")["spans"], json!([own]), "its request has ended");
+
+    let job = node.post("/api/jobs", &json!({ "tasks": [{ "run": "Calculate Stats" }] }))["jobId"].clone();
+    for message in ["job accepted", "task ended", "job ended"] {
+        assert_eq!(json_line(&node, message)["spans"], json!([{ "name": "job", "id": job }]), "{message}");
+    }
 }
 
 /// Warnings keep the request that they belong to, and a long path does not fill the log.

@@ -1,7 +1,8 @@
-//! A node over real sockets, with the faulty handler of `http.rs`.
+//! A node over real sockets, with the faulty handler of `http.rs`, and one with a faulty handler of tasks.
 
 use bytes::Bytes;
-use serde_json::Value;
+use futures::TryStreamExt;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -9,7 +10,14 @@ use tokio::{
 };
 
 use super::*;
-use crate::{journal::Kind, telemetry::Captured};
+use crate::{
+    jobs::{
+        Submission, TaskHandler,
+        handler::{Output, Task, TaskError},
+    },
+    journal::{BoxFuture, Kind},
+    telemetry::Captured,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,6 +31,18 @@ struct Reply {
 impl Reply {
     fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Panics, after it has waited once.
+struct Faulty;
+
+impl TaskHandler for Faulty {
+    fn run(&self, task: Task) -> BoxFuture<'_, Result<Output, TaskError>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            panic!("task {} is faulty", task.task_id)
+        })
     }
 }
 
@@ -113,4 +133,22 @@ async fn a_handler_that_panics_is_a_problem_over_http_1_and_http_2() {
     }
     stop.send(()).expect("it runs");
     timeout(PATIENCE, running).await.expect("it stops").expect("no panic").expect("in order");
+}
+
+/// Handlers know nothing of spans; their lines and panics still say which job and which attempt they belong to.
+#[actix_rt::test]
+async fn a_panic_in_a_task_names_the_job_and_the_attempt() {
+    let log = Captured::panics();
+    let mut config = Config::default();
+    config.journal.kind = Kind::Memory;
+    let app = App::with_handlers(config, [("faulty".to_owned(), Registered::new(Faulty))]).expect("a node");
+    let spec = serde_json::from_value(json!({ "tasks": [{ "id": "a", "run": "faulty" }] })).expect("a spec");
+    let jobs = &app.node().jobs;
+    let id = jobs.submit(Submission { spec, ..Submission::default() }).await.expect("accepted").job_id;
+    let events: Vec<_> = timeout(PATIENCE, jobs.watch(&id).try_collect()).await.expect("it ends").expect("events");
+    assert!(!events.is_empty());
+    let (log, span) = (log.text(), format!(" job{{id={id}}}:attempt{{task=a number=1}}: "));
+    let line = log.lines().find(|line| line.contains(&span)).unwrap_or_else(|| panic!("{span}: {log}"));
+    assert!(line.contains("panicked at src/app/tests.rs") && line.contains("task a is faulty"), "{line}");
+    app.stop().await;
 }

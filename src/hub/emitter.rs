@@ -25,6 +25,7 @@ use super::{
 use crate::{
     event::{Event, Filter, Position, Subscriber, Undecided},
     journal::{Page, Query, Trimmed},
+    spans,
     sse::Encoded,
     topic::{Pattern, Topic},
 };
@@ -169,6 +170,11 @@ impl Emitter {
         matches!(self.phase, Phase::Live)
     }
 
+    /// The span of its log lines. Made for each line, because the memory of a span is too much for an idle stream.
+    pub(super) fn span(&self) -> tracing::Span {
+        spans::stream(&self.id, self.request.user.as_deref())
+    }
+
     pub(super) fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Ending { .. })
     }
@@ -239,7 +245,9 @@ impl Emitter {
                 counters.dropped.fetch_add(1, Relaxed);
             }
             Decision::CatchUp => {
-                tracing::debug!(emitter = &*self.id, "outbox full, catching up from the journal");
+                if tracing::enabled!(tracing::Level::DEBUG) {
+                    self.span().in_scope(|| tracing::debug!("outbox full, catching up from the journal"));
+                }
                 self.fall_behind(offset - 1);
                 counters.lagged.fetch_add(1, Relaxed);
             }

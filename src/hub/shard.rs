@@ -205,13 +205,15 @@ impl Shard {
     fn register(&self, emitter: Emitter) -> Key {
         let mut state = self.state.borrow_mut();
         self.counters.opened.fetch_add(1, Relaxed);
-        tracing::info!(
-            emitter = &*emitter.id,
-            user = emitter.request.user,
-            topics = emitter.patterns.len(),
-            open = self.counters.open(),
-            "stream opened"
-        );
+        emitter.span().in_scope(|| {
+            tracing::info!(
+                emitter = &*emitter.id,
+                user = emitter.request.user,
+                topics = emitter.patterns.len(),
+                open = self.counters.open(),
+                "stream opened"
+            );
+        });
         let (id, patterns) = (emitter.id.clone(), emitter.patterns.clone());
         let next_check = emitter.next_check(self.write_deadline(), Instant::now());
         let key = state.emitters.insert(emitter);
@@ -238,6 +240,7 @@ impl Shard {
         });
         self.audience.leave(emitter.serial, &emitter.patterns);
         self.counters.close(reason);
+        let _span = emitter.span().entered();
         tracing::info!(
             emitter = &*emitter.id,
             user = emitter.request.user,
@@ -446,16 +449,13 @@ impl Shard {
             Ok(_) if !Arc::ptr_eq(asked, &emitter.patterns) => emitter.discard_page(),
             Ok(page) => emitter.take_page(page, epoch, position, &self.counters, now),
             Err(Unavailable::Unreadable { through, reason }) if through > emitter.cursor => {
-                tracing::error!(
-                    emitter = &*emitter.id,
-                    through,
-                    reason,
-                    "events cannot be read; the stream continues behind them"
-                );
+                emitter.span().in_scope(|| {
+                    tracing::error!(through, reason, "events cannot be read; the stream continues behind them");
+                });
                 emitter.skip_unreadable(through, epoch, &self.counters, now);
             }
             Err(error) => {
-                tracing::warn!(emitter = &*emitter.id, %error, "an emitter cannot catch up");
+                emitter.span().in_scope(|| tracing::warn!(%error, "an emitter cannot catch up"));
                 emitter.end(Reason::JournalUnavailable, now);
             }
         }

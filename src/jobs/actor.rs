@@ -15,6 +15,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     config::{Config, Deps},
@@ -244,7 +245,8 @@ impl JobsActor {
             _ => turn.attempts.into_iter().for_each(|one| drop(actix::spawn(one.run(self.reports.clone())))),
         }
         for tasks in turn.remote_tasks {
-            actix::spawn(Session::new(tasks, self.remote.clone(), self.reports.clone()).run());
+            let span = tasks.span.clone();
+            actix::spawn(Session::new(tasks, self.remote.clone(), self.reports.clone()).run().instrument(span));
         }
         if let Some(batch) = turn.batch {
             self.append(batch, ctx);

@@ -9,6 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::{
     code,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     shares::{Held, Owner},
-    supervise,
+    spans, supervise,
     upstream::Via,
 };
 
@@ -34,6 +35,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// An attempt that is ready to run.
 pub(crate) struct Attempt {
     pub job: JobId,
+    /// The span of the job.
+    pub span: Span,
     /// The index of the task in its job.
     pub task: u32,
     pub number: u32,
@@ -65,7 +68,9 @@ impl Attempt {
         let guard = token.clone().drop_guard();
         let reserve = Reserve::new(self.memory.clone(), self.owner.clone());
         let max_data_bytes = self.max_data_bytes;
-        let outcome = AssertUnwindSafe(self.outcome(token, reserve.clone(), reports.clone())).catch_unwind().await;
+        let span = spans::attempt(&self.span, &self.task_id, attempt);
+        let outcome = AssertUnwindSafe(self.outcome(token, reserve.clone(), reports.clone()));
+        let outcome = outcome.catch_unwind().instrument(span).await;
         drop(guard);
         let outcome = outcome.unwrap_or_else(|panic| {
             let message = format!("the handler panicked: {}", supervise::text(&*panic));

@@ -31,6 +31,7 @@ use crate::{
     event::Position,
     journal::{AppendError, Batch, Receipt, Unavailable},
     shares::{Denied, Held, Owner, Pool, Share},
+    spans,
     topic::Topic,
 };
 
@@ -216,7 +217,9 @@ impl Engine {
         if let Some(timeout) = live.plan.timeout {
             live.set_deadline(now + timeout, fx);
         }
-        tracing::info!(job_id = %id, user = origin.user.as_deref(), tasks = live.runs.len(), "job accepted");
+        live.span.in_scope(|| {
+            tracing::info!(job_id = %id, user = origin.user.as_deref(), tasks = live.runs.len(), "job accepted");
+        });
         if fx.suspended {
             // The engine was suspended while the record was written.
             fx.queue.clear(&id);
@@ -279,7 +282,9 @@ impl Engine {
         let (state, key_record, mut live) = stored.into_live(&mut self.effects, now);
         // Accepted jobs continue even if the limit was lowered.
         live.task_quota = self.tasks.take(Share::WHOLE, &live.owner, live.runs.len() as u64).ok();
-        tracing::info!(job_id = %live.id, tasks = live.runs.len(), finished = live.finished(), "job taken up");
+        live.span.in_scope(|| {
+            tracing::info!(job_id = %live.id, tasks = live.runs.len(), finished = live.finished(), "job taken up");
+        });
         self.effects.stats.jobs_taken_up += 1;
         self.registry.insert(state, key_record, live);
     }
@@ -424,7 +429,9 @@ impl Engine {
     fn refused(&mut self, index: usize, reason: &str, now: Instant) -> AfterAppend {
         if let Some(entry) = self.effects.outbox.give_up(index) {
             let event = entry.event.fact.name();
-            tracing::error!(job_id = %entry.event.job_id, event, reason, "the journal refuses an event of a job");
+            spans::job(&entry.event.job_id).in_scope(|| {
+                tracing::error!(job_id = %entry.event.job_id, event, reason, "the journal refuses an event of a job");
+            });
             self.fold(&entry.event, None, now);
         }
         AfterAppend::RetryNow

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     durable::{self, Records},
     journal::{AppendError, Batch, Expect, RecordWrite, Shared, Unavailable},
+    spans,
     topic::Topic,
     upstream::Via,
 };
@@ -188,7 +189,9 @@ pub(crate) async fn purge_all(journal: &Shared, leaving: Vec<Leaving>) -> Vec<Le
     let mut left = Vec::new();
     for job in leaving {
         if let Err(error) = purge(journal, &job.id, job.key_record.clone()).await {
-            tracing::warn!(job_id = %job.id, %error, "what is kept of an ended job could not be purged; trying again");
+            spans::job(&job.id).in_scope(|| {
+                tracing::warn!(job_id = %job.id, %error, "what is kept of an ended job could not be purged; trying again");
+            });
             left.push(job);
         }
     }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     durable::{self, Halt, Reader},
     journal::{Query, Record, Unavailable},
+    spans,
     topic::{Pattern, Topic},
 };
 
@@ -104,7 +105,9 @@ impl Recovery {
                     Ok(Some(job)) => jobs.push(job),
                     Err(Halt::Gone) => return Err(Halt::Gone),
                     Err(Halt::Damaged(reason)) => {
-                        tracing::error!(job_id = id, reason, "a job cannot be read; it is left alone");
+                        spans::job(&id).in_scope(|| {
+                            tracing::error!(job_id = id, reason, "a job cannot be read; it is left alone");
+                        });
                         taken(deliver(Found::Unreadable { id: id.clone(), reason }).await)?;
                     }
                 }
@@ -152,7 +155,10 @@ impl Recovery {
                 match JobEvent::decode(event.name(), &event.data) {
                     Ok(fact) => job.take(&fact, event.data.len(), event.position),
                     Err(error) => {
-                        tracing::warn!(job_id = %job.id(), id = %event.position, %error, "an event of a job is ignored");
+                        let (id, position) = (job.id(), event.position);
+                        spans::job(id).in_scope(|| {
+                            tracing::warn!(job_id = %id, id = %position, %error, "an event of a job is ignored");
+                        });
                     }
                 }
             }
@@ -193,7 +199,9 @@ impl Recovery {
 
     /// Deletes what an interrupted purge has left. What cannot be deleted now is deleted at the next start.
     async fn tidy(&self, id: &str) {
-        match record::tidy(&self.reader.journal, id).await {
+        let tidied = record::tidy(&self.reader.journal, id).await;
+        let _span = spans::job(id).entered();
+        match tidied {
             Ok(()) => tracing::info!(job_id = id, "what a purge had left of a job was deleted"),
             Err(error) => tracing::warn!(job_id = id, %error, "what a purge has left of a job cannot be deleted"),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::handler::TaskError;
 use crate::{
@@ -74,6 +75,8 @@ pub(crate) struct TaskDone {
 #[derive(Debug)]
 pub(crate) struct RemoteTasks {
     pub job: JobId,
+    /// The span of the job.
+    pub span: Span,
     /// The owner of the job.
     pub owner: Owner,
     pub remote: Arc<str>,

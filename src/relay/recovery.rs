@@ -3,7 +3,10 @@
 //! A record that cannot be read stays in the journal: a later version may know it. A journal that fails is asked again.
 
 use super::record::{self, EndRecord, Progress, RELAYS, SpecRecord};
-use crate::durable::{Halt, Reader, check_version};
+use crate::{
+    durable::{Halt, Reader, check_version},
+    spans,
+};
 
 /// A relay as the journal has it.
 pub(super) struct Found {
@@ -36,11 +39,13 @@ pub(super) async fn read(reader: &Reader) -> Option<(Vec<Found>, u64)> {
                 Ok(found) => relays.extend(found),
                 Err(Halt::Gone) => return None,
                 Err(Halt::Damaged(reason)) => {
-                    tracing::error!(
-                        relay_id = id,
-                        reason,
-                        "the record of a relay cannot be read; it stays in the journal"
-                    );
+                    spans::relay(&id).in_scope(|| {
+                        tracing::error!(
+                            relay_id = id,
+                            reason,
+                            "the record of a relay cannot be read; it stays in the journal"
+                        );
+                    });
                     unreadable += 1;
                 }
             }

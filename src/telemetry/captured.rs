@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
@@ -30,17 +30,20 @@ impl Captured {
         (Self { lines, out }, dispatch)
     }
 
-    /// The panics of this process from now on, which are also reported as before. Only one test can have them.
-    pub(crate) fn panics() -> Self {
-        let (captured, dispatch) =
-            Self::start("off,millstream::telemetry=error,millstream::spans=error", Format::Text, false);
-        tracing::dispatcher::set_global_default(dispatch).unwrap();
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            log_panic(info);
-            before(info);
-        }));
-        captured
+    /// The panics of all tests of this process since the first call. They are also reported as before.
+    pub(crate) fn panics() -> &'static Self {
+        static PANICS: LazyLock<Captured> = LazyLock::new(|| {
+            let filter = "off,millstream::telemetry=error,millstream::spans=error";
+            let (captured, dispatch) = Captured::start(filter, Format::Text, false);
+            tracing::dispatcher::set_global_default(dispatch).unwrap();
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                log_panic(info);
+                before(info);
+            }));
+            captured
+        });
+        &PANICS
     }
 
     pub(crate) fn text(&self) -> String {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::{
     QuotaGuard,
@@ -28,6 +29,7 @@ use crate::{
     },
     journal::RecordWrite,
     shares::{Held, Owner},
+    spans,
     text::shorten,
     topic::Topic,
 };
@@ -41,6 +43,8 @@ use self::remote::RemoteRun;
 #[derive(Debug)]
 pub(crate) struct LiveJob {
     pub id: JobId,
+    /// The span of its log lines.
+    pub span: Span,
     pub plan: Plan,
     /// The state of each task, in the order of the plan.
     pub runs: Vec<TaskRun>,
@@ -172,6 +176,7 @@ impl LiveJob {
     pub(crate) fn new(id: JobId, plan: Plan, topic: Topic, accepted: Instant) -> Self {
         let runs = plan.tasks.iter().map(TaskRun::of).collect();
         Self {
+            span: spans::job(&id),
             id,
             plan,
             runs,

@@ -49,6 +49,7 @@ impl LiveJob {
         run.attempts += 1;
         fx.outbox.start(Attempt {
             job: self.id.clone(),
+            span: self.span.clone(),
             task: index,
             number: run.attempts,
             handler,
@@ -205,10 +206,12 @@ impl LiveJob {
             let value = Bytes::from(result.into_boxed_bytes());
             records.push(RecordWrite { key: record::result_key(&self.id, &task.id), value: Some(value) });
         }
-        tracing::info!(
-            job_id = %self.id, task_id = task.id, task_name = task.name, attempts = run.attempts, duration_ms,
-            result_bytes = bytes, status = "completed", "task ended"
-        );
+        self.span.in_scope(|| {
+            tracing::info!(
+                job_id = %self.id, task_id = task.id, task_name = task.name, attempts = run.attempts, duration_ms,
+                result_bytes = bytes, status = "completed", "task ended"
+            );
+        });
         fx.stats.tasks_succeeded += 1;
         self.push(Some(index), Fact::TaskComplete(fact), (records, done.held), PLAIN_EVENT_BYTES + bytes, fx);
         self.finish(index, Some(duration_ms), fx, now);
@@ -247,10 +250,12 @@ impl LiveJob {
         self.keep_error(index as usize, &error.message);
         let (task, run) = (&self.plan.tasks[index as usize], &self.runs[index as usize]);
         let duration = run.began.map(|began| millis(now - began));
-        tracing::info!(
-            job_id = %self.id, task_id = task.id, task_name = task.name, attempts = run.attempts, duration_ms = duration,
-            code = error.code, error = error.message, status = "failed", "task ended"
-        );
+        self.span.in_scope(|| {
+            tracing::info!(
+                job_id = %self.id, task_id = task.id, task_name = task.name, attempts = run.attempts, duration_ms = duration,
+                code = error.code, error = error.message, status = "failed", "task ended"
+            );
+        });
         let fact = TaskFailed {
             task_id: task.id.clone(),
             task_name: task.name.clone(),
@@ -303,10 +308,12 @@ impl LiveJob {
             duration_ms: millis(now - self.accepted),
         };
         self.runs.iter_mut().for_each(|run| run.outcome = None);
-        tracing::info!(
-            job_id = %self.id, status = complete.status.as_str(), tasks = complete.total_tasks,
-            succeeded = complete.success_count, failed = complete.error_count, duration_ms = complete.duration_ms, "job ended"
-        );
+        self.span.in_scope(|| {
+            tracing::info!(
+                job_id = %self.id, status = complete.status.as_str(), tasks = complete.total_tasks,
+                succeeded = complete.success_count, failed = complete.error_count, duration_ms = complete.duration_ms, "job ended"
+            );
+        });
         if !self.aggregated_made {
             let bytes = results.results.get().len();
             self.push_job(Fact::AggregatedResult(results), PLAIN_EVENT_BYTES + bytes, fx);

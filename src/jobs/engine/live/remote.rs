@@ -116,6 +116,7 @@ impl LiveJob {
         fx.sessions += by_remote.len();
         fx.remote_tasks.extend(by_remote.into_iter().map(|(remote, tasks)| RemoteTasks {
             job: self.id.clone(),
+            span: self.span.clone(),
             owner: self.owner.clone(),
             remote: remote.clone(),
             tasks,
