@@ -24,6 +24,7 @@ use crate::{
     event::{MAX_TOPICS_PER_EVENT, now_ms},
     journal::{AppendError, Batch, Expect, Unavailable},
     shares::{Denied, Share},
+    spans,
     upstream::Remotes,
 };
 
@@ -351,7 +352,9 @@ impl Engine {
         {
             relay.failures += 1;
             if relay.failures.is_power_of_two() {
-                tracing::warn!(relay_id = id, %error, failures = relay.failures, "a relay waits for the journal");
+                spans::relay(id).in_scope(|| {
+                    tracing::warn!(relay_id = id, %error, failures = relay.failures, "a relay waits for the journal");
+                });
             }
             relay.delayed.push(change);
             self.effects.delay(Lane::Relay(id.to_owned()));
@@ -439,7 +442,9 @@ impl Engine {
                 self.remove_next();
             }
             (None, Err(error)) => {
-                tracing::warn!(relay_id = id, %error, "an ended relay could not be removed; trying again");
+                spans::relay(id).in_scope(|| {
+                    tracing::warn!(relay_id = id, %error, "an ended relay could not be removed; trying again");
+                });
                 self.registry.keep(id);
                 self.removing = false;
             }

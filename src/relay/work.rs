@@ -17,6 +17,7 @@ use crate::{
     durable,
     event::now_ms,
     journal::{AppendError, Batch, Expect, Page, Query, Shared, Unavailable},
+    spans,
     supervise::Supervisor,
     topic::{Pattern, Topic},
 };
@@ -52,7 +53,9 @@ pub(super) async fn perform(journal: Shared, supervisor: Supervisor, work: Work)
                 Err(_) => Ok(()),
             };
             if let Err(error) = guarded(purge()).await {
-                tracing::warn!(relay_id = relay, %error, "the events of an ended relay were not deleted");
+                spans::relay(&relay).in_scope(|| {
+                    tracing::warn!(relay_id = relay, %error, "the events of an ended relay were not deleted");
+                });
             }
             Done::Purge
         }

@@ -204,11 +204,13 @@ fn a_body_in_pieces_is_proven_when_it_is_whole() {
     use std::io::Write;
     let node = start();
     let delivery = Delivery::standard("msg_1", now(), &order(1));
-    let fields: String = delivery.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields: Vec<_> = delivery.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields = fields.concat();
     let head = format!("POST /api/webhooks/standard HTTP/1.1\r\nHost: {}\r\n{fields}", node.addr);
     let chunks = |size: usize| -> String {
         let pieces = delivery.body.as_bytes().chunks(size);
-        pieces.map(|piece| format!("{:x}\r\n{}\r\n", piece.len(), String::from_utf8_lossy(piece))).collect()
+        let chunk = |piece: &[u8]| format!("{:x}\r\n{}\r\n", piece.len(), String::from_utf8_lossy(piece));
+        pieces.map(chunk).collect::<Vec<_>>().concat()
     };
 
     // The client leaves in the midst of its body.

@@ -28,6 +28,7 @@ use crate::{
         upstream::{Batch, Report, Start, UpstreamId},
     },
     shares::Owner,
+    spans,
     topic::Topic,
     upstream::events::{Failure, StreamEvent},
 };
@@ -167,7 +168,17 @@ impl SourceGroup {
 
     fn fail(&mut self, error: String) {
         let remote = self.source.as_ref().map(|source| source.source.remote.name());
-        tracing::error!(remote, error, "an upstream of relays was given up");
+        for member in &self.members {
+            spans::relay(&member.relay).in_scope(|| {
+                tracing::error!(
+                    relay_id = member.relay,
+                    label = member.label,
+                    remote,
+                    error,
+                    "a source of a relay was given up"
+                );
+            });
+        }
         self.failing.get_or_insert((error, INTERNAL.to_owned()));
     }
 
@@ -234,7 +245,16 @@ impl SourceGroup {
         self.delayed = true;
         scope.effects.delay(Lane::Upstream(self.id));
         if self.write.as_mut().is_some_and(|write| !std::mem::replace(&mut write.unclear, true)) {
-            tracing::warn!(upstream = self.id, error, "an upstream of relays waits for the journal");
+            for member in &self.members {
+                spans::relay(&member.relay).in_scope(|| {
+                    tracing::warn!(
+                        relay_id = member.relay,
+                        label = member.label,
+                        error,
+                        "a source of a relay waits for the journal"
+                    );
+                });
+            }
             self.show(scope, Some(error));
         }
     }

@@ -9,6 +9,7 @@ use super::*;
 use crate::jobs::handlers::double::{Answer, Recorder, Upstream, deps, response, task};
 
 mod bodies;
+mod requests;
 mod statuses;
 mod tokens;
 
@@ -25,122 +26,6 @@ async fn ask(bytes: Vec<u8>) -> (Result<Output, TaskError>, Arc<Recorder>) {
 
 async fn failure(bytes: Vec<u8>) -> TaskError {
     ask(bytes).await.0.expect_err("it fails")
-}
-
-/// Sends a task and answers with the request as the upstream saw it.
-async fn sent(input: impl FnOnce(&str) -> Value) -> String {
-    let mut upstream = Upstream::saying(response("200 OK", b"")).await;
-    run(input(&upstream.url)).await.0.expect("it is answered");
-    upstream.requests.recv().await.expect("a request came")
-}
-
-/// A header of a request, or nothing.
-fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
-    request.lines().find_map(|line| {
-        let (field, value) = line.split_once(':')?;
-        field.eq_ignore_ascii_case(name).then(|| value.trim())
-    })
-}
-
-// --- what is sent ---
-
-#[tokio::test]
-async fn a_json_body_is_sent_with_key_and_trace() {
-    let request = sent(|url| json!({"url": format!("{url}/orders?x=1"), "method": "post", "body": {"n": 1}})).await;
-    assert!(request.starts_with("POST /orders?x=1 HTTP/1.1\r\n"), "{request}");
-    assert!(request.ends_with("\r\n\r\n{\"n\":1}"), "{request}");
-    assert_eq!(header(&request, "content-type"), Some("application/json"));
-    assert_eq!(header(&request, "idempotency-key"), Some("j1/t1"));
-    let trace: Vec<_> = header(&request, "traceparent").expect("it is there").split('-').collect();
-    assert_eq!(trace.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 32, 16, 2]);
-}
-
-#[tokio::test]
-async fn attempts_of_a_job_share_the_trace_but_not_the_span() {
-    let one = sent(|url| json!({ "url": url })).await;
-    let two = sent(|url| json!({ "url": url })).await;
-    let [one, two] = [&one, &two].map(|request| header(request, "traceparent").expect("it is there").to_owned());
-    assert_eq!(one[..36], two[..36]);
-    assert_ne!(one, two);
-}
-
-#[tokio::test]
-async fn what_is_null_is_as_if_it_were_missing() {
-    let request = sent(|url| json!({"url": url, "method": null, "headers": null, "body": null})).await;
-    assert!(request.starts_with("GET / HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"), "{request}");
-    assert_eq!(header(&request, "content-type"), None);
-}
-
-#[tokio::test]
-async fn a_text_body_is_sent_as_it_is() {
-    let request = sent(|url| json!({"url": url, "method": "PUT", "body": "a \"b\""})).await;
-    assert!(request.ends_with("\r\n\r\na \"b\""), "{request}");
-    assert_eq!(header(&request, "content-type"), Some("text/plain; charset=utf-8"));
-}
-
-#[tokio::test]
-async fn headers_of_the_client_win() {
-    let request = sent(|url| {
-        json!({"url": url, "method": "POST", "body": "<a/>", "headers": {
-            "Content-Type": "text/xml", "Idempotency-Key": "mine", "traceparent": "00-1-2-00", "X-Name": "Jörg",
-        }})
-    })
-    .await;
-    assert_eq!(header(&request, "content-type"), Some("text/xml"));
-    assert_eq!(header(&request, "idempotency-key"), Some("mine"));
-    assert_eq!(header(&request, "traceparent"), Some("00-1-2-00"));
-    assert_eq!(header(&request, "x-name"), Some("Jörg"));
-}
-
-#[tokio::test]
-async fn bad_headers_are_named_and_nothing_is_sent() {
-    let mut upstream = Upstream::saying(response("200 OK", b"")).await;
-    for (name, value) in [
-        ("X-A", "one\r\nX-B: two"),
-        ("X A", "one"),
-        ("X-A:", "one"),
-        ("", "one"),
-        ("Host", "other"),
-        ("content-LENGTH", "5"),
-        ("Transfer-Encoding", "chunked"),
-        ("Connection", "close"),
-        ("Upgrade", "h2c"),
-    ] {
-        let error = run(json!({"url": upstream.url, "headers": {name: value}})).await.0.expect_err("it is refused");
-        assert_eq!((error.code.as_str(), error.retryable), ("bad_header", false), "{name}");
-        assert!(error.message.contains(name) && !error.message.contains(value), "{error}");
-    }
-    let error = run(json!({"url": upstream.url, "headers": {"A": "1", "a": "2"}})).await.0.expect_err("it is refused");
-    assert_eq!(error.code, "bad_header");
-    assert!(upstream.requests.try_recv().is_err());
-}
-
-#[tokio::test]
-async fn what_cannot_be_asked_is_refused_with_a_code() {
-    for (input, code) in [
-        (json!({"url": "http://h/", "method": "TRACE"}), "bad_method"),
-        (json!({"url": "http://h/", "method": "CONNECT"}), "bad_method"),
-        (json!({"url": "ftp://h/"}), "bad_url"),
-        (json!({"url": "nonsense"}), "bad_url"),
-        (json!({"method": "GET"}), "bad_input"),
-        (json!({"url": "http://h/", "header": {}}), "bad_input"),
-        (Value::Null, "bad_input"),
-    ] {
-        let error = run(input.clone()).await.0.expect_err("it is refused");
-        assert_eq!((error.code.as_str(), error.retryable), (code, false), "{input}");
-        if let Ok(parsed) = serde_json::from_value::<Input>(input) {
-            assert_eq!(parsed.check().expect_err("it is known before").code, code);
-        }
-    }
-}
-
-#[tokio::test]
-async fn the_egress_guard_stands_before_what_clients_name() {
-    let upstream = Upstream::saying(response("200 OK", b"")).await;
-    let client = Client::new(upstream::Config::default());
-    let (task, _) = task(json!({"url": upstream.url}));
-    let guarded = HttpTask::new(&Deps { client: client.clone(), ..deps() });
-    assert_eq!(guarded.run(task).await.expect_err("it is loopback").code, "egress_refused");
 }
 
 // --- what a response is worth ---
@@ -258,26 +143,4 @@ async fn a_stream_may_be_longer_than_a_response_but_no_event_of_it() {
     let event = format!("data: {}\n\n", "x".repeat(5 << 20));
     let error = failure(response("200 OK\r\nContent-Type: text/event-stream", event.as_bytes())).await;
     assert_eq!(error.code, "response_too_large");
-}
-
-// --- the operator's URL ---
-
-#[tokio::test]
-async fn an_endpoint_gets_the_input_as_json_or_is_asked_without() {
-    for (input, start, end) in [
-        (json!({"n": 1}), "POST /in?k=v ", "\r\n\r\n{\"n\":1}"),
-        (json!("text"), "POST /in?k=v ", "\r\n\r\n\"text\""),
-        (Value::Null, "GET /in?k=v ", "\r\n\r\n"),
-    ] {
-        let mut upstream = Upstream::saying(response("200 OK", b"{\"ok\": true}")).await;
-        // Without exceptions: the guard does not stand before what the operator names.
-        let deps = Deps { client: Client::new(upstream::Config::default()), ..deps() };
-        let endpoint = Endpoint::new(&deps, &format!("{}/in?k=v", upstream.url)).expect("it is a URL");
-        let json = (!input.is_null()).then_some("application/json");
-        let (task, _) = task(input);
-        assert_eq!(endpoint.run(task).await.expect("it is well").result, json!({"ok": true}));
-        let request = upstream.requests.recv().await.expect("a request came");
-        assert!(request.starts_with(start) && request.ends_with(end), "{request}");
-        assert_eq!((header(&request, "content-type"), header(&request, "idempotency-key")), (json, Some("j1/t1")));
-    }
 }

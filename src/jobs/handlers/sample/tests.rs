@@ -1,30 +1,24 @@
-//! The samples as they run, the node's own endpoints played by an upstream on loopback.
+//! The samples as they run, the node's own endpoints played by a server on loopback that says which requests must come.
 
 use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use wiremock::{
+    Mock, MockBuilder, MockServer, ResponseTemplate,
+    matchers::{method, path, query_param},
+};
 
 use super::*;
-use crate::jobs::handlers::double::{Answer, Upstream, deps, response, task};
+use crate::jobs::handlers::double::{Answer, Upstream, deps, task};
 
 fn rises(progress: &[f64]) -> bool {
     progress.windows(2).all(|pair| pair[0] < pair[1]) && progress.iter().all(|value| (0.0..=100.0).contains(value))
 }
 
-/// Plays the two endpoints as the node serves them.
-fn node(request: &str) -> Answer {
-    let target = request.split(' ').nth(1).unwrap_or_default();
-    if target == ORDERS_PATH {
-        return Answer::Send(response("200 OK\r\nContent-Type: text/csv", orders_csv()));
-    }
-    let page = target.strip_prefix(QUOTES_PATH).and_then(|query| query.strip_prefix("?page=")?.parse().ok());
-    Answer::Send(match page.and_then(quotes) {
-        Some(page) => {
-            response("200 OK\r\nContent-Type: application/json", serde_json::json!(page).to_string().as_bytes())
-        }
-        None => response("404 Not Found", b"no such page"),
-    })
+/// A request to an endpoint of the node.
+fn endpoint(target: &str) -> MockBuilder {
+    Mock::given(method("GET")).and(path(target))
 }
 
 async fn run(name: &str, url: Option<String>) -> (Result<Output, TaskError>, Vec<f64>) {
@@ -67,8 +61,10 @@ async fn stats_describe_all_orders() {
 
 #[tokio::test]
 async fn fetch_gets_the_whole_table() {
-    let upstream = Upstream::start(node).await;
-    let (done, progress) = run("fetch", Some(upstream.url)).await;
+    let node = MockServer::start().await;
+    let orders = ResponseTemplate::new(200).set_body_raw(orders_csv(), "text/csv");
+    endpoint(ORDERS_PATH).respond_with(orders).expect(1).mount(&node).await;
+    let (done, progress) = run("fetch", Some(node.uri())).await;
     let output = done.expect("the node answers");
     assert_eq!(output.http_status, Some(200));
     assert_eq!(
@@ -80,18 +76,21 @@ async fn fetch_gets_the_whole_table() {
 
 #[tokio::test]
 async fn third_party_asks_for_every_page_once() {
-    let mut upstream = Upstream::start(node).await;
-    let (done, progress) = run("third_party", Some(upstream.url)).await;
+    let node = MockServer::start().await;
+    for page in 1..=5 {
+        let quotes = ResponseTemplate::new(200).set_body_json(quotes(page).expect("it exists"));
+        let asked = endpoint(QUOTES_PATH).and(query_param("page", page.to_string()));
+        asked.respond_with(quotes).expect(1).mount(&node).await;
+    }
+    let (done, progress) = run("third_party", Some(node.uri())).await;
     let result = done.expect("the node answers").result.value();
     assert_eq!((&result["pages"], &result["quotes"]), (&json!(5), &json!(100)));
     assert_eq!(result["carriers"].as_array().map(Vec::len), Some(4));
     assert_eq!(result["cheapestByRoute"].as_object().map(serde_json::Map::len), Some(5));
     assert_eq!(progress, [20.0, 40.0, 60.0, 80.0, 100.0]);
-    for page in 1..=5 {
-        let request = upstream.requests.recv().await.expect("a request per page");
-        assert!(request.starts_with(&format!("GET {QUOTES_PATH}?page={page} ")), "{request}");
-    }
-    assert!(upstream.requests.try_recv().is_err());
+    let requests = node.received_requests().await.expect("requests are recorded");
+    let pages: Vec<_> = requests.iter().filter_map(|request| request.url.query()).collect();
+    assert_eq!(pages, ["page=1", "page=2", "page=3", "page=4", "page=5"]);
 }
 
 #[tokio::test]

@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// A header of a request, or nothing.
+fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
+    request.lines().find_map(|line| {
+        let (field, value) = line.split_once(':')?;
+        field.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
 #[tokio::test]
 async fn a_status_is_an_error_by_its_class_and_tried_again_where_that_can_help() {
     for (status, retryable) in [
