@@ -72,7 +72,7 @@ fn a_revoked_token_ends_its_streams_and_no_others() {
     let good = std::fs::read_to_string(node.config_file()).expect("the settings");
     std::fs::write(node.config_file(), "[access]\nmode = \"nothing\"").expect("write");
     node.signal(Signal::HUP);
-    eventually(|| node.log().contains("those in force stay").then_some(()));
+    eventually(|| node.log().contains("the current ones stay valid").then_some(()));
     assert_eq!(publish(&node, ALICE, "orders:1", "still"), 200);
     assert_eq!(alice.until("news").data, "still");
     // An editor that has just begun to write leaves a file that lets everybody in.
