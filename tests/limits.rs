@@ -332,7 +332,7 @@ fn wrong_limits_are_named() {
         ("[limits]\nmax_callers = 1", "limits.max_callers"),
         ("[limits]\nrequest_per_minute = 1", "did you mean `requests_per_minute`"),
         ("[server]\ntrusted_proxies = [\"10.1.2.3/8\"]", "server.trusted_proxies"),
-        ("[server]\ntrusted_proxies = [\"proxy.internal\"]", "no network"),
+        ("[server]\ntrusted_proxies = [\"proxy.internal\"]", "is not a network"),
     ] {
         let error = millstream::config::Config::read(settings, "test.toml").expect_err(settings).to_string();
         assert!(error.contains(name), "{settings}: {error}");
