@@ -15,13 +15,13 @@
 //!                                                                        EventSource ──> remote
 //! ```
 //!
-//! - [`Handle`] sends the messages. [`actor`] owns the [`engine`] and carries out its effects; [`work`] asks the journal.
+//! - [`Handle`] sends the messages. `actor` owns the `engine` and carries out its effects; `work` asks the journal.
 //! - A *group* is the equal sources of any relays. One upstream reads for all of them; each event is appended once, in the
 //!   topics of all, together with the positions that cover it. A source that joins later gets the events that the others
 //!   got before from the journal.
 //! - The writes of a group follow one another, and so do the changes of a relay. A deletion holds the groups of its relay
 //!   until it is written. State changes when the journal has confirmed the write.
-//! - With a journal that outlives the process, [`recovery`] reads the relays at the start, and they continue after their
+//! - With a journal that outlives the process, `recovery` reads the relays at the start, and they continue after their
 //!   positions.
 //! - A panic in one upstream ends only the sources that it reads; a panic in the actor of the relays ends the node.
 //!

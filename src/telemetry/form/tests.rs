@@ -86,7 +86,7 @@ fn colours_are_for_terminals() {
     assert!(!lines("info", Format::Json, true, write).contains('\x1b'));
 }
 
-/// Warnings keep the span that says where they belong.
+/// Warnings keep the span that shows where they belong.
 #[test]
 fn a_filter_drops_lines_and_keeps_spans() {
     let log = lines("warn", Format::Text, false, || {
