@@ -264,7 +264,9 @@ impl Handle {
         if self.inner.stopping.is_cancelled() {
             return Err(ConnectError::Stopping);
         }
-        self.local().connect(connect).await
+        let shard = self.local();
+        let key = shard.connect(connect).await?;
+        Ok(Subscription::new(shard, key))
     }
 
     /// Number of emitters of this node that subscribe to the topics; each counts once. `None` for a filtered event: to

@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Change, ChangedBy, Config, Connect, ConnectError, Counters, EmitterStatus, HeartbeatKind, Inner, Reason, Selector,
-    Subscription,
     audience::Audience,
     due::Due,
     emitter::{Emitter, Phase, TICK, TURN_OFFERS},
@@ -144,8 +143,9 @@ impl Shard {
 
     // --- The start and the end of an emitter ---
 
-    /// Creates an emitter. It first gets the history that fits into one page; then it is live or catches up.
-    pub(super) async fn connect(self: Rc<Self>, mut connect: Connect) -> Result<Subscription, ConnectError> {
+    /// Creates an emitter, and returns its key. It first gets the history that fits into one page; then it is live or
+    /// catches up. The caller must remove it when its stream ends, and must not wait before it can.
+    pub(super) async fn connect(&self, mut connect: Connect) -> Result<Key, ConnectError> {
         let start = std::mem::take(&mut connect.start);
         let mut emitter = self.new_emitter(connect);
         let start = StartPoint::find(&self.journal, &emitter.patterns, start).await?;
@@ -181,7 +181,7 @@ impl Shard {
             let position = self.position(&self.state.borrow());
             emitter.queue_page(page, position, &self.counters, now);
         }
-        Ok(Subscription::new(self.clone(), self.register(emitter)))
+        Ok(self.register(emitter))
     }
 
     fn new_emitter(&self, connect: Connect) -> Emitter {
