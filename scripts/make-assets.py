@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Makes the sample data in assets/: a picture of a harbour and a table of orders.
 
-Deterministic and without any package: run it again and the contents are the same. (The bytes of the picture may differ
-with another zlib, which may compress differently; `--check` compares pixels.)
+It is deterministic and needs no package: each run gives the same contents. The bytes of the picture may differ with another
+zlib, which may compress differently. Therefore `--check` compares pixels.
 
     scripts/make-assets.py            # writes assets/harbour.png and assets/orders.csv
-    scripts/make-assets.py --check    # exit 1 if what is there differs
+    scripts/make-assets.py --check    # exit 1 if the files differ
 """
 
 import math
@@ -20,7 +20,7 @@ ROWS = 10_000
 
 
 class Lcg:
-    """A small generator of its own: `random` may change between versions of Python, this one cannot."""
+    """A small generator: `random` may change between versions of Python, this class cannot."""
 
     def __init__(self, seed):
         self.state = seed
@@ -34,7 +34,7 @@ class Lcg:
 
 
 def mix(a, b, t):
-    """The colour between a and b; coarse on purpose, since smooth noise would not compress."""
+    """The colour between a and b; deliberately coarse, because smooth noise would not compress."""
     return tuple(int(x + (y - x) * t) for x, y in zip(a, b))
 
 
@@ -166,7 +166,7 @@ def orders():
         month, day = days[i * len(days) // ROWS]
         product, cents = PRODUCTS[noise.below(len(PRODUCTS))]
         cents = cents * (85 + noise.below(31)) // 100
-        # Most orders are small, a few are large: the tail is what makes a 95th percentile worth asking for.
+        # Most orders are small, a few are large. The tail makes a 95th percentile useful.
         quantity = 1 + noise.below(6) if noise.below(20) else 10 + noise.below(90)
         region = REGIONS[min(noise.below(7), noise.below(7)) % 5]
         lines.append(f"{i + 1},2025-{month:02}-{day:02},{region},{product},{quantity},{cents // 100}.{cents % 100:02}")
@@ -177,7 +177,7 @@ def orders():
 
 
 def contents(data):
-    """What a file says, apart from how well it is compressed. Reads only pictures as png() writes them."""
+    """The content of a file, independent of its compression. Reads only pictures in the form of png()."""
     start = data.find(b"IDAT")
     if not data.startswith(b"\x89PNG") or start < 0:
         return data
@@ -194,7 +194,7 @@ def main():
     stale = [name for name, data in made.items() if is_stale(ASSETS / name, data)]
     if "--check" in sys.argv[1:]:
         for name in stale:
-            print(f"assets/{name} is not what scripts/make-assets.py makes: run it", file=sys.stderr)
+            print(f"assets/{name} differs from the output of scripts/make-assets.py: run it", file=sys.stderr)
         return 1 if stale else 0
     ASSETS.mkdir(exist_ok=True)
     for name, data in made.items():

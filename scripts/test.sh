@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change is done: form, lints, walls, licences, tests, documents, browser, clients.
+# Everything that must hold before a change is finished: form, lints, layers, licences, tests, documents, browser, clients.
 #
 #   scripts/test.sh            all of it
 #   scripts/test.sh NAME...    only the steps whose name contains one of these words
-#   CI=true scripts/test.sh    nothing may be skipped: what is skipped counts as failed
+#   CI=true scripts/test.sh    nothing may be skipped: skipped steps and tests count as failed
 #
-# On a Debian machine it installs what is missing, as root or by sudo; needed from the start are the Rust toolchain,
-# Python 3 and Node.js (20 or later). It says what it skipped and why, and ends with one line:
-# `N passed, N failed, N skipped`. The exit status is 0 when nothing failed.
+# On a Debian machine it installs missing programs, as root or by sudo. The Rust toolchain, Python 3 and Node.js (20 or later)
+# must exist before. It lists skipped steps with their reasons, and ends with one line: `N passed, N failed, N skipped`. The exit
+# status is 0 when nothing failed.
 
 set -euo pipefail
 
@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly CI="${CI:-false}"
 readonly TARGET="${CARGO_TARGET_DIR:-target}"
-readonly STEP_LIMIT="${STEP_LIMIT:-30m}" # a step that hangs must not hang everything
+readonly STEP_LIMIT="${STEP_LIMIT:-30m}" # a step that hangs must not block the other steps
 readonly WANTED=("$@")
 
 export MILLSTREAM_BIN="$PWD/$TARGET/debug/millstream"
@@ -38,9 +38,9 @@ passed=0
 failed=0
 skipped=0
 unable=0    # tests that skipped themselves
-notes=()    # what was skipped or failed, said again at the end
+notes=()    # skipped and failed steps, listed at the end
 timings=()
-built=false # the program is there and is the one of this tree
+built=false # the program exists and is built from this tree
 
 work="$(mktemp -d)"
 readonly log="$work/log"
@@ -50,7 +50,7 @@ trap 'stop 143' TERM
 
 # === Steps ===
 
-# True when this step was asked for.
+# True when this step was requested.
 wanted() {
     local word
     [[ ${#WANTED[@]} -eq 0 ]] && return 0
@@ -74,8 +74,8 @@ fail() {
     printf '\n*** FAILED %s: %s ***\n' "$1" "$2"
 }
 
-# run COMMAND...: runs it within the limit of a step, shows and keeps what it says; answers with its exit status.
-# All of it stands in the background, so that a signal to this script is heard at once: see `stop`.
+# run COMMAND...: runs it within the limit of a step, shows and keeps its output, and returns its exit status.
+# The command runs in the background, so that this script handles a signal at once: see `stop`.
 run() {
     {
         timeout --kill-after=10s "$STEP_LIMIT" "$@" 2>&1 &
@@ -96,8 +96,8 @@ stop() {
     exit "$1"
 }
 
-# step NAME COMMAND...: runs it, shows what it says, counts the tests that it reports (one where it reports none).
-# Exit status 77 means that it skipped itself.
+# step NAME COMMAND...: runs it, shows its output, counts the tests that it reports (one where it reports none).
+# Exit status 77 means that the step skipped itself.
 step() {
     local name=$1 status=0 began seconds counts
     shift
@@ -108,7 +108,7 @@ step() {
     seconds=$((SECONDS - began))
     timings+=("$(printf '%5d s  %s' "$seconds" "$name")")
     if [[ $status -eq 77 ]]; then
-        skip "$name" "$(grep -F -m 1 SKIPPED "$log" | tr -d '*' || echo 'it said no reason')"
+        skip "$name" "$(grep -F -m 1 SKIPPED "$log" | tr -d '*' || echo 'without a reason')"
         return 0
     fi
     counts="$(count <"$log")"
@@ -116,7 +116,7 @@ step() {
     local missing
     missing="$(grep -c '^\*\*\* SKIPPED' "$log" || true)"
     if [[ $missing -gt 0 ]]; then
-        # Tests that the machine does not permit, such as a small disk of their own; they passed as far as cargo knows.
+        # Tests that the machine does not permit, such as a separate small disk. Cargo counts them as passed.
         ran=$((ran - missing))
         unable=$((unable + missing))
         notes+=("$(grep -m 3 '^\*\*\* SKIPPED' "$log" | tr -d '*')")
@@ -217,7 +217,7 @@ PYTHON
     fi
 }
 
-# === What the machine lacks ===
+# === Missing programs ===
 
 # install COMMAND PACKAGE...: installs Debian packages where the command is missing; false when that is not possible.
 install() {
@@ -240,7 +240,7 @@ install() {
     command -v "$command" >/dev/null
 }
 
-# up_to_date STAMP FILE: true when STAMP was made from FILE as it is now.
+# up_to_date STAMP FILE: true when STAMP was made from the current FILE.
 up_to_date() {
     [[ -f "$1" ]] && cmp -s "$1" "$2"
 }
@@ -251,13 +251,13 @@ npm_packages() {
     (cd "$1" && npm ci --no-audit --no-fund --loglevel=error) && cp "$1/package-lock.json" "$1/node_modules/.installed"
 }
 
-# python_packages FOLDER: the packages of its requirements.txt, in an environment of their own.
+# python_packages FOLDER: the packages of its requirements.txt, in a separate environment.
 python_packages() {
     local requirements=$1/requirements.txt venv
     venv="$(venv_of "$1")"
     up_to_date "$venv/installed" "$requirements" && return 0
     if ! python3 -c 'import ensurepip' 2>/dev/null; then
-        # There is no command to look for; the module comes with this package.
+        # There is no command to check. This package contains the module.
         install no-such-command python3-venv || python3 -c 'import ensurepip' || return 1
     fi
     python3 -m venv --clear "$venv" \
@@ -265,7 +265,7 @@ python_packages() {
         && cp "$requirements" "$venv/installed"
 }
 
-# Where the environment of a folder is.
+# The path of the environment of a folder.
 venv_of() {
     echo "$TARGET/venv-$(basename "$1")"
 }
@@ -282,12 +282,12 @@ for tool in cargo python3; do
     fi
 done
 install cc gcc libc6-dev || echo "there is no C compiler; some crates will not build"
-install curl curl ca-certificates || echo "there is no curl; the README's commands cannot be tried"
-# Debian has it where only root looks.
-PATH="$PATH:/usr/sbin" install nginx nginx || echo "there is no nginx; a node behind it cannot be tried"
-install faketime faketime || echo "there is no faketime; a wall clock that is moved cannot be tried"
+install curl curl ca-certificates || echo "there is no curl; the README's commands cannot be tested"
+# Debian installs it in a folder that only root has in PATH.
+PATH="$PATH:/usr/sbin" install nginx nginx || echo "there is no nginx; a node behind it cannot be tested"
+install faketime faketime || echo "there is no faketime; jumps of the wall clock cannot be tested"
 
-# === Form, lints, walls, licences ===
+# === Form, lints, layers, licences ===
 
 step "form" cargo fmt --all --check
 step "layers: self-test" scripts/layers --self-test
@@ -368,13 +368,13 @@ fi
 
 left_behind
 
-# === What came of it ===
+# === Results ===
 
 printf '\n=== Time\n'
 printf '%s\n' "${timings[@]-}"
 printf '%5d s  in all\n' "$SECONDS"
 if [[ ${#notes[@]} -gt 0 ]]; then
-    printf '\n=== Not well\n'
+    printf '\n=== Skipped and failed\n'
     printf '%s\n' "${notes[@]}"
 fi
 if [[ $CI == true && $skipped -gt 0 ]]; then
@@ -382,7 +382,7 @@ if [[ $CI == true && $skipped -gt 0 ]]; then
     failed=$((failed + skipped))
 fi
 if [[ $((passed + failed + skipped)) -eq 0 ]]; then
-    fail "everything" "no step is called like \`${WANTED[*]}\`"
+    fail "everything" "no step has a name like \`${WANTED[*]}\`"
 fi
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$((skipped + unable))"
 [[ $failed -eq 0 ]]
