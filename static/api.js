@@ -1,23 +1,23 @@
-/** Requests to the node that served this page, and its answers and refusals in words. */
+/** Requests to the node that served this page. Shows its responses and refusals as text. */
 
 import { headerValue } from "./event-stream.js";
 
-/** A request that hangs longer than this is given up. */
+/** A request that takes longer than this is cancelled. */
 const TIMEOUT_MS = 20_000;
 
-/** The headers that say who asks. In open mode the token itself names the user. */
+/** The headers that identify the caller. In open mode the token itself is the name of the user. */
 export function identity(token) {
   return token === "" ? {} : { "X-Auth-Token": token };
 }
 
-/** True for a frame of the server itself, not of a publisher: the greeting of a connection, and frames without an id. */
+/** True for a frame of the server, not of a publisher: the first frame of a connection, and frames without an id. */
 export function isControl({ event, id, first }) {
   return id === null || (first && event === "connection");
 }
 
 /**
- * Sends a request and reads the answer. Never throws: `{ok, status, body, problem}`, where `problem` is
- * `{title, detail, errors: [{field, detail}]}` whenever `ok` is false.
+ * Sends a request and reads the response. Never throws. Returns `{ok, status, body, problem}`, where `problem` is
+ * `{title, detail, errors: [{field, detail}]}` if `ok` is false.
  */
 export async function request(method, path, { token = "", json, timeoutMs = TIMEOUT_MS } = {}) {
   const headers = new Headers({ Accept: "application/json" });
@@ -51,7 +51,7 @@ function parseBody(text) {
   }
 }
 
-/** RFC 9457 where the server speaks it, the bare status where something before it answered. */
+/** The problem document (RFC 9457) of a node, or only the status if a proxy before the node responded. */
 function problemOf(response, body) {
   const problem = body !== null && typeof body === "object" ? body : {};
   const retryAfter = response.headers.get("Retry-After");
@@ -63,12 +63,12 @@ function problemOf(response, body) {
   };
 }
 
-/** One line for a refusal: `422 Unprocessable Content: the event has no data`. */
+/** One line for a refused request: `422 Unprocessable Content: the event has no data`. */
 export function problemLine({ status, problem }) {
   return status === 0 ? `${problem.title}: ${problem.detail}` : `${status} ${problem.title}: ${problem.detail}`;
 }
 
-/** The same request for a shell. */
+/** The request as a shell command. */
 export function curl(method, path, { token = "", json, stream = false } = {}) {
   const words = ["curl"];
   if (stream) words.push("-N");

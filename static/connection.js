@@ -1,4 +1,4 @@
-/** The connect form: opens the caller's stream, shows its state in the badge, and hands every event to the log. */
+/** The connect form: opens the caller's stream, shows its state in the badge, and passes every event to the log. */
 
 import { curl, identity, isControl } from "./api.js";
 import { byId, duration, el, setMessage, setText, spans } from "./dom.js";
@@ -16,7 +16,7 @@ const LABELS = {
   closed: "Idle",
 };
 
-/** Comma separated words without blanks and without empty ones. */
+/** Comma separated words without blanks. Empty words are dropped. */
 function list(text) {
   return text
     .split(",")
@@ -24,7 +24,7 @@ function list(text) {
     .filter((word) => word !== "");
 }
 
-/** The address of the stream that the form describes; throws with a sentence when a field cannot be read. */
+/** The address of the stream that the form describes. Throws with a sentence when a field is not valid. */
 function streamPath(form, { resuming = false } = {}) {
   const query = new URLSearchParams();
   const topics = list(form.topics.value);
@@ -37,7 +37,7 @@ function streamPath(form, { resuming = false } = {}) {
     query.set(`meta.${pair.slice(0, at).trim()}`, pair.slice(at + 1).trim());
   }
   const history = Number(form.history.value || 0);
-  // Whoever resumes after a position has had the history already.
+  // A client that resumes after a position has received the history before.
   if (history > 0 && !resuming) query.set("history", String(history));
   if (form.envelope.checked) query.set("envelope", "true");
   query.set("heartbeatMs", String(HEARTBEAT_MS));
@@ -45,8 +45,8 @@ function streamPath(form, { resuming = false } = {}) {
 }
 
 /**
- * Wires the form; `log.add(row)` gets the events. Answers with the functions `token()`, `userId()`, `emitterId()` and
- * `onIdentity(listener)`, whose listener is called when the server has said who we are.
+ * Connects the form to its functions. `log.add(row)` gets the events. Returns the functions `token()`, `userId()`, `emitterId()` and
+ * `onIdentity(listener)`. The listener is called when the server has sent the caller's identity.
  */
 export function connectionPanel(log) {
   const form = byId("connect-form");
@@ -67,7 +67,7 @@ export function connectionPanel(log) {
       return;
     }
     storeToken(token());
-    // Fields are read anew for each connection of this stream, but locked while it is open: what you see is what you hear.
+    // Fields are read again for each connection of this stream, but locked while it is open. So they always show the open stream.
     const enveloped = form.envelope.checked;
     stream = new EventStream((lastEventId) => streamPath(form, { resuming: lastEventId !== "" }), {
       headers: identity(token()),
@@ -93,7 +93,7 @@ export function connectionPanel(log) {
     const hadFocus = document.activeElement === byId(off) || document.activeElement === document.body;
     byId(off).disabled = true;
     byId(on).disabled = false;
-    // A focused button that gets disabled would drop the keyboard user at the top of the page.
+    // If a focused button were disabled, the focus of a keyboard user would move to the top of the page.
     if (hadFocus) byId(on).focus();
   }
 
@@ -101,7 +101,7 @@ export function connectionPanel(log) {
     showBadge(state);
     byId("reconnect-now").hidden = state.name !== "offline";
     if (state.name === "offline") {
-      // One line per loss, not one per attempt: an outage of an hour must not push a gap out of sight.
+      // One line per loss, not one per attempt: an outage of an hour must not scroll a gap out of view.
       if (wasLive) notice("offline", `Offline: ${state.reason}.`);
       setText(byId("connection-line"), `Offline: ${state.reason}. Trying again in ${duration(state.delayMs)}.`);
     }
@@ -150,7 +150,7 @@ export function connectionPanel(log) {
   byId("disconnect").addEventListener("click", disconnect);
   byId("reconnect-now").addEventListener("click", () => stream?.reconnectNow());
   byId("notices-clear").addEventListener("click", clearNotices);
-  // The network came back, or the reader did: waiting out a long back-off helps nobody then.
+  // The network or the reader returned: a long back-off has no use then.
   window.addEventListener("online", () => stream?.reconnectNow());
   document.addEventListener("visibilitychange", () => document.hidden || stream?.reconnectNow());
   showBadge({ name: "idle" });
@@ -170,7 +170,7 @@ function showBadge(state) {
   setText(byId("badge-text"), retrying ? `Offline – reconnecting (attempt ${attempt})` : LABELS[state.name]);
 }
 
-/** A line that stays: gaps and disconnects must not scroll away with the log. */
+/** A line that stays visible: gaps and disconnects must not scroll out of view with the log. */
 function notice(kind, text) {
   const list = byId("notices");
   const time = new Date().toLocaleTimeString();

@@ -1,4 +1,4 @@
-/** The dashboard: what the node says of itself, asked every two seconds. Old numbers are never passed off as new ones. */
+/** The dashboard: the node's numbers, requested every two seconds. Old numbers are marked as old. */
 
 import { problemLine, request } from "./api.js";
 import { byId, el, setMessage, setText, spans } from "./dom.js";
@@ -7,7 +7,7 @@ import { storeToken, storedToken } from "./session.js";
 
 const POLL_MS = 2000;
 const ANSWER_MS = 5000;
-/** Tables show so many rows, the busiest first; the rest is counted. */
+/** Maximum number of rows of a table, the busiest first. The rest is counted. */
 const ROWS_MAX = 20;
 
 const COUNTS = {
@@ -21,9 +21,9 @@ const COUNTS = {
 let updatedAt = null;
 let timer = 0;
 let round = 0;
-/** The node wants another token: nothing is asked before one is entered. */
+/** The node requires another token: no request is sent before it is entered. */
 let stopped = false;
-/** The numbers of the whole node are for admins; a caller that is none is refused once, not every two seconds. */
+/** The numbers of the whole node are for admins. Another caller is refused once, not every two seconds. */
 let forAdmins = false;
 
 async function poll() {
@@ -37,7 +37,7 @@ async function poll() {
     request("GET", "/api/jobs", options),
     request("GET", "/api/relays", options),
   ]);
-  // Asked again meanwhile (another token, the page came back): that answer counts, and only it keeps the clock going.
+  // A newer request exists (another token, the page is visible again). Only its response counts and sets the next timer.
   if (mine !== round) return;
   const answers = [status, jobs, relays].filter((answer) => answer !== null);
   stopped = answers.some((answer) => answer.status === 401);
@@ -49,11 +49,11 @@ async function poll() {
   if (relays.ok) showRelays(relays.body ?? {}, status?.body?.relays?.relaysKept);
   if (stopped) showSignIn();
   else showHealth(answers.find((answer) => !answer.ok && answer.status !== 403));
-  // A hidden page asks nothing; it asks at once when it is seen again.
+  // A hidden page sends no requests. It sends one at once when it is visible again.
   if (!document.hidden) timer = setTimeout(poll, POLL_MS);
 }
 
-/** Asks for a token, and for nothing else until there is one. */
+/** Asks for a token, and sends no request until there is one. */
 function showSignIn() {
   const entered = byId("token").value.trim() !== "";
   byId("problem").hidden = false;
@@ -111,7 +111,7 @@ function showJobs({ jobs = [], next }, kept) {
   fill("jobs", jobs.slice(0, ROWS_MAX).map(jobRow), countOf(jobs, next, kept), "No job yet. The test page submits one with two clicks.");
 }
 
-/** How many there are in all: what the node counts, else what this page has; `undefined` where there are more pages. */
+/** The total number: the node's count, else the rows of this page. `undefined` if there are more pages. */
 function countOf(rows, next, kept) {
   if (!next) return rows.length;
   return typeof kept === "number" ? Math.max(kept, rows.length) : undefined;
@@ -158,7 +158,7 @@ function showRelays({ relays = [], next }, kept) {
   fill("relays", rows, countOf(relays, next, kept), "No relay. `POST /api/relays` makes one.");
 }
 
-/** Draws a table's rows; where the reader's focus is on a link of it, the table waits until the focus has left. */
+/** Draws a table's rows. While a link of the table has the focus, the table is not redrawn. */
 function fill(id, rows, count, none) {
   const body = byId(id);
   if (!body.contains(document.activeElement)) body.replaceChildren(...rows);

@@ -1,13 +1,13 @@
-/** Small helpers around the document. Text goes in as text, never as markup. */
+/** Small helpers for the document. Text is inserted as text, never as markup. */
 
-/** The element with this id; the pages own their ids, so a missing one is a mistake of ours. */
+/** The element with this id. The pages own their ids, so a missing id is a bug. */
 export function byId(id) {
   const found = document.getElementById(id);
   if (!found) throw new Error(`no element \`${id}\``);
   return found;
 }
 
-/** Makes an element: `el("a", {href: "/x", class: "y"}, "text", child)`. An `undefined` or `false` attribute is left out. */
+/** Makes an element: `el("a", {href: "/x", class: "y"}, "text", child)`. An `undefined` or `false` attribute is omitted. */
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,19 +17,19 @@ export function el(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Sets text only where it changed, so that live regions speak only when there is something new. */
+/** Sets text only if it changed, so that screen readers announce live regions only then. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Sets a message of the server, in which backticks mark code, only where it changed. */
+/** Sets a message of the server, in which backticks mark code. Does this only if it changed. */
 export function setMessage(node, message) {
   if (node.dataset.message === message) return;
   node.dataset.message = message;
   node.replaceChildren(...spans(message));
 }
 
-/** A message as text and `<code>`; a backtick without a partner stays as it is. */
+/** A message as text and `<code>`. A backtick without a second one is not changed. */
 export function spans(message) {
   const parts = [];
   let at = 0;
@@ -40,14 +40,14 @@ export function spans(message) {
   return [...parts, message.slice(at)].filter((part) => part !== "");
 }
 
-/** Marks a field as wrong (or right again, with an empty text) and says why in its error line `{id}-error`. */
+/** Marks a field as wrong, and shows the reason in its error line `{id}-error`. An empty text marks the field as valid. */
 export function fieldError(field, text) {
   setText(byId(`${field.id}-error`), text);
   field.toggleAttribute("aria-invalid", text !== "");
   if (text !== "") field.setAttribute("aria-invalid", "true");
 }
 
-/** The `errors` of a problem document as a list; nothing where there are none. */
+/** The `errors` of a problem document as a list. Without errors there is no list. */
 export function fieldList(errors) {
   if (errors.length === 0) return [];
   return [
@@ -55,7 +55,7 @@ export function fieldList(errors) {
   ];
 }
 
-/** JSON as people read it; text that is no JSON stays as it is. */
+/** JSON in a readable form. Text that is not JSON is not changed. */
 export function pretty(text) {
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
@@ -64,7 +64,7 @@ export function pretty(text) {
   }
 }
 
-/** Parses JSON, or answers with the place of the mistake: `{value}` or `{error}`. */
+/** Parses JSON, or returns the position of the mistake: `{value}` or `{error}`. */
 export function parseJson(text) {
   try {
     return { value: JSON.parse(text) };
@@ -73,7 +73,7 @@ export function parseJson(text) {
   }
 }
 
-/** Some browsers name a line, some a character, some neither; people want the line. */
+/** Some browsers name a line, some a character, some no position. Readers need the line. */
 function placeOf(message, text) {
   const position = /position (\d+)/.exec(message);
   if (!position || /line \d+/.test(message)) return message;
@@ -81,7 +81,7 @@ function placeOf(message, text) {
   return `${message} (line ${before.length}, column ${before.at(-1).length + 1})`;
 }
 
-/** `1.4 s`, `2 min 05 s`: a duration for people. */
+/** `1.4 s`, `2 min 05 s`: a readable duration. */
 export function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
@@ -89,7 +89,7 @@ export function duration(ms) {
   return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
 }
 
-/** The time of day with milliseconds, as logs want it. */
+/** The time of day with milliseconds, for the log. */
 export function clock(timestamp) {
   const date = new Date(timestamp);
   const two = (number) => String(number).padStart(2, "0");
@@ -97,13 +97,13 @@ export function clock(timestamp) {
   return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${ms}`;
 }
 
-/** Puts text on the clipboard; false where the browser does not let us. */
+/** Copies text to the clipboard. False if the browser does not permit it. */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Pages that came over plain HTTP from elsewhere have no clipboard API; the old way still works there.
+    // Pages from another host over plain HTTP have no clipboard API. The old command still works there.
     const area = el("textarea", { "aria-hidden": "true", class: "offscreen" });
     area.value = text;
     document.body.append(area);

@@ -1,21 +1,21 @@
 /**
- * The event log: what came in, newest at the bottom, bounded.
+ * The event log: the received events, newest at the bottom, bounded.
  *
  * Rows are collected and drawn once per frame, so that a burst of a thousand events costs one layout. While the page is
- * hidden nothing is drawn; the same bound holds for what waits.
+ * hidden nothing is drawn. The waiting rows have the same bound.
  */
 
 import { byId, clock, copyText, el, pretty, setText } from "./dom.js";
 import { sourceChip } from "./sources.js";
 
-/** Rows kept; older ones are dropped and counted. */
+/** Maximum number of rows. Older rows are dropped and counted. */
 const ROWS_MAX = 2000;
 /** How close to the end counts as "at the end", in pixels. */
 const NEAR_END = 24;
-/** The one-line form of data is cut here; the whole is one click away. */
+/** The one-line form of data is cut at this length. A click shows the whole data. */
 const PREVIEW_CHARS = 300;
 
-/** Wires the log's controls. Answers with `{add(row)}`; a row is `{time, event, id, topic, data}` and may name its `job` and `source`. */
+/** Connects the log's controls. Returns `{add(row)}`. A row is `{time, event, id, topic, data}` and may name its `job` and `source`. */
 export function eventLog() {
   const body = byId("log-body");
   const view = byId("log-view");
@@ -59,7 +59,7 @@ export function eventLog() {
     if (following) view.scrollTop = view.scrollHeight;
   }
 
-  /** Offers each event name once in the name filter. */
+  /** Adds each event name once to the name filter. */
   function remember(name) {
     if (names.has(name) || names.size > 200) return;
     const option = el("option", { value: name }, name);
@@ -139,7 +139,7 @@ function matches(row, filter) {
 function drawRow(row) {
   const preview = row.data.replace(/\s+/g, " ").slice(0, PREVIEW_CHARS) || "(empty)";
   const details = el("details", {}, el("summary", {}, preview));
-  // Most rows are never opened; their long form is made when it is asked for.
+  // Most rows are never opened. The long form of a row is created when it is opened.
   details.addEventListener("toggle", () => {
     if (details.open && details.children.length === 1) details.append(longForm(row));
   });
@@ -154,7 +154,7 @@ function drawRow(row) {
   );
 }
 
-/** The roles are said aloud because narrow pages lay rows out as blocks, and a browser then forgets that they are rows. */
+/** The roles are explicit because narrow pages display rows as blocks. A browser then no longer treats them as rows. */
 function cell(name, content, title) {
   return el("td", { role: "cell", class: name, title: title || undefined }, content);
 }
@@ -169,7 +169,7 @@ function exported({ time, event, id, topic, source, data }) {
   try {
     value = JSON.parse(data);
   } catch {
-    // Text stays text.
+    // The text is not JSON: it is shown unchanged.
   }
   return { time: new Date(time).toISOString(), event, id: id || undefined, topic: topic || undefined, source, data: value };
 }

@@ -1,33 +1,33 @@
 /**
- * Reading of event streams with `fetch`, for pages that need every event name and their own headers.
+ * Reads event streams with `fetch`, for pages that need every event name and their own headers.
  *
  * Owns the rules of WHATWG HTML 9.2 ("Server-sent events") in {@link EventStreamParser}, and the life of a connection in
- * {@link EventStream}: resume with `Last-Event-ID`, back off with jitter, notice a server that died silently.
- * Knows nothing of the page and nothing of Millstream's event names.
+ * {@link EventStream}: resume with `Last-Event-ID`, back off with jitter, detect a server that died silently.
+ * It does not depend on the page or on Millstream's event names.
  */
 
-/** A single event above this is no event stream but a fault or an attack; the connection is given up. */
+/** A single event above this size is a fault or an attack. The connection is closed. */
 const EVENT_CHARS_MAX = 16 * 1024 * 1024;
-/** Never reconnect faster than this, whatever `retry:` says. */
+/** Minimum delay of a reconnection, for every value of `retry:`. */
 const DELAY_MIN_MS = 500;
-/** Backing off stops growing here, unless the server itself asks for more. */
+/** Maximum delay of the back-off, unless the server asks for more. */
 const DELAY_MAX_MS = 30_000;
-/** A connection that lived this long was a good one: the next failure starts counting anew. */
+/** A connection that lasted this long was good: the next failure starts the count again. */
 const HEALTHY_MS = 10_000;
-/** Response headers are due at once; a server that holds them back this long is taken for dead. */
+/** Response headers are due at once. A server that delays them for this long counts as dead. */
 const CONNECT_TIMEOUT_MS = 15_000;
-/** A hint above this is taken for a mistake; it would also overflow the browser's timers, which then fire at once. */
+/** A hint above this is treated as a mistake. It would also overflow the browser's timers, which then fire at once. */
 const RETRY_MAX_MS = 3_600_000;
-/** The pace of heartbeats to ask a server for (`heartbeatMs`), whatever its default is. */
+/** The requested interval of heartbeats (`heartbeatMs`), independent of the server's default. */
 export const HEARTBEAT_MS = 15_000;
-/** Whoever misses three of them is dead. */
+/** A server counts as dead after three missed heartbeats. */
 const SILENCE_MS = 3 * HEARTBEAT_MS;
-/** Refusals of class 5xx that a repeat meets again: method, version, negotiation, a loop, an extension. */
+/** Statuses of class 5xx that a repeated request gets again: method, version, negotiation, a loop, an extension. */
 const FINAL_5XX = [501, 505, 506, 508, 510];
-/** How many event ids are remembered to drop doubles. */
+/** Number of event ids that are remembered to drop duplicates. */
 const SEEN_IDS_MAX = 10_000;
 
-/** Turns text into events. Feed it chunks cut anywhere; what is incomplete at the end of the stream is dropped. */
+/** Turns text into events. Chunks may be cut at any position. An incomplete event at the end of the stream is dropped. */
 export class EventStreamParser {
   #onEvent;
   #onRetry;
@@ -38,7 +38,7 @@ export class EventStreamParser {
   #hasData = false;
   #event = "";
   #ownId = null;
-  /** The sticky id of the stream, as `Last-Event-ID` wants it. */
+  /** The last id of the stream, for `Last-Event-ID`. It stays until another id arrives. */
   lastEventId;
 
   constructor({ onEvent, onRetry = () => {}, lastEventId = "" }) {
@@ -47,7 +47,7 @@ export class EventStreamParser {
     this.lastEventId = lastEventId;
   }
 
-  /** Takes the next piece of decoded text. */
+  /** Parses the next piece of decoded text. */
   push(text) {
     let from = 0;
     if (this.#first && text.length > 0) {
@@ -61,7 +61,7 @@ export class EventStreamParser {
         continue;
       }
       if (code === 10 && this.#skipLf) {
-        // The second half of a CRLF whose CR has already ended the line, perhaps in an earlier chunk.
+        // The LF of a CRLF whose CR has already ended the line, perhaps in an earlier chunk.
         this.#skipLf = false;
         from = at + 1;
         continue;
@@ -98,7 +98,7 @@ export class EventStreamParser {
   }
 
   #dispatch() {
-    // An id counts from the blank line on, also in a frame without data: the standard sets it before it looks at data.
+    // An id is valid from the blank line on, also in a frame without data: the standard sets it before it checks the data.
     if (this.#ownId !== null) this.lastEventId = this.#ownId;
     if (this.#hasData) {
       this.#onEvent({
@@ -115,12 +115,12 @@ export class EventStreamParser {
   }
 }
 
-/** UTF-8 bytes as the byte string that header values are made of, so that a name like `Zoë` does not throw. */
+/** UTF-8 bytes as a byte string, the form of header values, so that a name like `Zoë` does not throw. */
 export function headerValue(text) {
   return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
-/** How long to wait before the `attempt`th reconnection: never below the server's hint, doubling, with jitter. */
+/** The delay before the `attempt`th reconnection: never below the server's hint, doubling, with jitter. */
 export function reconnectDelay(attempt, retryMs, random = Math.random()) {
   const hint = Math.max(retryMs, DELAY_MIN_MS);
   const grown = Math.min(hint * 2 ** (attempt - 1), Math.max(DELAY_MAX_MS, hint));
@@ -128,15 +128,17 @@ export function reconnectDelay(attempt, retryMs, random = Math.random()) {
 }
 
 /**
- * One event stream that stays: `start` connects, `close` ends it for good, everything between is its own affair.
+ * One event stream that reconnects by itself: `start` connects, `close` ends it permanently.
  *
- * `url` is a string or a function of the last event id. `onState` hears `{name, attempt, delayMs, reason, status, problem}`
- * with the names `connecting`, `live`, `offline` (will reconnect), `ended` (the server said 204), `refused` (a status that
- * repeating cannot help) and `closed`. `onEvent` hears `{event, data, id, lastEventId, first}`, where `first` marks the
- * first event of a connection; events whose own id was already seen are dropped and counted in `doubles`. What `isControl`
- * accepts is never dropped: the id of a control frame is the position of the stream, which an event may have too.
+ * `url` is a string or a function of the last event id. `onState` gets `{name, attempt, delayMs, reason, status, problem}`.
+ * The names are `connecting`, `live`, `offline` (will reconnect), `ended` (status 204), `refused` (a status that a repeated
+ * request would get again) and `closed`.
  *
- * With `json` the stream is asked for by a POST; such a stream is read `once`: its end is the end.
+ * `onEvent` gets `{event, data, id, lastEventId, first}`, where `first` marks the first event of a connection. Events with an
+ * id that was already seen are dropped and counted in `doubles`. Frames that `isControl` accepts are never dropped: the id of
+ * a control frame is the position of the stream, which an event may have too.
+ *
+ * With `json` the stream is requested by a POST. Such a stream is read `once`: it does not reconnect after its end.
  */
 export class EventStream {
   #options;
@@ -151,7 +153,7 @@ export class EventStream {
   #first = true;
   /** The id to resume after; empty before the first event with an id. */
   lastEventId;
-  /** Events that came twice and were dropped. A server that keeps its promises leaves this at 0. */
+  /** Events that arrived twice and were dropped. With a correct server this is 0. */
   doubles = 0;
 
   constructor(url, { headers = {}, json, lastEventId = "", silenceMs = SILENCE_MS, onEvent, onState = () => {}, isControl = () => false }) {
@@ -170,7 +172,7 @@ export class EventStream {
     this.#run();
   }
 
-  /** Ends the stream; nothing is heard of it afterwards but the state `closed`. */
+  /** Ends the stream. After this it reports only the state `closed`. */
   close() {
     if (!this.#open) return;
     this.#open = false;
@@ -179,7 +181,7 @@ export class EventStream {
     this.#setState({ name: "closed" });
   }
 
-  /** Does not wait for the rest of the back-off. */
+  /** Skips the rest of the back-off. */
   reconnectNow() {
     this.#wake?.();
   }
@@ -216,7 +218,7 @@ export class EventStream {
     });
   }
 
-  /** One connection from request to end; answers with the state that follows. */
+  /** One connection from request to end. Returns the state that follows. */
   async #connectOnce() {
     const abort = new AbortController();
     this.#abort = abort;
@@ -271,11 +273,11 @@ export class EventStream {
     for (;;) {
       const { done, value } = await reader.read();
       if (done || !this.#open) return;
-      // Any byte is a sign of life, a comment too.
+      // Any byte proves that the server is alive, also a comment.
       watchdog.feed();
       const before = parser.lastEventId;
       parser.push(decoder.decode(value, { stream: true }));
-      // An id can also come in a frame without data, of which no event tells.
+      // An id can also arrive in a frame without data, which gives no event.
       if (parser.lastEventId !== before) this.lastEventId = parser.lastEventId;
     }
   }
@@ -291,20 +293,20 @@ export class EventStream {
         return;
       }
       this.#seen.add(event.id);
-      // A server that closes often and brings something new each time is read at its own pace.
+      // If a server closes often but sends new events each time, the delay does not grow.
       this.#attempt = 0;
       if (this.#seen.size > SEEN_IDS_MAX) this.#seen.delete(this.#seen.values().next().value);
     }
     try {
       this.#options.onEvent(event);
     } catch (error) {
-      // A fault of the page must not look like a lost connection.
+      // A bug of the page must not look like a lost connection.
       reportError(error);
     }
   }
 }
 
-/** Aborts a connection on which nothing came for too long; says why in `reason`. */
+/** Aborts a connection that was silent for too long, with the cause in `reason`. */
 class Watchdog {
   #abort;
   #timer = null;
@@ -335,7 +337,7 @@ class Watchdog {
   #arm(delayMs) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      // One timer that looks at the clock, instead of one per chunk; it also finds out about a machine that slept.
+      // One timer checks the clock, instead of one timer per chunk. It also detects that the machine slept.
       const left = this.#limitMs - (Date.now() - this.#fedAt);
       if (left > 0) return this.#arm(left);
       this.reason = `${this.#complaint} for ${Math.round(this.#limitMs / 1000)} s`;
@@ -344,7 +346,7 @@ class Watchdog {
   }
 }
 
-/** What an answer means that is not a stream; null when it is one. */
+/** The meaning of a response that is not a stream. Null if it is a stream. */
 async function refusalOf(response) {
   const { status } = response;
   if (status === 200) {
@@ -360,7 +362,7 @@ async function refusalOf(response) {
   return { name: "offline", status, reason, retryAfterMs: retryAfterMs(response.headers.get("Retry-After")) };
 }
 
-/** What `Retry-After` asks for, as seconds or as a date, within the bound; 0 where it says nothing that can be read. */
+/** The delay of `Retry-After`, from seconds or a date, within the bound. 0 if the field is missing or not valid. */
 export function retryAfterMs(value, now = Date.now()) {
   const text = (value ?? "").trim();
   const asked = /^[0-9]+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - now;

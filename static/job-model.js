@@ -1,13 +1,13 @@
 /**
- * A job as its events tell it: pure folding, no document, no network.
+ * The state of a job, computed from its events, without document and network.
  *
- * The events may start with the whole history and may overlap a snapshot; folding the same fact twice changes nothing.
+ * The events may start with the whole history and may overlap a snapshot. An event that is applied twice changes nothing.
  */
 
 const TASK_EVENTS = new Set(["task_start", "task_progress", "task_retry", "task_complete", "error"]);
 const ENDED = new Set(["completed", "partial", "failed", "cancelled", "timed_out"]);
 
-/** Before the first event. */
+/** The state before the first event. */
 export function emptyJob(jobId) {
   return {
     jobId,
@@ -24,29 +24,29 @@ export function emptyJob(jobId) {
   };
 }
 
-/** Whether nothing more will happen in this job. */
+/** True if the job has ended: no more events will follow. */
 export function hasEnded(job) {
   return ENDED.has(job.status);
 }
 
-/** Takes a snapshot (`GET /api/jobs/{id}`), so that tasks which have not started yet are shown too. */
+/** Applies a snapshot (`GET /api/jobs/{id}`), so that tasks which have not started yet are shown too. */
 export function foldSnapshot(job, snapshot) {
   const tasks = Array.isArray(snapshot?.tasks) ? snapshot.tasks : [];
   if (tasks.length > 0) job.totalSteps ??= tasks.length;
   job.retryOf ??= snapshot?.retryOf;
   for (const task of tasks) {
     const taskId = task.taskId ?? task.id;
-    // What the stream already told is newer than the snapshot.
+    // The events of the stream are newer than the snapshot.
     if (taskId === undefined || job.tasks.has(String(taskId))) continue;
     taskOf(job, taskId, task.taskName ?? task.name).source = task.source ?? null;
   }
 }
 
-/** Folds one event into the job. Unknown names and data that are no object are ignored. */
+/** Applies one event to the job. Unknown names, and data that are not an object, are ignored. */
 export function foldEvent(job, name, data) {
   if (data === null || typeof data !== "object") return;
   if (!Object.hasOwn(FOLDS, name)) return;
-  // `error` is also a name that publishers choose; without a task it is none of ours.
+  // Publishers may also choose the name `error`. Without a task it is not an event of a job.
   if (TASK_EVENTS.has(name) && data.taskId === undefined) return;
   job.startedAt ??= typeof data.timestamp === "number" ? data.timestamp : Date.now();
   FOLDS[name](job, data);
@@ -85,7 +85,7 @@ const FOLDS = {
   error(job, data) {
     const task = taskOf(job, data.taskId, data.taskName);
     const why = String(data.error ?? "failed");
-    // Whoever cancelled a job does not want to read of a hundred failures.
+    // After the cancel of a job, a hundred failures would be noise.
     if (data.code === "cancelled") Object.assign(task, { state: "stopped", message: why });
     else Object.assign(task, { state: "failed", message: "", error: why, code: data.code ?? null });
     task.attempts = data.attempts ?? task.attempts;
@@ -104,7 +104,7 @@ const FOLDS = {
     job.status = ENDED.has(data.status) ? data.status : "completed";
     job.totalSteps = data.totalTasks ?? job.totalSteps;
     job.summary = data;
-    // Tasks that never came to an end (cancelled, out of time) stay where they were, and say so.
+    // Tasks that did not end (cancelled, out of time) keep their progress, and show this state.
     for (const task of job.tasks.values()) {
       if (!isOver(task))
         Object.assign(task, { state: "stopped", message: `not finished: the job is ${words(job.status)}` });
@@ -142,7 +142,7 @@ function running(job) {
   if (job.status === "queued") job.status = "running";
 }
 
-/** Progress of the whole job, 0 to 100: finished steps as the server counts them, finer where tasks report their own. */
+/** Progress of the whole job, 0 to 100: finished steps by the server's count, finer if tasks report their own progress. */
 export function overall(job) {
   if (job.status === "completed") return 100;
   const total = job.totalSteps ?? job.tasks.size;
@@ -152,7 +152,7 @@ export function overall(job) {
   return Math.min(100, Math.max(job.progress, sum / total));
 }
 
-/** `timed_out` as people write it. */
+/** `timed_out` as readable text. */
 export function words(status) {
   return status.replaceAll("_", " ");
 }

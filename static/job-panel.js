@@ -1,4 +1,4 @@
-/** The job panel: write or choose a job, submit it, watch its tasks, cancel it, run its failed tasks again. */
+/** The job panel: write or choose a job, submit it, watch its tasks, cancel it, repeat its failed tasks. */
 
 import { curl, identity, isControl, problemLine, request } from "./api.js";
 import { byId, el, fieldError, fieldList, parseJson, setMessage, setText, spans } from "./dom.js";
@@ -8,7 +8,7 @@ import { clearJob, drawElapsed, drawJob } from "./job-view.js";
 
 const CLOCK_MS = 200;
 
-/** Jobs to start from. The third one is refused where the node may not call itself, which teaches what the egress guard is. */
+/** Sample jobs. The third one is refused if the node may not call itself, which demonstrates the egress guard. */
 const EXAMPLES = {
   sample: {
     tasks: ["Process Image", "Calculate Stats", "Fetch External Data", "Call Third-party API"].map((name) => ({
@@ -35,7 +35,7 @@ const EXAMPLES = {
   },
 };
 
-/** Wires the panel. `connection` lends its token; `log.add(row)` gets the job's events too. */
+/** Connects the panel to its functions. `connection` provides the token. `log.add(row)` also gets the job's events. */
 export function jobPanel(connection, log) {
   const spec = byId("job-spec");
   let stream = null;
@@ -47,7 +47,7 @@ export function jobPanel(connection, log) {
     checkSpec();
   }
 
-  /** Shows a mistake while it is typed; answers with the job or undefined. */
+  /** Shows a mistake during typing. Returns the job or undefined. */
   function checkSpec() {
     const parsed = parseJson(spec.value);
     fieldError(spec, parsed.error ? `This is no JSON: ${parsed.error}` : "");
@@ -67,7 +67,7 @@ export function jobPanel(connection, log) {
     await launch("POST", "/api/jobs", body);
   }
 
-  /** Makes a job and watches it; a refusal is shown beside the form and leaves the watched job alone. */
+  /** Creates a job and watches it. A refusal is shown beside the form, and the watched job stays. */
   async function launch(method, path, json) {
     showProblem(null);
     byId("job-submit").setAttribute("aria-disabled", "true");
@@ -100,7 +100,7 @@ export function jobPanel(connection, log) {
     redraw();
   }
 
-  /** The events alone do not name the tasks that wait for their turn. */
+  /** Requests a snapshot: the events alone do not name the waiting tasks. */
   async function loadSnapshot(watched) {
     const answer = await request("GET", `/api/jobs/${encodeURIComponent(watched.jobId)}`, {
       token: connection.token(),
@@ -123,7 +123,7 @@ export function jobPanel(connection, log) {
     });
     if (watched !== job) return;
     foldEvent(watched, event.event, value);
-    // The server's clock counts; its distance from ours is seen at each connection.
+    // The server's clock is used. Each connection shows its difference to the local clock.
     if (event.event === "connection" && typeof value?.timestamp === "number")
       watched.skewMs = Date.now() - value.timestamp;
     if (event.event === "gap")
@@ -146,13 +146,13 @@ export function jobPanel(connection, log) {
     setMessage(byId("job-stream"), line[state.name] ?? "");
     if (state.name === "refused") {
       watched.gone = true;
-      // Nothing is known of it: neither a status nor tasks.
+      // The job is unknown: it has no status and no tasks.
       if (watched.tasks.size === 0) watched.status = "unknown";
     }
     redraw();
   }
 
-  /** At most one drawing per frame, however fast the tasks report. */
+  /** Draws at most once per frame, for every rate of reports. */
   function redraw() {
     if (frame !== 0) return;
     frame = requestAnimationFrame(() => {
@@ -196,7 +196,7 @@ export function jobPanel(connection, log) {
   }
 }
 
-/** The stream's address. Tokens go along with every request, so an address that the server names is only taken as a path of this origin. */
+/** The stream's address. Every request contains the token, so an address from the server is only used as a path of this origin. */
 function ownPath(address) {
   const url = new URL(address, location.href);
   url.searchParams.set("heartbeatMs", String(HEARTBEAT_MS));

@@ -4,7 +4,7 @@ import { byId, duration, el, setMessage, setText, spans } from "./dom.js";
 import { hasEnded, overall, words } from "./job-model.js";
 import { paintSource, sourceChip } from "./sources.js";
 
-/** Each state has a sign and a word; colour only repeats them. */
+/** Each state has a sign and a word. The colour only repeats them. */
 const STATES = {
   queued: "○ queued",
   running: "▶ running",
@@ -14,12 +14,12 @@ const STATES = {
   stopped: "■ stopped",
 };
 
-/** So many errors are listed below the tasks; each task's card shows its own anyway. */
+/** Maximum number of errors below the tasks. Each task's card shows its own error in any case. */
 const ERRORS_MAX = 10;
 
 const rows = new Map();
 
-/** Forgets the job that was shown before. */
+/** Removes the job that was shown before. */
 export function clearJob() {
   rows.clear();
   byId("job-tasks").replaceChildren();
@@ -30,7 +30,7 @@ export function clearJob() {
   byId("job-errors").replaceChildren();
 }
 
-/** Draws the present state of the job. */
+/** Draws the current state of the job. */
 export function drawJob(job) {
   const ended = hasEnded(job);
   setText(byId("job-id"), job.jobId);
@@ -46,7 +46,7 @@ export function drawJob(job) {
   setButton(byId("job-retry"), ended && (job.summary?.errorCount ?? 0) > 0);
 }
 
-/** A hidden button would throw the focus away, so a button that just was used passes it on. */
+/** A hidden button would lose the focus. Therefore a button that was just used moves the focus to another element. */
 function setButton(button, wanted) {
   if (!wanted && document.activeElement === button) byId("job-heading").focus();
   button.hidden = !wanted;
@@ -62,7 +62,7 @@ function drawOverall(job) {
   byId("job-elapsed").hidden = unknown;
 }
 
-/** The time since the start, or what the job took. */
+/** The time since the start, or the duration of an ended job. */
 export function drawElapsed(job) {
   const running = job.startedAt === null ? 0 : Math.max(0, Date.now() - job.startedAt - job.skewMs);
   const taken = job.summary?.durationMs ?? running;
@@ -130,7 +130,7 @@ function drawEnd(job) {
   const failed = Math.max(0, (summary.errorCount ?? 0) - stopped);
   const counts = `${summary.successCount ?? 0} of ${summary.totalTasks ?? job.tasks.size} tasks succeeded, ${failed} failed${stopped > 0 ? `, ${stopped} stopped` : ""}`;
   setText(byId("job-summary"), `Job ${words(job.status)}: ${counts}, in ${duration(summary.durationMs ?? 0)}.`);
-  // The cards tell of the tasks that were cancelled.
+  // The cards show the tasks that were cancelled.
   const told = (Array.isArray(summary.errors) ? summary.errors : []).filter(
     ({ taskId }) => job.tasks.get(String(taskId))?.state !== "stopped",
   );

@@ -1,4 +1,4 @@
-/** The merge panel: some streams of remote servers as one, each event with the colour of its source. */
+/** The merge panel: several streams of remote servers as one stream. Each event has the colour of its source. */
 
 import { curl, identity } from "./api.js";
 import { byId, el, setText } from "./dom.js";
@@ -8,7 +8,7 @@ import { sourceChip } from "./sources.js";
 const PATH = `/api/sse-proxy/merge-streams/sse-emitter?envelope=true&heartbeatMs=${HEARTBEAT_MS}`;
 const EXAMPLE = ["/api/sse/sample-parallel", "/api/sse/flow-example", "/api/sse/parallel-tasks-progress"];
 
-/** `remote:/path` names the remote, `/path` leaves it to the node. */
+/** `remote:/path` names the remote. With `/path` the node uses its default remote. */
 function readSource(line) {
   const at = line.indexOf(":/");
   return line.startsWith("/") || at < 1 ? line : { remote: line.slice(0, at), path: line.slice(at + 1) };
@@ -23,7 +23,7 @@ function parse(text) {
   }
 }
 
-/** Wires the panel. `connection` lends its token; `log.add(row)` gets the events. */
+/** Connects the panel to its functions. `connection` provides the token. `log.add(row)` gets the events. */
 export function mergePanel(connection, log) {
   const form = byId("merge-form");
   const input = byId("merge-sources");

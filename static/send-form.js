@@ -1,11 +1,11 @@
-/** The send form: one event to a user, a group, everybody, a topic, a filter or one emitter, and the answer in words. */
+/** The send form: one event to a user, a group, all clients, a topic, a filter or one emitter. Shows the response as text. */
 
 import { curl, problemLine, request } from "./api.js";
 import { byId, el, fieldError, fieldList, parseJson, setText } from "./dom.js";
 
 const BASE = "/api/sse/managed";
 
-/** Each target: how its field is called (null: none), and what request it makes. */
+/** Each target: the name of its field (null: no field), and its request. */
 const TARGETS = {
   user: {
     label: "User",
@@ -44,14 +44,14 @@ const TARGETS = {
   },
 };
 
-/** A JSON object is a filter; other text goes as it is, for servers that understand expressions. */
+/** A JSON object is a filter. Other text is sent unchanged, for servers that support expressions. */
 function readFilter(text) {
   const parsed = parseJson(text);
   if (parsed.error && text.trimStart().startsWith("{")) throw new Error(`this is no JSON: ${parsed.error}`);
   return parsed.error ? text : parsed.value;
 }
 
-/** Wires the form. `connection` lends its token and the ids of the live connection. */
+/** Connects the form to its functions. `connection` provides its token and the ids of the live connection. */
 export function sendForm(connection) {
   const form = byId("send-form");
 
@@ -66,16 +66,16 @@ export function sendForm(connection) {
     offerMyself();
   }
 
-  /** The likeliest wish of someone who tries things out is to send to themselves; what was typed stays. */
+  /** Fills in the reader's own user, the most likely target of a test. Typed text stays. */
   function offerMyself() {
     const { kind, to } = form;
     if (kind.value === "user" && to.value === "") to.value = connection.userId();
-    // An emitter lives as long as its connection, so the id of the last one is of no use.
+    // An emitter ends with its connection, so the id of the last emitter has no use.
     if (kind.value === "emitter") to.value = connection.emitterId();
     showCurl();
   }
 
-  /** The request that the form describes, or null after its mistakes were shown beside the fields. */
+  /** The request that the form describes, or null. In that case mistakes are shown beside the fields. */
   function read() {
     fieldError(form.to, "");
     fieldError(form.data, "");

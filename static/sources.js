@@ -1,8 +1,8 @@
 /**
- * Where things come from, as a coloured chip: the same source has the same colour everywhere on the page.
+ * The source of an event as a coloured chip: a source has the same colour everywhere on the page.
  *
- * The name is always written out; the colour only repeats it. `local` has the first colour, others get the next ones in
- * the order in which they show up, and share them when there are more sources than colours.
+ * The name is always written, and the colour only repeats it. `local` has the first colour. Other sources get the next colours
+ * in order of their appearance, and share them when there are more sources than colours.
  */
 
 import { el, setText } from "./dom.js";
@@ -20,7 +20,7 @@ export function sourceChip(source = "") {
   return paintSource(el("span", { class: "source" }), source);
 }
 
-/** Makes a chip show this source; none for an empty one. */
+/** Shows this source in a chip. An empty source hides the chip. */
 export function paintSource(chip, source) {
   chip.hidden = source === "";
   setText(chip, source);

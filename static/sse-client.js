@@ -1,7 +1,7 @@
 /**
  * The test page: connect, send, run jobs, and see every event.
  *
- * Puts the panels together; each panel is a module of its own and owns its part of the document.
+ * Combines the panels. Each panel is a separate module and owns its part of the document.
  */
 
 import { connectionPanel } from "./connection.js";

@@ -1,5 +1,5 @@
 /**
- * The colour scheme: the system's, unless the reader chose one. Runs before the first paint (a classic script in the head),
+ * The colour scheme: the system's, unless the reader chose another. It runs before the first paint (a classic script in the head),
  * so that a dark page does not flash white.
  */
 (() => {
@@ -11,7 +11,7 @@
       const stored = localStorage.getItem(KEY);
       return CHOICES.includes(stored) ? stored : "auto";
     } catch {
-      // Storage may be forbidden; the system's choice is a good one.
+      // The browser may forbid storage. Then the system's colour scheme is used.
       return "auto";
     }
   };
@@ -30,7 +30,7 @@
       try {
         localStorage.setItem(KEY, change.target.value);
       } catch {
-        // Then it holds for this page alone.
+        // Then the choice is valid for this page only.
       }
     });
   });
