@@ -1,6 +1,6 @@
 //! The hot paths of the core: writing and reading the wire format, appending to the journal and reading from it.
 //!
-//! `cargo bench --bench core`, or with a name behind `--` for a part: `encode`, `decode`, `append`, `read`.
+//! `cargo bench --bench core`, or with a name after `--` for a part: `encode`, `decode`, `append`, `read`.
 
 use std::{hint::black_box, sync::Arc};
 
@@ -13,7 +13,7 @@ use millstream::{
     topic::{Pattern, Topic},
 };
 
-/// What a segment of TCP carries over Ethernet.
+/// Payload of a TCP segment over Ethernet, in bytes.
 const SEGMENT: usize = 1460;
 
 // === the wire format ===
@@ -37,7 +37,7 @@ fn encode(c: &mut Criterion) {
     group.finish();
 }
 
-/// A stream of so many events, cut as the network cuts it, through one decoder.
+/// A stream of `count` events, in chunks of the size of network segments, through one decoder.
 fn decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("decode");
     for (name, size, count) in [("200 B events", 200, 1000), ("100 kB events", 100_000, 10)] {
@@ -63,7 +63,7 @@ fn decode(c: &mut Criterion) {
 
 // === the journal ===
 
-/// The memory journal never waits, so no runtime is measured along.
+/// The memory journal never waits, so the measurement includes no runtime.
 fn now<T>(future: BoxFuture<'_, T>) -> T {
     future.now_or_never().expect("the journal in memory never waits")
 }
@@ -77,7 +77,7 @@ fn batch(topics: &[Topic], first: usize, size: usize) -> Batch {
     Batch::events((first..first + size).map(draft).collect())
 }
 
-/// A journal whose topics are as full as their retention lets them be, which is how a node spends its life.
+/// A journal whose topics are as full as their retention permits, which is the usual state of a node.
 fn full_journal(topics: &[Topic], retention_events: usize) -> Shared {
     let config = Config { retention_events: retention_events as u64, ..Config::default() };
     let journal: Shared = Arc::new(Memory::new(&config));
@@ -107,7 +107,7 @@ fn append(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a client does that asks for `history=1000`.
+/// The read of a client that requests `history=1000`.
 fn read(c: &mut Criterion) {
     let mut group = c.benchmark_group("read");
     let topics = topics(100);

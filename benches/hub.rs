@@ -1,6 +1,6 @@
-//! What the hub costs per event: finding those who hear it, and handing it to them.
+//! The cost of the hub per event: it finds the interested subscribers, and delivers the event to them.
 //!
-//! All figures are for one shard, from the append to the frame in the reader's hands.
+//! All figures are for one shard, from the append until the reader has the frame.
 
 use std::{future::poll_fn, hint::black_box, time::Duration};
 
@@ -94,7 +94,7 @@ fn fan_out(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a publisher's answer costs: from counters, whoever is connected.
+/// The cost of a publisher's response. It is read from counters, independent of the connections.
 fn delivered(c: &mut Criterion) {
     let mut group = c.benchmark_group("hub/delivered");
     for emitters in [1_usize, 10_000] {
@@ -107,7 +107,7 @@ fn delivered(c: &mut Criterion) {
     group.finish();
 }
 
-/// A connection that comes and goes.
+/// A connection that opens and closes.
 fn connect(c: &mut Criterion) {
     let node = Node::with([]);
     let connect = || Connect { topics: vec![Pattern::from(topic("prices"))], ..Connect::new(node.hub.config()) };

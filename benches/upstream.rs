@@ -1,7 +1,7 @@
-//! Memory of an idle upstream stream: what an open connection to a remote costs while it brings nothing.
+//! Memory of an idle upstream stream: the cost of an open connection to a remote while no events arrive.
 //!
 //! `cargo bench --bench upstream` prints the bytes per stream, and fails above [`LIMIT`]. The server is in the same
-//! process; it keeps only sockets, whose buffers are memory of the kernel and do not count.
+//! process. It keeps only sockets, whose buffers are memory of the kernel and are not counted.
 
 use std::{
     io::{Read as _, Write as _},
@@ -31,7 +31,7 @@ const LIMIT: usize = 18_000;
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
                       11\r\nid: 1\ndata: one\n\n\r\n";
 
-/// Answers each request with the beginning of a stream; the base URL.
+/// Starts a server that answers each request with the beginning of a stream. Returns its base URL.
 fn serve() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let base = format!("http://{}", listener.local_addr().expect("it is bound"));
@@ -55,7 +55,7 @@ fn resident() -> usize {
     kib.map_or(0, |kib: usize| kib * 1024)
 }
 
-/// Prints the memory per stream of what `open` gives; true if it is within the limit. The streams stay open, so that
+/// Prints the memory per stream that `open` returns. True if it is within the limit. The streams stay open, so that
 /// the next measurement does not use their memory again.
 async fn measure<T>(name: &str, open: impl AsyncFn() -> T) -> (bool, Vec<T>) {
     let mut streams = Vec::with_capacity(WARM_UP + STREAMS);
@@ -73,7 +73,7 @@ async fn measure<T>(name: &str, open: impl AsyncFn() -> T) -> (bool, Vec<T>) {
     (each <= LIMIT, streams)
 }
 
-/// Waits until freed memory is back at the system.
+/// Waits until freed memory is returned to the system.
 async fn settle() {
     tokio::time::sleep(Duration::from_secs(2)).await;
 }

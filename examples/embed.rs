@@ -1,14 +1,14 @@
 //! Millstream inside an actix-web program of your own.
 //!
-//! The program keeps its server, its routes and its sessions. Millstream brings the streams, the jobs and the journal:
+//! The program has its own server, routes and sessions. Millstream adds the streams, the jobs and the journal:
 //!
-//! - [`sign_in`] is the program's middleware. It decides who comes in, and tells Millstream by an [`Identity`].
-//! - [`CountWords`] is a task handler in Rust; a client asks for it by `"run": "count words"`.
+//! - [`sign_in`] is the program's middleware. It checks the session, and passes the user to Millstream as an [`Identity`].
+//! - [`CountWords`] is a task handler in Rust. A client names it by `"run": "count words"`.
 //! - `GET /hello`, and `GET /greetings` with a stream, are the program's own routes in addition to Millstream's.
 //!
 //! ```sh
 //! cargo run --example embed              # then: curl -N -H 'X-Session: s-alice' http://127.0.0.1:8091/api/sse/managed/connect
-//! cargo run --example embed -- --once    # submits a job to itself, shows what comes, ends
+//! cargo run --example embed -- --once    # submits a job to itself, checks the events, ends
 //! ```
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
@@ -33,13 +33,13 @@ use millstream::{
 };
 use serde_json::{Value, json};
 
-/// The program's sessions: what a browser sends, and who that is.
+/// The program's sessions: the header that a browser sends, and its user.
 const SESSIONS: [(&str, &str); 2] = [("s-alice", "alice"), ("s-bob", "bob")];
 
-/// How long the check of `--once` may take.
+/// Maximum duration of the check of `--once`.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Counts the words of its input, a text, and shows how far it is.
+/// Counts the words of its input, a text, and reports its progress.
 struct CountWords;
 
 // === impl CountWords ===
@@ -70,12 +70,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The node: settings as in a file, and the program's own handlers.
     let handlers = [("count words".to_owned(), Registered::new(CountWords))];
     let mut config = Config::default();
-    // An example leaves nothing behind; without this line events and jobs are kept in `server.data_dir`.
+    // The example writes no files. Without this line events and jobs are stored in `server.data_dir`.
     config.journal.kind = Kind::Memory;
     let millstream = Arc::new(App::with_handlers(config, handlers)?);
     let node = millstream.node().clone();
 
-    // The server is the program's. Three of its settings matter to streams.
+    // The server belongs to the program. Three of its settings affect streams.
     let (connections, routed) = (millstream.connections().clone(), millstream.clone());
     let server = HttpServer::new(move || {
         WebApp::new()
@@ -83,13 +83,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             .app_data(web::Data::new(routed.node().clone()))
             .route("/hello", web::get().to(hello))
             .route("/greetings", web::get().to(greetings))
-            // Last, since it answers whatever nobody else does.
+            // Last, because Millstream answers all requests that no other route matches.
             .configure(routed.routes())
     })
-    .h1_allow_half_closed(false) // a client that has left is noticed at once
-    .tcp_nodelay(true) // small events leave at once
+    .h1_allow_half_closed(false) // a disconnected client is detected at once
+    .tcp_nodelay(true) // small events are sent at once
     .on_connect(move |io, data| connections.enter(io, data)) // connections are counted, and stuck readers can be cut
-    .disable_signals() // the stop is ours: first the node, then the server
+    .disable_signals() // the program stops the node first, then the server
     .shutdown_timeout(1)
     .bind(("127.0.0.1", if once { 0 } else { 8091 }))?;
     let addr = server.addrs()[0];
@@ -110,7 +110,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     checked
 }
 
-/// Who has no session stays outside; for the others Millstream is told who they are.
+/// Rejects requests without a session. Passes the user of the others to Millstream.
 async fn sign_in(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -128,7 +128,7 @@ async fn hello(identity: Identity) -> String {
     format!("hello, {}\n", identity.user.as_deref().unwrap_or("stranger"))
 }
 
-/// A stream of the caller's own events and those of the group `greeters`; it ends after a minute.
+/// A stream with the caller's events and those of the group `greeters`. It ends after a minute.
 async fn greetings(node: web::Data<Node>, identity: Identity, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let user = identity.user.unwrap_or_default();
     node.emitter().user(user).group("greeters").timeout(Duration::from_secs(60)).respond(&request).await
@@ -136,7 +136,7 @@ async fn greetings(node: web::Data<Node>, identity: Identity, request: HttpReque
 
 // === The check of `--once` ===
 
-/// Does over HTTP what a client of this program would do.
+/// Does the work of a client of this program, over HTTP.
 async fn check(addr: SocketAddr, node: &Node) -> Result<(), Box<dyn Error>> {
     let client = Client::new(millstream::upstream::Config::default());
 
@@ -191,7 +191,7 @@ async fn check(addr: SocketAddr, node: &Node) -> Result<(), Box<dyn Error>> {
 }
 
 fn request(addr: SocketAddr, method: Method, path: &str, session: &'static str) -> Request {
-    // The URL is our own, so the egress guard has no say.
+    // The URL is this program's, so the egress guard does not apply.
     let mut request = Request::new(method, format!("http://{addr}{path}"), Trust::Operator);
     request.headers.insert("x-session", HeaderValue::from_static(session));
     request

@@ -20,7 +20,7 @@ pub enum Case {
     Fanout(fanout::FanoutArguments),
     /// Many subscribers without events: how fast they connect, and the cost of each.
     Idle(idle::IdleArguments),
-    /// Many subscribers that come back at the same time and resume.
+    /// Many subscribers that reconnect at the same time and resume.
     Replay(replay::ReplayArguments),
     /// Publishing over HTTP into the journal on disk: batches beside the journal's own rate, one publisher beside eight.
     Publish(publish::PublishArguments),

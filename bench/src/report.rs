@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::tally::Losses;
 
-/// Longest time that a histogram tells apart, in microseconds: two minutes. Longer times count as two minutes.
+/// Longest time that a histogram can distinguish, in microseconds: two minutes. Longer times count as two minutes.
 const TIME_MAX: u64 = 120_000_000;
 
 /// Rows in the order of the table.
@@ -134,7 +134,7 @@ pub fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// Events, or other things, per second.
+/// Events, or other items, per second.
 pub fn rate(count: u64, time: Duration) -> Option<f64> {
     (time > Duration::ZERO).then(|| float(count) / time.as_secs_f64())
 }

@@ -13,7 +13,7 @@ use crate::{
 /// Publishers of a measurement, at most.
 const PUBLISHERS_MAX: usize = 1024;
 
-/// The request of a subscriber, and what it may expect.
+/// The request of a subscriber, and the expected confirmation.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// The whole request head.

@@ -1,6 +1,6 @@
 //! The server under load: a node, or another server of event streams on this machine.
 //!
-//! The cases speak of topics and events. This file knows the requests of each server.
+//! The cases use topics and events. This file has the requests of each server.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs},
@@ -116,7 +116,7 @@ impl Target {
         Self { addr: node.addr, pid: Some(node.pid()), token: None, readers: 1, api: Api::Node }
     }
 
-    /// What the server has used so far; `None` if its process is unknown.
+    /// CPU time and memory of the server so far; `None` if its process is unknown.
     pub fn usage(&self) -> Option<Usage> {
         self.pid.and_then(Usage::with_children)
     }

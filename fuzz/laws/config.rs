@@ -1,9 +1,9 @@
-//! Settings: any text as a configuration file. Not a fuzz target, as it needs the whole program; its corpus is mutated by
-//! `tests/parser_corpus.rs`.
+//! Settings: any text as a configuration file. It needs the whole program, so it is not a fuzz target.
+//! `tests/parser_corpus.rs` mutates its corpus.
 
 use crate::config::Config;
 
-/// Checks everything; panics with what does not hold.
+/// Checks the law. Panics with the property that does not hold.
 pub fn check(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     match Config::read(&text, "the file") {

@@ -1,17 +1,17 @@
 //! The parser of event streams.
 //!
-//! An input is a stream; what stands behind its last byte `0xFE`, which no text has, says where the stream is cut: the
-//! lengths of its chunks, one byte each, again and again. Without that byte it is all stream. So a corpus file is
-//! mostly text that can be read and written by hand.
+//! An input is a stream. The bytes after its last byte `0xFE`, which no text contains, are the lengths of the stream's chunks,
+//! one byte each, repeated. Without that byte the whole input is the stream. Therefore a corpus file is mostly text that can
+//! be read and written with an editor.
 
 /// The stream of an input, and the lengths of its chunks.
 pub use super::halves as parts;
 use crate::sse::{DecodeError, Decoder, Frame, Item, Limits};
 
-/// What came out of a stream.
+/// An item of a decoded stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// An event; whether the id is its own.
+    /// An event, and whether its frame has the id.
     Event { event: String, data: String, id: String, own_id: bool },
     /// An id without an event.
     Id(String),
@@ -21,21 +21,21 @@ pub enum Seen {
     Retry(u64),
 }
 
-/// What one decoder made of a stream.
+/// The result of one decoder for a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// All items.
     pub seen: Vec<Seen>,
-    /// How it ended.
+    /// The end of the decoding.
     pub end: Result<(), DecodeError>,
     /// The id that a reconnect would send.
     pub last_id: String,
 }
 
-/// Limits that small inputs pass.
+/// Limits that small inputs exceed.
 pub const TIGHT: Limits = Limits { line: 40, event: 24 };
 
-/// Checks everything; panics with what does not hold.
+/// Checks the law. Panics with the property that does not hold.
 pub fn check(input: &[u8]) {
     let (stream, cuts) = parts(input);
     let whole = decode([stream], Limits::default());
@@ -71,10 +71,10 @@ fn own(item: &Item<'_>) -> Seen {
     }
 }
 
-/// The stream in pieces of these lengths, which begin anew when they are used up.
+/// The stream in pieces of these lengths, which are repeated.
 fn pieces<'a>(stream: &'a [u8], lengths: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let (mut rest, mut lengths) = (stream, lengths.iter().cycle());
-    // Lengths of zero give empty chunks, but a stream cannot be made of nothing else.
+    // Lengths of zero give empty chunks, but a stream needs other lengths too.
     let mut empty = 0;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -98,7 +98,7 @@ fn cuts_change_nothing(stream: &[u8], cuts: &[u8], limits: Limits, whole: &Outco
     }
 }
 
-/// Nothing that comes out is larger than the limits permit, and what comes before a limit is passed is not changed.
+/// No item is larger than the limits permit. Items before an exceeded limit do not change.
 fn limits_hold(stream: &[u8], cuts: &[u8], whole: &Outcome) {
     let tight = decode([stream], TIGHT);
     cuts_change_nothing(stream, cuts, TIGHT, &tight);
@@ -109,7 +109,7 @@ fn limits_hold(stream: &[u8], cuts: &[u8], whole: &Outcome) {
             assert!(matches!(error, DecodeError::LineTooLong(40) | DecodeError::EventTooLarge(24)), "{error:?}");
         }
     }
-    // A byte that is no text becomes a character of three.
+    // A byte that is not text becomes a character of three bytes.
     let field = TIGHT.line * 3;
     for seen in &tight.seen {
         match seen {
@@ -122,7 +122,7 @@ fn limits_hold(stream: &[u8], cuts: &[u8], whole: &Outcome) {
     }
 }
 
-/// Each item as a frame of its own gives the same items.
+/// Each item, encoded as a separate frame, decodes to the same item.
 fn what_was_decoded_can_be_encoded(seen: &[Seen]) {
     let none = Frame::default();
     let frames = seen.iter().map(|seen| match seen {
@@ -137,7 +137,7 @@ fn what_was_decoded_can_be_encoded(seen: &[Seen]) {
     assert_eq!(decode([&bytes[..]], Limits::default()).seen, seen, "{}", String::from_utf8_lossy(&bytes));
 }
 
-/// After every chunk another decoder has given as much, so an event also comes in the same moment.
+/// After every chunk another decoder has returned the same items, so each event also arrives with the same chunk.
 fn another_decoder_agrees(stream: &[u8], cuts: &[u8]) {
     for lengths in [&[1][..], cuts] {
         let (mut decoder, mut other) = (Decoder::new(Limits::default()), sse_core::SseDecoder::new());
@@ -154,7 +154,7 @@ fn another_decoder_agrees(stream: &[u8], cuts: &[u8]) {
                     sse_core::SseEvent::Retry(ms) => (None, ms.to_string()),
                 });
             }
-            // It keeps comments and ids to itself, and its reconnection times end at 32 bits.
+            // The other decoder does not return comments and ids, and its reconnection times have 32 bits.
             let comparable = ours.into_iter().filter_map(|seen| match seen {
                 Seen::Event { event, data, id, .. } => Some((Some((event, data)), id)),
                 Seen::Retry(ms) => (ms <= u32::MAX.into()).then(|| (None, ms.to_string())),
@@ -165,11 +165,11 @@ fn another_decoder_agrees(stream: &[u8], cuts: &[u8]) {
     }
 }
 
-/// The standard's own words as a program: decode as UTF-8, divide into lines, interpret them. Slow, and whole streams only.
+/// The text of the standard as a program: decode as UTF-8, divide into lines, interpret them. Slow, and for whole streams only.
 fn by_the_book(stream: &[u8]) -> Vec<Seen> {
     let text = String::from_utf8_lossy(stream);
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
-    // A CR ends a line by itself; an LF behind it belongs to the same end.
+    // A CR ends a line. An LF after it belongs to the same line end.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines: Vec<&str> = text.split('\n').collect();
     lines.pop();

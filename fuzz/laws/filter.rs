@@ -1,14 +1,14 @@
-//! Filters: an expression, and behind the byte `0xFE` the metadata (JSON) of somebody whom it is asked about.
+//! Filters: an expression, and after the byte `0xFE` the metadata (JSON) of a subscriber.
 //!
-//! Under the fuzzer a panic ends the process also where the program would catch it.
+//! Under the fuzzer a panic ends the process, even if the program would catch it.
 
 use super::halves;
 use crate::event::{Filter, Meta, Subscriber};
 
-/// Far more than the dearest expression costs for somebody in two groups.
+/// Far above the cost of the most expensive expression for a subscriber in two groups.
 const MAX_WEIGHT: usize = 1000;
 
-/// Checks everything; panics with what does not hold.
+/// Checks the law. Panics with the property that does not hold.
 pub fn check(input: &[u8]) {
     let (source, meta) = halves(input);
     let source = String::from_utf8_lossy(source);
@@ -29,7 +29,7 @@ pub fn check(input: &[u8]) {
             }
         }
     }
-    // The journal's text, whatever became of it: what is no filter reaches nobody.
+    // A text from a damaged journal: if it is not a filter, it matches no subscriber.
     let damaged = Filter::restore(&source);
     let is_filter = serde_json::from_str(&source).is_ok_and(|json| Filter::from_json(json).is_ok());
     for subscriber in [somebody, nobody] {

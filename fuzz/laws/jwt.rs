@@ -1,10 +1,10 @@
-//! The header of a JWT, as strangers send it.
+//! The header of a JWT, with untrusted content.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::header::{looks_like_one, peek};
 
-/// Checks everything; panics with what does not hold.
+/// Checks the law. Panics with the property that does not hold.
 pub fn check(input: &[u8]) {
     let token = String::from_utf8_lossy(input);
     let seen = peek(&token);

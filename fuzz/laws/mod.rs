@@ -1,7 +1,8 @@
-//! What must hold for each parser of outside bytes, whatever it gets: one law for each fuzz target, of the same name.
+//! The laws of the parsers of outside bytes, which must hold for every input. Each fuzz target has one law of the same name.
 //!
-//! Shared by the fuzz targets and `tests/parser_corpus.rs`, which have `event`, `head` (of a response), `header` (of a JWT), `signature`, `sse` and `topic` in their root. A new
-//! target is a file here, a line in the table, a target in `fuzz_targets/` and `Cargo.toml`, seeds in `make-corpus`.
+//! The fuzz targets and `tests/parser_corpus.rs` share them. Both have `event`, `head` (of a response), `header` (of a JWT),
+//! `signature`, `sse` and `topic` in their root. A new target needs a file here, a line in the table, a target in
+//! `fuzz_targets/` and `Cargo.toml`, and seeds in `make-corpus`.
 
 pub mod decoder;
 pub mod filter;
@@ -11,10 +12,10 @@ pub mod response;
 pub mod signature;
 pub mod topic;
 
-/// Checks one input; panics with what does not hold.
+/// Checks one input. Panics with the property that does not hold.
 pub type Law = fn(&[u8]);
 
-/// The laws that need no more of the program than its words.
+/// The laws that need only the parsers, not the whole program.
 pub const LAWS: [(&str, Law); 7] = [
     ("decoder", decoder::check),
     ("filter", filter::check),
@@ -25,10 +26,10 @@ pub const LAWS: [(&str, Law); 7] = [
     ("topic", topic::check),
 ];
 
-/// Divides an input in two parts; no text has this byte.
+/// Divides an input in two parts. No text contains this byte.
 const CUT: u8 = 0xFE;
 
-/// What stands before and behind the last [`CUT`] of an input.
+/// The parts of an input before and after its last [`CUT`].
 pub fn halves(input: &[u8]) -> (&[u8], &[u8]) {
     match input.iter().rposition(|byte| *byte == CUT) {
         Some(at) => (&input[..at], &input[at + 1..]),

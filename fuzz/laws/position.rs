@@ -1,8 +1,8 @@
-//! Positions, as clients send them in `Last-Event-ID`: one position has one spelling.
+//! Positions in `Last-Event-ID` of clients: each position has exactly one spelling.
 
 use crate::event::Position;
 
-/// Checks everything; panics with what does not hold.
+/// Checks the law. Panics with the property that does not hold.
 pub fn check(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     if let Ok(position) = text.parse::<Position>() {

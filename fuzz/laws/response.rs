@@ -1,9 +1,9 @@
-//! The law for heads of responses: no panic, the end is found wherever the bytes are cut, and the framing is that of a slow
-//! and plain reading of RFC 9112, section 6.3.
+//! The law for heads of responses: no panic, and the end is found at every cut of the bytes. The framing is that of a slow and
+//! simple parser after RFC 9112, section 6.3.
 
 use crate::head::{Framing, HeadError, MAX_BYTES, MAX_FIELDS, end_of_head, parse};
 
-/// Checks one input: the first byte chooses between HEAD and GET, the rest is what a server sends.
+/// Checks one input: the first byte selects HEAD or GET, the rest are the bytes of a server.
 pub fn check(input: &[u8]) {
     let Some((first, bytes)) = input.split_first() else { return };
     let head_only = *first == b'H';
@@ -26,7 +26,7 @@ pub fn check(input: &[u8]) {
     assert_eq!(again.framing, parsed.framing);
 }
 
-/// The end as it is found while the bytes arrive. An error may come earlier than with all bytes, but not another end.
+/// The end of the head, searched while the bytes arrive. An error may come earlier than with all bytes, but not another end.
 fn in_steps(bytes: &[u8], step: usize) -> Result<Option<usize>, HeadError> {
     let mut searched = 0;
     let mut at = 0;

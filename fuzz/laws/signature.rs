@@ -1,7 +1,7 @@
-//! Signatures of deliveries, whatever the header fields and the body are.
+//! Signatures of deliveries, for every content of the header fields and the body.
 //!
 //! An input is lines: id, timestamp, signatures as in `webhook-signature`, signature as in `x-hub-signature-256`, secret as in
-//! `x-secret-key`; the rest is the body. A line that is missing is a field that is missing.
+//! `x-secret-key`. The rest is the body. A missing line is a missing field.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac};
@@ -9,26 +9,26 @@ use sha2::Sha256;
 
 use crate::signature::{Refusal, Scheme, Verifier};
 
-/// The secret of the scheme that shows it, and of GitHub's.
+/// The secret of the schemes `secret-header` and `github`.
 pub const SECRET: &str = "minha-senha-secreta";
 /// A secret of Standard Webhooks.
 pub const WHSEC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// What the clock says, in Unix milliseconds.
+/// The time of the clock, in Unix milliseconds.
 pub const NOW_MS: u64 = 1_614_265_330_000;
 const TOLERANCE_MS: u64 = 300_000;
 
-/// The fields of an input, as a request would have them, and its body.
+/// The header fields and the body of an input.
 struct Delivery<'a> {
     lines: [Option<&'a [u8]>; 5],
     body: &'a [u8],
 }
 
-/// Checks everything; panics with what does not hold.
+/// Checks the law. Panics with the property that does not hold.
 pub fn check(input: &[u8]) {
     let _ = judge(input);
 }
 
-/// The same; answers which of the three schemes believed the input.
+/// Checks the law, and returns the verdict of each of the three schemes.
 pub fn judge(input: &[u8]) -> [Result<(), Refusal>; 3] {
     let delivery = Delivery::of(input);
     let answers =
@@ -62,7 +62,7 @@ impl<'a> Delivery<'a> {
             self.lines[names.iter().position(|known| *known == name)?]
         };
         let mut claim = verifier.claim(header, NOW_MS)?;
-        // In two pieces, whose sizes depend on the input.
+        // The body is passed in two pieces, whose sizes depend on the input.
         let (first, last) =
             self.body.split_at(self.body.first().map_or(0, |byte| usize::from(*byte) % self.body.len()));
         claim.update(first);
@@ -71,7 +71,7 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// Whatever stands around it in the field.
+/// This holds for every other content of the field.
 fn a_right_signature_is_found_and_a_bit_less_is_not(delivery: &Delivery<'_>, signed: &str, well_formed: bool) {
     let judged = |signature: &str| {
         let around = delivery.lines[2].unwrap_or_default();
@@ -86,7 +86,7 @@ fn a_right_signature_is_found_and_a_bit_less_is_not(delivery: &Delivery<'_>, sig
     assert_eq!(judged(&format!("v1,{other}{}", &signed[4..])), well_formed && already);
 }
 
-/// The standard's words on id and timestamp, as a slow program.
+/// The rules of the standard for id and timestamp, as a slow program.
 fn well_formed(id: Option<&[u8]>, timestamp: Option<&[u8]>) -> bool {
     let (Some(id), Some(timestamp)) = (id, timestamp) else { return false };
     let digits = !timestamp.is_empty() && timestamp.iter().all(u8::is_ascii_digit);

@@ -3,7 +3,7 @@
 use super::halves;
 use crate::topic::{MAX_BYTES, Pattern, Topic};
 
-/// Checks everything; panics with what does not hold.
+/// Checks the law. Panics with the property that does not hold.
 pub fn check(input: &[u8]) {
     let (one, other) = halves(input);
     let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
@@ -36,7 +36,7 @@ fn a_name_is_what_it_says(text: &str) {
     }
 }
 
-/// A pattern covers another one where it matches all that the other one matches, which these topics stand for.
+/// A pattern covers another pattern if it matches all topics of the other. These topics are samples of them.
 fn covers_and_matches_agree(one: &Pattern, other: &Pattern) {
     let samples: Vec<Topic> = match other {
         Pattern::Exact(topic) => vec![topic.clone()],
@@ -49,7 +49,7 @@ fn covers_and_matches_agree(one: &Pattern, other: &Pattern) {
         assert!(other.matches(topic));
         assert!(!one.covers(other) || one.matches(topic), "{one} covers {other} but does not match {topic}");
     }
-    // A prefix of the greatest length names one topic only, which nobody has to see.
+    // A prefix of the maximum length has only one topic. `covers` need not detect this case.
     if samples.len() > 1 {
         assert!(one.covers(other) || !samples.iter().all(|topic| one.matches(topic)), "{one} and {other}");
     }

@@ -1,5 +1,4 @@
-//! The parsers as they stand in the main package, put together from their files, so that nothing else of the program has
-//! to be built with instruments.
+//! The parsers of the main package, included from their files. So only the parsers are built with instrumentation.
 #![allow(dead_code, unused_imports, reason = "the targets use a part of it")]
 
 #[path = "../../src/upstream/head.rs"]
@@ -13,7 +12,7 @@ pub mod signature;
 #[path = "../../src/topic.rs"]
 pub mod topic;
 
-/// `millstream::event`, as far as it has parsers.
+/// The parsers of `millstream::event`.
 #[path = "../../src/event"]
 pub mod event {
     mod filter;

@@ -1,4 +1,4 @@
-//! `journal`: the journal alone, without HTTP. How fast it appends, opens and resumes, and what it needs.
+//! `journal`: the journal alone, without HTTP. Measures how fast it appends, opens and resumes, and its memory and disk.
 
 use std::{
     path::Path,

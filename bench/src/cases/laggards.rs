@@ -1,4 +1,4 @@
-//! `laggards`: whether clients that are behind delay live delivery to the others.
+//! `laggards`: checks whether slow clients delay live delivery to the others.
 //!
 //! Rounds of four kinds in turn. Alone: subscribers receive live events at a fixed rate. Beside stuck readers: many
 //! clients read nothing, and their buffers are full. Beside replays: many clients read a long history. Beside unfinished
@@ -66,7 +66,7 @@ pub struct LaggardsArguments {
 /// Events of the history in one request.
 const BATCH: usize = 100;
 
-/// Rounds by kind, and the figures of the clients that are behind.
+/// Rounds by kind, and the figures of the slow clients.
 #[derive(Default)]
 struct Rounds {
     alone: Vec<Round>,

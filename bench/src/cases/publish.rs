@@ -1,4 +1,4 @@
-//! `publish`: the rate of the journal behind HTTP, and how single publishers share commits.
+//! `publish`: the rate of the journal over HTTP, and how single publishers share commits.
 
 use std::{sync::Arc, time::Duration};
 

@@ -7,7 +7,7 @@
 //!                                     └── node, /api/relays ─────> reader      through the journal, if the node has it
 //! ```
 //!
-//! The routes take turns in each round, so that a change of the machine meets all of them. A firehose gives events per
+//! The routes take turns in each round, so that a change of the machine affects all of them. A firehose gives events per
 //! second. A paced stream gives the latency: its events carry the time of their sending.
 
 use std::time::Duration;

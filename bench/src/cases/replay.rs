@@ -1,4 +1,4 @@
-//! `replay`: subscribers that come back at the same time and resume.
+//! `replay`: subscribers that reconnect at the same time and resume.
 
 use std::{
     io::{Read, Write},
