@@ -8,7 +8,7 @@
 //!
 //! ```sh
 //! cargo run --example embed              # then: curl -N -H 'X-Session: s-alice' http://127.0.0.1:8091/api/sse/managed/connect
-//! cargo run --example embed -- --once    # submits a job to itself, checks the events, ends
+//! cargo run --example embed -- --once    # submits a job to itself, prints the events, ends
 //! ```
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
