@@ -1,16 +1,16 @@
-//! Access: who is calling, and what each of them may do.
+//! Access: authentication of callers, and their rights.
 //!
 //! ```text
 //!  token ───> Tokens | Verifier (JWT) ─┐
-//!  ticket ──> Tickets ─────────────────┼──> Identity { user, groups, rights, meta } ──> may it? ──> the handler
+//!  ticket ──> Tickets ─────────────────┼──> Identity { user, groups, rights, meta } ──> check   ──> the handler
 //!  cookie ──> Seal (session) ──────────┘
 //! ```
 //!
-//! Owns the callers ([`Identity`]), their [`Rights`] and their [`limits`]; knows nothing of HTTP. In open mode everybody may do everything
-//! and a token merely names the user.
+//! Owns the callers ([`Identity`]), their [`Rights`] and their [`limits`]; does not depend on HTTP. In open mode every
+//! caller may do everything, and a token only names the user.
 //!
-//! A static token is kept as its SHA-256, a JWT is not kept at all, and a ticket opens one stream within seconds; what its
-//! client comes back with is a session, sealed with a key that lives in the journal.
+//! A static token is stored as its SHA-256. A JWT is not stored. A ticket opens one stream within seconds. Its client
+//! reconnects with a session, which is signed with a key in the journal.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,56 +39,56 @@ use self::{session::Seal, tickets::Tickets, tokens::Tokens};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `open`: everybody may do everything; meant for loopback. `token`: nobody does anything without a credential.
+    /// `open`: every caller may do everything; meant for loopback. `token`: every request needs a credential.
     pub mode: Mode,
-    /// Permits `mode = "open"` on an address that others can reach.
+    /// Permits `mode = "open"` on an address that other machines can reach.
     pub allow_open: bool,
     /// `[[access.tokens]]`: static tokens. Read again on SIGHUP.
     pub tokens: Vec<TokenConfig>,
-    /// `[access.jwt]`: tokens that somebody else makes.
+    /// `[access.jwt]`: tokens of another issuer.
     pub jwt: Option<jwt::Config>,
-    /// How long a ticket may wait for its use, in milliseconds.
+    /// Lifetime of an unused ticket in milliseconds.
     pub ticket_ms: u64,
-    /// How long a client that came with a ticket may reconnect by its cookie, in milliseconds; no longer than the token
-    /// lives that the ticket was made with.
+    /// Time in milliseconds during which a client that came with a ticket may reconnect with its cookie. It ends
+    /// earlier if the token that issued the ticket expires.
     pub session_ms: u64,
 }
 
-/// How access is decided.
+/// How callers are authenticated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Everybody may do everything.
+    /// Every caller may do everything.
     #[default]
     Open,
-    /// Tokens, tickets and cookies say who may do what.
+    /// Tokens, tickets and cookies identify the caller and its rights.
     Token,
 }
 
-/// Why a credential is not accepted. The texts are for the client, and tell nothing that it could not know.
+/// Why a credential is not accepted. The texts are for the client and reveal nothing that it could not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Nobody knows it.
+    /// The credential is unknown.
     #[error("the token is not known here")]
     Unknown,
-    /// It was good once.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// It will be good.
+    /// The token is not valid yet.
     #[error("the token is not valid yet")]
     NotYet,
-    /// It was made for others, by others, or in a way that is not permitted.
+    /// The token has a wrong audience, issuer, algorithm or form; the reason.
     #[error("the token is not acceptable: {0}")]
     Unacceptable(String),
-    /// It was used, or waited too long.
+    /// The ticket was used or has expired.
     #[error("the ticket was used or has expired; get a new one with POST /api/tickets")]
     Ticket,
-    /// The keys that would decide are not to be had now.
+    /// The keys that check the token are not available now.
     #[error("the token cannot be checked now: {0}")]
     Unavailable(String),
 }
 
-/// Tells callers from strangers. Cheap to clone.
+/// Authenticates callers. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     inner: Arc<Inner>,
@@ -103,7 +103,7 @@ struct Inner {
     clock: Clock,
 }
 
-/// Milliseconds of a lifetime that a setting may name: a year.
+/// Maximum lifetime that a setting may have, in milliseconds: a year.
 const LONGEST_MS: u64 = 366 * 24 * 60 * 60 * 1000;
 
 // === impl Config ===
@@ -122,7 +122,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks rules that the types do not express.
     ///
     /// # Errors
     /// Names the key and the accepted form.
@@ -133,14 +133,14 @@ impl Config {
         }
         if self.mode == Mode::Token && self.tokens.is_empty() && self.jwt.is_none() {
             return Err(
-                "`access.mode` = `token` lets nobody in: there is neither a token in `[[access.tokens]]` (make \
+                "`access.mode` = `token` permits no caller: there is neither a token in `[[access.tokens]]` (make \
                         one with `millstream token make`) nor `[access.jwt]`"
                     .into(),
             );
         }
         if self.mode == Mode::Open && (!self.tokens.is_empty() || self.jwt.is_some()) {
-            return Err("`access.mode` = `open` lets everybody in, and there are tokens or `[access.jwt]`: set \
-                        `mode = \"token\"` in `[access]`, or take them out"
+            return Err("`access.mode` = `open` permits every caller, but there are tokens or `[access.jwt]`: set \
+                        `mode = \"token\"` in `[access]`, or remove them"
                 .into());
         }
         for (key, ms) in [("ticket_ms", self.ticket_ms), ("session_ms", self.session_ms)] {
@@ -155,10 +155,11 @@ impl Config {
 // === impl Handle ===
 
 impl Handle {
-    /// Callers as these settings have them. Keys that are fetched are fetched with the first token that needs one.
+    /// Callers as the settings define them. Remote keys are fetched when the first token needs one.
+    ///
     ///
     /// # Errors
-    /// Names the key of the settings that is wrong: a file or a variable cannot be read.
+    /// Names the wrong key of the settings: a file or a variable cannot be read.
     pub fn new(
         config: &Config,
         client: upstream::Client,
@@ -177,15 +178,15 @@ impl Handle {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// How access is decided.
+    /// How callers are authenticated.
     pub fn mode(&self) -> Mode {
         self.inner.mode
     }
 
-    /// Whose token it is.
+    /// The caller of a token.
     ///
     /// # Errors
-    /// When it is nobody's, or cannot be checked now.
+    /// If the token is not valid, or cannot be checked now.
     pub async fn identify(&self, token: &str) -> Result<Identity, Refused> {
         if token.is_empty() {
             return Err(Refused::Unknown);
@@ -194,16 +195,16 @@ impl Handle {
             return Ok(identity);
         }
         match &self.inner.jwt {
-            // The library lets a token live through the second in which it ends.
-            Some(jwt) if jwt::looks_like_one(token) => self.current(jwt.verify(token).await?),
+            // The library accepts a token until the end of the second in which it expires.
+            Some(jwt) if jwt::has_jwt_form(token) => self.current(jwt.verify(token).await?),
             _ => Err(Refused::Unknown),
         }
     }
 
-    /// Makes a ticket with which whoever has it opens one stream as this caller.
+    /// Makes a ticket; its holder can open one stream as this caller.
     ///
     /// # Errors
-    /// When too many wait for their use.
+    /// If there are too many unused tickets.
     pub fn issue(&self, identity: &Identity) -> Result<(String, Duration), Full> {
         self.inner.tickets.issue(identity)
     }
@@ -219,12 +220,12 @@ impl Handle {
     /// Uses a ticket up.
     ///
     /// # Errors
-    /// When it was used, has expired, or never was one.
+    /// If the ticket was used, has expired, or was never issued.
     pub fn redeem(&self, ticket: &str) -> Result<Identity, Refused> {
         self.inner.tickets.redeem(ticket).and_then(|identity| self.current(identity))
     }
 
-    /// A session for a client that came with this ticket: its text, and how long it is good.
+    /// A session for a client that came with this ticket: its text and lifetime.
     ///
     /// # Errors
     /// When the journal, which has the key, is not available.
@@ -232,11 +233,11 @@ impl Handle {
         self.inner.seal.seal(identity, ticket, &self.inner.issuer()).await
     }
 
-    /// Whose session it is. It is good beside a ticket of the same user alone: a browser has one, whoever opens pages in
-    /// it, and must not show one user's stream at another's address.
+    /// The caller of a session. A session is accepted only together with a ticket of the same user: all pages of a
+    /// browser share one session cookie, and one user's stream must not appear at another user's URL.
     ///
     /// # Errors
-    /// When it is none of this node's, or over, or of another user, or the token behind it is gone.
+    /// If this node did not issue the session, it has expired, belongs to another user, or its token was removed.
     pub async fn unseal(&self, session: &str, ticket: &str) -> Result<Identity, Refused> {
         let token = |name: &str, digest: &[u8; 32]| self.inner.tokens.named(name, digest);
         self.current(self.inner.seal.unseal(session, ticket, &self.inner.issuer(), token).await?)
@@ -250,8 +251,8 @@ impl Handle {
         }
     }
 
-    /// Puts other static tokens in force. Who came with one that is gone or changed is no caller any more; answers their
-    /// names.
+    /// Replaces the static tokens. Callers with a removed or changed token lose their identity; returns the names of
+    /// these tokens.
     pub fn reload(&self, tokens: &[TokenConfig]) -> Vec<String> {
         self.inner.tokens.replace(tokens)
     }
@@ -260,7 +261,7 @@ impl Handle {
 // === impl Inner ===
 
 impl Inner {
-    /// Whoever is behind sessions that are not of a static token: who changes the mode or the issuer of JWTs ends them.
+    /// The authority of sessions without a static token. A change of the mode or of the JWT issuer ends these sessions.
     fn issuer(&self) -> String {
         match (self.mode, &self.jwt) {
             (Mode::Open, _) => "open".into(),

@@ -72,7 +72,7 @@ pub use self::{
 
 /// Puts all routes of a node into an actix-web application or scope.
 ///
-/// Call it last in a scope: what it does not know it answers itself, with a 404 as `application/problem+json`.
+/// Call it last in a scope: it responds to unknown paths itself, with a 404 as `application/problem+json`.
 pub(crate) fn routes(node: Node, frontend: Frontend) -> impl FnOnce(&mut web::ServiceConfig) {
     node.hub.start_local();
     move |config| {
@@ -83,7 +83,7 @@ pub(crate) fn routes(node: Node, frontend: Frontend) -> impl FnOnce(&mut web::Se
             // Inside of the gate, which turns a panic into a response.
             .wrap(CatchPanic::default())
             .wrap(from_fn(gate::pass))
-            // The routes are tried in this order, and this one is asked most.
+            // actix tries the routes in this order; the most frequent one comes first.
             .configure(publishing)
             .configure(connections)
             .configure(job_routes)
@@ -158,7 +158,7 @@ fn remote_streams(config: &mut web::ServiceConfig) {
         .service(at("/api/sse-proxy/connections").route(read().to(proxy::connections)))
         .service(at("/api/sse-proxy/connections/{id}").route(web::delete().to(proxy::end)))
         .service(at("/api/sse-proxy/merge-streams/sse-emitter").route(web::post().to(merge::merge)))
-        // Beside the fixed names any other one is a remote.
+        // Any other name in this place is the name of a remote.
         .service(at("/api/sse-proxy/{remote}/sample-parallel/sse-emitter").route(read().to(proxy::sample)))
         .service(
             at("/api/sse-proxy/{remote}/{path:.*}")
@@ -176,7 +176,7 @@ fn relay_routes(config: &mut web::ServiceConfig) {
         .service(at("/api/relays/{relay}/restart").route(web::post().to(relays::restart)));
 }
 
-/// Behind all others: beside their names any name under `/api/sse/` is a named stream.
+/// Registered after all other routes: any other name under `/api/sse/` is a named stream.
 fn intake_routes(config: &mut web::ServiceConfig) {
     config
         .service(at("/api/webhooks/{name}").route(web::post().to(webhooks::receive)))

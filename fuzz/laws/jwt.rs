@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::header::{looks_like_one, peek};
+use crate::header::{has_jwt_form, peek};
 
 /// Checks the law. Panics with the property that does not hold.
 pub fn check(input: &[u8]) {
@@ -10,7 +10,7 @@ pub fn check(input: &[u8]) {
     let seen = peek(&token);
     assert_eq!(seen, peek(&token), "the same each time");
     let Ok(header) = seen else { return };
-    assert!(looks_like_one(&token) && token.len() <= 16 << 10);
+    assert!(has_jwt_form(&token) && token.len() <= 16 << 10);
     let first = token.split('.').next().expect("a text has a first part");
     let json = URL_SAFE_NO_PAD.decode(first).expect("a header is base64url");
     let json: serde_json::Value = serde_json::from_slice(&json).expect("a header is JSON");

@@ -11,30 +11,30 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Who is calling, and what they may do. Cheap to clone.
+/// The caller of a request, and its rights. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The user; `None` for somebody who gave no name, which only open mode permits.
+    /// The user; `None` for a caller without a name, which only open mode permits.
     pub user: Option<String>,
     /// Groups that the user is in.
     pub groups: Vec<String>,
-    /// What the user may do.
+    /// Rights of the user.
     pub rights: Arc<Rights>,
-    /// What is known of the user; `None` where it may say so itself.
+    /// Metadata of the user; `None` if the client may set them itself.
     pub meta: Option<Meta>,
-    /// From when on it is no caller any more, in Unix milliseconds.
+    /// Time when the identity expires, in Unix milliseconds.
     pub expires_at: Option<u64>,
     pub(super) origin: Origin,
 }
 
-/// Where the knowledge comes from.
+/// How the caller was authenticated.
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
-    /// Nobody asked.
+    /// Open mode, without a check.
     Open,
     /// A static token; fires when it is revoked.
     Static { name: Arc<str>, digest: [u8; 32], revoked: CancellationToken },
-    /// Claims that somebody else has signed.
+    /// Claims that another issuer has signed.
     Claims,
 }
 
@@ -43,56 +43,57 @@ static ALL: LazyLock<Arc<Rights>> = LazyLock::new(|| Arc::new(Rights::all()));
 // === impl Identity ===
 
 impl Identity {
-    /// A known user who may do everything.
+    /// A named user with all rights.
     pub fn user(id: impl Into<String>) -> Self {
-        Self { user: Some(id.into()), ..Self::anybody() }
+        Self { user: Some(id.into()), ..Self::anonymous() }
     }
 
-    /// Somebody without a name who may do everything.
-    pub fn anybody() -> Self {
+    /// A caller without a name, with all rights.
+    pub fn anonymous() -> Self {
         Self { user: None, groups: Vec::new(), rights: ALL.clone(), meta: None, expires_at: None, origin: Origin::Open }
     }
 
-    /// Somebody without a name who may do nothing.
-    pub fn nobody() -> Self {
-        Self::anybody().with_rights(Rights::default())
+    /// A caller without a name and without rights.
+    pub fn without_rights() -> Self {
+        Self::anonymous().with_rights(Rights::default())
     }
 
-    /// The same with these rights.
+    /// Replaces the rights.
     #[must_use]
     pub fn with_rights(mut self, rights: Rights) -> Self {
         self.rights = Arc::new(rights);
         self
     }
 
-    /// The same in these groups.
+    /// Replaces the groups.
     #[must_use]
     pub fn with_groups(mut self, groups: impl IntoIterator<Item = String>) -> Self {
         self.groups = groups.into_iter().collect();
         self
     }
 
-    /// True for one who may do everything.
+    /// True if the caller may do everything.
     pub fn is_admin(&self) -> bool {
         self.rights.admin
     }
 
-    /// Whether it may hear all that this pattern names: its own topic, those of its groups, and what its rights say.
+    /// True if the caller may subscribe to all topics of this pattern: its own topic, those of its groups, and those of
+    /// its rights.
     pub fn may_subscribe(&self, asked: &Pattern) -> bool {
-        self.rights.may_subscribe(asked) || self.heard().any(|own| own.covers(asked))
+        self.rights.may_subscribe(asked) || self.own_topics().any(|own| own.covers(asked))
     }
 
-    /// Whether it may hear this topic.
-    pub fn may_hear(&self, topic: &Topic) -> bool {
+    /// True if the caller may receive the events of this topic.
+    pub fn may_receive(&self, topic: &Topic) -> bool {
         self.may_subscribe(&Pattern::Exact(topic.clone()))
     }
 
-    /// Whether it may publish into this topic: its own one, and what its rights say.
+    /// True if the caller may publish into this topic: its own topic, and those of its rights.
     pub fn may_publish(&self, topic: &Topic) -> bool {
         self.rights.may_publish(topic) || self.own_topic().is_some_and(|own| own == *topic)
     }
 
-    /// Whether it may know of the connections of a group.
+    /// True if the caller may see the connections of a group.
     pub fn is_in(&self, group: &str) -> bool {
         self.is_admin() || self.groups.iter().any(|own| own == group)
     }
@@ -102,15 +103,15 @@ impl Identity {
         self.is_admin() || (self.user.is_some() && self.user.as_deref() == user)
     }
 
-    /// All that it may hear: what a stream hears that names nothing.
+    /// All patterns that the caller may subscribe to: the default of a stream without topics.
     pub fn readable(&self) -> Vec<Pattern> {
         if self.is_admin() {
             return vec![Pattern::any()];
         }
-        self.rights.subscribe.iter().cloned().chain(self.heard()).collect()
+        self.rights.subscribe.iter().cloned().chain(self.own_topics()).collect()
     }
 
-    /// True once it is no caller any more: expired, or its token revoked.
+    /// True if the identity has expired or its token was revoked.
     pub fn ended(&self, clock: &Clock) -> bool {
         let revoked = matches!(&self.origin, Origin::Static { revoked, .. } if revoked.is_cancelled());
         revoked || self.expires_at.is_some_and(|at| at <= clock.now_ms())
@@ -145,7 +146,7 @@ impl Identity {
         }
     }
 
-    /// The name of the static token that it came with, directly or by way of a ticket.
+    /// The name of the static token of the caller, which it used directly or through a ticket.
     pub fn token_name(&self) -> Option<&Arc<str>> {
         match &self.origin {
             Origin::Static { name, .. } => Some(name),
@@ -167,7 +168,7 @@ impl Identity {
         self.user.as_deref().and_then(|user| Topic::user(user).ok())
     }
 
-    fn heard(&self) -> impl Iterator<Item = Pattern> {
+    fn own_topics(&self) -> impl Iterator<Item = Pattern> {
         let groups = self.groups.iter().filter_map(|group| Topic::group(group).ok());
         self.own_topic().into_iter().chain(groups).map(Pattern::Exact)
     }

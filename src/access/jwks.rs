@@ -1,5 +1,5 @@
-//! The keys of an issuer (RFC 7517), fetched when a token needs them, kept, and fetched again when they grow old or a
-//! token names one that is not among them: issuers change their keys without a word.
+//! The keys of an issuer (RFC 7517). They are fetched when a token needs them, and cached. They are fetched again when
+//! they are old or a token names an unknown key: issuers change their keys without notice.
 //!
 //! A fetch has one total deadline, so a response that arrives very slowly cannot block the next fetch. When a response
 //! is slow, a second request is sent in parallel.
@@ -24,7 +24,7 @@ use tokio::{
 use super::Refused;
 use crate::upstream::{Chunks, Client, Method, Request, Response, StatusCode, Trust, describe};
 
-/// Largest answer in bytes.
+/// Maximum size of a response in bytes.
 const MAX_BYTES: usize = 256 << 10;
 /// Total deadline of a fetch, including connect and read.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ struct Inner {
     refresh: Duration,
     pause: Duration,
     known: Mutex<Known>,
-    /// Changes with each answer.
+    /// Changes with each response.
     answers: watch::Sender<u64>,
 }
 
@@ -69,8 +69,9 @@ impl Jwks {
         Self(Arc::new(Inner { client, url, refresh, pause, known, answers }))
     }
 
-    /// The key that a token names. One that is known is given at once, however the issuer is; who has none waits for the
-    /// answer that is on its way. It is not this request's own: a client that leaves must not spoil it for the others.
+    /// The key that a token names. A known key is returned at once, even if the issuer is unavailable. Otherwise the
+    /// caller waits for the running fetch. The fetch is a task of its own: a client that disconnects must not stop it
+    /// for the others.
     pub(super) async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<DecodingKey>, Refused> {
         let mut answer = {
             let mut known = self.0.known();
@@ -157,7 +158,7 @@ impl Inner {
             .collect(MAX_BYTES)
             .await
             .map_err(|error| error.to_string())?;
-        let set: JwkSet = serde_json::from_slice(&body).map_err(|error| format!("it is no set of keys: {error}"))?;
+        let set: JwkSet = serde_json::from_slice(&body).map_err(|error| format!("it is not a set of keys: {error}"))?;
         Ok(set.keys.iter().filter_map(Key::new).collect())
     }
 }
@@ -176,7 +177,7 @@ impl Drop for Asking {
 // === impl Known ===
 
 impl Known {
-    /// A token without `kid` is good where only one key can be meant (RFC 7515, 4.1.4 makes it optional).
+    /// A token without `kid` is accepted only if exactly one key fits (RFC 7515, 4.1.4 makes it optional).
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Arc<DecodingKey>> {
         let name = format!("{algorithm:?}");
         let fits =
@@ -190,7 +191,7 @@ impl Known {
 // === impl Key ===
 
 impl Key {
-    /// `None` for what is no public key to check signatures with. A symmetric one in a published set is no secret.
+    /// `None` if the key is not a public key for signatures. A symmetric key in a published set is not secret.
     fn new(jwk: &Jwk) -> Option<Self> {
         let public = matches!(
             jwk.algorithm,

@@ -1,13 +1,13 @@
-//! JSON Web Tokens (RFC 7519) that somebody else makes: which are accepted, and what they say.
+//! JSON Web Tokens (RFC 7519) of another issuer: their validation and their claims.
 //!
-//! The algorithm is chosen from the settings' list and must fit the key: what the token says of itself is only compared
-//! (RFC 8725, 3.1). `exp` and `sub` must be there; `sub` is the user, and the claim `millstream` gives rights:
+//! The algorithm is chosen from the settings' list and must fit the key: the token's own statement is only compared
+//! (RFC 8725, 3.1). `exp` and `sub` are required. `sub` is the user, and the claim `millstream` gives rights:
 //!
 //! ```json
 //! {"sub": "42", "exp": 1790000000, "millstream": {"groups": ["ops"], "subscribe": ["order:*"], "jobs": true}}
 //! ```
 //!
-//! Without that claim there is nothing but the caller's own topic.
+//! Without that claim the caller may only use its own topic.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -33,7 +33,7 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-pub use self::header::{looks_like_one, peek};
+pub use self::header::{has_jwt_form, peek};
 
 /// `[access.jwt]`: exactly one of `secret_env`, `public_key_file` and `jwks_url`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,25 +43,25 @@ pub struct Config {
     pub secret_env: Option<String>,
     /// A file with the public key of RS256, ES256 or `EdDSA`, in PEM.
     pub public_key_file: Option<PathBuf>,
-    /// Where the public keys are; asked when a token names an unknown key, and again after `jwks_refresh_ms`.
+    /// URL of the public keys. It is fetched when a token names an unknown key, and again after `jwks_refresh_ms`.
     pub jwks_url: Option<String>,
-    /// How old the keys of `jwks_url` may become before they are fetched again, in milliseconds.
+    /// Maximum age in milliseconds of the keys of `jwks_url`; then they are fetched again.
     pub jwks_refresh_ms: u64,
-    /// They are not asked for more often than this, whatever keys tokens name, in milliseconds.
+    /// Minimum time between two fetches in milliseconds, also when tokens name unknown keys.
     pub jwks_pause_ms: u64,
-    /// Algorithms that are accepted, of `HS256`, `RS256`, `ES256` and `EdDSA`; empty: those that fit the key.
+    /// Accepted algorithms, of `HS256`, `RS256`, `ES256` and `EdDSA`; empty: all that fit the key.
     pub algorithms: Vec<String>,
-    /// A token must be meant for this audience (`aud`).
+    /// The required audience of a token (`aud`).
     pub audience: Option<String>,
-    /// A token must come from this issuer (`iss`).
+    /// The required issuer of a token (`iss`).
     pub issuer: Option<String>,
-    /// By how much the clocks of issuer and node may differ, in milliseconds.
+    /// Maximum difference between the clocks of issuer and node, in milliseconds.
     pub leeway_ms: u64,
 }
 
 /// Checks tokens.
 pub(super) struct Verifier {
-    /// Of what decides which tokens are good: a session of one is no better than that.
+    /// A hash of everything that decides which tokens are valid. A session of a JWT is bound to it.
     fingerprint: String,
     keys: Keys,
     allowed: Vec<Algorithm>,
@@ -93,7 +93,7 @@ struct Claims {
 #[derive(Clone, Copy)]
 struct NumericDate(u64);
 
-/// What the claim `millstream` says. A field that is not known is an error: a right that is spelt wrong is noticed.
+/// The content of the claim `millstream`. An unknown field is an error, so that a misspelt right is noticed.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Granted {
@@ -129,7 +129,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks rules that the types do not express.
     pub(super) fn check(&self) -> Result<(), String> {
         let sources =
             [self.secret_env.is_some(), self.public_key_file.is_some(), self.jwks_url.is_some()].map(usize::from);
@@ -157,11 +157,11 @@ fn read(name: &str) -> Option<Algorithm> {
     name.parse().ok().filter(|algorithm| KNOWN.contains(algorithm))
 }
 
-/// Why a token was refused, in words that tell its holder no more than it can know.
+/// Why a token was refused, in words that reveal only what its holder can know.
 pub(super) fn refused(error: &jsonwebtoken::errors::Error) -> Refused {
     match error.kind() {
-        ErrorKind::InvalidAudience => Refused::Unacceptable("it is meant for another audience (`aud`)".into()),
-        ErrorKind::InvalidIssuer => Refused::Unacceptable("it comes from another issuer (`iss`)".into()),
+        ErrorKind::InvalidAudience => Refused::Unacceptable("it has another audience (`aud`)".into()),
+        ErrorKind::InvalidIssuer => Refused::Unacceptable("it has another issuer (`iss`)".into()),
         ErrorKind::MissingRequiredClaim(claim) => Refused::Unacceptable(format!("it has no `{claim}`")),
         ErrorKind::Json(error) => Refused::Unacceptable(format!("its claims cannot be read: {error}")),
         _ => Refused::Unacceptable("its signature is not that of a key that is known here".into()),
@@ -224,7 +224,7 @@ impl Verifier {
         &self.fingerprint
     }
 
-    /// Whose token it is.
+    /// The caller of a token.
     pub(super) async fn verify(&self, token: &str) -> Result<Identity, Refused> {
         let header = peek(token).map_err(|why| Refused::Unacceptable(why.into()))?;
         if !self.allowed.contains(&header.alg) {
@@ -280,7 +280,9 @@ impl Verifier {
                 .map_err(|invalid| Refused::Unacceptable(format!("its group `{group}` cannot be one: {invalid}")))?;
         }
         if !granted.meta.is_small() {
-            return Err(Refused::Unacceptable("its metadata are too many, too large or no scalars".into()));
+            return Err(Refused::Unacceptable(
+                "its metadata are too many or too large, or contain a value that is not a scalar".into(),
+            ));
         }
         let Granted { groups, publish, subscribe, jobs, remotes, admin, meta } = granted;
         Ok(Identity {

@@ -1,13 +1,14 @@
-//! Limits: how much of the node one caller may use.
+//! Limits: the part of the node that one caller may use.
 //!
 //! ```text
 //!  request ──> user, or address without one ──> Rate     how much in a window: 429, and when to come back
 //!                                          ──> Permits  how much at once: refused until a permit is free
 //! ```
 //!
-//! Owns the rates and permits of all callers, and counts the refusals. `limits/table.rs` has a row for each limit. A caller
-//! is the hash of a user's name or of an address (of an IPv6 address its /64, which one customer has), so that each caller
-//! takes the same memory. A limit that is off costs one look at an enum, and does not even ask for the caller.
+//! Owns the rates and permits of all callers, and counts the refusals. `limits/table.rs` has a row for each limit. A
+//! caller is the hash of a user's name or of an address (of an IPv6 address its /64, which belongs to one customer), so
+//! that each caller takes the same memory. A limit that is off costs one check of an enum, and does not compute the
+//! caller.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -48,7 +49,7 @@ pub struct Limits(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// One for each row of the table.
+    /// One counter for each row of the table.
     counters: [Counter; TABLE.len()],
     routes: Vec<(RouteConfig, Rate)>,
     queued_bytes: Option<usize>,
@@ -56,7 +57,7 @@ struct Inner {
     hashes: RandomState,
 }
 
-/// What a limit counts, for each caller.
+/// The counter of a limit, for each caller.
 #[derive(Debug)]
 enum Counter {
     Off,
@@ -64,7 +65,7 @@ enum Counter {
     Permits(Permits),
 }
 
-/// The one whom a limit counts.
+/// The subject of a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// A user, by name.
@@ -80,9 +81,9 @@ pub struct Exceeded {
     pub limit: Limit,
     /// Its value.
     pub most: u64,
-    /// The time after which the caller may try again; `None` where waiting does not help.
+    /// The time after which the caller may try again; `None` if waiting does not help.
     pub wait: Option<Duration>,
-    /// The caller's remaining allowance, where the limit is a rate.
+    /// The caller's remaining allowance, if the limit is a rate.
     pub allowance: Option<Allowance>,
 }
 
@@ -93,7 +94,7 @@ pub struct StreamPermit {
     _address: Option<Permit>,
 }
 
-/// No one knows when a permit becomes free; a client may ask again after this time.
+/// The time when a permit becomes free is not known; a client may try again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 // === impl Limits ===
@@ -129,10 +130,10 @@ impl Limits {
         }))
     }
 
-    /// Counts a request from an address, whoever makes it; `None` where that is not limited.
+    /// Counts a request from an address, with any caller; `None` if the limit is off.
     ///
     /// # Errors
-    /// When the address has made too many.
+    /// If the address has made too many requests.
     pub fn request_from(&self, address: impl FnOnce() -> IpAddr) -> Result<Option<Allowance>, Exceeded> {
         self.take(Limit::AddressRequests, || Caller::Address(address()), 1)
     }
@@ -140,7 +141,7 @@ impl Limits {
     /// Counts a request of a caller; returns the remaining allowance of the tightest limit.
     ///
     /// # Errors
-    /// When the caller has made too many.
+    /// If the caller has made too many requests.
     pub fn request(
         &self,
         caller: impl FnOnce() -> Caller,
@@ -155,11 +156,11 @@ impl Limits {
         Ok(tighter(Some(own), self.take(Limit::Requests, || caller, 1)?))
     }
 
-    /// Takes `count` from the caller's allowance of a rate, or nothing; `None` if the limit is off. Does not ask for the
-    /// caller then.
+    /// Takes `count` from the caller's allowance of a rate, or nothing. If the limit is off, it returns `None` and does
+    /// not compute the caller.
     ///
     /// # Errors
-    /// When the allowance is used up, or `count` is more than the limit.
+    /// If the allowance is used up, or `count` is more than the limit.
     pub fn take(
         &self,
         limit: Limit,
@@ -171,10 +172,10 @@ impl Limits {
         self.take_from(limit, rate, &caller(), count).map(Some)
     }
 
-    /// Takes one of the caller's permits; `None` if the limit is off. Does not ask for the caller then.
+    /// Takes one of the caller's permits. If the limit is off, it returns `None` and does not compute the caller.
     ///
     /// # Errors
-    /// When the caller holds all its permits.
+    /// If the caller holds all its permits.
     pub fn permit(&self, limit: Limit, caller: impl FnOnce() -> Caller) -> Result<Option<Permit>, Exceeded> {
         let Counter::Permits(permits) = &self.0.counters[limit as usize] else { return Ok(None) };
         let exceeded = || Exceeded { limit, most: permits.limit(), wait: Some(ASK_AGAIN), allowance: None };
@@ -184,7 +185,7 @@ impl Limits {
     /// Takes the permits of a stream that is about to open, of its caller and of its address; `None` if both limits are off.
     ///
     /// # Errors
-    /// When the caller or the address holds all its permits.
+    /// If the caller or the address holds all its permits.
     pub fn stream(
         &self,
         caller: impl FnOnce() -> Caller,
@@ -196,18 +197,18 @@ impl Limits {
         Ok(limited.then_some(StreamPermit { user, _address: address }))
     }
 
-    /// Most bytes that may wait for all streams of one caller.
+    /// Maximum number of bytes that may wait for all streams of one caller.
     pub fn queued_bytes(&self) -> Option<usize> {
         self.0.queued_bytes
     }
 
-    /// How often each limit was exceeded, by the name of its setting.
+    /// Number of times that each limit was exceeded, by the name of its setting.
     pub fn exceeded(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = TABLE.iter().zip(&self.0.exceeded).filter(|(row, _)| row.kind != Kind::Bytes);
         counts.map(|(row, count)| (row.name, count.load(Relaxed)))
     }
 
-    /// Callers whose rate or permits are kept now, over all limits.
+    /// Number of callers with a stored rate or permits, over all limits.
     pub fn callers(&self) -> usize {
         let counters = self.0.counters.iter().map(|counter| match counter {
             Counter::Off => 0,
@@ -217,14 +218,10 @@ impl Limits {
         counters.chain(self.0.routes.iter().map(|(_, rate)| rate.callers())).sum()
     }
 
-    /// Adds the figures of all limits.
+    /// Adds the metrics of all limits.
     pub fn metrics(&self, rows: &mut Rows) {
-        rows.counters("limited", "What limits refused, by setting.", "limit", self.exceeded());
-        rows.gauge(
-            "limited_callers",
-            "Callers whose rate or permits are kept, over all limits.",
-            self.callers() as u64,
-        );
+        rows.counters("limited", "Requests that a limit refused, by setting.", "limit", self.exceeded());
+        rows.gauge("limited_callers", "Callers with a stored rate or permits, over all limits.", self.callers() as u64);
     }
 
     fn take_from(&self, limit: Limit, rate: &Rate, caller: &Caller, count: NonZeroU32) -> Result<Allowance, Exceeded> {
@@ -262,13 +259,13 @@ impl std::fmt::Display for Exceeded {
 // === impl StreamPermit ===
 
 impl StreamPermit {
-    /// The count of the bytes that wait for all streams of the caller; `None` where they have no limit.
+    /// The counter of the bytes that wait for all streams of the caller; `None` if they have no limit.
     pub fn queued(&self) -> Option<Arc<AtomicUsize>> {
         self.user.as_ref().map(Permit::bytes)
     }
 }
 
-/// The allowance with less left, in proportion.
+/// The allowance with the smaller remaining part.
 pub fn tighter(one: Option<Allowance>, other: Option<Allowance>) -> Option<Allowance> {
     let left = |allowance: &Allowance| f64::from(allowance.remaining) / f64::from(allowance.limit.max(1));
     one.into_iter().chain(other).min_by(|a, b| left(a).total_cmp(&left(b)))
@@ -312,7 +309,7 @@ mod tests {
         assert!(!passes("2001:db8::2:1"));
         assert!(passes("2001:db8:0:1::1"));
         assert!(passes("10.0.0.1"));
-        assert!(!passes("::ffff:10.0.0.1"), "an IPv4 address in IPv6 clothes is the same one");
+        assert!(!passes("::ffff:10.0.0.1"), "an IPv4 address mapped into IPv6 is the same address");
         assert_eq!(limits.exceeded().nth(1).unwrap(), ("requests_per_minute_per_address", 2));
     }
 
@@ -326,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_limit_is_told_and_a_route_has_its_own() {
+    fn the_tightest_limit_is_reported_and_a_route_has_its_own() {
         let route = RouteConfig { path: "/a*".into(), requests: 2, window_ms: 1000, method: None };
         let limits = limits(&Config { requests_per_minute: Some(100), routes: vec![route], ..Config::default() });
         assert_eq!(limits.request(user("u"), "GET", "/b").unwrap().unwrap().limit, 100);
@@ -338,12 +335,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_asks_for_nothing() {
+    fn a_limit_that_is_off_does_not_compute_the_caller() {
         let limits = limits(&Config::default());
-        assert_eq!(limits.request_from(|| unreachable!("nobody asks")), Ok(None));
-        let caller = || -> Caller { unreachable!("nobody asks") };
+        assert_eq!(limits.request_from(|| unreachable!("the limit is off")), Ok(None));
+        let caller = || -> Caller { unreachable!("the limit is off") };
         assert_eq!(limits.request(caller, "GET", "/"), Ok(None));
-        assert!(limits.stream(caller, || unreachable!("nobody asks")).unwrap().is_none());
+        assert!(limits.stream(caller, || unreachable!("the limit is off")).unwrap().is_none());
         assert_eq!(limits.take(Limit::Publishes, caller, 1), Ok(None));
         assert!(limits.permit(Limit::Jobs, caller).unwrap().is_none());
     }

@@ -1,8 +1,8 @@
-//! Sessions: what a client that came with a ticket reconnects with.
+//! Sessions: a client that came with a ticket reconnects with its session.
 //!
-//! A session is a signed text in a cookie, not a row in a table: it outlives restarts, and every node of one journal
-//! accepts it. It is no token: it opens streams and reads, and is worth nothing without what stands behind it. Behind a
-//! session of a static token stands that token as it is now, so whoever revokes it ends the session.
+//! A session is a signed text in a cookie, and is not stored: it survives restarts, and every node of one journal
+//! accepts it. A session is weaker than a token: it opens streams and reads. A session of a static token refers to that
+//! token, so that its rights are the present rights of the token, and revoking the token ends the session.
 
 use std::time::Duration;
 
@@ -30,24 +30,25 @@ pub(super) struct Seal {
     key: OnceCell<Bytes>,
 }
 
-/// What a session says.
+/// The content of a session.
 #[derive(Serialize, Deserialize)]
 struct Session {
     /// Unix seconds.
     exp: u64,
-    /// The mark of the tickets of this user.
-    mark: String,
+    /// The tag of the tickets of this user.
+    #[serde(rename = "mark")]
+    user_tag: String,
     #[serde(flatten)]
     of: Of,
 }
 
-/// Whose it is.
+/// The credential behind the session.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Of {
-    /// Of a static token: what that is decides at each use.
+    /// A static token; its present settings decide at each use.
     Static { token: String, digest: String },
-    /// Of claims, which nobody else remembers.
+    /// Claims of a JWT, which the node does not store.
     Claims { issuer: String, user: Option<String>, groups: Vec<String>, rights: Rights, meta: Option<Meta> },
 }
 
@@ -58,7 +59,7 @@ impl Seal {
         Self { journal, life, clock, key: OnceCell::new() }
     }
 
-    /// The text of a session and how long it is good.
+    /// The text of a session and its lifetime.
     pub(super) async fn seal(
         &self,
         identity: &Identity,
@@ -80,13 +81,13 @@ impl Seal {
         let now = self.clock.now_ms();
         let life = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX);
         let until = identity.expires_at.unwrap_or(u64::MAX).min(now.saturating_add(life));
-        let session = Session { exp: until / 1000, mark: mark_of(ticket).to_owned(), of };
+        let session = Session { exp: until / 1000, user_tag: tag_of(ticket).to_owned(), of };
         let key = EncodingKey::from_secret(self.key().await?);
         let text = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &session, &key).expect("plain data is signed");
         Ok((text, Duration::from_millis(until.saturating_sub(now))))
     }
 
-    /// Whose session it is; `token` knows the static tokens that are in force.
+    /// The caller of a session; `token` finds a static token in force.
     pub(super) async fn unseal(
         &self,
         text: &str,
@@ -102,7 +103,7 @@ impl Seal {
         let session: Session = jsonwebtoken::decode(text, &DecodingKey::from_secret(key), &validation)
             .map_err(|error| super::jwt::refused(&error))?
             .claims;
-        if session.mark != mark_of(ticket) {
+        if session.user_tag != tag_of(ticket) {
             return Err(Refused::Ticket);
         }
         let expires_at = Some(session.exp.saturating_mul(1000));
@@ -119,7 +120,7 @@ impl Seal {
         }
     }
 
-    /// The key, which the first node of a journal makes.
+    /// The key, which the first node of a journal creates.
     async fn key(&self) -> Result<&[u8], Unavailable> {
         let key = self.key.get_or_try_init(|| async {
             loop {
@@ -130,7 +131,7 @@ impl Seal {
                 let records = vec![RecordWrite { key: KEY.into(), value: Some(Bytes::copy_from_slice(&key)) }];
                 let expect = vec![Expect { key: KEY.into(), revision: None }];
                 match self.journal.append(Batch { records, expect, ..Batch::default() }).await {
-                    // Somebody else was first, or it is there now: read it.
+                    // Another node was first, or the write succeeded: read it.
                     Ok(_) | Err(AppendError::Conflict(_)) => {}
                     Err(AppendError::Unavailable(error)) => return Err(error),
                     Err(error) => return Err(Unavailable::Failed(error.to_string())),
@@ -141,9 +142,9 @@ impl Seal {
     }
 }
 
-/// The end of a ticket, which is the same for all tickets of one user.
-pub(super) fn mark_of(ticket: &str) -> &str {
-    ticket.rsplit_once('.').map_or("", |(_, mark)| mark)
+/// The tag at the end of a ticket, which all tickets of one user share.
+pub(super) fn tag_of(ticket: &str) -> &str {
+    ticket.rsplit_once('.').map_or("", |(_, tag)| tag)
 }
 
 /// 256 random bits as text.

@@ -1,4 +1,5 @@
-//! One-time tickets: for clients that can send no header, such as `EventSource`. In memory: a ticket lives for seconds.
+//! One-time tickets, for clients that cannot send header fields, such as `EventSource`. They are in memory: a ticket
+//! lives for seconds.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -8,30 +9,30 @@ use tokio::time::Instant;
 
 use super::{Identity, Refused};
 
-/// Most tickets that wait for their use, and most of one user.
+/// Maximum number of unused tickets, and maximum number of one user.
 const MAX: usize = 10_000;
 const MAX_OF_USER: usize = 100;
 
-/// Too many tickets wait for their use.
+/// There are too many unused tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// The caller's own.
+    /// The user has too many unused tickets.
     #[error("{MAX_OF_USER} tickets of this user wait for their use; use them, or wait until they expire")]
     User,
-    /// Everybody's.
+    /// The node has too many unused tickets.
     #[error("{MAX} tickets wait for their use; try again when some have expired")]
     Node,
 }
 
-/// The tickets that wait.
+/// The unused tickets.
 pub(super) struct Tickets {
     life: Duration,
     waiting: Mutex<HashMap<String, (Identity, Instant)>>,
 }
 
-/// The same for all tickets of one user: what tells a session of one user from that of another. A ticket is a secret of
-/// its user, so it may well tell who that is.
-fn mark(identity: &Identity) -> String {
+/// A tag that all tickets of one user share. It distinguishes the sessions of different users. A ticket is a secret of
+/// its user, so it may reveal the user.
+fn tag(identity: &Identity) -> String {
     let user = identity.user.as_deref().unwrap_or_default();
     URL_SAFE_NO_PAD.encode(&Sha256::digest(user)[..9])
 }
@@ -43,11 +44,11 @@ impl Tickets {
         Self { life, waiting: Mutex::default() }
     }
 
-    /// The text of a new ticket, and how long it may wait.
+    /// The text of a new ticket, and its lifetime.
     pub(super) fn issue(&self, identity: &Identity) -> Result<(String, Duration), Full> {
         let mut waiting = self.waiting.lock().expect("no code that holds the lock panics");
         let now = Instant::now();
-        // Both are looked at only here, and here only where there are many: to issue one is not to search them all.
+        // Both limits need a search of all tickets, so they are checked only if there are many.
         if waiting.len() >= MAX_OF_USER {
             waiting.retain(|_, (_, until)| *until > now);
             if waiting.len() >= MAX {
@@ -58,7 +59,7 @@ impl Tickets {
                 return Err(Full::User);
             }
         }
-        let ticket = format!("{}.{}", super::session::random_text(), mark(identity));
+        let ticket = format!("{}.{}", super::session::random_text(), tag(identity));
         waiting.insert(ticket.clone(), (identity.clone(), now + self.life));
         Ok((ticket, self.life))
     }

@@ -1,4 +1,4 @@
-//! Static tokens: those that the settings list, by their hashes.
+//! Static tokens: the tokens of the settings, which are stored as hashes.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -17,33 +17,33 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// One of `[[access.tokens]]`. `millstream token make` prints such a section.
+/// An entry of `[[access.tokens]]`. `millstream token make` prints such a section.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenConfig {
     /// Names the token in logs; unique.
     pub name: String,
-    /// SHA-256 of the token, in hexadecimal digits. The token itself is nowhere.
+    /// SHA-256 of the token, in hexadecimal digits. The token itself is not stored.
     pub sha256: String,
-    /// The user that it stands for; the token's name where it is missing.
+    /// The user of the token; default is the name of the token.
     pub user: Option<String>,
     /// Groups that the user is in.
     pub groups: Vec<String>,
-    /// Topics that it may publish into, beside the user's own.
+    /// Topics that the caller may publish into, in addition to the user's own topic.
     pub publish: Vec<Pattern>,
-    /// Topics that it may hear, beside the user's own and the groups'.
+    /// Topics that the caller may subscribe to, in addition to the topics of the user and its groups.
     pub subscribe: Vec<Pattern>,
-    /// It may submit jobs.
+    /// True if the caller may submit jobs.
     pub jobs: bool,
-    /// Remotes that it may use; `*` for all.
+    /// Remotes that the caller may use; `*` for all.
     pub remotes: Vec<String>,
-    /// It may do everything.
+    /// True if the caller may do everything.
     pub admin: bool,
     /// Metadata of the user's emitters: scalars by name.
     pub meta: Meta,
 }
 
-/// Most tokens in the settings: each request is compared with all of them.
+/// Maximum number of tokens in the settings, since each request is compared with all of them.
 const MAX_TOKENS: usize = 1000;
 
 /// The tokens in force.
@@ -56,7 +56,7 @@ struct Entry {
     revoked: CancellationToken,
 }
 
-/// SHA-256 of a token, in hexadecimal digits, as `sha256` wants it.
+/// SHA-256 of a token, in hexadecimal digits, in the form of the setting `sha256`.
 pub fn digest(token: &str) -> String {
     Sha256::digest(token).iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -64,7 +64,7 @@ pub fn digest(token: &str) -> String {
     })
 }
 
-/// Checks what the types do not.
+/// Checks rules that the types do not express.
 pub(super) fn check(tokens: &[TokenConfig]) -> Result<(), String> {
     if tokens.len() > MAX_TOKENS {
         return Err(format!("`access.tokens` has {} entries, at most {MAX_TOKENS}; use `[access.jwt]`", tokens.len()));
@@ -130,7 +130,7 @@ impl Tokens {
         Self(RwLock::new(Arc::new(tokens.iter().filter_map(Entry::new).collect())))
     }
 
-    /// Whose token it is. Takes the same time whichever it is, and for a stranger's.
+    /// The caller of a token. It takes the same time for every known and unknown token.
     pub(super) fn find(&self, token: &str) -> Option<Identity> {
         let entries = self.entries();
         if entries.is_empty() {
@@ -146,18 +146,18 @@ impl Tokens {
         found.map(|entry| entry.identity.clone())
     }
 
-    /// The token of this name, as long as it is the same one.
+    /// The token of this name, if it is still the same token.
     pub(super) fn named(&self, name: &str, digest: &[u8; 32]) -> Option<Identity> {
         let entries = self.entries();
         let entry = entries.iter().find(|entry| entry.config.name == name && entry.digest == *digest)?;
         Some(entry.identity.clone())
     }
 
-    /// Puts others in force; answers the names of those that are gone or changed, whose callers are told.
+    /// Replaces the tokens; cancels removed and changed tokens, and returns their names.
     pub(super) fn replace(&self, tokens: &[TokenConfig]) -> Vec<String> {
         let mut entries = self.0.write().expect("no code that holds the lock panics");
         let old = std::mem::take(&mut *entries);
-        // One that stays as it was keeps its callers.
+        // An unchanged token keeps its callers.
         let kept = |token: &TokenConfig| old.iter().find(|entry| entry.config == *token).map(Entry::same);
         let new: Vec<Entry> = tokens.iter().filter_map(|token| kept(token).or_else(|| Entry::new(token))).collect();
         let names: HashSet<&str> =
@@ -177,7 +177,7 @@ impl Tokens {
 // === impl Entry ===
 
 impl Entry {
-    /// `None` where the settings were not checked.
+    /// `None` if the settings were not checked.
     fn new(config: &TokenConfig) -> Option<Self> {
         let digest = read(&config.sha256)?;
         let revoked = CancellationToken::new();

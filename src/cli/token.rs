@@ -112,7 +112,7 @@ fn inspect() -> Result<(), Failure> {
     if token.is_empty() {
         return Err(Failure::usage("stdin has no token; try `echo \"$TOKEN\" | millstream token inspect`"));
     }
-    let displayed = if jwt::looks_like_one(token) {
+    let displayed = if jwt::has_jwt_form(token) {
         let header = jwt::peek(token).map_err(|why| Failure::new(format!("the token is not acceptable: {why}")))?;
         let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
         let claims = claims.and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());

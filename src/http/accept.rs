@@ -163,6 +163,6 @@ mod tests {
         ] {
             assert_eq!(takes_gzip(&headers(&header::ACCEPT_ENCODING, &[accept])), takes, "{accept}");
         }
-        assert!(!takes_gzip(&HeaderMap::new()), "a client that says nothing may know no coding");
+        assert!(!takes_gzip(&HeaderMap::new()), "a client without the field may not support gzip");
     }
 }

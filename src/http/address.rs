@@ -1,8 +1,8 @@
-//! From where a request comes, also behind proxies.
+//! The address of the client, also behind proxies.
 //!
-//! The peer of the connection is believed, and nobody else, unless it is one of `server.trusted_proxies`. Then the
-//! header that it has written is read from its end, where the nearest hop stands, over all that are trusted too: the
-//! first that is not is the client. What cannot be read ends the walk at the last hop that could.
+//! Only the peer address of the connection is trusted. If the peer is one of `server.trusted_proxies`, its header is
+//! read from the end, where the nearest hop is. Trusted hops are skipped, and the first other hop is the client. A hop
+//! that cannot be parsed ends the search at the hop before it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,12 +16,12 @@ use crate::{
     upstream::{Net, Via},
 };
 
-/// More hops than any chain of proxies has.
+/// No chain of proxies has more hops.
 const MAX_HOPS: usize = 32;
 
 /// The address of the client.
 pub(super) fn client(node: &Node, request: &HttpRequest) -> IpAddr {
-    // Only a server of somebody else's, over something that has no addresses, does not know.
+    // Only an embedding server on a transport without addresses gives no peer address.
     let peer = request.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical());
     behind(peer, &node.config.server.trusted_proxies, request.headers())
 }
@@ -43,8 +43,8 @@ pub(super) fn scheme(node: &Node, request: &HttpRequest) -> Option<String> {
     named.rsplit(',').next().map(|scheme| scheme.trim().to_owned())
 }
 
-/// Proxies write one header and may let a client's own pass in the other. So where the two differ neither is believed:
-/// who forges one is counted as the proxy.
+/// Proxies write one of the two headers and may pass the client's own version of the other. If the two differ, neither
+/// is trusted, and a client that forges one is counted as the proxy.
 fn behind(peer: IpAddr, trusted: &[Net], headers: &HeaderMap) -> IpAddr {
     let trusts = |address: IpAddr| trusted.iter().any(|net| net.contains(address));
     if !trusts(peer) {
@@ -131,7 +131,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The client behind a proxy on 127.0.0.1 that 10.0.0.0/8 is trusted beside.
+    /// The client behind a proxy on 127.0.0.1; 10.0.0.0/8 is trusted too.
     fn client(lines: &[(&str, &str)]) -> IpAddr {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
@@ -191,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn two_headers_that_differ_are_both_not_believed() {
+    fn two_headers_that_differ_are_both_ignored() {
         let both = |one, other| client(&[("forwarded", one), ("x-forwarded-for", other)]);
         assert_eq!(both("for=192.0.2.1", "192.0.2.1"), ip("192.0.2.1"));
         assert_eq!(both("for=6.6.6.6", "192.0.2.1"), ip("127.0.0.1"));
     }
 
     #[test]
-    fn who_is_no_proxy_is_the_client_whatever_it_says() {
+    fn a_peer_that_is_no_proxy_is_the_client_with_any_header() {
         let mut headers = HeaderMap::new();
         headers.insert(header::X_FORWARDED_FOR, HeaderValue::from_static("192.0.2.1"));
         assert_eq!(behind(ip("203.0.113.1"), &["10.0.0.0/8".parse().unwrap()], &headers), ip("203.0.113.1"));
@@ -206,9 +206,9 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing a client writes makes it panic, or changes what the trusted proxy appended.
+        /// No client input causes a panic or changes the part that the trusted proxy appended.
         #[test]
-        fn what_stands_further_left_changes_nothing(
+        fn elements_further_left_change_nothing(
             junk in prop_oneof!["[ -~]{0,80}", "(for=|\"|,|;|\\[|\\]|:|[0-9a-f.]){0,40}"],
             name in prop_oneof![Just("forwarded"), Just("x-forwarded-for")],
         ) {

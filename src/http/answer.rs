@@ -1,4 +1,5 @@
-//! The body of every response: as long as it is there, its request is being answered, and no head is waited for.
+//! The body of every response. While it exists, its request is being answered, and the time limit for heads does not
+//! run.
 //!
 //! The body is sent in pieces, so that the connection never copies more than one piece. It reports its unsent bytes to
 //! the connection: these are the memory that a client holds if it does not read.
@@ -74,7 +75,7 @@ impl Out {
     }
 
     /// Reports the unsent bytes. Bytes that are not `own` count as 0, since other holders keep them in memory anyway.
-    fn tell(&self, bytes: usize, own: bool) {
+    fn report(&self, bytes: usize, own: bool) {
         if let Some(rest) = &self.rest {
             rest.set(if own || self.owns { bytes } else { 0 });
         }
@@ -94,7 +95,7 @@ impl Drop for Out {
 // === impl Answer ===
 
 impl<B: MessageBody> Answer<B> {
-    /// Without a mark where the connection is not the node's own, or is shared by requests.
+    /// The responding mark is absent if the connection is not the node's own, or is shared by requests.
     pub(super) fn new(
         body: B,
         rest: Option<Rest>,
@@ -110,7 +111,7 @@ impl<B: MessageBody> Answer<B> {
         let out = Out::new(rest, shared, holds);
         // Shared bytes need no extra memory: assets of the program, shared copies.
         let own = whole.is_unique();
-        out.tell(whole.len(), own);
+        out.report(whole.len(), own);
         Self { body, whole, own, size, out, _answering: answering, unread }
     }
 }
@@ -135,7 +136,7 @@ impl<B: MessageBody> MessageBody for Answer<B> {
             }
         }
         let piece = this.whole.split_to(this.whole.len().min(PIECE));
-        this.out.tell(this.whole.len(), *this.own);
+        this.out.report(this.whole.len(), *this.own);
         Poll::Ready(Some(Ok(piece)))
     }
 

@@ -1,7 +1,7 @@
-//! Records for whoever has to answer for the node: refused access, and what admins do. One line each, with
-//! `target: "millstream::audit"`, so that a filter can send them elsewhere or switch them off.
+//! Audit lines: refused access, and actions of admins. Each line has `target: "millstream::audit"`, so that a filter
+//! can send the lines elsewhere or switch them off.
 //!
-//! No line has a token, a ticket, a query or a body in it.
+//! No line contains a token, a ticket, a query or a body.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,18 +17,18 @@ use crate::node::Node;
 
 const TARGET: &str = "millstream::audit";
 
-/// Most lines about refused access in one second: strangers decide how many there would be. What is left out is counted
-/// by the next line.
+/// Maximum number of lines about refused access in one second, since strangers decide how often they happen. The next
+/// line counts the lines that were left out.
 const MAX_REFUSED: u64 = 50;
 
-/// Writes what is to be written of a response.
+/// Writes the audit line of a response, if it needs one.
 pub(super) fn note<B>(node: &Node, response: &ServiceResponse<B>) {
     let (request, status) = (response.request(), response.status());
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         let extensions = response.response().extensions();
         match extensions.get::<Refused>() {
             Some(Refused { refusal, detail }) => refused(node, request, status, refusal.as_str(), detail),
-            // The status of a remote, which the proxy passes on.
+            // The proxy passes on the status of a remote, which is no refusal of this node.
             None => {
                 let detail = response.response().error().map(ToString::to_string).unwrap_or_default();
                 refused(node, request, status, "by_remote", &detail);
@@ -37,7 +37,8 @@ pub(super) fn note<B>(node: &Node, response: &ServiceResponse<B>) {
     }
 }
 
-/// Writes that an admin changes something. `request` may be refused after all: the next line of the same path tells.
+/// Records that an admin changes something. The request may still be refused; then the next line of the same path shows
+/// it.
 pub(super) fn acting(request: &HttpRequest, admin: &Identity) {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return;
@@ -49,10 +50,10 @@ pub(super) fn acting(request: &HttpRequest, admin: &Identity) {
     tracing::info!(target: TARGET, method, path, user, token, address, "an admin acts");
 }
 
-/// The same for what is another user's: a job, a relay, an emitter.
+/// Records that an admin changes a job, a relay or an emitter of another user.
 pub(super) fn acting_for(admin: &Identity, what: &str, id: &str, owner: Option<&str>) {
     let (user, token) = (admin.user.as_deref(), admin.token_name().map(|name| &**name));
-    tracing::info!(target: TARGET, what, id, owner, user, token, "an admin acts on what is another user's");
+    tracing::info!(target: TARGET, what, id, owner, user, token, "an admin acts on another user's entity");
 }
 
 fn refused(node: &Node, request: &HttpRequest, status: StatusCode, reason: &str, detail: &str) {

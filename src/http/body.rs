@@ -1,4 +1,4 @@
-//! Request bodies: bounded in size and time, with errors that say where.
+//! Request bodies: bounded in size and time, with errors that name the place of the fault.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -18,9 +18,9 @@ use crate::{
     node::Node,
 };
 
-/// A JSON body. 415 for another media type, 400 for what is no JSON, 422 for JSON of the wrong shape.
+/// A JSON body. 415 for another media type, 400 for text that is not JSON, 422 for JSON of the wrong shape.
 ///
-/// A missing `Content-Type` is taken for JSON.
+/// A body without `Content-Type` is read as JSON.
 pub(super) struct Json<T> {
     pub(super) value: T,
 }
@@ -78,7 +78,7 @@ async fn reserve(request: &HttpRequest) -> Result<(), Problem> {
             request.extensions_mut().insert(held);
             Ok(())
         }
-        // A small body needs no room.
+        // A small body needs no reservation.
         Ok(None) => Ok(()),
         Err(_) => {
             let detail =
@@ -88,18 +88,18 @@ async fn reserve(request: &HttpRequest) -> Result<(), Problem> {
     }
 }
 
-/// 400 where the text is no JSON, 422 where the JSON is not what was asked for; the error then names the field.
+/// 400 if the text is not JSON, 422 if the JSON has the wrong shape; the error then names the field.
 fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
     use serde_json::error::Category;
     let raw = without_mark(raw);
-    // To keep track of the path costs as much again as to read: only who is told of it pays for it.
+    // Tracking the path doubles the cost of the parse. So only a body with an error is parsed with it.
     if let Ok(Objects(value)) = serde_json::from_slice(raw) {
         return Ok(value);
     }
     let malformed = |error: &dyn std::fmt::Display| {
         Problem::malformed(format!("the body is no JSON: {error}")).coded(Code::MalformedJson)
     };
-    // Some faults of the text show only in a value that stays text: half of a surrogate pair, and nesting.
+    // Some faults show only when a value is not read as raw text: half of a surrogate pair, and nesting.
     let text = std::str::from_utf8(raw).map_err(|error| malformed(&error))?;
     json::compact(text).map_err(|invalid| malformed(&invalid))?;
     let mut json = serde_json::Deserializer::from_slice(raw);
@@ -115,7 +115,7 @@ fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// 415 for a body that is compressed.
+/// 415 for a compressed body.
 pub(super) fn uncoded(request: &HttpRequest) -> Result<(), Problem> {
     let plain = |coding: &&header::HeaderValue| {
         let text = coding.to_str().unwrap_or("?");
@@ -127,7 +127,7 @@ pub(super) fn uncoded(request: &HttpRequest) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).coded(Code::UnsupportedEncoding))
 }
 
-/// 415 for what is declared to be anything else than JSON.
+/// 415 for a declared media type other than JSON.
 pub(super) fn media_type(request: &HttpRequest) -> Result<(), Problem> {
     uncoded(request)?;
     let media = request.content_type().to_ascii_lowercase();
@@ -139,7 +139,7 @@ pub(super) fn media_type(request: &HttpRequest) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
-/// Reads the whole body within the node's bounds.
+/// Reads the whole body within the limits of the node.
 pub(super) fn read(
     request: &HttpRequest,
     payload: &mut Payload,

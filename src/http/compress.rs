@@ -1,9 +1,9 @@
-//! Answers in JSON, smaller for clients that take gzip.
+//! Compresses JSON responses for clients that accept gzip.
 //!
-//! Not the framework's middleware, which packs whatever passes, event streams too: there each event would wait for a flush
-//! and each connection would hold a packer. Here only bodies that are there as a whole are packed. BREACH, which guesses a
-//! secret from the length of packed answers, needs a secret and words of the attacker in one answer: answers hold no
-//! tokens (specs are redacted), and a page of another origin cannot read or time them unless it is listed.
+//! The framework's middleware also compresses event streams: each event would wait for a flush, and each connection
+//! would hold a compressor. So only bodies that are complete are compressed here. BREACH guesses a secret from the
+//! length of compressed responses that contain both the secret and text of the attacker. Responses contain no tokens
+//! (specs are redacted), and a page of another origin cannot read or time them unless the origin is listed.
 
 use std::io::Write;
 
@@ -21,12 +21,12 @@ use super::{
 };
 use crate::node::Node;
 
-/// Smaller bodies fit into one packet as they are.
+/// Smaller bodies fit into one packet without compression.
 const LEAST: u64 = 1024;
-/// Larger bodies are packed on a thread that may take its time: this much takes about a millisecond.
+/// Larger bodies are compressed on a blocking thread. Compressing this many bytes takes about a millisecond.
 const INLINE: usize = 64 << 10;
 
-/// The same response, packed where that is worth it and the client takes it.
+/// Returns the response, compressed if it is large enough and the client accepts gzip.
 pub(super) async fn pack(node: &Node, mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let headers = response.headers();
     let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
@@ -40,7 +40,8 @@ pub(super) async fn pack(node: &Node, mut response: ServiceResponse<BoxBody>) ->
     if !accept::takes_gzip(response.request().headers()) {
         return response;
     }
-    // A copy of its own of what many may ask for, such as the document. Without room for it, the shared copy goes out.
+    // A compressed copy of a shared body, such as the OpenAPI document. If there is no memory for it, the shared body
+    // is sent.
     if Turn::take_another(node, response.request(), Size::Small).await.is_err() {
         return response;
     }

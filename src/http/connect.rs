@@ -32,24 +32,25 @@ const STREAM_PARAMETERS: &[&str] = &[
 
 const TOPIC_PARAMETERS: &[&str] = &["topic", "topics", "group", "groups", "meta.*", "history", "since"];
 
-/// What shapes any stream: [`STREAM_PARAMETERS`] for the document.
+/// Parameters of any stream: [`STREAM_PARAMETERS`] for the document.
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
-#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it: the handler parses by hand, for better messages")]
 pub(super) struct StreamParameters {
     /// Resume after this event; the header `Last-Event-ID` wins.
     #[param(max_length = 1024, example = "9c1f00aa0b77-12")]
     last_event_id: Option<String>,
-    /// How silence is filled.
+    /// Sent when the stream has no events.
     #[param(inline)]
     heartbeat: Option<HeartbeatKind>,
     /// Silence before a heartbeat in milliseconds; `emitter.heartbeat_ms` where it is missing.
     #[param(minimum = 1000)]
     heartbeat_ms: Option<u64>,
-    /// Lifetime of the stream in milliseconds, 0 for none; at most `emitter.max_timeout_ms`, a day unless it was set.
+    /// Lifetime of the stream in milliseconds, 0 for no limit; at most `emitter.max_timeout_ms`, which is a day by
+    /// default.
     #[param(maximum = 86_400_000)]
     timeout_ms: Option<u64>,
-    /// Reconnection time for the client in milliseconds; what is above `emitter.max_timeout_ms` is taken for that.
+    /// Reconnection time for the client in milliseconds. A value above `emitter.max_timeout_ms` is reduced to it.
     retry_ms: Option<u64>,
     /// What happens when the client reads too slowly.
     #[param(inline)]
@@ -58,31 +59,31 @@ pub(super) struct StreamParameters {
     envelope: Option<bool>,
 }
 
-/// What a stream over topics hears and where it begins: [`TOPIC_PARAMETERS`] for the document, which has no way to write
+/// Topics and start of a stream over topics: [`TOPIC_PARAMETERS`] for the document, which cannot describe
 /// `meta.KEY=VALUE`.
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it: the handler parses by hand, for better messages")]
 pub(super) struct TopicParameters {
     /// A topic, or a prefix with a trailing `*`; may be repeated. With groups at most 256. Metadata of the connection are
     /// given as `meta.KEY=VALUE` (scalars, at most 32 keys and 4096 bytes).
     #[param(max_items = 256, example = json!(["order:*"]))]
     topic: Option<Vec<String>>,
-    /// The same as a list with commas.
+    /// Topics and prefixes as a list with commas.
     #[param(example = "alerts,order:*")]
     topics: Option<String>,
     /// A group to join; may be repeated.
     #[param(max_items = 256, example = json!(["ops"]))]
     group: Option<Vec<String>>,
-    /// The same as a list with commas.
+    /// Groups as a list with commas.
     groups: Option<String>,
     /// Begin with the last N events; not together with `since`.
     history: Option<u64>,
-    /// Begin with what was appended since this time in Unix milliseconds; not together with `history`.
+    /// Begin with the events since this time in Unix milliseconds; not together with `history`.
     since: Option<u64>,
 }
 
-/// Most topics and groups that one connection may name.
+/// Maximum number of topics and groups of one connection.
 const MAX_TOPICS: usize = 256;
 
 /// Open a stream of the caller's own topic and of the topics and groups that it names.
@@ -99,7 +100,7 @@ pub(super) async fn connect(
     stream::open(&node, &request, &identity, connect).await
 }
 
-/// The same, joined to a group.
+/// Open a stream as `/connect` does, and join the group of the path.
 #[utoipa::path(get, path = "/api/sse/managed/connect/group/{group}", tag = "connections",
     params(("group" = String, Path, min_length = 1, max_length = 249, description = "the group"), TopicParameters, StreamParameters),
     responses(
@@ -116,7 +117,7 @@ pub(super) async fn connect_group(
     stream::open(&node, &request, &identity, connect).await
 }
 
-/// The same as connect; without topics and groups it hears everything that the caller may read.
+/// Open a stream as `/connect` does; without topics and groups it receives everything that the caller may read.
 #[utoipa::path(get, path = "/events", tag = "connections", params(TopicParameters, StreamParameters), responses(
     (status = 200, description = "an event stream; first frame `connection`", body = TopicFrame, content_type = "text/event-stream"),
     (status = 422, description = "a topic or group name is wrong"),
@@ -133,11 +134,11 @@ pub(super) async fn events(
     stream::open(&node, &request, &identity, connect).await
 }
 
-/// What the streams over topics have in common: the user's own topic, the broadcast, and what the query names.
+/// The common part of streams over topics: the user's own topic, the broadcast topic, and the topics of the query.
 fn managed(node: &Node, request: &HttpRequest, identity: &Identity, group: Option<String>) -> Result<Connect, Problem> {
     let query = Query::of(request);
     let mut connect = basics(node, request, &query, TOPIC_PARAMETERS)?;
-    if identity.may_hear(&Topic::all()) {
+    if identity.may_receive(&Topic::all()) {
         connect.own.push(Topic::all());
     }
     if let Some(user) = &identity.user {
@@ -166,7 +167,7 @@ fn managed(node: &Node, request: &HttpRequest, identity: &Identity, group: Optio
     Ok(connect)
 }
 
-/// Where a stream begins that does not resume.
+/// Sets where a stream begins that does not resume.
 pub(super) fn start(connect: &mut Connect, query: &Query) -> Result<(), Problem> {
     if connect.start == Start::Live {
         connect.start =
@@ -209,7 +210,7 @@ pub(super) fn basics(node: &Node, request: &HttpRequest, query: &Query, more: &[
     Ok(connect)
 }
 
-/// How silence is filled.
+/// The heartbeat of a stream: its kind and interval.
 pub(super) fn heartbeat(node: &Node, query: &Query) -> Result<Heartbeat, Problem> {
     let kind = word(query, "heartbeat", "`event`, `comment` or `none`")?.unwrap_or_default();
     let every = query.get::<u64>("heartbeatMs", "a number of milliseconds")?;
@@ -221,7 +222,8 @@ pub(super) fn heartbeat(node: &Node, query: &Query) -> Result<Heartbeat, Problem
     }
 }
 
-/// The header wins: a URL that a browser keeps for reconnecting is stale. An empty id is none, as in the standard.
+/// The header takes precedence: a browser keeps the URL for reconnecting, so the id in it is stale. An empty id counts
+/// as absent, as in the HTML standard.
 pub(super) fn last_event_id(request: &HttpRequest, query: &Query) -> Result<Option<String>, Problem> {
     let header = request.headers().get(header::HeaderName::from_static("last-event-id"));
     let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -243,7 +245,7 @@ fn meta(query: &Query) -> Result<Meta, Problem> {
     Ok(meta)
 }
 
-/// One of an enum's words.
+/// Parses a parameter as one of the words of an enum.
 fn word<T: serde::de::DeserializeOwned>(query: &Query, name: &str, form: &str) -> Result<Option<T>, Problem> {
     let Some(text) = query.first(name) else { return Ok(None) };
     let value = T::deserialize(IntoDeserializer::<serde::de::value::Error>::into_deserializer(text));

@@ -40,13 +40,13 @@ pub struct ConnectionLimiter {
 #[derive(Clone, Debug)]
 pub struct Connection {
     permit: Rc<ConnectionPermit>,
-    /// It is above the limit.
+    /// True if the connection is above the limit.
     pub(super) over: bool,
-    /// Ends the one request, not the connection (HTTP/2).
+    /// Cancels this request, not the connection (HTTP/2).
     cut: Option<CancellationToken>,
     socket: Option<Socket>,
     handover: Option<Handover>,
-    /// The part of the response that the connection does not have yet.
+    /// The part of the response that the connection has not received yet.
     pub(super) rest: Option<Rest>,
     /// Counts the request while it is being answered (HTTP/2).
     counted: Option<Counted>,
@@ -83,8 +83,8 @@ impl ConnectionLimiter {
             open: Arc::default(),
             limit,
             send_buffer: server.send_buffer_bytes,
-            // A heartbeat may be half a tick late, and the kernel's timers are coarse. The margin lets a silent peer
-            // end within heartbeat and deadline.
+            // A heartbeat may be half a tick late, and kernel timers are coarse. The margin ensures that a silent peer
+            // is closed within heartbeat plus deadline.
             unacknowledged: write_deadline.saturating_sub((write_deadline / 4).min(Duration::from_millis(500))),
         }
     }
@@ -105,12 +105,12 @@ impl ConnectionLimiter {
         Connection { permit, over, cut: None, socket, handover: None, rest: None, counted: None }
     }
 
-    /// Connections that are open now.
+    /// Number of open connections.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// Most connections at once.
+    /// Maximum number of open connections.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -119,25 +119,25 @@ impl ConnectionLimiter {
 // === impl Connection ===
 
 impl Connection {
-    /// The connection of a request: the framework keeps it with the connection, HTTP/2 with each request.
+    /// The connection of a request. HTTP/1.1 keeps it with the connection, HTTP/2 with each request.
     pub(super) fn of(request: &HttpRequest) -> Option<Self> {
-        Self::look(request, Self::clone)
+        Self::read(request, Self::clone)
     }
 
     /// Reads from the connection of a request.
-    pub(super) fn look<T>(request: &HttpRequest, read: impl FnOnce(&Self) -> T) -> Option<T> {
+    pub(super) fn read<T>(request: &HttpRequest, read: impl FnOnce(&Self) -> T) -> Option<T> {
         match request.conn_data::<Self>() {
             Some(connection) => Some(read(connection)),
             None => request.extensions().get::<Self>().map(read),
         }
     }
 
-    /// Lets a stream take the connection over.
+    /// Enables a stream to take over the connection.
     pub(super) fn with_handover(self, handover: Handover) -> Self {
         Self { rest: Some(handover.rest()), handover: Some(handover), ..self }
     }
 
-    /// For one of several requests (HTTP/2), which ends with this token.
+    /// The connection for one of several requests (HTTP/2). The token ends this request.
     pub(super) fn for_one(&self, cut: CancellationToken, rest: Rest, counted: Counted) -> Self {
         let (cut, rest, counted) = (Some(cut), Some(rest), Some(counted));
         Self { cut, rest, counted, socket: None, handover: None, ..self.clone() }
@@ -161,7 +161,7 @@ impl Connection {
         one.or(socket)
     }
 
-    /// The handover of the connection to a stream, and the count that the stream then keeps.
+    /// The handover of the connection to a stream, and the permit that the stream then holds.
     pub(super) fn handover(&self) -> Option<(Handover, Rc<ConnectionPermit>)> {
         Some((self.handover.clone()?, self.permit.clone()))
     }

@@ -108,13 +108,15 @@ impl Emitter<'_> {
             Topic::group(group)?;
         }
         if !connect.meta.is_small() {
-            return Err(Problem::wrong("the metadata are too many, too large or no scalars"));
+            return Err(Problem::wrong(
+                "the metadata are too many or too large, or contain a value that is not a scalar",
+            ));
         }
         if let Some(id) = last_event_id(request, &Query::of(request))? {
             connect.start = Start::After(id);
         }
         limited::hub_stream(node, request, &mut connect)?;
-        let identity = user.map_or_else(Identity::anybody, Identity::user);
+        let identity = user.map_or_else(Identity::anonymous, Identity::user);
         stream::open(node, request, &identity, connect).await
     }
 }

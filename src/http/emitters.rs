@@ -1,4 +1,4 @@
-//! Who is connected: status, lists, and changing or ending connections.
+//! Status of connections: totals, lists, and changing or ending them.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -25,10 +25,10 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Most rows of one page.
+/// Maximum number of rows of a page.
 const MAX_PAGE: usize = 1000;
 
-/// Figures of the node.
+/// Totals of the node.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(examples(json!({
@@ -39,17 +39,17 @@ const MAX_PAGE: usize = 1000;
 struct NodeStatus {
     #[serde(flatten)]
     totals: Totals,
-    /// Its journal.
+    /// Totals of its journal.
     journal: journal::Stats,
-    /// Its jobs.
+    /// Totals of its jobs.
     jobs: jobs::Stats,
-    /// Its relays.
+    /// Totals of its relays.
     relays: relay::Stats,
-    /// Streams of remotes that are open.
+    /// Number of open streams from remotes.
     upstream_streams: u64,
-    /// Since the start.
+    /// Milliseconds since the start of the node.
     uptime_ms: u64,
-    /// Of the program.
+    /// Version of the program.
     version: &'static str,
 }
 
@@ -59,9 +59,9 @@ struct NodeStatus {
 #[schema(examples(json!({ "userId": "42", "activeConnections": 0, "emitters": [] })))]
 struct UserStatus {
     user_id: String,
-    /// How many there are.
+    /// Number of connections.
     active_connections: usize,
-    /// Each of them.
+    /// The connections.
     emitters: Vec<EmitterStatus>,
 }
 
@@ -71,21 +71,21 @@ struct UserStatus {
 #[schema(examples(json!({ "groupId": "ops", "activeConnections": 0, "emitters": [] })))]
 struct GroupStatus {
     group_id: String,
-    /// How many there are.
+    /// Number of connections.
     active_connections: usize,
-    /// Those of the caller; all of them for admins.
+    /// The connections of the caller; all connections for admins.
     emitters: Vec<EmitterStatus>,
 }
 
-/// What became of connections that were to end.
+/// The result of disconnecting.
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({ "disconnected": 1 })))]
 struct Disconnected {
-    /// How many were ended.
+    /// Number of connections that were ended.
     disconnected: u64,
 }
 
-/// Figures over all connections of the node.
+/// Totals over all connections of the node.
 #[utoipa::path(get, path = "/api/sse/managed/status", tag = "connections",
     responses((status = 200, description = "totals, by user and by group", body = NodeStatus)))]
 pub(super) async fn status(node: Data<Node>, _: Admin, _: NoQuery, _: Turn) -> HttpResponse {
@@ -117,7 +117,7 @@ pub(super) async fn user_status(
     Ok(HttpResponse::Ok().json(UserStatus { user_id: user, active_connections: emitters.len(), emitters }))
 }
 
-/// A group's connections: how many there are, and which of them are the caller's own; admins see all.
+/// A group's connections: their number, and the caller's own connections; admins see all.
 #[utoipa::path(get, path = "/api/sse/managed/status/group/{group}", tag = "connections",
     params(("group" = String, Path, description = "the group")),
     responses((status = 200, description = "the group's connections", body = GroupStatus)))]
@@ -142,21 +142,21 @@ pub(super) async fn group_status(
 #[schema(examples(json!({ "emitters": [], "next": "user_42_0b5e3c6e-7d0b-4a53-8f4e-6a1c1f0c2b11" })))]
 struct EmitterPage {
     emitters: Vec<EmitterStatus>,
-    /// Give it as `after` for the next page.
+    /// Pass it as `after` to get the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-/// The live connections, by id; filtered by user, group, topic and metadata.
+/// The live connections in the order of their ids, filtered by user, group, topic and metadata.
 #[utoipa::path(get, path = "/api/sse/managed/emitters", tag = "connections", params(
     ("user" = Option<String>, Query, description = "only those of this user"),
     ("group" = Option<String>, Query, description = "only those in this group"),
     ("topic" = Option<String>, Query, min_length = 1, max_length = 255,
-        description = "only those that hear this topic; `meta.KEY=VALUE` asks for those with these metadata"),
+        description = "only those that receive this topic; `meta.KEY=VALUE` selects by metadata"),
     ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
-    ("after" = Option<String>, Query, description = "the `next` of the page before"),
+    ("after" = Option<String>, Query, description = "the `next` of the previous page"),
 ), responses(
-    (status = 200, description = "a page of connections", body = EmitterPage), (status = 422, description = "this is no topic")))]
+    (status = 200, description = "a page of connections", body = EmitterPage), (status = 422, description = "the topic is not valid")))]
 pub(super) async fn list(
     node: Data<Node>,
     identity: Identity,
@@ -174,10 +174,10 @@ pub(super) async fn list(
     let topic = query.first("topic").map(Topic::new).transpose()?;
     let group = query.first("group");
     let wanted = |emitter: &EmitterStatus| {
-        let hears = topic.as_ref().is_none_or(|topic| emitter.topics.iter().any(|pattern| pattern.matches(topic)));
+        let receives = topic.as_ref().is_none_or(|topic| emitter.topics.iter().any(|pattern| pattern.matches(topic)));
         let joined = group.is_none_or(|group| emitter.groups.iter().any(|own| own == group));
         let like = |(key, value): (&str, &str)| emitter.meta.0.get(key) == Some(&Meta::parse_value(value));
-        hears && joined && query.prefixed("meta.").all(like)
+        receives && joined && query.prefixed("meta.").all(like)
     };
     let after = query.first("after").unwrap_or_default();
     let all = node.hub.emitters(selector).await;
@@ -187,23 +187,23 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(EmitterPage { emitters, next }))
 }
 
-/// What to change of a connection; what is absent stays.
+/// The changes of a connection; absent fields keep their value.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(json!({ "groups": ["ops"], "topics": ["order:*"], "meta": { "premium": true } })))]
 pub(super) struct ChangeBody {
-    /// The groups it is in from now on; with the topics at most 256.
+    /// The new groups; together with the topics at most 256.
     #[schema(max_items = 256)]
     groups: Option<Vec<String>>,
-    /// The topics it hears from now on, beside its user's own.
+    /// The new topics, in addition to its user's own topic.
     #[schema(max_items = 256)]
     topics: Option<Vec<String>>,
-    /// Its metadata from now on: scalars by name, at most 32 keys and 4096 bytes.
+    /// The new metadata: scalars by name, at most 32 keys and 4096 bytes.
     #[schema(value_type = Option<BTreeMap<String, Value>>)]
     meta: Option<Meta>,
 }
 
-/// Change what a live connection hears.
+/// Change the topics, groups or metadata of a live connection.
 #[utoipa::path(patch, path = "/api/sse/managed/emitters/{emitter}", tag = "connections",
     params(("emitter" = String, Path, description = "its id")), request_body = ChangeBody,
     responses((status = 200, description = "its new state", body = EmitterStatus), (status = 404, description = "it is gone")))]
@@ -249,7 +249,7 @@ pub(super) async fn change(
     }
 }
 
-/// End a connection; its client gets `disconnect` with the reason first.
+/// End a connection; its client first gets `disconnect` with the reason.
 #[utoipa::path(delete, path = "/api/sse/managed/emitters/{emitter}", tag = "connections",
     params(("emitter" = String, Path, description = "its id")),
     responses((status = 200, description = "ended", body = Disconnected), (status = 404, description = "it is gone")))]
@@ -284,7 +284,7 @@ pub(super) async fn disconnect_group(node: Data<Node>, _: Admin, group: Path<Str
     HttpResponse::Ok().json(Disconnected { disconnected })
 }
 
-/// The page size that a query asks for.
+/// The page size of a query.
 pub(super) fn page_size(query: &Query) -> Result<usize, Problem> {
     match query.get::<usize>("limit", "a number from 1 to 1000")? {
         None => Ok(100),

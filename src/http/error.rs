@@ -1,4 +1,4 @@
-//! Errors as people and programs get them: RFC 9457 `application/problem+json`.
+//! Errors for people and programs: RFC 9457 `application/problem+json`.
 
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
@@ -13,18 +13,18 @@ use crate::{access::limits::Exceeded, event, hub, journal, topic};
 /// A problem as RFC 9457 defines it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// A URI for the kind of problem; `about:blank` where the status says it all.
+    /// A URI for the kind of problem; `about:blank` if the status describes it completely.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The status in words.
     pub title: &'static str,
     /// The HTTP status.
     pub status: u16,
-    /// What was wrong, where, and what to do.
+    /// A description of the fault, its place, and the remedy.
     pub detail: String,
     /// The kind of problem, for programs.
     pub code: Code,
-    /// Which fields of the body were wrong.
+    /// The wrong fields of the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Field>,
     /// Seconds after which to try again.
@@ -33,23 +33,23 @@ pub struct Problem {
     /// The reason, if the node refused the request.
     #[serde(skip)]
     pub(super) refusal: Option<Refusal>,
-    /// The limit, if the refusal is for one.
+    /// The exceeded limit, if the reason is a limit.
     #[serde(skip)]
     pub(super) exceeded: Option<Box<Exceeded>>,
 }
 
-/// A refusal and its text; every response with a refused request has it among its extensions.
+/// A refusal and its text. Every response to a refused request has it among its extensions.
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) detail: String,
 }
 
-/// A field that was wrong.
+/// A wrong field.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Field {
-    /// Where it stands, such as `tasks[3].url`.
+    /// Path of the field, such as `tasks[3].url`.
     pub field: String,
-    /// What is wrong with it.
+    /// Description of the fault.
     pub detail: String,
 }
 
@@ -83,7 +83,7 @@ impl Problem {
         Self { code, ..self }
     }
 
-    /// 400: it cannot be read.
+    /// 400: the request cannot be parsed.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
@@ -93,7 +93,7 @@ impl Problem {
         Self::malformed(detail).coded(Code::InvalidParameter)
     }
 
-    /// 422: it can be read, and is wrong.
+    /// 422: the request can be parsed, and has wrong values.
     pub fn wrong(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
@@ -112,7 +112,8 @@ impl Problem {
         Self { errors, ..Self::wrong(detail) }
     }
 
-    /// The status and code of a refusal, 401, 403, 429 or 503. A refusal for now names a time to try again, 5 seconds.
+    /// A problem with the status and code of a refusal: 401, 403, 429 or 503. A temporary refusal permits the next try
+    /// after five seconds.
     pub fn refused(refusal: Refusal, detail: impl Into<String>) -> Self {
         let status = refusal.status();
         let for_now = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
@@ -155,7 +156,7 @@ impl Problem {
             _ => &mut response,
         };
         if status == StatusCode::UNAUTHORIZED {
-            // RFC 9110, section 15.5.2: a 401 names the scheme of the missing credential.
+            // RFC 9110, section 15.5.2: a 401 names the authentication scheme.
             let webhook = self.refusal == Some(Refusal::WebhookProof);
             let scheme = if webhook { "Webhook" } else { "Bearer realm=\"millstream\"" };
             response.insert_header((header::WWW_AUTHENTICATE, scheme));

@@ -1,4 +1,4 @@
-//! Requests that no route takes: unknown paths (404), other methods of a known path (405), and OPTIONS.
+//! Requests that no route handles: unknown paths (404), other methods of a known path (405), and OPTIONS.
 
 use actix_web::{
     HttpRequest, HttpResponse,

@@ -1,7 +1,7 @@
 //! Event streams for the OpenAPI document: the schemas of their frames.
 //!
-//! OpenAPI 3.1 has no word for a stream of items. As is usual, the schema of a `text/event-stream` is that of one frame after
-//! the fields of the HTML standard; which frames there are stands in its description.
+//! OpenAPI 3.1 cannot describe a stream of items. By convention, the schema of a `text/event-stream` is that of one
+//! frame with the fields of the HTML standard; the description lists the kinds of frames.
 
 use utoipa::ToSchema;
 
@@ -9,25 +9,25 @@ use utoipa::ToSchema;
 ///
 /// - `connection {status, emitterId, userId, groups, topics, timestamp, resume: {from, status: live|resumed|gap}}`: the first
 ///   frame, with `retry:` and `id:`, the position after which the stream continues.
-/// - `gap {requested, reason: unknown|foreign|future|trimmed|damaged|dropped, topics: [{topic, earliest}], dropped?}`: history is
-///   missing; the stream goes on from the earliest event that is kept.
+/// - `gap {requested, reason: unknown|foreign|future|trimmed|damaged|dropped, topics: [{topic, earliest}], dropped?}`:
+///   history is missing; the stream continues with the earliest event that exists.
 /// - The events, in journal order, each with `id:`, a position to resume from.
 /// - `heartbeat {timestamp}` after silence (or a comment, or nothing: `heartbeat`).
-/// - `disconnect {reason}`: the node ends the stream; with `retry:` where the client is to come back. Who is refused only for
-///   now (the node is full or stopping) gets this frame alone.
+/// - `disconnect {reason}`: the node ends the stream; with `retry:` if the client should reconnect. A client that is
+///   refused only for now (the node is full or stopping) gets this frame alone.
 ///
 /// The other control frames have no `id:`.
 #[derive(ToSchema)]
 #[schema(examples(json!({ "id": "9c1f00aa0b77-12", "event": "paid", "data": "{\"total\":12}" })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
 pub(super) struct TopicFrame {
-    /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
+    /// The event's position in the journal; send it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
-    /// Its name; `message` where there is none.
+    /// Its name; `message` if it has no name.
     #[schema(nullable = false)]
     event: Option<String>,
-    /// Its data; those of control frames are JSON.
+    /// Its data; control frames have JSON.
     data: String,
     /// Reconnection time in milliseconds.
     #[schema(nullable = false)]
@@ -49,10 +49,10 @@ pub(super) struct TopicFrame {
 })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
 pub(super) struct JobFrame {
-    /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
+    /// The event's position in the journal; send it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
-    /// What happened.
+    /// The name of the event.
     event: JobEvent,
     /// JSON; with `envelope=true` the event within `{topic, id, event, data, timestamp}`.
     data: String,
@@ -96,13 +96,13 @@ enum JobEvent {
 })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is written by the hub")]
 pub(super) struct RelayFrame {
-    /// The event's position in the journal; give it as `Last-Event-ID` to resume after it.
+    /// The event's position in the journal; send it as `Last-Event-ID` to resume after it.
     #[schema(pattern = "^[0-9a-f]+-[0-9]+$", nullable = false)]
     id: Option<String>,
-    /// Its name; `message` where there is none.
+    /// Its name; `message` if it has no name.
     #[schema(nullable = false)]
     event: Option<String>,
-    /// Its data; those of the relay's own frames are JSON.
+    /// Its data; the relay's own frames have JSON.
     data: String,
     /// Reconnection time in milliseconds.
     #[schema(nullable = false)]
@@ -114,7 +114,7 @@ pub(super) struct RelayFrame {
 /// `merge_start {totalStreams, endpoints: [{source, remote, path}]}` comes first. The events follow in order of
 /// arrival; names of control frames get the prefix `remote.`. `merge_error {source, error, code}` reports a source that
 /// failed. When all sources have ended, `merge_complete {totalStreams, completed, failed, events}` is the last frame.
-/// Heartbeats fill silence; `disconnect {reason}` says that the node stops.
+/// Heartbeats fill silence. `disconnect {reason}` means that the node is stopping.
 #[derive(ToSchema)]
 #[schema(examples(json!({
     "event": "merge_start",
@@ -122,18 +122,18 @@ pub(super) struct RelayFrame {
 })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is passed on")]
 pub(super) struct MergedFrame {
-    /// Its name; `message` where there is none.
+    /// Its name; `message` if it has no name.
     #[schema(nullable = false)]
     event: Option<String>,
-    /// Its data; those of the node's own frames are JSON.
+    /// Its data; the node's own frames have JSON.
     data: String,
     /// Reconnection time in milliseconds.
     #[schema(nullable = false)]
     retry: Option<u64>,
 }
 
-/// A frame of a remote, as it is: nothing is added but comments in silence. Where the stream is refused only for now, the one
-/// frame `disconnect {reason, detail}` with `retry:`.
+/// A frame of a remote, unchanged. The node adds only comments during silence. If the stream is refused only for now,
+/// the single frame is `disconnect {reason, detail}` with `retry:`.
 #[derive(ToSchema)]
 #[schema(examples(json!({ "id": "4d20ab12cc00-31", "event": "whatever", "data": "the remote sends" })))]
 #[expect(dead_code, reason = "it is the document's view of a body that is passed on")]
@@ -141,10 +141,10 @@ pub(super) struct RemoteFrame {
     /// The remote's own id.
     #[schema(nullable = false)]
     id: Option<String>,
-    /// Its name; `message` where there is none.
+    /// Its name; `message` if it has no name.
     #[schema(nullable = false)]
     event: Option<String>,
-    /// Whatever the remote sends.
+    /// Any data that the remote sends.
     #[schema(nullable = false)]
     data: Option<String>,
     /// Reconnection time in milliseconds.

@@ -1,4 +1,4 @@
-//! The state of a node that exists only for HTTP: its connections, and what its responses share.
+//! The state of a node that exists only for HTTP: its connections, and the data that its responses share.
 //!
 //! [`crate::app`] builds it beside the [`Node`](crate::node::Node), and `routes` in `http.rs` gives both to the handlers.
 
@@ -24,11 +24,11 @@ pub struct Frontend {
     pub(super) polls: Polls,
     /// Counts of the responses.
     pub(super) requests: Arc<Requests>,
-    /// True in another program's server: that program decides which requests come in.
+    /// True in another program's server, which decides itself which requests it accepts.
     pub(super) embedded: bool,
 }
 
-/// How long clients may take to read the end of their stream after the drain time.
+/// Time that clients have after the drain time to read the end of their stream.
 const LAST_READ: Duration = Duration::from_secs(1);
 
 // === impl Frontend ===
@@ -47,12 +47,12 @@ impl Frontend {
         }
     }
 
-    /// The same one, mounted in another program's server.
+    /// This frontend, mounted in another program's server.
     pub(crate) fn embedded(self) -> Self {
         Self { embedded: true, ..self }
     }
 
-    /// The frontend of the routes that took this request.
+    /// The frontend of the routes that handle this request.
     pub(super) fn of(request: &HttpRequest) -> &Self {
         request.app_data::<Data<Self>>().expect("the routes are mounted with their frontend")
     }
@@ -62,10 +62,14 @@ impl Frontend {
         &self.connections
     }
 
-    /// Adds the figures of connections, requests and responses.
+    /// Adds the metrics of connections, requests and responses.
     pub(super) fn metrics(&self, rows: &mut Rows) {
         rows.gauge("connections", "Open connections.", self.connections.open() as u64);
-        rows.gauge("connections_limit", "Most connections at once (max_connections).", self.connections.limit() as u64);
+        rows.gauge(
+            "connections_limit",
+            "Maximum number of connections (max_connections).",
+            self.connections.limit() as u64,
+        );
         rows.gauge("requests_waiting", "Requests that wait for an event (`wait=`).", self.polls.waiting() as u64);
         self.requests.metrics(rows);
     }

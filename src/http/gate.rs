@@ -1,8 +1,8 @@
-//! The gate: what every request passes before its handler, and every response after it.
+//! The gate: every request passes it before its handler, and every response after it.
 //!
-//! Connections above the limit are answered, not left in the backlog. In open mode a request must carry a `Host` of
-//! this machine and an `Origin` of the node itself: otherwise any web page could run handlers on a developer's machine
-//! (DNS rebinding, cross-site requests).
+//! Connections above the limit get a response; they are not left in the backlog. In open mode a request must carry a
+//! `Host` of this machine and an `Origin` of the node itself: otherwise any web page could run handlers on a
+//! developer's machine (DNS rebinding, cross-site requests).
 
 use actix_web::{
     Error, HttpResponse,
@@ -48,7 +48,7 @@ async fn answer(
     let frontend = Frontend::of(request.request()).clone();
     heads::name_host(&mut request);
     let answering = Connection::answering(&request);
-    let rest = Connection::look(request.request(), |connection| connection.rest.clone()).flatten();
+    let rest = Connection::read(request.request(), |connection| connection.rest.clone()).flatten();
     let origin = request.headers().get(header::ORIGIN).cloned();
     unread::ask_first(&mut request);
     let only_head = head::is_head(request.request());
@@ -87,7 +87,7 @@ async fn answer(
         }
     }
     pages::guard(headers);
-    origins::tell(&node, origin, headers);
+    origins::add_headers(&node, origin, headers);
     headers.insert(request_id::NAME, id);
     let extensions = response.extensions();
     let costs = (extensions.get::<Shared>().cloned(), extensions.get::<Holds>().copied());
@@ -106,9 +106,9 @@ fn panicked() -> HttpResponse {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).response()
 }
 
-/// What is answered without asking the handler.
+/// The response to requests that must not reach their handler.
 fn refuse(node: &Node, frontend: &Frontend, request: &ServiceRequest) -> Option<HttpResponse> {
-    if Connection::look(request.request(), |connection| connection.over) == Some(true) {
+    if Connection::read(request.request(), |connection| connection.over) == Some(true) {
         return Some(full(node, request));
     }
     if node.config.access.mode == Mode::Open
@@ -144,7 +144,7 @@ fn full(node: &Node, request: &ServiceRequest) -> HttpResponse {
     response
 }
 
-/// The rule of open mode.
+/// Applies the rule of open mode: `Host` and `Origin` must be local or listed.
 fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let name = host_name(host);
@@ -157,8 +157,8 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
         return Err(Problem::refused(Refusal::Host, detail));
     }
     let Some(origin) = request.headers().get(header::ORIGIN) else {
-        // A picture or a form of another site's page has no origin, and would run a sample all the same. Links to pages are
-        // well.
+        // An image or a form of another site's page sends no `Origin`, but would run a sample. Links to pages are
+        // permitted.
         if origins::is_foreign_fetch(request.request()) && !pages::is_page(request.path()) {
             let detail = "in open mode pages of other sites must not call the node";
             return Err(Problem::refused(Refusal::Origin, detail));
@@ -174,8 +174,8 @@ fn local(node: &Node, request: &ServiceRequest) -> Result<(), Problem> {
     Err(Problem::refused(Refusal::Origin, detail))
 }
 
-/// Says whether a path or query means one text. The decoders put replacement characters where it does not: the event
-/// for one user would go to another.
+/// True if a path or query decodes to exactly one text. For other input the decoders insert replacement characters, and
+/// an event for one user would go to another.
 fn is_readable(text: &str) -> bool {
     if !text.contains('%') {
         return true;

@@ -1,25 +1,24 @@
 //! HTTP/2: many requests on one connection.
 //!
-//! Not the framework's, which sets no bound on streams and none below 16 MiB on the head of a request, and notices that a
-//! client has left a stream only when it has something for it. Here a request is a task that ends with its client's
-//! interest: with a reset of its stream, or with the connection. Requests then go to the same service as those of HTTP/1.1
-//! and find their [`Connection`] among their extensions.
+//! The framework's HTTP/2 has no limit on streams, permits request heads of 16 MiB, and notices a reset only when it
+//! writes. Here a request is a task that ends when its client resets the stream or the connection ends. Requests go to
+//! the same service as those of HTTP/1.1 and have their [`Connection`] among their extensions.
 //!
-//! What bounds a hostile client, and who counts it (`h2` 0.4):
+//! Limits against a hostile client, with the limits of the crate `h2` 0.4:
 //!
 //! | it sends | bound | then |
 //! |---|---|---|
 //! | nothing, or half a preface | `head_timeout_ms` | cut, counted |
-//! | many requests | `http2_max_streams`, told in SETTINGS | `REFUSED_STREAM`; no more is accepted while so many tasks run |
+//! | many requests | `http2_max_streams`, announced in SETTINGS | `REFUSED_STREAM`; no further request is accepted while this number of tasks runs |
 //! | many requests on many connections | `http2_max_answering` in the node, then one per connection is answered at a time: the memory of a handler, tens of kilobytes, is not counted otherwise | they wait |
 //! | requests whose responses it does not read | [`MOST_BLOCKED`] | they wait |
-//! | requests and resets at once (rapid reset) | 20 that nobody has accepted yet; the tasks, see above | `ENHANCE_YOUR_CALM` |
+//! | requests and resets at once (rapid reset) | 20 that were not accepted yet; the tasks, see above | `ENHANCE_YOUR_CALM` |
 //! | frames that are errors of one stream ("made you reset") | 1024 | `ENHANCE_YOUR_CALM` |
 //! | a large head | 64 KiB | 431; 414 for a large target |
 //! | a head without end (CONTINUATION) | [`message::MOST_READ`], and the number of frames that this size needs | 431, then `ENHANCE_YOUR_CALM` |
 //! | PING, SETTINGS | each needs its answer written first | not read while it does not read |
 //! | small or empty DATA frames | a budget that the window gives | `ENHANCE_YOUR_CALM` |
-//! | a body that nobody reads | the windows | it must wait |
+//! | a body that its handler does not read | the windows | it must wait |
 //! | no request for [`IDLE`] | | GOAWAY |
 //! | no answer to a PING | `write_deadline_ms` | cut |
 //!
@@ -62,19 +61,20 @@ use self::{
     send::{Ended, Outgoing, send},
 };
 
-/// A connection without a request is closed after so long. Longer than with HTTP/1.1: it is the only one of its client.
+/// A connection without a request is closed after this time. It is longer than with HTTP/1.1: a client has only one
+/// connection.
 const IDLE: Duration = Duration::from_secs(60);
-/// A client is given so long to take the end of a connection.
+/// Time that a client has to read the end of a connection.
 const LAST: Duration = Duration::from_secs(1);
 /// Interval between PINGs.
 const PING_EVERY: Duration = Duration::from_secs(30);
-/// Bytes of a request's body that may come before they are read, per request and per connection.
+/// Bytes of a request's body that may arrive before they are read, per request and per connection.
 const WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
 /// Maximum number of responses of a connection that wait for its client; from this number on, the node
 /// accepts at most one further request on the connection.
 const MOST_BLOCKED: usize = 16;
-/// Bytes of a response that wait for their client beside what the socket holds.
+/// Bytes of a response that wait for their client, in addition to those in the socket.
 const SEND_BUFFER: usize = 32 << 10;
 
 /// Context that all requests of a connection share.
@@ -129,7 +129,7 @@ pub(super) async fn serve<A, B>(
     // The set aborts all tasks when the connection ends.
     let mut tasks = JoinSet::new();
     let (mut asked, mut leaving) = (false, false);
-    // A token of its own: asking it does not contend with all other connections.
+    // Each connection has its own token: a check of it does not contend with all other connections.
     let stopping = node.stopping.child_token();
     let mut idle = pin!(sleep(node.heads.timeout));
     loop {
@@ -150,7 +150,7 @@ pub(super) async fn serve<A, B>(
             () = requests.fewer(), if enough => {}
             () = room.fewer(), if blocked => {}
             Some(ended) = tasks.join_next() => {
-                // A panic in one is that one's end.
+                // A panic in a task ends only its request.
                 let Ended { last, stuck } = ended.unwrap_or_default();
                 if stuck && (room.one_stuck(tasks.len() - requests.count()) || tasks.is_empty()) {
                     break;

@@ -1,4 +1,4 @@
-//! Jobs whose tasks run on remotes, in part or all: one local job each, whose events say where they come from.
+//! Jobs whose tasks run on remotes, in part or all. Each is one local job, whose events name their source.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ use crate::{
     upstream::Remotes,
 };
 
-/// The request body of a hybrid job: at least one task, here or there.
+/// The request body of a hybrid job: at least one task, local or remote.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(examples(json!({
@@ -35,35 +35,35 @@ use crate::{
     "remote": "reactive",
 })))]
 pub(super) struct HybridSpec {
-    /// What this node runs.
+    /// Tasks that this node runs.
     #[serde(default)]
     local_tasks: Vec<Entry>,
-    /// What the remote runs.
+    /// Tasks that the remote runs.
     #[serde(default)]
     remote_tasks: Vec<Entry>,
-    /// Which remote; `[relay] default_remote` where it is missing. A whole task may name another one.
+    /// Name of the remote; default is `[relay] default_remote`. A task may name another one.
     #[serde(default)]
     remote: Option<String>,
-    /// As in a job.
+    /// Maximum number of tasks that run at the same time, as in a job.
     #[serde(default)]
     #[schema(minimum = 1)]
     concurrency: Option<u64>,
-    /// As in a job.
+    /// Time limit of the job in milliseconds.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 86_400_000)]
     timeout_ms: Option<u64>,
-    /// As in a job.
+    /// Cancels the other tasks after the first failure.
     #[serde(default)]
     fail_fast: bool,
-    /// As in a job.
+    /// Behaviour when the client disconnects.
     #[serde(default)]
     on_disconnect: OnDisconnect,
-    /// As in a job.
+    /// Recipients of a notification at the end.
     #[serde(default)]
     notify: Option<Notify>,
 }
 
-/// A task, or the name of a handler that is to run without input.
+/// A task, or the name of a handler that runs without input.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum Entry {
@@ -73,10 +73,10 @@ enum Entry {
     Task(Box<TaskSpec>),
 }
 
-/// Run some tasks here and some on a remote, as one job, and stream its events.
+/// Run some tasks on this node and some on a remote, as one job, and stream its events.
 #[utoipa::path(post, path = "/api/sse-integration/hybrid-execution/sse-emitter", tag = "jobs", request_body = HybridSpec,
     params(IdempotencyKey, StreamParameters), responses(
-        (status = 200, description = "the job's events; `source` says where each comes from", body = JobFrame, content_type = "text/event-stream")))]
+        (status = 200, description = "the job's events; `source` names the node or remote of each event", body = JobFrame, content_type = "text/event-stream")))]
 pub(super) async fn execute(
     node: Data<Node>,
     request: HttpRequest,
@@ -96,7 +96,7 @@ pub(super) async fn execute(
     params(("remote" = String, Path, description = "a remote of the settings", example = "reactive"), IdempotencyKey, StreamParameters),
     responses(
         (status = 200, description = "the job's events; `source` is the remote", body = JobFrame, content_type = "text/event-stream"),
-        (status = 404, description = "there is no such remote")))]
+        (status = 404, description = "no remote has this name")))]
 pub(super) async fn parallel_tasks(
     node: Data<Node>,
     request: HttpRequest,
@@ -137,7 +137,7 @@ impl HybridSpec {
         let (mut tasks, mut errors) = (Vec::new(), Vec::new());
         for (index, task) in local_tasks.into_iter().map(Entry::into_task).enumerate() {
             if task.remote.is_some() {
-                let detail = "this node runs what stands in `localTasks`; put it into `remoteTasks`";
+                let detail = "this node runs the tasks in `localTasks`; move this one to `remoteTasks`";
                 errors.push(Field { field: format!("localTasks[{index}].remote"), detail: detail.into() });
             }
             tasks.push(task);
@@ -151,7 +151,7 @@ impl HybridSpec {
             }
             tasks.push(task);
         }
-        // More than a few of the same say no more.
+        // More errors of the same kind give no further information.
         errors.truncate(100);
         if !errors.is_empty() {
             return Err(Problem::fields(errors));
@@ -173,7 +173,7 @@ impl Entry {
 }
 
 impl<'de> Deserialize<'de> for Entry {
-    /// Not by trial and error: a wrong field of a task is to be named.
+    /// The variants are not tried one after the other, so that an error names the wrong field of a task.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(EntryVisitor)
     }
@@ -197,13 +197,13 @@ impl<'de> Visitor<'de> for EntryVisitor {
     }
 }
 
-/// What is wrong with the job's tasks is told of the two lists that the client knows.
+/// Renames the fields in errors to the two lists that the client has sent.
 fn by_list(problem: Problem, local: usize) -> Problem {
     if problem.errors.is_empty() {
         return problem;
     }
     let named = |Field { field, detail }| {
-        let place = field.strip_prefix("tasks[").and_then(|rest| {
+        let path = field.strip_prefix("tasks[").and_then(|rest| {
             let (number, behind) = rest.split_once(']')?;
             let index: usize = number.parse().ok()?;
             Some(match index.checked_sub(local) {
@@ -211,7 +211,7 @@ fn by_list(problem: Problem, local: usize) -> Problem {
                 None => format!("localTasks[{index}]{behind}"),
             })
         });
-        Field { field: place.unwrap_or(field), detail }
+        Field { field: path.unwrap_or(field), detail }
     };
     Problem::fields(problem.errors.into_iter().map(named).collect())
 }
@@ -235,6 +235,6 @@ mod tests {
         let spec = lay_out(body, Some("near")).unwrap();
         let remotes: Vec<_> = spec.tasks.iter().map(|task| task.remote.as_deref()).collect();
         assert_eq!(remotes, [None, Some("near"), Some("far")]);
-        assert!(lay_out(json!({ "localTasks": ["a"] }), None).is_ok(), "nobody is needed");
+        assert!(lay_out(json!({ "localTasks": ["a"] }), None).is_ok(), "no remote is needed");
     }
 }

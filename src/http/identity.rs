@@ -1,9 +1,9 @@
-//! Who is calling: from the credentials of a request to an [`Identity`].
+//! Authentication: from the credentials of a request to an [`Identity`].
 //!
-//! In token mode the gate decides before any handler runs ([`authenticate`]); a handler that takes an [`Identity`] is for
-//! callers, one that takes an [`Admin`] for admins, and one that takes neither is for everybody. In open mode a token or
-//! `X-User-ID` merely names the user. An embedding program puts an [`Identity`] into the request's extensions in a
-//! middleware of its own; then nothing else counts.
+//! In token mode the gate decides before any handler runs ([`authenticate`]). A handler that takes an [`Identity`]
+//! needs a caller, one that takes an [`Admin`] needs an admin, and one that takes neither is public. In open mode a
+//! token or `X-User-ID` only names the user. If the middleware of an embedding program puts an [`Identity`] into the
+//! request's extensions, credentials are ignored.
 
 use std::{
     future::{Ready, ready},
@@ -30,28 +30,28 @@ use crate::{
 /// A caller who may do everything.
 pub(super) struct Admin;
 
-/// Why there is no caller; kept with the request for the handlers that need one.
-struct Stranger(Problem);
+/// The reason why a request has no caller; kept with the request for the handlers that need one.
+struct NoCaller(Problem);
 
 /// A valid ticket that came with the request.
 struct Presented(String);
 
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
-/// The cookie that carries a token; set by whoever serves the pages.
+/// The cookie that carries a token; set by the server of the pages.
 const COOKIE: &str = "millstream_token";
-/// The cookie with which a client that came by ticket reconnects; set by the node.
+/// The session cookie with which a client reconnects after its ticket was used; set by the node.
 const SESSION: &str = "millstream_session";
-/// Longest value of a cookie that every browser keeps, in bytes.
+/// Longest cookie value, in bytes, that every browser stores.
 const MAX_COOKIE: usize = 3800;
 
-/// Decides who is calling and keeps it with the request.
+/// Identifies the caller and keeps the identity with the request.
 pub(super) async fn authenticate(node: &Node, request: &ServiceRequest) {
-    // In open mode only a ticket has to be looked up; a header there names the user, whatever the query says.
+    // In open mode only a ticket is looked up; a header names the user, and the query cannot change it.
     let open = node.access.mode() == Mode::Open;
     let by_header = || [USER, TOKEN, header::AUTHORIZATION].iter().any(|name| request.headers().contains_key(name));
     let asked = if open { names(request, "ticket=") && !by_header() } else { !operate::is_probe(request) };
-    // What an embedding program has found out counts.
+    // An identity that an embedding program has set takes precedence.
     if !asked || request.extensions().contains::<Identity>() {
         return;
     }
@@ -65,11 +65,12 @@ pub(super) async fn authenticate(node: &Node, request: &ServiceRequest) {
     };
     match found {
         Ok(identity) => drop(request.extensions_mut().insert(identity)),
-        Err(problem) => drop(request.extensions_mut().insert(Stranger(problem))),
+        Err(problem) => drop(request.extensions_mut().insert(NoCaller(problem))),
     }
 }
 
-/// What a client said about itself beats what its browser sends along; of two credentials only the first one counts.
+/// Credentials that the client sets itself take precedence over those that its browser adds. Of two credentials only
+/// the first one counts.
 async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, Problem> {
     let inner = request.request();
     if let Some(token) = named(inner, &TOKEN)?.or(bearer(inner)?) {
@@ -98,9 +99,9 @@ async fn credential(node: &Node, request: &ServiceRequest) -> Result<Identity, P
 /// A client that reconnects sends its used ticket again and is then identified by its session cookie. The cookie is
 /// accepted only together with a used ticket of the same user, for any GET that this user may make.
 async fn by_ticket(node: &Node, request: &ServiceRequest, ticket: &str) -> Result<Identity, Problem> {
-    // Tickets and their sessions open streams, for the sake of clients that can do nothing else.
+    // Tickets and their sessions open streams, for clients that cannot send header fields.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Problem::refused(Refusal::TicketMethod, "a ticket is good for GET alone; this needs a token"));
+        return Err(Problem::refused(Refusal::TicketMethod, "a ticket is valid for GET alone; this needs a token"));
     }
     let refused = match node.access.peek(ticket) {
         Ok(identity) => {
@@ -139,14 +140,17 @@ async fn begin_session(node: &Node, request: &HttpRequest, ticket: &str) -> Resu
     let identity = node.access.redeem(ticket)?;
     let (session, life) = node.access.seal(&identity, ticket).await?;
     if session.len() > MAX_COOKIE {
-        tracing::warn!(user = identity.user, "the rights of this user fit no cookie: its EventSource cannot reconnect");
+        tracing::warn!(
+            user = identity.user,
+            "the rights of this user are too large for a cookie: its EventSource cannot reconnect"
+        );
         return Ok(None);
     }
     // A page of another site must not set a session in the browser.
     Ok(same_site(node, request).is_ok().then(|| session_cookie(node, request, session, life)))
 }
 
-/// A browser sends cookies along for pages of anybody, so those pages must be ours or listed.
+/// A browser also sends cookies for pages of other sites, so the page must be the node's own or listed.
 fn same_site(node: &Node, request: &HttpRequest) -> Result<(), Problem> {
     let foreign = match request.headers().get(header::ORIGIN) {
         Some(origin) => !origins::is_own(node, request, origin) && !origins::is_listed(node, origin),
@@ -166,28 +170,29 @@ fn session_cookie(node: &Node, request: &HttpRequest, session: String, life: Dur
         .path("/")
         .http_only(true)
         .same_site(SameSite::Strict)
-        // Also behind a proxy that ends TLS and says so. Who lies about it harms its own cookie alone.
+        // Also behind a proxy that ends TLS and reports it. A client that sends a false report harms only its own
+        // cookie.
         .secure(node.tls.is_some() || request.connection_info().scheme() == "https")
         .max_age(actix_web::cookie::time::Duration::seconds(seconds))
         .finish();
     HeaderValue::from_str(&cookie.to_string()).expect("a session is base64url and dots")
 }
 
-/// The caller of a handler.
+/// The caller of a request, for its handler.
 pub(super) fn identity(request: &HttpRequest) -> Result<Identity, Problem> {
     if let Some(identity) = request.extensions().get::<Identity>() {
         return Ok(identity.clone());
     }
-    if let Some(Stranger(problem)) = request.extensions().get() {
+    if let Some(NoCaller(problem)) = request.extensions().get() {
         return Err(problem.clone());
     }
-    // Headers before the cookie before the query.
+    // Order: header fields, cookie, query.
     let named = named(request, &USER)?
         .or(named(request, &TOKEN)?)
         .or(bearer(request)?)
         .or_else(|| cookie(request, COOKIE))
         .or_else(|| Query::of(request).first("access_token").map(str::to_owned));
-    let Some(user) = named.filter(|user| !user.is_empty()) else { return Ok(Identity::anybody()) };
+    let Some(user) = named.filter(|user| !user.is_empty()) else { return Ok(Identity::anonymous()) };
     Topic::user(&user)
         .map_err(|invalid| Problem::malformed(format!("the user or token cannot name a user: {invalid}")))?;
     Ok(Identity::user(user))
@@ -209,7 +214,8 @@ impl FromRequest for Admin {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let admin = identity(request).and_then(|identity| match identity.is_admin() {
             true => {
-                // At once: what is asked for happens also where the client does not wait for the answer.
+                // Recorded before the handler runs: the action happens even if the client does not wait for the
+                // response.
                 audit::acting(request, &identity);
                 Ok(Self)
             }
@@ -233,13 +239,13 @@ impl From<Refused> for Problem {
     }
 }
 
-/// The cookies of a request are parsed and kept with it at the first question, so it is asked only where there are any.
+/// The framework parses and keeps the cookies at the first access, so requests without cookies are not asked.
 fn cookie(request: &HttpRequest, name: &str) -> Option<String> {
     request.headers().get(header::COOKIE)?;
     request.cookie(name).map(|cookie| cookie.value().to_owned())
 }
 
-/// Whether the query may have this parameter; most queries are not worth decoding.
+/// True if the query may have this parameter. Most queries need not be decoded.
 fn names(request: &ServiceRequest, parameter: &str) -> bool {
     request.query_string().contains(parameter)
 }

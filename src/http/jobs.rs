@@ -39,12 +39,12 @@ use crate::{
 /// The name of a job's last event.
 const LAST_EVENT: &str = "complete";
 
-/// Makes a repeated submission harmless.
+/// Makes a repeated submission return the same job.
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it: the handler parses by hand, for better messages")]
 pub(super) struct IdempotencyKey {
-    /// The same key and body of the same user again: the same job. With another body: 422.
+    /// A repeat with the same key, body and user returns the same job. With another body: 422.
     #[param(rename = "Idempotency-Key", nullable = false, pattern = "^[!-~]{1,255}$")]
     key: Option<String>,
 }
@@ -104,7 +104,7 @@ pub(super) async fn submit_spec(
     spec: Spec,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(request);
-    // What could be wrong with the stream is found before there is a job.
+    // Errors of the stream are found before the job exists.
     let mut connect = basics(node, request, &query, &[])?;
     connect.start = Start::Beginning;
     if is_head(request) {
@@ -150,10 +150,10 @@ fn accepted(submitted: &Submitted, retry_of: Option<&str>) -> HttpResponse {
 
 /// A page of jobs, newest first.
 #[utoipa::path(get, path = "/api/jobs", tag = "jobs", params(
-    ("status" = inline(Option<Status>), Query, description = "only those that stand so"),
+    ("status" = inline(Option<Status>), Query, description = "only those with this status"),
     ("user" = Option<String>, Query, description = "only those of this user"),
     ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
-    ("after" = Option<String>, Query, description = "the `next` of the page before"),
+    ("after" = Option<String>, Query, description = "the `next` of the previous page"),
 ), responses((status = 200, description = "a page of jobs", body = Listing)))]
 pub(super) async fn list(
     node: Data<Node>,
@@ -166,9 +166,9 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(page))
 }
 
-/// A job with its tasks, and the `lastEventId` to stream on from.
+/// A job with its tasks, and the `lastEventId` from which a stream continues.
 #[utoipa::path(get, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path, description = "its id")),
-    responses((status = 200, description = "the job", body = Snapshot), (status = 404, description = "there is no such job")))]
+    responses((status = 200, description = "the job", body = Snapshot), (status = 404, description = "no job has this id")))]
 pub(super) async fn get(
     node: Data<Node>,
     identity: Identity,
@@ -180,10 +180,10 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(node.jobs.get(&job).await?))
 }
 
-/// Cancel a job; its `complete` says `cancelled`.
+/// Cancel a job; its `complete` has the status `cancelled`.
 #[utoipa::path(delete, path = "/api/jobs/{job}", tag = "jobs", params(("job" = String, Path, description = "its id")), responses(
-    (status = 202, description = "it is being cancelled", body = Accepted<'_>),
-    (status = 404, description = "there is no such job"), (status = 409, description = "it has ended")))]
+    (status = 202, description = "the job is being cancelled", body = Accepted<'_>),
+    (status = 404, description = "no job has this id"), (status = 409, description = "the job has ended")))]
 pub(super) async fn cancel(
     node: Data<Node>,
     identity: Identity,
@@ -200,8 +200,8 @@ pub(super) async fn cancel(
 /// Run the failed tasks of an ended job again, as a new job.
 #[utoipa::path(post, path = "/api/jobs/{job}/retry", tag = "jobs", params(("job" = String, Path, description = "its id")), responses(
     (status = 202, description = "accepted", body = Accepted<'_>, headers(("Location" = String, description = "where the new job is"))),
-    (status = 404, description = "there is no such job"), (status = 409, description = "it has not ended, or nothing failed"),
-    (status = 422, description = "what it ran is not there any more")))]
+    (status = 404, description = "no job has this id"), (status = 409, description = "the job has not ended, or no task failed"),
+    (status = 422, description = "a handler of the job no longer exists")))]
 pub(super) async fn retry(
     node: Data<Node>,
     request: HttpRequest,
@@ -216,13 +216,13 @@ pub(super) async fn retry(
     Ok(accepted(&submitted, Some(&job)))
 }
 
-/// A job's whole history, then what comes, until `complete`. 204 for one who has seen it all.
+/// A job's whole history, then its new events, until `complete`. 204 if the client has already received the last event.
 #[utoipa::path(get, path = "/api/jobs/{job}/events", tag = "jobs", params(
     ("job" = String, Path, description = "its id"), StreamParameters,
 ), responses(
     (status = 200, description = "the job's events", body = JobFrame, content_type = "text/event-stream"),
-    (status = 204, description = "the job has ended and nothing follows: EventSource stops"),
-    (status = 404, description = "there is no such job")))]
+    (status = 204, description = "the job has ended and the client has all events: EventSource stops"),
+    (status = 404, description = "no job has this id")))]
 pub(super) async fn events(
     node: Data<Node>,
     request: HttpRequest,
@@ -246,7 +246,7 @@ pub(super) async fn follow(
     let seen = last_event_id(request, &query)?.and_then(|id| id.parse::<Position>().ok());
     if let Some(seen) = seen {
         let ended = summary.status.ended();
-        // The last event may be another one than `complete`: a journal that was full for too long did not take it.
+        // The last event may be another one than `complete`, if the journal was full for too long and rejected it.
         let has_end = ended && summary.last_event_id == Some(seen);
         if has_end || seen_all(&node.journal, &Topic::job(job)?, LAST_EVENT, ended, Some(seen)).await? {
             return Ok(HttpResponse::NoContent().finish());
@@ -258,7 +258,7 @@ pub(super) async fn follow(
     watch(node, request, identity, connect, job, &summary.events_url).await
 }
 
-/// A task's result as JSON, also one that was too large for an event.
+/// A task's result as JSON, also if it was too large for an event.
 #[utoipa::path(get, path = "/api/jobs/{job}/tasks/{task}/result", tag = "jobs",
     params(("job" = String, Path, description = "the job's id"), ("task" = String, Path, description = "the task's id")),
     responses(

@@ -1,4 +1,4 @@
-//! The journal for its operator: what is in it, all of it as lines of JSON, clearing away, checking.
+//! The journal for its operator: figures, export as lines of JSON, compaction, verification.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -22,23 +22,23 @@ use crate::{
 /// Media type of lines of JSON.
 const LINES: &str = "application/x-ndjson";
 
-/// What there is in the journal.
+/// Figures of the journal, and its largest topics.
 #[utoipa::path(get, path = "/api/admin/journal", tag = "operating",
     responses((status = 200, description = "figures, and the largest topics", body = Inspection)))]
 pub(super) async fn inspect(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(Inspection::of(&*node.journal).await?))
 }
 
-/// All events as lines of JSON, in journal order; records are not among them.
+/// All events as lines of JSON, in journal order; records are not exported.
 #[utoipa::path(get, path = "/api/admin/journal/export", tag = "operating", params(
     ("topic" = Option<Vec<String>>, Query, description = "a topic, or a prefix with a trailing `*`; may be repeated",
         example = json!(["order:*"])),
-    ("topics" = Option<String>, Query, description = "the same as a list with commas"),
+    ("topics" = Option<String>, Query, description = "topics as a list with commas"),
     ("after" = Option<String>, Query, pattern = "^[0-9a-f]+-[0-9]+$", description = "an event id"),
     ("limit" = Option<u64>, Query, description = "most events"),
 ), responses(
     (status = 200, description = "lines of `{id, topic, alsoIn?, event, data, timestamp, origin?, source?}`", body = String, content_type = LINES),
-    (status = 422, description = "this is no topic, or no position of this journal")))]
+    (status = 422, description = "the topic or the position is not valid in this journal")))]
 pub(super) async fn export(
     node: Data<Node>,
     _: Admin,
@@ -52,13 +52,14 @@ pub(super) async fn export(
     let after = match query.get::<Position>("after", "an event id")? {
         Some(position) if position.epoch != node.journal.epoch() => {
             return Err(Problem::wrong(format!(
-                "`after` = {position} is no position of this journal: it has another epoch"
+                "`after` = {position} is not a position of this journal: it has another epoch"
             )));
         }
         position => position.map_or(0, |position| position.offset),
     };
     let mut export = Export::new(node.journal.clone(), patterns, after, limit);
-    // The first part belongs to the request: exports that wait for their turn are as few as requests that are answered.
+    // The first part belongs to the request, so the number of waiting exports is limited like that of unanswered
+    // requests.
     Turn::take(&node, &request, Size::Small).await?;
     let first = export.next().await?;
     Turn::end(&request);
@@ -70,7 +71,7 @@ pub(super) async fn export(
             let _turn = unsent.turn(Size::Small).await;
             match export.next().await {
                 Ok(part) => part.map(|part| (Ok(Bytes::from(part)), Some(export))),
-                // The response is cut, which its client sees.
+                // The response breaks off, which its client notices.
                 Err(error) => Some((Err(std::io::Error::other(error)), None)),
             }
         }
@@ -79,20 +80,20 @@ pub(super) async fn export(
     Ok(HttpResponse::Ok().content_type(LINES).streaming(lines.take_until(Box::pin(identity.end(&node.clock)))))
 }
 
-/// Clear away what was deleted; one verification or compaction at a time.
+/// Free the space of deleted data; one verification or compaction at a time.
 #[utoipa::path(post, path = "/api/admin/journal/compact", tag = "operating",
     responses(
         (status = 200, description = "bytes on the disk, before and after", body = Compacted),
-        (status = 409, description = "another one is at work")))]
+        (status = 409, description = "another one is running")))]
 pub(super) async fn compact(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(node.journal.maintain(Maintenance::Compact).await?))
 }
 
-/// Read everything and say what is wrong; one verification or compaction at a time.
+/// Read everything and report damage; one verification or compaction at a time.
 #[utoipa::path(post, path = "/api/admin/journal/verify", tag = "operating",
     responses(
-        (status = 200, description = "what was read, and what is wrong with it", body = Verified),
-        (status = 409, description = "another one is at work")))]
+        (status = 200, description = "the numbers of checked rows, and the damage", body = Verified),
+        (status = 409, description = "another one is running")))]
 pub(super) async fn verify(node: Data<Node>, _: Admin, _: NoQuery) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(node.journal.maintain(Maintenance::Verify).await?))
 }

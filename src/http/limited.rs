@@ -85,12 +85,12 @@ pub(super) fn answer(node: &Node, response: ServiceResponse) -> ServiceResponse 
         None => response,
     };
     if let Some(allowance) = allowance {
-        tell(response.headers_mut(), allowance);
+        add_headers(response.headers_mut(), allowance);
     }
     response
 }
 
-/// Keeps the remaining allowance for the response, or returns the problem.
+/// Keeps the remaining allowance for the response; returns the response if a limit was exceeded.
 fn kept(request: &ServiceRequest, passed: Result<Option<Allowance>, Exceeded>) -> Option<HttpResponse> {
     match passed {
         Ok(None) => None,
@@ -117,7 +117,7 @@ fn user(request: &HttpRequest) -> Option<String> {
     identity(request).ok()?.user
 }
 
-fn tell(headers: &mut HeaderMap, allowance: Allowance) {
+fn add_headers(headers: &mut HeaderMap, allowance: Allowance) {
     let fields = [
         ("ratelimit-limit", u64::from(allowance.limit)),
         ("ratelimit-remaining", u64::from(allowance.remaining)),

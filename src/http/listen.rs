@@ -1,5 +1,5 @@
-//! The listener: connections into the framework, by way of the [`Transport`] that lets a stream take its connection over,
-//! or, where the client speaks HTTP/2, to `h2.rs`.
+//! The listener: passes connections to the framework through [`Transport`], which enables a stream to take over its
+//! connection. HTTP/2 connections go to `h2.rs`.
 //!
 //! ```text
 //!  accept ─> counted (connection) ─┬─ plain ──────────────> Transport ─> framework (HTTP/1.1)
@@ -39,19 +39,19 @@ use crate::{
     transport::{Rewound, Transport, Wire},
 };
 
-/// A connection of HTTP/1.1 between two requests is closed after so long.
+/// An HTTP/1.1 connection without a request is closed after this time.
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
-/// A client is given so long to take the end of a connection.
+/// Time that a client has to read the end of a connection.
 const LAST: Duration = Duration::from_secs(1);
 /// The framework polls the body while its write buffer holds fewer bytes than this.
 const WRITE_BUFFER: usize = 8 << 10;
-/// Most bytes that TLS holds for a connection whose socket takes nothing.
+/// Maximum number of bytes that TLS holds for a connection whose socket is full.
 const TLS_BUFFER: usize = 16 << 10;
 
-/// Takes an address. Nobody is answered before the server of [`serve`] runs.
+/// Binds an address. Clients get responses only when the server of [`serve`] runs.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// If the address cannot be bound.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket::listen(address)
 }
@@ -59,7 +59,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// A server for all routes of the node; it runs when it is polled.
 ///
 /// # Errors
-/// When the listener has no address.
+/// If the listener has no address.
 pub(crate) fn serve(node: &Node, frontend: &Frontend, listener: TcpListener) -> io::Result<Server> {
     let address = listener.local_addr()?;
     let mut server = Server::build()
@@ -82,9 +82,9 @@ pub(crate) fn serve(node: &Node, frontend: &Frontend, listener: TcpListener) -> 
         fn_factory(move || {
             let (node, frontend, stop, app) = (node.clone(), frontend.clone(), stop.clone(), app.new_service(()));
             async move {
-                // One for both: HTTP/2 calls it past the framework.
+                // One instance for both protocols: HTTP/2 calls it without the framework.
                 let app = Rc::new(app.await?);
-                // From the accepted connection to the framework's data of it.
+                // Passes the accepted connection to the framework's data of it.
                 let entering = Rc::new(Cell::<Option<Connection>>::default());
                 let entered = entering.clone();
                 let framework = app.clone();
@@ -95,7 +95,7 @@ pub(crate) fn serve(node: &Node, frontend: &Frontend, listener: TcpListener) -> 
                     })
                     .keep_alive(IDLE)
                     .h1_write_buffer_size(WRITE_BUFFER)
-                    // The transport watches over all heads, not only the first.
+                    // The transport limits the time of all heads, not only of the first one.
                     .client_request_timeout(Duration::ZERO)
                     .client_disconnect_timeout(LAST)
                     // A complete request gets its response. The transport ends a stream whose client has closed its
@@ -119,7 +119,7 @@ pub(crate) fn serve(node: &Node, frontend: &Frontend, listener: TcpListener) -> 
     Ok(server.listen("http", listener, service)?.run())
 }
 
-/// What one worker thread serves its connections with.
+/// The data that one worker thread needs to serve its connections.
 struct Here<A, H> {
     node: Node,
     frontend: Frontend,
@@ -137,7 +137,7 @@ where
     B: MessageBody + 'static,
     H: Service<(Transport, Protocol, Option<SocketAddr>), Response = (), Error = DispatchError> + 'static,
 {
-    /// A connection from its first byte to its last. What goes wrong with one is that one's business.
+    /// Serves a connection from its first byte to its last. An error ends only this connection.
     async fn connection(self: Rc<Self>, tcp: TcpStream) -> Result<(), ()> {
         let peer = tcp.peer_addr().ok();
         let connection = self.frontend.connections.admit(Some(&tcp));
@@ -149,7 +149,7 @@ where
         let handshake = timeout(limit, acceptor.accept(tcp));
         let mut tls = match Box::pin(handshake).await {
             Ok(Ok(tls)) => Box::new(tls),
-            // Every stranger can cause it, so it is no news.
+            // Every stranger can cause it, so it is not logged as a problem.
             Ok(Err(error)) => {
                 tracing::debug!(%error, ?peer, "the TLS handshake failed");
                 return Ok(());
@@ -174,10 +174,10 @@ where
         let transport = Transport::new(wire, self.node.heads.clone(), self.node.unsent.clone(), heads::render);
         let handover = transport.handover();
         let connection = connection.with_handover(handover.clone());
-        // The framework takes it in the same moment, in `on_connect_ext`.
+        // The framework takes it in the same poll, in `on_connect_ext`.
         self.entering.set(Some(connection.clone()));
         let served = self.http1.call((transport, Protocol::Http1, peer));
-        // Why the framework gives a connection up is every stranger's to cause.
+        // Every stranger can cause the errors of the framework, so they are not logged.
         let _ = served.await;
         if let Some(rest) = handover.left() {
             self.http2(rest, &connection, peer).await;
@@ -185,7 +185,7 @@ where
     }
 
     async fn http2(&self, wire: Rewound, connection: &Connection, peer: Option<SocketAddr>) {
-        // Boxed: other connections do not have the size of this one.
+        // Boxed, so that other connections do not need the memory of this one.
         Box::pin(h2::serve(&self.node, wire, self.app.clone(), connection, peer)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Merged streams over HTTP: the sources are the body of a POST, the answer is one event stream.
+//! Merged streams over HTTP: the sources are the body of a POST, the response is one event stream.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -17,7 +17,7 @@ use super::{
     error::Field,
     frame_schemas::MergedFrame,
     limited, permit,
-    pull::{self, Farewell},
+    pull::{self, EndMode},
     query::Query,
     stream::disconnect,
 };
@@ -34,7 +34,7 @@ use crate::{
 /// A source of a merged stream: a path of `relay.default_remote`, or an object.
 #[derive(ToSchema)]
 #[schema(as = MergeSource)]
-#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it: the handler parses by hand, for better messages")]
 #[serde(untagged)]
 pub(super) enum SourceDocument {
     Path(String),
@@ -44,20 +44,21 @@ pub(super) enum SourceDocument {
 /// Read several remote streams as one.
 ///
 /// All sources are read at the same time. The first frame is `merge_start {totalStreams, endpoints:[{source, remote,
-/// path}]}`. The events follow as they come, unchanged but without `id:`, in order for each source. A lost connection is
-/// made again and resumed. A source that is given up is reported with `merge_error {source, error, code}`, and the others
-/// continue. The last frame is `merge_complete {totalStreams, completed, failed, events}`. A slow reader slows the sources
-/// down. The stream cannot be resumed; a relay can.
+/// path}]}`. The events follow in order of arrival, unchanged but without `id:`, in order for each source. A source
+/// that breaks is connected again and resumed. A source that fails for good is reported with `merge_error {source,
+/// error, code}`, and the others continue. When all have ended, `merge_complete {totalStreams, completed, failed,
+/// events}` is the last frame. A client that reads slowly slows down the sources. The stream cannot be resumed; use a
+/// relay for that.
 #[utoipa::path(post, path = "/api/sse-proxy/merge-streams/sse-emitter", tag = "proxy",
     request_body(content = Vec<SourceDocument>, description = "1 to `relay.max_sources` sources",
         example = json!(["/api/sse/sample-parallel", { "remote": "reactive", "path": "/api/sse/flow-example", "label": "flow" }])),
     params(
         ("envelope" = Option<bool>, Query, description = "wrap data in `{source, event, id, data}`"),
-        ("heartbeat" = inline(Option<HeartbeatKind>), Query, description = "the form of heartbeats"),
+        ("heartbeat" = inline(Option<HeartbeatKind>), Query, description = "sent during silence"),
         ("heartbeatMs" = Option<u64>, Query, minimum = 1000, description = "silence before a heartbeat in milliseconds"),
     ), responses(
         (status = 200, description = "the merged stream", body = MergedFrame, content_type = "text/event-stream"),
-        (status = 422, description = "a source is wrong; no request was sent"),
+        (status = 422, description = "a source is wrong; no remote was called"),
         (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
     ))]
 pub(super) async fn merge(
@@ -69,7 +70,7 @@ pub(super) async fn merge(
     let query = Query::of(&request);
     let known = ["envelope", "heartbeat", "heartbeatMs", "access_token", "ticket"];
     let ignored = query.of_stream(&known, request.headers())?;
-    let place = limited::stream(&node, &request)?;
+    let permit = limited::stream(&node, &request)?;
     let heartbeat = heartbeat(&node, &query)?;
     let comment = heartbeat.kind == HeartbeatKind::Comment;
     let wanted = Heartbeat { every: heartbeat.every, comment };
@@ -78,7 +79,7 @@ pub(super) async fn merge(
         heartbeat: (heartbeat.kind != HeartbeatKind::None).then_some(wanted),
     };
     for source in &body.value {
-        // A value that is no source is refused below.
+        // An entry that is not a source is rejected below.
         let named = source.read::<Named>().ok().and_then(|named| named.remote);
         if let Some(remote) = named.as_deref().or(node.config.relay.default_remote.as_deref()) {
             permit::remote(&identity, remote)?;
@@ -97,8 +98,8 @@ pub(super) async fn merge(
         Some((Ok::<Bytes, Infallible>(frame), merged))
     }));
     let teller = node.clone();
-    let farewell = Farewell::Say(Box::new(move |reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO)));
-    Ok(pull::open(&node, &request, &identity, pull::input(&request), (frames, upstreams), farewell, place))
+    let end = EndMode::LastFrame(Box::new(move |reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO)));
+    Ok(pull::open(&node, &request, &identity, pull::input(&request), (frames, upstreams), end, permit))
 }
 
 /// The remote that a source names.

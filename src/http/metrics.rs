@@ -1,5 +1,5 @@
-//! Metrics in the text format of Prometheus (OpenMetrics). The components count and give their rows when they are asked;
-//! nothing is kept twice.
+//! Metrics in the text format of Prometheus (OpenMetrics). The components count and return their rows at each scrape;
+//! no figure is stored twice.
 
 use std::{fmt, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     unsent::Share,
 };
 
-/// Figures of the node.
+/// Metrics of the node.
 #[utoipa::path(get, path = "/metrics", tag = "operating",
     responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(node: Data<Node>, frontend: Data<Frontend>, _: Admin) -> Result<HttpResponse, Problem> {
@@ -45,7 +45,7 @@ fn scrape(node: &Node, frontend: &Frontend) -> Result<Arc<Share>, Problem> {
     Ok(text)
 }
 
-/// Rows that the crate writes as text.
+/// Rows that the crate encodes as text.
 #[derive(Debug)]
 struct Written(Rows);
 

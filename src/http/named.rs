@@ -1,4 +1,4 @@
-//! Named streams: GET `/api/sse/{stream}`, with the topics that the settings fix.
+//! Named streams: GET `/api/sse/{stream}`, with the topics of the settings.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -15,16 +15,16 @@ use super::{
 };
 use crate::{hub::NamedConfig, node::Node};
 
-/// Open a stream that the settings name.
+/// Open a stream of the settings.
 #[utoipa::path(get, path = "/api/sse/{stream}", tag = "connections", params(
     ("stream" = String, Path, description = "its name in the settings: `[streams.NAME]`"),
     ("history" = Option<u64>, Query, minimum = 0, description = "begin with the last N events"),
-    ("since" = Option<u64>, Query, minimum = 0, description = "begin with what was appended since this time (Unix milliseconds)"),
+    ("since" = Option<u64>, Query, minimum = 0, description = "begin with the events since this time (Unix milliseconds)"),
     StreamParameters,
 ), responses(
-    (status = 200, description = "an event stream; first frame `connection`, or what `connected_event` says",
+    (status = 200, description = "an event stream; first frame `connection`, or the one of `connected_event`",
         body = TopicFrame, content_type = "text/event-stream"),
-    (status = 403, description = "the caller may not hear all of its topics"),
+    (status = 403, description = "the caller may not subscribe to all of its topics"),
     (status = 404, description = "no stream has this name"),
 ))]
 pub(super) async fn open(
@@ -36,7 +36,7 @@ pub(super) async fn open(
     let config = node.config.clone();
     let named = config.streams.get(name.as_str());
     let identity = match identity {
-        Err(_) if named.is_some_and(|named| named.public) => Identity::nobody(),
+        Err(_) if named.is_some_and(|named| named.public) => Identity::without_rights(),
         identity => identity?,
     };
     let Some(named) = named else {
@@ -44,7 +44,7 @@ pub(super) async fn open(
         return Err(Problem::unknown(detail).coded(Code::UnknownStream));
     };
     if !permitted(&identity, named) {
-        return Err(Problem::refused(Refusal::Subscribe, "you may not hear all topics of this stream"));
+        return Err(Problem::refused(Refusal::Subscribe, "you may not subscribe to all topics of this stream"));
     }
     let query = Query::of(&request);
     let mut connect = basics(&node, &request, &query, &["history", "since"])?;
@@ -62,9 +62,10 @@ pub(super) async fn open(
     Ok(response)
 }
 
-/// Whether this caller may listen: to a public stream everybody, else who may hear all that it hears.
+/// True if this caller may open the stream: a public stream is open to all, another one needs the right to all its
+/// topics.
 fn permitted(identity: &Identity, stream: &NamedConfig) -> bool {
-    stream.public || stream.heard().all(|topic| identity.may_subscribe(&topic))
+    stream.public || stream.subscribed_topics().all(|topic| identity.may_subscribe(&topic))
 }
 
 #[cfg(test)]
@@ -86,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_not_public_is_for_those_who_may_hear_all_of_it() {
+    fn a_stream_that_is_not_public_needs_the_right_to_all_its_topics() {
         let pattern = |text: &str| Pattern::new(text).unwrap();
         let stream =
             NamedConfig { topics: vec![pattern("ugc:*")], groups: vec!["ops".into()], ..NamedConfig::default() };
         let caller = |subscribe: &[&str]| {
             let subscribe = subscribe.iter().map(|text| pattern(text)).collect();
-            Identity::nobody().with_rights(Rights { subscribe, ..Rights::default() })
+            Identity::without_rights().with_rights(Rights { subscribe, ..Rights::default() })
         };
         assert!(permitted(&caller(&["ugc:*", "group:ops"]), &stream));
         for less in [&[][..], &["ugc:*"], &["ugc:1", "group:ops"], &["group:ops"]] {

@@ -1,7 +1,7 @@
 //! The OpenAPI document, made from the handlers' own annotations, and the page that shows it.
 //!
-//! An annotation tells what is special about its route; what all routes have in common is added here: refusals
-//! (`openapi/common.rs`), who may call (`openapi/access.rs`).
+//! An annotation describes the properties of its route. The common properties of all routes are added here: refusals
+//! (`openapi/common.rs`) and authentication (`openapi/access.rs`).
 
 use std::{
     borrow::Cow,
@@ -39,8 +39,8 @@ use super::{
     info(
         title = "Millstream",
         description = "Parallel tasks, live events, merged streams.\n\n\
-            Errors are problems as RFC 9457 defines them; `code` is for programs. Every GET route takes HEAD, every route OPTIONS. \
-            A method that a path does not take is answered with 405 and `Allow`; \
+            Errors are problems as RFC 9457 defines them; `code` is for programs. Every GET route supports HEAD, and every route supports OPTIONS. \
+            A method that a path does not support gets 405 and `Allow`; \
             a GET that accepts `text/event-stream` and is refused only for now gets 200, one `disconnect` frame and the end.",
     ),
     paths(
@@ -121,7 +121,7 @@ const ALIASES: [(&str, &str); 3] = [
     ("/api/sse/parallel-tasks-progress", "/api/sse/emitter/parallel-tasks"),
 ];
 
-/// The routes, their parameters and answers.
+/// The routes, their parameters and responses.
 static ROUTES: LazyLock<OpenApi> = LazyLock::new(|| {
     let mut document = Annotated::openapi();
     let paths = &mut document.paths.paths;
@@ -132,7 +132,7 @@ static ROUTES: LazyLock<OpenApi> = LazyLock::new(|| {
     }
     for (path, item) in paths {
         for (method, operation) in operations(item) {
-            // The names of the handlers repeat from file to file; an id must not.
+            // Handlers of different files have equal names; an operation id must be unique.
             let words = path.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
             let words: Vec<&str> = std::iter::once(method).chain(words).collect();
             operation.operation_id = Some(words.join("_").to_lowercase());
@@ -203,9 +203,9 @@ fn document(mode: Mode) -> OpenApi {
     document
 }
 
-/// The methods that a route takes, as an `Allow` field has them; only pages are not in the document.
+/// The methods that a route supports, in the form of an `Allow` field; only pages are not in the document.
 pub(super) fn allowed(pattern: &str) -> String {
-    // The document has no expressions behind the names of a path's parts.
+    // The document has no regular expressions in path parameters.
     let pattern = pattern.replace(":.*}", "}");
     let Some(mut item) = ROUTES.paths.paths.get(&pattern).cloned() else { return "GET, HEAD, OPTIONS".into() };
     let methods = operations(&mut item).flat_map(|(method, _)| match method {

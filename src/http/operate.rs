@@ -1,4 +1,4 @@
-//! For operators and their tools: health and readiness.
+//! Health and readiness, for operators and their tools.
 
 use actix_web::{HttpResponse, dev::ServiceRequest, http::Method, web::Data};
 use serde::Serialize;
@@ -7,17 +7,17 @@ use utoipa::ToSchema;
 use super::{Code, Problem};
 use crate::node::Node;
 
-/// Says that the process is alive.
+/// The response of a living process.
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({ "status": "ok", "version": "0.1.0" })))]
 struct Health {
     /// `ok`.
     status: &'static str,
-    /// Of the program.
+    /// Version of the program.
     version: &'static str,
 }
 
-/// Says that the node takes work.
+/// The response of a node that accepts work.
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({ "status": "ready" })))]
 struct Readiness {

@@ -1,4 +1,4 @@
-//! Pages of other origins (CORS): which may call, and what they may send and read.
+//! Pages of other origins (CORS): which may call the node, and which fields they may send and read.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -12,7 +12,7 @@ use actix_web::{
 use super::{Problem, Refusal, address};
 use crate::node::Node;
 
-/// What they may read of a response beside what every page may.
+/// Response fields that pages of listed origins may read, in addition to those of the Fetch standard.
 const EXPOSED: &str = "Location, Retry-After, RateLimit, RateLimit-Policy, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id";
 
 /// Header fields that listed origins may send: the fields that the node reads, and those that event stream clients,
@@ -22,7 +22,7 @@ const ALLOWED: &str = "Authorization, Cache-Control, Content-Type, Idempotency-K
 /// Maximum number of other fields that one preflight may request.
 const MOST_ASKED: usize = 32;
 
-/// Whether pages of this origin may call the node.
+/// True if pages of this origin may call the node.
 pub(super) fn is_listed(node: &Node, origin: &HeaderValue) -> bool {
     node.config.server.cors_origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
 }
@@ -48,21 +48,21 @@ pub(super) fn is_own(node: &Node, request: &HttpRequest, origin: &HeaderValue) -
     same_scheme && authority.eq_ignore_ascii_case(host)
 }
 
-/// Tells the browser of a listed origin that its page may read the response.
-pub(super) fn tell(node: &Node, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
+/// Adds the header fields that permit a page of a listed origin to read the response.
+pub(super) fn add_headers(node: &Node, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
     if node.config.server.cors_origins.is_empty() {
         return;
     }
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin.filter(|origin| is_listed(node, origin)) {
-        // By its name, never `*`: only so may its pages send cookies and `Authorization`.
+        // The name of the origin, never `*`: browsers send cookies and `Authorization` only then.
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
 }
 
-/// The answer to a browser that asks before its page sends something; `None` for any other request.
+/// The response to a preflight; `None` for any other request.
 pub(super) fn preflight(node: &Node, request: &ServiceRequest) -> Option<HttpResponse> {
     if request.method() != Method::OPTIONS || !request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
         return None;

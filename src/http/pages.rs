@@ -1,4 +1,4 @@
-//! The pages, from inside the binary.
+//! The pages, which are embedded in the binary.
 
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
@@ -11,19 +11,19 @@ use rust_embed::Embed;
 
 use super::{Problem, at};
 
-/// Everything in `static/`.
+/// All files in `static/`.
 #[derive(Embed)]
 #[folder = "static/"]
 struct Assets;
 
-/// What a page may do: only what comes from the node itself; no inline script, no inline style.
+/// The policy of the node's own pages: only resources of the node itself; no inline script, no inline style.
 const POLICY: &str =
     "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
-/// What a page may do that is another's: Swagger UI, at `/docs/`, sets styles from its scripts.
+/// The policy of Swagger UI at `/docs/`, a third-party page that sets styles from its scripts.
 const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
-/// No page without a policy.
+/// Adds a policy to each page.
 pub(super) fn guard(headers: &mut HeaderMap) {
     let is_page = headers.get(CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(b"text/html"));
     if is_page && !headers.contains_key(CONTENT_SECURITY_POLICY) {
@@ -32,7 +32,7 @@ pub(super) fn guard(headers: &mut HeaderMap) {
     }
 }
 
-/// True for what people look at, and links lead to.
+/// True for pages, which links of other sites may open.
 pub(super) fn is_page(path: &str) -> bool {
     !path.starts_with("/api/") && path != "/events"
 }

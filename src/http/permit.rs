@@ -1,6 +1,6 @@
-//! May they? The questions that the handlers ask of a caller, and the refusals.
+//! Authorization: the checks of the handlers, and their refusals.
 //!
-//! What somebody may not even know of is answered as if it were not there: jobs, relays and emitters of others are 404.
+//! Entities that a caller may not know of get 404, as if they did not exist: jobs, relays and emitters of other users.
 
 use super::{Problem, Refusal, audit};
 use crate::{
@@ -11,16 +11,16 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// What a caller wants of a job or a relay.
+/// The kind of access to a job or a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum To {
-    /// To see it: its user, admins, and who may hear its topic.
+    /// Read access: its user, admins, and callers that may subscribe to its topic.
     Read,
-    /// To change it: its user and admins.
+    /// Write access: its user and admins.
     Change,
 }
 
-/// Whether the caller may publish into all of these.
+/// Checks that the caller may publish into all of these topics.
 pub(super) fn publish<'a>(identity: &Identity, topics: impl IntoIterator<Item = &'a Topic>) -> Result<(), Problem> {
     match topics.into_iter().find(|topic| !identity.may_publish(topic)) {
         None => Ok(()),
@@ -30,7 +30,7 @@ pub(super) fn publish<'a>(identity: &Identity, topics: impl IntoIterator<Item = 
     }
 }
 
-/// Whether the caller may hear all of these.
+/// Checks that the caller may subscribe to all of these patterns.
 pub(super) fn subscribe<'a>(
     identity: &Identity,
     patterns: impl IntoIterator<Item = &'a Pattern>,
@@ -43,7 +43,8 @@ pub(super) fn subscribe<'a>(
     }
 }
 
-/// Whether the caller may use this remote. It is asked before it is said whether there is one.
+/// Checks that the caller may use this remote. The check comes first, so that the response does not reveal which
+/// remotes exist.
 pub(super) fn remote(identity: &Identity, remote: &str) -> Result<(), Problem> {
     if identity.rights.may_use(remote) {
         return Ok(());
@@ -52,7 +53,7 @@ pub(super) fn remote(identity: &Identity, remote: &str) -> Result<(), Problem> {
     Err(Problem::refused(Refusal::Remote, format!("{} may not use the remote `{remote}`", name(identity))))
 }
 
-/// Whether the caller may submit this job: run it, on the remotes that it names, and tell whom it is to tell.
+/// Checks that the caller may submit this job: run it, use its remotes, and notify its recipients.
 pub(super) fn submit(identity: &Identity, spec: &Spec) -> Result<(), Problem> {
     if !identity.rights.may_submit() {
         return Err(Problem::refused(Refusal::Jobs, format!("{} may not submit jobs", name(identity))));
@@ -60,17 +61,17 @@ pub(super) fn submit(identity: &Identity, spec: &Spec) -> Result<(), Problem> {
     for named in spec.tasks.iter().filter_map(|task| task.remote.as_deref()) {
         remote(identity, named)?;
     }
-    let Some(told) = &spec.notify else { return Ok(()) };
+    let Some(notify) = &spec.notify else { return Ok(()) };
     let topics = [
-        told.user.as_deref().map(Topic::user),
-        told.group.as_deref().map(Topic::group),
-        told.topic.as_deref().map(Topic::new),
+        notify.user.as_deref().map(Topic::user),
+        notify.group.as_deref().map(Topic::group),
+        notify.topic.as_deref().map(Topic::new),
     ];
-    // One that is no topic is refused with all else that is wrong with the job.
+    // A name that is not a topic is reported together with the other faults of the job.
     publish(identity, topics.iter().flatten().flatten())
 }
 
-/// Whether the caller may make this relay: read those remotes, and publish into that topic.
+/// Checks that the caller may create this relay: read its remotes, and publish into its topic.
 pub(super) fn relay_spec(node: &Node, identity: &Identity, spec: &relay::Spec) -> Result<(), Problem> {
     let default = node.config.relay.default_remote.as_deref();
     for named in spec.sources.iter().filter_map(|source| source.remote.as_deref().or(default)) {
@@ -87,7 +88,7 @@ pub(super) fn relay_spec(node: &Node, identity: &Identity, spec: &relay::Spec) -
     publish(identity, topics.iter().flatten().flatten())
 }
 
-/// Whether the caller may do this with the job.
+/// Checks the caller's access to a job.
 pub(super) async fn job(node: &Node, identity: &Identity, id: &str, to: To) -> Result<(), Problem> {
     let owner = async || Ok::<_, Problem>(node.jobs.summary(id).await?.user);
     match entity(node, identity, to, ("job", id), Topic::job(id).ok(), owner).await? {
@@ -96,7 +97,7 @@ pub(super) async fn job(node: &Node, identity: &Identity, id: &str, to: To) -> R
     }
 }
 
-/// Whether the caller may do this with the relay.
+/// Checks the caller's access to a relay.
 pub(super) async fn relay(node: &Node, identity: &Identity, id: &str, to: To) -> Result<(), Problem> {
     let owner = async || Ok::<_, Problem>(node.relays.summary(id).await?.user);
     match entity(node, identity, to, ("relay", id), Topic::relay(id).ok(), owner).await? {
@@ -105,8 +106,8 @@ pub(super) async fn relay(node: &Node, identity: &Identity, id: &str, to: To) ->
     }
 }
 
-/// Whether the caller may do this with a job or a relay: `what` is its kind and its id. The owner is looked up only if
-/// it matters.
+/// Checks the caller's access to a job or a relay: `what` is its kind and its id. The owner is looked up only if it
+/// matters.
 async fn entity(
     node: &Node,
     identity: &Identity,
@@ -126,30 +127,30 @@ async fn entity(
         }
         return Ok(true);
     }
-    Ok(identity.is(owner.as_deref()) || (to == To::Read && topic.is_some_and(|topic| identity.may_hear(&topic))))
+    Ok(identity.is(owner.as_deref()) || (to == To::Read && topic.is_some_and(|topic| identity.may_receive(&topic))))
 }
 
-/// The user that a list is about: the caller, unless an admin asks.
+/// The user that a list is limited to: the caller, unless an admin asks.
 pub(super) fn listed(identity: &Identity, asked: Option<&str>) -> Result<Option<String>, Problem> {
     match asked {
         asked if identity.is_admin() => Ok(asked.map(str::to_owned)),
         Some(user) if !identity.is(Some(user)) => Err(Problem::refused(
             Refusal::OtherUser,
-            format!("{} sees its own alone; `user` is for admins", name(identity)),
+            format!("{} may list only its own; `user` is for admins", name(identity)),
         )),
         _ => Ok(Some(identity.user.clone().unwrap_or_default())),
     }
 }
 
-/// Whether the caller may know of a user's connections.
+/// Checks that the caller may see a user's connections.
 pub(super) fn user(identity: &Identity, user: &str) -> Result<(), Problem> {
     if identity.is(Some(user)) {
         return Ok(());
     }
-    Err(Problem::refused(Refusal::OtherUser, format!("{} sees its own connections alone", name(identity))))
+    Err(Problem::refused(Refusal::OtherUser, format!("{} may see only its own connections", name(identity))))
 }
 
-/// Whether the caller may know of a group's connections.
+/// Checks that the caller may see a group's connections.
 pub(super) fn group(identity: &Identity, group: &str) -> Result<(), Problem> {
     if identity.is_in(group) {
         return Ok(());

@@ -6,7 +6,7 @@
 //! ```text
 //!  GET …/events?wait= ── register(topic) ──> read the journal ── empty ──> changed() ──> read again
 //!                              │                                             ^
-//!  commit ──> Interest: is the topic waited for? ── yes ──> tail ────────────┘
+//!  commit ──> Interest: does a request wait? ────── yes ──> tail ────────────┘
 //! ```
 
 use std::{
@@ -38,7 +38,7 @@ pub(super) struct Polls {
 pub(super) struct Poll {
     topic: Topic,
     waiters: Arc<Waiters>,
-    rung: watch::Receiver<()>,
+    changes: watch::Receiver<()>,
 }
 
 #[derive(Default)]
@@ -101,7 +101,7 @@ impl Poll {
     /// Resolves when the topic may have new events.
     pub(super) async fn changed(&mut self) {
         // No error: the sender lives as long as its receivers.
-        let _ = self.rung.changed().await;
+        let _ = self.changes.changed().await;
     }
 }
 
@@ -109,7 +109,7 @@ impl Drop for Poll {
     fn drop(&mut self) {
         self.waiters.count.fetch_sub(1, Relaxed);
         let mut topics = self.waiters.topics.write().expect("no code that holds the lock panics");
-        // `self` is still one of the receivers.
+        // `self` is still counted as a receiver.
         if topics.get(&self.topic).is_some_and(|sender| sender.receiver_count() <= 1) {
             topics.remove(&self.topic);
         }
@@ -122,8 +122,8 @@ impl Waiters {
     fn add(self: &Arc<Self>, topic: Topic) -> Poll {
         self.count.fetch_add(1, Relaxed);
         let mut topics = self.topics.write().expect("no code that holds the lock panics");
-        let rung = topics.entry(topic.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();
-        Poll { topic, waiters: self.clone(), rung }
+        let changes = topics.entry(topic.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();
+        Poll { topic, waiters: self.clone(), changes }
     }
 
     fn wake(&self, pulled: &Pulled) {
@@ -157,7 +157,7 @@ mod tests {
     };
 
     #[actix_web::test]
-    async fn an_event_wakes_those_that_wait_for_its_topic_and_nobody_else() {
+    async fn an_event_wakes_only_requests_that_wait_for_its_topic() {
         let config = Config { kind: Kind::Memory, ..Config::default() };
         let journal = open(&config, std::path::Path::new("unused")).unwrap();
         let polls = Polls::start(&journal);

@@ -18,7 +18,7 @@ use super::{
     head::is_head,
     identity::Admin,
     limited, permit,
-    pull::{self, Farewell},
+    pull::{self, EndMode},
     query::{NoQuery, Query},
     stream::{only_head, refused_for_now, unavailable_for_now},
     turn::Turn,
@@ -37,34 +37,33 @@ use crate::{
 const PASSED: [&str; 5] = ["accept", "accept-language", "content-type", "traceparent", "tracestate"];
 /// Query parameters of this node, which are not passed on.
 const OWN: [&str; 3] = ["access_token", "ticket", "lastEventId"];
-/// The prefix of the routes of this file.
+/// Common prefix of the routes of this file.
 const PREFIX: &str = "/api/sse-proxy/";
 
-/// Read a stream of a remote as it is: event, data, id, retry and comments untouched.
+/// Read a stream of a remote unchanged: event, data, id, retry and comments.
 ///
-/// These are passed to the remote: `Last-Event-ID` (the header, else the query's `lastEventId`), `Accept`,
-/// `Accept-Language`, and the query except `access_token` and `ticket`. The caller's credentials are not: the remote gets
-/// those of its section `[remotes.NAME]`. Each client has one upstream connection, without reconnect: if the upstream
-/// breaks off, this response does too, and if the client disconnects, the upstream connection is closed. Comment lines
-/// fill silence.
+/// The remote gets `Last-Event-ID` (the header, else the query's `lastEventId`), `Accept`, `Accept-Language` and the
+/// query without `access_token` and `ticket`. It does not get the caller's credentials, but those of its section
+/// `[remotes.NAME]`. Each client has one upstream connection, and the node does not reconnect. When the upstream breaks
+/// off, so does this response. When the client leaves, the upstream connection is closed. Comment lines fill silence.
 ///
-/// If the remote answers with a status of 400 or more, the proxy answers with it too, as a problem with the remote's
-/// reason. 5xx and failed connections become 502, timeouts 504. 503 means that the node or the remote has no place for
-/// another stream. Any status but 200 ends a browser's EventSource for good. So a caller whose `Accept` names
-/// `text/event-stream` gets another answer if the failure may pass: 200 with a randomised `retry:` (not below the
-/// upstream's `Retry-After`), the frame `disconnect {"reason":"upstream_unavailable","detail"}`, and the end.
+/// A remote's status of 400 or more is passed on, with a problem that contains the remote's text. 5xx and failed
+/// connections become 502, timeouts 504, and 503 means that the maximum number of streams is open. Any status but 200
+/// ends a browser's EventSource permanently. So a caller whose `Accept` names `text/event-stream` gets 200 if the
+/// failure may be temporary: with a randomised `retry:` (not below the upstream's `Retry-After`), the frame `disconnect
+/// {"reason":"upstream_unavailable","detail"}` and the end.
 #[utoipa::path(get, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
     ("remote" = String, Path, description = "a remote of the settings", example = "reactive"),
     ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits", example = "api/sse/sample-parallel"),
-    ("lastEventId" = Option<String>, Query, max_length = 1024, description = "resume after this event; the header `Last-Event-ID` wins"),
+    ("lastEventId" = Option<String>, Query, max_length = 1024, description = "resume after this event; the header `Last-Event-ID` takes precedence"),
 ), responses(
     (status = 200, description = "the remote's stream", body = RemoteFrame, content_type = "text/event-stream"),
-    (status = 204, description = "the remote says that nothing follows: EventSource stops"),
+    (status = 204, description = "the remote has no further events: EventSource stops"),
     (status = 403, description = "the path is not permitted"),
-    (status = 404, description = "there is no such remote"),
-    (status = "4XX", description = "what the remote answered, as a problem"),
-    (status = 502, description = "the remote failed, or has no stream there"),
-    (status = 504, description = "the remote did not answer in time"),
+    (status = 404, description = "no remote has this name"),
+    (status = "4XX", description = "the status of the remote, as a problem"),
+    (status = 502, description = "the remote failed, or its response is not a stream"),
+    (status = 504, description = "the remote did not respond in time"),
     (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
 ))]
 pub(super) async fn get(
@@ -84,14 +83,14 @@ pub(super) async fn get(
 #[utoipa::path(post, path = "/api/sse-proxy/{remote}/{path}", tag = "proxy", params(
     ("remote" = String, Path, description = "a remote of the settings", example = "reactive"),
     ("path" = String, Path, description = "a path that `remotes.NAME.paths` permits", example = "api/sse/sample-parallel"),
-), request_body(content = Value, description = "whatever the remote takes", content_type = "*/*", example = json!({ "q": "any" })), responses(
+), request_body(content = Value, description = "any body that the remote accepts", content_type = "*/*", example = json!({ "q": "any" })), responses(
     (status = 200, description = "the remote's stream", body = RemoteFrame, content_type = "text/event-stream"),
-    (status = 204, description = "the remote says that nothing follows"),
+    (status = 204, description = "the remote has no further events"),
     (status = 403, description = "the path is not permitted"),
-    (status = 404, description = "there is no such remote"),
-    (status = "4XX", description = "what the remote answered, as a problem"),
-    (status = 502, description = "the remote failed, or has no stream there"),
-    (status = 504, description = "the remote did not answer in time"),
+    (status = 404, description = "no remote has this name"),
+    (status = "4XX", description = "the status of the remote, as a problem"),
+    (status = 502, description = "the remote failed, or its response is not a stream"),
+    (status = 504, description = "the remote did not respond in time"),
     (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
 ))]
 pub(super) async fn post(
@@ -122,10 +121,10 @@ pub(super) fn passes(context: &GuardContext<'_>) -> bool {
     params(("remote" = String, Path, description = "a remote of the settings", example = "reactive")), responses(
         (status = 200, description = "the remote's stream", body = RemoteFrame, content_type = "text/event-stream"),
         (status = 403, description = "`remotes.NAME.paths` does not permit it"),
-        (status = 404, description = "there is no such remote"),
-        (status = "4XX", description = "what the remote answered, as a problem"),
-        (status = 502, description = "the remote failed, or has no stream there"),
-        (status = 504, description = "the remote did not answer in time"),
+        (status = 404, description = "no remote has this name"),
+        (status = "4XX", description = "the status of the remote, as a problem"),
+        (status = 502, description = "the remote failed, or its response is not a stream"),
+        (status = 504, description = "the remote did not respond in time"),
         (status = 508, description = "the request is in a loop: it has passed this node before (`Via`)"),
     ))]
 pub(super) async fn sample(
@@ -144,7 +143,7 @@ pub(super) async fn sample(
 #[schema(examples(json!({ "connections": [], "total": 0 })))]
 struct UpstreamConnections {
     connections: Vec<OpenStream>,
-    /// The number of open streams.
+    /// Number of open streams.
     total: usize,
 }
 
@@ -159,8 +158,8 @@ pub(super) async fn connections(node: Data<Node>, _: Admin, _: NoQuery, _: Turn)
 
 /// Close an upstream connection. A proxied stream then breaks off; merged streams and relays reconnect.
 #[utoipa::path(delete, path = "/api/sse-proxy/connections/{id}", tag = "proxy",
-    params(("id" = String, Path, description = "as the list has it", example = "7")),
-    responses((status = 204, description = "it ends"), (status = 404, description = "it has ended")))]
+    params(("id" = String, Path, description = "the id in the list", example = "7")),
+    responses((status = 204, description = "the connection is being ended"), (status = 404, description = "no open connection has this id")))]
 pub(super) async fn end(node: Data<Node>, _: Admin, id: Path<String>, _: NoQuery) -> Result<HttpResponse, Problem> {
     if node.connections.end(&id) {
         return Ok(HttpResponse::NoContent().finish());
@@ -173,8 +172,7 @@ fn reading(request: &HttpRequest) -> Method {
     if is_head(request) { Method::HEAD } else { Method::GET }
 }
 
-/// The remote and the URL that the path of the request names. The path is used as the client wrote it: decoding it twice
-/// could change its meaning.
+/// The target of the request's path, in the client's own spelling: a path that is decoded twice may be a different one.
 fn target(node: &Node, request: &HttpRequest, remote: &str, decoded: &str) -> Result<(Arc<Remote>, Url), Problem> {
     let raw = request.uri().path();
     let written = raw.find(PREFIX).and_then(|at| raw[at + PREFIX.len()..].split_once('/'));
@@ -202,7 +200,7 @@ async fn pass(
     method: Method,
     body: Bytes,
 ) -> Result<HttpResponse, Problem> {
-    let place = limited::stream(node, request)?;
+    let permit = limited::stream(node, request)?;
     let (name, path) = (remote.name().to_owned(), url.path().to_owned());
     let patient = matches!(method, Method::GET | Method::HEAD) && accept::takes_stream(request.headers());
     let proxied = ProxyRequest { remote, method, url, headers: fields(request), body, via: address::via(request) };
@@ -223,11 +221,11 @@ async fn pass(
         Ok(Some(_)) if is_head(request) => Ok(only_head(request)),
         Ok(Some(bytes)) => {
             let chunks = chunks(bytes, name, path);
-            Ok(pull::open(node, request, identity, input, (chunks, 1), Farewell::Break, place))
+            Ok(pull::open(node, request, identity, input, (chunks, 1), EndMode::Break, permit))
         }
         Ok(None) => Ok(HttpResponse::NoContent().finish()),
         Err(failure) => {
-            tracing::info!(remote = name, path, code = failure.code(), error = %failure, "no stream to pass on");
+            tracing::info!(remote = name, path, code = failure.code(), error = %failure, "the remote has no stream");
             let detail = format!("remote `{name}`: {failure}");
             if patient && failure.is_transient() {
                 let not_before = failure.retry_after().unwrap_or_default();
@@ -258,7 +256,7 @@ fn chunks(
     }))
 }
 
-/// The header fields of the request to the remote.
+/// The header fields for the remote.
 fn fields(request: &HttpRequest) -> HeaderMap {
     let mut fields = HeaderMap::new();
     let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok();
@@ -268,7 +266,7 @@ fn fields(request: &HttpRequest) -> HeaderMap {
     fields.entry("accept").or_insert(HeaderValue::from_static(sse::MEDIA_TYPE));
     let id = request.headers().get("last-event-id").map(|id| id.as_bytes().to_vec()).filter(|id| !id.is_empty());
     let id = id.or_else(|| Query::of(request).first("lastEventId").map(|id| id.as_bytes().to_vec()));
-    // As in the standard, an empty id is none. An id that no header can hold is none, too.
+    // An empty id counts as absent, as in the standard. So does an id that no header can hold.
     let id = id.filter(|id| !id.is_empty()).and_then(|id| value(&id));
     fields.extend(id.map(|id| (HeaderName::from_static("last-event-id"), id)));
     fields

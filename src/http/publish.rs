@@ -1,4 +1,4 @@
-//! Publishing: every route makes drafts, and the journal's answer is the publisher's answer.
+//! Publishing: every route makes drafts, and returns the result of the journal.
 
 use std::{collections::HashSet, fmt};
 
@@ -39,7 +39,7 @@ use crate::{
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[schema(as = Event)]
 pub(super) struct EventBody {
-    /// The topic; or `topics`. Neither where the route names it.
+    /// The topic; or `topics`. Absent if the path of the route names the topic.
     #[schema(min_length = 1, max_length = 255)]
     topic: Option<String>,
     /// Several topics for one event.
@@ -60,13 +60,13 @@ pub(super) struct EventBody {
     retry: Option<u64>,
     /// A comment before the event.
     comment: Option<String>,
-    /// The event is gone after so many milliseconds.
+    /// Milliseconds after which the event is deleted.
     ttl_ms: Option<u64>,
 }
 
 /// One event or an array of them.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it: the handler parses by hand, for better messages")]
 #[schema(as = EventOrEvents, examples(
     json!({ "topic": "order:7", "event": "paid", "data": { "total": 12 }, "id": "payment-17" }),
     json!([{ "topic": "order:7", "data": "one" }, { "topics": ["order:7", "group:ops"], "data": "two", "ttlMs": 60_000 }]),
@@ -77,9 +77,9 @@ pub(super) enum EventsDocument {
     Many(Vec<EventBody>),
 }
 
-/// The same for the answers.
+/// One receipt or an array of receipts, in the order of the events.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "it is the document's view of what is read by hand, for the sake of the messages")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it: the handler parses by hand, for better messages")]
 #[schema(as = PublishedOneOrMany, examples(json!({ "id": "9c1f00aa0b77-12", "topic": "order:7", "delivered": 3 })))]
 #[serde(untagged)]
 pub(super) enum PublishedDocument {
@@ -87,10 +87,10 @@ pub(super) enum PublishedDocument {
     Many(Vec<Published>),
 }
 
-/// One event or an array of them, as they were read.
+/// One event or an array of them, and whether it was an array.
 pub(super) struct Events(Vec<EventBody>, bool);
 
-/// An event for emitters that match.
+/// An event for emitters that match a filter.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = FilteredEvent, examples(json!({ "filter": { "premium": true }, "event": "offer", "data": "for you" })))]
@@ -111,24 +111,24 @@ pub(super) struct FilteredBody {
     id: Option<String>,
 }
 
-/// What became of an event.
+/// The result of publishing an event.
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({ "id": "9c1f00aa0b77-12", "topic": "order:7", "delivered": 3 })))]
 pub(super) struct Published {
-    /// Its position; the first one's where the publisher had sent it before; `null` for what went past the journal.
+    /// Its position; for a duplicate the position of the first one; `null` for an event without journal.
     #[schema(value_type = Option<String>)]
     id: Option<Position>,
-    /// Where it went.
+    /// The topic of the event.
     #[schema(value_type = String)]
     topic: Topic,
     /// Number of emitters of this node that are subscribed, each counted once; `null` for filtered events.
     delivered: Option<u64>,
-    /// True when it had been appended before, under the same publisher's id.
+    /// True if the same publisher's id was appended before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
 }
 
-/// Send any JSON to a user; `?event=` names it.
+/// Send any JSON to a user; `?event=` sets the event's name.
 #[utoipa::path(post, path = "/api/sse/managed/send/user/{user}", tag = "publishing",
     params(
         ("user" = String, Path, min_length = 1, max_length = 250, description = "the user"),
@@ -147,14 +147,14 @@ pub(super) async fn to_user(
     one(&node, &request, &identity, draft).await
 }
 
-/// Send any JSON to one emitter, past the journal: the one send that promises nothing.
+/// Send any JSON to one emitter, without the journal: it is the only send without a delivery guarantee.
 #[utoipa::path(post, path = "/api/sse/managed/send/emitter/{emitter}", tag = "publishing",
     params(
         ("emitter" = String, Path, description = "its id"),
         ("event" = Option<String>, Query, pattern = r"^[^\r\n\x00]*$", description = "name of the event, default `message`")),
     request_body(content = Value, description = "any JSON", example = json!({ "text": "hello" })), responses(
         (status = 200, description = "sent", body = Published, example = json!({ "id": null, "topic": "emitter:user_42", "delivered": 1 })),
-        (status = 404, description = "it is gone")))]
+        (status = 404, description = "no emitter has this id")))]
 pub(super) async fn to_emitter(
     node: Data<Node>,
     identity: Identity,
@@ -208,7 +208,7 @@ pub(super) async fn to_group(
     one(&node, &request, &identity, addressed(body.value, Topic::group(&group)?)?).await
 }
 
-/// Send an event to everybody.
+/// Send an event to all clients.
 #[utoipa::path(post, path = "/api/sse/managed/broadcast", tag = "publishing",
     request_body(content = EventBody, example = json!({ "event": "news", "data": { "version": "1.2" } })),
     responses((status = 200, description = "it is in the journal", body = Published)))]
@@ -260,7 +260,7 @@ async fn append(
 ) -> Result<Vec<Published>, Problem> {
     for (index, draft) in drafts.iter().enumerate() {
         permit::publish(identity, &draft.topics)?;
-        // Check before `publisher` is set, so that no user name can pass for a relay of the node.
+        // Checked before `publisher` is set, so that no user name can pass for a relay of the node.
         draft.check_name().map_err(|reason| AppendError::Invalid { index, reason })?;
     }
     limited::publish(node, request, drafts.len())?;
@@ -276,7 +276,7 @@ async fn append(
     Ok(node.publish_drafts(drafts).await?.into_iter().map(published).collect())
 }
 
-/// An event whose route has named its topic already.
+/// Makes a draft for a route whose path names the topic.
 fn addressed(body: EventBody, topic: Topic) -> Result<Draft, Problem> {
     if body.topic.is_some() || body.topics.is_some() {
         return Err(Problem::field("topic", "the route names the topic already; to name others use POST /events"));
@@ -299,7 +299,7 @@ fn draft(mut body: EventBody) -> Result<Draft, Problem> {
     let names = names.iter().filter(|name| seen.insert(name.as_str()));
     let topics: Vec<Topic> = names.map(Topic::new).collect::<Result<_, _>>()?;
     if let Some(internal) = topics.iter().find(|topic| topic.internal()) {
-        return Err(Problem::field("topic", format!("nobody publishes into `{internal}` but the node itself")));
+        return Err(Problem::field("topic", format!("only the node itself publishes into `{internal}`")));
     }
     fill(body, topics)
 }
@@ -318,7 +318,7 @@ fn fill(body: EventBody, topics: Vec<Topic>) -> Result<Draft, Problem> {
 }
 
 fn no_data() -> Problem {
-    Problem::field("data", "an event needs `data`; use \"\" for none")
+    Problem::field("data", "an event needs `data`; use \"\" for an empty one")
 }
 
 fn event_name(request: &HttpRequest) -> Result<String, Problem> {
@@ -328,24 +328,26 @@ fn event_name(request: &HttpRequest) -> Result<String, Problem> {
 }
 
 fn filter_schema() -> RefOr<Schema> {
-    let pairs = ObjectBuilder::new().schema_type(Type::Object).description(Some("names and values that must be there"));
+    let pairs = ObjectBuilder::new().schema_type(Type::Object).description(Some("names and values that must match"));
     let expression = ObjectBuilder::new().schema_type(Type::String).max_length(Some(1024));
-    let expression = expression.description(Some("a CEL expression; docs/filters.md has its bounds"));
+    let expression = expression.description(Some(
+        "a CEL expression; filters.md has its bounds/docs/filters.md has its limits/filters.md has its bounds",
+    ));
     let example = json!("metadata.level > 3 && \"ops\" in groups");
     OneOfBuilder::new().item(pairs).item(expression).examples([example]).into()
 }
 
-/// Tells `"data": null` from no `data`.
+/// Distinguishes `"data": null` from absent data.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Payload>, D::Error> {
     Payload::deserialize(deserializer).map(Some)
 }
 
-/// Says which event of an array was wrong.
+/// Adds the index of the wrong event in an array to the problem.
 fn of_event(index: usize, problem: Problem) -> Problem {
     Problem { detail: format!("event {index}: {}", problem.detail), ..problem }
 }
 
-/// The same for what could not be read: there the path of the field says it.
+/// Adds the array to the paths of a parse error, which already contain the index.
 fn in_array(problem: Problem) -> Problem {
     let path = problem.errors.first().and_then(|wrong| wrong.field.strip_prefix('[')?.split_once(']'));
     match path.and_then(|(index, _)| index.parse().ok()) {
@@ -360,7 +362,7 @@ impl<'de> Deserialize<'de> for Events {
     }
 }
 
-/// By hand, so that an error names the field of the event and not "no variant matched".
+/// A visitor, so that an error names the field of the event and not "no variant matched".
 struct OneOrMany;
 
 impl<'de> Visitor<'de> for OneOrMany {

@@ -1,5 +1,5 @@
-//! Event streams that are pulled: proxied and merged ones. Nothing is queued for them: who does not read is not asked
-//! for, and so slows down what it reads from.
+//! Event streams that are pulled: proxied and merged streams. Nothing is queued for them: a client that does not read
+//! slows down the upstreams of its stream.
 //!
 //! Owns their response body, which guards its connection as the body of every stream does (`stream.rs`). At a stop each
 //! stream ends at a random moment of the drain time, and the node waits for them ([`Frontend::streams_ended`]).
@@ -41,56 +41,56 @@ use crate::{
     node::Node,
 };
 
-/// What a client gets when the node stops in the middle.
-pub(super) enum Farewell {
-    /// A broken response: a good end would say that all has come.
+/// How a stream ends when the node stops.
+pub(super) enum EndMode {
+    /// The response breaks off: a normal end would mean that the stream is complete.
     Break,
-    /// A last frame that tells the reason, and a good end.
-    Say(Box<dyn FnOnce(Reason) -> Bytes>),
+    /// A last frame with the reason, and a normal end.
+    LastFrame(Box<dyn FnOnce(Reason) -> Bytes>),
 }
 
 /// The body of a pulled stream.
 struct Body<S> {
-    /// Gone when it is over; with it go the connections that it reads from.
+    /// `None` after the end, so that the connections that it reads from are closed.
     stream: Option<S>,
-    /// Resolves when a stop has come to this stream, or its caller is none any more.
-    leaving: Pin<Box<dyn Future<Output = Reason>>>,
-    farewell: Farewell,
-    /// What the next poll says.
+    /// Resolves when a stop ends this stream, or its caller's identity expires.
+    end_reason: Pin<Box<dyn Future<Output = Reason>>>,
+    end: EndMode,
+    /// The error that the next poll returns.
     broken: Option<io::Error>,
     storm: Storm,
     wakes: Arc<Wakes>,
-    /// What the stream and the stop wake, made of `wakes`.
+    /// Made of `wakes`; the stream and the stop wake it.
     waker: Waker,
     polls: Rc<Polls>,
-    /// Its place among the streams that a stop waits for, and among those of its caller.
+    /// Registers the stream with the stop, and counts it for its caller.
     _held: (TaskTrackerToken, Option<StreamPermit>),
 }
 
-/// Tells the polls that something has asked for from those that the framework makes for no reason (see [`Storm`]): an
-/// upstream may well wake a body very often before there is something to send.
+/// Distinguishes polls after a wake from polls that the framework makes without a reason (see [`Storm`]). An upstream
+/// may wake a body very often before there is data to send.
 struct Wakes {
     woken: AtomicBool,
     outer: AtomicWaker,
 }
 
-/// How a body was polled last, for the watch over its connection.
+/// The last poll of a body, for the watch over its connection.
 struct Polls {
     at: Cell<Instant>,
-    /// It gave something, so it is polled again as soon as the connection takes more.
+    /// True if it returned data; then it is polled again as soon as the connection has room.
     gave: Cell<bool>,
 }
 
-/// How often the watch looks at a connection that takes nothing.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How many looks apart one that has nothing to take is looked at.
-const IDLE_LOOKS: u32 = 10;
+/// Interval at which the watch checks a connection that does not accept data.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// Number of intervals between two checks of a connection without data to send.
+const IDLE_CHECKS: u32 = 10;
 /// Memory of a pulled stream whose client does not read: its tasks and timers, and for each upstream its connection,
 /// its read buffer and one chunk.
 const OWN_BYTES: usize = 8 << 10;
 const UPSTREAM_BYTES: usize = 32 << 10;
 
-/// Input of a stream's client from now on. Call this before the first wait.
+/// Counts the input of a stream's client from this moment. Call it before the first wait.
 pub(super) fn input(request: &HttpRequest) -> Option<Input> {
     let connection = Connection::of(request)?;
     if let Some((handover, _)) = connection.handover() {
@@ -99,12 +99,12 @@ pub(super) fn input(request: &HttpRequest) -> Option<Input> {
     connection.socket().map(Input::of)
 }
 
-/// Resolves once the client has flooded its connection, which is cut then. For handlers that wait long: the framework
-/// spins over such a connection meanwhile.
+/// Resolves after the client has flooded its connection, and cuts the connection. For handlers that wait long: the
+/// framework polls such a connection without end meanwhile.
 pub(super) async fn flooded(input: Option<Input>) {
     let Some(input) = input else { return std::future::pending().await };
     while input.flooded() != Some(true) {
-        sleep(LOOK_EVERY).await;
+        sleep(CHECK_EVERY).await;
     }
     input.cut();
 }
@@ -116,8 +116,8 @@ pub(super) fn open<S, E>(
     identity: &Identity,
     input: Option<Input>,
     (stream, upstreams): (S, usize),
-    farewell: Farewell,
-    place: Option<StreamPermit>,
+    end: EndMode,
+    permit: Option<StreamPermit>,
 ) -> HttpResponse
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin + 'static,
@@ -127,11 +127,11 @@ where
     if let Some(input) = input {
         actix_rt::spawn(watch(Rc::downgrade(&polls), input));
     }
-    // A token of its own: asking it does not contend with all other streams.
+    // Each stream has its own token: a check of it does not contend with all other streams.
     let stopping = node.stopping.child_token();
     let drain = Duration::from_millis(node.config.server.drain_ms);
     let refused = identity.end(&node.clock);
-    let leaving = Box::pin(async move {
+    let end_reason = Box::pin(async move {
         let stopped = async {
             stopping.cancelled().await;
             sleep(drain.mul_f64(rand::random_range(0.0..1.0))).await;
@@ -143,22 +143,22 @@ where
     let wakes = Arc::new(Wakes { woken: AtomicBool::new(true), outer: AtomicWaker::new() });
     let waker = Waker::from(wakes.clone());
     let stream = Some(stream);
-    let held = (counted, place);
-    let body = Body { stream, leaving, farewell, broken: None, storm, wakes, waker, polls, _held: held };
+    let held = (counted, permit);
+    let body = Body { stream, end_reason, end, broken: None, storm, wakes, waker, polls, _held: held };
     let mut response = respond(request, body);
     response.extensions_mut().insert(Holds::Upstream(OWN_BYTES + upstreams * UPSTREAM_BYTES));
     response
 }
 
-/// Cuts a connection whose client sends a flood and reads nothing: its body is not polled then, and cannot notice.
+/// Cuts a connection whose client sends a flood and does not read: its body is not polled and cannot detect it.
 ///
 /// The descriptor is used only while the body lives, which the framework drops before the socket.
 async fn watch(polls: Weak<Polls>, input: Input) {
-    for look in 1_u32.. {
-        sleep(LOOK_EVERY).await;
+    for check in 1_u32.. {
+        sleep(CHECK_EVERY).await;
         let Some(polls) = polls.upgrade() else { return };
-        let stuck = polls.gave.get() && polls.at.get().elapsed() >= LOOK_EVERY;
-        if (stuck || look.is_multiple_of(IDLE_LOOKS)) && input.flooded() == Some(true) {
+        let stuck = polls.gave.get() && polls.at.get().elapsed() >= CHECK_EVERY;
+        if (stuck || check.is_multiple_of(IDLE_CHECKS)) && input.flooded() == Some(true) {
             input.cut();
             return;
         }
@@ -181,7 +181,7 @@ impl Wake for Wakes {
 // === impl Body ===
 
 impl<S> Body<S> {
-    /// The framework throws away what it has not sent yet when a body fails, so it gets the time to send it.
+    /// The framework discards unsent data when a body fails, so the error is delayed until the data is sent.
     fn break_off(&mut self, error: io::Error, cx: &Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         self.stream = None;
         self.broken = Some(error);
@@ -212,18 +212,18 @@ where
         body.wakes.outer.register(cx.waker());
         if !body.wakes.woken.swap(false, AcqRel) && !gave {
             body.polls.gave.set(false);
-            if body.storm.rages() {
+            if body.storm.is_flood() {
                 body.stream = None;
                 return Poll::Ready(Some(Err(flood())));
             }
             return Poll::Pending;
         }
-        body.storm.calm();
+        body.storm.reset();
         let own = &mut Context::from_waker(&body.waker);
-        if let Poll::Ready(reason) = body.leaving.as_mut().poll(own) {
-            return match std::mem::replace(&mut body.farewell, Farewell::Break) {
-                Farewell::Break => body.break_off(io::Error::other(reason.as_str()), cx),
-                Farewell::Say(frame) => {
+        if let Poll::Ready(reason) = body.end_reason.as_mut().poll(own) {
+            return match std::mem::replace(&mut body.end, EndMode::Break) {
+                EndMode::Break => body.break_off(io::Error::other(reason.as_str()), cx),
+                EndMode::LastFrame(frame) => {
                     let frame = frame(reason);
                     body.stream = None;
                     Poll::Ready(Some(Ok(frame)))

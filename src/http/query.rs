@@ -13,15 +13,15 @@ use super::{Code, Problem, accept};
 #[derive(Debug)]
 pub(super) struct Query(Vec<(String, String)>);
 
-/// From this likeness (of 1) on a parameter may have been meant by another one's name.
+/// Minimum similarity (0 to 1) for a suggestion.
 const ALIKE: f64 = 0.7;
 
 /// Prefixes of parameters that proxies and links add for their own purposes; stream routes ignore them.
-const PASSED_OVER: [&str; 2] = ["_", "utm_"];
+const IGNORED_PREFIXES: [&str; 2] = ["_", "utm_"];
 /// Maximum number of ignored parameters that a stream lists, and maximum characters of each name.
 const MOST_IGNORED: (usize, usize) = (16, 64);
 
-/// For routes that read no parameters: one that is given would be ignored without a word.
+/// For routes without parameters: a given parameter would be ignored silently.
 pub(super) struct NoQuery;
 
 // === impl Query ===
@@ -31,7 +31,7 @@ impl Query {
         Self(url::form_urlencoded::parse(request.query_string().as_bytes()).into_owned().collect())
     }
 
-    /// Refuses parameters that nobody reads: a typing error must not be ignored silently.
+    /// Rejects unknown parameters: a typing error must not be ignored silently.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
         self.strangers(known).next().map_or(Ok(()), |stranger| Err(unknown(stranger, known)))
     }
@@ -39,7 +39,7 @@ impl Query {
     /// Like [`only`](Self::only), for stream routes. A browser's EventSource does not reconnect after a 400, so a
     /// client that accepts event streams is not rejected. Returns the unknown names, which the first frame lists.
     pub(super) fn of_stream(&self, known: &[&str], headers: &HeaderMap) -> Result<Vec<String>, Problem> {
-        let added = |name: &&str| PASSED_OVER.iter().any(|prefix| name.starts_with(prefix));
+        let added = |name: &&str| IGNORED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         let mut strangers = self.strangers(known).filter(|name| !added(name)).peekable();
         if let Some(stranger) = strangers.peek()
             && !accept::takes_stream(headers)
@@ -72,7 +72,7 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Pairs whose name begins with a prefix, without it.
+    /// Name and value of the parameters with a prefix; the names are without it.
     pub(super) fn prefixed<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.0.iter().filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_str())))
     }

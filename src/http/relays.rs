@@ -1,4 +1,4 @@
-//! Relays: create, list, show, read, restart, delete.
+//! Relays: create, list, read, stream, restart, delete.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -28,9 +28,9 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Create a relay. It reads its sources whether or not a client reads the relay.
+/// Create a relay. It runs without a client until it ends or is deleted.
 #[utoipa::path(post, path = "/api/relays", tag = "relays", request_body = Spec, responses(
-    (status = 201, description = "it is stored and being connected", body = Created, headers(("Location" = String, description = "the path of the relay")))))]
+    (status = 201, description = "the relay is stored and connects", body = Created, headers(("Location" = String, description = "the path of the relay")))))]
 pub(super) async fn create(
     node: Data<Node>,
     identity: Identity,
@@ -46,10 +46,10 @@ pub(super) async fn create(
 
 /// A page of relays, newest first.
 #[utoipa::path(get, path = "/api/relays", tag = "relays", params(
-    ("status" = inline(Option<Status>), Query, description = "only relays with this status"),
-    ("user" = Option<String>, Query, description = "only relays of this user; another user than the caller is for admins"),
-    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "maximum number of rows, default 100"),
-    ("after" = Option<String>, Query, description = "the `next` of the page before"),
+    ("status" = inline(Option<Status>), Query, description = "only those with this status"),
+    ("user" = Option<String>, Query, description = "only those of this user; admins may name any user"),
+    ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
+    ("after" = Option<String>, Query, description = "the `next` of the previous page"),
 ), responses((status = 200, description = "a page of relays", body = Listing)))]
 pub(super) async fn list(
     node: Data<Node>,
@@ -63,7 +63,7 @@ pub(super) async fn list(
 
 /// A relay with its sources.
 #[utoipa::path(get, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path, description = "its id")),
-    responses((status = 200, description = "the relay", body = View), (status = 404, description = "there is no such relay")))]
+    responses((status = 200, description = "the relay", body = View), (status = 404, description = "no relay has this id")))]
 pub(super) async fn get(
     node: Data<Node>,
     identity: Identity,
@@ -75,9 +75,9 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(node.relays.get(&relay).await?))
 }
 
-/// Delete a relay. Its connections are closed; its events stay until retention deletes them.
+/// End a relay and delete it; its upstream connections are closed at once, its events remain.
 #[utoipa::path(delete, path = "/api/relays/{relay}", tag = "relays", params(("relay" = String, Path, description = "its id")), responses(
-    (status = 204, description = "it is deleted"), (status = 404, description = "there is no such relay")))]
+    (status = 204, description = "it was deleted"), (status = 404, description = "no relay has this id")))]
 pub(super) async fn delete(
     node: Data<Node>,
     identity: Identity,
@@ -89,9 +89,9 @@ pub(super) async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Make all connections of a relay anew, each after its position. Sources that have ended begin again.
+/// Reconnect all sources of a relay, each from its position; sources that have ended start again.
 #[utoipa::path(post, path = "/api/relays/{relay}/restart", tag = "relays", params(("relay" = String, Path, description = "its id")), responses(
-    (status = 202, description = "the sources are being connected", body = Summary), (status = 404, description = "there is no such relay")))]
+    (status = 202, description = "the sources are being connected", body = Summary), (status = 404, description = "no relay has this id")))]
 pub(super) async fn restart(
     node: Data<Node>,
     identity: Identity,
@@ -104,13 +104,14 @@ pub(super) async fn restart(
     Ok(HttpResponse::Accepted().json(node.relays.summary(&relay).await?))
 }
 
-/// The stored history of a relay, then its new events, until `relay_end`. 204 for a reader that has the whole history.
+/// A relay's history as far as it exists, then its new events, until `relay_end`. 204 if the client has already
+/// received the last event.
 #[utoipa::path(get, path = "/api/relays/{relay}/events", tag = "relays", params(
     ("relay" = String, Path, description = "its id"), StreamParameters,
 ), responses(
     (status = 200, description = "the relay's events", body = RelayFrame, content_type = "text/event-stream"),
-    (status = 204, description = "the relay has ended and nothing follows: EventSource stops"),
-    (status = 404, description = "there is no such relay")))]
+    (status = 204, description = "the relay has ended and the client has all events: EventSource stops"),
+    (status = 404, description = "no relay has this id")))]
 pub(super) async fn events(
     node: Data<Node>,
     request: HttpRequest,
@@ -120,7 +121,7 @@ pub(super) async fn events(
     let query = Query::of(&request);
     let mut connect = basics(&node, &request, &query, &[])?;
     permit::relay(&node, &identity, &relay, To::Read).await?;
-    // Read before the state of the relay: the last event of a relay that runs then has a greater offset.
+    // Read before the state of the relay: an end that comes later has a position after this head.
     let head = *node.journal.watch_head().borrow();
     let summary = node.relays.summary(&relay).await?;
     let topic = Topic::relay(&summary.id)?;
@@ -129,7 +130,7 @@ pub(super) async fn events(
         return Ok(HttpResponse::NoContent().finish());
     }
     if connect.start == Start::Live {
-        // Not `Beginning`: if retention has deleted the first events, the stream reports a gap.
+        // Not `Beginning`: retention may have deleted the first events, which must be reported as a gap.
         connect.start = Start::After(Position::start(node.journal.epoch()).to_string());
     }
     connect.topics = vec![Pattern::Exact(topic)];

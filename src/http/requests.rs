@@ -25,12 +25,12 @@ pub(super) struct Requests {
     pub(super) scrapes: Scrapes,
 }
 
-/// The text of the last scrape. While the node holds many responses for clients that do not read them, a scrape gets this
-/// text again: scrapes must not add to them.
+/// The text of the last scrape. While the node holds many responses for clients that do not read them, a scrape gets
+/// this text again, so that scrapes do not add to them.
 #[derive(Debug, Default)]
 pub(super) struct Scrapes(Mutex<Option<(Instant, Weak<Share>)>>);
 
-/// How long a text is used again.
+/// Maximum age of a reused text.
 const SAME_FOR: Duration = Duration::from_secs(1);
 
 // === impl Requests ===

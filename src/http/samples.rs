@@ -36,7 +36,7 @@ const MOST_JOBS: usize = 32;
         (status = 200, description = "the job's events; with the id of one of its events, the later events", body = JobFrame, content_type = "text/event-stream"),
         (status = 204, description = "the job of this id has ended, or is no longer known; an EventSource stops"),
         (status = 404, description = "the samples are disabled"),
-        (status = 422, description = "the `Idempotency-Key` stands for another job")))]
+        (status = 422, description = "the `Idempotency-Key` belongs to another job")))]
 pub(super) async fn parallel(
     node: Data<Node>,
     request: HttpRequest,
@@ -45,26 +45,27 @@ pub(super) async fn parallel(
     sample(&node, &request, identity, json!({ "tasks": all_tasks() })).await
 }
 
-/// The same tasks one after another.
+/// The tasks of `sample-parallel`, one after another.
 #[utoipa::path(get, path = "/api/sse/flow-example", tag = "samples", params(IdempotencyKey, StreamParameters),
     responses(
         (status = 200, description = "the job's events; with the id of one of its events, the later events", body = JobFrame, content_type = "text/event-stream"),
         (status = 204, description = "the job of this id has ended, or is no longer known; an EventSource stops"),
         (status = 404, description = "the samples are disabled"),
-        (status = 422, description = "the `Idempotency-Key` stands for another job")))]
+        (status = 422, description = "the `Idempotency-Key` belongs to another job")))]
 pub(super) async fn flow(node: Data<Node>, request: HttpRequest, identity: Identity) -> Result<HttpResponse, Problem> {
     sample(&node, &request, identity, json!({ "tasks": all_tasks(), "concurrency": 1 })).await
 }
 
-/// A task behind a limit: the shipped configurations let one caller ask 100 times in a minute (`[[limits.routes]]`).
+/// A task with a rate limit: the shipped configurations permit 100 requests per minute and caller
+/// (`[[limits.routes]]`).
 #[utoipa::path(get, path = "/api/sse/rate-limited-sse", tag = "samples", params(IdempotencyKey, StreamParameters),
     responses(
         (status = 200, body = JobFrame, content_type = "text/event-stream",
             description = "the job's events; with the id of one of its events, the later events; above the limit, a stream request gets `disconnect` with the reason `rate_limited`"),
         (status = 204, description = "the job of this id has ended, or is no longer known; an EventSource stops"),
         (status = 404, description = "the samples are disabled"),
-        (status = 422, description = "the `Idempotency-Key` stands for another job"),
-        (status = 429, description = "above the limit; `Retry-After` and `RateLimit-*` say when to come back")))]
+        (status = 422, description = "the `Idempotency-Key` belongs to another job"),
+        (status = 429, description = "above the limit; `Retry-After` and `RateLimit-*` give the time to try again")))]
 pub(super) async fn rate_limited(
     node: Data<Node>,
     request: HttpRequest,
@@ -80,7 +81,7 @@ pub(super) async fn rate_limited(
         (status = 200, description = "the job's events; with the id of one of its events, the later events", body = JobFrame, content_type = "text/event-stream"),
         (status = 204, description = "the job of this id has ended, or is no longer known; an EventSource stops"),
         (status = 404, description = "the samples are disabled"),
-        (status = 422, description = "the `Idempotency-Key` stands for another job")))]
+        (status = 422, description = "the `Idempotency-Key` belongs to another job")))]
 pub(super) async fn progress(
     node: Data<Node>,
     request: HttpRequest,
@@ -214,7 +215,7 @@ pub(super) async fn orders(node: Data<Node>) -> Result<HttpResponse, Problem> {
 /// A page of the quotes that `Call Third-party API` collects.
 #[utoipa::path(get, path = "/api/sse/samples/quotes", tag = "samples",
     params(("page" = Option<u32>, Query, minimum = 1, description = "its number, default 1")),
-    responses((status = 200, description = "a page", body = QuotePage), (status = 404, description = "there is no such page, or the samples are switched off")))]
+    responses((status = 200, description = "a page", body = QuotePage), (status = 404, description = "no page has this number, or the samples are disabled")))]
 pub(super) async fn quotes(node: Data<Node>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     has_data(&node)?;
     let query = Query::of(&request);

@@ -33,44 +33,44 @@ use crate::{
 
 /// The body of an event stream.
 ///
-/// On a connection that the node has accepted itself it only asks for that connection, and a [`Link`] writes the
-/// frames. Elsewhere the framework polls it for frames, and it also watches over the connection: bytes that a client
-/// sends behind its request make the framework poll the body over and over without end (it has more than 128 KiB of
-/// input and nowhere to put it). Many polls without a frame in a short time therefore end the connection. A client that
-/// also reads nothing is not caught so, as the framework does not poll the body while it cannot write: for that one the
-/// hub asks how much has come ([`Connect::flooded`]).
+/// On a connection of the node's own listener the body only takes over the connection, and a [`Link`] writes the
+/// frames. In another program's server the framework polls the body for frames, and the body also watches the
+/// connection. Bytes that a client sends after its request make the framework poll the body without end (it has more
+/// than 128 KiB of input and no buffer for it). Too many polls without a frame in a short time therefore end the
+/// connection. If the client also does not read, the framework does not poll the body; for this case the hub checks the
+/// number of received bytes ([`Connect::flooded`]).
 struct Body {
-    /// `None` once they go on by themselves, over the connection that they took over.
+    /// `None` after the frames have taken over the connection.
     frames: Option<Subscription>,
-    /// Where the node accepted the connection itself. In an application of somebody else's it did not, and the framework
-    /// goes on to poll this body.
+    /// `Some` on the node's own listener. In another program's server it is `None`, and the framework continues to poll
+    /// this body.
     link: Option<(Handover, Rc<ConnectionPermit>, Framing)>,
     storm: Storm,
 }
 
-/// Marks a response that is sent as a stream in place of a problem.
-struct InPlaceOfProblem;
+/// Marks a stream that replaces a problem response.
+struct ReplacesProblem;
 
-/// Notices that a body is polled over and over without a frame.
+/// Detects a body that is polled again and again without a frame.
 pub(super) struct Storm {
     idle_polls: u32,
     counting_since: Instant,
 }
 
-/// What a client sends behind its request.
+/// Bytes that a client sends after its request.
 #[derive(Clone, Copy)]
 pub(super) struct Input {
     socket: Socket,
     before: Option<u64>,
 }
 
-/// So many polls without a frame within [`STORM_TIME`] are no accident: timers and the shard wake a body a few times a
-/// second.
+/// This number of polls without a frame within [`STORM_TIME`] is a flood: timers and the shard wake a body only a few
+/// times a second.
 const STORM_POLLS: u32 = 2000;
 const STORM_TIME: Duration = Duration::from_secs(2);
-/// What an upstream asks clients to wait is passed on up to here: an hour.
+/// Maximum reconnection time that is passed on from an upstream: an hour.
 const LONGEST_RETRY_MS: u64 = 60 * 60 * 1000;
-/// Memory of an emitter whose client takes nothing, beside its history: its place in the shard, and its task.
+/// Memory of an emitter whose client does not read, in addition to its history: its entry in the shard, and its task.
 const EMITTER_BYTES: usize = 16 << 10;
 
 // === impl Body ===
@@ -96,10 +96,10 @@ impl MessageBody for Body {
         let Some(frames) = &mut self.frames else { return Poll::Pending };
         match frames.poll_frame(cx) {
             Poll::Ready(frame) => {
-                self.storm.calm();
+                self.storm.reset();
                 Poll::Ready(frame.map(|frame| Ok(frame.frame())))
             }
-            Poll::Pending if self.storm.rages() => {
+            Poll::Pending if self.storm.is_flood() => {
                 self.frames.as_mut().expect("it was polled").set_end(Reason::InputFlood);
                 Poll::Ready(Some(Err(flood())))
             }
@@ -115,13 +115,13 @@ impl Storm {
         Self { idle_polls: 0, counting_since: Instant::now() }
     }
 
-    /// There was a frame.
-    pub(super) fn calm(&mut self) {
+    /// Resets the count, since there was a frame.
+    pub(super) fn reset(&mut self) {
         self.idle_polls = 0;
     }
 
-    /// There was none; true when that has become too much.
-    pub(super) fn rages(&mut self) -> bool {
+    /// Counts a poll without a frame; true if there were too many.
+    pub(super) fn is_flood(&mut self) -> bool {
         if self.idle_polls == 0 {
             self.counting_since = Instant::now();
         }
@@ -141,12 +141,12 @@ pub(super) fn flood() -> io::Error {
 // === impl Input ===
 
 impl Input {
-    /// Counts from now on.
+    /// Counts the bytes from this moment.
     pub(super) fn of(socket: Socket) -> Self {
         Self { socket, before: socket.received() }
     }
 
-    /// Whether it is more than any client of a stream has to say; `None` where the system does not tell.
+    /// True if the client has sent more than any client of a stream needs; `None` if the system does not report it.
     pub(super) fn flooded(&self) -> Option<bool> {
         self.socket.received().zip(self.before).map(|(now, before)| now.saturating_sub(before) > MOST_INPUT)
     }
@@ -156,9 +156,9 @@ impl Input {
     }
 }
 
-/// Connects and answers with the stream; when the node stops, with the polite refusal.
+/// Opens a stream and responds with it. If the node stops, the response is a stream with one `disconnect` frame.
 ///
-/// A stream lives no longer than its caller is one.
+/// A stream ends at the latest when its caller's identity expires.
 pub(super) async fn open(
     node: &Node,
     request: &HttpRequest,
@@ -183,7 +183,7 @@ pub(super) async fn open(
     let framing = if request.version() < Version::HTTP_11 { Framing::UntilClosed } else { Framing::Chunked };
     let link = handover.map(|(handover, permit)| (handover, permit, framing));
     match node.hub.connect(connect).await {
-        // What was revoked between the question and here was not told to this stream.
+        // A revocation between the authentication and this point did not reach this stream.
         Ok(_) if identity.ended(&node.clock) => Err(access::Refused::Expired.into()),
         Ok(frames) => {
             let taken = link.is_some();
@@ -202,7 +202,7 @@ pub(super) async fn open(
 /// The head of a stream, for HEAD; opens nothing.
 pub(super) fn only_head(request: &HttpRequest) -> HttpResponse {
     let mut response = respond(request, BodyStream::new(futures::stream::empty::<io::Result<Bytes>>()));
-    if Connection::look(request, |connection| connection.handover().is_some()) == Some(true) {
+    if Connection::read(request, |connection| connection.handover().is_some()) == Some(true) {
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
     response
@@ -212,15 +212,15 @@ pub(super) fn only_head(request: &HttpRequest) -> HttpResponse {
 pub(super) fn respond(request: &HttpRequest, body: impl MessageBody + 'static) -> HttpResponse {
     let mut response = headers().body(body);
     if request.version() < Version::HTTP_11 {
-        // It knows no chunks: the stream ends with the connection.
+        // HTTP/1.0 has no chunks: the stream ends with the connection.
         response.head_mut().no_chunking(true);
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
     response
 }
 
-/// A refusal for now, as a stream with one `disconnect` frame that says when to reconnect. Any status but 200 would end a
-/// browser's EventSource permanently.
+/// A refusal for now, as a stream with one `disconnect` frame that contains the reconnection time. Any status but 200
+/// would end a browser's EventSource permanently.
 pub(super) fn refused_for_now(node: &Node, refusal: Refusal) -> HttpResponse {
     let mut response = one_frame(disconnect(node, refusal.of_stream(), None, Duration::ZERO));
     response.extensions_mut().insert(Refused { refusal, detail: String::new() });
@@ -256,7 +256,7 @@ pub(super) fn disconnect(node: &Node, reason: &str, detail: Option<&str>, not_be
 
 fn one_frame(frame: Bytes) -> HttpResponse {
     let mut response = headers().body(frame);
-    response.extensions_mut().insert(InPlaceOfProblem);
+    response.extensions_mut().insert(ReplacesProblem);
     // A client that reconnects later must not hold a connection meanwhile.
     response.head_mut().set_connection_type(ConnectionType::Close);
     response
@@ -268,7 +268,7 @@ pub(super) fn is_open<B>(request: &HttpRequest, response: &HttpResponse<B>) -> b
     request.method() == Method::GET
         && response.status() == StatusCode::OK
         && response.headers().get(header::CONTENT_TYPE).is_some_and(streams)
-        && !response.extensions().contains::<InPlaceOfProblem>()
+        && !response.extensions().contains::<ReplacesProblem>()
 }
 
 fn headers() -> actix_web::HttpResponseBuilder {
@@ -276,7 +276,7 @@ fn headers() -> actix_web::HttpResponseBuilder {
     response
         .insert_header((header::CONTENT_TYPE, sse::MEDIA_TYPE))
         .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
-        // The framework writes `Connection` itself; persistence is what HTTP/1.1 does unless told otherwise.
+        // The framework writes `Connection` itself; HTTP/1.1 connections persist by default.
         .insert_header(("X-Accel-Buffering", "no"));
     response
 }

@@ -1,4 +1,4 @@
-//! Topics as JSON: what there is, a page of the past to render before streaming, and purging.
+//! Topics as JSON: the list, a page of events to render before streaming, and purging.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -30,13 +30,13 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// Topics with counts and positions, in name order: those that the caller may hear.
+/// Topics that the caller may subscribe to, with counts and positions, in name order.
 #[utoipa::path(get, path = "/api/topics", tag = "topics", params(
     ("pattern" = Option<String>, Query, max_length = 256, description = "a topic, or a prefix with a trailing `*`", example = "order:*"),
     ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
-    ("after" = Option<String>, Query, min_length = 1, max_length = 255, description = "the `next` of the page before"),
+    ("after" = Option<String>, Query, min_length = 1, max_length = 255, description = "the `next` of the previous page"),
 ), responses(
-    (status = 200, description = "a page of topics", body = TopicPage), (status = 422, description = "this is no topic")))]
+    (status = 200, description = "a page of topics", body = TopicPage), (status = 422, description = "the topic is not valid")))]
 pub(super) async fn list(
     node: Data<Node>,
     identity: Identity,
@@ -48,7 +48,7 @@ pub(super) async fn list(
     let limit = page_size(&query)?;
     let pattern = query.first("pattern").map_or(Ok(Pattern::any()), Pattern::new)?;
     let after = query.first("after").map(Topic::new).transpose()?;
-    // Of what was asked for, what the caller may hear.
+    // The part of the requested topics that the caller may subscribe to.
     let mut topics = Vec::new();
     for readable in identity.readable().iter().filter_map(|readable| readable.meet(&pattern)) {
         topics.extend(node.journal.topics(readable, after.clone(), limit + 1).await?);
@@ -68,7 +68,7 @@ pub(super) async fn list(
 })))]
 struct TopicPage {
     topics: Vec<TopicInfo>,
-    /// Give it as `after` for the next page; `null` when this is the last.
+    /// Pass it as `after` to get the next page; `null` on the last page.
     #[schema(value_type = Option<String>)]
     next: Option<Topic>,
 }
@@ -77,18 +77,18 @@ struct TopicPage {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct EventRow<'a> {
-    /// Its position, as `id:` has it in a stream.
+    /// Its position, equal to `id:` in a stream.
     #[schema(value_type = String)]
     id: Position,
-    /// Where it was published, as far as the caller may hear that.
+    /// Its topics, as far as the caller may subscribe to them.
     #[schema(value_type = Vec<String>)]
     topics: Vec<&'a Topic>,
     /// Its name.
     event: &'a str,
-    /// Its data: JSON where they are JSON, else a string.
+    /// Its data: JSON if it is JSON, else a string.
     #[schema(value_type = Value)]
     data: Json,
-    /// When it was appended, in Unix milliseconds.
+    /// Time of the append in Unix milliseconds.
     timestamp: u64,
     /// Its id at the remote that it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,30 +112,30 @@ struct EventRow<'a> {
 })))]
 struct EventPage<'a> {
     events: Vec<EventRow<'a>>,
-    /// What a stream goes on from, and the `after` of the next page.
+    /// The position from which a stream continues, and the `after` of the next page.
     #[schema(value_type = String)]
     last_event_id: Position,
     /// True if requested events were deleted or cannot be read.
     gap: bool,
 }
 
-/// What a purge has taken.
+/// The result of a purge.
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({ "purged": 17 })))]
 struct Purged {
-    /// How many events the topic had.
+    /// Number of events that were deleted.
     purged: u64,
 }
 
-/// A page of a topic's events, with the `lastEventId` to stream on from: render first, then stream.
+/// A page of a topic's events, with the `lastEventId` from which a stream continues: render first, then stream.
 #[utoipa::path(get, path = "/api/topics/{topic}/events", tag = "topics", params(
     ("topic" = String, Path, min_length = 1, max_length = 255, description = "the topic", example = "order:7"),
     ("after" = Option<String>, Query, pattern = "^[0-9a-f]+-[0-9]+$", description = "an event id"),
     ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "most rows, default 100"),
-    ("wait" = Option<u64>, Query, minimum = 0, description = "where there is nothing, wait so many milliseconds for it; more than \
-        `server.max_wait_ms` is taken for that", example = 30_000),
+    ("wait" = Option<u64>, Query, minimum = 0, description = "if the page is empty, wait this number of milliseconds for an event; at most \
+        `server.max_wait_ms`", example = 30_000),
 ), responses(
-    (status = 200, description = "a page of events; after `wait` an empty one with the same `lastEventId`", body = EventPage<'_>), (status = 422, description = "this is no topic")))]
+    (status = 200, description = "a page of events; after `wait` an empty one with the same `lastEventId`", body = EventPage<'_>), (status = 422, description = "the topic is not valid")))]
 pub(super) async fn events(
     node: Data<Node>,
     identity: Identity,
@@ -157,7 +157,7 @@ pub(super) async fn events(
     };
     let bytes: usize = page.events.iter().map(|event| event.data.len()).sum();
     let text = move || {
-        // Without the copies that a growing buffer leaves behind, of a megabyte and more.
+        // With its full capacity at once: a growing buffer would leave copies of more than a megabyte.
         let mut text = Vec::with_capacity(bytes + bytes / 16 + page.events.len() * ROW_BYTES);
         serde_json::to_writer(&mut text, &EventPage::of(&page, &identity)).expect("plain data serialises");
         text
@@ -173,7 +173,7 @@ pub(super) async fn events(
 /// Sizes of a page, in bytes of its events: a page above the first waits for its turn.
 const SMALL_PAGE: usize = 16 << 10;
 const LARGE_PAGE: usize = 4 << 20;
-/// Usual size of a row beside its data.
+/// Usual size of a row in addition to its data.
 const ROW_BYTES: usize = 192;
 
 /// The parameters of a page request.
@@ -253,7 +253,7 @@ impl Reading {
         request: &HttpRequest,
         wait: Duration,
     ) -> Result<Found, Problem> {
-        let _place = limited::stream(node, request)?;
+        let _permit = limited::stream(node, request)?;
         let stopping = node.stopping.child_token();
         let mut late = pin!(sleep(wait));
         let mut ended = pin!(identity.end(&node.clock));
@@ -272,7 +272,7 @@ impl Reading {
                 continue;
             }
             Turn::end(request);
-            Connection::look(request, Connection::waits);
+            Connection::read(request, Connection::waits);
             tokio::select! {
                 () = poll.changed() => {}
                 () = &mut late => return Ok(found),
@@ -289,7 +289,7 @@ impl Reading {
     params(("topic" = String, Path, min_length = 1, max_length = 255, description = "the topic", example = "order:7")),
     responses(
         (status = 200, description = "how many events it had", body = Purged),
-        (status = 409, description = "it belongs to a job or a relay"), (status = 422, description = "this is no topic")))]
+        (status = 409, description = "the topic belongs to a job or a relay"), (status = 422, description = "the topic is not valid")))]
 pub(super) async fn purge(
     node: Data<Node>,
     _: Admin,
@@ -322,8 +322,8 @@ impl<'a> EventPage<'a> {
 // === impl EventRow ===
 
 impl<'a> EventRow<'a> {
-    /// The event as this caller may see it: nothing of what is filtered for others, and of its topics those that the caller
-    /// may hear.
+    /// The event as this caller may see it: without events that are filtered for others, and with only the topics that
+    /// the caller may subscribe to.
     fn of(event: &'a Event, identity: &'a Identity) -> Option<Self> {
         let meta = Meta::default();
         let meta = identity.meta.as_ref().unwrap_or(&meta);
@@ -335,7 +335,7 @@ impl<'a> EventRow<'a> {
         }
         Some(Self {
             id: event.position,
-            topics: event.topics.iter().filter(|topic| identity.may_hear(topic)).collect(),
+            topics: event.topics.iter().filter(|topic| identity.may_receive(topic)).collect(),
             event: event.name(),
             data: event.data_json(),
             timestamp: event.timestamp,

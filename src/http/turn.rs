@@ -1,4 +1,4 @@
-//! Large responses are built in turn: a response counts no waiting bytes before it is built.
+//! Large responses are built in turn: the bytes of a response are not counted before it is built.
 
 use std::{future::Future, pin::Pin};
 
@@ -18,7 +18,7 @@ impl Turn {
     /// Waits for the turn of this request.
     pub(super) async fn take(node: &Node, request: &HttpRequest, size: Size) -> Result<Self, Problem> {
         let making = node.unsent.make(size).await.map_err(|_| {
-            let detail = "too many answers wait for clients that do not take them (`server.max_unsent_bytes`)";
+            let detail = "too many responses wait for clients that do not read them (`server.max_unsent_bytes`)";
             Problem::refused(Refusal::TooManyAnswers, detail)
         })?;
         request.extensions_mut().insert(making);

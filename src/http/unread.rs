@@ -1,9 +1,9 @@
-//! Bodies that nobody reads to their end: the connection ends with the answer.
+//! Bodies that are not read to their end: the connection ends with the response.
 //!
-//! Of a body in chunks the framework reads whatever comes once its handler has let go of it, so that the connection can be
-//! used again (actix-http, `h1/dispatcher.rs`: `should_close_for_unread_payload`). Who is refused could so send without end,
-//! or a byte now and then, and keep the connection. Here the body is held until the answer is out: then it counts as unread,
-//! and the framework closes the connection.
+//! The framework reads the rest of a chunked body after its handler has dropped it, so that the connection can be
+//! reused (actix-http, `h1/dispatcher.rs`: `should_close_for_unread_payload`). A rejected client could then send
+//! without end, or a byte now and then, and keep the connection. So the body is held until the response is sent: then
+//! it counts as unread, and the framework closes the connection.
 
 use std::{
     cell::RefCell,
@@ -23,14 +23,14 @@ use futures::{Stream, stream::poll_fn};
 
 use super::connection::Connection;
 
-/// The body of a request in chunks, kept beside whoever reads it.
+/// The chunked body of a request, held in addition to its reader.
 #[derive(Clone)]
 pub(super) struct Unread(Rc<RefCell<Payload>>);
 
 // === impl Unread ===
 
 impl Unread {
-    /// Keeps a body in chunks; there is nothing to keep of any other.
+    /// Holds a chunked body; other bodies need no guard.
     pub(super) fn of(request: &mut ServiceRequest) -> Option<Self> {
         if !request.headers().contains_key(header::TRANSFER_ENCODING) {
             return None;
@@ -43,7 +43,7 @@ impl Unread {
 
 /// Sends `100 Continue` when the handler begins to read the body, and not for a rejected request.
 pub(super) fn ask_first(request: &mut ServiceRequest) {
-    let handover = Connection::look(request.request(), Connection::handover).flatten();
+    let handover = Connection::read(request.request(), Connection::handover).flatten();
     let Some((handover, _)) = handover.filter(|(handover, _)| handover.expects()) else { return };
     let mut payload = request.take_payload();
     let mut asks = Some(handover);

@@ -1,4 +1,5 @@
-//! POST `/api/webhooks/{name}`: deliveries of other services. The secret of the webhook is all the access that they need.
+//! POST `/api/webhooks/{name}`: deliveries of other services. The secret of the webhook is the only credential that
+//! they need.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -16,15 +17,15 @@ use crate::{
     node::Node,
 };
 
-/// What senders put into header fields, by scheme.
+/// Header fields of deliveries, by scheme.
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "it is the document's view of what is read by name")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it: the handler reads the fields by name")]
 struct DeliveryFields {
     /// Scheme `secret-header`: the secret; `header` names another field.
     #[param(rename = "x-secret-key", nullable = false)]
     secret: Option<String>,
-    /// Scheme `standard-webhooks`: the delivery; a second one with this id appends nothing.
+    /// Scheme `standard-webhooks`: the id of the delivery; a second delivery with this id appends nothing.
     #[param(rename = "webhook-id", nullable = false)]
     id: Option<String>,
     /// Scheme `standard-webhooks`: Unix seconds.
@@ -36,21 +37,21 @@ struct DeliveryFields {
     /// Scheme `github`: `sha256=<hex>`.
     #[param(rename = "X-Hub-Signature-256", nullable = false)]
     github_signature: Option<String>,
-    /// Scheme `github`: the delivery.
+    /// Scheme `github`: the id of the delivery.
     #[param(rename = "X-GitHub-Delivery", nullable = false)]
     github_delivery: Option<String>,
 }
 
-/// What became of a delivery.
+/// The result of a delivery.
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({ "id": "9c1f00aa0b77-12", "delivered": 3 })))]
 pub(super) struct Received {
-    /// The position of its event; the first one's where the delivery came before.
+    /// The position of its event; for a repeated delivery the position of the first one.
     #[schema(value_type = String)]
     id: Position,
-    /// Emitters of this node that hear it.
+    /// Number of emitters of this node that receive it.
     delivered: Option<u64>,
-    /// True when it came before, with the same `webhook-id` or `X-GitHub-Delivery`.
+    /// True if it was received before, with the same `webhook-id` or `X-GitHub-Delivery`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
 }
@@ -58,10 +59,10 @@ pub(super) struct Received {
 /// The claim of a delivery, which takes the body while it arrives.
 pub(super) struct Signed(Claim);
 
-/// When a sender may try a webhook again that is off, in seconds.
+/// Seconds after which a sender may retry a webhook that is off.
 const OFF_RETRY_S: u64 = 60;
 
-/// Take a delivery; the settings (`[webhooks.NAME]`) say how it is proven and which event it becomes.
+/// Receive a delivery; the settings (`[webhooks.NAME]`) define its authentication and its event.
 #[utoipa::path(post, path = "/api/webhooks/{name}", tag = "webhooks",
     params(
         ("name" = String, Path, description = "its name in the settings"),
@@ -71,9 +72,9 @@ const OFF_RETRY_S: u64 = 60;
     responses(
         (status = 200, description = "its event is in the journal", body = Received),
         (status = 401, description = "secret, signature or timestamp are missing or wrong"),
-        (status = 404, description = "there is no such webhook"),
-        (status = 422, description = "no event can be made out of it"),
-        (status = 503, description = "the webhook is off, or the journal takes no events now")))]
+        (status = 404, description = "no webhook has this name"),
+        (status = 422, description = "the delivery cannot be mapped to an event"),
+        (status = 503, description = "the webhook is off, or the journal is not available")))]
 pub(super) async fn receive(
     node: Data<Node>,
     request: HttpRequest,
@@ -121,7 +122,7 @@ impl RequestSignatureScheme for Signed {
     }
 }
 
-/// The value of a field that is there once; of two nobody knows which one is meant.
+/// The value of a field that occurs exactly once; two fields are ambiguous.
 fn once<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a [u8]> {
     let mut values = request.headers().get_all(name);
     let value = values.next()?;
@@ -131,7 +132,7 @@ fn once<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a [u8]> {
 /// Counts a refused delivery; returns its response.
 fn refusal(node: &Node, name: &str, refused: &Refused) -> Problem {
     node.webhooks.count_refused(refused);
-    // Not louder: these lines are every stranger's to write.
+    // Level debug: every stranger can cause these lines.
     tracing::debug!(webhook = name, reason = refused.as_str(), "delivery refused");
     match refused {
         Refused::Unknown => {
@@ -142,7 +143,7 @@ fn refusal(node: &Node, name: &str, refused: &Refused) -> Problem {
             let detail = "this webhook is off: the node has no secret for it; its log names the environment variable";
             Problem::refused(Refusal::WebhookOff, detail).after(OFF_RETRY_S)
         }
-        // The same words whatever was wrong: who tries secrets learns nothing from them.
+        // One text for every reason: a client that guesses secrets must not learn from it.
         Refused::Unproven(_) => {
             let detail =
                 "the secret or signature of this delivery is missing or wrong, or its timestamp too far from now";

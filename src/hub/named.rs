@@ -89,7 +89,7 @@ impl NamedConfig {
     }
 
     /// All topics and patterns that the stream receives.
-    pub fn heard(&self) -> impl Iterator<Item = Pattern> {
+    pub fn subscribed_topics(&self) -> impl Iterator<Item = Pattern> {
         let groups = self.groups.iter().filter_map(|group| Topic::group(group).ok().map(Pattern::from));
         self.topics.iter().cloned().chain(groups)
     }

@@ -160,8 +160,8 @@ fn settings_that_let_in_nobody_or_the_wrong_are_refused() {
     let dir = tempfile::tempdir().expect("a temp directory");
     let file = dir.path().join("config.toml");
     for (settings, said) in [
-        ("[access]\nmode = \"token\"".to_owned(), "lets nobody in"),
-        (token("a", ALICE, ""), "lets everybody in, and there are tokens"),
+        ("[access]\nmode = \"token\"".to_owned(), "permits no caller"),
+        (token("a", ALICE, ""), "permits every caller, but there are tokens"),
         (token("a", "", ""), "of an empty text"),
         (
             format!(
@@ -221,7 +221,7 @@ fn what_admins_do_is_noted_though_they_do_not_wait_for_the_answer() {
     let path = format!("/api/jobs/{}", job.as_str().expect("a job"));
     let _ = ask(&node, Some(ADMIN), "DELETE", &path, None);
     let line = eventually(|| {
-        node.log().lines().find(|line| line.contains("an admin acts on what is another user's")).map(str::to_owned)
+        node.log().lines().find(|line| line.contains("an admin acts on another user's entity")).map(str::to_owned)
     });
     assert!(line.contains("owner=\"alice\"") && line.contains("token=\"admin\""), "{line}");
     let (_alice, connection) = stream(&node, ALICE, "/events");

@@ -4,33 +4,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::{access::Mode, shares::Share};
 
-/// `[limits]`: how much of the node one caller may use. 0 switches a limit off; what is not set is off in open mode.
+/// `[limits]`: the part of the node that one caller may use. 0 switches a limit off; unset limits are off in open mode.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Most requests of a user in a minute; who gives no name is counted by address.
+    /// Maximum number of requests of a user per minute; callers without a name are counted by address.
     pub requests_per_minute: Option<u64>,
-    /// Most requests from an address in a minute, whoever makes them.
+    /// Maximum number of requests from an address per minute, with any caller.
     pub requests_per_minute_per_address: Option<u64>,
-    /// Most open streams of a user; who gives no name is counted by address.
+    /// Maximum number of open streams of a user; callers without a name are counted by address.
     pub connections_per_user: Option<u64>,
-    /// Most open streams from an address.
+    /// Maximum number of open streams from an address.
     pub connections_per_address: Option<u64>,
-    /// Most events that a user publishes in a second; an array counts each of its events.
+    /// Maximum number of events that a user publishes per second; an array counts each of its events.
     pub publishes_per_second: Option<u64>,
-    /// Most jobs of a user that have not ended.
+    /// Maximum number of unfinished jobs of a user.
     pub jobs_per_user: Option<u64>,
-    /// Bytes that wait in the outboxes of a user's streams; above, an outbox that is not empty is full.
+    /// Maximum number of bytes in the outboxes of a user's streams. Above it, an outbox that is not empty is full.
     pub queued_bytes_per_user: Option<u64>,
     /// Percentage of each limited resource that one user may hold while other users use it.
     pub share_percent: Option<u8>,
-    /// Most callers whose rate is kept apart, for each rate; beyond, newcomers share one.
+    /// Maximum number of callers with a rate of their own, for each rate. Further callers share one rate.
     pub max_callers: usize,
     /// Rates of single routes.
     pub routes: Vec<RouteConfig>,
 }
 
-/// `[[limits.routes]]`: how often one caller may ask a route. Of several that match the first counts.
+/// `[[limits.routes]]`: maximum rate of a caller's requests to a route. The first matching row counts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteConfig {
@@ -38,7 +38,7 @@ pub struct RouteConfig {
     pub path: String,
     /// Only requests with this method.
     pub method: Option<String>,
-    /// Most requests in a window.
+    /// Maximum number of requests in a window.
     pub requests: u64,
     /// The window in milliseconds.
     pub window_ms: u64,
@@ -88,7 +88,7 @@ impl Config {
     /// Checks the settings that have no row in the table.
     pub(super) fn check_others(&self) -> Result<(), String> {
         if self.share_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
-            return Err("`limits.share_percent` must be from 1 to 100; 100 lets one user take everything".into());
+            return Err("`limits.share_percent` must be from 1 to 100; 100 permits one user to take everything".into());
         }
         if !(16..=10_000_000).contains(&self.max_callers) {
             return Err("`limits.max_callers` must be from 16 to 10000000".into());
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_user_may_hold_half_of_each_resource_where_callers_are_known() {
+    fn in_token_mode_one_user_may_use_half_of_each_resource() {
         assert_eq!(Config::default().share(Mode::Open), Share::WHOLE);
         assert_eq!(Config::default().share(Mode::Token), Share::percent(50));
         assert!(Config { share_percent: Some(0), ..Config::default() }.check_others().is_err());

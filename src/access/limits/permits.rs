@@ -1,4 +1,4 @@
-//! How much one caller may hold at once: permits that are taken, and given back when they are dropped.
+//! Number of permits that one caller may hold at the same time. A permit is returned on drop.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,7 +21,7 @@ struct Held {
     bytes: Arc<AtomicUsize>,
 }
 
-/// A permit of one caller; dropped, it is free again.
+/// A permit of one caller; returned on drop.
 #[derive(Debug)]
 pub struct Permit {
     caller: u64,
@@ -37,7 +37,7 @@ impl Permits {
         Self(Arc::new(Inner { limit, held: Mutex::default() }))
     }
 
-    /// Takes a permit; `None` when the caller holds as many as the limit.
+    /// Takes a permit; `None` if the caller holds all its permits.
     pub(super) fn take(&self, caller: u64) -> Option<Permit> {
         let mut callers = self.lock();
         let held = callers.entry(caller).or_default();
@@ -48,12 +48,12 @@ impl Permits {
         Some(Permit { caller, of: self.clone(), bytes: held.bytes.clone() })
     }
 
-    /// Most permits of one caller.
+    /// Maximum number of permits of one caller.
     pub(super) fn limit(&self) -> u64 {
         self.0.limit
     }
 
-    /// Callers that hold permits.
+    /// Number of callers that hold permits.
     pub(super) fn callers(&self) -> usize {
         self.lock().len()
     }
@@ -91,11 +91,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_are_given_back_and_callers_forgotten() {
+    fn permits_are_returned_and_idle_callers_removed() {
         let permits = Permits::new(2);
         let (first, second) = (permits.take(1).unwrap(), permits.take(1));
         assert!(second.is_some() && permits.take(1).is_none());
-        assert!(permits.take(2).is_some(), "another caller's are apart");
+        assert!(permits.take(2).is_some(), "another caller has its own permits");
         drop(first);
         let third = permits.take(1);
         assert!(third.is_some() && permits.take(1).is_none());

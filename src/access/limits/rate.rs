@@ -1,4 +1,4 @@
-//! So much in a time, for each caller: a token bucket by caller.
+//! A rate for each caller: a token bucket.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -10,7 +10,7 @@ use governor::{
 
 use super::store::Store;
 
-/// A bucket for each caller: `limit` at once, and as many again over the window, evenly.
+/// A bucket for each caller: `limit` requests at once, refilled evenly over the window.
 #[derive(Debug)]
 pub struct Rate<C: Clock = DefaultClock> {
     limiter: RateLimiter<u64, Store, C, StateInformationMiddleware>,
@@ -18,30 +18,30 @@ pub struct Rate<C: Clock = DefaultClock> {
     interval: Duration,
 }
 
-/// What a caller has left.
+/// The remaining allowance of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// Most at once.
+    /// Maximum number at once.
     pub limit: u32,
-    /// How many are left now.
+    /// Number that is left now.
     pub remaining: u32,
-    /// After this time without another one, all are there again.
+    /// Time until the full allowance is available again, without another request.
     pub reset: Duration,
 }
 
-/// Why it is not permitted.
+/// Why a request is not permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TooMany {
-    /// Not now; after this time it is.
+    /// It will be permitted after this time.
     Wait(Duration),
-    /// Never: it is more than the limit lets through at once.
+    /// It is never permitted: it is more than the limit permits at once.
     Never,
 }
 
 // === impl Rate ===
 
 impl<C: Clock> Rate<C> {
-    /// `limit` in each window, for at most about `callers` callers apart.
+    /// `limit` requests in each window, for about `callers` callers with a rate of their own.
     pub fn new(limit: NonZeroU32, window: Duration, callers: usize, clock: C) -> Self {
         let interval = (window / limit.get()).max(Duration::from_nanos(1));
         let quota = Quota::with_period(interval).expect("the interval is not zero").allow_burst(limit);
@@ -61,12 +61,12 @@ impl<C: Clock> Rate<C> {
         }
     }
 
-    /// Most at once.
+    /// Maximum number at once.
     pub fn limit(&self) -> u32 {
         self.limit.get()
     }
 
-    /// Callers that are known now.
+    /// Number of callers with a rate of their own.
     pub fn callers(&self) -> usize {
         self.limiter.len()
     }
@@ -88,7 +88,7 @@ mod tests {
 
     fn rate(limit: u32, callers: usize) -> (Rate<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
-        // Not at the beginning of time, where what is old cannot be told from what is new.
+        // Not at time 0, where old and new states cannot be distinguished.
         clock.advance(MINUTE * 60);
         (Rate::new(count(limit), MINUTE, callers, clock.clone()), clock)
     }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_apart() {
+    fn callers_have_separate_buckets() {
         let (rate, _clock) = rate(2, 100);
         assert!(passes(&rate, 1) && passes(&rate, 1) && !passes(&rate, 1));
         assert!(passes(&rate, 2));
@@ -134,22 +134,22 @@ mod tests {
         assert_eq!(rate.take(2, count(11)).1, Err(TooMany::Never));
     }
 
-    /// An attacker has many addresses; known callers are not forgotten for them, and memory does not grow.
+    /// An attacker has many addresses: known callers keep their state, and memory does not grow.
     #[test]
-    fn a_crowd_of_newcomers_shares_one_allowance_and_leaves_known_callers_alone() {
+    fn a_crowd_of_new_callers_shares_one_allowance_and_known_callers_keep_theirs() {
         let (rate, clock) = rate(10, 160);
         assert!((0..10).all(|_| passes(&rate, 0)));
         let passed = (1..100_000_u64).filter(|caller| passes(&rate, *caller)).count();
         assert!(rate.callers() <= 160, "{}", rate.callers());
         assert!(passed <= 160 + 10, "{passed} passed");
-        assert!(!passes(&rate, 0), "a crowd is no way to be forgotten");
+        assert!(!passes(&rate, 0), "a crowd does not delete the state of a known caller");
         clock.advance(MINUTE);
-        assert!((200_000..200_100_u64).all(|caller| passes(&rate, caller)), "whoever is as good as new has left");
+        assert!((200_000..200_100_u64).all(|caller| passes(&rate, caller)), "idle callers were evicted");
         assert!(rate.callers() <= 160);
     }
 
     proptest! {
-        /// Whatever the pattern: never more than the limit at once and what came back since.
+        /// Any pattern gets at most the limit at once, plus the refill since then.
         #[test]
         fn no_pattern_gets_more_than_the_limit(steps in prop::collection::vec((0_u64..5000, 1_u32..8), 1..200)) {
             let (rate, clock) = rate(20, 16);

@@ -1,4 +1,4 @@
-//! Where the rates of callers are kept: bounded in memory, whoever calls.
+//! The states of the rates of callers, bounded in memory for any number of callers.
 
 use std::{
     collections::HashMap,
@@ -10,31 +10,32 @@ use governor::{
     state::{StateStore, keyed::ShrinkableKeyedStateStore},
 };
 
-/// The state of each caller that is not as good as new, by a hash of who it is.
+/// The state of each caller with a partly used allowance, by the hash of the caller.
 ///
-/// At the bound those go first that are as good as new again, which loses nothing. Where all are in use, newcomers share
-/// one state: nobody who is known suffers from a crowd of new addresses, and the crowd has the allowance of one caller.
+/// Idle callers, whose allowance is full again, are evicted first, which loses nothing. If no caller is idle, new
+/// callers share one state. So a crowd of new addresses does not affect known callers, and has the allowance of one
+/// caller.
 #[derive(Debug)]
 pub struct Store {
-    /// Locked apart, so that the threads of the node do not wait for each other.
+    /// Locked separately, so that the threads of the node do not wait for each other.
     shards: [Mutex<Shard>; SHARDS],
     crowd: Mutex<Option<Nanos>>,
-    /// Most callers in one shard.
+    /// Maximum number of callers in one shard.
     room: usize,
-    /// What one permission costs: a state that lies no further ahead than now is as good as new.
+    /// Cost of one permission. A state that is at most this far ahead of now is a full allowance.
     interval: Nanos,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     states: HashMap<u64, Nanos>,
-    /// When it was last full and shed what it could: to look through it for every newcomer would be a gift to a crowd.
+    /// Time of the last eviction from the full shard. A search for every new caller would help an attacker.
     shed: Option<Nanos>,
 }
 
 const SHARDS: usize = 16;
-/// A full shard is looked through at most once in so long.
-const SHED_EVERY: u64 = 1_000_000_000;
+/// Minimum time in nanoseconds between two searches of a full shard.
+const EVICT_EVERY: u64 = 1_000_000_000;
 
 // === impl Store ===
 
@@ -75,8 +76,8 @@ impl StateStore for Store {
         }
         let (answer, next) = measure(None)?;
         if shard.states.len() >= self.room {
-            // A new state is that of now and one permission.
-            shard.shed(Nanos::new(next.as_u64().saturating_sub(self.interval.as_u64())));
+            // A new state is the present time plus one permission.
+            shard.evict_idle(Nanos::new(next.as_u64().saturating_sub(self.interval.as_u64())));
         }
         if shard.states.len() < self.room {
             shard.states.insert(*key, next);
@@ -93,15 +94,15 @@ impl StateStore for Store {
 // === impl Shard ===
 
 impl Shard {
-    fn shed(&mut self, now: Nanos) {
-        if self.shed.is_none_or(|last| now.as_u64().saturating_sub(last.as_u64()) >= SHED_EVERY) {
+    fn evict_idle(&mut self, now: Nanos) {
+        if self.shed.is_none_or(|last| now.as_u64().saturating_sub(last.as_u64()) >= EVICT_EVERY) {
             self.shed = Some(now);
             self.states.retain(|_, state| *state > now);
         }
     }
 }
 
-/// A panic of somebody else leaves numbers that are still true.
+/// A panic of another holder of the lock leaves correct numbers.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

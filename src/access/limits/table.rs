@@ -1,7 +1,7 @@
 //! The table of limits: one row for each, with its setting, its kind and its default.
 //!
-//! To add a limit: a row here, a variant of [`Limit`], a field of [`Config`], and the call that asks for it in
-//! `http/limited.rs`, which also maps it to a reason of refusal.
+//! To add a limit: a row here, a variant of [`Limit`], a field of [`Config`], and the call in `http/limited.rs`, which
+//! also maps it to a reason of refusal.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub enum Limit {
     Requests,
     /// Requests from an address, of all callers.
     AddressRequests,
-    /// Requests of a caller to a route that has a rate of its own.
+    /// Requests of a caller to a route with its own rate.
     Route,
     /// Events that a caller publishes.
     Publishes,
@@ -32,9 +32,9 @@ pub enum Limit {
 /// How a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// How much in a window.
+    /// An amount per window.
     Rate(Duration),
-    /// How many at once.
+    /// A number at the same time.
     Permits,
     /// A rate for each row of `[[limits.routes]]`.
     Routes,
@@ -76,7 +76,7 @@ pub(super) static TABLE: [Row; 8] = [
         name: "requests_per_minute_per_address",
         kind: MINUTE,
         set: |config| config.requests_per_minute_per_address,
-        // Several such services behind one address, or all the browsers of an office.
+        // Several such services behind one address, or all browsers of an office.
         usual: |_| 300_000,
         refusal: "your address has made the {} requests that it has in a minute",
     },
@@ -138,7 +138,7 @@ pub(super) static TABLE: [Row; 8] = [
 const _: () = {
     let mut at = 0;
     while at < TABLE.len() {
-        assert!(TABLE[at].limit as usize == at, "the rows stand in the order of the variants");
+        assert!(TABLE[at].limit as usize == at, "the rows are in the order of the variants");
         at += 1;
     }
 };
@@ -146,7 +146,7 @@ const _: () = {
 // === impl Row ===
 
 impl Row {
-    /// The limit in force; `None` if it is off. Open mode has no defaults: a user's name proves nothing there.
+    /// The limit in force; `None` if it is off. Open mode has no defaults, since user names are not verified there.
     pub(super) fn in_force(&self, config: &Config, mode: Mode, connections: usize) -> Option<u64> {
         let usual = || (mode != Mode::Open).then(|| (self.usual)(config.connection_share(connections)));
         (self.set)(config).or_else(usual).filter(|limit| *limit > 0)
@@ -167,7 +167,7 @@ impl Row {
 // === impl Config ===
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks rules that the types do not express.
     ///
     /// # Errors
     /// Names the key and the accepted form.
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn where_callers_are_known_all_are_limited_but_for_what_is_switched_off() {
+    fn token_mode_limits_everything_that_is_not_switched_off() {
         let usual = in_force(&Config::default(), Mode::Token, 10_000);
         let of = |limit: Limit| usual[limit as usize];
         assert_eq!((of(Limit::Requests), of(Limit::QueuedBytes)), (Some(60_000), Some(64 << 20)));

@@ -1,7 +1,7 @@
-//! What the gate and the readers of bodies may answer to any operation, added to the document in one place.
+//! Responses of the gate and of the body readers, which any operation may give; added to the document in one place.
 //!
-//! A handler's own annotation names its successes and the refusals that are its own; its words win over those of this file.
-//! 405 is not among them: it is the answer where there is no operation, with the field `Allow`.
+//! A handler's own annotation names its successes and its own refusals, and its texts take precedence. 405 is not
+//! included: it is the response to a method without an operation, with the field `Allow`.
 
 use utoipa::openapi::{
     Content, Header, ObjectBuilder, Ref, RefOr, Response, Type,
@@ -12,9 +12,9 @@ use utoipa::openapi::{
 use super::access;
 use crate::{access::Mode, http::error, sse};
 
-/// Refusals that any operation may give.
+/// Refusals that any operation may return.
 const ALWAYS: [(&str, &str); 4] = [
-    ("400", "path, query or a header field cannot be read, or the query has a parameter that nobody reads"),
+    ("400", "path, query or a header field cannot be read, or the query has a parameter that the route does not know"),
     ("403", "the caller may not do this; in open mode: the request's `Host` or `Origin` is not one of this machine"),
     ("429", "too many requests"),
     ("503", "the node is full or stopping, or cannot do it for now"),
@@ -27,10 +27,10 @@ const BODY: [(&str, &str); 3] = [
     ("413", "the body, or an event made of it, is too large"),
     ("415", "the body is of another media type, or compressed"),
 ];
-/// Refusals of operations that read a body of a certain form.
+/// Refusals of operations that parse their body.
 const FORM: [(&str, &str); 1] = [("422", "the body can be read, and is wrong; `errors` names the fields")];
 
-/// Adds the refusals, and gives each refusal its form.
+/// Adds the refusals, and gives each refusal the schema of a problem.
 pub(super) fn refusals(operation: &mut Operation, path: &str, mode: Mode) {
     let body = operation.request_body.as_ref().and_then(|body| match body {
         RefOr::T(body) => Some(body.content.keys().any(|media| media == "application/json")),
@@ -61,7 +61,7 @@ pub(super) fn refusals(operation: &mut Operation, path: &str, mode: Mode) {
     }
 }
 
-/// True when the operation answers with an event stream.
+/// True if the operation returns an event stream.
 pub(super) fn streams(operation: &Operation) -> bool {
     operation.responses.responses.values().any(|response| match response {
         RefOr::T(response) => response.content.contains_key(sse::MEDIA_TYPE),
@@ -69,7 +69,7 @@ pub(super) fn streams(operation: &Operation) -> bool {
     })
 }
 
-/// Header fields that tell when to come back.
+/// Header fields with the time to try again.
 fn fields(status: &str) -> &'static [(&'static str, &'static str)] {
     const RETRY: (&str, &str) = ("Retry-After", "seconds after which to try again");
     match status {
