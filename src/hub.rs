@@ -96,8 +96,6 @@ pub use self::{
     status::{Change, ChangedBy, EmitterStatus, Selector, Totals},
     subscription::{StreamTask, Subscription},
 };
-// Their names in http/, until it uses the new ones.
-pub use self::{outbox::SharedBound as Shared, status::ChangedBy as By, subscription::StreamTask as Link};
 
 /// Settings of section `[emitter]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     access::Mode,
     event::Meta,
-    hub::{By, Change, EmitterStatus, Reason, Selector, Totals},
+    hub::{Change, ChangedBy, EmitterStatus, Reason, Selector, Totals},
     jobs, journal,
     node::Node,
     relay,
@@ -229,7 +229,7 @@ pub(super) async fn change(
     let mut by = None;
     if !identity.is_admin() {
         let expires = identity.left(&node.clock);
-        by = Some(By { token: identity.token_name().cloned(), expires });
+        by = Some(ChangedBy { token: identity.token_name().cloned(), expires });
         let known = node.hub.emitters(Selector::Id(id.clone())).await.pop();
         if !known.is_some_and(|known| identity.is(known.user_id.as_deref())) {
             return Err(gone(&id));

@@ -65,7 +65,7 @@ pub(super) fn stream(node: &Node, request: &HttpRequest) -> Result<Option<Stream
 pub(super) fn hub_stream(node: &Node, request: &HttpRequest, connect: &mut Connect) -> Result<(), Problem> {
     let Some(permit) = stream(node, request)? else { return Ok(()) };
     let queued = node.limits.queued_bytes().zip(permit.queued());
-    connect.shared = queued.map(|(max_bytes, bytes)| hub::Shared { bytes, max_bytes });
+    connect.shared = queued.map(|(max_bytes, bytes)| hub::SharedBound { bytes, max_bytes });
     connect.keep = Some(Box::new(permit));
     Ok(())
 }

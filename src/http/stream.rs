@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     access::{self, Identity},
-    hub::{Connect, ConnectError, Framing, Link, MOST_INPUT, Reason, Subscription},
+    hub::{Connect, ConnectError, Framing, MOST_INPUT, Reason, StreamTask, Subscription},
     node::Node,
     socket::Socket,
     sse::{self, Frame},
@@ -33,7 +33,7 @@ use crate::{
 
 /// The body of an event stream.
 ///
-/// On a connection of the node's own listener the body only takes over the connection, and a [`Link`] writes the
+/// On a connection of the node's own listener the body only takes over the connection, and a [`StreamTask`] writes the
 /// frames. In another program's server the framework polls the body for frames, and the body also watches the
 /// connection. Bytes that a client sends after its request make the framework poll the body without end (it has more
 /// than 128 KiB of input and no buffer for it). Too many polls without a frame in a short time therefore end the
@@ -44,7 +44,7 @@ struct Body {
     frames: Option<Subscription>,
     /// `Some` on the node's own listener. In another program's server it is `None`, and the framework continues to poll
     /// this body.
-    link: Option<(Handover, Rc<ConnectionPermit>, Framing)>,
+    takeover: Option<(Handover, Rc<ConnectionPermit>, Framing)>,
     storm: Storm,
 }
 
@@ -83,12 +83,12 @@ impl MessageBody for Body {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if let Some((handover, permit, framing)) = self.link.take()
+        if let Some((handover, permit, framing)) = self.takeover.take()
             && let Some(frames) = self.frames.take()
         {
             handover.take_over(move |connection| {
                 actix_web::rt::spawn(async move {
-                    Link::new(frames, connection, framing).await;
+                    StreamTask::new(frames, connection, framing).await;
                     drop(permit);
                 });
             });
@@ -181,13 +181,13 @@ pub(super) async fn open(
         connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
     }
     let framing = if request.version() < Version::HTTP_11 { Framing::UntilClosed } else { Framing::Chunked };
-    let link = handover.map(|(handover, permit)| (handover, permit, framing));
+    let takeover = handover.map(|(handover, permit)| (handover, permit, framing));
     match node.hub.connect(connect).await {
         // A revocation between the authentication and this point did not reach this stream.
         Ok(_) if identity.ended(&node.clock) => Err(access::Refused::Expired.into()),
         Ok(frames) => {
-            let taken = link.is_some();
-            let mut response = respond(request, Body { frames: Some(frames), link, storm: Storm::new() });
+            let taken = takeover.is_some();
+            let mut response = respond(request, Body { frames: Some(frames), takeover, storm: Storm::new() });
             if taken {
                 response.head_mut().set_connection_type(ConnectionType::Close);
             }

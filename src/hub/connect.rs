@@ -1,4 +1,4 @@
-//! What a client asks for when it connects.
+//! The request of a client for a stream.
 
 use std::{any::Any, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// The request for a stream. The emitter keeps it for its whole life.
+/// The request for a stream. The emitter keeps it until the stream ends.
 pub struct Connect {
     /// The user of the stream; `None` for an anonymous one.
     pub user: Option<String>,
@@ -21,7 +21,7 @@ pub struct Connect {
     pub token_expires: Option<Duration>,
     /// Groups that the stream joins. It receives their topics.
     pub groups: Vec<String>,
-    /// Topics and patterns that the client asked for.
+    /// Topics and patterns that the client requested.
     pub topics: Vec<Pattern>,
     /// Topics that a change of `topics` does not remove: the user's own topic, and the broadcast topic.
     pub own: Vec<Topic>,
@@ -31,7 +31,7 @@ pub struct Connect {
     pub start: Start,
     /// What happens to an event when the outbox is full.
     pub overflow: Overflow,
-    /// What is sent when there are no events.
+    /// Sent when there are no events.
     pub heartbeat: Heartbeat,
     /// Maximum duration of the stream, jittered by a tenth; `None` for no limit.
     pub lifetime: Option<Duration>,
@@ -70,7 +70,7 @@ pub enum Start {
     History(usize),
     /// With the first event that was appended at this time or later, in Unix milliseconds.
     Since(u64),
-    /// With the earliest event that is kept.
+    /// With the earliest event that exists.
     Beginning,
 }
 

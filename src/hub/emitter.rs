@@ -1,8 +1,9 @@
-//! One emitter: a live SSE connection to one client. The shard decides when something happens to it; what happens is here.
+//! One emitter: a live SSE connection to one client. The shard decides when it does something; this file decides its
+//! actions.
 //!
-//! Owns what the client asked for, the emitter's place in the journal and in its life ([`Phase`]), its outbox, and what
-//! writes it. Promises that the client gets each event of its topics once and in the journal's order, or a frame that
-//! reports what is missing.
+//! Owns the request of the client, the emitter's position in the journal and its [`Phase`], its outbox, and the writer
+//! of the outbox. Promises that the client gets each event of its topics once and in the journal's order, or a frame
+//! that reports the missing events.
 
 use std::{
     rc::Rc,
@@ -35,7 +36,7 @@ pub(super) struct Emitter {
     /// Distinguishes this emitter from a later one with the same key.
     pub(super) serial: u64,
     pub(super) id: Arc<str>,
-    /// What the client asked for. Changes through the API are written here.
+    /// The request of the client. Changes through the API are stored here.
     pub(super) request: Connect,
     /// Patterns of all topics that it receives; no pattern covers another one.
     pub(super) patterns: Arc<[Pattern]>,
@@ -61,7 +62,7 @@ pub(super) struct Emitter {
     pub(super) dropped: u64,
 }
 
-/// Where a stream is in its life. `hub.rs` draws the transitions.
+/// The phase of a stream. `hub.rs` draws the transitions.
 #[derive(Debug)]
 pub(super) enum Phase {
     /// It gets events from the shard when they are committed.
@@ -70,7 +71,7 @@ pub(super) enum Phase {
     CatchUp {
         /// A page was requested.
         reading: bool,
-        /// Trimmed history after the cursor that the client knows of, or did not ask for.
+        /// Trimmed history after the cursor that the client knows, or did not ask for.
         known_gaps: Vec<Trimmed>,
     },
     /// It ends when its outbox is empty. It gets no more events.
@@ -134,7 +135,7 @@ impl Emitter {
         emitter
     }
 
-    // --- What it is ---
+    // --- Identity ---
 
     /// Patterns of all topics that it receives: its own topics, those of its groups, and those that it asked for.
     pub(super) fn subscribed(&self) -> Vec<Pattern> {
@@ -164,7 +165,7 @@ impl Emitter {
         self.token_expires = left.and_then(|left| now.checked_add(left));
     }
 
-    // --- Its life ---
+    // --- Phases ---
 
     pub(super) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live)
@@ -373,7 +374,7 @@ impl Emitter {
 
     // --- Time ---
 
-    /// Ends the stream if it has lasted too long; true if its connection must be cut.
+    /// Ends the stream if its lifetime is over; true if its connection must be cut.
     pub(super) fn check_deadlines(&mut self, write_deadline: Duration, now: Instant) -> bool {
         if self.request.flooded.as_ref().is_some_and(|flooded| flooded()) {
             self.end(Reason::InputFlood, now);
@@ -392,7 +393,7 @@ impl Emitter {
         false
     }
 
-    /// When its connection must be cut if the client takes nothing from now on.
+    /// Time when its connection must be cut if the client reads nothing from now on.
     fn deadline(&self, write_deadline: Duration, now: Instant) -> Instant {
         match self.phase {
             // The last event of a complete stream may be large, and a slow client may take its time. Others resume.

@@ -6,7 +6,7 @@ use super::{Handle, Reason};
 use crate::metrics::Rows;
 
 impl Handle {
-    /// Adds the figures of streams and emitters.
+    /// Adds the metrics of streams and emitters.
     pub fn metrics(&self, rows: &mut Rows) {
         let hub = self.counters();
         rows.gauge("streams_open", "Open streams.", hub.open());

@@ -68,22 +68,22 @@ impl NamedConfig {
             return Err(format!("`streams.{name}`: this name is taken, choose another one"));
         }
         if self.topics.is_empty() && self.groups.is_empty() {
-            return wrong("topics", "a stream without topics and groups would hear nothing");
+            return wrong("topics", "a stream without topics and groups would receive nothing");
         }
         if let Some(invalid) = self.groups.iter().find_map(|group| Topic::group(group).err()) {
             return wrong("groups", &invalid.to_string());
         }
         for (field, value) in &self.headers {
             if FIXED_FIELDS.contains(&field.to_ascii_lowercase().as_str()) {
-                return wrong("headers", &format!("`{field}` is what makes an event stream, and is not changed"));
+                return wrong("headers", &format!("`{field}` is a fixed field of event streams and cannot be changed"));
             }
             if field.parse::<http::HeaderName>().is_err() || value.parse::<http::HeaderValue>().is_err() {
-                return wrong("headers", &format!("`{field}` is no header that can be sent"));
+                return wrong("headers", &format!("`{field}` is not a valid header field"));
             }
         }
         let frame = self.connected_event.as_deref();
         if frame.is_some_and(|frame| frame.is_empty() || frame.contains(['\r', '\n', '\0'])) {
-            return wrong("connected_event", "it is no name of an event");
+            return wrong("connected_event", "it is not a valid event name");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The outbox of one emitter: frames that wait for its client, and how fast the client takes them.
+//! The outbox of one emitter: frames that wait for its client, and the pace at which the client reads them.
 //!
 //! Owns the queue and its bounds, in number and bytes. Only events are subject to the bounds and to dropping: control frames
 //! are few and small, and a stream without its `connection` or its `disconnect` would be wrong. Each dropped event is
@@ -31,7 +31,7 @@ pub(super) struct Outbox {
     shared: Option<SharedBound>,
     /// Since when the frame at the front has been waiting.
     front_since: Option<Instant>,
-    /// When the last frame left, or the emitter began.
+    /// Time when the last frame was sent, or the emitter started.
     sent_at: Instant,
     /// The pace at which the socket accepts the bytes that have left.
     pace: Pace,
@@ -237,12 +237,12 @@ impl Outbox {
         }
     }
 
-    /// Since when the client has not taken the bytes that are there for it.
+    /// Since when the client has not read the available bytes.
     pub(super) fn stuck_since(&self) -> Option<Instant> {
         [self.front_since, self.pace.since()].into_iter().flatten().min()
     }
 
-    /// When the last frame left, or the emitter began.
+    /// Time when the last frame was sent, or the emitter started.
     pub(super) fn sent_at(&self) -> Instant {
         self.sent_at
     }
@@ -252,7 +252,7 @@ impl Outbox {
         self.page.bytes()
     }
 
-    /// Gives the bytes of history back before they are written: the emitter is about to end.
+    /// Releases the bytes of history before they are written: the emitter is about to end.
     pub(super) fn release_page(&mut self) {
         self.page.clear();
     }
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(drain(&mut outbox), ["-2", "b", "-1"]);
     }
 
-    /// Each way in which an outbox loses frames gives their bytes back to the shared bound.
+    /// Each way in which an outbox loses frames returns their bytes to the shared bound.
     #[test]
     fn outboxes_that_share_a_bound_are_full_together() {
         let now = Instant::now();
@@ -355,7 +355,7 @@ mod tests {
         let mut one = outbox(10, 100, Some(shared.clone()));
         let mut other = outbox(10, 100, Some(shared.clone()));
         one.push(frame("12345678"), now);
-        assert!(other.has_room(8), "an empty one takes an event all the same");
+        assert!(other.has_room(8), "an empty outbox accepts an event even above the bound");
         other.push(frame("1"), now);
         assert!(other.has_room(1) && !other.has_room(2) && !one.has_room(2));
         assert_eq!(one.pop(&counters, now).map(|frame| frame.len()), Some(8));

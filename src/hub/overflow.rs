@@ -93,18 +93,18 @@ mod tests {
 
     /// The first frame of a stream is `connection`, also if the policy drops the oldest events.
     #[test]
-    fn dropping_the_oldest_leaves_control_frames_and_tells_the_place() {
+    fn dropping_the_oldest_keeps_control_frames_and_notes_the_position() {
         let now = Instant::now();
         let mut outbox = outbox(2, 100, None);
         outbox.push_control(frame("connection"), now);
         outbox.push(frame("a"), now);
-        outbox.push_control(frame("told"), now);
+        outbox.push_control(frame("note"), now);
         outbox.push(frame("b"), now);
         for text in ["c", "d"] {
             assert_eq!(drop_oldest(&mut outbox, 1), 1);
             outbox.push(frame(text), now);
         }
-        assert_eq!(drain(&mut outbox), ["connection", "-1", "told", "-1", "c", "d"]);
+        assert_eq!(drain(&mut outbox), ["connection", "-1", "note", "-1", "c", "d"]);
     }
 
     #[test]

@@ -392,7 +392,7 @@ impl Shard {
             };
             if AssertUnwindSafe(reading).catch_unwind().await.is_err() {
                 // The panic was logged. Without this the stream would wait for its page forever.
-                let failed = Unavailable::Failed("reading on has failed".into());
+                let failed = Unavailable::Failed("reading the next page has failed".into());
                 shard.take_page(key, serial, &asked, Err(failed));
             }
         });
@@ -436,7 +436,7 @@ impl Shard {
         cuts.iter().for_each(|cut| cut());
     }
 
-    /// Gives a page to the emitter that asked for it.
+    /// Gives a page to the emitter that requested it.
     fn take_page(&self, key: Key, serial: u64, asked: &Arc<[Pattern]>, page: Result<Page, Unavailable>) {
         let now = Instant::now();
         let epoch = self.journal.epoch();
@@ -450,7 +450,7 @@ impl Shard {
             Ok(page) => emitter.take_page(page, epoch, position, &self.counters, now),
             Err(Unavailable::Unreadable { through, reason }) if through > emitter.cursor => {
                 emitter.span().in_scope(|| {
-                    tracing::error!(through, reason, "events cannot be read; the stream continues behind them");
+                    tracing::error!(through, reason, "events cannot be read; the stream continues after them");
                 });
                 emitter.skip_unreadable(through, epoch, &self.counters, now);
             }

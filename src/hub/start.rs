@@ -1,4 +1,4 @@
-//! Where in the journal a stream starts, and what its first frames report about that.
+//! The start of a stream: its position in the journal, and the report about it in the first frames.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     topic::Pattern,
 };
 
-/// The place in the journal at which a stream starts.
+/// The position in the journal at which a stream starts.
 pub(super) struct StartPoint {
     /// The stream starts with the first event after this offset.
     pub(super) after: u64,
@@ -27,7 +27,7 @@ pub(super) struct StartPoint {
 // === impl StartPoint ===
 
 impl StartPoint {
-    /// Finds the place; `None` for a stream that starts with the next event.
+    /// Finds the position; `None` for a stream that starts with the next event.
     pub(super) async fn find(
         journal: &Shared,
         patterns: &Arc<[Pattern]>,

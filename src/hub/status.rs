@@ -82,7 +82,7 @@ pub struct Totals {
     pub dropped_events: u64,
 }
 
-/// A change of an emitter. An absent field stays as it is.
+/// A change of an emitter. An absent field keeps its value.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
     /// Its new groups.

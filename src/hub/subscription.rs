@@ -2,7 +2,7 @@
 //! [`StreamTask`] writes them to a connection that it owns.
 //!
 //! The shard writes to such a connection itself after each delivery: to wake a task for each frame costs about as much as
-//! the system call. The task does what cannot be foreseen: input of the client, a socket that accepts nothing for a while,
+//! the system call. The task handles unpredictable events: input of the client, a socket that accepts nothing for a while,
 //! pages of a reader that is behind, and the end.
 
 use std::{

@@ -1,15 +1,15 @@
-//! What the hub promises, seen from the reader's end of a stream: a memory journal, one thread, a clock that stands
-//! still until everybody waits.
+//! The promises of the hub, checked at the reader's end of a stream: with a memory journal, one thread, and a clock
+//! that stands still until all tasks wait.
 
 mod damage;
 mod death;
 mod held;
-mod link;
 mod manage;
 mod order;
 mod overflow;
 mod resume;
 mod stop;
 mod stream;
+mod stream_task;
 mod support;
 mod time;

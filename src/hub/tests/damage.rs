@@ -14,7 +14,7 @@ async fn around_the_gap(reader: &mut Reader) -> (Vec<String>, Vec<String>) {
 }
 
 #[actix_rt::test]
-async fn a_reader_of_the_past_goes_on_behind_an_event_that_cannot_be_read() {
+async fn a_reader_of_history_continues_after_an_event_that_cannot_be_read() {
     let rig = Rig::tiny(2);
     let positions = rig.burst("a", 0..6).await;
     rig.journal.damaged.store(positions[0].offset, SeqCst);
@@ -26,7 +26,7 @@ async fn a_reader_of_the_past_goes_on_behind_an_event_that_cannot_be_read() {
 }
 
 #[actix_rt::test]
-async fn a_live_reader_goes_on_behind_an_event_that_cannot_be_read() {
+async fn a_live_reader_continues_after_an_event_that_cannot_be_read() {
     let rig = Rig::new();
     let (mut reader, mut other) = (rig.live(&["a"]).await, rig.live(&["b"]).await);
     let first = rig.publish("a", "0").await;

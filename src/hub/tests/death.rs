@@ -23,7 +23,7 @@ async fn a_shard_that_no_longer_delivers_ends_the_node() {
 
 #[actix_rt::test]
 #[expect(clippy::await_holding_refcell_ref, reason = "that is the fault")]
-async fn a_shard_that_no_longer_answers_ends_the_node() {
+async fn a_shard_that_no_longer_responds_ends_the_node() {
     let rig = Rig::new();
     let shard = rig.hub.local();
     let held = shard.state.borrow_mut();
@@ -41,7 +41,7 @@ async fn an_emitter_whose_read_panics_is_ended_and_no_other() {
     rig.burst("a", 0..20).await;
     settle().await;
     let frames = ill.rest().await;
-    let last = frames.last().expect("it says why");
+    let last = frames.last().expect("a last frame with the reason");
     assert_eq!((last.name.as_str(), last.json()), ("disconnect", json!({ "reason": "journal_unavailable" })));
     rig.journal.panics.store(false, SeqCst);
     let mut well = rig.live(&["a"]).await;

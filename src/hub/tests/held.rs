@@ -53,7 +53,7 @@ impl Journal for Held {
     fn read(&self, query: Query) -> BoxFuture<'_, Result<Page, Unavailable>> {
         Box::pin(async move {
             let _free = self.pages.read().await;
-            assert!(!self.panics.load(SeqCst), "it fails on purpose");
+            assert!(!self.panics.load(SeqCst), "the test requested this panic");
             if self.broken.load(SeqCst) {
                 return Err(Unavailable::Failed("it is broken".into()));
             }

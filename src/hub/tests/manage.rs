@@ -1,4 +1,4 @@
-//! What others do to emitters, and what the hub tells of them.
+//! Changes of emitters through the API, and the reports of the hub about them.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -25,7 +25,7 @@ async fn emitters_are_disconnected_by_id_user_and_group() {
     let mut other = of_user(&rig, "1", &["blue"]).await;
     let mut red = of_user(&rig, "2", &["red", "green"]).await;
     let last = of_user(&rig, "3", &[]).await;
-    assert_eq!(rig.hub.disconnect(Selector::Id("nobody".into()), Reason::Removed).await, 0);
+    assert_eq!(rig.hub.disconnect(Selector::Id("unknown".into()), Reason::Removed).await, 0);
     assert_eq!(rig.hub.disconnect(Selector::Id(other.id()), Reason::Removed).await, 1);
     assert_eq!(rig.hub.disconnect(Selector::User("1".into()), Reason::Removed).await, 1);
     assert_eq!(rig.hub.disconnect(Selector::Group("red".into()), Reason::Removed).await, 1);
@@ -40,9 +40,9 @@ async fn emitters_are_disconnected_by_id_user_and_group() {
     assert_eq!(rig.hub.emitters(Selector::All).await[0].emitter_id, last.id());
 }
 
-/// What waits already comes before the end, and nothing after it.
+/// The waiting frames are sent before the end, and nothing after it.
 #[actix_rt::test]
-async fn a_disconnected_stream_gives_what_waits_and_ends() {
+async fn a_disconnected_stream_sends_its_waiting_frames_and_ends() {
     let rig = Rig::new();
     let mut reader = rig.live(&["a"]).await;
     rig.burst("a", 0..3).await;
@@ -57,7 +57,7 @@ async fn a_disconnected_stream_gives_what_waits_and_ends() {
 }
 
 #[actix_rt::test]
-async fn a_change_alters_what_is_heard_from_now_on() {
+async fn a_change_of_topics_applies_to_later_events() {
     let rig = Rig::new();
     let mut reader = of_user(&rig, "1", &["red"]).await;
     let change = |change| rig.hub.change(reader.id(), change);
@@ -83,13 +83,13 @@ async fn a_change_alters_what_is_heard_from_now_on() {
     assert_eq!((status.groups, status.meta), (vec!["blue".to_owned()], meta(r#"{"premium":true}"#)));
     rig.append(vec![for_premium()]).await;
     assert_eq!(reader.events().await, ["user:1", "group:red", "a", "o:1", "group:blue", "a", "own", "gold"]);
-    assert!(rig.hub.change("nobody".into(), Change::default()).await.is_none());
+    assert!(rig.hub.change("unknown".into(), Change::default()).await.is_none());
     assert_eq!(rig.hub.delivered(&[topic("o:1")], false), Some(0));
     assert_eq!(rig.hub.delivered(&[topic("group:blue")], false), Some(1));
 }
 
 #[actix_rt::test]
-async fn one_emitter_can_be_sent_a_frame_past_the_journal() {
+async fn a_frame_can_be_sent_to_one_emitter_without_the_journal() {
     let rig = Rig::new();
     let (mut reader, mut other) = (rig.live(&["a"]).await, rig.live(&["a"]).await);
     assert!(rig.hub.send_to_emitter(reader.id(), "note".into(), "two\nlines".into()).await);
@@ -99,8 +99,8 @@ async fn one_emitter_can_be_sent_a_frame_past_the_journal() {
     let id = reader.id();
     drop(reader);
     assert!(!rig.hub.send_to_emitter(id.clone(), "note".into(), "x".into()).await);
-    assert!(!rig.hub.send_to_emitter("nobody".into(), "note".into(), "x".into()).await);
-    // Whoever comes next is not taken for the one who went.
+    assert!(!rig.hub.send_to_emitter("unknown".into(), "note".into(), "x".into()).await);
+    // A later emitter with the same key is not taken for the earlier one.
     let mut next = rig.live(&["a"]).await;
     assert!(!rig.hub.send_to_emitter(id, "note".into(), "x".into()).await);
     assert!(rig.hub.send_to_emitter(next.id(), "note".into(), "y".into()).await);
@@ -123,7 +123,7 @@ async fn a_frame_for_an_emitter_without_room_is_refused() {
 }
 
 #[actix_rt::test]
-async fn delivered_counts_who_hears_a_topic_at_that_moment() {
+async fn delivered_counts_the_present_subscribers_of_a_topic() {
     let rig = Rig::new();
     let delivered = |names: &[&str]| {
         let topics: Vec<_> = names.iter().map(|name| topic(name)).collect();
@@ -148,18 +148,18 @@ async fn delivered_counts_who_hears_a_topic_at_that_moment() {
 }
 
 #[actix_rt::test]
-async fn status_and_totals_tell_who_is_there() {
+async fn status_and_totals_show_the_present_emitters() {
     let rig = Rig::tiny(4);
     let one = of_user(&rig, "1", &["red", "red"]).await;
     let other = of_user(&rig, "1", &["red", "blue"]).await;
-    let nobody = rig.greeted(Connect { meta: meta(r#"{"lang":"de"}"#), ..rig.connect(&["a"]) }).await;
+    let anonymous = rig.greeted(Connect { meta: meta(r#"{"lang":"de"}"#), ..rig.connect(&["a"]) }).await;
     let totals = rig.hub.totals().await;
     assert_eq!((totals.total_emitters, totals.total_users, totals.total_groups, totals.total_topics), (3, 1, 2, 4));
     assert_eq!(json!(totals.emitters_by_user), json!({ "1": 2 }));
     assert_eq!(json!(totals.emitters_by_group), json!({ "blue": 1, "red": 2 }));
     let ids =
         |list: Vec<crate::hub::EmitterStatus>| list.into_iter().map(|status| status.emitter_id).collect::<Vec<_>>();
-    let mut all = vec![one.id(), other.id(), nobody.id()];
+    let mut all = vec![one.id(), other.id(), anonymous.id()];
     all.sort();
     assert_eq!(ids(rig.hub.emitters(Selector::All).await), all);
     assert_eq!(ids(rig.hub.emitters(Selector::Group("blue".into())).await), [other.id()]);
@@ -167,7 +167,7 @@ async fn status_and_totals_tell_who_is_there() {
     assert_eq!(rig.hub.emitters(Selector::User("2".into())).await.len(), 0);
     rig.publish("a", "0").await;
     settle().await;
-    let status = rig.status(&nobody).await;
+    let status = rig.status(&anonymous).await;
     assert_eq!((status.user_id, status.state, status.queued_events, status.delivered_events), (None, "live", 1, 1));
     assert!(status.queued_bytes > 0);
     assert_eq!(status.meta, meta(r#"{"lang":"de"}"#));
@@ -175,7 +175,7 @@ async fn status_and_totals_tell_who_is_there() {
 }
 
 #[actix_rt::test]
-async fn the_end_of_a_stream_is_told_once_with_its_reason() {
+async fn the_end_of_a_stream_is_reported_once_with_its_reason() {
     let rig = Rig::new();
     let reasons = Rc::new(RefCell::new(Vec::new()));
     let connect = || {
@@ -188,7 +188,7 @@ async fn the_end_of_a_stream_is_told_once_with_its_reason() {
     drop(flood);
     let mut removed = rig.greeted(connect()).await;
     rig.hub.disconnect(Selector::All, Reason::Removed).await;
-    // Whoever comes second does not change the reason.
+    // A second disconnect does not change the reason.
     rig.hub.disconnect(Selector::All, Reason::Shutdown).await;
     assert_eq!(removed.rest().await.len(), 1);
     assert_eq!(rig.hub.counters().open(), 1);
@@ -200,9 +200,9 @@ async fn the_end_of_a_stream_is_told_once_with_its_reason() {
     assert_eq!(counters.open(), 0);
 }
 
-/// The end of a stream is a place where others clean up, and they may well look at the hub.
+/// The callback at the end of a stream may use the hub.
 #[actix_rt::test]
-async fn what_is_called_at_the_end_may_use_the_hub() {
+async fn the_callback_at_the_end_may_use_the_hub() {
     let rig = Rig::new();
     let other = Rc::new(RefCell::new(Some(rig.live(&["a"]).await)));
     let (hub, companion) = (rig.hub.clone(), other.clone());
@@ -214,9 +214,9 @@ async fn what_is_called_at_the_end_may_use_the_hub() {
     assert_eq!((rig.hub.counters().open(), rig.hub.delivered(&[topic("a")], false)), (0, Some(0)));
 }
 
-/// A connection that is given up before it is made leaves nothing behind.
+/// An abandoned connection attempt is removed completely.
 #[actix_rt::test]
-async fn a_connection_that_is_given_up_leaves_nothing_behind() {
+async fn an_abandoned_connection_attempt_is_removed() {
     let rig = Rig::new();
     rig.publish("a", "0").await;
     let held = rig.journal.pages.write().await;
@@ -231,7 +231,7 @@ async fn a_connection_that_is_given_up_leaves_nothing_behind() {
 async fn emitters_on_all_threads_are_reached() {
     let rig = Rig::second();
     let here = of_user(&rig, "1", &[]).await;
-    let (hub, (ready, there), (done, told)) = (rig.hub.clone(), oneshot::channel(), oneshot::channel());
+    let (hub, (ready, there), (done, received)) = (rig.hub.clone(), oneshot::channel(), oneshot::channel());
     let arbiter = actix_rt::Arbiter::new();
     let stream = move || async move {
         let connect = Connect { user: Some("1".into()), topics: patterns(&["a*"]), ..Connect::new(hub.config()) };
@@ -254,12 +254,12 @@ async fn emitters_on_all_threads_are_reached() {
     assert_eq!(rig.hub.change(there.clone(), change).await.unwrap().topics, patterns(&["c"]));
     assert_eq!(rig.hub.delivered(&[topic("c")], false), Some(1));
     assert_eq!(rig.hub.disconnect(Selector::Id(there), Reason::Removed).await, 1);
-    let mut names: Vec<String> = told.await.unwrap().into_iter().map(|got| got.name).collect();
+    let mut names: Vec<String> = received.await.unwrap().into_iter().map(|got| got.name).collect();
     names.retain(|name| name != "message");
     assert_eq!(names, ["connection", "note", "disconnect"]);
     assert_eq!(rig.hub.counters().open(), 1);
     arbiter.stop();
     arbiter.join().unwrap();
-    // A thread that is gone has no emitters, and nobody waits for its answer.
+    // A thread that has ended has no emitters, and the hub does not wait for it.
     assert_eq!(rig.hub.emitters(Selector::All).await.len(), 1);
 }

@@ -1,5 +1,5 @@
-//! The promise behind all others: whatever the interleaving of appends, connects, slow readers and changes of pace,
-//! every emitter that catches up sees the events of its topics after its start, each once, in the journal's order.
+//! The basic promise of the hub. For any interleaving of appends, connects, slow readers and changes of pace, every
+//! emitter that catches up gets the events of its topics after its start, each once, in the journal's order.
 
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
@@ -14,22 +14,22 @@ use crate::{
 };
 
 const TOPICS: [&str; 4] = ["a", "b", "o:1", "o:2"];
-const HEARD: [&[&str]; 5] = [&["a"], &["a", "b"], &["o:*"], &["*"], &["b", "o:*", "o:1"]];
+const SUBSCRIBED: [&[&str]; 5] = [&["a"], &["a", "b"], &["o:*"], &["*"], &["b", "o:*", "o:1"]];
 
-/// One step of a history of the world.
+/// One step of the test.
 #[derive(Clone, Debug)]
 enum Step {
     /// Appends in one batch, each event into the topics whose bits are set.
     Append(Vec<u8>),
-    /// Somebody begins to connect: what it hears, and where it begins.
+    /// A reader starts to connect: index of its topics, and its start.
     Connect(usize, Begin),
-    /// A reader polls so many times.
+    /// The reader with this index polls this number of times.
     Read(usize, usize),
-    /// A reader goes.
+    /// The reader with this index disconnects.
     Leave(usize),
-    /// The others get so many turns.
+    /// The other tasks get this number of turns.
     Turns(usize),
-    /// The journal is held up, or no more.
+    /// Blocks the reads of the journal, or releases them.
     Hold(bool),
 }
 
@@ -38,13 +38,13 @@ enum Begin {
     Live,
     Beginning,
     History(usize),
-    /// After the event that is this far into what there is, in percent.
+    /// After the event at this percentage of the existing events.
     After(u64),
 }
 
-/// A reader and what the model says about it.
+/// A reader and its state in the model.
 struct Actor {
-    heard: usize,
+    subscribed: usize,
     reader: Option<Reader>,
     connecting: Option<JoinHandle<Reader>>,
     begin: Begin,
@@ -56,7 +56,7 @@ struct Actor {
     got: Vec<Got>,
 }
 
-/// What the world looks like from outside the hub.
+/// The model: the appended events and the readers.
 struct World {
     rig: Rig,
     actors: Vec<Actor>,
@@ -74,7 +74,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => prop::collection::vec(1_u8..16, 1..12).prop_map(Step::Append),
         1 => prop::collection::vec(1_u8..16, 250..600).prop_map(Step::Append),
-        3 => (0..HEARD.len(), begin).prop_map(|(heard, begin)| Step::Connect(heard, begin)),
+        3 => (0..SUBSCRIBED.len(), begin).prop_map(|(subscribed, begin)| Step::Connect(subscribed, begin)),
         6 => (0_usize..8, 1_usize..20).prop_map(|(reader, times)| Step::Read(reader, times)),
         1 => (0_usize..8).prop_map(Step::Leave),
         4 => (1_usize..12).prop_map(Step::Turns),
@@ -99,7 +99,7 @@ impl World {
     async fn step(&mut self, step: Step) {
         match step {
             Step::Append(events) => self.append(&events).await,
-            Step::Connect(heard, begin) => self.connect(heard, begin),
+            Step::Connect(subscribed, begin) => self.connect(subscribed, begin),
             Step::Read(index, times) => self.read(index, times).await,
             Step::Leave(index) => {
                 if let Some(actor) = self.actors.get_mut(index) {
@@ -114,7 +114,7 @@ impl World {
             Step::Hold(true) => self.held = self.rig.journal.pages.clone().try_write_owned().ok().or(self.held.take()),
             Step::Hold(false) => self.held = None,
         }
-        self.arrivals().await;
+        self.take_connected().await;
     }
 
     async fn append(&mut self, events: &[u8]) {
@@ -126,7 +126,7 @@ impl World {
         self.appended.extend(positions.into_iter().map(|position| position.offset).zip(topics));
     }
 
-    fn connect(&mut self, heard: usize, begin: Begin) {
+    fn connect(&mut self, subscribed: usize, begin: Begin) {
         if self.actors.len() == 8 {
             return;
         }
@@ -138,10 +138,10 @@ impl World {
             Begin::History(count) => Start::History(count),
             Begin::After(_) => Start::After(Position { epoch, offset: after }.to_string()),
         };
-        let (hub, connect) = (self.rig.hub.clone(), Connect { start, ..self.rig.connect(HEARD[heard]) });
+        let (hub, connect) = (self.rig.hub.clone(), Connect { start, ..self.rig.connect(SUBSCRIBED[subscribed]) });
         let connecting = spawn_local(async move { Reader::new(hub.connect(connect).await.unwrap()) });
         self.actors.push(Actor {
-            heard,
+            subscribed,
             reader: None,
             connecting: Some(connecting),
             begin,
@@ -152,8 +152,8 @@ impl World {
         });
     }
 
-    /// Takes over the readers whose connection has been made.
-    async fn arrivals(&mut self) {
+    /// Takes the readers whose connection was made.
+    async fn take_connected(&mut self) {
         let head = self.head();
         for actor in &mut self.actors {
             if actor.connecting.as_ref().is_some_and(JoinHandle::is_finished) {
@@ -172,11 +172,11 @@ impl World {
         }
     }
 
-    /// Lets everybody read to the end, and compares.
+    /// Reads all streams to their end, and compares them with the model.
     async fn check(mut self) -> TestCaseResult {
         self.held = None;
         settle().await;
-        self.arrivals().await;
+        self.take_connected().await;
         let actors = std::mem::take(&mut self.actors);
         for mut actor in actors {
             let gone = actor.reader.is_none();
@@ -194,13 +194,14 @@ impl World {
     fn compare(&self, actor: &Actor, gone: bool) -> TestCaseResult {
         let Some((first, rest)) = actor.got.split_first() else { return Ok(()) };
         prop_assert_eq!(&first.name, "connection");
-        prop_assert!(rest.iter().all(|got| got.id.is_some()), "no gaps and no ends: {:?}", rest);
+        prop_assert!(rest.iter().all(|got| got.id.is_some()), "neither gaps nor ends: {:?}", rest);
         let got: Vec<u64> =
             rest.iter().map(|got| got.id.as_ref().unwrap().parse::<Position>().unwrap().offset).collect();
-        let patterns = super::support::patterns(HEARD[actor.heard]);
-        let hears = |topics: &[Topic]| topics.iter().any(|topic| patterns.iter().any(|pattern| pattern.matches(topic)));
-        let heard = self.appended.iter().filter(|(_, topics)| hears(topics)).map(|(offset, _)| *offset);
-        let heard: Vec<u64> = heard.collect();
+        let patterns = super::support::patterns(SUBSCRIBED[actor.subscribed]);
+        let receives =
+            |topics: &[Topic]| topics.iter().any(|topic| patterns.iter().any(|pattern| pattern.matches(topic)));
+        let expected_offsets = self.appended.iter().filter(|(_, topics)| receives(topics)).map(|(offset, _)| *offset);
+        let expected_offsets: Vec<u64> = expected_offsets.collect();
         let after = match actor.begin {
             Begin::Beginning | Begin::After(_) => actor.after,
             Begin::Live => {
@@ -209,28 +210,28 @@ impl World {
                 from.offset
             }
             Begin::History(count) => {
-                // The last so many, at some moment while it was connecting.
+                // The last `count` events at some moment while it was connecting.
                 let last = |head: u64| {
-                    let until = heard.partition_point(|offset| *offset <= head);
+                    let until = expected_offsets.partition_point(|offset| *offset <= head);
                     if count == 0 {
                         head
                     } else {
-                        heard[until.saturating_sub(count)..until].first().map_or(head, |offset| offset - 1)
+                        expected_offsets[until.saturating_sub(count)..until].first().map_or(head, |offset| offset - 1)
                     }
                 };
                 let after = got.first().map_or_else(|| last(actor.head_after), |first| first - 1);
-                let earliest = heard.partition_point(|offset| *offset <= last(actor.head_before));
-                let latest = heard.partition_point(|offset| *offset <= last(actor.head_after));
-                let begin = heard.partition_point(|offset| *offset <= after);
+                let earliest = expected_offsets.partition_point(|offset| *offset <= last(actor.head_before));
+                let latest = expected_offsets.partition_point(|offset| *offset <= last(actor.head_after));
+                let begin = expected_offsets.partition_point(|offset| *offset <= after);
                 prop_assert!((earliest..=latest).contains(&begin), "{:?} began at {}", actor.begin, after);
                 after
             }
         };
-        let mut expected = heard.into_iter().filter(|offset| *offset > after).collect::<Vec<_>>();
+        let mut expected = expected_offsets.into_iter().filter(|offset| *offset > after).collect::<Vec<_>>();
         if gone {
             expected.truncate(got.len());
         }
-        prop_assert_eq!(got, expected, "{:?} of {:?}", actor.begin, HEARD[actor.heard]);
+        prop_assert_eq!(got, expected, "{:?} of {:?}", actor.begin, SUBSCRIBED[actor.subscribed]);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Full outboxes: each policy, and how much memory a reader can cost.
+//! Full outboxes: each policy, and the memory that a reader can use.
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
@@ -36,9 +36,9 @@ async fn catching_up_loses_nothing() {
     assert_eq!((counters.lagged.load(SeqCst), counters.dropped.load(SeqCst), counters.gaps.load(SeqCst)), (1, 0, 0));
 }
 
-/// What a turn brings is half an outbox at most, in bytes too.
+/// One turn delivers at most half an outbox, also in bytes.
 #[actix_rt::test]
-async fn a_burst_of_large_events_does_not_overflow_who_keeps_up() {
+async fn a_burst_of_large_events_does_not_overflow_a_fast_reader() {
     let rig = Rig::tiny(1000);
     let mut reader = rig.live(&["a"]).await;
     let reading = actix_rt::spawn(async move { reader.events().await });
@@ -46,11 +46,11 @@ async fn a_burst_of_large_events_does_not_overflow_who_keeps_up() {
     let large = "x".repeat(200);
     rig.append((0..30).map(|_| draft(&["a"], &large)).collect()).await;
     assert_eq!(reading.await.unwrap(), vec![large; 30]);
-    assert_eq!(rig.hub.counters().lagged.load(SeqCst), 0, "it was sent to the journal");
+    assert_eq!(rig.hub.counters().lagged.load(SeqCst), 0, "it had to catch up");
 }
 
 #[actix_rt::test]
-async fn what_is_trimmed_while_a_reader_lags_is_a_gap_and_then_it_goes_on() {
+async fn events_trimmed_while_a_reader_lags_are_a_gap_and_then_it_continues() {
     let config = Config { outbox_events: 4, ..Config::default() };
     let rig = Rig::with(config, &journal::Config { retention_events: 10, ..journal::Config::default() });
     let mut reader = rig.live(&["a"]).await;
@@ -69,7 +69,7 @@ async fn what_is_trimmed_while_a_reader_lags_is_a_gap_and_then_it_goes_on() {
 }
 
 #[actix_rt::test]
-async fn drop_oldest_tells_how_many_went_in_their_place() {
+async fn drop_oldest_reports_the_number_of_dropped_events_at_their_position() {
     let rig = Rig::tiny(4);
     let mut reader = rig.open(policy(&rig, Overflow::DropOldest)).await;
     rig.burst("a", 0..10).await;
@@ -88,7 +88,7 @@ async fn drop_oldest_tells_how_many_went_in_their_place() {
 }
 
 #[actix_rt::test]
-async fn drop_oldest_counts_all_that_a_large_event_pushes_out() {
+async fn drop_oldest_counts_all_events_that_a_large_event_replaces() {
     let rig = Rig::tiny(100);
     let mut reader = rig.greeted(policy(&rig, Overflow::DropOldest)).await;
     rig.burst("a", 0..10).await;
@@ -103,7 +103,7 @@ async fn drop_oldest_counts_all_that_a_large_event_pushes_out() {
 }
 
 #[actix_rt::test]
-async fn drop_latest_tells_how_many_went_in_their_place() {
+async fn drop_latest_reports_the_number_of_dropped_events_at_their_position() {
     let rig = Rig::tiny(4);
     let mut reader = rig.open(policy(&rig, Overflow::DropLatest)).await;
     rig.burst("a", 0..10).await;
@@ -123,7 +123,7 @@ async fn drop_latest_tells_how_many_went_in_their_place() {
     assert_eq!((rig.hub.counters().dropped.load(SeqCst), rig.hub.counters().gaps.load(SeqCst)), (6, 1));
 }
 
-/// Bursts are handed over in portions that fit: only who is slow overflows.
+/// Bursts are delivered in portions that fit: only a slow reader overflows.
 #[actix_rt::test]
 async fn a_reader_that_keeps_up_never_overflows() {
     let rig = Rig::tiny(2);
@@ -136,9 +136,9 @@ async fn a_reader_that_keeps_up_never_overflows() {
     assert_eq!((counters.dropped.load(SeqCst), counters.lagged.load(SeqCst), counters.closed(Reason::Slow)), (0, 0, 0));
 }
 
-/// The loss is told when the reader gets there, not only when another event comes.
+/// The loss is reported when the reader reaches its position, without waiting for another event.
 #[actix_rt::test]
-async fn drop_latest_tells_of_a_loss_at_the_end() {
+async fn drop_latest_reports_a_loss_at_the_end() {
     let rig = Rig::tiny(2);
     let mut reader = rig.greeted(policy(&rig, Overflow::DropLatest)).await;
     rig.burst("a", 0..5).await;
@@ -157,7 +157,7 @@ async fn a_reader_that_is_too_slow_for_its_policy_is_disconnected() {
     settle().await;
     assert_eq!(rig.status(&slow).await.state, "closing");
     let frames = slow.rest().await;
-    // What waited goes with it: the client resumes after the last event that it has seen.
+    // The waiting events are dropped: the client resumes after the last event that it has received.
     assert_eq!(frames.iter().map(|got| got.name.as_str()).collect::<Vec<_>>(), ["connection", "disconnect"]);
     assert_eq!(frames[1].reason(), "slow");
     assert!(frames[1].retry.is_some());
@@ -167,7 +167,7 @@ async fn a_reader_that_is_too_slow_for_its_policy_is_disconnected() {
 }
 
 #[actix_rt::test]
-async fn an_event_beyond_the_bound_still_passes() {
+async fn an_event_above_the_bound_is_still_delivered() {
     let rig = Rig::tiny(4);
     let large = "x".repeat(100_000);
     for overflow in [Overflow::CatchUp, Overflow::DropOldest, Overflow::DropLatest, Overflow::Disconnect] {
@@ -177,9 +177,9 @@ async fn an_event_beyond_the_bound_still_passes() {
     }
 }
 
-/// Whatever comes and however the reader behaves, it costs no more than its outbox and one page.
+/// For any events and any behaviour, a reader uses no more memory than its outbox and one page.
 #[actix_rt::test]
-async fn a_reader_costs_no_more_than_its_outbox_and_a_page() {
+async fn a_reader_uses_no_more_memory_than_its_outbox_and_a_page() {
     let rig =
         Rig::with(Config { outbox_events: 64, outbox_bytes: 4096, ..Config::default() }, &journal::Config::default());
     let event = 400;
@@ -207,7 +207,7 @@ async fn a_reader_costs_no_more_than_its_outbox_and_a_page() {
 
 /// Clients that request history and do not read must not block the memory that other readers need.
 #[actix_rt::test]
-async fn history_that_nobody_takes_makes_room_for_those_who_read() {
+async fn unread_history_makes_room_for_other_readers() {
     let rig = Rig::with_pages(5000);
     let large = "x".repeat(1000);
     rig.append((0..20).map(|_| draft(&["a"], &large)).collect()).await;
@@ -216,11 +216,11 @@ async fn history_that_nobody_takes_makes_room_for_those_who_read() {
     let mut reader = rig.from(&["a"], Start::Beginning).await;
     let waited = begin.elapsed();
     assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
-    assert_eq!(rig.hub.counters().closed(Reason::WriteDeadline), 0, "it has not left yet");
+    assert_eq!(rig.hub.counters().closed(Reason::WriteDeadline), 0, "it is not disconnected yet");
     let frames = reader.frames().await;
     assert_eq!(events(&frames[1..]), vec![large.clone(); 20]);
     let last = stuck.rest().await;
-    assert_eq!(last.iter().filter(|got| got.data == large).count(), 20, "it gets what there is, and no more");
+    assert_eq!(last.iter().filter(|got| got.data == large).count(), 20, "it gets the waiting events, and no more");
     drop(stuck);
     assert_eq!(rig.hub.counters().closed(Reason::WriteDeadline), 1);
     // A client that reads does not wait for others.

@@ -1,4 +1,4 @@
-//! Where streams begin, and how they get from the past to the present.
+//! The start of streams in the journal, and the change from history to live events.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -26,7 +26,7 @@ async fn greeting(reader: &mut Reader) -> (serde_json::Value, Option<u64>) {
     (first.json()["resume"].clone(), first.retry)
 }
 
-/// The second frame is a `gap` for this reason; answers it.
+/// Checks that the second frame is a `gap` for this reason, and returns it.
 async fn gap(reader: &mut Reader, requested: &str, reason: &str) -> Got {
     assert_eq!(greeting(reader).await.0, json!({ "from": requested, "status": "gap" }));
     let gap = reader.next().await;
@@ -52,9 +52,9 @@ async fn a_client_that_resumes_gets_exactly_the_rest() {
     assert_eq!(reader.events().await, numbers(10..12));
 }
 
-/// The past is longer than a page, and it goes on while it is read.
+/// The history is longer than a page, and grows while it is read.
 #[actix_rt::test]
-async fn a_long_past_runs_into_the_present_without_a_seam() {
+async fn a_long_history_continues_live_without_loss() {
     let rig = Rig::tiny(8);
     rig.burst("a", 0..500).await;
     let mut reader = rig.from(&["a"], Start::After(Position::start(rig.journal.epoch()).to_string())).await;
@@ -70,7 +70,7 @@ async fn a_long_past_runs_into_the_present_without_a_seam() {
     assert_eq!(rig.status(&reader).await.state, "live");
 }
 
-/// The id of the first frame is never later than what was sent. A client that resumes from it gets the same events as
+/// The id of the first frame is never later than the sent events. A client that resumes from it gets the same events as
 /// this stream.
 #[actix_rt::test]
 async fn the_first_frame_carries_the_position_after_which_the_stream_continues() {
@@ -105,7 +105,7 @@ async fn the_first_frame_carries_the_position_after_which_the_stream_continues()
 }
 
 #[actix_rt::test]
-async fn a_position_that_is_none_of_ours_is_a_gap() {
+async fn a_position_of_another_journal_is_a_gap() {
     let rig = Rig::new();
     let first = rig.burst("a", 0..5).await[0];
     rig.publish("elsewhere", "x").await;
@@ -130,7 +130,7 @@ async fn a_position_that_is_none_of_ours_is_a_gap() {
 }
 
 #[actix_rt::test]
-async fn what_was_trimmed_meanwhile_is_a_gap() {
+async fn events_trimmed_meanwhile_are_a_gap() {
     let rig = keeping(3);
     let positions = rig.burst("a", 0..10).await;
     rig.publish("b", "b").await;
@@ -139,7 +139,7 @@ async fn what_was_trimmed_meanwhile_is_a_gap() {
     let gap = gap(&mut reader, &seen, "trimmed").await;
     assert_eq!(gap.json()["topics"], json!([{ "topic": "a", "earliest": positions[7].to_string() }]));
     assert_eq!(reader.events().await, ["7", "8", "9", "b"]);
-    // Who had seen the last one that is gone has missed nothing.
+    // A client that received the last trimmed event has missed nothing.
     let mut reader = rig.from(&["a", "b"], Start::After(positions[6].to_string())).await;
     assert_eq!(greeting(&mut reader).await.0["status"], "resumed");
     assert_eq!(reader.events().await, ["7", "8", "9", "b"]);
@@ -156,7 +156,7 @@ async fn history_begins_with_the_last_events() {
         assert_eq!(greeting(&mut reader).await.0["status"], "live");
         assert_eq!(reader.events().await, numbers(from..8), "history={count}");
     }
-    // What retention took before the connection is no loss: nobody asked for more than is kept.
+    // Events that retention deleted before the connection are no loss: the client asked only for existing events.
     rig.burst("a", 8..14).await;
     let mut reader = rig.from(&["a"], Start::History(100)).await;
     assert_eq!(greeting(&mut reader).await.0["status"], "live");
@@ -164,7 +164,7 @@ async fn history_begins_with_the_last_events() {
 }
 
 #[actix_rt::test]
-async fn a_time_is_a_beginning() {
+async fn a_stream_can_start_at_a_time() {
     let rig = Rig::new();
     rig.burst("a", 0..3).await;
     let (before, after) = (now_ms() - 60_000, now_ms() + 60_000);
@@ -176,7 +176,7 @@ async fn a_time_is_a_beginning() {
 }
 
 #[actix_rt::test]
-async fn the_beginning_is_the_first_event_that_is_kept() {
+async fn the_beginning_is_the_first_existing_event() {
     let rig = keeping(3);
     rig.burst("a", 0..3).await;
     let mut whole = rig.from(&["a"], Start::Beginning).await;
@@ -197,7 +197,7 @@ async fn a_stream_ends_after_the_event_that_it_waits_for() {
     let complete = crate::event::Draft { event: "complete".into(), ..draft(&["job"], "done") };
     rig.append(vec![complete, draft(&["job"], "after the end")]).await;
     let expected: Vec<String> = numbers(0..50).into_iter().chain(["done".to_owned()]).collect();
-    // One learns it from the shard or while it catches up, one in a later page, one in the first.
+    // One reader gets the end from the shard or while it catches up, one in a later page, one in the first page.
     assert_eq!(events(&live.rest().await), expected);
     let mut replay = rig.greeted(job(Start::Beginning)).await;
     assert_eq!(events(&replay.rest().await), expected);
@@ -217,9 +217,9 @@ async fn a_live_stream_ends_with_its_last_event() {
     assert_eq!(events(&live.rest().await), ["0", "done"]);
 }
 
-/// A reader that is behind is told of each loss, not of the first alone.
+/// A reader that is behind gets a report of each loss, not only of the first one.
 #[actix_rt::test]
-async fn every_loss_while_behind_is_told() {
+async fn every_loss_while_behind_is_reported() {
     let config = Config { outbox_events: 4, ..Config::default() };
     let rig = keeping_with(config, 20);
     rig.burst("a", 0..20).await;
@@ -228,32 +228,32 @@ async fn every_loss_while_behind_is_told() {
     assert_eq!(greeting(&mut reader).await.0["status"], "live");
     let mut got = vec![reader.next().await];
     for loss in 0..3 {
-        // Far enough ahead that the reader's next page is gone from both topics.
+        // Far enough ahead that the reader's next page was deleted from both topics.
         for name in ["a", "b"] {
             rig.burst(name, 100 * (loss + 1)..100 * (loss + 1) + 30).await;
         }
         settle().await;
-        let told = loop {
+        let gap = loop {
             let next = reader.next().await;
             if next.name == "gap" {
                 break next;
             }
             got.push(next);
         };
-        assert_eq!(told.reason(), "trimmed", "loss {loss}");
-        assert_eq!(told.json()["topics"].as_array().unwrap().len(), 2, "{told:?}");
+        assert_eq!(gap.reason(), "trimmed", "loss {loss}");
+        assert_eq!(gap.json()["topics"].as_array().unwrap().len(), 2, "{gap:?}");
         got.push(reader.next().await);
         assert_eq!(got.last().unwrap().data, (100 * (loss + 1) + 10).to_string());
     }
-    // From here on nothing is lost, and no old loss is told again.
+    // Later no event is lost, and no old loss is reported again.
     let rest = events(&reader.frames().await);
     assert_eq!(rest.len(), 39);
     assert_eq!(rest.last().unwrap(), "329");
 }
 
-/// Also where the journal was asked for "the last ones", what goes while they are read is a loss.
+/// Also for a reader of "the last events": events that are deleted while they are read are a loss.
 #[actix_rt::test]
-async fn a_loss_while_history_is_read_is_told() {
+async fn a_loss_while_history_is_read_is_reported() {
     let rig = keeping_with(Config { outbox_events: 4, ..Config::default() }, 20);
     rig.burst("a", 0..30).await;
     let mut reader = rig.from(&["a"], Start::History(20)).await;
@@ -266,9 +266,9 @@ async fn a_loss_while_history_is_read_is_told() {
     assert_eq!(events(&frames[5..]), numbers(25..45));
 }
 
-/// A topic that was trimmed long ago is no news to who asked for what is kept, however many pages that takes.
+/// A topic that was trimmed long ago is not reported to a reader of existing events, for any number of pages.
 #[actix_rt::test]
-async fn what_was_gone_before_history_was_asked_for_is_not_told_later() {
+async fn earlier_deletions_are_not_reported_to_readers_of_history() {
     let two =
         journal::Retention { topic: "a".into(), retention_events: Some(2), retention_ms: None, retention_bytes: None };
     let journal = journal::Config { retention: vec![two], ..journal::Config::default() };
@@ -280,9 +280,9 @@ async fn what_was_gone_before_history_was_asked_for_is_not_told_later() {
     assert_eq!(reader.events().await, numbers(0..22));
 }
 
-/// One large append can let go of what the tail has not pulled yet.
+/// One large append can delete events that the tail has not pulled yet.
 #[actix_rt::test]
-async fn what_was_gone_before_it_could_be_delivered_is_a_gap_for_those_who_hear_it() {
+async fn events_deleted_before_delivery_are_a_gap_for_their_subscribers() {
     let rig = keeping(3);
     let mut hearing = rig.live(&["a", "c"]).await;
     let mut others = rig.live(&["b"]).await;
@@ -298,8 +298,8 @@ async fn what_was_gone_before_it_could_be_delivered_is_a_gap_for_those_who_hear_
     assert_eq!(hearing.events().await, ["live again"]);
 }
 
-/// A stream may know more of the journal than the shard has delivered, and the tail pass over what only that stream heard
-/// of: a loss of the tail must not take it back.
+/// A stream may be ahead of the position of the shard, and the tail may skip events that only this stream receives. A
+/// loss of the tail must not move the stream back.
 #[actix_rt::test]
 async fn a_stream_ahead_of_the_tail_gets_nothing_twice_when_the_tail_misses_something() {
     let rig = keeping(600);
@@ -312,9 +312,9 @@ async fn a_stream_ahead_of_the_tail_gets_nothing_twice_when_the_tail_misses_some
     assert_eq!(other.events().await, numbers(0..0));
 }
 
-/// A page that was asked for before the change passes over what the change is about.
+/// A page that was requested before the change skips events of the new topics.
 #[actix_rt::test]
-async fn a_change_while_a_page_is_on_its_way_loses_nothing() {
+async fn a_change_while_a_page_is_being_read_loses_nothing() {
     let rig = Rig::tiny(2);
     rig.burst("a", 0..4).await;
     let mut reader = rig.from(&["a"], Start::Beginning).await;
@@ -332,7 +332,7 @@ async fn a_change_while_a_page_is_on_its_way_loses_nothing() {
 }
 
 #[actix_rt::test]
-async fn a_stream_whose_journal_fails_is_told_so() {
+async fn a_stream_whose_journal_fails_gets_the_reason() {
     let rig = Rig::tiny(2);
     rig.burst("a", 0..4).await;
     let mut reader = rig.from(&["a"], Start::Beginning).await;
@@ -347,9 +347,9 @@ async fn a_stream_whose_journal_fails_is_told_so() {
     assert_eq!(rig.hub.counters().open(), 0);
 }
 
-/// Places are used again: what was on its way to one who went does not concern the one who came.
+/// Keys are reused: a page for an emitter that has ended must not reach the next emitter with this key.
 #[actix_rt::test]
-async fn a_page_for_one_who_is_gone_does_not_touch_the_next() {
+async fn a_page_for_an_ended_emitter_does_not_reach_the_next() {
     let rig = Rig::tiny(2);
     rig.burst("a", 0..4).await;
     let mut gone = rig.from(&["a"], Start::Beginning).await;
@@ -366,9 +366,9 @@ async fn a_page_for_one_who_is_gone_does_not_touch_the_next() {
     assert_eq!(next.events().await, ["live"]);
 }
 
-/// A topic that was purged is forgotten history for who is behind, and nothing for who is not.
+/// A purge is a gap for readers that are behind, and no loss for the others.
 #[actix_rt::test]
-async fn a_purge_is_a_gap_for_those_who_are_behind() {
+async fn a_purge_is_a_gap_for_readers_that_are_behind() {
     let rig = Rig::new();
     let positions = rig.burst("a", 0..4).await;
     let mut live = rig.live(&["a"]).await;

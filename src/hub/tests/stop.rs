@@ -13,26 +13,26 @@ use crate::hub::{Connect, ConnectError, Reason, Selector, Start};
 const DRAIN: Duration = Duration::from_secs(4);
 
 #[actix_rt::test]
-async fn a_stop_spreads_the_ends_and_the_returns_of_the_clients() {
+async fn a_stop_spreads_the_ends_and_the_reconnects_of_the_clients() {
     let rig = Rig::new();
-    let told = Rc::new(RefCell::new(Vec::new()));
+    let ends = Rc::new(RefCell::new(Vec::new()));
     let begin = Instant::now();
     for _ in 0..30 {
-        let (mut reader, told) = (rig.live(&["a"]).await, told.clone());
+        let (mut reader, ends) = (rig.live(&["a"]).await, ends.clone());
         spawn_local(async move {
             let frames = reader.rest().await;
             assert_eq!(
                 (frames.len(), frames[0].name.as_str(), frames[0].reason().as_str()),
                 (1, "disconnect", "shutdown")
             );
-            told.borrow_mut().push((begin.elapsed(), frames[0].retry.unwrap()));
+            ends.borrow_mut().push((begin.elapsed(), frames[0].retry.unwrap()));
         });
     }
     rig.hub.stop(DRAIN).await;
-    assert!(begin.elapsed() <= DRAIN + Duration::from_millis(100), "all were gone: {:?}", begin.elapsed());
-    let told = told.take();
-    assert_eq!(told.len(), 30);
-    let (moments, retries): (BTreeSet<_>, BTreeSet<_>) = told.into_iter().unzip();
+    assert!(begin.elapsed() <= DRAIN + Duration::from_millis(100), "all have ended: {:?}", begin.elapsed());
+    let ends = ends.take();
+    assert_eq!(ends.len(), 30);
+    let (moments, retries): (BTreeSet<_>, BTreeSet<_>) = ends.into_iter().unzip();
     assert!(moments.len() > 20, "{moments:?}");
     let spread = moments.last().unwrap().abs_diff(*moments.first().unwrap());
     assert!(spread > DRAIN / 4, "{moments:?}");
@@ -48,7 +48,7 @@ async fn a_hub_that_stops_takes_no_connections() {
     let stopping = spawn_local(async move { hub.stop(DRAIN).await });
     settle().await;
     assert!(matches!(rig.hub.connect(rig.connect(&["a"])).await, Err(ConnectError::Stopping)));
-    // Streams that are still there go on until it is their turn.
+    // Open streams continue until their turn to end.
     rig.publish("a", "0").await;
     assert_eq!(reader.next().await.data, "0");
     assert_eq!(reader.rest().await[0].reason(), "shutdown");
@@ -57,9 +57,9 @@ async fn a_hub_that_stops_takes_no_connections() {
     assert!(matches!(rig.hub.connect(rig.connect(&["a"])).await, Err(ConnectError::Stopping)));
 }
 
-/// The first reason counts, and is the only one that the client is told.
+/// The first reason counts, and is the only one that the client gets.
 #[actix_rt::test]
-async fn a_stream_that_is_about_to_end_is_not_told_twice() {
+async fn a_stream_that_is_about_to_end_gets_one_reason() {
     let rig = Rig::new();
     let mut reader = rig.live(&["a"]).await;
     rig.hub.disconnect(Selector::All, Reason::Removed).await;
@@ -73,9 +73,9 @@ async fn a_stream_that_is_about_to_end_is_not_told_twice() {
     assert_eq!(rig.hub.counters().closed(Reason::Removed), 1);
 }
 
-/// A connection that waits for the journal while the hub stops would be told by nobody.
+/// The stop does not reach a connection attempt that waits for the journal.
 #[actix_rt::test]
-async fn a_connection_in_the_making_is_refused_too() {
+async fn a_connection_attempt_is_refused_too() {
     let rig = Rig::new();
     rig.publish("a", "0").await;
     let held = rig.journal.pages.write().await;
@@ -89,7 +89,7 @@ async fn a_connection_in_the_making_is_refused_too() {
 }
 
 #[actix_rt::test]
-async fn a_stop_does_not_wait_for_who_never_reads() {
+async fn a_stop_does_not_wait_for_a_client_that_never_reads() {
     let rig = Rig::new();
     let slot = Rc::new(RefCell::new(None));
     let body = slot.clone();
@@ -97,7 +97,7 @@ async fn a_stop_does_not_wait_for_who_never_reads() {
     slot.replace(Some(rig.greeted(Connect { cut: Some(Box::new(cut)), ..rig.connect(&["a"]) }).await));
     timeout(Duration::from_secs(10), rig.hub.stop(Duration::from_secs(1))).await.unwrap();
     assert_eq!((rig.hub.counters().closed(Reason::Shutdown), rig.hub.counters().open()), (1, 0));
-    // One that cannot even be cut does not hold the node either.
+    // A stream that cannot even be cut does not delay the node either.
     let rig = Rig::second();
     let _stuck = rig.live(&["a"]).await;
     timeout(Duration::from_secs(10), rig.hub.stop(Duration::from_secs(1))).await.unwrap();
@@ -114,7 +114,7 @@ async fn an_empty_hub_stops_at_once_and_twice() {
     assert_eq!(begin.elapsed(), Duration::ZERO);
 }
 
-/// Nodes may come and go in one process: a hub that nobody holds leaves nothing on the thread.
+/// Nodes may start and end in one process: a dropped hub leaves nothing on the thread.
 #[actix_rt::test]
 async fn a_hub_that_is_dropped_ends_with_its_last_stream() {
     let rig = Rig::new();

@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[actix_rt::test]
-async fn the_first_frame_tells_who_and_where() {
+async fn the_first_frame_contains_user_and_position() {
     let rig = Rig::new();
     let last = rig.publish("a", "0").await;
     let mut reader = rig
@@ -45,7 +45,7 @@ async fn the_first_frame_tells_who_and_where() {
 }
 
 #[actix_rt::test]
-async fn nobody_in_particular_is_anonymous() {
+async fn a_client_without_user_is_anonymous() {
     let rig = Rig::new();
     let (mut one, mut other) = (rig.open(rig.connect(&[])).await, rig.open(rig.connect(&[])).await);
     let (one, other) = (one.next().await.json(), other.next().await.json());
@@ -55,7 +55,7 @@ async fn nobody_in_particular_is_anonymous() {
 }
 
 #[actix_rt::test]
-async fn a_named_stream_greets_in_its_own_words() {
+async fn a_named_stream_has_its_own_first_frame() {
     let rig = Rig::new();
     let mut greeting = Greeting { event: Some("connected".into()), ..Greeting::default() };
     greeting.fields.insert("jobId".into(), json!("j1"));
@@ -66,7 +66,7 @@ async fn a_named_stream_greets_in_its_own_words() {
 }
 
 #[actix_rt::test]
-async fn all_that_it_hears_comes_once_and_in_order() {
+async fn each_event_of_its_topics_arrives_once_and_in_order() {
     let rig = Rig::new();
     let mut reader = rig
         .greeted(Connect {
@@ -113,7 +113,7 @@ async fn an_envelope_is_the_same_live_and_on_replay() {
 }
 
 #[actix_rt::test]
-async fn filtered_events_reach_those_whose_metadata_match_live_and_on_replay() {
+async fn filtered_events_reach_matching_emitters_live_and_on_replay() {
     let rig = Rig::new();
     let connect = |json: &str, start| Connect { meta: meta(json), start, ..rig.connect(&["a"]) };
     let mut premium = rig.greeted(connect(r#"{"premium":true,"lang":"de"}"#, Start::Live)).await;
@@ -142,7 +142,7 @@ async fn a_costly_filter_takes_several_turns_and_the_order_holds() {
     let mut other = rig.live(&["a"]).await;
     rig.append(vec![draft(&["a"], "1"), costly(), draft(&["a"], "2"), costly(), draft(&["a"], "3")]).await;
     let all = ["1", "costly", "2", "costly", "3"];
-    // Who comes while the turns last begins with what it has not missed.
+    // A reader that connects between the turns starts after the events that were already offered.
     readers.push(rig.greeted(connect(Start::Beginning)).await);
     for reader in &mut readers {
         assert_eq!(reader.events().await, all);
@@ -154,13 +154,13 @@ async fn a_costly_filter_takes_several_turns_and_the_order_holds() {
     assert_eq!(rig.hub.counters().filters_failed.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 
-/// What was appended before a connection was made may come, what was appended after it must.
+/// Events appended before a connection was made may arrive; events appended after it must arrive.
 #[actix_rt::test]
-async fn a_live_stream_begins_where_its_greeting_says() {
+async fn a_live_stream_begins_at_the_position_of_its_first_frame() {
     let rig = Rig::new();
     let mut early = rig.live(&["a"]).await;
     rig.burst("a", 0..100).await;
-    // The shard has not had a turn since.
+    // The shard has not had a turn yet.
     let mut reader = rig.open(rig.connect(&["a"])).await;
     rig.burst("a", 100..200).await;
     let from: Position = reader.next().await.json()["resume"]["from"].as_str().unwrap().parse().unwrap();
@@ -200,7 +200,7 @@ async fn a_slow_reader_does_not_delay_a_fast_one() {
     let mut fast = rig.live(&["a"]).await;
     for round in 0..50 {
         rig.burst("a", round * 4..round * 4 + 4).await;
-        // Nobody waits for time: what the fast one gets does not hang on any timer.
+        // No reader waits for time: the fast reader does not depend on a timer.
         let before = tokio::time::Instant::now();
         let mut got = Vec::new();
         while got.len() < 4 {
@@ -221,7 +221,7 @@ impl Wake for Wakes {
     }
 }
 
-/// A body is woken once for all that a turn brings, and never again once it is gone.
+/// A body is woken once for all events of a turn, and never again after it has ended.
 #[actix_rt::test]
 async fn a_reader_is_woken_once_for_many_events() {
     let rig = Rig::new();
@@ -238,7 +238,7 @@ async fn a_reader_is_woken_once_for_many_events() {
     }
     assert!(subscription.poll_frame(&mut cx).is_pending());
     drop(subscription);
-    rig.publish("a", "nobody hears it").await;
+    rig.publish("a", "it has no subscriber").await;
     settle().await;
     assert_eq!(wakes.0.load(SeqCst), 1);
 }

@@ -1,4 +1,4 @@
-//! A hub over a journal that can be held up, and a reader that decodes what it is given.
+//! A hub over a journal whose reads can be blocked, and a reader that decodes frames.
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
@@ -38,9 +38,9 @@ pub(super) struct Got {
     pub(super) retry: Option<u64>,
 }
 
-/// Longer than anything in here may take; on a paused clock it costs nothing.
+/// Longer than any step of a test. On a paused clock it costs no time.
 const DEADLINE: Duration = Duration::from_secs(300);
-/// When nothing has come for so long, nothing will.
+/// A stream without a frame for this time will send none.
 const SILENCE: Duration = Duration::from_millis(50);
 
 // === impl Rig ===
@@ -51,18 +51,18 @@ impl Rig {
         Self::with(Config::default(), &journal::Config::default())
     }
 
-    /// A tiny outbox: so many events, or one KiB.
+    /// A tiny outbox: this number of events, or one KiB.
     pub(super) fn tiny(outbox_events: usize) -> Self {
         Self::with(Config { outbox_events, outbox_bytes: 1024, ..Config::default() }, &journal::Config::default())
     }
 
     pub(super) fn with(config: Config, journal: &journal::Config) -> Self {
-        // From here on time passes when everybody waits for it, and only then.
+        // From here on, time passes only when all tasks wait for it.
         tokio::time::pause();
         Self::beside(config, journal)
     }
 
-    /// Another one on the same thread.
+    /// Another rig on the same thread.
     pub(super) fn second() -> Self {
         Self::beside(Config::default(), &journal::Config::default())
     }
@@ -104,7 +104,7 @@ impl Rig {
         self.greeted(self.connect(topics)).await
     }
 
-    /// A reader that begins somewhere; its first frames are still to come.
+    /// A reader that starts at this position; it has not read its first frames.
     pub(super) async fn from(&self, topics: &[&str], start: Start) -> Reader {
         self.open(Connect { start, ..self.connect(topics) }).await
     }
@@ -155,32 +155,32 @@ impl Reader {
     /// The next frame, or `None` at the end.
     pub(super) async fn read(&mut self) -> Option<Got> {
         let frame = timeout(DEADLINE, poll_fn(|cx| self.subscription.poll_frame(cx))).await;
-        frame.expect("the stream gives a frame or ends").map(|frame| Got::decode(&frame.frame()))
+        frame.expect("the stream returns a frame or ends").map(|frame| Got::decode(&frame.frame()))
     }
 
-    /// The next frame of a stream that goes on.
+    /// The next frame of a stream that continues.
     pub(super) async fn next(&mut self) -> Got {
-        self.read().await.expect("the stream goes on")
+        self.read().await.expect("the stream continues")
     }
 
-    /// Asks for a frame without waiting for it.
+    /// Polls for a frame once.
     pub(super) async fn poll(&mut self) -> Option<Got> {
         match poll_fn(|cx| Poll::Ready(self.subscription.poll_frame(cx))).await {
-            Poll::Ready(frame) => Some(Got::decode(&frame.expect("the stream goes on").frame())),
+            Poll::Ready(frame) => Some(Got::decode(&frame.expect("the stream continues").frame())),
             Poll::Pending => None,
         }
     }
 
-    /// All that comes until nothing more comes.
+    /// All frames until no more arrive.
     pub(super) async fn frames(&mut self) -> Vec<Got> {
         let mut frames = Vec::new();
         while let Ok(frame) = timeout(SILENCE, poll_fn(|cx| self.subscription.poll_frame(cx))).await {
-            frames.push(Got::decode(&frame.expect("the stream goes on").frame()));
+            frames.push(Got::decode(&frame.expect("the stream continues").frame()));
         }
         frames
     }
 
-    /// All that comes until the stream ends.
+    /// All frames until the stream ends.
     pub(super) async fn rest(&mut self) -> Vec<Got> {
         let mut frames = Vec::new();
         while let Some(frame) = self.read().await {
@@ -189,7 +189,7 @@ impl Reader {
         frames
     }
 
-    /// The payloads of all events that come until nothing more comes; whatever else comes is a failure.
+    /// The payloads of all events until no more arrive; any other frame is a failure.
     pub(super) async fn events(&mut self) -> Vec<String> {
         events(&self.frames().await)
     }
@@ -262,7 +262,7 @@ pub(super) fn filtered(draft: Draft, json: &str) -> Draft {
     Draft { filter: Some(Filter::from_json(serde_json::from_str(json).unwrap()).unwrap()), ..draft }
 }
 
-/// Lets all others run until they wait.
+/// Runs all other tasks until they wait.
 pub(super) async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }

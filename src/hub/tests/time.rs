@@ -1,4 +1,4 @@
-//! What time brings: heartbeats, lifetimes, deadlines. The clock is paused, so each second is exact.
+//! Effects of time: heartbeats, lifetimes, deadlines. The clock is paused, so each second is exact.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,7 +19,7 @@ fn beating(rig: &Rig, kind: HeartbeatKind, every: Duration) -> Connect {
     Connect { heartbeat: Heartbeat { kind, every }, ..rig.connect(&["a"]) }
 }
 
-/// The next frame, and after how many seconds it came.
+/// The next frame, and the seconds until it arrived.
 async fn timed(reader: &mut Reader) -> (Got, f64) {
     let begin = Instant::now();
     let got = reader.next().await;
@@ -44,7 +44,7 @@ async fn silence_is_filled_with_heartbeats() {
 }
 
 #[actix_rt::test]
-async fn traffic_puts_a_heartbeat_off() {
+async fn events_delay_a_heartbeat() {
     let rig = Rig::new();
     let mut reader = rig.greeted(beating(&rig, HeartbeatKind::Event, 15 * SECOND)).await;
     for number in 0..4 {
@@ -71,7 +71,7 @@ async fn each_stream_has_its_own_heartbeat() {
     assert_eq!(never.events().await, numbers(0..0));
 }
 
-/// A heartbeat that nobody takes is not followed by another.
+/// An unread heartbeat is not followed by another one.
 #[actix_rt::test]
 async fn heartbeats_do_not_pile_up() {
     let rig = Rig::new();
@@ -83,7 +83,7 @@ async fn heartbeats_do_not_pile_up() {
 }
 
 #[actix_rt::test]
-async fn a_lifetime_ends_within_a_tenth_of_what_was_asked_and_not_for_all_at_once() {
+async fn a_lifetime_ends_within_a_tenth_of_the_requested_time_and_not_for_all_at_once() {
     let rig = Rig::new();
     let lived = Rc::new(RefCell::new(Vec::new()));
     let mut tasks = Vec::new();
@@ -110,10 +110,10 @@ async fn a_lifetime_ends_within_a_tenth_of_what_was_asked_and_not_for_all_at_onc
     assert_eq!((rig.hub.counters().closed(Reason::Lifetime), rig.hub.counters().open()), (20, 0));
 }
 
-/// Where a reader is kept until its connection is cut.
+/// Holds a reader until its connection is cut.
 type Slot = Rc<RefCell<Option<Reader>>>;
 
-/// Like a body whose connection was shut: the framework drops it. Also counts the cuts.
+/// Drops the reader when its connection is cut, as the framework drops a body. Also counts the cuts.
 fn droppable(connect: Connect) -> (Connect, Slot, Rc<Cell<u32>>) {
     let (slot, cuts) = (Slot::default(), Rc::new(Cell::new(0)));
     let (body, count) = (slot.clone(), cuts.clone());
@@ -125,16 +125,16 @@ fn droppable(connect: Connect) -> (Connect, Slot, Rc<Cell<u32>>) {
 }
 
 #[actix_rt::test]
-async fn a_reader_that_takes_nothing_is_cut_at_the_write_deadline() {
+async fn a_client_that_does_not_read_is_cut_at_the_write_deadline() {
     let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
     let reasons = Rc::new(RefCell::new(Vec::new()));
-    let told = reasons.clone();
+    let closed = reasons.clone();
     let (connect, slot, cuts) = droppable(rig.connect(&["a"]));
-    let on_close = Box::new(move |reason| told.borrow_mut().push(reason));
+    let on_close = Box::new(move |reason| closed.borrow_mut().push(reason));
     let reader = rig.greeted(Connect { on_close: Some(on_close), ..connect }).await;
     let mut taking = rig.live(&["a"]).await;
     slot.replace(Some(reader));
-    // Silence is no fault of the reader.
+    // A client of a silent stream is not at fault.
     sleep(30 * SECOND).await;
     rig.burst("a", 0..3).await;
     assert_eq!(taking.events().await, numbers(0..3));
@@ -147,7 +147,7 @@ async fn a_reader_that_takes_nothing_is_cut_at_the_write_deadline() {
 }
 
 #[actix_rt::test]
-async fn a_reader_that_takes_a_little_now_and_then_is_not_cut() {
+async fn a_client_that_reads_slowly_is_not_cut() {
     let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
     let (connect, _, cuts) = droppable(rig.connect(&["a"]));
     let mut reader = rig.greeted(connect).await;
@@ -159,7 +159,7 @@ async fn a_reader_that_takes_a_little_now_and_then_is_not_cut() {
     assert_eq!(cuts.get(), 0);
 }
 
-/// The operating system may end a stuck connection a moment before the tick would have.
+/// The operating system may end a stuck connection shortly before the tick does.
 #[actix_rt::test]
 async fn a_stuck_reader_that_the_system_cut_first_is_counted_as_stuck() {
     let rig = Rig::with(Config { write_deadline_ms: 10_000, ..Config::default() }, &crate::journal::Config::default());
@@ -174,7 +174,7 @@ async fn a_stuck_reader_that_the_system_cut_first_is_counted_as_stuck() {
 }
 
 #[actix_rt::test]
-async fn who_does_not_take_the_last_word_is_cut() {
+async fn a_client_that_does_not_read_the_last_frame_is_cut() {
     let rig = Rig::new();
     let (connect, slot, cuts) = droppable(rig.connect(&["a"]));
     slot.replace(Some(rig.greeted(connect).await));
@@ -186,9 +186,9 @@ async fn who_does_not_take_the_last_word_is_cut() {
     assert_eq!((rig.hub.counters().closed(Reason::Removed), rig.hub.counters().open()), (1, 0));
 }
 
-/// A client that sends without end may keep its own body from being polled: the tick looks for itself.
+/// A client that sends without end may prevent polls of its own body: the tick checks the input itself.
 #[actix_rt::test]
-async fn a_client_that_floods_its_connection_is_cut_without_a_last_word() {
+async fn a_client_that_floods_its_connection_is_cut_without_a_last_frame() {
     let rig = Rig::new();
     let flooding = Rc::new(Cell::new(false));
     let asked = flooding.clone();
@@ -201,9 +201,9 @@ async fn a_client_that_floods_its_connection_is_cut_without_a_last_word() {
     assert_eq!((cuts.get(), rig.hub.counters().closed(Reason::InputFlood)), (1, 1));
 }
 
-/// A job's stream often ends with its largest event: a slow network gets the time that it has in the middle.
+/// A job's stream often ends with its largest event: a slow client gets the full write deadline for it.
 #[actix_rt::test]
-async fn a_stream_that_ended_well_is_given_time_to_be_read() {
+async fn the_client_of_a_complete_stream_has_time_to_read_it() {
     let rig = Rig::new();
     let (connect, slot, cuts) = droppable(Connect { until: Some("complete"), ..rig.connect(&["a"]) });
     let mut reader = rig.greeted(connect).await;
