@@ -25,8 +25,8 @@
 //!   positions.
 //! - A panic in one upstream ends only the sources that it reads; a panic in the actor of the relays ends the node.
 //!
-//! Promises: each event of a source is in the topics of its relay once and in order, whatever happens to this node. What
-//! cannot be stored, or may be missing, is reported in band. A source that fails harms no other source. While the journal
+//! Promises: each event of a source is in the topics of its relay once and in order, whatever happens to this node. Events
+//! that cannot be stored, or may be missing, are reported in band. A source that fails harms no other source. While the journal
 //! takes nothing, the upstream is not read, and nothing is dropped.
 //!
 //! [`merge`] and [`passthrough`] read remote streams for one reader each, without the journal.

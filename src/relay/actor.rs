@@ -1,6 +1,6 @@
 //! The actor of the relays, on a thread of its own. It owns the engine, and decides nothing itself.
 //!
-//! Each request, report and result is one call of the engine; [`RelaysActor::settle`] then carries out the effects. The
+//! Each request, report and result is one call of the engine; [`RelaysActor::carry_out`] then carries out the effects. The
 //! upstreams are actors on the same thread.
 
 use std::collections::HashMap;
@@ -136,7 +136,7 @@ struct UpstreamDied(UpstreamId);
 
 impl RelaysActor {
     /// Carries out what the engine wants to be done; follows each call of the engine.
-    fn settle(&mut self, ctx: &mut Context<Self>) {
+    fn carry_out(&mut self, ctx: &mut Context<Self>) {
         // Before any answer: a client that has it may look at the figures.
         let stats = self.engine.stats();
         self.figures.send_if_modified(|figures| std::mem::replace(figures, stats) != stats);
@@ -146,7 +146,7 @@ impl RelaysActor {
                     let done = work::perform(self.deps.journal.clone(), self.deps.supervisor.clone(), work);
                     ctx.spawn(done.into_actor(self).map(|done, relays, ctx| {
                         relays.engine.done(done);
-                        relays.settle(ctx);
+                        relays.carry_out(ctx);
                     }));
                 }
                 Effect::Start(start) => self.start_upstream(*start, ctx),
@@ -158,14 +158,14 @@ impl RelaysActor {
                 }
                 Effect::Reconnect(id, owner) => {
                     if let Some(upstream) = self.upstreams.get(&id) {
-                        tell(upstream.addr.clone(), Reconnect(self.deps.connections.of(&owner)));
+                        send(upstream.addr.clone(), Reconnect(self.deps.connections.of(&owner)));
                     }
                 }
                 Effect::Stop(id) => self.stop_upstream(id),
                 Effect::RetryLater => {
                     ctx.run_later(RETRY, |relays, ctx| {
                         relays.engine.retry();
-                        relays.settle(ctx);
+                        relays.carry_out(ctx);
                     });
                 }
                 Effect::Answer(answer) => answer(),
@@ -185,14 +185,14 @@ impl RelaysActor {
             if running.await.is_err_and(|error| error.is_panic())
                 && let Some(relays) = relays.upgrade()
             {
-                tell(relays, UpstreamDied(id));
+                send(relays, UpstreamDied(id));
             }
         });
     }
 
     fn stop_upstream(&mut self, id: UpstreamId) {
         if let Some(upstream) = self.upstreams.remove(&id) {
-            tell(upstream.addr, upstream::Stop);
+            send(upstream.addr, upstream::Stop);
         }
     }
 
@@ -204,13 +204,13 @@ impl RelaysActor {
     ) -> ResponseFuture<Result<T, Error>> {
         let (caller, answer) = oneshot::channel();
         begin(&mut self.engine, caller);
-        self.settle(ctx);
+        self.carry_out(ctx);
         Box::pin(async { answer.await.unwrap_or(Err(Error::Stopping)) })
     }
 }
 
 /// Sends a message that has no answer. It waits for a place in the mailbox, so it is not lost.
-fn tell<A, M>(to: Addr<A>, message: M)
+fn send<A, M>(to: Addr<A>, message: M)
 where
     A: Actor<Context = Context<A>> + Handler<M>,
     M: Message<Result = ()> + Send + 'static,
@@ -229,11 +229,11 @@ impl Actor for RelaysActor {
         let stop = self.stop.clone().cancelled_owned();
         ctx.spawn(stop.into_actor(self).map(|(), relays, ctx| {
             relays.engine.stop();
-            relays.settle(ctx);
+            relays.carry_out(ctx);
         }));
         ctx.run_interval(SWEEP, |relays, ctx| {
             relays.engine.sweep();
-            relays.settle(ctx);
+            relays.carry_out(ctx);
         });
         let journal = self.deps.journal.clone();
         if !journal.durable() {
@@ -247,7 +247,7 @@ impl Actor for RelaysActor {
             let Some((found, unreadable)) = found else { return };
             relays.engine.restore(found, unreadable);
             relays.ready.send_replace(true);
-            relays.settle(ctx);
+            relays.carry_out(ctx);
         }));
     }
 
@@ -316,7 +316,7 @@ impl Handler<Report> for RelaysActor {
         if let Some(upstream) = self.upstreams.get_mut(&report.upstream) {
             upstream.taken = Some(taken);
             self.engine.reported(report);
-            self.settle(ctx);
+            self.carry_out(ctx);
         }
         Box::pin(async { wait.await.is_ok() })
     }
@@ -328,6 +328,6 @@ impl Handler<UpstreamDied> for RelaysActor {
     fn handle(&mut self, UpstreamDied(id): UpstreamDied, ctx: &mut Context<Self>) {
         self.upstreams.remove(&id);
         self.engine.upstream_died(id);
-        self.settle(ctx);
+        self.carry_out(ctx);
     }
 }

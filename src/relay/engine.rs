@@ -59,7 +59,7 @@ pub(super) struct Engine {
     effects: Effects,
     /// Last events of relays that are in flight. Readers of the journal may see them already.
     ends_in_flight: usize,
-    /// Questions that came meanwhile: a client that has read the last event must not be told that the relay runs.
+    /// Questions that came meanwhile: for a client that has read the last event the relay must not be running.
     questions: Vec<Question>,
     /// An expired relay is being removed; one at a time.
     removing: bool,
@@ -110,7 +110,7 @@ impl Engine {
         }
     }
 
-    /// What is to be done since the last call.
+    /// The effects since the last call.
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         self.effects.take()
     }
@@ -118,7 +118,7 @@ impl Engine {
     /// Figures for metrics and status.
     pub(super) fn stats(&self) -> Stats {
         let (running, ended) = (self.registry.running() as u64, self.registry.ended() as u64);
-        Stats { relays_running: running, relays_kept: ended, ..self.effects.stats }
+        Stats { relays_running: running, relays_ended: ended, ..self.effects.stats }
     }
 
     /// Creates a relay of this user. The caller is answered when the journal has its records.
@@ -158,7 +158,7 @@ impl Engine {
         self.with_group(report.upstream, |group, _| group.report = Some(report));
     }
 
-    /// Takes note of an upstream that has ended without a report: its actor has panicked.
+    /// Records that an upstream has ended without a report: its actor has panicked.
     pub(super) fn upstream_died(&mut self, id: UpstreamId) {
         self.with_group(id, |group, _| group.die());
     }

@@ -47,7 +47,7 @@ impl Handle {
     /// Dropping the future does not take the request back.
     ///
     /// # Errors
-    /// Nothing was stored; the variant says what the caller can do.
+    /// Nothing was stored; the variant shows what the caller can do.
     pub async fn create(&self, mut spec: Spec, user: Option<String>) -> Result<Created, Error> {
         let (config, remotes) = &*self.limits;
         let plan = Plan::check(&mut spec, Limits { config, remotes }).map_err(Error::Invalid)?;

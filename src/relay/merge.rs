@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_a_node_says_where_it_has_been_and_is_not_taken_for_a_frame_of_this_one() {
+    fn an_event_of_a_node_has_its_trail_and_is_not_taken_for_a_frame_of_this_one() {
         let gap = RemoteEvent { trail: "800000000000-1".into(), ..event("gap", "a", "9c1f00aa0b77-2") };
         assert_eq!(passed_on("s", &gap, false), ": via 800000000000-1 9c1f00aa0b77-2\nevent: remote.gap\ndata: a\n\n");
         assert_eq!(

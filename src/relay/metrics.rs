@@ -8,7 +8,7 @@ impl Handle {
     pub fn metrics(&self, rows: &mut Rows) {
         let relays = self.stats();
         rows.gauge("relays_running", "Relays that have not ended.", relays.relays_running);
-        rows.gauge("relays_kept", "Relays that have ended and are kept.", relays.relays_kept);
+        rows.gauge("relays_kept", "Relays that have ended and are kept.", relays.relays_ended);
         rows.counter("relay_events", "Events that relays have appended.", relays.events);
         let help = "Events of sources that were reported and not kept.";
         rows.counter("relay_events_skipped", help, relays.skipped);

@@ -37,7 +37,7 @@ pub(super) struct SpecRecord {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Progress {
-    /// Grows with every write. It tells whether a write happened whose answer was lost.
+    /// Grows with every write. It shows whether a write happened whose answer was lost.
     pub(super) seq: u64,
     pub(super) cursor: Cursor,
     /// The number of connections that were opened so far.

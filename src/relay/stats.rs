@@ -11,7 +11,7 @@ pub struct Stats {
     /// Relays that have not ended.
     pub relays_running: u64,
     /// Ended relays that are still shown.
-    pub relays_kept: u64,
+    pub relays_ended: u64,
     /// Events relayed; an event that several relays share counts once.
     pub events: u64,
     /// Connections after the first one of a source.

@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn ids_of_other_servers_are_no_hops() {
         for id in ["", "7", "1-9", "1526919030474-0", "800000000000-07", "800000000000", "x-1"] {
-            assert_eq!(Trail::of(&event("what anybody writes", id)).comment(), None, "{id}");
+            assert_eq!(Trail::of(&event("free text", id)).comment(), None, "{id}");
         }
     }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_began_at_the_same_place_is_known_for_a_minute() {
+    async fn the_begin_of_a_trail_is_known_for_a_minute() {
         let mut recent = Recent::default();
         assert!(!recent.again(at(1), Instant::now()));
         assert!(recent.again(at(1), Instant::now()));

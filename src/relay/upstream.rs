@@ -50,7 +50,7 @@ pub(super) struct Report {
 pub(super) struct Batch {
     /// Events of the source, and events about it.
     pub(super) outputs: Vec<RelayOutput>,
-    /// Counts what is in the batch.
+    /// Counts the content of the batch.
     pub(super) counted: Stats,
     /// The remote has reported a gap.
     pub(super) missed: bool,

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use super::{
     engine::{
         effect::{AppendFailure, Attempt, Done, Work},
-        join::{Past, PastPage},
+        join::{History, HistoryPage},
     },
     member::Member,
     output::SourceEvent,
@@ -35,7 +35,7 @@ pub(super) async fn perform(journal: Shared, supervisor: Supervisor, work: Work)
             let result = appended.map_or(Err(AppendFailure::Fault), |result| result.map_err(AppendFailure::Journal));
             Done::Append(lane, result)
         }
-        Work::Read(upstream, past) => Done::Read(upstream, guarded(read(&journal, past)).await.ok().flatten()),
+        Work::Read(upstream, history) => Done::Read(upstream, guarded(read(&journal, history)).await.ok().flatten()),
         Work::Reopen(relay, sources) => {
             let reopened = guarded(reopen(&journal, &relay, &sources)).await;
             Done::Reopen(relay, reopened)
@@ -68,7 +68,7 @@ async fn guarded<T>(work: impl Future<Output = Result<T, Unavailable>>) -> Resul
     done.unwrap_or_else(|_| Err(AppendFailure::Fault.into()))
 }
 
-/// Appends a batch once. An attempt after an unclear one first reads the records: their `seq` says whether the earlier one
+/// Appends a batch once. An attempt after an unclear one first reads the records: their `seq` shows whether the earlier one
 /// was written. If it was not, the batch expects these very records, so an earlier attempt that lands late makes it fail
 /// instead of writing twice.
 async fn append(journal: &Shared, attempt: Attempt) -> Result<(), AppendError> {
@@ -87,15 +87,15 @@ async fn append(journal: &Shared, attempt: Attempt) -> Result<(), AppendError> {
 }
 
 /// The next page of a history; `None` at its end.
-async fn read(journal: &Shared, past: Past) -> Result<Option<PastPage>, Unavailable> {
-    let through = past.through.unwrap_or_else(|| *journal.watch_head().borrow());
-    if past.after >= through {
+async fn read(journal: &Shared, history: History) -> Result<Option<HistoryPage>, Unavailable> {
+    let through = history.through.unwrap_or_else(|| *journal.watch_head().borrow());
+    if history.after >= through {
         return Ok(None);
     }
-    let (patterns, after) = ([Pattern::Exact(past.topic)].into(), past.after);
+    let (patterns, after) = ([Pattern::Exact(history.topic)].into(), history.after);
     let query = Query { patterns, after, floor: after, limit: PAGE_EVENTS, max_bytes: PAGE_BYTES };
     let Page { events, through: read, .. } = journal.read(query).await?;
-    Ok((read > after).then_some(PastPage { events, after: read, through }))
+    Ok((read > after).then_some(HistoryPage { events, after: read, through }))
 }
 
 /// Writes that these sources, and the relay, have not ended.

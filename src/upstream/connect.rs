@@ -236,11 +236,11 @@ mod tests {
     /// DNS rebinding: a second lookup of a checked name returns another address.
     #[tokio::test]
     async fn a_name_is_resolved_once_and_only_the_checked_address_is_used() {
-        static LOOKED_UP: AtomicU16 = AtomicU16::new(0);
+        static LOOKUPS: AtomicU16 = AtomicU16::new(0);
         // The first answer is a permitted address, later answers are not.
         #[expect(clippy::unnecessary_wraps, reason = "the type of a lookup, which may fail")]
         fn rebinding(_: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-            let last = if LOOKED_UP.fetch_add(1, Relaxed) == 0 { 1 } else { 2 };
+            let last = if LOOKUPS.fetch_add(1, Relaxed) == 0 { 1 } else { 2 };
             Ok(vec![SocketAddr::from(([127, 0, 0, last], port))])
         }
         let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a free port");
@@ -250,7 +250,7 @@ mod tests {
         let url: Url = format!("http://rebinding.example:{port}/").parse().expect("a URL");
         let stream = tcp.connect(&url).await.expect("the first answer is permitted");
         assert_eq!(stream.peer_addr().expect("connected").ip().to_string(), "127.0.0.1");
-        assert_eq!(LOOKED_UP.load(Relaxed), 1, "one lookup for check and connection");
+        assert_eq!(LOOKUPS.load(Relaxed), 1, "one lookup for check and connection");
         let error = tcp.connect(&url).await.map(drop).expect_err("the second answer is refused");
         assert_eq!(error.code(), "egress_refused");
     }

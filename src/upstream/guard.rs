@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_own_address_is_refused_though_it_looks_public() {
+    fn the_nodes_own_address_is_rejected_although_it_is_public() {
         let guard = Guard::default();
         guard.set_own(vec!["8.8.8.8:8080".parse().expect("an address")]);
         assert_eq!(verdict(&guard, "h", "8.8.8.8", 8080), Err("an address of this node"));

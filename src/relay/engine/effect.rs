@@ -1,10 +1,10 @@
-//! What the engine wants to be done, and the results.
+//! The effects of the engine, and their results.
 
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::join::{Past, PastPage};
+use super::join::{History, HistoryPage};
 use crate::{
     journal::{AppendError, Batch, Unavailable},
     relay::{
@@ -20,7 +20,7 @@ use crate::{
 /// Where the answer to a request goes.
 pub(crate) type Caller<T> = oneshot::Sender<Result<T, Error>>;
 
-/// Collects what is to be done.
+/// Collects effects.
 #[derive(Default)]
 pub(super) struct Effects {
     list: Vec<Effect>,
@@ -33,7 +33,7 @@ pub(super) struct Effects {
     pub(super) stats: Stats,
 }
 
-/// What is to be done, in this order.
+/// A task for the actor. It carries them out in order.
 pub(crate) enum Effect {
     /// Ask the journal. The result comes back as [`Done`].
     Work(Work),
@@ -56,7 +56,7 @@ pub(crate) enum Work {
     /// Append this.
     Append(Lane, Attempt),
     /// Read the next page of a history, for a newcomer of this upstream.
-    Read(UpstreamId, Past),
+    Read(UpstreamId, History),
     /// Write these sources of a relay as running, and the relay too.
     Reopen(String, Vec<usize>),
     /// Write that these equal sources, whose upstream has this number, are given up for this reason: a text and a code.
@@ -69,7 +69,7 @@ pub(crate) enum Work {
 pub(crate) enum Done {
     Append(Lane, Result<(), AppendFailure>),
     /// `None` at the end of the history, and if it cannot be read.
-    Read(UpstreamId, Option<PastPage>),
+    Read(UpstreamId, Option<HistoryPage>),
     Reopen(String, Result<Vec<(usize, Progress)>, Unavailable>),
     /// The progress of the sources now; `None` if they have no records any more.
     GiveUp(UpstreamId, Result<Option<Progress>, Unavailable>),
@@ -103,12 +103,12 @@ pub(crate) enum AppendFailure {
 }
 
 /// What clients see of a panic: they cannot read the log.
-pub(crate) const FAULT: &str = "a fault of this program; its log says more";
+pub(crate) const FAULT: &str = "a fault of this program; its log has the details";
 
 // === impl Effects ===
 
 impl Effects {
-    /// What is to be done since the last call.
+    /// The effects since the last call.
     pub(super) fn take(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.list)
     }

@@ -25,7 +25,7 @@ pub(super) struct Join {
     own: Progress,
     stage: Stage,
     /// The history of an older member; `None` if the upstream has brought no events.
-    past: Option<Past>,
+    history: Option<History>,
     /// A page that was read and is not written yet.
     page: Option<Vec<SharedEvent>>,
 }
@@ -41,12 +41,12 @@ enum Stage {
     /// Writes the progress of the upstream as the newcomer's.
     Last,
     /// The history is not complete.
-    Apart,
+    Detach,
 }
 
 /// The history of a member, as far as it was read.
 #[derive(Clone, Debug)]
-pub(crate) struct Past {
+pub(crate) struct History {
     pub(crate) topic: Topic,
     /// Only events of the source with this label.
     label: String,
@@ -59,7 +59,7 @@ pub(crate) struct Past {
 
 /// A page of a history.
 #[derive(Debug)]
-pub(crate) struct PastPage {
+pub(crate) struct HistoryPage {
     pub(crate) events: Vec<SharedEvent>,
     /// The next page begins after this offset.
     pub(crate) after: u64,
@@ -70,13 +70,13 @@ pub(crate) struct PastPage {
 /// The next step of a join.
 pub(super) enum Next {
     /// Read the next page of this history.
-    Read(Past),
+    Read(History),
     /// Write these events for the newcomer, with its progress.
     Write(Vec<RelayOutput>, Progress),
     /// Write the progress of the upstream for the newcomer; then it is a member.
     Last(Progress),
-    /// The newcomer must read the remote itself, from where its record says.
-    Apart,
+    /// The newcomer must read the remote itself, from the position in its record.
+    Detach,
 }
 
 // === impl Join ===
@@ -84,21 +84,21 @@ pub(super) enum Next {
 impl Join {
     /// Begins to join an upstream with this progress, whose oldest member is `elder`.
     pub(super) fn new(member: Arc<Member>, start: &str, group: &Progress, elder: Option<&Member>) -> Self {
-        let past = elder.filter(|_| group.cursor.events > 0).map(Past::of);
-        let stage = match &past {
+        let history = elder.filter(|_| group.cursor.events > 0).map(History::of);
+        let stage = match &history {
             None if group.cursor.events == 0 => Stage::Open,
             // An event that the elder missed may still be at the remote.
             Some(_) if !group.missed => Stage::Count,
-            _ => Stage::Apart,
+            _ => Stage::Detach,
         };
-        Self { member, own: Progress::initial(start), stage, past, page: None }
+        Self { member, own: Progress::initial(start), stage, history, page: None }
     }
 
     /// The next step, while the upstream has this progress and this state.
     pub(super) fn next(&mut self, group: &Progress, state: State) -> Next {
         loop {
-            match (self.stage, &self.past) {
-                (Stage::Count, Some(past)) => return Next::Read(past.clone()),
+            match (self.stage, &self.history) {
+                (Stage::Count, Some(history)) => return Next::Read(history.clone()),
                 (Stage::Open, _) => {
                     self.stage = Stage::Copy;
                     if state == State::Open {
@@ -109,40 +109,40 @@ impl Join {
                         return Next::Write(vec![RelayOutput::Source(event)], self.own.clone());
                     }
                 }
-                (Stage::Copy, Some(past)) => {
-                    let next = Next::Read(past.clone());
+                (Stage::Copy, Some(history)) => {
+                    let next = Next::Read(history.clone());
                     return self.page.take().map_or(next, |page| self.copy(page));
                 }
                 (Stage::Count | Stage::Copy, None) => self.stage = Stage::Last,
-                (Stage::Last, _) if self.own.cursor.events != group.cursor.events => self.stage = Stage::Apart,
+                (Stage::Last, _) if self.own.cursor.events != group.cursor.events => self.stage = Stage::Detach,
                 // From here on the newcomer's record is that of the upstream.
                 (Stage::Last, _) => {
                     return Next::Last(Progress { seq: group.seq.max(self.own.seq) + 1, ..group.clone() });
                 }
-                (Stage::Apart, _) => return Next::Apart,
+                (Stage::Detach, _) => return Next::Detach,
             }
         }
     }
 
     /// Takes a page of the history; `None` at its end, and if the journal could not read it.
-    pub(super) fn read(&mut self, page: Option<PastPage>, group: &Progress) {
-        let Some(past) = &mut self.past else { return };
+    pub(super) fn read(&mut self, page: Option<HistoryPage>, group: &Progress) {
+        let Some(history) = &mut self.history else { return };
         match (page, self.stage) {
-            (Some(PastPage { mut events, after, through }), stage) => {
-                (past.after, past.through) = (after, Some(through));
-                events.retain(|event| event.source() == Some(&past.label));
+            (Some(HistoryPage { mut events, after, through }), stage) => {
+                (history.after, history.through) = (after, Some(through));
+                events.retain(|event| event.source() == Some(&history.label));
                 if stage == Stage::Count {
-                    past.found += events.len() as u64;
+                    history.found += events.len() as u64;
                 } else if !events.is_empty() {
                     self.page = Some(events);
                 }
             }
-            (None, Stage::Count) if past.found == group.cursor.events => {
-                past.after = 0;
+            (None, Stage::Count) if history.found == group.cursor.events => {
+                history.after = 0;
                 self.stage = Stage::Open;
             }
             (None, Stage::Copy) => self.stage = Stage::Last,
-            (None, _) => self.stage = Stage::Apart,
+            (None, _) => self.stage = Stage::Detach,
         }
     }
 
@@ -156,9 +156,9 @@ impl Join {
     }
 }
 
-// === impl Past ===
+// === impl History ===
 
-impl Past {
+impl History {
     fn of(elder: &Member) -> Self {
         let topic = Topic::relay(&elder.relay).expect("an id is a short word");
         Self { topic, label: elder.label.clone(), after: 0, through: None, found: 0 }

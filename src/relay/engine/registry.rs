@@ -118,7 +118,7 @@ impl Registry {
         let relays = self.relays.values().chain(creating);
         let [all, own] = [None, Some(user)].map(|of| {
             let relays = relays.clone().filter(|relay| of.is_none_or(|user| relay.user.as_deref() == user));
-            let count = relays.clone().filter(|relay| relay.takes_place()).count();
+            let count = relays.clone().filter(|relay| relay.is_counted()).count();
             (count, relays.map(|relay| relay.bytes).sum::<usize>())
         });
         if all.0 >= max || all.1 + bytes > MAX_SPEC_BYTES {
@@ -251,7 +251,7 @@ impl Relay {
     }
 
     /// True if it runs, or is about to run again.
-    fn takes_place(&self) -> bool {
+    fn is_counted(&self) -> bool {
         !self.status.ended() || matches!(self.current, Some(Change::Restart(_)))
     }
 
@@ -306,7 +306,7 @@ impl Relay {
 // === impl Source ===
 
 impl Source {
-    /// A source that continues where its record says.
+    /// A source that continues from the position in its record.
     pub(super) fn new(progress: &Progress) -> Self {
         let (state, last_error) = match &progress.ended {
             None => (State::Connecting, None),

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     effect::{AppendFailure, Attempt, Effect, Effects, FAULT, Lane, Work},
-    join::{Join, Next, PastPage},
+    join::{HistoryPage, Join, Next},
     registry::Registry,
 };
 use crate::{
@@ -40,7 +40,7 @@ pub(super) struct SourceGroup {
     /// What the upstream reads; `None` if the settings do not permit it any more.
     pub(super) source: Option<PlannedSource>,
     max_event_bytes: usize,
-    /// These get what is read.
+    /// These get the events that are read.
     pub(super) members: Vec<Arc<Member>>,
     /// These wait for the events that the members got before.
     pub(super) joining: VecDeque<Arc<Member>>,
@@ -51,7 +51,7 @@ pub(super) struct SourceGroup {
     seq: u64,
     state: State,
     pub(super) started: bool,
-    /// Reconnects that were ordered. A report from before the last one says nothing about the new connection.
+    /// Reconnects that were ordered. A report from before the last one does not concern the new connection.
     reconnects: u64,
     /// Events that returned to a topic where they had already been.
     looped: u64,
@@ -218,7 +218,7 @@ impl SourceGroup {
     }
 
     /// Takes a page of the history that a newcomer copies.
-    pub(super) fn read(&mut self, page: Option<PastPage>) {
+    pub(super) fn read(&mut self, page: Option<HistoryPage>) {
         self.busy = false;
         if let Some(join) = &mut self.join {
             join.read(page, &self.progress);
@@ -259,7 +259,7 @@ impl SourceGroup {
         }
     }
 
-    /// Prepares the next write, or carries out what comes before it.
+    /// Prepares the next write, or carries out the steps before it.
     fn prepare(&mut self, scope: &mut Scope<'_>) {
         if let Some((error, code)) = self.failing.clone() {
             scope.effects.detached.extend(self.joining.drain(..));
@@ -291,11 +291,11 @@ impl SourceGroup {
             let elder = self.members.first().map(Arc::as_ref);
             let join = self.join.get_or_insert_with(|| Join::new(newcomer.clone(), start, &self.progress, elder));
             let (purpose, outputs, progress) = match join.next(&self.progress, self.state) {
-                Next::Read(past) => {
+                Next::Read(history) => {
                     self.busy = true;
-                    return scope.effects.work(Work::Read(self.id, past));
+                    return scope.effects.work(Work::Read(self.id, history));
                 }
-                Next::Apart => {
+                Next::Detach => {
                     self.join = None;
                     scope.effects.detached.extend(self.joining.pop_front());
                     continue;

@@ -49,7 +49,7 @@ impl Case {
     }
 
     /// Sends answers; the other effects wait for the test.
-    fn settle(&mut self) {
+    fn carry_out(&mut self) {
         for effect in self.engine.take_effects() {
             match effect {
                 Effect::Answer(answer) => answer(),
@@ -60,7 +60,7 @@ impl Case {
 
     /// The next effect.
     fn next(&mut self) -> Option<Effect> {
-        self.settle();
+        self.carry_out();
         self.effects.pop_front()
     }
 
@@ -80,7 +80,7 @@ impl Case {
         self.engine.done(Done::Append(lane, Err(AppendFailure::Journal(error.into()))));
     }
 
-    /// Writes what is appended next; the names of its events.
+    /// Writes the next batch; returns the names of its events.
     fn write(&mut self) -> Vec<String> {
         let (lane, attempt) = self.append();
         self.written(lane);
@@ -102,7 +102,7 @@ impl Case {
         let plan = Plan::check(&mut spec, limits).unwrap();
         self.engine.create(spec, plan, None, caller);
         self.write();
-        self.settle();
+        self.carry_out();
         let started = match self.effects.front() {
             Some(Effect::Start(start)) => Some(start.id),
             _ => None,
@@ -120,7 +120,7 @@ impl Case {
     fn view(&mut self, id: &str) -> Answer<View> {
         let (caller, answer) = oneshot::channel();
         self.engine.ask(Question::View(id.to_owned(), caller));
-        self.settle();
+        self.carry_out();
         answer
     }
 
@@ -191,7 +191,7 @@ fn a_report_is_taken_when_the_journal_has_it_with_its_position() {
 }
 
 #[test]
-fn what_the_journal_does_not_take_is_repeated_after_a_pause_and_says_what_may_have_been_written() {
+fn a_batch_that_the_journal_does_not_take_is_repeated_and_marked_as_unclear() {
     let mut case = Case::new();
     let (id, up) = case.relay(&json!({ "path": "/a" }));
     case.report(up.unwrap(), 0, opened());
@@ -223,7 +223,7 @@ fn equal_sources_share_an_upstream_until_the_last_one_leaves() {
     assert!(matches!(case.next(), Some(Effect::Taken(_))));
     let mut answer = case.delete(&first);
     assert_eq!(case.write(), ["relay_end"]);
-    assert!(case.next().is_none(), "the upstream goes on for the other one");
+    assert!(case.next().is_none(), "the upstream continues for the other one");
     assert!(matches!(answer.try_recv(), Ok(Ok(()))));
     case.delete(&second);
     case.write();
@@ -246,7 +246,7 @@ fn a_deletion_waits_for_the_write_in_flight_and_holds_the_next_one() {
     assert_eq!(attempt.batch.events[0].event, "relay_end");
     case.report(up, 1, event());
     assert!(case.next().is_none(), "the upstream is held");
-    // The journal does not take it: the relay goes on where it was.
+    // The journal does not take it: the relay continues from its position.
     case.refused(deletion, Unavailable::Busy);
     assert_eq!(case.write(), ["e"]);
     assert!(matches!(answer.try_recv(), Ok(Err(Error::Journal(Unavailable::Busy)))));
@@ -297,7 +297,7 @@ fn an_upstream_that_dies_ends_its_relay_alone() {
     assert_eq!(case.engine.stats().sources_failed, 1);
 }
 
-/// A client that has read the last event must not be told that the relay runs.
+/// A client that has read the last event must not see a running relay.
 #[test]
 fn a_question_waits_for_the_end_that_is_in_flight() {
     let mut case = Case::new();
@@ -310,7 +310,7 @@ fn a_question_waits_for_the_end_that_is_in_flight() {
     let mut answer = case.view(&id);
     assert!(answer.try_recv().is_err());
     case.refused(lane, full());
-    case.settle();
+    case.carry_out();
     assert_eq!(answer.try_recv().unwrap().unwrap().summary.status, Status::Running);
     assert!(matches!(case.next(), Some(Effect::RetryLater)));
     case.engine.retry();

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_named_with_its_place() {
+    fn every_mistake_is_named_with_its_path() {
         let found = errors(json!([
             "/api/jobs",
             7,

@@ -27,7 +27,7 @@ enum Start {
     Over,
 }
 
-const MARK: &[u8] = b"\xEF\xBB\xBF";
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 // === impl Weaver ===
 
@@ -38,15 +38,16 @@ impl Weaver {
             return bytes;
         }
         if let Start::Led { held } = self.start {
-            let same = bytes.iter().zip(&MARK[held..]).take_while(|(byte, mark)| byte == mark).count();
-            if held + same < MARK.len() && same == bytes.len() {
+            let same =
+                bytes.iter().zip(&BYTE_ORDER_MARK[held..]).take_while(|(byte, expected)| byte == expected).count();
+            if held + same < BYTE_ORDER_MARK.len() && same == bytes.len() {
                 self.start = Start::Led { held: held + same };
                 return Bytes::new();
             }
-            if held + same == MARK.len() {
+            if held + same == BYTE_ORDER_MARK.len() {
                 bytes.advance(same);
             } else if held > 0 {
-                bytes = MARK[..held].iter().copied().chain(bytes).collect();
+                bytes = BYTE_ORDER_MARK[..held].iter().copied().chain(bytes).collect();
             }
         }
         self.start = Start::Over;
@@ -78,7 +79,7 @@ impl Weaver {
     /// The bytes that are held back, at the end of the stream.
     pub fn rest(&mut self) -> Option<Bytes> {
         match std::mem::replace(&mut self.start, Start::Over) {
-            Start::Led { held: held @ 1.. } => Some(Bytes::from_static(&MARK[..held])),
+            Start::Led { held: held @ 1.. } => Some(Bytes::from_static(&BYTE_ORDER_MARK[..held])),
             _ => None,
         }
     }
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
     use crate::sse::{Decoder, Item, Limits};
 
-    /// What a client makes of the bytes; comments of nothing are what is added.
+    /// The bytes without the comments that were added.
     fn read(chunks: &[Bytes]) -> Vec<String> {
         let mut seen = Vec::new();
         let mut decoder = Decoder::new(Limits::default());
@@ -106,7 +107,7 @@ mod tests {
         seen
     }
 
-    /// Puts a heartbeat wherever it is asked for and allowed; what was sent and how many those were.
+    /// Adds a heartbeat wherever one is due and allowed; returns the bytes that were sent, and the number of heartbeats.
     fn woven(chunks: &[(Bytes, bool)]) -> (Vec<Bytes>, usize) {
         let (mut weaver, mut sent, mut beats) = (Weaver::default(), Vec::new(), 0);
         for (chunk, beat) in chunks {
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_stands_between_lines_and_never_inside_one() {
+    fn a_comment_is_between_lines_and_never_inside_one() {
         let (sent, beats) = woven(&text(&["data", ": a\n", "data: b\n", "\n"]));
         assert_eq!(sent.concat(), b":\ndata: a\n:\ndata: b\n:\n\n");
         assert_eq!(beats, 3);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_behind_a_comment_is_taken_out() {
+    fn a_byte_order_mark_behind_a_comment_is_removed() {
         let chunks: Vec<(Bytes, bool)> =
             [&b"\xEF"[..], b"\xBB", b"\xBFdata: a\n\n"].map(|chunk| (Bytes::from_static(chunk), true)).into();
         assert_eq!(woven(&chunks).0.concat(), b":\ndata: a\n\n");

@@ -1,4 +1,4 @@
-//! What a spec becomes; what is refused is tested where a client sees it, in `tests/relays/api.rs`.
+//! Plans of valid specs. `tests/relays/api.rs` tests the rejection of invalid ones.
 
 use std::collections::BTreeMap;
 

@@ -110,20 +110,20 @@ async fn a_fault_of_this_program_ends_only_the_relays_of_that_upstream() {
 }
 
 #[actix_rt::test]
-async fn after_a_stop_nothing_is_appended_and_nothing_is_said() {
+async fn after_a_stop_nothing_is_appended_and_nothing_is_reported() {
     let journal = Faulty::new();
     let relays = relays(&journal, Some(upstream().await));
     let id = relay(&relays, &["/5000/on"]).await;
     eventually(async || (journal.origins(&id).await.len() > 10).then_some(())).await;
     relays.stop().await;
-    let told = Arc::new(AtomicUsize::new(0));
-    let heard = told.clone();
+    let reports = Arc::new(AtomicUsize::new(0));
+    let counter = reports.clone();
     journal.judge(move |_| {
-        heard.fetch_add(1, SeqCst);
+        counter.fetch_add(1, SeqCst);
         Fate::Written
     });
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    assert_eq!(told.load(SeqCst), 0);
+    assert_eq!(reports.load(SeqCst), 0);
     assert!(journal.states(&id, LAST_EVENT).await.is_empty());
     assert!(matches!(relays.get(&id).await, Err(crate::relay::Error::Stopping)));
 }

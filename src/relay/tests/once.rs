@@ -1,4 +1,4 @@
-//! Nothing is sent, told or kept twice that is to be once.
+//! No request, event or record is sent or stored twice.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! A journal that can be told to fail, an upstream that counts, and relays between them on the test's own thread.
+//! A journal that fails on demand, an upstream that counts, and relays between them on the test's own thread.
 
 use std::{
     collections::BTreeMap,
@@ -48,7 +48,7 @@ pub enum Fate {
 
 type Judge = Box<dyn FnMut(&Batch) -> Fate + Send>;
 
-/// A journal that outlives its node, and fails as it is told.
+/// A journal that outlives its node, and fails on demand.
 pub struct Faulty {
     memory: Memory,
     judge: Mutex<Judge>,
@@ -257,7 +257,7 @@ pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
     supervised(journal, up, Supervisor::default())
 }
 
-/// The same, watched over by this supervisor.
+/// Relays on this journal, under this supervisor.
 pub fn supervised(journal: &Arc<Faulty>, up: Option<SocketAddr>, supervisor: Supervisor) -> Handle {
     let configs: BTreeMap<String, RemoteConfig> = up
         .map(|addr| {

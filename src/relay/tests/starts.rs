@@ -25,7 +25,7 @@ async fn a_relay_whose_end_was_not_written_ends_at_the_next_start() {
 }
 
 #[actix_rt::test]
-async fn a_newcomer_whose_past_was_copied_in_part_gets_the_rest_at_the_next_start() {
+async fn a_newcomer_whose_history_was_copied_in_part_gets_the_rest_at_the_next_start() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let before = relays(&journal, Some(up));
     let elder = relay(&before, &["/700/on"]).await;
@@ -50,7 +50,7 @@ async fn a_newcomer_whose_past_was_copied_in_part_gets_the_rest_at_the_next_star
 }
 
 #[actix_rt::test]
-async fn a_source_whose_remote_is_gone_fails_and_says_so() {
+async fn a_source_whose_remote_is_gone_fails_with_a_reason() {
     let (journal, up) = (Faulty::new(), upstream().await);
     let before = relays(&journal, Some(up));
     let id = relay(&before, &["/3/on"]).await;
@@ -75,6 +75,6 @@ async fn a_record_of_a_later_version_is_left_alone() {
     let relays = relays(&journal, Some(up));
     assert!(relays.get("later").await.is_err());
     assert_eq!(relays.stats().records_unreadable, 1);
-    let kept = crate::journal::Journal::get(&*journal, "relay/later/spec".into()).await.unwrap();
-    assert!(kept.is_some());
+    let stored = crate::journal::Journal::get(&*journal, "relay/later/spec".into()).await.unwrap();
+    assert!(stored.is_some());
 }

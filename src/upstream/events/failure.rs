@@ -57,7 +57,7 @@ pub enum Failure {
 /// Whether a repeat of the request can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Nature {
-    /// The same request may succeed later.
+    /// A repetition of the request may succeed later.
     Transient,
     /// The remote refuses the request. If it has served the request before, the refusal may be temporary.
     Refusal,
