@@ -24,6 +24,6 @@ pub use self::{
     history::seen_all,
     listing::{Filter, list},
     record::{ReadError, Records, check_version, delete, encode, new_id, put, read},
-    recovery::{Halt, Reader},
+    recovery::{ReadFailure, Reader},
     retention::Retention,
 };

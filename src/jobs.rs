@@ -13,8 +13,8 @@
 //!                                                └─ committed ─> JobState (the same fold as for a reader)
 //! ```
 //!
-//! [`Handle`] is the way in. `engine` decides and does no I/O, `queue` orders the tasks, `state` folds the history;
-//! `actor` carries out what the engine has decided; attempts run on a thread of their own (`runner`). If the journal
+//! [`Handle`] is the interface. `engine` decides and does no I/O, `queue` orders the tasks, `state` folds the history;
+//! `actor` carries out the decisions of the engine; attempts run on a thread of their own (`runner`). If the journal
 //! outlives the process, so do jobs: at the start `recovery` reads them back, and unfinished jobs continue.
 //!
 //! Promises: an accepted job reaches `complete`; a task has one end; a task that fails, panics or hangs harms no other;

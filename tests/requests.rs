@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{Node, assert_problem, assert_refused};
+use support::{Node, assert_problem, assert_refused, eventually};
 
 #[test]
 fn broken_framing_is_refused() {
@@ -320,15 +320,15 @@ fn a_problem_has_a_code_and_every_answer_an_id() {
     let event = "{\"topic\":\"t\",\"data\":1}";
     let headers = [json[0], ("X-Request-Id", "known-by-its-line")];
     assert_eq!(node.request("POST", "/events", &headers, event).status, 200);
-    let log = node.log();
-    let line = log.lines().find(|line| line.contains("event published")).expect("a line");
+    // Lines are written by a thread of their own.
+    let line = eventually(|| node.log().lines().find(|line| line.contains("event published")).map(str::to_owned));
     assert!(line.contains("known-by-its-line"), "{line}");
 }
 
 /// A trace that a request belongs to goes on in what its job asks for; without one nothing claims to be sampled.
 #[test]
 fn a_trace_goes_on_in_the_requests_of_tasks() {
-    use support::{eventually, upstream::Upstream};
+    use support::upstream::Upstream;
     let upstream = Upstream::start(|_, socket| support::upstream::json(socket, &serde_json::json!(1)));
     let node = Node::start(&upstream.allowed());
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";

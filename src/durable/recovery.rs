@@ -21,9 +21,9 @@ pub struct Reader {
 
 /// Why a read has failed for good.
 #[derive(Debug)]
-pub enum Halt {
+pub enum ReadFailure {
     /// The journal is closed, or the node stops.
-    Gone,
+    Stopped,
     /// The journal works, except for what was asked; the reason.
     Damaged(String),
 }
@@ -47,7 +47,7 @@ impl Reader {
         &self,
         tries: u32,
         mut request: impl AsyncFnMut(&Shared) -> Result<T, Unavailable>,
-    ) -> Result<T, Halt> {
+    ) -> Result<T, ReadFailure> {
         let mut failures = 0;
         let read = insist(&self.stop, self.purpose, async || match request(&self.journal).await {
             Ok(answer) => Ok(Ok(answer)),
@@ -55,21 +55,21 @@ impl Reader {
             Err(error) => {
                 failures += 1;
                 let works = failures >= tries && self.journal.get(PROBE.to_owned()).await.is_ok();
-                if works { Ok(Err(Halt::Damaged(error.to_string()))) } else { Err(error) }
+                if works { Ok(Err(ReadFailure::Damaged(error.to_string()))) } else { Err(error) }
             }
         });
-        read.await.unwrap_or(Err(Halt::Gone))
+        read.await.unwrap_or(Err(ReadFailure::Stopped))
     }
 
     /// Reads a record and its revision, as [`read`](super::read) does, with patience.
     ///
     /// # Errors
     /// When the record does not have the expected form, or as [`read`](Self::read).
-    pub async fn record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<(T, u64)>, Halt> {
+    pub async fn record<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<(T, u64)>, ReadFailure> {
         self.read(Self::TRIES, async |journal| match super::read(journal, key.to_owned()).await {
             Ok(record) => Ok(Ok(record)),
             Err(ReadError::Journal(unavailable)) => Err(unavailable),
-            Err(ReadError::Unreadable(reason)) => Ok(Err(Halt::Damaged(reason))),
+            Err(ReadError::Unreadable(reason)) => Ok(Err(ReadFailure::Damaged(reason))),
         })
         .await?
     }

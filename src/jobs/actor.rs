@@ -1,4 +1,4 @@
-//! The actor around the engine, on a thread of its own: it carries out what the engine has decided and decides nothing.
+//! The actor around the engine, on a thread of its own: it carries out the decisions of the engine and decides nothing.
 //!
 //! Requests come as messages, bounded by the [`Mailbox`]. Reports of workers come over one bounded channel. While the
 //! engine has no room, nothing reads that channel; it fills, and the tasks wait: so a slow journal slows them down. The
@@ -19,9 +19,9 @@ use tracing::Instrument;
 
 use super::{
     config::{Config, Deps},
-    engine::{Accepted, AfterAppend, Engine, Filter, Listing, QuotaGuard, Registry, ResultBounds, ResultPlace},
+    engine::{Accepted, AfterAppend, Engine, Filter, Listing, QuotaGuard, Registry, ResultBounds, ResultLocation},
     error::{Error, SubmitError},
-    record::{self, Key, Leaving, SpecRecord, Written},
+    record::{self, Deletion, Key, SpecRecord, Written},
     recovery::{Found, Recovery},
     remote::{RemoteContext, Session},
     runner::Runner,
@@ -37,10 +37,10 @@ use crate::{
 
 /// How often ended jobs are deleted whose retention is over.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Maximum number of jobs that are deleted in one go.
-const LEAVING_AT_ONCE: usize = 64;
+/// Maximum number of jobs that are deleted in one step.
+const MAX_DELETIONS: usize = 64;
 
-/// What a handle has of the actor.
+/// The parts of the actor that a handle uses.
 pub(crate) struct Started {
     pub mailbox: Mailbox<JobsActor>,
     pub figures: Figures,
@@ -57,7 +57,7 @@ pub(crate) fn spawn(config: Config, deps: Deps) -> Started {
     launch(config, deps, true, |make| JobsActor::start_in_arbiter(&arbiter.handle(), make))
 }
 
-/// Starts the actor on this thread, where a test can hold the clock.
+/// Starts the actor on this thread, where a test can control the clock.
 #[cfg(test)]
 pub(crate) fn spawn_here(config: Config, deps: Deps) -> Started {
     launch(config, deps, false, JobsActor::create)
@@ -79,7 +79,7 @@ fn launch(config: Config, deps: Deps, own_thread: bool, start: impl FnOnce(Make)
 pub(crate) struct JobsActor {
     engine: Engine,
     journal: Shared,
-    /// What the sessions share that follow tasks on remotes.
+    /// The context that all sessions share, which follow tasks on remotes.
     remote: Arc<RemoteContext>,
     /// Taken when the actor starts.
     recovery: Option<Recovery>,
@@ -90,11 +90,11 @@ pub(crate) struct JobsActor {
     arriving: Option<mpsc::Receiver<TaskReport>>,
     /// The timer of the next turn, and when it fires.
     wake: Option<(Instant, SpawnHandle)>,
-    /// Jobs are being deleted.
+    /// True while jobs are being deleted.
     sweeping: bool,
-    /// Jobs that the engine has given up and that could not be deleted yet.
-    unpurged: Vec<Leaving>,
-    /// An append is in flight: readers may see its events already.
+    /// Jobs that the engine has removed and that could not be deleted yet.
+    unpurged: Vec<Deletion>,
+    /// True while an append is in flight: readers may see its events already.
     appending: bool,
     /// Notified after each answer of the journal.
     answered: Arc<Notify>,
@@ -103,13 +103,13 @@ pub(crate) struct JobsActor {
     alive: CancellationToken,
     /// Ends the recovery: the node stops.
     stop: CancellationToken,
-    /// Where attempts run, unless they run on this thread, as in tests.
+    /// Thread of the attempts; `None` if they run on this thread, as in tests.
     runner: Option<Runner>,
 }
 
 // === messages ===
 
-/// Writes and runs a job that was checked. Answers its id, and true if the idempotency key stood for it already.
+/// Writes and runs a job that was checked. Returns its id, and true if the idempotency key already had this job.
 #[derive(Message)]
 #[rtype(result = "Result<(String, bool), SubmitError>")]
 pub(crate) struct Submit {
@@ -121,7 +121,7 @@ pub(crate) struct Submit {
     pub quota_guard: Option<QuotaGuard>,
 }
 
-/// Cancels a job, and writes that.
+/// Cancels a job, and writes the cancellation.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
 pub(crate) struct Cancel(pub String);
@@ -148,7 +148,7 @@ pub(crate) struct ListJobs(pub Filter);
 
 /// Asks where the result of a task is stored; `None` if the tasks of the job must be read back.
 #[derive(Message)]
-#[rtype(result = "Result<Option<ResultPlace>, Error>")]
+#[rtype(result = "Result<Option<ResultLocation>, Error>")]
 pub(crate) struct FindResult {
     pub job: String,
     pub task: String,
@@ -159,7 +159,7 @@ pub(crate) struct FindResult {
 #[rtype(result = "Result<Option<Vec<String>>, Error>")]
 pub(crate) struct FindFailedTasks(pub String);
 
-/// Takes what the recovery has found; answered with false if the recovery can end.
+/// Delivers a part of the recovery; returns false if the recovery can end.
 #[derive(Message)]
 #[rtype(result = "bool")]
 struct Restore(Found);
@@ -192,7 +192,7 @@ impl Query for ListJobs {
 
 impl Query for FindResult {
     fn answer(self, jobs: &Registry) -> Self::Result {
-        jobs.result_place(&self.job, &self.task)
+        jobs.result_location(&self.job, &self.task)
     }
 }
 
@@ -237,8 +237,8 @@ impl JobsActor {
         }
     }
 
-    /// Carries out what the engine has decided; follows each message.
-    fn settle(&mut self, ctx: &mut Context<Self>) {
+    /// Carries out the decisions of the engine; called after each message.
+    fn run_turn(&mut self, ctx: &mut Context<Self>) {
         let turn = self.engine.turn(Instant::now());
         match &self.runner {
             Some(runner) if !turn.attempts.is_empty() => runner.begin(turn.attempts),
@@ -261,7 +261,7 @@ impl JobsActor {
         }
     }
 
-    /// Waits for reports, and takes all that have come.
+    /// Waits for reports, and takes all that have arrived.
     fn receive(&mut self, ctx: &mut Context<Self>) {
         let Some(mut arriving) = self.arriving.take() else { return };
         let receive = async move {
@@ -273,7 +273,7 @@ impl JobsActor {
             let now = Instant::now();
             reports.into_iter().for_each(|report| actor.engine.report(report, now));
             actor.arriving = Some(arriving);
-            actor.settle(ctx);
+            actor.run_turn(ctx);
         }));
     }
 
@@ -288,7 +288,7 @@ impl JobsActor {
         self.wake = at.map(|at| {
             let timer = ctx.run_later(at.saturating_duration_since(Instant::now()), |actor, ctx| {
                 actor.wake = None;
-                actor.settle(ctx);
+                actor.run_turn(ctx);
             });
             (at, timer)
         });
@@ -307,7 +307,7 @@ impl JobsActor {
         self.answered.notify_waiters();
         self.refresh_usage();
         match next {
-            AfterAppend::Continue => self.settle(ctx),
+            AfterAppend::Continue => self.run_turn(ctx),
             AfterAppend::RetryNow => self.append(self.engine.batch_again(), ctx),
             AfterAppend::RetryLater => {
                 // A journal that is full may need ended jobs to be deleted.
@@ -328,20 +328,20 @@ impl JobsActor {
             return;
         }
         // Jobs that could not be deleted come first, and while they cannot no others follow.
-        let mut leaving = std::mem::take(&mut self.unpurged);
-        if leaving.is_empty() {
-            leaving = self.engine.expired(Instant::now(), LEAVING_AT_ONCE);
+        let mut deletions = std::mem::take(&mut self.unpurged);
+        if deletions.is_empty() {
+            deletions = self.engine.expired(Instant::now(), MAX_DELETIONS);
         }
-        if leaving.is_empty() {
+        if deletions.is_empty() {
             self.refresh_usage();
-            leaving.extend(self.engine.evict());
+            deletions.extend(self.engine.evict());
         }
-        if leaving.is_empty() {
+        if deletions.is_empty() {
             return;
         }
         self.sweeping = true;
         let journal = self.journal.clone();
-        let purge = async move { record::purge_all(&journal, leaving).await };
+        let purge = async move { record::purge_all(&journal, deletions).await };
         ctx.spawn(purge.into_actor(self).map(|left, actor, ctx| {
             actor.sweeping = false;
             actor.unpurged = left;
@@ -360,12 +360,12 @@ impl Actor for JobsActor {
         ctx.spawn(self.alive.clone().cancelled_owned().into_actor(self).map(|(), _, ctx| ctx.stop()));
         ctx.run_interval(SWEEP, |actor, ctx| {
             actor.sweep(ctx);
-            actor.settle(ctx);
+            actor.run_turn(ctx);
         });
         let recovery = self.recovery.take().expect("an actor starts once");
         let this = ctx.address().downgrade();
         ctx.spawn(recovery.run(async move |found| deliver(&this, found).await).into_actor(self));
-        self.settle(ctx);
+        self.run_turn(ctx);
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
@@ -399,15 +399,15 @@ impl Handler<Submit> for JobsActor {
                     Ok((id, false))
                 }
                 Ok(Written::Existing(job)) => {
-                    actor.engine.turn_away();
+                    actor.engine.cancel_admission();
                     Ok((job, true))
                 }
                 Err(error) => {
-                    actor.engine.turn_away();
+                    actor.engine.cancel_admission();
                     Err(error)
                 }
             };
-            actor.settle(ctx);
+            actor.run_turn(ctx);
             answer
         }))
     }
@@ -425,7 +425,7 @@ impl Handler<Cancel> for JobsActor {
         Box::pin(write.into_actor(self).map(|(id, written), actor, ctx| {
             // Even if it was not written: a journal that is full needs jobs to end.
             let answer = actor.engine.cancel(&id);
-            actor.settle(ctx);
+            actor.run_turn(ctx);
             answer.and_then(|()| written.map_err(|error| Unavailable::Failed(error.to_string()).into()))
         }))
     }
@@ -437,7 +437,7 @@ impl Handler<Stop> for JobsActor {
     fn handle(&mut self, Stop(grace): Stop, ctx: &mut Context<Self>) {
         self.stop.cancel();
         self.engine.stop(grace, Instant::now());
-        self.settle(ctx);
+        self.run_turn(ctx);
     }
 }
 
@@ -459,7 +459,7 @@ impl Handler<Restore> for JobsActor {
                 self.ready.send_replace(true);
             }
         }
-        self.settle(ctx);
+        self.run_turn(ctx);
         true
     }
 }
@@ -476,7 +476,7 @@ impl<Q: Query> Handler<Q> for JobsActor {
     }
 }
 
-/// Hands what the recovery has found to the actor; false if there is no actor any more.
+/// Sends a part of the recovery to the actor; false if the actor has ended.
 async fn deliver(actor: &WeakAddr<JobsActor>, found: Found) -> bool {
     match actor.upgrade() {
         Some(actor) => actor.send(Restore(found)).await.unwrap_or(false),

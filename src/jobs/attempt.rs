@@ -29,7 +29,7 @@ mod progress;
 
 use self::progress::AttemptSink;
 
-/// How long a handler may take to clean up after its token has fired.
+/// Time that a handler has to clean up after its token has fired.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// An attempt that is ready to run.
@@ -60,7 +60,7 @@ pub(crate) struct Attempt {
 // === impl Attempt ===
 
 impl Attempt {
-    /// Runs to the end and reports it, whatever happens.
+    /// Runs to the end and reports the outcome in every case.
     pub(crate) async fn run(self, reports: mpsc::Sender<TaskReport>) {
         let (job, task, attempt) = (self.job.clone(), self.task, self.number);
         // The attempt's own token fires whenever the attempt ends: work that the handler left on other threads stops.

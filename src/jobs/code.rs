@@ -24,7 +24,7 @@ pub const UNKNOWN_HANDLER: &str = "unknown_handler";
 pub const REMOTE_LOST: &str = "remote_lost";
 /// In `task_retry`: the remote that runs the task, or should run it, cannot be reached now. This uses no retry.
 pub const REMOTE_AWAY: &str = "remote_away";
-/// The remote does not take the task.
+/// The remote rejects the task.
 pub const REMOTE_REFUSED: &str = "remote_refused";
 /// The result has a form that cannot be passed on.
 pub const BAD_RESULT: &str = "bad_result";

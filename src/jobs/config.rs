@@ -1,4 +1,4 @@
-//! Settings of the jobs component, and what it needs of the node.
+//! Settings of the jobs component, and its dependencies.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ pub struct Config {
     pub retention_ms: u64,
     /// Maximum number of jobs that have not ended; more are rejected until some end.
     pub max_running: usize,
-    /// Maximum number of ended jobs that are kept; the oldest are deleted early.
+    /// Maximum number of ended jobs in the journal; the oldest are deleted early.
     pub max_kept: usize,
     /// Maximum number of tasks of ended jobs in memory; the tasks of older jobs are read back on request.
     pub max_kept_tasks: usize,
@@ -47,10 +47,10 @@ pub struct Config {
     pub max_memory_bytes: usize,
 }
 
-/// What the jobs of a node need.
+/// Dependencies of the jobs component.
 #[derive(Clone)]
 pub struct Deps {
-    /// Keeps histories and records.
+    /// Stores histories and records.
     pub journal: journal::Shared,
     /// The journal's `max_bytes`. Ended jobs are deleted early when jobs hold more than half of it; above three quarters
     /// new jobs are rejected.
@@ -73,7 +73,7 @@ pub struct Deps {
     pub memory: Memory,
     /// Ends the node when the engine fails; the journal has all data for the next start.
     pub supervisor: Supervisor,
-    /// The clock of timestamps, and of the ages of jobs that an earlier process has left.
+    /// The clock of timestamps, and of the ages of jobs of an earlier process.
     pub clock: Clock,
 }
 
@@ -98,7 +98,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks the values that the types allow and the node does not.
+    /// Checks rules that the types do not express.
     ///
     /// # Errors
     /// Names the key and the accepted form.
@@ -118,7 +118,10 @@ impl Config {
             return Err(format!("`jobs.max_memory_bytes` must be at least {LEAST_MEMORY}"));
         }
         if self.task_timeout_ms == 0 {
-            return Err("`jobs.task_timeout_ms` must be at least 1: an attempt without end would hold its slot".into());
+            return Err(
+                "`jobs.task_timeout_ms` must be at least 1: an attempt without a limit could hold its slot forever"
+                    .into(),
+            );
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Decides everything about jobs and does no I/O: messages come in, and each turn says what the actor has to do.
+//! Makes all decisions about jobs and does no I/O: messages come in, and each turn returns the work for the actor.
 //!
 //! ```text
 //!  admit, accept, cancel, report, restore, stop ──> Engine { Registry, Effects } ──turn──> Turn: attempts, batch, …
@@ -7,7 +7,7 @@
 //!
 //! The engine finds the job of a message in the [`Registry`] and passes it on together with the [`Effects`], which all
 //! jobs share; the decisions about one job are methods of [`LiveJob`](live::LiveJob). A job's state is folded from its
-//! events once they are in the journal: the API shows what a reader of the topic would find.
+//! events when they are in the journal: the API shows what a reader of the topic would find.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
     config::{Config, Deps},
     error::{Error, SubmitError},
     event::JobEvent,
-    record::Leaving,
+    record::Deletion,
     spec::Plan,
     state::{JobState, Origin},
     stats::Stats,
@@ -47,7 +47,7 @@ mod timers;
 pub use self::registry::{Filter, Listing, Unreadable};
 pub(crate) use self::{
     effects::ResultBounds,
-    registry::{Registry, ResultPlace, failed_tasks},
+    registry::{Registry, ResultLocation, failed_tasks},
     stored::StoredJob,
 };
 use self::{
@@ -56,7 +56,8 @@ use self::{
     stored::ago,
 };
 
-/// Lives as long as an unfinished job, such as the submitter's part of a limit on jobs; dropped when the job has ended.
+/// A guard that exists as long as an unfinished job, such as the submitter's part of a limit on jobs; dropped when the
+/// job has ended.
 pub type QuotaGuard = Arc<dyn std::any::Any + Send + Sync>;
 
 /// The jobs of a node.
@@ -71,9 +72,9 @@ pub(crate) struct Engine {
     tasks: Pool,
     ids: ulid::Generator,
     stopping: bool,
-    /// The journal outlives the process, and so do unfinished jobs.
+    /// True if the journal outlives the process, and so do unfinished jobs.
     durable: bool,
-    /// Number of appends in a row that the journal did not take.
+    /// Number of consecutive appends that the journal rejected.
     failures: u32,
 }
 
@@ -90,23 +91,23 @@ pub(crate) struct Accepted {
     pub task_quota: Held,
 }
 
-/// What the actor has to do after a turn.
+/// The work for the actor after a turn.
 pub(crate) struct Turn {
     /// Attempts to start.
     pub attempts: Vec<Attempt>,
     /// Tasks on remotes, each group to be followed by a session.
     pub remote_tasks: Vec<RemoteTasks>,
-    /// What to append; `None` while an append is in flight.
+    /// The batch to append; `None` while an append is in flight.
     pub batch: Option<Batch>,
     /// True while the engine takes more reports.
     pub has_room: bool,
-    /// When the next turn is due if nothing happens before.
+    /// Time of the next turn if nothing happens before.
     pub wake_at: Option<Instant>,
-    /// The engine was told to stop, and everything is done and kept.
+    /// True after a stop, when everything is done and written.
     pub stopped: bool,
 }
 
-/// What to do after the journal has answered an append.
+/// The next step after the journal's answer to an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterAppend {
     /// The batch is done.
@@ -164,7 +165,7 @@ impl Engine {
             tasks_queued: fx.queue.waiting() as u64,
             events_pending: fx.outbox.len() as u64,
             remote_jobs: fx.sessions as u64,
-            shares_refused: fx.stats.shares_refused + fx.queue.passed_over() + self.tasks.figures().refused,
+            shares_refused: fx.stats.shares_refused + fx.queue.skipped() + self.tasks.figures().refused,
             unfinished_tasks: self.tasks.figures().held,
             ..fx.stats
         }
@@ -172,7 +173,7 @@ impl Engine {
 
     // --- messages ---
 
-    /// Admits a job: assigns its id, and counts it as unfinished until `accept` or `turn_away`.
+    /// Admits a job: assigns its id, and counts it as unfinished until `accept` or `cancel_admission`.
     pub(crate) fn admit(&mut self, user: Option<&str>, tasks: usize) -> Result<(JobId, Held), SubmitError> {
         let owner: Owner = user.map(Into::into);
         if self.stopping {
@@ -194,7 +195,7 @@ impl Engine {
     }
 
     /// Undoes `admit` for a job that was not written.
-    pub(crate) fn turn_away(&mut self) {
+    pub(crate) fn cancel_admission(&mut self) {
         self.admitted -= 1;
     }
 
@@ -263,7 +264,7 @@ impl Engine {
         }
     }
 
-    /// Takes no more jobs. Jobs that have not ended after `grace` stay as they are if they outlive the process;
+    /// Accepts no more jobs. If jobs outlive the process, those that have not ended after `grace` stay unfinished;
     /// otherwise they are ended.
     pub(crate) fn stop(&mut self, grace: Duration, now: Instant) {
         self.stopping = true;
@@ -272,7 +273,7 @@ impl Engine {
 
     // --- recovery ---
 
-    /// Takes a job that an earlier process has left; an unfinished one continues.
+    /// Takes a job of an earlier process; an unfinished job continues.
     pub(crate) fn restore(&mut self, stored: StoredJob, now: Instant) {
         if stored.ended() {
             let wall = self.effects.clock.now_ms();
@@ -283,18 +284,18 @@ impl Engine {
         // Accepted jobs continue even if the limit was lowered.
         live.task_quota = self.tasks.take(Share::WHOLE, &live.owner, live.runs.len() as u64).ok();
         live.span.in_scope(|| {
-            tracing::info!(job_id = %live.id, tasks = live.runs.len(), finished = live.finished(), "job taken up");
+            tracing::info!(job_id = %live.id, tasks = live.runs.len(), finished = live.finished(), "job restored");
         });
         self.effects.stats.jobs_taken_up += 1;
         self.registry.insert(state, key_record, live);
     }
 
-    /// All jobs that an earlier process has left are restored.
+    /// All jobs of an earlier process are restored.
     pub(crate) fn restored(&mut self) {
         self.registry.sort_ended();
     }
 
-    /// Notes a job whose record or history cannot be read.
+    /// Records a job whose record or history cannot be read.
     pub(crate) fn unreadable(&mut self, id: String, reason: String) {
         self.effects.stats.records_unreadable += 1;
         self.registry.unreadable(id, reason);
@@ -302,7 +303,7 @@ impl Engine {
 
     // --- turns ---
 
-    /// One turn: handles what is due, and begins as much as there is room for.
+    /// One turn: handles all due work, and begins as many tasks as there is room for.
     pub(crate) fn turn(&mut self, now: Instant) -> Turn {
         while let Some(timer) = self.effects.timers.due(now) {
             self.timer(timer);
@@ -342,15 +343,15 @@ impl Engine {
         }
     }
 
-    /// Leaves unfinished jobs as they are. Jobs whose ending has begun come to their end, and a result that an attempt
-    /// has in its last two seconds counts.
+    /// Leaves unfinished jobs as they are. Jobs whose ending has begun come to their end, and a result counts if an
+    /// attempt returns it within the last two seconds.
     fn suspend(&mut self) {
         self.effects.suspended = true;
         // Remotes continue their tasks, and no event is made.
         self.effects.leave.cancel();
         let suspend = |live: &mut LiveJob| usize::from(live.suspend(&mut self.effects));
         let suspended: usize = self.registry.all_live().map(suspend).sum();
-        tracing::info!(jobs = suspended, "unfinished jobs are left standing; they go on when the node starts");
+        tracing::info!(jobs = suspended, "unfinished jobs continue when the node starts again");
     }
 
     /// Gives one task of an ending job its `error`; false if there is none.
@@ -371,7 +372,7 @@ impl Engine {
         true
     }
 
-    /// Number of jobs that have not ended, with those that are admitted.
+    /// Number of jobs that have not ended, including admitted ones.
     fn unfinished(&self) -> usize {
         self.registry.unfinished() + self.admitted
     }
@@ -408,10 +409,10 @@ impl Engine {
             Err(error @ (AppendError::Unavailable(_) | AppendError::Conflict(_))) => {
                 self.failures += 1;
                 if self.failures > MAX_FAILURES {
-                    tracing::error!(%error, "events of jobs are lost, so that jobs can end and leave");
+                    tracing::error!(%error, "events of jobs are lost, so that jobs can end and be deleted");
                     return self.arrived(&[], now);
                 }
-                tracing::warn!(%error, failures = self.failures, "the journal does not take the events of jobs; trying again");
+                tracing::warn!(%error, failures = self.failures, "the journal rejects the events of jobs; trying again");
                 AfterAppend::RetryLater
             }
         }
@@ -425,12 +426,13 @@ impl Engine {
         AfterAppend::Continue
     }
 
-    /// The journal refuses one event for good, which is a fault of this program. The other events must not wait for it.
+    /// The journal rejects one event permanently, which is a fault of this program. The other events must not wait for
+    /// it.
     fn refused(&mut self, index: usize, reason: &str, now: Instant) -> AfterAppend {
         if let Some(entry) = self.effects.outbox.give_up(index) {
             let event = entry.event.fact.name();
             spans::job(&entry.event.job_id).in_scope(|| {
-                tracing::error!(job_id = %entry.event.job_id, event, reason, "the journal refuses an event of a job");
+                tracing::error!(job_id = %entry.event.job_id, event, reason, "the journal rejects an event of a job");
             });
             self.fold(&entry.event, None, now);
         }
@@ -453,13 +455,13 @@ impl Engine {
 
     // --- retention ---
 
-    /// Takes out jobs whose retention is over, at most `limit`.
-    pub(crate) fn expired(&mut self, now: Instant, limit: usize) -> Vec<Leaving> {
+    /// Removes jobs whose retention is over from the registry, at most `limit`.
+    pub(crate) fn expired(&mut self, now: Instant, limit: usize) -> Vec<Deletion> {
         self.registry.expired(now, limit)
     }
 
-    /// Takes out the job that ended first, if jobs hold more of the journal than they may.
-    pub(crate) fn evict(&mut self) -> Option<Leaving> {
+    /// Removes the job that ended first, if jobs hold more of the journal than they may.
+    pub(crate) fn evict(&mut self) -> Option<Deletion> {
         if self.effects.room.above_half() { self.registry.oldest() } else { None }
     }
 

@@ -1,46 +1,44 @@
-//! What can go wrong, by what the caller can do about it.
+//! Errors of the jobs component, grouped by the reaction of the caller.
 
 use super::{spec::FieldError, status::Status};
 use crate::{durable::Refused, journal::Unavailable};
 
-/// Why a job was not accepted. Nothing of it was kept.
+/// Why a job was not accepted. Nothing of it was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// Fix the spec.
+    /// The spec is wrong: correct it.
     #[error("the job has {} mistakes, the first: {}", .0.len(), first(.0))]
     Invalid(Vec<FieldError>),
-    /// Take a new key, or send the same body again.
+    /// The key belongs to another job: use a new key, or the body of that job.
     #[error("the idempotency key was used for another job; take a new key")]
     KeyReused,
-    /// Try again later.
-    #[error(
-        "the node has as much unfinished work as it takes (`jobs.max_running`, `journal.max_bytes`); try again later"
-    )]
+    /// The node has too much unfinished work: try again later.
+    #[error("the node has its maximum of unfinished work (`jobs.max_running`, `journal.max_bytes`); try again later")]
     Full,
-    /// End some of your jobs, or wait for their end.
+    /// The user has too much unfinished work: end some jobs, or wait for their end.
     #[error(
-        "your unfinished jobs hold as much of the node as one user may (`limits.share_percent`); try again when some have ended"
+        "your unfinished jobs hold the maximum share of one user (`limits.share_percent`); try again when some have ended"
     )]
     Share,
-    /// Try again soon.
-    #[error("the node has just started and still reads the jobs that it kept; try again soon")]
+    /// The node still restores its jobs: try again soon.
+    #[error("the node has just started and still reads its stored jobs; try again soon")]
     Starting,
-    /// Try another node, or this one after its restart.
+    /// The node is stopping: use another node, or try again after its restart.
     #[error("the node is stopping")]
     Stopping,
-    /// Try again later.
+    /// The journal is not available: try again later.
     #[error(transparent)]
     Journal(#[from] Unavailable),
 }
 
-/// Why a job could not be asked or changed.
+/// Why a job could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such job, or its history has left.
-    #[error("no job `{0}`; its history may have left (`jobs.retention_ms`)")]
+    /// No job has this id, or its history was deleted.
+    #[error("no job `{0}`; its history may have been deleted (`jobs.retention_ms`)")]
     UnknownJob(String),
     /// The stored job cannot be read.
-    #[error("what is kept of job `{job}` cannot be read: {reason}")]
+    #[error("the stored data of job `{job}` cannot be read: {reason}")]
     Unreadable {
         /// The job.
         job: String,
@@ -55,25 +53,25 @@ pub enum Error {
         /// The task.
         task: String,
     },
-    /// What ended cannot be cancelled.
+    /// An ended job cannot be cancelled.
     #[error("the job has ended: {}", .0.as_str())]
     Ended(Status),
-    /// What has not ended cannot be retried.
+    /// An unfinished job cannot be retried.
     #[error("the job has not ended: {}; wait for its end or cancel it", .0.as_str())]
     NotEnded(Status),
-    /// There is nothing to retry.
+    /// No task has failed.
     #[error("no task of the job has failed")]
     NothingFailed,
-    /// The task has no result, or has none yet.
+    /// The task has no result, or no result yet.
     #[error("task `{0}` has no result")]
     NoResult(String),
-    /// The node has not yet read all that it kept.
-    #[error("the node has just started and still reads the jobs that it kept; try again soon")]
+    /// The node still restores its jobs.
+    #[error("the node has just started and still reads its stored jobs; try again soon")]
     Starting,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
-    /// Try again later.
+    /// The journal is not available: try again later.
     #[error(transparent)]
     Journal(#[from] Unavailable),
     /// The new job was not accepted.

@@ -1,4 +1,4 @@
-//! The facts of a job's life, as they stand in its topic: an event name and JSON data, typed both ways.
+//! The facts of a job's history, as they are stored in its topic: an event name and JSON data, both with types.
 //!
 //! ```text
 //! task_start ─> task_progress* ─> task_retry* ─> task_complete | error      per task
@@ -6,12 +6,12 @@
 //!                                 aggregated_result ─> complete             at the end, appended as one
 //! ```
 //!
-//! An end of the node is a `task_retry`, too (`node_restarted`, `node_stopped`); the attempt after it begins with a
-//! `task_progress` of 0, since nothing else would show that it has begun.
+//! An end of the node is a `task_retry`, too (`node_restarted`, `node_stopped`). The attempt after it begins with a
+//! `task_progress` of 0, since no other event would show that it has begun.
 //!
-//! A task has at most one `task_start`, before its first attempt; one that is cancelled while it still waits has none
-//! and only gets its `error`. Each event says where it comes from (`source`): those of a task on a remote name the
-//! remote, all others say `local`. Numbers without a fraction are written without one.
+//! A task has at most one `task_start`, before its first attempt. A task that is cancelled before that has none and
+//! only gets its `error`. Each event names its origin (`source`): the remote for events of a task on a remote, and
+//! `local` for all others. Numbers without a fraction are written without one.
 
 use std::sync::{Arc, LazyLock};
 
@@ -24,26 +24,26 @@ use crate::json;
 #[cfg(test)]
 mod tests;
 
-/// One fact with what all facts carry.
+/// A fact, with the fields that all facts have.
 #[derive(Clone, Debug)]
 pub struct JobEvent {
     /// The job.
     pub job_id: Arc<str>,
-    /// Where: [`LOCAL`], or the name of the remote that runs the task.
+    /// Origin: [`LOCAL`], or the name of the remote that runs the task.
     pub source: Arc<str>,
-    /// When it happened, in Unix milliseconds.
+    /// Time of the event in Unix milliseconds.
     pub timestamp: u64,
-    /// What happened.
+    /// The fact itself.
     pub fact: Fact,
 }
 
-/// The source of what happens on this node.
+/// The source of events of this node.
 pub static LOCAL: LazyLock<Arc<str>> = LazyLock::new(|| "local".into());
 
-/// Bytes of a fact's data beside what varies much, as a rule; where it is more, the text grows.
+/// Usual size in bytes of a fact's data without its variable parts; the text grows if it is larger.
 const PLAIN_BYTES: usize = 256;
 
-/// What happened.
+/// A fact.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Fact {
@@ -51,17 +51,17 @@ pub enum Fact {
     TaskStart(TaskStart),
     /// `task_progress`.
     TaskProgress(TaskProgress),
-    /// `task_retry`: an attempt failed, or fell to an end of the node, and another will follow.
+    /// `task_retry`: an attempt failed, or an end of the node interrupted it, and another attempt will follow.
     TaskRetry(TaskRetry),
     /// `task_complete`.
     TaskComplete(TaskComplete),
-    /// `error`: the task has failed for good. The name is the guide's.
+    /// `error`: the task has failed finally. The guide of the API requires this name.
     TaskError(TaskFailed),
     /// `progress`: one more task has finished.
     Progress(Progress),
     /// `aggregated_result`.
     AggregatedResult(AggregatedResult),
-    /// `complete`: nothing follows.
+    /// `complete`: no event follows.
     Complete(Complete),
 }
 
@@ -69,9 +69,9 @@ pub enum Fact {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskStart {
-    /// Which task.
+    /// Id of the task.
     pub task_id: String,
-    /// What people call it.
+    /// Name of the task for people.
     pub task_name: String,
 }
 
@@ -79,15 +79,15 @@ pub struct TaskStart {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskProgress {
-    /// Which task.
+    /// Id of the task.
     pub task_id: String,
     /// 0 to 100; does not go down within an attempt.
     #[serde(serialize_with = "number")]
     pub progress: f64,
-    /// For people.
+    /// A message for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Whatever the handler shows.
+    /// Any data that the handler shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Box<RawValue>>,
 }
@@ -96,15 +96,15 @@ pub struct TaskProgress {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskRetry {
-    /// Which task.
+    /// Id of the task.
     pub task_id: String,
     /// The number of the attempt that will follow: 2 after the first one failed.
     pub attempt: u32,
-    /// It follows after so many milliseconds, or later if the node is busy.
+    /// Delay in milliseconds before that attempt; longer if the node is busy.
     pub delay_ms: u64,
     /// Why the last attempt failed.
     pub error: String,
-    /// The same for programs.
+    /// The reason for programs.
     pub code: String,
 }
 
@@ -112,16 +112,16 @@ pub struct TaskRetry {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskComplete {
-    /// Which task.
+    /// Id of the task.
     pub task_id: String,
-    /// What people call it.
+    /// Name of the task for people.
     pub task_name: String,
-    /// The result, or `null` with `resultBytes` and `resultUrl` where it is too large for an event.
+    /// The result, or `null` with `resultBytes` and `resultUrl` if it is too large for an event.
     pub result: Box<RawValue>,
     /// Size of a result that was left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_bytes: Option<u64>,
-    /// Where a result that was left out is to be had.
+    /// URL of a result that was left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_url: Option<String>,
     /// `base64` for a binary result.
@@ -130,9 +130,9 @@ pub struct TaskComplete {
     /// Status of the response, for HTTP tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
-    /// How many attempts it took.
+    /// Number of attempts.
     pub attempts: u32,
-    /// From the start of the first attempt to the end of the last.
+    /// Milliseconds from the start of the first attempt to the end of the last.
     pub duration_ms: u64,
 }
 
@@ -140,23 +140,23 @@ pub struct TaskComplete {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskFailed {
-    /// Which task.
+    /// Id of the task.
     pub task_id: String,
-    /// What people call it.
+    /// Name of the task for people.
     pub task_name: String,
-    /// For people.
+    /// The reason for people.
     pub error: String,
-    /// For programs: `timeout`, `panic`, `cancelled`, `job_timeout`,
-    /// `shutdown`, `no_room`, `remote_lost`, `remote_refused`, or the handler's own.
+    /// The reason for programs: `timeout`, `panic`, `cancelled`, `job_timeout`, `shutdown`, `no_room`, `remote_lost`,
+    /// `remote_refused`, or a code of the handler.
     pub code: String,
-    /// True when the same task may succeed another time.
+    /// True if the task may succeed when it is repeated.
     pub retryable: bool,
-    /// How many attempts were made; 0 when the task never began.
+    /// Number of attempts; 0 if the task never began.
     pub attempts: u32,
     /// Status of the response, for HTTP tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
-    /// From the start of the first attempt to the end of the last.
+    /// Milliseconds from the start of the first attempt to the end of the last.
     pub duration_ms: u64,
 }
 
@@ -164,11 +164,11 @@ pub struct TaskFailed {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
-    /// Tasks that have finished.
+    /// Number of finished tasks.
     pub step: usize,
-    /// All tasks of the job.
+    /// Number of tasks of the job.
     pub total_steps: usize,
-    /// The same in percent.
+    /// Finished tasks in percent.
     #[serde(serialize_with = "number")]
     pub progress: f64,
 }
@@ -177,10 +177,10 @@ pub struct Progress {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AggregatedResult {
-    /// By task id: the result, `{"error"}`, or `{"result": null, "resultBytes", "resultUrl"}` where it is too large;
-    /// `null` with `resultsUrl` where not even that fits into an event.
+    /// By task id: the result, `{"error"}`, or `{"result": null, "resultBytes", "resultUrl"}` if the result is too
+    /// large; `null` with `resultsUrl` if these do not fit into an event either.
     pub results: Box<RawValue>,
-    /// The job, whose tasks name their results.
+    /// URL of the job, whose tasks have the URLs of their results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results_url: Option<String>,
 }
@@ -189,20 +189,20 @@ pub struct AggregatedResult {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Complete {
-    /// What the job came to.
+    /// Final status of the job.
     pub status: Status,
-    /// All tasks of the job.
+    /// Number of tasks of the job.
     pub total_tasks: usize,
-    /// Those with a result.
+    /// Number of tasks with a result.
     pub success_count: usize,
-    /// Those without.
+    /// Number of failed tasks.
     pub error_count: usize,
     /// The first errors, at most [`Complete::MAX_ERRORS`].
     pub errors: Vec<ErrorEntry>,
-    /// How many more there were.
+    /// Number of further errors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors_omitted: Option<usize>,
-    /// From acceptance to the end.
+    /// Milliseconds from acceptance to the end.
     pub duration_ms: u64,
 }
 
@@ -210,20 +210,20 @@ pub struct Complete {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorEntry {
-    /// Which task.
+    /// Id of the task.
     pub task_id: String,
-    /// For people.
+    /// The reason for people.
     pub error: String,
 }
 
-/// Why an event of a job's topic is none that this module knows.
+/// Why an event of a job's topic cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// The name belongs to no fact.
-    #[error("`{0}` is no event of a job")]
+    #[error("`{0}` is not an event of a job")]
     Name(String),
     /// The data have another form.
-    #[error("the data of a job's event are not as they should be: {0}")]
+    #[error("the data of a job's event have the wrong form: {0}")]
     Data(#[from] serde_json::Error),
 }
 
@@ -241,7 +241,7 @@ struct Wire<'a> {
 #[serde(rename_all = "camelCase")]
 struct Stamp {
     job_id: Arc<str>,
-    /// Once only `task_start` had it.
+    /// Older versions wrote it only in `task_start`.
     #[serde(default = "local")]
     source: Arc<str>,
     timestamp: u64,
@@ -266,7 +266,7 @@ impl JobEvent {
     /// Reads an event of a job's topic.
     ///
     /// # Errors
-    /// When name or data are not of a job's event.
+    /// If the name or the data are not those of a job's event.
     pub fn decode(name: &str, data: &str) -> Result<Self, Unreadable> {
         let data = data.as_bytes();
         let fact = match name {
@@ -302,7 +302,7 @@ impl Fact {
         }
     }
 
-    /// Bytes of JSON that came from elsewhere.
+    /// Bytes of JSON that came from outside.
     fn payload_bytes(&self) -> usize {
         match self {
             Self::TaskComplete(done) => done.result.get().len(),
@@ -311,7 +311,7 @@ impl Fact {
         }
     }
 
-    /// True for what `notify` also sends elsewhere.
+    /// True for events that `notify` also sends to other topics.
     pub fn notifies(&self) -> bool {
         matches!(self, Self::TaskError(_) | Self::Progress(_) | Self::Complete(_))
     }
@@ -320,7 +320,7 @@ impl Fact {
 // === impl Complete ===
 
 impl Complete {
-    /// Most entries of `errors`: whoever needs all of them has the `error` events.
+    /// Maximum number of entries of `errors`. The `error` events contain all errors.
     pub const MAX_ERRORS: usize = 100;
 }
 
@@ -328,7 +328,7 @@ impl Complete {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
 fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     if value.fract() == 0.0 && value.abs() < 1e9 {
-        #[expect(clippy::cast_possible_truncation, reason = "whole and small, as the line above says")]
+        #[expect(clippy::cast_possible_truncation, reason = "whole and small, as the line above checks")]
         return serializer.serialize_i64(*value as i64);
     }
     serializer.serialize_f64(*value)

@@ -1,4 +1,4 @@
-//! How much of what comes from outside goes into an event; pure.
+//! Limits the size of external data in events; pure.
 
 use serde_json::value::RawValue;
 
@@ -34,7 +34,7 @@ pub(crate) fn fit_message(message: Option<String>) -> Option<String> {
     message.map(|message| shorten(message, MAX_MESSAGE_BYTES))
 }
 
-/// Shortens the message and the code of an error, which stand in events, in snapshots and in memory.
+/// Shortens the message and the code of an error, which are in events, in snapshots and in memory.
 pub(crate) fn fit_error(error: &mut TaskError, max_event_bytes: usize) {
     let max = MAX_ERROR_BYTES.min(max_event_bytes / 16);
     error.message = shorten(std::mem::take(&mut error.message), max);

@@ -1,4 +1,4 @@
-//! The public face of the jobs of a node.
+//! The public interface of the jobs of a node.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
         self, Cancel, FindFailedTasks, FindResult, GetSnapshot, GetSummary, JobsActor, ListJobs, Started, Stop, Submit,
     },
     config::{Config, Deps},
-    engine::{Filter, Listing, QuotaGuard, ResultBounds, ResultPlace, failed_tasks},
+    engine::{Filter, Listing, QuotaGuard, ResultBounds, ResultLocation, failed_tasks},
     error::{Error, SubmitError},
     event::{Fact, JobEvent},
     handler::Handlers,
@@ -31,7 +31,7 @@ use crate::{
     upstream::{Remotes, Via},
 };
 
-/// Submits, asks and ends jobs. Cheap to clone; when the last one is dropped the jobs end.
+/// Submits, reads and ends jobs. Cheap to clone; when the last clone is dropped, the jobs end.
 #[derive(Clone)]
 pub struct Handle {
     mailbox: Mailbox<JobsActor>,
@@ -50,7 +50,7 @@ struct Resources {
     recalls: Semaphore,
 }
 
-/// What a client submits.
+/// A request for a job.
 #[derive(Clone, Debug, Default)]
 pub struct Submission {
     /// The request body.
@@ -59,11 +59,11 @@ pub struct Submission {
     pub user: Option<String>,
     /// The groups of that user; handlers see them as [`Task::groups`](super::handler::Task::groups).
     pub groups: Vec<String>,
-    /// `Idempotency-Key`: the same key and body of the same user is the same job. 1 to 255 bytes.
+    /// `Idempotency-Key`, 1 to 255 bytes. A repeat with the same key, body and user returns the same job.
     pub key: Option<String>,
     /// The `Via` of the request; requests of its tasks extend it.
     pub via: Via,
-    /// Kept until the job or the node ends. A job that is restored after a restart has none.
+    /// Held until the job or the node ends. A job that is restored after a restart has none.
     pub quota_guard: Option<QuotaGuard>,
 }
 
@@ -77,7 +77,7 @@ pub struct Submitted {
     pub status: Status,
     /// Its events as a stream.
     pub events_url: String,
-    /// True if the idempotency key was known: this is the job that it stands for.
+    /// True if the idempotency key was known; then this is the job of that key.
     #[serde(skip)]
     pub existing: bool,
 }
@@ -94,7 +94,7 @@ pub struct TaskResult {
 /// Maximum number of histories of ended jobs that are replayed at once.
 const RECALLS: usize = 2;
 
-/// How long a stop may take beyond its grace: handlers have two seconds, the rest is for the journal.
+/// Maximum duration of a stop after its grace: handlers have two seconds, the rest is for the journal.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
 /// Starts the jobs of a node on a thread of their own.
@@ -105,7 +105,7 @@ pub fn start(config: Config, deps: Deps) -> Handle {
     Handle::launch(config, deps, actor::spawn)
 }
 
-/// Starts the jobs on this thread, where a test can hold the clock.
+/// Starts the jobs on this thread, where a test can control the clock.
 #[cfg(test)]
 pub(crate) fn start_here(config: Config, deps: Deps) -> Handle {
     Handle::launch(config, deps, actor::spawn_here)
@@ -126,7 +126,7 @@ impl Handle {
     /// Submits a job. When this returns, the job is in the journal. Dropping the future does not cancel the job.
     ///
     /// # Errors
-    /// Nothing was kept; the variant says what the caller can do.
+    /// Nothing was stored; the variant names the reaction of the caller.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         self.submit_as(submission, None).await
     }
@@ -134,7 +134,7 @@ impl Handle {
     /// A job with its tasks.
     ///
     /// # Errors
-    /// When there is no such job, or the node is stopping.
+    /// If no job has this id, or the node is stopping.
     pub async fn get(&self, id: &str) -> Result<Snapshot, Error> {
         match self.mailbox.ask(GetSnapshot(id.to_owned())).await?? {
             Some(snapshot) => Ok(snapshot),
@@ -145,7 +145,7 @@ impl Handle {
     /// A job without its tasks. The cost does not depend on their number.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
+    /// If no job has this id, or the node is stopping.
     pub async fn summary(&self, id: &str) -> Result<Summary, Error> {
         self.mailbox.ask(GetSummary(id.to_owned())).await?
     }
@@ -153,26 +153,26 @@ impl Handle {
     /// A page of jobs, newest first.
     ///
     /// # Errors
-    /// When the node is stopping.
+    /// If the node is stopping.
     pub async fn list(&self, filter: Filter) -> Result<Listing, Error> {
         Ok(self.mailbox.ask(ListJobs(filter)).await?)
     }
 
-    /// The spec of a job, without its secrets; all ids are filled in.
+    /// The spec of a job, without its secrets; all ids are set.
     ///
     /// # Errors
-    /// When there is no such job, or the journal cannot be read.
+    /// If no job has this id, or the journal cannot be read.
     pub async fn spec(&self, id: &str) -> Result<Spec, Error> {
         self.summary(id).await?;
         Ok(record::read(&self.shared.journal, id).await?.spec.redacted())
     }
 
-    /// Cancels a job: no task is begun any more, and running tasks have two seconds to stop. `complete` follows. A second
+    /// Cancels a job: no further task is begun, and running tasks have two seconds to stop. `complete` follows. A second
     /// cancel succeeds too.
     ///
     /// # Errors
-    /// [`Error::Ended`] if the job has ended in another way; [`Error::Journal`] if it is cancelled and the journal could
-    /// not write that: should the node end before the job does, the job may continue.
+    /// [`Error::Ended`] if the job has ended in another way. [`Error::Journal`] if the job is cancelled but the journal
+    /// could not write the cancellation: if the node ends before the job, the job may continue.
     pub async fn cancel(&self, id: &str) -> Result<(), Error> {
         self.mailbox.ask(Cancel(id.to_owned())).await?
     }
@@ -180,7 +180,7 @@ impl Handle {
     /// Submits the failed tasks of an ended job as a new one that refers to it.
     ///
     /// # Errors
-    /// When the job has not ended, or none failed, or the new job was not accepted.
+    /// If the job has not ended, or no task failed, or the new job was not accepted.
     pub async fn retry(
         &self,
         id: &str,
@@ -200,19 +200,19 @@ impl Handle {
         Ok(self.submit_as(submission, Some(id.to_owned())).await?)
     }
 
-    /// The result of a task, whether it was too large for an event or not.
+    /// The result of a task, also if it was too large for an event.
     ///
     /// # Errors
-    /// When there is no such job or task, or the task has no result (yet).
+    /// If no job or task has this id, or the task has no result.
     pub async fn result(&self, id: &str, task_id: &str) -> Result<TaskResult, Error> {
         let find = FindResult { job: id.to_owned(), task: task_id.to_owned() };
-        let place = match self.mailbox.ask(find).await?? {
-            Some(place) => place,
-            None => ResultPlace::of(&self.recall(id).await?, task_id)?,
+        let location = match self.mailbox.ask(find).await?? {
+            Some(location) => location,
+            None => ResultLocation::of(&self.recall(id).await?, task_id)?,
         };
-        match place {
-            ResultPlace::Event(position) => self.result_in_event(id, position).await,
-            ResultPlace::Record { encoding } => {
+        match location {
+            ResultLocation::Event(position) => self.result_in_event(id, position).await,
+            ResultLocation::Record { encoding } => {
                 let record = self.shared.journal.get(record::result_key(id, task_id)).await?;
                 let record = record.ok_or_else(|| Error::UnknownJob(id.to_owned()))?;
                 Ok(TaskResult { json: record.value, encoding })
@@ -220,19 +220,19 @@ impl Handle {
         }
     }
 
-    /// Takes no more jobs and waits up to `grace` for the running ones. If the journal outlives the process, unfinished
-    /// jobs continue at the next start; otherwise they are cancelled, and their watchers get a `complete`. Returns when
-    /// everything is in the journal. Afterwards this handle answers [`Error::Stopping`].
+    /// Accepts no more jobs and waits up to `grace` for the running ones. If the journal outlives the process,
+    /// unfinished jobs continue at the next start; otherwise they are cancelled, and their watchers get a `complete`.
+    /// Returns when everything is in the journal. Afterwards this handle returns [`Error::Stopping`].
     pub async fn stop(&self, grace: Duration) {
         // An error means that the actor has ended already.
         if self.mailbox.ask_now(Stop(grace)).await.is_ok()
             && timeout(grace + STOP_MARGIN, self.mailbox.ended()).await.is_err()
         {
-            tracing::error!("jobs did not come to their end in time");
+            tracing::error!("jobs did not end in time");
         }
     }
 
-    /// True after all jobs of the journal are restored; before that requests wait.
+    /// True after all jobs of the journal are restored; requests before that wait.
     pub fn is_ready(&self) -> bool {
         self.mailbox.is_ready()
     }
@@ -246,7 +246,7 @@ impl Handle {
         &self.shared.journal
     }
 
-    /// The names that `run` can give, sorted.
+    /// The handler names that `run` accepts, sorted.
     pub fn handlers(&self) -> Vec<&str> {
         self.shared.handlers.names()
     }

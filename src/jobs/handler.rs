@@ -1,8 +1,8 @@
-//! The seam for whatever runs a task: `http`, `command`, `sample`, and what an embedding program registers.
+//! The interface of task handlers: `http`, `command`, `sample`, and the handlers of an embedding program.
 //!
-//! A handler gets its input, a sink for progress and a token that is cancelled when the work is no longer wanted; it
-//! answers with a result or an error that says whether another try can help. Handlers know nothing of jobs, events or
-//! the journal. Attempts, timeouts and retries are the engine's business: one call is one attempt.
+//! A handler gets its input, a sink for progress, and a token that is cancelled when the result is no longer wanted. It
+//! returns a result, or an error that decides whether another attempt can help. Handlers know nothing of jobs, events or
+//! the journal. The engine manages attempts, timeouts and retries: one call is one attempt.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,9 +14,9 @@ use crate::{journal::BoxFuture, json::Json, upstream::Via};
 
 /// Runs tasks of one kind.
 ///
-/// # What a handler owes
+/// # Requirements
 /// - It returns soon after [`Task::cancel`] fires; the engine waits a short while and then drops the future.
-/// - Dropping its future stops all that it began (processes, requests).
+/// - Dropping its future stops all work that it began (processes, requests).
 /// - It never blocks the thread: heavy computing goes to `tokio::task::spawn_blocking`.
 /// - It may be called again for the same task (at-least-once); [`Task::idempotency_key`] is the same each time.
 pub trait TaskHandler: Send + Sync + 'static {
@@ -31,9 +31,9 @@ pub struct Task {
     pub job_id: String,
     /// The task's id, unique in its job.
     pub task_id: String,
-    /// What people call it.
+    /// Name of the task for people.
     pub name: String,
-    /// What the client gave it (`input`), or `null`.
+    /// The `input` of the task, or `null`.
     pub input: Json,
     /// The user that submitted the job, with its groups.
     pub submitter: Submitter,
@@ -41,7 +41,7 @@ pub struct Task {
     pub via: Via,
     /// 1 for the first attempt.
     pub attempt: u32,
-    /// Takes progress.
+    /// The sink for progress.
     pub progress: Progress,
     /// The memory budget; the handler must reserve memory before it reads a response of more than 64 KiB.
     pub reserve: Reserve,
@@ -54,18 +54,18 @@ pub struct Task {
 pub struct Submitter {
     /// `None` for a request without a user.
     pub user: Option<Arc<str>>,
-    /// Empty where there is no user.
+    /// Empty if there is no user.
     pub groups: Arc<[String]>,
 }
 
-/// What a task came to.
+/// The result of a task.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
     /// The result, any JSON.
     pub result: Json,
     /// Status of the response, for HTTP tasks.
     pub http_status: Option<u16>,
-    /// `base64` where the result is binary.
+    /// `base64` if the result is binary.
     pub encoding: Option<&'static str>,
 }
 
@@ -73,13 +73,13 @@ pub struct Output {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message}")]
 pub struct TaskError {
-    /// For people: what was wrong, where, what to do.
+    /// The reason for people: the fault, its place and the remedy.
     pub message: String,
-    /// For programs: `timeout`, `http_status`, `connect_failed`, `exit_status`, …
+    /// The reason for programs: `timeout`, `http_status`, `connect_failed`, `exit_status`, …
     pub code: String,
-    /// True when another attempt can help.
+    /// True if another attempt can help.
     pub retryable: bool,
-    /// Do not try again before so long.
+    /// Minimum time before the next attempt.
     pub retry_after: Option<Duration>,
     /// Status of the response, for HTTP tasks.
     pub http_status: Option<u16>,
@@ -90,13 +90,13 @@ pub struct TaskError {
 pub struct Report {
     /// 0 to 100.
     pub progress: f64,
-    /// For people.
+    /// A message for people.
     pub message: Option<String>,
-    /// Anything the handler wants to show.
+    /// Any data that the handler shows.
     pub data: Option<Json>,
 }
 
-/// Where a handler reports its progress. Cheap to clone.
+/// Takes the progress of a handler. Cheap to clone.
 ///
 /// Reports wait for room while the engine is busy (a bounded channel), so a handler cannot flood the node.
 #[derive(Clone)]
@@ -104,9 +104,9 @@ pub struct Progress {
     sink: Arc<dyn Sink>,
 }
 
-/// Where reports go; implemented by the engine, and by tests.
+/// The receiver of reports; implemented by the engine and by tests.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes a report. `lossy` ones may be dropped when they come too thick (more than ten a second).
+    /// Takes a report. `lossy` reports may be dropped if they come faster than ten per second.
     fn take(&self, report: Report, lossy: bool) -> BoxFuture<'_, ()>;
 }
 
@@ -116,14 +116,14 @@ pub struct Handlers {
     map: HashMap<String, Registered>,
 }
 
-/// A handler and its bounds.
+/// A handler and its limits.
 #[derive(Clone)]
 pub struct Registered {
-    /// What runs the tasks.
+    /// Runs the tasks.
     pub handler: Arc<dyn TaskHandler>,
-    /// Bounds one attempt where the task names no `timeoutMs`.
+    /// Timeout of an attempt if the task has no `timeoutMs`.
     pub timeout: Option<Duration>,
-    /// Most tasks of this handler at once on the node; `None`: no bound of its own.
+    /// Maximum number of tasks of this handler at once on the node; `None`: no limit of its own.
     pub concurrency: Option<usize>,
 }
 
@@ -135,17 +135,18 @@ impl Progress {
         Self { sink }
     }
 
-    /// Reports how far the task is (0 to 100). At most ten reports a second become events; of more, the latest counts.
+    /// Reports the progress of the task (0 to 100). At most ten reports per second become events; of more, the latest
+    /// counts.
     pub async fn report(&self, progress: f64, message: impl Into<Option<String>>) {
         self.sink.take(Report { progress, message: message.into(), data: None }, true).await;
     }
 
-    /// Reports something that watchers must not miss, such as an event of a stream that is being forwarded.
+    /// Reports data that watchers must not miss, such as an event of a stream that is being forwarded.
     pub async fn forward(&self, progress: f64, data: impl Into<Json>) {
         self.sink.take(Report { progress, message: None, data: Some(data.into()) }, false).await;
     }
 
-    /// Reports whatever a handler has in its hands.
+    /// Sends a report.
     pub async fn send(&self, report: Report) {
         let lossy = report.data.is_none();
         self.sink.take(report, lossy).await;
@@ -161,12 +162,12 @@ impl std::fmt::Debug for Progress {
 // === impl Task ===
 
 impl Task {
-    /// The same for every attempt at this task; sent upstream so that a repeat does not act twice.
+    /// The key is equal for all attempts at this task. It is sent upstream, so that a repeat does not act twice.
     pub fn idempotency_key(&self) -> String {
         format!("{}/{}", self.job_id, self.task_id)
     }
 
-    /// The user that submitted the job; `None` for a request without one. The same after a restart of the node.
+    /// The user that submitted the job; `None` for a request without one. A restart of the node keeps it.
     ///
     /// ```
     /// # use millstream::{app::App, config::Config, jobs::{Submission, handler::*}, journal::{BoxFuture, Kind}};
@@ -199,7 +200,7 @@ impl Task {
         self.submitter.user.as_deref()
     }
 
-    /// The groups of that user when the job was submitted. The same after a restart of the node.
+    /// The groups of that user when the job was submitted. A restart of the node keeps them.
     pub fn groups(&self) -> &[String] {
         &self.submitter.groups
     }
@@ -222,12 +223,12 @@ impl From<Value> for Output {
 // === impl TaskError ===
 
 impl TaskError {
-    /// An error that another attempt would meet again.
+    /// An error that would occur again at another attempt.
     pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { message: message.into(), code: code.into(), retryable: false, retry_after: None, http_status: None }
     }
 
-    /// An error that may be gone at the next attempt.
+    /// An error that may not occur at the next attempt.
     pub fn transient(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { retryable: true, ..Self::fatal(code, message) }
     }
@@ -246,7 +247,7 @@ impl Handlers {
         self.map.get(name)
     }
 
-    /// The names, sorted: for the answer to a client that asked for an unknown one.
+    /// The names, sorted, for error messages.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.map.keys().map(String::as_str).collect();
         names.sort_unstable();
@@ -257,7 +258,7 @@ impl Handlers {
 // === impl Registered ===
 
 impl Registered {
-    /// A handler without bounds of its own.
+    /// A handler without limits.
     pub fn new(handler: impl TaskHandler) -> Self {
         Self { handler: Arc::new(handler), timeout: None, concurrency: None }
     }

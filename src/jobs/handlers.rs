@@ -1,8 +1,8 @@
-//! The task handlers that come with the node, and the section `[handlers.NAME]` that names them.
+//! The task handlers of the node, and the section `[handlers.NAME]` that configures them.
 //!
 //! Owns [`HttpTask`] (a URL that a client names), [`Command`] (a program of this machine), [`Endpoint`] (a URL that the
 //! operator names) and the samples. Their futures are `Send` and stop when they are dropped. They do not know jobs: the
-//! engine decides how often, how long and how many of them run at once.
+//! engine limits the number, the duration and the concurrency of their attempts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -98,8 +98,8 @@ impl HandlerConfig {
         environment.check().map_err(|reason| format!("`handlers.{name}`: {reason}"))?;
         match pass_env.iter().find(|variable| secrets.contains(*variable)) {
             Some(variable) => Err(format!(
-                "`handlers.{name}`: `pass_env`: `{variable}` holds a secret or an address of the node, as another setting \
-                 names it; give the program one of its own by `env` or under another name"
+                "`handlers.{name}`: `pass_env`: `{variable}` is a variable of another setting with a secret or an address of the node; \
+                 set `env`, or pass the value under another name"
             )),
             None => Ok(()),
         }
@@ -129,7 +129,7 @@ impl HandlerConfig {
             return Err("`timeout_ms` must be at least 1; leave it out for the default".into());
         }
         if *concurrency == Some(0) {
-            return Err("`concurrency` must be at least 1; leave it out for no bound".into());
+            return Err("`concurrency` must be at least 1; leave it out for no limit".into());
         }
         registered.timeout = timeout_ms.map(Duration::from_millis);
         registered.concurrency = *concurrency;

@@ -1,7 +1,7 @@
-//! Inputs of tasks: read back from the records of their jobs when an attempt starts.
+//! Inputs of tasks, which are read back from the records of their jobs when an attempt starts.
 //!
-//! Specs are not kept in memory: a job may wait for hours, and there may be thousands of jobs. The records that were used
-//! last are cached as text ([`CACHE_BYTES`]), since the tasks of a job usually begin one after the other.
+//! Specs are not in memory: a job may wait for hours, and there may be thousands of jobs. The most recent records are
+//! cached as text ([`CACHE_BYTES`]), since the tasks of a job usually begin one after the other.
 
 use std::{
     collections::VecDeque,
@@ -81,7 +81,7 @@ impl Inputs {
     /// The input of a task, and its part of the memory budget. `bytes` is the size of the job's record.
     ///
     /// # Errors
-    /// When the journal cannot be read, or no longer has the record.
+    /// If the journal cannot be read, or no longer has the record.
     pub(crate) async fn load(
         &self,
         owner: &Owner,
@@ -92,7 +92,7 @@ impl Inputs {
         let text = match self.cached(job) {
             Some(text) => text,
             None => {
-                // Room comes first: an owner may wait long for it, and must not hold the lock meanwhile.
+                // Memory comes first: an owner may wait long for it, and must not hold the lock meanwhile.
                 let _held = self.memory.input(owner, bytes).await;
                 let reading = self.reading.lock().await;
                 match self.cached(job) {
@@ -101,8 +101,7 @@ impl Inputs {
                 }
             }
         };
-        let lost =
-            || TaskError::fatal(code::INPUT_LOST, "what the task was to run with is not in the record of its job");
+        let lost = || TaskError::fatal(code::INPUT_LOST, "the input of the task is not in the record of its job");
         let range = text.tasks.get(task as usize).cloned().ok_or_else(lost)?;
         let json = text.json.slice(range.start as usize..range.end as usize);
         drop(text);
@@ -141,7 +140,8 @@ impl Inputs {
         let record = insist(&CancellationToken::new(), "the input of a task is read", request).await;
         let record = record.ok_or_else(|| unreadable("the journal is closed"))?;
         let record = record.map_err(|error| unreadable(&error.to_string()))?;
-        let json = record.ok_or_else(|| TaskError::fatal(code::INPUT_LOST, "the record of the job is gone"))?.value;
+        let json =
+            record.ok_or_else(|| TaskError::fatal(code::INPUT_LOST, "the record of the job no longer exists"))?.value;
         let (job, large) = (job.clone(), json.len() > FREE);
         let read = move || Text::new(job, json);
         let text = if large { self.memory.large(read).await } else { read() };
@@ -160,14 +160,14 @@ impl Inputs {
 
     fn put(&self, text: Arc<Text>) {
         let mut cache = self.cache();
-        cache.retain(|kept| kept.job != text.job);
+        cache.retain(|cached| cached.job != text.job);
         cache.push_front(text);
         let mut bytes = 0;
         let fits = cache.iter().take_while(|text| {
             bytes += text.bytes();
             bytes <= CACHE_BYTES
         });
-        // A record above the limit is kept alone; otherwise each of its tasks would read it again.
+        // A record above the limit is cached alone; otherwise each of its tasks would read it again.
         let fits = fits.count().max(1);
         cache.truncate(fits);
     }
@@ -183,12 +183,12 @@ impl Text {
     fn new(job: Arc<str>, json: Bytes) -> serde_json::Result<Self> {
         let outer: Outer<'_> = serde_json::from_slice(&json)?;
         let start = json.as_ptr().addr();
-        let place = |task: &&RawValue| {
+        let range = |task: &&RawValue| {
             let at = task.get().as_ptr().addr() - start;
             let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
             number(at)..number(at + task.get().len())
         };
-        let tasks = outer.spec.tasks.iter().map(place).collect();
+        let tasks = outer.spec.tasks.iter().map(range).collect();
         Ok(Self { job, json, tasks })
     }
 
@@ -201,7 +201,7 @@ impl Text {
 // === helpers ===
 
 fn unreadable(reason: &str) -> TaskError {
-    TaskError::transient(code::INPUT_LOST, format!("what the task is to run with cannot be read: {reason}"))
+    TaskError::transient(code::INPUT_LOST, format!("the input of the task cannot be read: {reason}"))
 }
 
 #[cfg(test)]
@@ -240,7 +240,7 @@ mod tests {
             let (request, held) = load(1).await.expect("it is there");
             let request = request.value();
             assert_eq!((&request["method"], request["body"].as_str()), (&json!("POST"), Some(&*large)));
-            assert!(held.is_some(), "what is large is counted");
+            assert!(held.is_some(), "a large input is counted");
             assert_eq!(load(2).await.expect("it is there").0, Json::null());
             assert_eq!(load(3).await.expect_err("there are three").code, code::INPUT_LOST);
         }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_finds_no_room_waits() {
+    async fn an_input_waits_for_memory() {
         let spec = json!({ "tasks": [{ "run": "a", "input": "x".repeat(2 * FREE) }] });
         let memory = Memory::new(16 * FREE, Share::WHOLE);
         let inputs = Inputs::new(journal(&[("j", &spec)]).await, memory.clone());
@@ -274,15 +274,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_records_are_kept_than_fit() {
+    async fn the_cache_has_only_records_that_fit() {
         let inputs = Inputs::new(journal(&[]).await, Memory::default());
         let json =
             Bytes::from(json!({ "spec": { "tasks": [{ "run": "a", "input": "x".repeat(60_000) }] } }).to_string());
         for n in 0..200 {
             inputs.keep(&n.to_string().into(), json.clone());
         }
-        let kept: usize = inputs.cache().iter().map(|text| text.bytes()).sum();
-        assert!((CACHE_BYTES / 2..=CACHE_BYTES).contains(&kept), "{kept}");
+        let cached: usize = inputs.cache().iter().map(|text| text.bytes()).sum();
+        assert!((CACHE_BYTES / 2..=CACHE_BYTES).contains(&cached), "{cached}");
         assert!(inputs.cached(&"199".into()).is_some() && inputs.cached(&"0".into()).is_none());
         let large = json!({ "spec": { "tasks": [{ "run": "a", "input": "x".repeat(CACHE_BYTES) }] } }).to_string();
         inputs.put(Arc::new(Text::new("large".into(), large.into()).expect("a record")));

@@ -1,17 +1,18 @@
-//! The budget of memory for specs, inputs and answers of tasks until they are in the journal.
+//! The memory budget for specs, inputs and responses of tasks until they are in the journal.
 //!
-//! Each of them has its own bound (`server.body_limit_bytes`, `jobs.max_response_bytes`); `jobs.max_memory_bytes` bounds
-//! their sum. Without room they wait in order. A holder of one part never takes an earlier part, so there is no deadlock:
+//! Each of them has its own limit (`server.body_limit_bytes`, `jobs.max_response_bytes`); `jobs.max_memory_bytes`
+//! limits their sum. Requests and attempts wait in order for free memory. A holder of one part never takes an earlier
+//! part, so there is no deadlock:
 //!
 //! | part | taken by | from | until |
 //! |---|---|---|---|
 //! | specs, 1/4 | a request body | before it is read | the request is answered |
 //! | inputs, 1/4 | an attempt | before its input is read back | the attempt has ended |
-//! | small answers, 1/8 | an attempt | its answer has passed 64 KiB | the result is in the journal |
-//! | large answers, 3/8 | an attempt | its answer may pass 1 MiB | the result is in the journal |
+//! | small responses, 1/8 | an attempt | its response has more than 64 KiB | the result is in the journal |
+//! | large responses, 3/8 | an attempt | its response may have more than 1 MiB | the result is in the journal |
 //!
-//! Bytes are weighted by their highest cost on the way (text, parsed value, encoded copy). Up to 64 KiB are not counted:
-//! slots and connections already bound their number.
+//! Bytes are weighted by their maximum number of copies (text, parsed value, encoded copy). Up to 64 KiB are not
+//! counted: slots and connections already limit their number.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,7 +32,7 @@ pub struct Memory {
     work: Arc<Semaphore>,
 }
 
-/// The part of the budget that one attempt holds for its answer. Cheap to clone.
+/// The part of the budget that one attempt holds for its response. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reserve {
     memory: Memory,
@@ -41,15 +42,15 @@ pub struct Reserve {
 
 /// The default of `jobs.max_memory_bytes`.
 pub const DEFAULT: usize = 128 << 20;
-/// Up to this size nothing is counted.
+/// Sizes up to this limit are not counted.
 pub const FREE: usize = 64 << 10;
-/// A larger answer takes from the part for large ones.
+/// Larger responses use the part for large responses.
 pub const SMALL: usize = 1 << 20;
-/// What a request body costs: its bytes, the values, what is written, and the journal's copy.
+/// Copies of a request body: its bytes, the values, the record, and the journal's copy.
 const SPEC_WEIGHT: u64 = 4;
-/// What an input costs: the values, and what is sent of them.
+/// Copies of an input: the values, and the sent bytes.
 const INPUT_WEIGHT: u64 = 2;
-/// What an answer costs: its bytes, the result as JSON, and the journal's copy.
+/// Copies of a response: its bytes, the result as JSON, and the journal's copy.
 const ANSWER_WEIGHT: u64 = 3;
 
 // === impl Memory ===
@@ -63,17 +64,17 @@ impl Memory {
         Self { share, specs: pool(2), inputs: pool(2), small: pool(1), large: pool(3), work }
     }
 
-    /// Room for a request body of this size.
+    /// Reserves memory for a request body of this size.
     pub async fn spec(&self, owner: &Owner, bytes: usize) -> Option<Held> {
         self.acquire(&self.specs, owner, bytes, SPEC_WEIGHT).await
     }
 
-    /// Room for the input of an attempt.
+    /// Reserves memory for the input of an attempt.
     pub async fn input(&self, owner: &Owner, bytes: usize) -> Option<Held> {
         self.acquire(&self.inputs, owner, bytes, INPUT_WEIGHT).await
     }
 
-    /// Room for an answer.
+    /// Reserves memory for a response.
     pub async fn answer(&self, owner: &Owner, bytes: usize) -> Option<Held> {
         let pool = if bytes <= SMALL { &self.small } else { &self.large };
         self.acquire(pool, owner, bytes, ANSWER_WEIGHT).await
@@ -85,13 +86,13 @@ impl Memory {
     /// and bounds the copies that exist at the same time.
     ///
     /// # Panics
-    /// When the work panics.
+    /// If the work panics.
     pub async fn large<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let _permit = self.work.acquire().await.expect("the semaphore is never closed");
         spawn_blocking(work).await.expect("the work does not panic")
     }
 
-    /// Name and figures of each part.
+    /// Name and usage of each part.
     pub fn figures(&self) -> [(&'static str, Figures); 4] {
         let Self { specs, inputs, small, large, .. } = self;
         [("specs", specs), ("inputs", inputs), ("small_answers", small), ("large_answers", large)]
@@ -115,25 +116,25 @@ impl Default for Memory {
 // === impl Reserve ===
 
 impl Reserve {
-    /// Holds nothing yet, for this owner.
+    /// A reserve of this owner, without memory.
     pub fn new(memory: Memory, owner: Owner) -> Self {
         Self { memory, owner, held: Arc::default() }
     }
 
-    /// Waits until there is room for an answer of this size. Call it before the bytes are read, and once more with the larger
-    /// size if there are more.
+    /// Waits until there is memory for a response of this size. Call it before the bytes are read, and once more with
+    /// the larger size if there are more.
     pub async fn answer(&self, bytes: usize) {
         if let Some(held) = self.memory.answer(&self.owner, bytes).await {
             self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
         }
     }
 
-    /// Runs work on a large answer, as [`Memory::large`] does.
+    /// Runs work on a large response, as [`Memory::large`] does.
     pub async fn large<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         self.memory.large(work).await
     }
 
-    /// Passes the room on to the next holder of the answer.
+    /// Passes the memory on to the next holder of the response.
     pub fn take(&self) -> Vec<Held> {
         std::mem::take(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }

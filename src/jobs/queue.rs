@@ -34,7 +34,7 @@ pub(crate) struct Queue<J> {
     owners: HashMap<Owner, Account<J>>,
     lanes: Vec<Lane>,
     /// Times that an owner was skipped because it already had its share.
-    passed_over: u64,
+    skipped: u64,
 }
 
 /// Tasks that wait for the same handler, of all jobs.
@@ -101,7 +101,7 @@ impl<J: Clone + Eq + Hash> Queue<J> {
             jobs: HashMap::new(),
             owners: HashMap::new(),
             lanes: lanes.iter().map(lane).collect(),
-            passed_over: 0,
+            skipped: 0,
         }
     }
 
@@ -116,7 +116,7 @@ impl<J: Clone + Eq + Hash> Queue<J> {
         self.jobs.insert(job, Waiting { owner, slots, running: 0, rank, fresh: true, pushed: 0, lanes: Vec::new() });
     }
 
-    /// Adds a task behind the others of its job. Nothing happens if the job was not added.
+    /// Adds a task after the other tasks of its job. Nothing happens if the job was not added.
     pub(crate) fn push(&mut self, job: &J, task: u32, lane: usize) {
         let Some(waiting) = self.jobs.get_mut(job) else { return };
         waiting.pushed += 1;
@@ -212,15 +212,15 @@ impl<J: Clone + Eq + Hash> Queue<J> {
     }
 
     /// Times that an owner was skipped because it already had its share.
-    pub(crate) fn passed_over(&self) -> u64 {
-        self.passed_over
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// The least recently served owner that may have one more slot.
     fn choose_owner(&mut self) -> Option<Owner> {
         let mut best: Option<(u64, &Owner)> = None;
         let others = |rank: &u64| self.lanes.iter().any(|lane| lane.others(*rank));
-        let mut passed_over = 0;
+        let mut skipped = 0;
         for (number, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| lane.free()) {
             // Only owners that already have their share are skipped, and their number is at most the number of shares
             // in a pool.
@@ -230,13 +230,13 @@ impl<J: Clone + Eq + Hash> Queue<J> {
                 let most = self.share.most(self.slots as u64, alone);
                 let takes =
                     (account.running as u64) < most && lane.takes(self.share, account.lane(number).running, **rank);
-                passed_over += u64::from(!takes);
+                skipped += u64::from(!takes);
                 takes
             });
             best =
                 [best, found.map(|(rank, owner)| (*rank, owner))].into_iter().flatten().min_by_key(|(rank, _)| *rank);
         }
-        self.passed_over += passed_over;
+        self.skipped += skipped;
         best.map(|(_, owner)| owner.clone())
     }
 

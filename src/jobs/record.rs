@@ -1,7 +1,7 @@
 //! The records of a job: the spec with its secrets, large results, idempotency keys.
 //!
-//! A job exists exactly as long as its spec record ([`durable`]). Other records without it are what an interrupted
-//! purge has left.
+//! A job exists exactly as long as its spec record ([`durable`]). Other records without it are left over from an
+//! interrupted purge.
 //!
 //! ```text
 //! job/{id}/spec             the spec as accepted, with every id filled in
@@ -53,7 +53,7 @@ pub(crate) struct SpecRecord {
     pub spec: Spec,
 }
 
-/// A client's idempotency key, and a fingerprint of what it was sent with.
+/// A client's idempotency key, and a fingerprint of the body that came with it.
 #[derive(Debug)]
 pub(crate) struct Key {
     pub record: String,
@@ -69,17 +69,17 @@ struct KeyRecord {
 
 /// A job that is about to be deleted.
 #[derive(Debug)]
-pub(crate) struct Leaving {
+pub(crate) struct Deletion {
     pub id: Arc<str>,
     /// The record of its idempotency key.
     pub key_record: Option<String>,
 }
 
-/// What became of a submission.
+/// The result of writing a submission.
 pub(crate) enum Written {
-    /// The record was written; the encoded form.
+    /// The record was written; its encoded form.
     New(Bytes),
-    /// The key stands for this job already.
+    /// The key already belongs to this job.
     Existing(String),
 }
 
@@ -169,7 +169,7 @@ pub(crate) async fn read(journal: &Shared, job_id: &str) -> Result<SpecRecord, E
     record.map(|(record, _)| record).ok_or_else(|| Error::UnknownJob(job_id.to_owned()))
 }
 
-/// Writes that a client has cancelled a job.
+/// Writes the cancellation of a job by a client.
 pub(crate) async fn write_cancelled(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
     let record = RecordWrite { key: ending_key(job_id), value: Some(Bytes::from_static(CANCELLED)) };
     journal.append(Batch { records: vec![record], ..Batch::default() }).await.map(drop)
@@ -185,12 +185,12 @@ pub(crate) async fn purge(journal: &Shared, job_id: &str, key_record: Option<Str
 }
 
 /// Deletes jobs; returns those that could not be deleted.
-pub(crate) async fn purge_all(journal: &Shared, leaving: Vec<Leaving>) -> Vec<Leaving> {
+pub(crate) async fn purge_all(journal: &Shared, deletions: Vec<Deletion>) -> Vec<Deletion> {
     let mut left = Vec::new();
-    for job in leaving {
+    for job in deletions {
         if let Err(error) = purge(journal, &job.id, job.key_record.clone()).await {
             spans::job(&job.id).in_scope(|| {
-                tracing::warn!(job_id = %job.id, %error, "what is kept of an ended job could not be purged; trying again");
+                tracing::warn!(job_id = %job.id, %error, "the data of an ended job could not be deleted; trying again");
             });
             left.push(job);
         }
@@ -198,7 +198,7 @@ pub(crate) async fn purge_all(journal: &Shared, leaving: Vec<Leaving>) -> Vec<Le
     left
 }
 
-/// Deletes what is left of a job without a spec.
+/// Deletes the remaining records of a job without a spec.
 pub(crate) async fn tidy(journal: &Shared, job_id: &str) -> Result<(), AppendError> {
     if let Ok(topic) = Topic::job(job_id) {
         journal.purge(topic).await?;
@@ -206,7 +206,7 @@ pub(crate) async fn tidy(journal: &Shared, job_id: &str) -> Result<(), AppendErr
     RECORDS.clear(journal, job_id).await
 }
 
-/// The key of the record that a client has cancelled a job.
+/// The key of the record of a cancellation.
 pub(crate) fn ending_key(job_id: &str) -> String {
     RECORDS.key(job_id, "ending")
 }

@@ -1,8 +1,9 @@
-//! Reads back the jobs that the journal has kept, at the start of the node, before any request is answered.
+//! Reads the jobs of the journal back, at the start of the node, before any request is answered.
 //!
-//! The records say which jobs exist, their topics what happened to them. Jobs go to the engine page by page, and
-//! unfinished ones continue at once. Events and records without a spec are what an interrupted purge has left; they are
-//! deleted. A record that cannot be read is left alone, and so is the topic of its job: a later version may know it.
+//! The records name the existing jobs, and their topics contain their events. Jobs go to the engine page by page, and
+//! unfinished jobs continue at once. Events and records without a spec are left over from an interrupted purge and are
+//! deleted. A record that cannot be read is not changed, nor is the topic of its job: a later version may be able to
+//! read it.
 
 use std::collections::HashSet;
 
@@ -18,34 +19,34 @@ use super::{
     state::JobState,
 };
 use crate::{
-    durable::{self, Halt, Reader},
+    durable::{self, ReadFailure, Reader},
     journal::{Query, Record, Unavailable},
     spans,
     topic::{Pattern, Topic},
 };
 
-/// What was found.
+/// A part of the recovery.
 pub(crate) enum Found {
     /// Jobs.
     Jobs(Vec<StoredJob>),
     /// A job that cannot be read, with the reason.
     Unreadable { id: String, reason: String },
-    /// Everything is read.
+    /// The recovery is complete.
     Done,
 }
 
-/// Reads back the jobs of a journal.
+/// Reads the jobs of a journal back.
 pub(crate) struct Recovery {
     reader: Reader,
     handlers: Handlers,
     bounds: ResultBounds,
-    /// The offset of the last event of the previous life.
+    /// The offset of the last event of the previous process.
     head: u64,
-    /// Jobs that have a spec, readable or not.
+    /// Jobs with a spec, readable or not.
     known: HashSet<String>,
 }
 
-/// Keys of records in one page: as many histories are read at once.
+/// Keys of records in one page: the number of histories that are read at once.
 const RECORDS_PER_PAGE: usize = 16;
 /// Events in one page of a history, and their bytes.
 const EVENTS_PER_PAGE: usize = 512;
@@ -61,22 +62,19 @@ impl Recovery {
         Self { reader, handlers, bounds, head, known: HashSet::new() }
     }
 
-    /// Reads everything and delivers it; `deliver` returns false when the engine takes no more.
+    /// Reads everything and delivers it; `deliver` returns false if the engine accepts no more.
     pub(crate) async fn run(mut self, deliver: impl AsyncFn(Found) -> bool) {
         if self.reader.journal.durable() {
             let read = match self.jobs(&deliver).await {
                 // Leftovers can be identified only when all jobs are known.
                 Ok(()) => self.leftovers().await,
-                Err(halt) => Err(halt),
+                Err(stop) => Err(stop),
             };
             match read {
                 Ok(()) => {}
-                Err(Halt::Gone) => return,
-                Err(Halt::Damaged(reason)) => {
-                    tracing::error!(
-                        reason,
-                        "the list of jobs cannot be read to its end; jobs behind this place are left alone"
-                    );
+                Err(ReadFailure::Stopped) => return,
+                Err(ReadFailure::Damaged(reason)) => {
+                    tracing::error!(reason, "the list of jobs cannot be read to its end; later jobs are not restored");
                     let all = Found::Unreadable { id: "*".to_owned(), reason };
                     if !deliver(all).await {
                         return;
@@ -88,7 +86,7 @@ impl Recovery {
     }
 
     /// Reads the records, page by page, and the histories of their jobs.
-    async fn jobs(&mut self, deliver: &impl AsyncFn(Found) -> bool) -> Result<(), Halt> {
+    async fn jobs(&mut self, deliver: &impl AsyncFn(Found) -> bool) -> Result<(), ReadFailure> {
         let mut after = None;
         loop {
             let page = async |journal: &_| RECORDS.page(journal, after.clone(), RECORDS_PER_PAGE).await;
@@ -103,17 +101,17 @@ impl Recovery {
                         continue;
                     }
                     Ok(Some(job)) => jobs.push(job),
-                    Err(Halt::Gone) => return Err(Halt::Gone),
-                    Err(Halt::Damaged(reason)) => {
+                    Err(ReadFailure::Stopped) => return Err(ReadFailure::Stopped),
+                    Err(ReadFailure::Damaged(reason)) => {
                         spans::job(&id).in_scope(|| {
-                            tracing::error!(job_id = id, reason, "a job cannot be read; it is left alone");
+                            tracing::error!(job_id = id, reason, "a job cannot be read; it is not changed");
                         });
-                        taken(deliver(Found::Unreadable { id: id.clone(), reason }).await)?;
+                        accepted(deliver(Found::Unreadable { id: id.clone(), reason }).await)?;
                     }
                 }
                 self.known.insert(id);
             }
-            taken(jobs.is_empty() || deliver(Found::Jobs(jobs)).await)?;
+            accepted(jobs.is_empty() || deliver(Found::Jobs(jobs)).await)?;
             match next {
                 Some(key) => after = Some(key),
                 None => return Ok(()),
@@ -122,11 +120,11 @@ impl Recovery {
     }
 
     /// Reads a job back; `None` if it has no spec.
-    async fn job(&self, id: &str) -> Result<Option<StoredJob>, Halt> {
+    async fn job(&self, id: &str) -> Result<Option<StoredJob>, ReadFailure> {
         let spec = RECORDS.spec(id);
         let record = self.reader.read(Reader::TRIES, async |journal| journal.get(spec.clone()).await).await?;
         let Some(record) = record else { return Ok(None) };
-        let job = self.decode(id, &record).map_err(Halt::Damaged)?;
+        let job = self.decode(id, &record).map_err(ReadFailure::Damaged)?;
         self.history(job).await.map(Some)
     }
 
@@ -140,7 +138,7 @@ impl Recovery {
     }
 
     /// Folds the history of a job.
-    async fn history(&self, mut job: StoredJob) -> Result<StoredJob, Halt> {
+    async fn history(&self, mut job: StoredJob) -> Result<StoredJob, ReadFailure> {
         let mut after = 0;
         while after < self.head && !job.ended() {
             let query = Query {
@@ -166,7 +164,7 @@ impl Recovery {
                 break;
             }
             after = page.through;
-            // A long history shares the thread with the jobs that run already.
+            // A long history shares the thread with the jobs that already run.
             yield_now().await;
         }
         if !job.ended() {
@@ -177,8 +175,8 @@ impl Recovery {
         Ok(job)
     }
 
-    /// Purges topics of jobs that have no record any more.
-    async fn leftovers(&self) -> Result<(), Halt> {
+    /// Purges topics of jobs that have no record.
+    async fn leftovers(&self) -> Result<(), ReadFailure> {
         let Ok(pattern) = Pattern::new("job:*") else { return Ok(()) };
         let mut after: Option<Topic> = None;
         loop {
@@ -197,35 +195,35 @@ impl Recovery {
         }
     }
 
-    /// Deletes what an interrupted purge has left. What cannot be deleted now is deleted at the next start.
+    /// Deletes the rest of an interrupted purge. If that fails now, the next start repeats it.
     async fn tidy(&self, id: &str) {
         let tidied = record::tidy(&self.reader.journal, id).await;
         let _span = spans::job(id).entered();
         match tidied {
-            Ok(()) => tracing::info!(job_id = id, "what a purge had left of a job was deleted"),
-            Err(error) => tracing::warn!(job_id = id, %error, "what a purge has left of a job cannot be deleted"),
+            Ok(()) => tracing::info!(job_id = id, "the rest of an interrupted purge was deleted"),
+            Err(error) => tracing::warn!(job_id = id, %error, "the rest of an interrupted purge cannot be deleted"),
         }
     }
 
     /// Rebuilds the state of one job from its history.
     ///
     /// # Errors
-    /// When there is no such job, or it cannot be read.
+    /// If no job has this id, or it cannot be read.
     pub(crate) async fn recall(self, id: &str) -> Result<JobState, Error> {
         let record = self.reader.journal.get(RECORDS.spec(id)).await?;
         let record = record.ok_or_else(|| Error::UnknownJob(id.to_owned()))?;
         let stored = match self.decode(id, &record) {
             Ok(stored) => self.history(stored).await,
-            Err(reason) => Err(Halt::Damaged(reason)),
+            Err(reason) => Err(ReadFailure::Damaged(reason)),
         };
-        stored.map(|job| job.state).map_err(|halt| match halt {
-            Halt::Gone => Error::Journal(Unavailable::Closed),
-            Halt::Damaged(reason) => Error::Unreadable { job: id.to_owned(), reason },
+        stored.map(|job| job.state).map_err(|stop| match stop {
+            ReadFailure::Stopped => Error::Journal(Unavailable::Closed),
+            ReadFailure::Damaged(reason) => Error::Unreadable { job: id.to_owned(), reason },
         })
     }
 }
 
-/// A delivery that the engine did not take ends the recovery.
-fn taken(taken: bool) -> Result<(), Halt> {
-    if taken { Ok(()) } else { Err(Halt::Gone) }
+/// A delivery that the engine rejected ends the recovery.
+fn accepted(accepted: bool) -> Result<(), ReadFailure> {
+    if accepted { Ok(()) } else { Err(ReadFailure::Stopped) }
 }

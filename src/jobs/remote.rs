@@ -1,4 +1,4 @@
-//! Follows the tasks of a job that one remote runs: one job there stands for all of them.
+//! Follows the tasks of a job that one remote runs: one job of the remote contains all of them.
 //!
 //! ```text
 //! RemoteTasks ─> record (is there a job already?) ─> POST /api/jobs ─> record (its id) ─> follow: its events ─> reports
@@ -7,9 +7,8 @@
 //! ```
 //!
 //! A [`Session`] reports to the engine over the channel that attempts use. It promises an end of each task, and that it
-//! ends by itself: at once when it is told to leave, and within [`GRACE`] when it is told to cancel. The POST carries an
-//! idempotency key, so it may be repeated, also after a restart of the node. Nothing that the remote sends is trusted to
-//! have the right form.
+//! ends by itself: at once when `leave` fires, and within [`GRACE`] when `cancel` fires. The POST carries an
+//! idempotency key, so it may be repeated, also after a restart of the node. Data of the remote is checked before use.
 
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -45,14 +44,14 @@ mod retries;
 
 use self::{record::RemoteJobRecord, request::RequestError, retries::Retries};
 
-/// How long a remote may take to stop a job: as long as a handler.
+/// Time that a remote has to stop a job: as long as a handler.
 const GRACE: Duration = Duration::from_secs(2);
-/// The pause before a failed cancel is sent again; there is little time.
+/// The pause before a failed cancel is sent again. It is short, because the session ends soon.
 const CANCEL_RETRY: Duration = Duration::from_millis(100);
 /// Times that the journal is asked to write the record, about a minute. Then the job on the remote is followed without
 /// it: the idempotency key finds it again.
 const MAX_SAVES: usize = 240;
-/// The time by which a remote's deadline is later than this node's, which is the one that counts.
+/// The time by which a remote's deadline is later than this node's deadline, which is decisive.
 const LATER: Duration = Duration::from_secs(1);
 /// The longest timeout that a job may have.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
@@ -62,7 +61,7 @@ const REPORTED_RETRIES: u32 = 8;
 /// help.
 const REPORTED_TASKS: usize = 32;
 
-/// What all sessions of a node share.
+/// The context that all sessions of a node share.
 pub(crate) struct RemoteContext {
     journal: Shared,
     remotes: Remotes,
@@ -87,13 +86,13 @@ pub(crate) struct Session {
 #[derive(Clone, Copy)]
 struct OpenTask {
     index: u32,
-    /// Its start was reported.
+    /// True after its start was reported.
     started: bool,
-    /// The highest progress that was reported.
+    /// The highest reported progress.
     progress: f64,
 }
 
-/// How far the handover to the remote is.
+/// The stage of the handover to the remote.
 enum Stage {
     /// The record was not read yet.
     Unknown,
@@ -128,7 +127,7 @@ impl Session {
         Self { open: tasks.tasks.iter().map(open).collect(), tasks, stage: Stage::Unknown, context, reports }
     }
 
-    /// Runs to the end and reports it, whatever happens.
+    /// Runs to the end and reports it in any case.
     pub(crate) async fn run(mut self) {
         tracing::debug!(job_id = %self.tasks.job, remote = %self.tasks.remote, tasks = self.open.len(), "following");
         let ended = AssertUnwindSafe(self.live()).catch_unwind().await;
@@ -167,7 +166,7 @@ impl Session {
         Some(TaskError::fatal(code::CANCELLED, "the task was stopped"))
     }
 
-    /// Finds or makes the job on the remote and follows it.
+    /// Finds or creates the job on the remote and follows it.
     async fn work(&mut self) -> TaskError {
         let remote = match self.context.remotes.get(&self.tasks.remote) {
             Ok(remote) => remote.clone(),
@@ -184,10 +183,10 @@ impl Session {
         self.follow(&remote, &job_id).await
     }
 
-    /// Reads the record, and writes what is about to be sent: a repeat must be the same.
+    /// Reads the record, and writes the request that will be sent: a repeat must be identical.
     async fn prepare(&mut self) -> Result<(), TaskError> {
         let record = self.load().await.map_err(|unreadable| self.lost(&unreadable))?;
-        let mut record = record.ok_or_else(|| self.lost("the job is no longer kept"))?;
+        let mut record = record.ok_or_else(|| self.lost("the job no longer exists"))?;
         if let Some(job_id) = record.job_id() {
             self.stage = Stage::Following(job_id.to_owned());
             return Ok(());
@@ -200,7 +199,7 @@ impl Session {
         Ok(())
     }
 
-    /// Submits the tasks to the remote, and repeats that while it fails in ways that may pass.
+    /// Submits the tasks to the remote, and repeats that after temporary failures.
     async fn submit(&mut self, remote: &Remote) -> Result<String, TaskError> {
         let (key, connections) = (self.key(), self.context.connections.of(&self.tasks.owner));
         let mut retries = Retries::new(remote, self.context.pace);
@@ -241,7 +240,7 @@ impl Session {
         }
     }
 
-    /// Cancels the job on the remote, if the remote can have got it.
+    /// Cancels the job on the remote, if the remote may have received it.
     async fn withdraw(&mut self) {
         let Ok(remote) = self.context.remotes.get(&self.tasks.remote).cloned() else { return };
         if matches!(self.stage, Stage::Unknown) {
@@ -277,7 +276,7 @@ impl Session {
         }
     }
 
-    /// The timeout that the remote gets: what is left of the job's own.
+    /// The timeout for the remote: the time until the job's own deadline.
     fn timeout(&self) -> Option<Duration> {
         let left = self.tasks.deadline?.saturating_duration_since(Instant::now());
         Some((left + LATER).min(MAX_TIMEOUT))
@@ -292,7 +291,7 @@ impl Session {
         TaskError::transient(code::REMOTE_LOST, message)
     }
 
-    /// Reads the record, however long the journal fails; a caller can drop the future.
+    /// Reads the record, for as long as the journal fails; a caller can drop the future.
     async fn load(&self) -> Result<Option<RemoteJobRecord>, String> {
         let RemoteTasks { job, remote, leave, .. } = &self.tasks;
         let load = async || RemoteJobRecord::load(&self.context.journal, job, remote).await;

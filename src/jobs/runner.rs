@@ -1,4 +1,5 @@
-//! The thread on which attempts run, apart from the engine's thread: requests, bodies and JSON do not delay the engine.
+//! The thread on which attempts run, separate from the engine's thread: requests, bodies and JSON do not delay the
+//! engine.
 //!
 //! It ends with the [`Runner`]. Attempts that still run are dropped, which stops them by the contract of handlers.
 
@@ -27,7 +28,7 @@ impl Runner {
     /// Starts the thread. Attempts report to `reports`; there are at most `slots` of them at a time.
     ///
     /// # Panics
-    /// When the system gives no thread or no descriptors.
+    /// If the system cannot create a thread or has no descriptors left.
     pub(crate) fn start(slots: usize, reports: mpsc::Sender<TaskReport>, supervisor: &Supervisor) -> Self {
         let (begin, mut begun) = mpsc::channel::<Vec<Attempt>>(slots.clamp(1, tokio::sync::Semaphore::MAX_PERMITS));
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime needs a few descriptors");
@@ -55,9 +56,9 @@ impl Runner {
 
     /// Begins attempts. One call takes many of them, since each call wakes the thread.
     pub(crate) fn begin(&self, attempts: Vec<Attempt>) {
-        // Each batch holds at least one slot, so there is room; and the thread ends only when this is dropped.
+        // Each batch holds at least one slot, so there is room. The thread ends only when this value is dropped.
         if let Err(error) = self.begin.try_send(attempts) {
-            tracing::error!(%error, "attempts cannot be begun");
+            tracing::error!(%error, "attempts cannot be started");
         }
     }
 }

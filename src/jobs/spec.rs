@@ -1,8 +1,8 @@
-//! What a client asks for: the request body of a job, as it came and as it was checked.
+//! The request body of a job, as received and as checked.
 //!
-//! [`Spec`] mirrors the JSON of the HTTP contract, section 3, and refuses fields that it does not know. [`Plan`] is the
-//! same after [`Plan::check`]: ids are unique, every handler exists, every bound holds. A client hears of all its
-//! mistakes at once.
+//! [`Spec`] mirrors the JSON of the HTTP contract, section 3, and rejects unknown fields. [`Plan`] is the result of
+//! [`Plan::check`]: ids are unique, every handler exists, every limit holds. A client gets all mistakes in one
+//! response.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -33,10 +33,11 @@ pub use self::check::Limits;
     "concurrency": 2, "failFast": false, "notify": { "user": "42" },
 })))]
 pub struct Spec {
-    /// What to run, in parallel; at least one, at most `jobs.max_tasks`.
+    /// The tasks, which run in parallel; at least one, at most `jobs.max_tasks`.
     #[schema(min_items = 1)]
     pub tasks: Vec<TaskSpec>,
-    /// Most tasks of this job at once, on each node that runs some of them; without it only the node's bound counts.
+    /// Maximum number of tasks of this job at once, on each node that runs some of them. Default: only the limit of the
+    /// node.
     #[schema(minimum = 1)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u64>,
@@ -44,41 +45,41 @@ pub struct Spec {
     #[schema(minimum = 1, maximum = 86_400_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// The first failed task ends the job.
+    /// True if the first failed task ends the job.
     #[serde(default)]
     pub fail_fast: bool,
-    /// What becomes of the job when the client that submitted and streams it goes away.
+    /// What happens to the job when the client that submitted and streams it disconnects.
     #[serde(default)]
     pub on_disconnect: OnDisconnect,
-    /// Who else hears of the job's `progress`, `error` and `complete`.
+    /// Other recipients of the job's `progress`, `error` and `complete`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<Notify>,
-    /// Reserved; refused for now.
+    /// Reserved; rejected in this version.
     #[schema(ignore)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<Json>,
 }
 
-/// One task of a job. Its kind is chosen by its key: `url` (an HTTP request) or `run` (a named handler). With `remote` it
-/// runs there, and the handler is one of the remote's.
+/// One task of a job. Its kind depends on its key: `url` (an HTTP request) or `run` (a named handler). With `remote`
+/// that remote runs it, and the handler is one of the remote.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskSpec {
-    /// Unique in the job; given where it is missing.
+    /// Unique in the job; assigned if it is missing.
     #[schema(min_length = 1, max_length = 255)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// For people; the handler's name or the id where it is missing.
+    /// Name of the task for people; default is the handler's name or the id.
     #[schema(min_length = 1, max_length = 255)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Where to send an HTTP request: `http` or `https`, without user and password.
+    /// URL of an HTTP request: `http` or `https`, without user and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// The request's method, by default `GET`; any method except `CONNECT` and `TRACE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The request's header fields. Their values are shown to nobody.
+    /// The request's header fields. Their values are never shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
     /// The request's body: a string as it is, any other JSON value as its text without white space.
@@ -94,32 +95,32 @@ pub struct TaskSpec {
     /// (`ignore`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_events: Option<ErrorEvents>,
-    /// The handler to run.
+    /// Name of the handler that runs the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// What the handler gets.
+    /// Input of the handler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub input: Option<Json>,
-    /// Bounds one attempt, in milliseconds.
+    /// Timeout of one attempt in milliseconds.
     #[schema(minimum = 1, maximum = 86_400_000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// How often a failed attempt is repeated where a repeat can help; 0 where it is missing.
+    /// Maximum number of repeats of a failed attempt, if a repeat can help; default 0.
     #[schema(minimum = 0, maximum = 20)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_count: Option<u64>,
-    /// The remote that runs it, by its name in the settings; this node where it is missing.
+    /// The remote that runs it, by its name in the settings; default is this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
 }
 
-/// What becomes of a job when the client that streams it goes away. An end of the node is none of the client's: the job
-/// goes on at the next start.
+/// What happens to a job when the client that streams it disconnects. An end of the node is no disconnect: the job
+/// continues at the next start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDisconnect {
-    /// It goes on; whoever comes later sees its whole history.
+    /// It continues; later readers get its whole history.
     #[default]
     Continue,
     /// It is cancelled.
@@ -141,25 +142,25 @@ pub struct Notify {
     pub topic: Option<String>,
 }
 
-/// One thing that is wrong with a spec.
+/// A mistake in a spec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
-    /// Where: `tasks[3].url`.
+    /// Path of the field, such as `tasks[3].url`.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// Description of the mistake, and the accepted form.
     pub detail: String,
 }
 
 /// A spec that was checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// What to run.
+    /// The tasks.
     pub tasks: Vec<PlannedTask>,
-    /// Most tasks of this job at once.
+    /// Maximum number of tasks of this job at once.
     pub concurrency: Option<usize>,
-    /// The job's deadline after it was accepted.
+    /// Time from acceptance to the job's deadline.
     pub timeout: Option<Duration>,
-    /// The first failed task ends the job.
+    /// True if the first failed task ends the job.
     pub fail_fast: bool,
     /// Topics that also get `progress`, `error` and `complete`.
     pub notify: Vec<Topic>,
@@ -174,19 +175,19 @@ pub struct Plan {
 pub struct PlannedTask {
     /// Unique in its job.
     pub id: String,
-    /// For people.
+    /// Name of the task for people.
     pub name: String,
-    /// The remote that runs it, where it is not this node.
+    /// The remote that runs it; `None` for this node.
     pub remote: Option<Arc<str>>,
-    /// What runs it.
+    /// The handler that runs it.
     pub kind: Kind,
-    /// Bounds one attempt, where the task says so.
+    /// Timeout of one attempt, if the task sets one.
     pub timeout: Option<Duration>,
-    /// How often a failed attempt is repeated.
+    /// Maximum number of repeats of a failed attempt.
     pub retries: u32,
 }
 
-/// What runs a task.
+/// The handler of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The handler for HTTP requests.
@@ -195,13 +196,13 @@ pub enum Kind {
     Run(String),
 }
 
-/// What is shown in place of a header's value.
+/// Replaces the value of a header field.
 const REDACTED: &str = "***";
 
 // === impl Spec ===
 
 impl Spec {
-    /// The same without secrets: the values of header fields are not shown, `Accept` and `Content-Type` aside.
+    /// Removes the secrets: the values of header fields, except for `Accept` and `Content-Type`.
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut spec = self.clone();

@@ -1,8 +1,8 @@
-//! What is known of a job, folded from the facts of its topic; pure.
+//! The state of a job, folded from the facts of its topic; pure.
 //!
-//! There is one fold: the engine applies each fact once it is in the journal, and whoever reads the topic back comes to
-//! the same state. The fold takes any sequence: a fact that does not fit (of another job, of an unknown task, after the
-//! task's end) changes nothing, so counts stay consistent whatever a journal holds.
+//! There is one fold: the engine applies each fact when it is in the journal, and a reader of the topic gets the same
+//! state. The fold accepts any sequence: a fact that does not fit (of another job, of an unknown task, after the task's
+//! end) changes nothing, so counts are consistent for any content of a journal.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,14 +19,14 @@ mod view;
 pub use self::view::{Snapshot, Summary, TaskView};
 pub use super::status::{Status, TaskStatus};
 
-/// What is known of a job before its first event: what its spec record says.
+/// The state of a job before its first event, from its spec record.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// The job.
     pub job_id: Arc<str>,
-    /// Who submitted it.
+    /// The user that submitted it.
     pub user: Option<String>,
-    /// When it was accepted, in Unix milliseconds.
+    /// Time of acceptance, in Unix milliseconds.
     pub created_at: u64,
     /// The job whose failed tasks this one repeats.
     pub retry_of: Option<String>,
@@ -34,18 +34,18 @@ pub struct Origin {
     pub tasks: Vec<TaskOrigin>,
 }
 
-/// What is known of a task before its first event.
+/// The state of a task before its first event.
 #[derive(Clone, Debug)]
 pub struct TaskOrigin {
     /// Its id.
     pub id: String,
-    /// What people call it.
+    /// Name of the task for people.
     pub name: String,
-    /// Where it runs: `local`, or the name of a remote.
+    /// Origin of its events: `local`, or the name of a remote.
     pub source: Arc<str>,
 }
 
-/// A job as its history tells it.
+/// The state of a job after its known events.
 #[derive(Clone, Debug)]
 pub struct JobState {
     pub(super) job_id: Arc<str>,
@@ -65,7 +65,7 @@ pub struct JobState {
     by_id: HashMap<Arc<str>, usize>,
 }
 
-/// A task as its history tells it.
+/// The state of a task after its known events.
 #[derive(Clone, Debug)]
 pub(super) struct TaskState {
     pub(super) id: Arc<str>,
@@ -78,15 +78,15 @@ pub(super) struct TaskState {
     pub(super) duration_ms: Option<u64>,
     pub(super) result_bytes: Option<u64>,
     pub(super) encoding: Option<Box<str>>,
-    /// Where its `task_complete` stands.
+    /// Position of its `task_complete`.
     pub(super) result_at: Option<Position>,
-    /// When its first attempt began.
+    /// Start of its first attempt.
     pub(super) began_at: Option<u64>,
-    /// How often the node ended without a word while it ran.
+    /// Number of crashes of the node while it ran.
     pub(super) restarts: u32,
-    /// How often the node stopped while it ran.
+    /// Number of stops of the node while it ran.
     pub(super) stops: u32,
-    /// Its attempt fell to an end of the node, and the next one has not begun.
+    /// True if an end of the node interrupted its attempt, and the next attempt has not begun.
     pub(super) interrupted: bool,
 }
 
@@ -105,7 +105,7 @@ const BRIEF_ERROR_BYTES: usize = 200;
 // === impl JobState ===
 
 impl JobState {
-    /// A job of which nothing has happened yet.
+    /// A job without events.
     pub fn new(origin: Origin) -> Self {
         let tasks: Vec<_> = origin.tasks.into_iter().map(TaskState::new).collect();
         let by_id = tasks.iter().enumerate().map(|(index, task)| (task.id.clone(), index)).collect();
@@ -127,7 +127,7 @@ impl JobState {
         }
     }
 
-    /// Takes the next fact of the topic; `position` is where it stands, if it does already.
+    /// Applies the next fact of the topic; `position` is its position, if it is in the journal.
     pub fn apply(&mut self, event: &JobEvent, position: Option<Position>) {
         if event.job_id != self.job_id || self.status.ended() {
             return;
@@ -148,7 +148,7 @@ impl JobState {
                     // The report itself shows that a repeated attempt has begun.
                     task.status = TaskStatus::Running;
                     task.interrupted = false;
-                    // `max` also turns NaN, which `clamp` lets through, into a number.
+                    // `max` also turns NaN, which `clamp` returns unchanged, into a number.
                     task.progress = progress.progress.clamp(0.0, 100.0).max(0.0);
                 }
             }
@@ -190,7 +190,7 @@ impl JobState {
                 self.error_count += 1;
             }
             Fact::Complete(complete) => {
-                // A status that is no end would keep the job open for ever.
+                // A status that is not an end would keep the job open forever.
                 self.status = if complete.status.ended() { complete.status } else { Status::Failed };
                 self.ended_at = Some(event.timestamp);
                 self.duration_ms = Some(complete.duration_ms);
@@ -199,17 +199,17 @@ impl JobState {
         }
     }
 
-    /// How far the job is.
+    /// The status of the job.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// Where the job's last event stands.
+    /// Position of the job's last event.
     pub fn last_event(&self) -> Option<Position> {
         self.last_event
     }
 
-    /// Tasks in percent that have finished.
+    /// Finished tasks in percent.
     pub fn progress(&self) -> f64 {
         percent(self.success_count + self.error_count, self.total_tasks)
     }
@@ -229,7 +229,7 @@ impl JobState {
         self.index(id).map(|index| &self.tasks[index])
     }
 
-    /// Which task of the spec has this id.
+    /// Index of the task with this id.
     pub(super) fn index(&self, id: &str) -> Option<usize> {
         self.by_id.get(id).copied()
     }

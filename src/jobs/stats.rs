@@ -1,4 +1,4 @@
-//! Figures for metrics and status.
+//! Figures of jobs for metrics and status.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,14 +7,14 @@ use utoipa::ToSchema;
 
 use super::status::Status;
 
-/// Figures of the jobs component. Counters begin at the start of the node.
+/// Figures of the jobs component. Counters start at 0 when the node starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = JobStats)]
 pub struct Stats {
     /// Jobs that have not ended.
     pub jobs_running: u64,
-    /// Jobs that have ended and are kept.
+    /// Ended jobs that exist in the journal.
     pub jobs_kept: u64,
     /// Jobs accepted.
     pub jobs_accepted: u64,

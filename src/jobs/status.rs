@@ -1,4 +1,4 @@
-//! The status of a job and of a task, as the API and the events write it.
+//! The status of a job and of a task, in the form of the API and of events.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ pub enum Status {
     Completed,
     /// Ended: some tasks have a result.
     Partial,
-    /// Ended: no task has a result, or one failed and the job was to fail fast.
+    /// Ended: no task has a result, or a task failed in a job with `failFast`.
     Failed,
     /// Ended by a client or by the node's stop.
     Cancelled,
@@ -32,7 +32,7 @@ pub enum TaskStatus {
     Queued,
     /// An attempt runs.
     Running,
-    /// An attempt failed and another will follow.
+    /// An attempt failed and another one will follow.
     Retrying,
     /// It has a result.
     Completed,
@@ -50,7 +50,7 @@ impl Status {
         !matches!(self, Self::Queued | Self::Running)
     }
 
-    /// The status as the API writes it.
+    /// The status in the form of the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",

@@ -1,4 +1,4 @@
-//! The whole component, from the handle to the history in a memory journal.
+//! Tests of the whole component, from the handle to the history in a memory journal.
 
 mod bounds;
 mod death;

@@ -21,7 +21,7 @@ const PAGE: usize = 256;
 /// Maximum bytes per read; a single event may be larger.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// The position and the buffer of a watcher.
+/// The state of a watcher.
 struct Watch {
     journal: Shared,
     head: Receiver<u64>,

@@ -1,5 +1,5 @@
-//! What the engine and its workers tell each other. Workers are the attempts that run here, and the sessions that
-//! follow tasks on remotes.
+//! The messages between the engine and its workers. Workers are the attempts that run on this node, and the sessions
+//! that follow tasks on remotes.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(crate) struct TaskReport {
     pub body: ReportBody,
 }
 
-/// What a worker reports.
+/// The content of a report.
 #[derive(Debug)]
 pub(crate) enum ReportBody {
     /// The progress of an attempt.
@@ -49,7 +49,7 @@ pub(crate) enum ReportBody {
 pub(crate) enum RemoteReport {
     /// The first attempt has begun.
     Started,
-    /// The reports that follow begin with the task's first report again.
+    /// Start of a replay: the following reports begin again with the task's first report.
     Replay,
     /// The progress of an attempt.
     Progress { progress: f64, message: Option<String>, data: Option<Box<RawValue>> },
@@ -71,7 +71,7 @@ pub(crate) struct TaskDone {
     pub held: Vec<Held>,
 }
 
-/// The tasks of a job that one remote runs, or is to run.
+/// The tasks of a job for one remote.
 #[derive(Debug)]
 pub(crate) struct RemoteTasks {
     pub job: JobId,
@@ -82,12 +82,12 @@ pub(crate) struct RemoteTasks {
     pub remote: Arc<str>,
     /// Id and index of each task that has not ended.
     pub tasks: Vec<(String, u32)>,
-    /// When the job must have ended.
+    /// Deadline of the job.
     pub deadline: Option<Instant>,
     /// The `Via` of the request that submitted the job.
     pub via: Via,
-    /// The job ends before its tasks do: the remote must stop.
+    /// Fires if the job ends before its tasks do: the remote must stop.
     pub cancel: CancellationToken,
-    /// This node stops and the job outlives it: the remote continues.
+    /// Fires if this node stops and the job outlives it: the remote continues.
     pub leave: CancellationToken,
 }

@@ -4,7 +4,7 @@
 
 use super::record::{self, EndRecord, Progress, RELAYS, SpecRecord};
 use crate::{
-    durable::{Halt, Reader, check_version},
+    durable::{ReadFailure, Reader, check_version},
     spans,
 };
 
@@ -28,8 +28,8 @@ pub(super) async fn read(reader: &Reader) -> Option<(Vec<Found>, u64)> {
             reader.read(Reader::LIST_TRIES, async |journal| RELAYS.page(journal, after.clone(), PAGE).await).await;
         let (ids, next) = match page {
             Ok(page) => page,
-            Err(Halt::Gone) => return None,
-            Err(Halt::Damaged(reason)) => {
+            Err(ReadFailure::Stopped) => return None,
+            Err(ReadFailure::Damaged(reason)) => {
                 tracing::error!(reason, "a part of the relays cannot be read; it stays in the journal");
                 return Some((relays, unreadable + 1));
             }
@@ -37,8 +37,8 @@ pub(super) async fn read(reader: &Reader) -> Option<(Vec<Found>, u64)> {
         for id in ids {
             match relay(reader, &id).await {
                 Ok(found) => relays.extend(found),
-                Err(Halt::Gone) => return None,
-                Err(Halt::Damaged(reason)) => {
+                Err(ReadFailure::Stopped) => return None,
+                Err(ReadFailure::Damaged(reason)) => {
                     spans::relay(&id).in_scope(|| {
                         tracing::error!(
                             relay_id = id,
@@ -57,9 +57,9 @@ pub(super) async fn read(reader: &Reader) -> Option<(Vec<Found>, u64)> {
     }
 }
 
-async fn relay(reader: &Reader, id: &str) -> Result<Option<Found>, Halt> {
+async fn relay(reader: &Reader, id: &str) -> Result<Option<Found>, ReadFailure> {
     let Some((record, _)) = reader.record::<SpecRecord>(&RELAYS.spec(id)).await? else { return Ok(None) };
-    check_version(record.version, record::VERSION).map_err(Halt::Damaged)?;
+    check_version(record.version, record::VERSION).map_err(ReadFailure::Damaged)?;
     let mut progress = Vec::with_capacity(record.spec.sources.len());
     for (index, source) in record.spec.sources.iter().enumerate() {
         let known = reader.record(&record::cursor_key(id, index)).await?;

@@ -1,4 +1,4 @@
-//! Progress on its way from a handler to the engine: at most ten reports a second, and never a lower value.
+//! Progress from a handler to the engine: at most ten reports per second, and never a lower value.
 
 use std::{
     convert::Infallible,
@@ -20,23 +20,23 @@ use crate::{
     journal::BoxFuture,
 };
 
-/// Ten reports per second and task become events: people read no more, and each event costs every reader.
+/// Ten reports per second and task become events: people cannot read more, and each event has a cost for every reader.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where one attempt reports to.
+/// The sink of one attempt.
 pub(super) struct AttemptSink {
     job: JobId,
     task: u32,
     attempt: u32,
-    /// Larger data cannot become an event.
+    /// Maximum size of data; larger data cannot become an event.
     max_data_bytes: usize,
     reports: mpsc::Sender<TaskReport>,
     throttle: Mutex<Throttle>,
-    /// Wakes the flush after a report was put off.
-    put_off: Notify,
+    /// Wakes the flush after a report was delayed.
+    delayed: Notify,
 }
 
-/// Decides which reports pass; pure.
+/// Decides which reports are sent; pure.
 #[derive(Debug, Default)]
 struct Throttle {
     last: Option<Instant>,
@@ -54,14 +54,14 @@ impl AttemptSink {
         max_data_bytes: usize,
         reports: mpsc::Sender<TaskReport>,
     ) -> Arc<Self> {
-        let (throttle, put_off) = (Mutex::default(), Notify::new());
-        Arc::new(Self { job, task, attempt, max_data_bytes, reports, throttle, put_off })
+        let (throttle, delayed) = (Mutex::default(), Notify::new());
+        Arc::new(Self { job, task, attempt, max_data_bytes, reports, throttle, delayed })
     }
 
-    /// Sends a report that was put off when its time has come. Never ends; it runs beside the attempt.
+    /// Sends a delayed report when its time has come. Never ends; it runs in parallel with the attempt.
     pub(super) async fn flush(&self) -> Infallible {
         loop {
-            self.put_off.notified().await;
+            self.delayed.notified().await;
             let due = self.throttle().due();
             sleep_until(due.unwrap_or_else(Instant::now)).await;
             let report = self.throttle().release(Instant::now());
@@ -93,7 +93,7 @@ impl Sink for AttemptSink {
             let passed = self.throttle().offer(Instant::now(), report, lossy);
             match passed {
                 Some(report) => self.send(report).await,
-                None => self.put_off.notify_one(),
+                None => self.delayed.notify_one(),
             }
         })
     }
@@ -102,7 +102,7 @@ impl Sink for AttemptSink {
 // === impl Throttle ===
 
 impl Throttle {
-    /// Returns a report that passes now; keeps any other as the latest.
+    /// Returns a report that is sent now; stores any other as the latest.
     fn offer(&mut self, now: Instant, mut report: handler::Report, lossy: bool) -> Option<handler::Report> {
         // `max` turns NaN into the other value.
         self.high = self.high.max(report.progress.clamp(0.0, 100.0));
@@ -118,17 +118,17 @@ impl Throttle {
         Some(report)
     }
 
-    /// When the report that was put off may pass.
+    /// Time when the delayed report may be sent.
     fn due(&self) -> Option<Instant> {
         self.pending.as_ref().and(self.last).map(|last| last + INTERVAL)
     }
 
-    /// The report that was put off, when its time has come.
+    /// The delayed report, when its time has come.
     fn release(&mut self, now: Instant) -> Option<handler::Report> {
         self.due().filter(|due| *due <= now)?;
         self.last = Some(now);
         let mut report = self.pending.take()?;
-        // A report that may not be put off can have overtaken it.
+        // A report that cannot be delayed may have been sent before it.
         report.progress = self.shown();
         Some(report)
     }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_reports_always_pass_and_what_waits_does_not_fall_behind_them() {
+    fn forwarded_reports_are_always_sent_and_a_delayed_report_is_not_lower() {
         let mut throttle = Throttle::default();
         let now = Instant::now();
         assert!(throttle.offer(now, report(1.0), true).is_some());

@@ -8,12 +8,12 @@ use crate::jobs::{event::AggregatedResult, urls};
 /// The outcome of a task.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// A result. Its text is not kept if it is large or if the event has no room for it.
+    /// A result. Its text is not text if it is large or if the event has no room for it.
     Result {
         /// Size of its JSON text.
         bytes: usize,
         /// The JSON text.
-        kept: Option<Box<RawValue>>,
+        text: Option<Box<RawValue>>,
     },
     /// An error, perhaps shortened.
     Error(Box<str>),
@@ -81,10 +81,10 @@ impl<'a> Line<'a> {
         let key = json(&id);
         match outcome {
             Outcome::Error(error) => Self { key, short: json(&Failed { error }), inline: None },
-            Outcome::Result { bytes, kept } => {
+            Outcome::Result { bytes, text } => {
                 let elsewhere = Elsewhere { result: (), result_bytes: *bytes, result_url: urls::result(job_id, id) };
                 let elsewhere = json(&elsewhere);
-                match kept.as_deref().map(RawValue::get) {
+                match text.as_deref().map(RawValue::get) {
                     Some(inline) if inline.len() > elsewhere.len() => {
                         Self { key, short: elsewhere, inline: Some(inline) }
                     }
@@ -111,8 +111,8 @@ mod tests {
     use super::*;
 
     fn outcome(value: &Value) -> Outcome {
-        let kept = serde_json::value::to_raw_value(value).unwrap();
-        Outcome::Result { bytes: kept.get().len(), kept: Some(kept) }
+        let text = serde_json::value::to_raw_value(value).unwrap();
+        Outcome::Result { bytes: text.get().len(), text: Some(text) }
     }
 
     fn results(outcomes: &[(&str, Outcome)], budget: usize) -> (Value, Option<String>) {
@@ -139,7 +139,7 @@ mod tests {
         let outcomes = [
             ("a", outcome(&json!(long))),
             ("b/b", outcome(&json!(long))),
-            ("c", Outcome::Result { bytes: 999, kept: None }),
+            ("c", Outcome::Result { bytes: 999, text: None }),
             ("d", outcome(&json!(4))),
         ];
         let (shown, _) = results(&outcomes, 700);

@@ -1,7 +1,7 @@
-//! What all jobs of a node share while they run: the resources that they take, and the decisions that the actor carries
-//! out.
+//! The shared state of all jobs of a node: the resources that they use, and the decisions that the actor carries out.
 //!
-//! A method of a job gets this beside the job itself, so a job never looks for another one and is never looked up twice.
+//! A method of a job gets this in addition to the job itself, so a job never looks up another job, and no job is looked
+//! up twice.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,23 +38,23 @@ pub(crate) struct Effects {
     pub timers: Timers<Timer>,
     /// Events on their way into the journal, and attempts that wait for them.
     pub outbox: Outbox,
-    /// Tasks of remotes that no session follows yet.
+    /// Tasks of remotes that are not followed by a session yet.
     pub remote_tasks: Vec<RemoteTasks>,
-    /// Number of sessions that run, or are about to run.
+    /// Number of sessions that run or will run.
     pub sessions: usize,
     /// The space that jobs have in the journal.
     pub room: Room,
-    /// Bytes of results that are kept for `aggregated_result`, over all jobs.
-    pub kept_bytes: usize,
+    /// Bytes of results that are held for `aggregated_result`, over all jobs.
+    pub held_bytes: usize,
     /// Jobs with tasks that still need their `error`.
     pub failing: VecDeque<JobId>,
     /// Jobs with interrupted tasks, or without the `complete` that they should have.
     pub interrupted: VecDeque<JobId>,
     pub inputs: Arc<Inputs>,
     pub memory: Memory,
-    /// Makes the sessions leave the remotes alone.
+    /// Ends the sessions without cancelling the jobs on the remotes.
     pub leave: CancellationToken,
-    /// The node stops and unfinished jobs outlive it: nothing is begun any more.
+    /// True if the node stops and unfinished jobs outlive it: no further task is begun.
     pub suspended: bool,
     pub stats: Stats,
     handlers: Handlers,
@@ -63,30 +63,30 @@ pub(crate) struct Effects {
     lanes: HashMap<String, usize>,
 }
 
-/// How much of its results a job keeps for `aggregated_result`.
+/// Limits of the results that a job holds for `aggregated_result`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResultBounds {
     /// Larger results have a record of their own.
     pub inline: usize,
     /// Maximum bytes of all results in the event.
     pub total: usize,
-    /// What is left for all jobs together; results beyond it are referenced by URL.
+    /// Remaining bytes of all jobs together; further results are referenced by URL.
     pub room: usize,
 }
 
-/// What is due at a time.
+/// An entry that is due at a time.
 #[derive(Debug)]
 pub(crate) enum Timer {
     /// The next attempt at a task.
     Retry(JobId, u32),
     /// The deadline of a job.
     Deadline(JobId),
-    /// The end of the grace that a stop gives.
+    /// The end of the grace of a stop.
     StopGrace,
 }
 
-/// Results that are kept for `aggregated_result` may hold `jobs.max_memory_bytes` divided by this number.
-const KEPT_PART: usize = 4;
+/// Results that are held for `aggregated_result` may use `jobs.max_memory_bytes` divided by this number.
+const HELD_PART: usize = 4;
 
 // === impl Effects ===
 
@@ -98,7 +98,7 @@ impl Effects {
             let bound = deps.handlers.get(name).and_then(|registered| registered.concurrency);
             if bound.is_some() {
                 lanes.insert(name.to_owned(), slots.len());
-                // A handler without a slot would hold its tasks for ever.
+                // A handler without a slot would block its tasks forever.
                 slots.push(bound.map(|bound| bound.max(1)));
             }
         }
@@ -112,7 +112,7 @@ impl Effects {
             remote_tasks: Vec::new(),
             sessions: 0,
             room: Room::new(deps.journal_max_bytes, deps.share),
-            kept_bytes: 0,
+            held_bytes: 0,
             failing: VecDeque::new(),
             interrupted: VecDeque::new(),
             inputs: Arc::new(Inputs::new(deps.journal.clone(), deps.memory.clone())),
@@ -127,7 +127,7 @@ impl Effects {
         }
     }
 
-    /// The handler of a task, and the timeout that the handler has by itself. `None` if the node no longer has it.
+    /// The handler of a task, and the handler's own timeout. `None` if the node no longer has the handler.
     pub(crate) fn handler(&self, kind: &Kind) -> Option<(Arc<dyn TaskHandler>, Option<Duration>)> {
         match kind {
             Kind::Http => Some((self.http.clone(), None)),
@@ -151,15 +151,15 @@ impl Effects {
         }
     }
 
-    /// How much of its results a job may keep now.
+    /// Limits of the results that a job may hold now.
     pub(crate) fn result_bounds(&self) -> ResultBounds {
-        let room = self.max_kept_bytes().saturating_sub(self.kept_bytes);
+        let room = self.max_held_bytes().saturating_sub(self.held_bytes);
         ResultBounds { room, ..ResultBounds::new(&self.config, self.max_event_bytes) }
     }
 
-    /// Maximum bytes of results that are kept for `aggregated_result`, over all jobs.
-    pub(crate) fn max_kept_bytes(&self) -> usize {
-        self.config.max_memory_bytes / KEPT_PART
+    /// Maximum bytes of results that are held for `aggregated_result`, over all jobs.
+    pub(crate) fn max_held_bytes(&self) -> usize {
+        self.config.max_memory_bytes / HELD_PART
     }
 }
 
@@ -171,6 +171,6 @@ impl ResultBounds {
         Self { inline, total: max_event_bytes, room: usize::MAX }
     }
 
-    /// Keeps nothing.
+    /// Holds no results.
     pub(crate) const NONE: Self = Self { inline: 0, total: 0, room: 0 };
 }

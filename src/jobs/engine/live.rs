@@ -1,7 +1,7 @@
-//! A job that has not ended: what the engine knows of it beyond its history, and how it moves.
+//! A job that has not ended: its state in the engine beyond its history, and its transitions.
 //!
-//! `attempts` is the life of its tasks up to the end of the job, `remote` the life of tasks that remotes run. All
-//! methods that decide something get the shared [`Effects`].
+//! `attempts` contains the tasks that run on this node, up to the end of the job; `remote` contains the tasks that
+//! remotes run. All methods that make decisions get the shared [`Effects`].
 
 use std::collections::VecDeque;
 
@@ -53,11 +53,11 @@ pub(crate) struct LiveJob {
     pub deadline: Option<timers::Key>,
     /// The parent of the tokens of all attempts.
     pub cancel: CancellationToken,
-    /// Tells remotes to stop. Unlike attempts they continue while this node is down.
+    /// Cancels the tasks on remotes. Unlike attempts they continue while this node is down.
     pub cancel_remote: CancellationToken,
-    /// Set once something ends the job before its tasks do.
+    /// The reason that ends the job before its tasks do.
     pub ending: Option<Ending>,
-    /// Tasks that the ending found waiting and that still need their `error`.
+    /// Waiting tasks that the ending has stopped and that still need their `error`.
     pub failing: VecDeque<u32>,
     /// Tasks whose interruption by an end of the node is not reported yet.
     pub interrupted: VecDeque<u32>,
@@ -69,8 +69,8 @@ pub(crate) struct LiveJob {
     pub failed: usize,
     /// The first errors, for `complete`.
     pub errors: Vec<ErrorEntry>,
-    /// Bytes of results that are kept for `aggregated_result`.
-    pub kept_bytes: usize,
+    /// Bytes of results that are held for `aggregated_result`.
+    pub held_bytes: usize,
     /// Dropped when the job has ended.
     pub quota_guard: Option<QuotaGuard>,
     pub owner: Owner,
@@ -94,8 +94,8 @@ pub(crate) struct TaskRun {
     pub uncounted: u32,
     /// Times that the node crashed while the task ran.
     pub restarts: u32,
-    /// The next attempt makes a progress event: without it nothing would show that the attempt has begun, should the
-    /// node end again.
+    /// True if the next attempt must make a progress event. Without it no event would show that the attempt has begun,
+    /// if the node ends again.
     pub announce_resume: bool,
     /// When the first attempt began.
     pub began: Option<Instant>,
@@ -104,7 +104,7 @@ pub(crate) struct TaskRun {
     pub remote: Option<Box<RemoteRun>>,
 }
 
-/// What a task waits for.
+/// The phase of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// In the queue.
@@ -115,15 +115,15 @@ pub(crate) enum Phase {
     Delayed,
     /// An end of the node has interrupted it, which is not reported yet.
     Interrupted,
-    /// A remote runs it, or is to run it.
+    /// A remote runs it or will run it.
     Remote,
-    /// It will not run any more and waits for its `error`.
+    /// It will not run again and waits for its `error`.
     Failing,
     /// It has ended.
     Finished,
 }
 
-/// What ends a job before its tasks do.
+/// The reason that ends a job before its tasks do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// A client has cancelled it.
@@ -193,7 +193,7 @@ impl LiveJob {
             succeeded: 0,
             failed: 0,
             errors: Vec::new(),
-            kept_bytes: 0,
+            held_bytes: 0,
             quota_guard: None,
             owner: None,
             task_quota: None,
@@ -202,7 +202,7 @@ impl LiveJob {
         }
     }
 
-    /// Enters the queue with the tasks that wait for it, and hands the others to their remotes.
+    /// Adds the waiting tasks to the queue, and hands the others over to their remotes.
     pub(crate) fn enter_queue(&mut self, fx: &mut Effects) {
         fx.queue.add(self.id.clone(), self.owner.clone(), self.plan.concurrency);
         for (index, (run, task)) in (0..).zip(self.runs.iter_mut().zip(&self.plan.tasks)) {
@@ -220,17 +220,17 @@ impl LiveJob {
         self.deadline = Some(fx.timers.set(at, Timer::Deadline(self.id.clone())));
     }
 
-    /// Returns what the job holds of the shared resources; its last event is in the journal.
+    /// Releases the job's shared resources after its last event is in the journal.
     pub(crate) fn release(self, fx: &mut Effects) {
         if let Some(deadline) = self.deadline {
             fx.timers.unset(deadline);
         }
         fx.queue.remove(&self.id);
         fx.room.discharge(&self.owner, self.journal_bytes);
-        fx.kept_bytes -= self.kept_bytes;
+        fx.held_bytes -= self.held_bytes;
     }
 
-    /// Ends the job before its tasks have ended: no task is begun any more, and running attempts are cancelled.
+    /// Ends the job before its tasks have ended: no further task is begun, and running attempts are cancelled.
     pub(crate) fn end(&mut self, ending: Ending, fx: &mut Effects) {
         if self.ending.is_some() || self.all_finished() {
             return;
@@ -248,8 +248,8 @@ impl LiveJob {
         fx.failing.push_back(self.id.clone());
     }
 
-    /// Leaves the job as it is, because the node stops and the job outlives it. Returns false if its ending has begun:
-    /// then it comes to its end.
+    /// Leaves the job unfinished, because the node stops and the job outlives it. Returns false if its ending has
+    /// begun: then it comes to its end.
     pub(crate) fn suspend(&mut self, fx: &mut Effects) -> bool {
         if self.ending.is_some() || self.all_finished() {
             return false;
@@ -259,7 +259,7 @@ impl LiveJob {
         self.interrupted.clear();
         for (index, run) in (0..).zip(&mut self.runs) {
             if run.phase == Phase::Delayed {
-                // Its next attempt was announced. Without a further event a reader would take it for begun.
+                // Its next attempt was announced. Without a further event a reader would assume that it has begun.
                 run.phase = Phase::Interrupted;
                 run.attempts += 1;
                 self.interrupted.push_back(index);
@@ -272,33 +272,33 @@ impl LiveJob {
         true
     }
 
-    /// Counts a result, and keeps it as far as the bounds allow.
+    /// Counts a result, and holds it if the limits permit it.
     pub(crate) fn keep_result(&mut self, task: usize, result: &RawValue, bounds: ResultBounds) {
         let bytes = result.get().len();
-        let keep = bytes <= bounds.inline.min(bounds.room) && self.kept_bytes + bytes <= bounds.total;
-        let kept = keep.then(|| result.to_owned());
-        self.kept_bytes += kept.as_ref().map_or(0, |kept| kept.get().len());
-        self.runs[task].outcome = Some(Outcome::Result { bytes, kept });
+        let keep = bytes <= bounds.inline.min(bounds.room) && self.held_bytes + bytes <= bounds.total;
+        let text = keep.then(|| result.to_owned());
+        self.held_bytes += text.as_ref().map_or(0, |text| text.get().len());
+        self.runs[task].outcome = Some(Outcome::Result { bytes, text });
         self.succeeded += 1;
     }
 
-    /// Drops the kept results; `aggregated_result` then refers to them by URL.
+    /// Drops the held results; `aggregated_result` then refers to them by URL.
     pub(crate) fn drop_results(&mut self) {
         for run in &mut self.runs {
-            if let Some(Outcome::Result { kept, .. }) = &mut run.outcome {
-                *kept = None;
+            if let Some(Outcome::Result { text, .. }) = &mut run.outcome {
+                *text = None;
             }
         }
-        self.kept_bytes = 0;
+        self.held_bytes = 0;
     }
 
     /// Counts a result that has a record of its own.
     pub(crate) fn count_result(&mut self, task: usize, bytes: usize) {
-        self.runs[task].outcome = Some(Outcome::Result { bytes, kept: None });
+        self.runs[task].outcome = Some(Outcome::Result { bytes, text: None });
         self.succeeded += 1;
     }
 
-    /// Counts a failed task, and keeps the beginning of its error.
+    /// Counts a failed task, and holds the beginning of its error.
     pub(crate) fn keep_error(&mut self, task: usize, error: &str) {
         let brief = shorten(error.to_owned(), MAX_BRIEF_BYTES);
         self.runs[task].outcome = Some(Outcome::Error(brief.as_str().into()));

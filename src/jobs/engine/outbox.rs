@@ -1,11 +1,11 @@
-//! Events on their way into the journal, and the attempts that wait for them; pure.
+//! Events that wait for the journal, and the attempts that wait for these events; pure.
 //!
 //! All waiting events go in one append, so events that are pushed together are committed together. While an append is
 //! in flight further events wait here; the engine makes no more while [`Outbox::has_room`] is false.
 //!
 //! If jobs outlive the process, an attempt starts only after the events that were pushed before it are in the journal.
-//! A task that crashes the node must leave a trace; otherwise each start of the node would take it for a task that
-//! never ran.
+//! A task that crashes the node must have an event in the journal; otherwise each start of the node would treat it as a
+//! task that never ran.
 
 use crate::{
     event::Draft,
@@ -36,9 +36,9 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// Attempts start only after the events before them are in the journal.
     write_ahead: bool,
-    /// Attempts behind waiting events. There are never more attempts in all three lists than slots.
+    /// Attempts after waiting events. There are never more attempts in all three lists than slots.
     behind_waiting: Vec<Attempt>,
-    /// Attempts behind events in flight.
+    /// Attempts after events in flight.
     behind_in_flight: Vec<Attempt>,
     /// Attempts that can start.
     ready: Vec<Attempt>,
@@ -48,7 +48,8 @@ pub(crate) struct Outbox {
 const PUBLISHER: &str = "jobs";
 /// Above this number of events the engine begins and ends no more tasks.
 const ENOUGH: usize = 3068;
-/// The same for bytes: large results are rare, and a few of them must not become thousands.
+/// Above this number of bytes the engine begins and ends no more tasks: large results are rare, but must not become
+/// thousands.
 const ENOUGH_BYTES: usize = 16 << 20;
 
 // === impl Outbox ===
@@ -116,14 +117,14 @@ impl Outbox {
         Batch { events: events.collect(), records: records.collect(), expect: Vec::new() }
     }
 
-    /// Removes one event in flight, which the journal will never take.
+    /// Removes one event in flight, which the journal rejects permanently.
     pub(crate) fn give_up(&mut self, index: usize) -> Option<Entry> {
         let entry = (index < self.in_flight.len()).then(|| self.in_flight.remove(index))?;
         self.bytes -= entry.bytes;
         Some(entry)
     }
 
-    /// Takes the events in flight, which the journal has now.
+    /// Takes the events in flight, which are now in the journal.
     pub(crate) fn arrived(&mut self) -> Vec<Entry> {
         let arrived = std::mem::take(&mut self.in_flight);
         self.bytes -= arrived.iter().map(|entry| entry.bytes).sum::<usize>();

@@ -1,4 +1,4 @@
-//! Which jobs there are, what is asked about them, and which of them are deleted; pure.
+//! The existing jobs, the queries about them, and the choice of jobs to delete; pure.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,14 +11,14 @@ use crate::{
     jobs::{
         config::Config,
         error::Error,
-        record::Leaving,
+        record::Deletion,
         state::{JobState, Snapshot, Summary},
         status::{Status, TaskStatus},
         work::JobId,
     },
 };
 
-/// Which jobs to list.
+/// The filter of a list of jobs.
 pub type Filter = durable::Filter<Status>;
 
 /// A page of jobs, newest first.
@@ -35,7 +35,7 @@ pub type Filter = durable::Filter<Status>;
 pub struct Listing {
     /// The jobs.
     pub jobs: Vec<Summary>,
-    /// Pass it as `after` for the next page; `None` when this is the last.
+    /// Pass it as `after` to get the next page; `None` on the last page.
     pub next: Option<String>,
     /// Stored jobs that cannot be read; only on the last page of an unfiltered list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -54,7 +54,7 @@ pub struct Unreadable {
 }
 
 /// Where the result of a task is stored.
-pub(crate) enum ResultPlace {
+pub(crate) enum ResultLocation {
     /// In a record of its own.
     Record { encoding: Option<String> },
     /// In the `task_complete` at this position.
@@ -73,7 +73,7 @@ pub(crate) struct Job {
 /// The jobs of a node.
 pub(crate) struct Registry {
     jobs: BTreeMap<JobId, Job>,
-    /// Jobs that have ended and are kept.
+    /// Ended jobs that exist in the journal.
     ended: Retention<Instant, JobId>,
     /// Ended jobs whose tasks are in memory, oldest end first, and the number of these tasks.
     remembered: VecDeque<JobId>,
@@ -88,9 +88,9 @@ pub(crate) struct Registry {
 /// Maximum number of unreadable jobs that are listed; further jobs are only counted.
 const MAX_UNREADABLE: usize = 1000;
 
-// === impl ResultPlace ===
+// === impl ResultLocation ===
 
-impl ResultPlace {
+impl ResultLocation {
     /// Where the result of a task is stored.
     pub(crate) fn of(state: &JobState, task_id: &str) -> Result<Self, Error> {
         let unknown = || Error::UnknownTask { job: state.job_id.to_string(), task: task_id.to_owned() };
@@ -135,7 +135,7 @@ impl Registry {
         self.job(id).map(|job| job.state.summary())
     }
 
-    /// `None` if the tasks of the job are not in memory and must be read back.
+    /// Returns `None` if the tasks of the job are not in memory and must be read back.
     pub(crate) fn snapshot(&self, id: &str) -> Result<Option<Snapshot>, Error> {
         let state = &self.job(id)?.state;
         Ok(state.remembers_tasks().then(|| state.snapshot()))
@@ -157,9 +157,9 @@ impl Registry {
     }
 
     /// Where the result of a task is stored; `None` if the tasks of the job are not in memory and must be read back.
-    pub(crate) fn result_place(&self, id: &str, task_id: &str) -> Result<Option<ResultPlace>, Error> {
+    pub(crate) fn result_location(&self, id: &str, task_id: &str) -> Result<Option<ResultLocation>, Error> {
         let state = &self.job(id)?.state;
-        state.remembers_tasks().then(|| ResultPlace::of(state, task_id)).transpose()
+        state.remembers_tasks().then(|| ResultLocation::of(state, task_id)).transpose()
     }
 
     /// The tasks of an ended job that have no result; `None` if they are not in memory and must be read back.
@@ -173,7 +173,7 @@ impl Registry {
         self.jobs.len() - self.ended.len()
     }
 
-    /// Number of jobs that have ended and are kept.
+    /// Number of ended jobs that exist in the journal.
     pub(crate) fn ended(&self) -> usize {
         self.ended.len()
     }
@@ -213,7 +213,7 @@ impl Registry {
         self.end(id, at);
     }
 
-    /// Keeps a job that has ended. Above `max_kept_tasks` the tasks of the jobs that ended first are dropped from
+    /// Records that a job has ended. Above `max_kept_tasks` the tasks of the jobs that ended first are dropped from
     /// memory; they can be read back.
     pub(crate) fn end(&mut self, id: JobId, at: Instant) {
         self.remembered_tasks += self.jobs.get(&id).map_or(0, |job| job.state.tasks.len());
@@ -233,30 +233,30 @@ impl Registry {
         self.ended.sort();
     }
 
-    /// Takes out jobs whose retention is over, at most `limit`.
-    pub(crate) fn expired(&mut self, now: Instant, limit: usize) -> Vec<Leaving> {
+    /// Removes jobs whose retention is over, at most `limit`.
+    pub(crate) fn expired(&mut self, now: Instant, limit: usize) -> Vec<Deletion> {
         let until = now.checked_sub(self.retention);
-        let mut leaving = Vec::new();
-        while leaving.len() < limit {
+        let mut deletions = Vec::new();
+        while deletions.len() < limit {
             let Some(id) = self.ended.expired(until, self.max_ended) else { break };
-            leaving.extend(self.remove(id));
+            deletions.extend(self.remove(id));
         }
-        leaving
+        deletions
     }
 
-    /// Takes out the job that ended first.
-    pub(crate) fn oldest(&mut self) -> Option<Leaving> {
+    /// Removes the job that ended first.
+    pub(crate) fn oldest(&mut self) -> Option<Deletion> {
         let id = self.ended.oldest()?;
         self.remove(id)
     }
 
-    fn remove(&mut self, id: JobId) -> Option<Leaving> {
+    fn remove(&mut self, id: JobId) -> Option<Deletion> {
         let job = self.jobs.remove(&id)?;
         self.remembered_tasks -= job.state.tasks.len();
-        Some(Leaving { id, key_record: job.key_record })
+        Some(Deletion { id, key_record: job.key_record })
     }
 
-    /// Notes a job whose record or history cannot be read.
+    /// Records a job whose record or history cannot be read.
     pub(crate) fn unreadable(&mut self, id: String, reason: String) {
         if self.unreadable.len() < MAX_UNREADABLE {
             self.unreadable.insert(id, reason);

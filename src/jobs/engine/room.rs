@@ -1,8 +1,8 @@
-//! The space that jobs have in the journal; pure. Histories of jobs are kept whole, so jobs must not fill it.
+//! The space of jobs in the journal; pure. Histories of jobs are never cut, so jobs must not fill the journal.
 //!
 //! Above half of `journal.max_bytes` ended jobs are deleted early, the oldest first. Above three quarters, which only
-//! unfinished jobs can hold, new jobs are rejected, progress is dropped, results that are not small become errors and
-//! `aggregated_result` is brief: so running jobs can end and free their space. The same limits apply to a single owner
+//! unfinished jobs can hold, new jobs are rejected, progress is dropped, large results become errors, and
+//! `aggregated_result` is short. So running jobs can end and free their space. The same limits apply to a single owner
 //! whose unfinished jobs hold its share of these three quarters.
 
 use std::collections::HashMap;
@@ -22,11 +22,11 @@ pub(crate) struct Room {
     owners: HashMap<Owner, u64>,
 }
 
-/// A result up to this size costs about as much as the error in its place.
+/// Results up to this size take about as much space as the error that would replace them.
 const SMALL: usize = 1024;
-/// Maximum cost of an event in the journal as a multiple of its bytes: the data, and the same on the wire.
+/// Maximum space of an event in the journal as a multiple of its bytes: the data, and its encoded form.
 pub(crate) const FOOTPRINT: u64 = 2;
-/// The size of an `aggregated_result` if there is little room: some hundred small results or references.
+/// The size of an `aggregated_result` if there is little space: some hundred small results or references.
 const BRIEF: usize = 16 << 10;
 
 // === impl Room ===
@@ -36,7 +36,7 @@ impl Room {
         Self { max, used: 0, share, owners: HashMap::new() }
     }
 
-    /// True if only the ends of tasks and jobs may be written.
+    /// True if the journal has space only for the ends of tasks and jobs.
     pub(crate) fn tight(&self) -> bool {
         self.used > self.usable()
     }
@@ -69,7 +69,7 @@ impl Room {
         self.max / 4 * 3
     }
 
-    /// Counts the bytes of an event that is on its way to the journal.
+    /// Counts the bytes of an event that waits for the journal.
     pub(crate) fn take(&mut self, bytes: usize) {
         self.used += FOOTPRINT * bytes as u64;
     }
@@ -79,7 +79,7 @@ impl Room {
         if self.tight_for(owner) { most.min(BRIEF) } else { most }
     }
 
-    /// Replaces a result by an error if there is no room for it.
+    /// Replaces a result by an error if there is no space for it.
     pub(crate) fn for_result(&self, owner: &Owner, result: Result<TaskDone, TaskError>) -> Result<TaskDone, TaskError> {
         match result {
             Ok(done) if self.tight_for(owner) && done.result.get().len() > SMALL => {
@@ -87,7 +87,7 @@ impl Room {
                 let message = match self.tight() {
                     true => format!("the node has no room for the result of {bytes} bytes (`journal.max_bytes`)"),
                     false => format!(
-                        "your unfinished jobs hold as much of the journal as one user may (`limits.share_percent`): no room for \
+                        "your unfinished jobs hold the maximum share of the journal (`limits.share_percent`): no room for \
                          the result of {bytes} bytes"
                     ),
                 };
@@ -97,9 +97,9 @@ impl Room {
         }
     }
 
-    /// Sets the bytes that jobs hold: `kept` in the journal, and `pending` bytes of events on their way.
-    pub(crate) fn set_used(&mut self, kept: u64, pending: usize) {
-        self.used = kept + FOOTPRINT * pending as u64;
+    /// Sets the bytes of jobs: `stored` in the journal, and `pending` bytes of events that wait for it.
+    pub(crate) fn set_used(&mut self, stored: u64, pending: usize) {
+        self.used = stored + FOOTPRINT * pending as u64;
     }
 
     /// True if ended jobs must be deleted early.

@@ -1,7 +1,7 @@
 //! Jobs of an earlier process: the record and the history of a job become a job of the registry again; pure.
 //!
-//! The fold ([`JobState`]) is the one truth: the phase of each task is read from it. What it does not hold of an
-//! unfinished job (results and errors for the last two events) is gathered from the same events.
+//! The fold ([`JobState`]) is the only source: the phase of each task is read from it. For an unfinished job it lacks
+//! the results and errors for the last two events, which are gathered from the same events.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ use crate::{
     topic::{Invalid, Topic},
 };
 
-/// A job as it is read back: its record first, then its events one by one.
+/// A job that is being read back: its record first, then its events one by one.
 #[derive(Debug)]
 pub(crate) struct StoredJob {
     pub state: JobState,
     /// The record of its idempotency key.
     pub key_record: Option<String>,
-    /// A client has cancelled it.
+    /// True if a client has cancelled it.
     pub cancelled: bool,
     live: Box<LiveJob>,
     bounds: ResultBounds,
@@ -112,7 +112,7 @@ impl StoredJob {
         }
     }
 
-    /// What had begun to end the job when the node ended, as far as its events show.
+    /// The reason that had begun to end the job when the node ended, as far as its events show.
     fn ending(&self) -> Option<Ending> {
         let failed =
             || {
@@ -120,7 +120,7 @@ impl StoredJob {
                     Some((planned.remote.is_none(), task.failure.as_deref()?.code.as_str()))
                 })
             };
-        // A remote ends tasks for its own reasons.
+        // A remote may end tasks for its own reasons.
         let codes = || failed().filter_map(|(local, code)| local.then_some(code));
         let of_task = |code: &str| ![code::CANCELLED, code::SHUTDOWN].contains(&code);
         if codes().any(|code| code == code::JOB_TIMEOUT) {
@@ -138,7 +138,8 @@ impl StoredJob {
         }
     }
 
-    /// The time until the deadline by the wall clock. It is never more than the timeout, even if the clock was set back.
+    /// The time until the deadline by the wall clock. It is never more than the timeout, even if the clock was set
+    /// back.
     fn left(&self, wall: u64) -> Option<Duration> {
         let timeout = self.live.plan.timeout?;
         let gone = Duration::from_millis(wall.saturating_sub(self.state.created_at));
@@ -174,13 +175,13 @@ impl StoredJob {
             };
         }
         live.enter_queue(fx);
-        if fx.kept_bytes + live.kept_bytes > fx.max_kept_bytes() {
+        if fx.held_bytes + live.held_bytes > fx.max_held_bytes() {
             live.drop_results();
         }
-        fx.kept_bytes += live.kept_bytes;
+        fx.held_bytes += live.held_bytes;
         fx.interrupted.push_back(live.id.clone());
         match (ending, left) {
-            // `end` changes nothing any more, but the status of the job depends on its ending.
+            // `end` would change nothing now, but the status of the job depends on its ending.
             (ending, _) if live.all_finished() => live.ending = ending,
             (Some(ending), _) => live.end(ending, fx),
             (None, Some(Duration::ZERO)) => live.end(Ending::TimedOut, fx),

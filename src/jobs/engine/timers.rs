@@ -11,7 +11,7 @@ pub(crate) struct Timers<T> {
     set: u64,
 }
 
-/// Names an entry.
+/// Identifies an entry.
 pub(crate) type Key = (Instant, u64);
 
 // === impl Timers ===

@@ -1,4 +1,4 @@
-//! What the facts look like on the wire.
+//! The encoded form of the facts.
 
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ fn foreign_events_are_refused() {
 }
 
 #[test]
-fn an_event_says_where_it_comes_from_and_an_old_one_came_from_here() {
+fn an_event_names_its_source_and_an_old_one_is_local() {
     let data =
         r#"{"jobId":"J","taskId":"a","attempt":2,"delayMs":1,"error":"e","code":"c","source":"far","timestamp":1}"#;
     let event = JobEvent::decode("task_retry", data).unwrap();

@@ -1,16 +1,15 @@
-//! Tasks that run a program of this machine.
+//! MiB.
 //!
-//! # The program's side
-//! - It is started directly, without a shell, in a process group that is killed with it, with a clean environment
-//!   ([`Environment`]) plus `MILLSTREAM_IDEMPOTENCY_KEY`, `MILLSTREAM_ATTEMPT` and the mark by which its children are
+//! # Interface of the program
+//! - It is started directly, without a shell, in a process group that is killed with it. It has a clean environment
+//!   ([`Environment`]) plus `MILLSTREAM_IDEMPOTENCY_KEY`, `MILLSTREAM_ATTEMPT` and the marker by which its children are
 //!   found ([`orphans`]).
-//! - It finds the task's input on stdin: one JSON value, a line end, the end. It need not read it.
+//! - It gets the task's input on stdin: one JSON value, a line end, the end. It need not read it.
 //! - It writes lines to stdout: `{"progress": 0-100, "message"?, "data"?}`, and at the end `{"result": …}` or
-//!   `{"error": "…"}`, whose errors may say `"retryable": false`. An object may extend over several lines. Any other line
-//!   is shown as a message, so that a tool that prints what it does needs no wrapper. A line, and an object, has at most
-//!   1 MiB.
-//! - A result that is nested deeper than 100 levels is its text. A result or an error that is not JSON, or not UTF-8, is
-//!   the error `bad_output`: nothing is lost in silence.
+//!   `{"error": "…"}`, which may contain `"retryable": false`. An object may extend over several lines. Any other line
+//!   is shown as a message, so that a tool that prints its actions needs no wrapper. A line, and an object, has at most
+//! - A result that is nested deeper than 100 levels is returned as text. A result or an error that is not JSON, or not
+//!   UTF-8, is the error `bad_output`: nothing is lost silently.
 //! - It exits with 0. Without a result line the result is `null`; any other status is an error with the end of stderr.
 //! - When it has exited, its children are killed. After its result, or when stdout has ended, it has 5 s to exit.
 //!
@@ -55,14 +54,14 @@ use self::{
     talk::Talk,
 };
 
-/// How much of stderr is kept for the error, in bytes.
+/// Maximum number of bytes of stderr in the error.
 const STDERR_TAIL: usize = 4096;
 
-/// Time enough for a program to tidy up after its last word.
+/// Time that a program has to exit after its last output.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How long output is read after the program and its group are gone: what is in the pipes takes no time, so this only
-/// bounds a process that has left the group and holds them open.
+/// Time to read output after the program and its group have ended. Bytes in the pipes take no time, so this limit only
+/// matters for a process that has left the group and holds the pipes open.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// The handler of `kind = "command"`.
@@ -71,11 +70,11 @@ pub struct Command {
     program: String,
     arguments: Vec<String>,
     environment: Environment,
-    /// How long the program may live on when it has nothing more to say.
+    /// Time that the program has to exit after the end of its output.
     linger: Duration,
 }
 
-/// A program that runs. Dropping it kills the group, then the program.
+/// A running program. Dropping it kills the group, then the program.
 struct Running {
     // Before `child`: without a lifeline the child leads the group, and its id is its own until it is reaped.
     group: Group,
@@ -86,17 +85,17 @@ struct Running {
     linger: Duration,
 }
 
-/// How it ended.
+/// How the program ended.
 enum End {
     Exited(ExitStatus),
-    /// It did not, and was killed.
+    /// It did not exit and was killed.
     Lingered,
 }
 
 // === impl Command ===
 
 impl Command {
-    /// A handler that runs this program with these arguments; `None` if no program is named.
+    /// A handler that runs this program with these arguments; `None` if `argv` is empty.
     pub fn new(argv: Vec<String>, environment: Environment) -> Option<Self> {
         let mut argv = argv.into_iter();
         let program = argv.next().filter(|program| !program.is_empty())?;
@@ -115,7 +114,7 @@ impl Command {
         command.env("MILLSTREAM_IDEMPOTENCY_KEY", task.idempotency_key());
         command.env("MILLSTREAM_ATTEMPT", task.attempt.to_string());
         let (group, mut child) = Group::start(&mut command).await?;
-        let piped = "it was asked for just now";
+        let piped = "it was requested in the line above";
         Ok(Running {
             group,
             stdin: child.stdin.take(),
@@ -126,7 +125,7 @@ impl Command {
         })
     }
 
-    /// Why it could not be started. Only a lack of resources may be gone at the next attempt.
+    /// The error of a failed start. Only a lack of resources may be gone at the next attempt.
     fn not_started(&self, error: &io::Error) -> TaskError {
         let program = &self.program;
         let lacking = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::TXTBSY];
@@ -138,24 +137,24 @@ impl Command {
         TaskError { retryable, ..TaskError::fatal("spawn_failed", message) }
     }
 
-    /// What the task came to: what went wrong with the process counts before what the program said.
+    /// The outcome of the task. A failure of the process takes precedence over the output of the program.
     fn conclude(&self, end: &End, talk: Talk, stderr: &str) -> Result<Output, TaskError> {
         let program = &self.program;
         let unfinished = talk.unfinished();
-        let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
+        let detail = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
         match (talk.outcome, end) {
             (Some(Err(error)), _) => Err(error),
             (None, End::Lingered) => {
-                let message = format!("`{program}` closed its stdout without a result and did not exit{said}");
+                let message = format!("`{program}` closed its stdout without a result and did not exit{detail}");
                 Err(TaskError::fatal("bad_output", message))
             }
             (_, End::Exited(status)) if !status.success() => Err(match (status.code(), signal(*status)) {
                 (None, Some(number)) => {
-                    TaskError::transient("signal", format!("`{program}` was killed by signal {number}{said}"))
+                    TaskError::transient("signal", format!("`{program}` was killed by signal {number}{detail}"))
                 }
                 (code, _) => {
                     let code = code.unwrap_or(-1);
-                    TaskError::transient("exit_status", format!("`{program}` exited with status {code}{said}"))
+                    TaskError::transient("exit_status", format!("`{program}` exited with status {code}{detail}"))
                 }
             }),
             (Some(Ok(result)), _) => Ok(result.into()),
@@ -169,9 +168,9 @@ impl TaskHandler for Command {
         Box::pin(async move {
             unless_cancelled(&task.cancel, async {
                 let mut running = self.start(&task).await.map_err(|error| self.not_started(&error))?;
-                let mut said = Talk::new(&self.program);
-                let end = running.attend(&mut said, format!("{}\n", task.input), &task).await?;
-                self.conclude(&end, said, &running.stderr.text())
+                let mut talk = Talk::new(&self.program);
+                let end = running.communicate(&mut talk, format!("{}\n", task.input), &task).await?;
+                self.conclude(&end, talk, &running.stderr.text())
             })
             .await
         })
@@ -181,22 +180,22 @@ impl TaskHandler for Command {
 // === impl Running ===
 
 impl Running {
-    /// Feeds it, hears it and waits for its end, all at once: whichever of the pipes fills first, none waits for
-    /// another.
-    async fn attend(&mut self, talk: &mut Talk, input: String, task: &Task) -> Result<End, TaskError> {
+    /// Writes the input, reads the output and waits for the end at the same time, so that a full pipe never blocks
+    /// another one.
+    async fn communicate(&mut self, talk: &mut Talk, input: String, task: &Task) -> Result<End, TaskError> {
         let mut feeding = std::pin::pin!(feed(self.stdin.take(), input));
-        let (mut fed, mut heard, mut stderr_ended) = (false, false, false);
+        let (mut fed, mut stdout_ended, mut stderr_ended) = (false, false, false);
         let mut status = None;
         let mut deadline: Option<Instant> = None;
-        while status.is_none() || !heard || !stderr_ended {
+        while status.is_none() || !stdout_ended || !stderr_ended {
             tokio::select! {
-                line = self.lines.next(), if !heard => match line {
+                line = self.lines.next(), if !stdout_ended => match line {
                     // The program waits as well: its pipe is full.
                     Some(Line::Long) => task.reserve.answer(LINE_MAX).await,
                     Some(line) => for report in talk.take(line)? {
                         task.progress.send(report).await;
                     },
-                    None => heard = true,
+                    None => stdout_ended = true,
                 },
                 more = self.stderr.read(), if !stderr_ended => stderr_ended = !more,
                 () = &mut feeding, if !fed => fed = true,
@@ -210,7 +209,7 @@ impl Running {
                 },
                 () = until(deadline), if deadline.is_some() => break,
             }
-            if deadline.is_none() && (heard || talk.outcome.is_some()) {
+            if deadline.is_none() && (stdout_ended || talk.outcome.is_some()) {
                 deadline = Some(Instant::now() + self.linger);
             }
         }
@@ -221,7 +220,7 @@ impl Running {
 
 // === helpers ===
 
-/// Writes the input and closes stdin. A program that does not want it closes the pipe, which is its right.
+/// Writes the input and closes stdin. A program that does not need the input may close the pipe.
 async fn feed(stdin: Option<ChildStdin>, input: String) {
     if let Some(mut stdin) = stdin {
         let _ = stdin.write_all(input.as_bytes()).await;

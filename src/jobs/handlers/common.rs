@@ -1,4 +1,4 @@
-//! What the handlers share: the parts of the node that they need, and how they stop.
+//! The common parts of the handlers: their dependencies, and how they stop.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,21 +6,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{jobs::handler::TaskError, upstream::Client};
 
-/// What handlers need of the node.
+/// Dependencies of handlers.
 #[derive(Clone, Debug)]
 pub struct Deps {
     /// Sends their requests.
     pub client: Client,
-    /// Base URL under which this node reaches itself, such as `http://127.0.0.1:8090`. Set once the port is known;
-    /// until then the samples that ask the node answer with the retryable error `not_ready`.
+    /// Base URL at which this node reaches itself, such as `http://127.0.0.1:8090`. It is set when the port is known;
+    /// before that the samples that call the node return the retryable error `not_ready`.
     pub own_url: Arc<OnceLock<String>>,
-    /// A response above this many bytes is an error.
+    /// Maximum size of a response in bytes.
     pub max_response_bytes: usize,
-    /// An event of a stream above this many bytes is an error (`journal.max_event_bytes`).
+    /// Maximum size of an event of a stream in bytes (`journal.max_event_bytes`).
     pub max_event_bytes: usize,
 }
 
-/// Runs `work` until it ends or the token fires. Then `work` is dropped, which stops all that it began.
+/// Runs `work` until it ends or the token fires. Then `work` is dropped, which stops everything that it began.
 pub(super) async fn unless_cancelled<T>(
     cancel: &CancellationToken,
     work: impl Future<Output = Result<T, TaskError>>,

@@ -1,4 +1,4 @@
-//! Doubles for the tests of handlers: a task whose reports are kept, and an upstream that says what it is told to.
+//! Test doubles for handlers: a task whose reports are recorded, and an upstream with given responses.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use crate::{
     upstream::{Client, Config, Via},
 };
 
-/// Keeps what was reported.
+/// Records reports.
 #[derive(Default)]
 pub struct Recorder {
     reports: Mutex<Vec<(Report, bool)>>,
@@ -31,13 +31,13 @@ pub struct Recorder {
 pub struct Upstream {
     /// Its base URL.
     pub url: String,
-    /// The requests as they came, head and body.
+    /// The requests as received, head and body.
     pub requests: mpsc::Receiver<String>,
-    /// Gets one message per connection that the other side closed before the answer was sent whole.
+    /// Gets a message for each connection that the other side closed before the whole response was sent.
     pub left: mpsc::Receiver<()>,
 }
 
-/// What the upstream does with a request.
+/// The reaction of the upstream to a request.
 #[derive(Clone)]
 pub enum Answer {
     /// Sends this and closes.
@@ -51,36 +51,36 @@ pub enum Answer {
 impl Recorder {
     /// All reports so far.
     pub fn reports(&self) -> Vec<Report> {
-        self.kept().iter().map(|(report, _)| report.clone()).collect()
+        self.recorded().iter().map(|(report, _)| report.clone()).collect()
     }
 
     /// The progress of each report.
     pub fn progress(&self) -> Vec<f64> {
-        self.kept().iter().map(|(report, _)| report.progress).collect()
+        self.recorded().iter().map(|(report, _)| report.progress).collect()
     }
 
     /// The messages of the reports that had one.
     pub fn messages(&self) -> Vec<String> {
-        self.kept().iter().filter_map(|(report, _)| report.message.clone()).collect()
+        self.recorded().iter().filter_map(|(report, _)| report.message.clone()).collect()
     }
 
     /// The data of the reports that must not be lost.
     pub fn forwarded(&self) -> Vec<Value> {
-        self.kept()
+        self.recorded()
             .iter()
             .filter(|(_, lossy)| !lossy)
             .filter_map(|(report, _)| Some(report.data.as_ref()?.value()))
             .collect()
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<(Report, bool)>> {
+    fn recorded(&self) -> std::sync::MutexGuard<'_, Vec<(Report, bool)>> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Sink for Recorder {
     fn take(&self, report: Report, lossy: bool) -> BoxFuture<'_, ()> {
-        self.kept().push((report, lossy));
+        self.recorded().push((report, lossy));
         Box::pin(async {})
     }
 }
@@ -88,7 +88,7 @@ impl Sink for Recorder {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Answers each request by what `answer` makes of its head and body.
+    /// Responds to each request with the result of `answer` for its head and body.
     pub async fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("it is bound");
@@ -115,8 +115,8 @@ impl Upstream {
         Self { url: format!("http://{addr}"), requests, left }
     }
 
-    /// Answers every request by the same bytes.
-    pub async fn saying(bytes: impl Into<Vec<u8>>) -> Self {
+    /// Responds to every request with the same bytes.
+    pub async fn responding(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::start(move |_| Answer::Send(bytes.clone())).await
     }
@@ -124,7 +124,7 @@ impl Upstream {
 
 // === helpers ===
 
-/// Dependencies whose client may talk to loopback.
+/// Dependencies whose client may connect to loopback.
 pub fn deps() -> Deps {
     let allow = vec!["127.0.0.0/8".parse().expect("a network")];
     let client = Client::new(Config { allow, ..Config::default() });
@@ -156,7 +156,7 @@ pub fn response(head: &str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Reads a request with as much body as its `Content-Length` says.
+/// Reads a request and a body of the length of its `Content-Length`.
 async fn read_request(stream: &mut TcpStream) -> io::Result<String> {
     let mut bytes = Vec::new();
     loop {

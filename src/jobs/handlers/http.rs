@@ -1,7 +1,7 @@
 //! HTTP tasks: a request whose URL a client names ([`HttpTask`]) or the operator ([`Endpoint`]).
 //!
-//! Owns what one attempt is: the request with its `Idempotency-Key` and `traceparent`, progress from `Content-Length`,
-//! and what a response is worth. The egress guard, framing and timeouts of the wire are `upstream`'s.
+//! Owns one attempt: the request with its `Idempotency-Key` and `traceparent`, progress from `Content-Length`, and the
+//! evaluation of the response. The egress guard, framing and timeouts are parts of `upstream`.
 
 use std::time::Duration;
 
@@ -29,19 +29,19 @@ mod tests;
 pub use self::request::{ErrorEvents, Input};
 use self::{content::Media, meter::Meter};
 
-/// The engine bounds each attempt as a whole, so the head gets as long as any attempt may reasonably take.
+/// The engine limits the duration of each attempt, so the head may take as long as the longest attempt.
 const HEAD_TIMEOUT: Duration = Duration::from_hours(24);
 
-/// Longest pause in a body: what proxies and servers commonly allow. A task that needs less says so by `timeoutMs`.
+/// Maximum pause in a body: the usual limit of proxies and servers. A task can set a shorter `timeoutMs`.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// How much of an error's body goes into the message, in characters.
+/// Maximum characters of an error's body in the message.
 const ERROR_EXCERPT: usize = 300;
 
-/// How long the body of an error may take. The status is the news; its text is not worth waiting for.
+/// Time limit for the body of an error. The status is the information; its text is not worth a long wait.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Fields of a request that asks for a body only where it has changed (RFC 9110, section 13.1).
+/// Request fields that ask for a body only if it has changed (RFC 9110, section 13.1).
 const CONDITIONS: [&str; 2] = ["if-none-match", "if-modified-since"];
 
 /// The handler of tasks that have a `url`. The input is an [`Input`].
@@ -50,15 +50,15 @@ pub struct HttpTask {
     exchange: Exchange,
 }
 
-/// The handler of `kind = "http"`: the task's input is posted as JSON to the operator's URL, or the URL is asked with
-/// GET where the input is `null`.
+/// The handler of `kind = "http"`: it posts the task's input as JSON to the operator's URL, or sends GET if the input
+/// is `null`.
 #[derive(Debug)]
 pub struct Endpoint {
     exchange: Exchange,
     url: String,
 }
 
-/// Sends a request and makes a task's output of the response.
+/// Sends a request and makes the task's output from the response.
 #[derive(Debug)]
 struct Exchange {
     client: Client,
@@ -69,7 +69,7 @@ struct Exchange {
 // === impl HttpTask ===
 
 impl HttpTask {
-    /// A handler that sends by the client of `deps`.
+    /// A handler that sends its requests with the client of `deps`.
     pub fn new(deps: &Deps) -> Self {
         Self { exchange: Exchange::new(deps) }
     }
@@ -93,7 +93,7 @@ impl Endpoint {
     /// A handler for this URL.
     ///
     /// # Errors
-    /// When the URL can never be asked for.
+    /// If the URL is not valid or not permitted.
     pub fn new(deps: &Deps, url: &str) -> Result<Self, upstream::Error> {
         upstream::parse_url(url)?;
         Ok(Self { exchange: Exchange::new(deps), url: url.to_owned() })
@@ -107,7 +107,7 @@ impl TaskHandler for Endpoint {
             let input = Input { method: method.into(), ..Input::get(&self.url) };
             let mut request = input.request(&task, Trust::Operator)?;
             if !task.input.is_null() {
-                // A string as JSON too, not as what it says.
+                // Also a string is sent as JSON, not as its content.
                 request.body = Bytes::from(task.input.get().to_owned());
                 request
                     .headers
@@ -168,7 +168,7 @@ impl Exchange {
 
 // === impl TaskError ===
 
-/// A failure of the wire, in the words of tasks.
+/// Converts a connection failure to the error of a task.
 impl From<upstream::Error> for TaskError {
     fn from(error: upstream::Error) -> Self {
         Self { retryable: error.retryable(), ..Self::fatal(error.code(), error.to_string()) }
@@ -177,21 +177,21 @@ impl From<upstream::Error> for TaskError {
 
 // === helpers ===
 
-/// Responses that never have a body, whatever their fields say.
+/// True for responses that never have a body, for any header fields.
 fn is_bodiless(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// What any other status than a success means for the task.
+/// The error of a task for a status that is not a success.
 pub(super) async fn status_error(response: Response) -> TaskError {
     let Response { status, headers, url, received, body } = response;
     let retryable = verdict(status) == Verdict::Transient;
     let host = url.host_str().unwrap_or_default();
     let mut message = format!("`{host}` answered {}", describe(status));
     if let Ok(body) = Chunks::of(&headers, body) {
-        let said = beginning(body, &headers).await;
-        if !said.is_empty() {
-            message = format!("{message}: {said}");
+        let excerpt = beginning(body, &headers).await;
+        if !excerpt.is_empty() {
+            message = format!("{message}: {excerpt}");
         }
     }
     TaskError {
@@ -204,7 +204,7 @@ pub(super) async fn status_error(response: Response) -> TaskError {
 
 /// The first characters of a body, as text on one line.
 async fn beginning(body: Chunks, headers: &HeaderMap) -> String {
-    // Four bytes hold any character.
+    // Four bytes can hold any character.
     let bytes = body.beginning(ERROR_EXCERPT * 4, ERROR_BODY_TIMEOUT).await;
     let text = Media::of(headers).lossy(&bytes);
     excerpt(&one_line(&text), ERROR_EXCERPT)

@@ -1,13 +1,13 @@
-//! Samples: handlers that do real work on data inside the binary, so that a fresh node has something to show.
+//! Samples: handlers that do real work on data inside the binary, so that a new node can be tried.
 //!
 //! | name | work |
 //! |---|---|
 //! | `thumbnail` | decodes a picture, resizes it to three widths, encodes each as JPEG |
 //! | `stats` | reads ten thousand orders and describes their values, in all and by region |
 //! | `fetch` | downloads the orders from this node ([`ORDERS_PATH`]) and hashes them |
-//! | `third_party` | asks this node page by page for freight quotes ([`QUOTES_PATH`]) and compares them |
+//! | `third_party` | requests freight quotes from this node page by page ([`QUOTES_PATH`]) and compares them |
 //!
-//! They take no input. The node serves what the last two ask for: [`orders_csv`] and [`quotes`].
+//! They need no input. The node serves the data of the last two: [`orders_csv`] and [`quotes`].
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,10 +28,10 @@ mod thumbnail;
 pub use self::data::{ORDERS_PATH, QUOTES_PATH, Quote, QuotePage, orders_csv, quotes};
 use self::{remote::Node, steps::Steps};
 
-/// The names that `sample = "…"` may give.
+/// The accepted names of `sample = "…"`.
 pub const NAMES: [&str; 4] = ["thumbnail", "stats", "fetch", "third_party"];
 
-/// The handlers that the sample jobs run, by the names under which they do.
+/// The handlers of the sample jobs, by name.
 pub const HANDLERS: [(&str, &str); 4] = [
     ("Process Image", "thumbnail"),
     ("Calculate Stats", "stats"),
@@ -43,7 +43,7 @@ pub const HANDLERS: [(&str, &str); 4] = [
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Whether the node has the sample jobs, their handlers and their data.
+    /// True if the node has the sample jobs, their handlers and their data.
     pub enabled: bool,
 }
 
@@ -53,7 +53,7 @@ impl Default for Config {
     }
 }
 
-/// Registers the handlers of the sample jobs where no other has their names.
+/// Registers the handlers of the sample jobs, unless other handlers have their names.
 pub fn register_missing(handlers: &mut Handlers, deps: &Deps) {
     for (name, kind) in HANDLERS {
         if handlers.get(name).is_none() {
@@ -62,7 +62,7 @@ pub fn register_missing(handlers: &mut Handlers, deps: &Deps) {
     }
 }
 
-/// Makes the handler of a sample; `None` if there is none of this name.
+/// Makes the handler of a sample; `None` if no sample has this name.
 pub fn sample(name: &str, deps: &Deps) -> Option<Registered> {
     Some(match name {
         "thumbnail" => Registered::new(Compute { work: thumbnail::run }),
@@ -73,7 +73,7 @@ pub fn sample(name: &str, deps: &Deps) -> Option<Registered> {
     })
 }
 
-/// Runs computing on a thread where it may block.
+/// Runs a computation on a blocking thread.
 struct Compute {
     work: fn(&Steps) -> Result<Value, TaskError>,
 }
@@ -85,7 +85,7 @@ impl TaskHandler for Compute {
         Box::pin(async move {
             let (reports, mut steps) = mpsc::channel(8);
             let work = self.work;
-            // Both this future's end and the token stop the work at its next step.
+            // The end of this future and the token both stop the work at its next step.
             let cancel = task.cancel.child_token();
             let _guard = cancel.clone().drop_guard();
             let working = tokio::task::spawn_blocking(move || work(&Steps { reports, cancel }));

@@ -1,4 +1,4 @@
-//! Who is served when, and that no bound is ever passed.
+//! The order of service, and the limits.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -28,7 +28,7 @@ fn serve(queue: &mut Queue<u32>, turns: usize) -> Vec<u32> {
 }
 
 #[test]
-fn jobs_take_turns_whatever_their_size() {
+fn jobs_of_any_size_take_turns() {
     let mut queue = queue(10);
     job(&mut queue, 1, 1000);
     job(&mut queue, 2, 3);
@@ -94,7 +94,7 @@ fn a_cleared_job_is_not_served_but_its_slots_come_back() {
     queue.release(&1, &None, OPEN);
     assert_eq!((queue.running(), queue.waiting()), (1, 0));
     queue.push(&1, 0, OPEN);
-    assert_eq!(queue.next(), None, "a job that was taken out is not served");
+    assert_eq!(queue.next(), None, "a removed job is not served");
 }
 
 #[test]
@@ -104,11 +104,11 @@ fn ten_thousand_jobs_and_a_job_of_many_tasks_are_cheap() {
     job(&mut queue, 10_000, 100_000);
     let begun = Instant::now();
     serve(&mut queue, 200_000);
-    // About 0.2 s without optimisation; what would go over all jobs at each turn takes minutes.
+    // About 0.2 s without optimisation; an algorithm that visits all jobs at each turn takes minutes.
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "it is what an owner is")]
+#[expect(clippy::unnecessary_wraps, reason = "an owner is an option")]
 fn owner(name: &str) -> Owner {
     Some(name.into())
 }
@@ -120,7 +120,7 @@ fn owned(queue: &mut Queue<u32>, job: u32, name: &str, tasks: u32, lane: usize) 
 }
 
 #[test]
-fn owners_take_turns_whatever_the_number_of_their_jobs() {
+fn owners_with_any_number_of_jobs_take_turns() {
     let mut queue = Queue::new(Share::WHOLE, 1, &[None]);
     (0..50).for_each(|job| owned(&mut queue, job, "many", 10, OPEN));
     owned(&mut queue, 50, "one", 3, OPEN);
@@ -140,7 +140,7 @@ fn an_owner_alone_leaves_a_reserve_that_the_next_one_gets_at_once() {
     assert_eq!(std::iter::from_fn(|| queue.next()).count(), 6);
     owned(&mut queue, 2, "b", 1, OPEN);
     assert_eq!((queue.next(), queue.next()), (Some((2, 0)), None));
-    // When another owner arrives, the first one shrinks to its share.
+    // When another owner arrives, the first one is reduced to its share.
     for running in [6, 5, 4] {
         queue.release(&1, &owner("a"), OPEN);
         assert_eq!((queue.next().is_some(), running), (running == 4, running), "with {running} before");
@@ -148,7 +148,7 @@ fn an_owner_alone_leaves_a_reserve_that_the_next_one_gets_at_once() {
     queue.release(&2, &owner("b"), OPEN);
     queue.remove(&2);
     assert_eq!(std::iter::from_fn(|| queue.next()).count(), 2, "alone again");
-    assert!(queue.passed_over() > 0);
+    assert!(queue.skipped() > 0);
 }
 
 #[test]
@@ -157,15 +157,15 @@ fn a_share_counts_for_each_handler_as_well() {
     owned(&mut queue, 1, "a", 10, NARROW);
     assert_eq!(std::iter::from_fn(|| queue.next()).count(), 3);
     queue.push(&1, 10, OPEN);
-    assert_eq!(queue.next(), Some((1, 10)), "other handlers are not touched");
+    assert_eq!(queue.next(), Some((1, 10)), "other handlers are not affected");
     owned(&mut queue, 2, "b", 10, NARROW);
     assert_eq!((queue.next(), queue.next()), (Some((2, 0)), None));
 }
 
 proptest! {
-    /// Every task is served once and no bound is passed, in whatever order tasks come and go.
+    /// Every task is served once and no limit is exceeded, for any order of tasks.
     #[test]
-    fn bounds_hold_and_nothing_is_lost(
+    fn limits_apply_and_nothing_is_lost(
         slots in 1usize..6,
         percent in prop_oneof![Just(100), 1u8..100],
         job_slots in proptest::collection::vec(proptest::option::of(1usize..4), 1..5),

@@ -1,6 +1,6 @@
-//! The events of a job on a remote, and the reports that they become here.
+//! The events of a job on a remote, and the reports that are made of them.
 //!
-//! They are read from the beginning, through as many connections as it takes ([`EventSource`]). Events of other jobs or
+//! They are read from the beginning, through any number of connections ([`EventSource`]). Events of other jobs or
 //! other tasks, after a task's end, of an unknown kind or with damaged data are ignored.
 
 use std::sync::Arc;
@@ -35,7 +35,8 @@ const LAST_EVENT: &str = "complete";
 // === impl Session ===
 
 impl Session {
-    /// Reads until all tasks have ended, or no further end can come; returns the error of the tasks that are still open.
+    /// Reads until all tasks have ended, or no further end can arrive; returns the error of the tasks that are still
+    /// open.
     pub(super) async fn follow(&mut self, remote: &Arc<Remote>, job_id: &str) -> TaskError {
         let url = match remote.url(&urls::events(job_id)) {
             Ok(url) => url,
@@ -76,7 +77,7 @@ impl Session {
                     }
                     Some(StreamEvent::GaveUp(failure)) => break failure,
                     Some(StreamEvent::End(_)) | None => {
-                        return self.lost("its job is over without an end of this task");
+                        return self.lost("its job has ended without an end of this task");
                     }
                 }
             };
@@ -142,12 +143,12 @@ impl Session {
                 let (task_id, attempts) = (done.task_id.clone(), done.attempts);
                 let result = self.done(remote, done).await;
                 self.report(index, RemoteReport::Ended { result, attempts }).await;
-                // Only now: if this future is dropped before, the task still needs an end.
+                // Removed only now: if this future is dropped before, the task still needs an end.
                 self.open.remove(&task_id);
                 true
             }
             Fact::TaskError(TaskFailed { task_id, error, code, retryable, attempts, http_status, .. }) => {
-                // The task's first event if it has ended before it began.
+                // The first event of the task, if it ended before it began.
                 let Some(OpenTask { index, .. }) = self.open.get(&task_id).copied() else { return false };
                 let error = TaskError { message: error, code, retryable, retry_after: None, http_status };
                 self.report(index, RemoteReport::Ended { result: Err(error), attempts }).await;
@@ -158,14 +159,14 @@ impl Session {
         }
     }
 
-    /// The events that follow may have been reported already.
+    /// Reports that the following events may have been reported already.
     async fn replay(&self) {
         for open in self.open.values().filter(|open| open.started) {
             self.report(open.index, RemoteReport::Replay).await;
         }
     }
 
-    /// Notes the progress of a task; true if it was never higher.
+    /// Records the progress of a task; true if it is a new maximum.
     fn raise(&mut self, task_id: &str, progress: f64) -> bool {
         let open = self.open.get_mut(task_id).filter(|open| progress > open.progress);
         open.map(|open| open.progress = progress.min(100.0)).is_some()
@@ -215,7 +216,7 @@ impl Session {
             }
         };
         let message =
-            format!("the task succeeded on remote `{}`, but its result could not be had: {why}", remote.name());
+            format!("the task succeeded on remote `{}`, but its result could not be read: {why}", remote.name());
         Err(TaskError::transient(code::REMOTE_LOST, message))
     }
 }
@@ -224,7 +225,7 @@ impl Session {
 type Fetched = (Box<serde_json::value::RawValue>, Option<Held>);
 
 /// Counts connections that brought no progress. The source of events counts failures too, but it does not know the
-/// tasks: a remote that begins from the start each time, without event ids, would be followed for ever.
+/// tasks: a remote that begins from the start each time, without event ids, would be followed forever.
 #[derive(Debug, Default)]
 struct Fruitless {
     /// Connections in a row whose last event had no id.
@@ -254,7 +255,7 @@ impl Fruitless {
         }
     }
 
-    /// Counts a connection that was lost; true if no other should be opened.
+    /// Counts a lost connection; true if no other one should be opened.
     fn lost(&mut self, max: u32) -> bool {
         // Connections without events are counted by the source of events, which knows how long they lasted.
         self.without_id += u32::from(std::mem::take(&mut self.no_id));

@@ -1,7 +1,8 @@
-//! The record of a job on a remote: what was, or is about to be, sent there, and the id of the job there.
+//! The record of a job on a remote: the request, and the id of the job on the remote.
 //!
-//! It is written before the remote gets a request, since a repeat with the same idempotency key must have the same body,
-//! and again when the id is known. It is written only while the job's own record exists, so nothing outlives the job.
+//! It is written before the remote gets a request, since a repeat with the same idempotency key must have the same
+//! body. It is written again when the id is known. It is written only while the job's own record exists, so it does not
+//! outlive the job.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +18,12 @@ use crate::{
     journal::{AppendError, Batch, Expect, Shared, Unavailable},
 };
 
-/// The job on a remote, as far as it is known.
+/// The known data of the job on the remote.
 #[derive(Clone, Debug)]
 pub(super) struct RemoteJobRecord {
     job: Arc<str>,
     remote: Arc<str>,
-    /// What the remote gets: only its own tasks.
+    /// The spec for the remote: only its own tasks.
     spec: Spec,
     /// The revision of the job's own record.
     revision: u64,
@@ -36,7 +37,7 @@ struct Record {
     version: u32,
     /// The timeout that the remote was given.
     timeout_ms: Option<u64>,
-    /// The job there, once it has answered.
+    /// The id of the job on the remote, after the remote has returned it.
     job_id: Option<String>,
 }
 
@@ -65,7 +66,7 @@ impl RemoteJobRecord {
         let record = durable::read::<Record>(journal, record::remote_key(job, remote)).await?.map(|(record, _)| record);
         spec.tasks.retain(|task| task.remote.as_deref() == Some(&**remote));
         spec.tasks.iter_mut().for_each(|task| task.remote = None);
-        // This node takes care of these.
+        // This node handles these itself.
         (spec.on_disconnect, spec.notify, spec.callback_url) = (OnDisconnect::Continue, None, None);
         spec.timeout_ms = record.as_ref().and_then(|record| record.timeout_ms);
         Ok(Some(Self { job: job.clone(), remote: remote.clone(), spec, revision, record }))
@@ -76,26 +77,26 @@ impl RemoteJobRecord {
         self.record.as_ref()?.job_id.as_deref()
     }
 
-    /// True once the remote may have got a request.
+    /// True if the remote may have received a request.
     pub(super) fn begun(&self) -> bool {
         self.record.is_some()
     }
 
-    /// The remote is about to get a request.
+    /// Records that the remote will get a request.
     pub(super) fn begin(&mut self, timeout: Option<Duration>) {
         let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         self.spec.timeout_ms = timeout_ms;
         self.record = Some(Record { version: VERSION, timeout_ms, job_id: None });
     }
 
-    /// The remote has answered with this job.
+    /// Records the job of the remote's response.
     pub(super) fn found(&mut self, job_id: String) {
         if let Some(record) = &mut self.record {
             record.job_id = Some(job_id);
         }
     }
 
-    /// What the remote gets.
+    /// The request body for the remote.
     pub(super) fn body(&self) -> Bytes {
         durable::encode(&self.spec)
     }

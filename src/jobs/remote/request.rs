@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Why there is no good answer.
+/// Why a request has no success response.
 #[derive(Debug)]
 pub(super) enum RequestError {
     /// The connection or the remote failed.
@@ -26,11 +26,11 @@ pub(super) enum RequestError {
     Refused { http_status: Option<u16>, detail: String },
 }
 
-/// Maximum bytes of an answer to a submission, or of a refusal.
+/// Maximum bytes of a response to a submission, or of a refusal.
 const ANSWER_MAX: usize = 64 << 10;
-/// How long the body of such an answer may take.
+/// Time limit for the body of such a response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a result may take.
+/// Time limit for a result.
 const RESULT_TIMEOUT: Duration = Duration::from_mins(5);
 /// Maximum length of the id of a job on a remote.
 const ID_MAX: usize = 128;
@@ -43,7 +43,7 @@ struct Accepted {
     job_id: String,
 }
 
-/// The parts of a problem document that are used.
+/// The used fields of a problem document.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Problem {
@@ -59,7 +59,7 @@ struct Field {
     detail: String,
 }
 
-/// Submits a job; returns its id there. The same key and body again name the same job.
+/// Submits a job; returns its id on the remote. A repeat with the same key and body returns the same job.
 pub(super) async fn submit(
     remote: &Remote,
     connections: &Connections,
@@ -81,11 +81,11 @@ pub(super) async fn submit(
     let accepted = json::from_slice::<Accepted>(&answer).ok().filter(|accepted| good_id(&accepted.job_id));
     match accepted {
         Some(Accepted { job_id }) => Ok(job_id),
-        None => Err(refused(Some(status), "its answer has no id of a job, as one of this program would have".into())),
+        None => Err(refused(Some(status), "its response has no job id; it may be another program".into())),
     }
 }
 
-/// Cancels a job, and repeats that until the remote has answered.
+/// Cancels a job, and repeats that until the remote has responded.
 pub(super) async fn cancel(remote: &Remote, job_id: &str, pause: Duration) {
     let Ok(url) = remote.url(&urls::job(job_id)) else { return };
     loop {
@@ -109,17 +109,17 @@ pub(super) async fn result(remote: &Remote, path: &str, limit: usize) -> Result<
     let response = response.await.map_err(wire)?;
     if response.status != StatusCode::OK {
         let (status, _) = answer(response).await?;
-        return Err(refused(Some(status), "the answer has no result".into()));
+        return Err(refused(Some(status), "the response has no result".into()));
     }
     let body = response.body.idle_timeout(remote.read_timeout());
     let body = Chunks::of(&response.headers, body).map_err(encoded)?;
     let late = |_| Error::IdleTimeout { after: RESULT_TIMEOUT };
     let body = timeout(RESULT_TIMEOUT, body.collect(limit)).await.unwrap_or_else(|after| Err(late(after)));
     let text = String::from_utf8(body.map_err(wire)?.to_vec()).map_err(|bad| refused(None, bad.to_string()))?;
-    RawValue::from_string(text).map_err(|bad| refused(None, format!("the result is no JSON: {bad}")))
+    RawValue::from_string(text).map_err(|bad| refused(None, format!("the result is not JSON: {bad}")))
 }
 
-/// The status and the body of a good answer.
+/// The status and the body of a success response.
 async fn answer(response: Response) -> Result<(u16, Bytes), RequestError> {
     let Response { status, headers, received, body, .. } = response;
     let late = |_| Error::IdleTimeout { after: ANSWER_TIMEOUT };
@@ -205,7 +205,7 @@ fn refused(http_status: Option<u16>, detail: String) -> RequestError {
     RequestError::Refused { http_status, detail }
 }
 
-/// The id becomes a part of URLs and of a record.
+/// True if the id can be used in URLs and in a record.
 fn good_id(id: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !id.is_empty() && id.len() <= ID_MAX && id.chars().all(good) && id != "." && id != ".."
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_could_lead_elsewhere_is_none() {
+    fn an_id_that_could_change_the_path_is_rejected() {
         assert!(good_id("01JABC-x_y.z"));
         for id in ["", ".", "..", "a/b", "a?b", "a b", "ü", &"x".repeat(129)] {
             assert!(!good_id(id), "{id}");

@@ -1,4 +1,4 @@
-//! When a failed request to a remote is repeated; pure.
+//! The retries of a failed request to a remote; pure.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use crate::upstream::{
     events::{Failure, Pace},
 };
 
-/// The retries that are left for one request.
+/// The remaining retries of one request.
 pub(super) struct Retries {
     left: u32,
     backoff: Backoff,
     failures: u32,
 }
 
-/// The longest wait that a remote may ask for.
+/// Maximum delay that a remote may request.
 const LONGEST_HINT: Duration = Duration::from_mins(5);
 
 // === impl Retries ===
@@ -25,7 +25,7 @@ impl Retries {
         Self { left: remote.max_retries(), backoff, failures: 0 }
     }
 
-    /// The delay before the next request; `None` if there is none. Waiting for a free connection uses no retry.
+    /// The delay before the next request; `None` without a next request. Waiting for a free connection uses no retry.
     pub(super) fn delay(&mut self, failure: &Failure) -> Option<Duration> {
         if !failure.is_transient() {
             return None;

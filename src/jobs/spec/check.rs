@@ -1,4 +1,4 @@
-//! From what came to what can run: every rule of a spec, each with the message that a client gets.
+//! The check of a spec: every rule, with the message for the client.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     upstream::{Remotes, Via, parse_method},
 };
 
-/// What the node allows and offers; what a spec is checked against.
+/// The limits and the offers of the node, against which a spec is checked.
 #[derive(Clone, Copy)]
 pub struct Limits<'a> {
-    /// Most tasks in one job.
+    /// Maximum number of tasks in one job.
     pub max_tasks: usize,
     /// The handlers that `run` can name.
     pub handlers: &'a Handlers,
@@ -22,19 +22,19 @@ pub struct Limits<'a> {
     pub remotes: &'a Remotes,
 }
 
-/// Longest id or name of a task in bytes.
+/// Maximum length of an id or a name of a task in bytes.
 const MAX_NAME_BYTES: usize = 255;
-/// Most repeats of a failed attempt: with the delays between them about seven minutes at most without a hint.
+/// Maximum number of repeats of a failed attempt. With the delays between them they take about seven minutes at most.
 const MAX_RETRIES: u64 = 20;
-/// Longest timeout of a task or a job: a day.
+/// Maximum timeout of a task or a job: a day.
 const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
-/// A client with ten thousand broken tasks is told of the first so many.
+/// Maximum number of mistakes in a response, also for a job with ten thousand wrong tasks.
 const MAX_ERRORS: usize = 100;
 
-/// Collects what is wrong.
+/// Collects mistakes.
 struct Errors(Vec<FieldError>);
 
-/// The place of one task in the spec, for messages.
+/// The position of one task in the spec, for messages.
 struct At<'e> {
     index: usize,
     errors: &'e mut Errors,
@@ -43,10 +43,10 @@ struct At<'e> {
 // === impl Plan ===
 
 impl Plan {
-    /// Checks a spec whole.
+    /// Checks a whole spec.
     ///
     /// # Errors
-    /// Lists what is wrong, by field, at most a hundred entries.
+    /// Lists the mistakes by field, at most a hundred entries.
     pub fn check(spec: &Spec, limits: Limits<'_>) -> Result<Self, Vec<FieldError>> {
         let mut errors = Errors(Vec::new());
         let count = spec.tasks.len();
@@ -58,8 +58,8 @@ impl Plan {
         if errors.0.is_empty() { Ok(plan) } else { Err(errors.0) }
     }
 
-    /// A plan for a spec that was checked when its job was accepted. What has changed since (a handler is gone, a limit
-    /// is lower) is no reason to drop the job.
+    /// A plan for a spec that was checked when its job was accepted. Later changes (a handler was removed, a limit is
+    /// lower) are no reason to drop the job.
     pub fn restore(spec: &Spec, handlers: &Handlers) -> Self {
         let limits = Limits { max_tasks: usize::MAX, handlers, remotes: &Remotes::default() };
         Self::lay_out(spec, limits, &mut Errors(Vec::new()))
@@ -70,7 +70,7 @@ impl Plan {
             errors.add("callbackUrl", "not supported yet; watch the job's events or use `notify`");
         }
         if spec.concurrency == Some(0) {
-            errors.add("concurrency", "must be at least 1; leave it out for no bound of the job's own");
+            errors.add("concurrency", "must be at least 1; leave it out for no limit of the job");
         }
         let timeout = errors.timeout("timeoutMs", spec.timeout_ms);
         let notify = spec.notify.as_ref().map_or_else(Vec::new, |notify| errors.notify(notify));
@@ -89,7 +89,7 @@ impl Plan {
     }
 }
 
-/// The ids that were given and, where there was none, the task's number or the next that is free.
+/// The given ids. A task without id gets its number, or the next free number.
 fn assign_ids(tasks: &[TaskSpec], errors: &mut Errors) -> Vec<String> {
     let mut used: HashSet<&str> = HashSet::with_capacity(tasks.len());
     for (index, task) in tasks.iter().enumerate() {
@@ -99,7 +99,7 @@ fn assign_ids(tasks: &[TaskSpec], errors: &mut Errors) -> Vec<String> {
             continue;
         }
         if id == "." || id == ".." {
-            at.error("id", format!("`{id}` can be no part of a URL; take another"));
+            at.error("id", format!("`{id}` cannot be a part of a URL; use another id"));
         }
         if !used.insert(id) {
             at.error("id", format!("`{id}` is the id of an earlier task; ids are unique in a job"));
@@ -112,7 +112,7 @@ fn assign_ids(tasks: &[TaskSpec], errors: &mut Errors) -> Vec<String> {
         if free(&own) {
             return own.to_string();
         }
-        // Beyond the last task's number, so that no later task's own number is taken.
+        // After the last task's number, so that no later task's own number is used.
         next = next.max(tasks.len()) + 1;
         while !free(&next) {
             next += 1;
@@ -165,7 +165,7 @@ impl At<'_> {
         self.errors.add(format!("tasks[{}]{dot}{field}", self.index), detail);
     }
 
-    /// What an id or a name must be.
+    /// Checks an id or a name.
     fn text(&mut self, field: &str, text: &str) -> bool {
         let wrong = match text.len() {
             0 => "must not be empty; leave it out to have one given".to_owned(),
@@ -229,7 +229,7 @@ impl At<'_> {
     }
 
     fn run(&mut self, task: &TaskSpec, run: &str, handlers: &Handlers) {
-        // What a remote can run only the remote knows.
+        // Only the remote knows its handlers.
         if task.remote.is_none() && handlers.get(run).is_none() {
             let known = match handlers.names() {
                 names if names.is_empty() => "this node has none".to_owned(),
@@ -265,12 +265,12 @@ impl At<'_> {
             self.error("endEvent", detail);
         }
         for (name, value) in task.headers.iter().flatten() {
-            // The message leaves the value out: it may be a secret.
+            // The message does not contain the value: it may be a secret.
             if http::HeaderName::from_bytes(name.as_bytes()).is_err() || http::HeaderValue::from_str(value).is_err() {
                 let name = name.escape_debug();
                 self.error(
                     "headers",
-                    format!("`{name}` is no header field: names are tokens, values have no line break"),
+                    format!("`{name}` is not a valid header field: names are tokens, values have no line break"),
                 );
             }
         }
@@ -289,7 +289,7 @@ impl At<'_> {
 
     fn url(&mut self, url: &str) {
         let wrong = match Url::parse(url) {
-            Err(e) => format!("`{}` is no absolute URL: {e}", url.escape_debug()),
+            Err(e) => format!("`{}` is not an absolute URL: {e}", url.escape_debug()),
             Ok(parsed) if !matches!(parsed.scheme(), "http" | "https") => {
                 format!("the scheme must be `http` or `https`, not `{}`", parsed.scheme())
             }

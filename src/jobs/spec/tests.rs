@@ -1,4 +1,4 @@
-//! What a client is told about a spec, and what becomes of a good one.
+//! The messages about wrong specs, and the plans of valid ones.
 
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ fn missing_ids_are_given_without_a_clash() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_with_their_places() {
+fn all_mistakes_are_reported_at_once_with_their_fields() {
     let body = json!({
         "tasks": [
             {"id": "a", "url": "ftp://x/", "headers": {"a b": "c"}, "method": "TRACE", "retryCount": 21, "timeoutMs": 0},
@@ -118,7 +118,7 @@ fn all_mistakes_are_told_at_once_with_their_places() {
 }
 
 #[test]
-fn messages_say_what_to_do() {
+fn messages_contain_the_remedy() {
     let unknown = detail(&json!({"tasks": [{"run": "shrink"}]}));
     assert!(unknown.contains("`shrink`") && unknown.contains("known are `Process Image`, `resize`"), "{unknown}");
     let named = detail(&json!({"tasks": [{"name": "Process Image"}]}));
@@ -158,7 +158,11 @@ fn a_task_of_a_remote_names_handlers_of_the_remote() {
     let plan = check(&json!({"tasks": [{"run": "shrink", "remote": "far"}, {"run": "resize"}]})).unwrap();
     assert_eq!((plan.tasks[0].remote.as_deref(), plan.tasks[0].name.as_str()), (Some("far"), "shrink"));
     assert_eq!(plan.tasks[1].remote, None);
-    assert_eq!(fields(&json!({"tasks": [{"url": "relative", "remote": "far"}]})), ["tasks[0].url"], "the rest holds");
+    assert_eq!(
+        fields(&json!({"tasks": [{"url": "relative", "remote": "far"}]})),
+        ["tasks[0].url"],
+        "the other rules apply"
+    );
     let unknown = detail(&json!({"tasks": [{"run": "shrink", "remote": "near"}]}));
     assert_eq!(unknown, "no remote is called `near`; there are `far`");
     let other = serde_json::from_value::<Spec>(json!({"tasks": [{"run": "resize", "remote": 1}]}));

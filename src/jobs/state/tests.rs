@@ -1,4 +1,4 @@
-//! The fold: what a history comes to, and that no history breaks it.
+//! The fold: the state after a history, and the robustness against any history.
 
 use proptest::prelude::*;
 use serde_json::value::RawValue;
@@ -141,7 +141,7 @@ fn nothing_changes_after_the_end_or_by_another_job() {
     assert_eq!(state.snapshot(), before);
 }
 
-/// What one task may go through: `start`, progress and retries, an end; or an end alone.
+/// A possible history of one task: `start`, progress and retries, an end; or an end alone.
 fn task_history(task: usize) -> impl Strategy<Value = Vec<Fact>> {
     let step = prop_oneof![any::<f64>().prop_map(Some), Just(None)];
     (any::<bool>(), proptest::collection::vec(step, 0..6), any::<bool>()).prop_map(move |(begun, steps, well)| {
@@ -163,7 +163,7 @@ fn task_history(task: usize) -> impl Strategy<Value = Vec<Fact>> {
     })
 }
 
-/// The histories of all tasks in some order, with what follows each end and the job's end.
+/// The histories of all tasks in some order, with the events after each end and the job's end.
 fn job_history() -> impl Strategy<Value = (usize, Vec<Fact>)> {
     let tasks = (1usize..6).prop_flat_map(|count| (0..count).map(task_history).collect::<Vec<_>>());
     (tasks, proptest::collection::vec(any::<proptest::sample::Index>(), 64)).prop_map(|(tasks, picks)| {
@@ -203,10 +203,10 @@ proptest! {
         let mut state = state(tasks);
         let mut last = 0.0;
         for (n, fact) in (1..).zip(facts) {
-            // As a reader would: through the text of the topic.
+            // Through the text of the topic, as a reader gets it.
             let event = event(n, fact);
             let read = JobEvent::decode(event.fact.name(), &event.encode());
-            // JSON has no NaN and no infinity; such a report never leaves the engine.
+            // JSON has no NaN and no infinity; the engine does not write such a report.
             let Ok(read) = read else { continue };
             state.apply(&read, Some(Position { epoch: 1, offset: n }));
             check(&state)?;
@@ -217,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn no_sequence_whatever_breaks_the_fold(picks in proptest::collection::vec((0usize..7, 0usize..4, any::<f64>()), 0..60)) {
+    fn no_sequence_breaks_the_fold(picks in proptest::collection::vec((0usize..7, 0usize..4, any::<f64>()), 0..60)) {
         let mut state = state(3);
         for (kind, task, value) in picks {
             let fact = match kind {

@@ -1,4 +1,4 @@
-//! A job as the API shows it.
+//! A job in the form of the API.
 
 use std::sync::Arc;
 
@@ -22,31 +22,31 @@ pub struct Summary {
     /// The job.
     #[schema(value_type = String)]
     pub job_id: Arc<str>,
-    /// How far it is.
+    /// Status of the job.
     pub status: Status,
-    /// Who submitted it.
+    /// The user that submitted it.
     pub user: Option<String>,
-    /// When it was accepted, in Unix milliseconds.
+    /// Time of acceptance in Unix milliseconds.
     pub created_at: u64,
-    /// When its first task began.
+    /// Start of its first task.
     pub started_at: Option<u64>,
-    /// When it ended.
+    /// End of the job.
     pub ended_at: Option<u64>,
-    /// From acceptance to the end.
+    /// Milliseconds from acceptance to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
-    /// All tasks.
+    /// Number of tasks.
     pub total_tasks: usize,
-    /// Those with a result.
+    /// Number of tasks with a result.
     pub success_count: usize,
-    /// Those that failed.
+    /// Number of failed tasks.
     pub error_count: usize,
     /// Finished tasks in percent.
     pub progress: f64,
-    /// Where its last event stands; `null` before the first.
+    /// Position of its last event; `null` before the first one.
     #[schema(value_type = Option<String>)]
     pub last_event_id: Option<Position>,
-    /// Its events as a stream.
+    /// URL of its event stream.
     pub events_url: String,
     /// The job whose failed tasks this one repeats.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,31 +79,31 @@ pub struct TaskView {
     /// Its id.
     #[schema(value_type = String)]
     pub task_id: Arc<str>,
-    /// What people call it.
+    /// Name of the task for people.
     #[schema(value_type = String)]
     pub task_name: Box<str>,
-    /// Where it runs: `local`, or the name of a remote.
+    /// Origin of its events: `local`, or the name of a remote.
     #[schema(value_type = String)]
     pub source: Arc<str>,
-    /// How far it is.
+    /// Status of the task.
     pub status: TaskStatus,
-    /// Attempts so far; while it retries, the one that will follow counts.
+    /// Number of attempts; while the task waits for a retry, that retry is included.
     pub attempts: u32,
     /// 0 to 100.
     pub progress: f64,
-    /// Why it failed.
+    /// The reason of a failure, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The same for programs.
+    /// The reason of a failure, for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// From the start of its first attempt to the end of its last.
+    /// Milliseconds from the start of its first attempt to the end of its last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
     /// Size of a result that was too large for an event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_bytes: Option<u64>,
-    /// Where its result is to be had.
+    /// URL of its result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_url: Option<String>,
 }
@@ -111,7 +111,7 @@ pub struct TaskView {
 // === impl JobState ===
 
 impl JobState {
-    /// The job as a list shows it.
+    /// The job in the form of a list.
     pub fn summary(&self) -> Summary {
         Summary {
             job_id: self.job_id.clone(),

@@ -20,7 +20,7 @@ fn tasks(run: &str, count: usize) -> Value {
 }
 
 #[actix_rt::test]
-async fn more_tasks_than_the_node_takes_are_refused_until_some_jobs_end() {
+async fn more_tasks_than_the_node_accepts_are_refused_until_some_jobs_end() {
     let config = Config { max_running_tasks: 5, ..Config::default() };
     let rig = Setup { config, ..Setup::usual() }.start();
     let first = rig.submit(tasks("hang", 3)).await;
@@ -34,7 +34,7 @@ async fn more_tasks_than_the_node_takes_are_refused_until_some_jobs_end() {
 }
 
 #[actix_rt::test]
-async fn tasks_of_older_jobs_are_read_back_when_they_are_asked_for() {
+async fn tasks_of_older_jobs_are_read_back_on_request() {
     let config = Config { max_kept_tasks: 3, max_result_bytes: 1000, ..Config::default() };
     let setup = Setup { config, ..Setup::usual() };
     let rig = setup.with("fail", |_| async { Err(crate::jobs::handler::TaskError::fatal("bad", "bad luck")) }).start();
@@ -60,7 +60,7 @@ async fn tasks_of_older_jobs_are_read_back_when_they_are_asked_for() {
 }
 
 #[actix_rt::test]
-async fn answers_wait_for_room_until_those_before_them_are_in_the_journal() {
+async fn responses_wait_for_memory_until_earlier_ones_are_in_the_journal() {
     const ANSWER: usize = 4 << 20;
     pause();
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -79,13 +79,13 @@ async fn answers_wait_for_room_until_those_before_them_are_in_the_journal() {
         })
         .start();
     assert_eq!(rig.run(tasks("large", 12)).await.verdict(), ("completed".into(), 12, 0));
-    assert_eq!(most.load(Relaxed), 2, "24 MiB are for large answers, and each counts three times");
+    assert_eq!(most.load(Relaxed), 2, "24 MiB are for large responses, and each counts three times");
     assert_eq!(memory.figures().map(|(_, part)| part.held), [0; 4]);
 }
 
 #[actix_rt::test]
-async fn results_that_find_no_room_are_referred_to() {
-    // A quarter of this budget is for kept results.
+async fn results_without_room_are_referenced_by_url() {
+    // A quarter of this budget is for held results.
     let config = Config { max_memory_bytes: 4000, ..Config::default() };
     let rig = Setup { config, ..Setup::usual() }.start();
     let spec = |text: &str| json!({ "tasks": vec![json!({ "run": "echo", "input": text }); 4] });
@@ -95,5 +95,5 @@ async fn results_that_find_no_room_are_referred_to() {
     assert_eq!(whole, 2, "{results}");
     assert!(results.as_object().unwrap().values().any(|result| result["resultUrl"].is_string()), "{results}");
     let history = rig.run(spec("y")).await;
-    assert_eq!(history.one("aggregated_result", "")["results"]["1"], "y", "the room is there again");
+    assert_eq!(history.one("aggregated_result", "")["results"]["1"], "y", "the memory is free again");
 }

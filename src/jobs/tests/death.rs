@@ -16,14 +16,14 @@ struct Bomb;
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        assert!(std::thread::panicking(), "it fails on purpose");
+        assert!(std::thread::panicking(), "the test requested this panic");
     }
 }
 
 #[actix_rt::test]
 async fn an_engine_that_panics_ends_the_node() {
     let supervisor = Supervisor::default();
-    let rig = Setup { supervisor: supervisor.clone(), ..Setup::usual() }.start_apart();
+    let rig = Setup { supervisor: supervisor.clone(), ..Setup::usual() }.start_on_threads();
     let job = submission(json!({"tasks": [{"run": "echo"}]}));
     rig.jobs.submit(Submission { quota_guard: Some(Arc::new(Bomb)), ..job }).await.unwrap();
     let failed = timeout(Duration::from_secs(60), supervisor.failure()).await.expect("it is noticed");
@@ -35,7 +35,7 @@ async fn an_engine_that_panics_ends_the_node() {
 #[actix_rt::test]
 async fn an_engine_that_ends_in_order_ends_no_node() {
     let supervisor = Supervisor::default();
-    let rig = Setup { supervisor: supervisor.clone(), ..Setup::usual() }.start_apart();
+    let rig = Setup { supervisor: supervisor.clone(), ..Setup::usual() }.start_on_threads();
     rig.run(json!({"tasks": [{"run": "echo"}]})).await;
     rig.crash().await;
     assert_eq!(supervisor.trouble(), None);

@@ -15,7 +15,7 @@ use super::rig::{Rig, Setup, good, submission};
 use crate::jobs::{Error, Status, SubmitError, handler::TaskError};
 
 #[actix_rt::test]
-async fn the_first_error_ends_a_job_that_is_to_fail_fast() {
+async fn the_first_error_ends_a_job_with_fail_fast() {
     pause();
     let setup = Setup::usual().with("fail", |_| async {
         sleep(Duration::from_millis(50)).await;
@@ -38,7 +38,7 @@ async fn the_first_error_ends_a_job_that_is_to_fail_fast() {
 }
 
 #[actix_rt::test]
-async fn a_cancelled_job_stops_what_runs_and_says_so() {
+async fn a_cancelled_job_stops_its_tasks_and_has_the_status_cancelled() {
     pause();
     let setup = Setup::usual().with("deaf", |_| std::future::pending());
     let rig = setup.start();
@@ -51,12 +51,12 @@ async fn a_cancelled_job_stops_what_runs_and_says_so() {
     rig.until(&id, |events| events.iter().filter(|e| e.name() == "task_start").count() == 4).await;
     let begun = Instant::now();
     rig.jobs.cancel(&id).await.unwrap();
-    rig.jobs.cancel(&id).await.expect("cancelling twice is once");
+    rig.jobs.cancel(&id).await.expect("a second cancel succeeds");
     let history = rig.ended(&id).await;
     assert_eq!(history.verdict(), ("cancelled".into(), 1, 4));
     assert!(history.all("error").iter().all(|e| e["code"] == "cancelled"));
     let took = begun.elapsed();
-    assert!((2..3).contains(&took.as_secs()), "the deaf one had its grace and no more: {took:?}");
+    assert!((2..3).contains(&took.as_secs()), "the task without reaction had its grace and no more: {took:?}");
     let live = rig.snapshot(&id).await;
     assert_eq!(Rig::refold(&live, &history), live);
     rig.jobs.cancel(&id).await.expect("it is cancelled");
@@ -64,7 +64,7 @@ async fn a_cancelled_job_stops_what_runs_and_says_so() {
 }
 
 #[actix_rt::test]
-async fn what_ended_otherwise_cannot_be_cancelled() {
+async fn an_ended_job_cannot_be_cancelled() {
     let rig = Setup::usual().start();
     let id = rig.submit(json!({"tasks": [{"run": "echo"}]})).await;
     rig.ended(&id).await;
@@ -110,7 +110,7 @@ async fn results_that_arrive_in_the_grace_count() {
 }
 
 #[actix_rt::test]
-async fn a_dropped_attempt_tells_what_it_left_behind() {
+async fn reports_after_the_end_of_an_attempt_are_ignored() {
     pause();
     let stopped = Arc::new(AtomicUsize::new(0));
     let setup = Setup::usual().with("leaves", {
@@ -120,7 +120,7 @@ async fn a_dropped_attempt_tells_what_it_left_behind() {
             async move {
                 actix_rt::spawn(async move {
                     task.cancel.cancelled().await;
-                    // Nobody listens any more; this must neither hang nor appear.
+                    // The engine does not listen any more; this must neither block nor appear in the history.
                     task.progress.report(50.0, None).await;
                     stopped.fetch_add(1, Ordering::SeqCst);
                 });

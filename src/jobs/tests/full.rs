@@ -26,15 +26,15 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// A memory journal that answers appends of events with errors as long as it has some.
+/// A memory journal that fails appends of events as long as it has errors.
 pub struct Faulty {
     pub inner: Arc<Memory>,
     pub errors: Mutex<VecDeque<AppendError>>,
-    /// What it says of itself.
+    /// The value of `durable`.
     pub durable: bool,
-    /// So many more writes, then it is closed.
+    /// Number of writes until it is closed.
     pub writes: AtomicUsize,
-    /// So many scans fail at first.
+    /// Number of scans that fail at first.
     pub failing_keys: AtomicUsize,
     /// Records whose key contains this are damaged.
     pub damaged: Option<String>,
@@ -190,7 +190,7 @@ async fn jobs_end_when_the_journal_is_closed_or_fails_for_too_long() {
 }
 
 #[actix_rt::test]
-async fn an_event_that_the_journal_refuses_holds_up_no_other() {
+async fn an_event_that_the_journal_rejects_delays_no_other() {
     let invalid = AppendError::Invalid { index: 0, reason: event::Invalid::NoTopic };
     let rig = Setup::usual().faulty([invalid]).start();
     let history = rig.run(echo()).await;
@@ -199,7 +199,7 @@ async fn an_event_that_the_journal_refuses_holds_up_no_other() {
 }
 
 #[actix_rt::test]
-async fn a_job_whose_results_have_no_room_comes_to_its_end_and_the_node_recovers() {
+async fn a_job_whose_results_have_no_room_ends_and_the_node_recovers() {
     pause();
     let setup = Setup::usual().with("make", |task| async move {
         task.progress.report(1.0, None).await;
@@ -214,14 +214,14 @@ async fn a_job_whose_results_have_no_room_comes_to_its_end_and_the_node_recovers
     let (status, good, bad) = history.verdict();
     assert!(status == "partial" && (10..30).contains(&good) && good + bad == 100, "{status} {good} {bad}");
     assert!(history.all("error").iter().all(|error| error["code"] == "no_room"));
-    // It leaves before its time, and the node takes jobs again.
+    // It is deleted early, and the node accepts jobs again.
     sleep(Duration::from_secs(3)).await;
     assert_eq!(rig.run(echo()).await.verdict().0, "completed");
     assert!(rig.jobs.get(&id).await.is_err());
 }
 
 #[actix_rt::test]
-async fn no_job_is_let_in_while_unfinished_ones_fill_the_journal() {
+async fn no_job_is_accepted_while_unfinished_ones_fill_the_journal() {
     let journal = journal::Config { max_bytes: 4 << 20, ..journal::Config::default() };
     let rig = Setup { journal, ..Setup::usual() }.start();
     let large = json!({"tasks": [{"run": "hang", "input": "x".repeat(3 << 20)}]});

@@ -21,7 +21,7 @@ fn retries() -> Setup {
 }
 
 #[actix_rt::test]
-async fn a_job_tells_its_whole_life_in_order() {
+async fn the_history_of_a_job_is_complete_and_in_order() {
     let rig = Setup::usual().start();
     let id = rig
         .submit(json!({"tasks": [
@@ -47,7 +47,7 @@ async fn a_job_tells_its_whole_life_in_order() {
     assert_eq!(history.verdict(), ("completed".into(), 2, 0));
     assert!(history.0.iter().all(|event| event.data_value()["timestamp"].is_u64()));
     let live = rig.snapshot(&id).await;
-    assert_eq!(Rig::refold(&live, &history), live, "the history tells what the node knows");
+    assert_eq!(Rig::refold(&live, &history), live, "the history contains the state of the node");
     assert_eq!(live.summary.last_event_id, history.0.last().map(|event| event.position));
 }
 
@@ -128,7 +128,7 @@ async fn an_attempt_that_takes_too_long_is_an_error() {
     assert_eq!((&a["code"], &a["attempts"]), (&json!("timeout"), &json!(1)));
     assert!((500..600).contains(&a["durationMs"].as_u64().unwrap()), "{a}");
     assert_eq!(history.names("b"), ["task_start", "task_retry", "error"]);
-    // Without a timeout of its own the node's default counts.
+    // Without its own timeout the node's default applies.
     assert!(history.one("error", "c")["durationMs"].as_u64().unwrap() >= 300_000);
 }
 
@@ -149,7 +149,7 @@ async fn a_panic_is_the_error_of_its_task_alone() {
     assert_eq!((&error["code"], &error["attempts"]), (&json!("panic"), &json!(1)));
     assert!(error["error"].as_str().unwrap().contains("kaboom 7"), "{error}");
     assert_eq!(history.verdict(), ("partial".into(), 1, 1));
-    assert_eq!(rig.run(json!({"tasks": [{"run": "bomb"}]})).await.verdict().0, "completed", "the node lives on");
+    assert_eq!(rig.run(json!({"tasks": [{"run": "bomb"}]})).await.verdict().0, "completed", "the node continues");
 }
 
 #[actix_rt::test]
@@ -179,7 +179,7 @@ async fn progress_is_thinned_out_but_forwarded_data_is_not() {
     let values: Vec<_> = progress.iter().map(|p| p["progress"].as_f64().unwrap()).collect();
     assert!(values.is_sorted() && values[0] < 1.0 && values.last() == Some(&100.0), "{values:?}");
     let names = history.names("a");
-    assert_eq!(names.last(), Some(&"task_complete"), "nothing follows the end");
+    assert_eq!(names.last(), Some(&"task_complete"), "no event follows the end");
 }
 
 #[actix_rt::test]

@@ -1,4 +1,4 @@
-//! Jobs across an end of the node: with a word and without one.
+//! Jobs across a stop and a crash of the node.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::{
     topic::Topic,
 };
 
+mod continues;
+mod deleted;
 mod ends;
-mod goes_on;
-mod keeps;
-mod leaves;
 mod stops;
+mod stored;
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
@@ -33,18 +33,18 @@ fn stuck(journal: &Arc<Memory>) -> Rig {
     setup.with("fail", |_| async { Err(TaskError::fatal("bad", "bad luck")) }).on(journal).start()
 }
 
-/// A node on which `work` answers with the number of its attempt.
+/// A node on which `work` returns the number of its attempt.
 fn well(journal: &Arc<Memory>) -> Rig {
     let setup = Setup::usual().with("work", |task| async move { good(json!(task.attempt)) });
     setup.with("fail", |_| async { Err(TaskError::fatal("bad", "bad luck")) }).on(journal).start()
 }
 
-/// Waits until so many events of a name are in the history.
+/// Waits until the history has this number of events with this name.
 async fn has(rig: &Rig, id: &str, name: &str, count: usize) {
     rig.until(id, |events| events.iter().filter(|event| event.name() == name).count() >= count).await;
 }
 
-/// What a reader may rely on, whatever happened to the node.
+/// The guarantees for readers after any end of the node.
 fn coherent(history: &History) {
     let tasks: Vec<String> = {
         let mut ids: Vec<_> =
@@ -71,7 +71,7 @@ fn coherent(history: &History) {
     assert_eq!(history.0.last().map(|event| event.name()), Some("complete"));
 }
 
-/// Copies a job into another journal: its first events alone, with changes to its record and its events.
+/// Copies a job into another journal: only its first events, with changes to its record and its events.
 struct Copy<'a> {
     from: &'a Memory,
     id: &'a str,
@@ -127,6 +127,6 @@ fn shift(value: &mut Value, field: &str, by: i64) {
     value[field] = json!(ms.saturating_add_signed(by));
 }
 
-async fn settle() {
+async fn run_all_tasks() {
     sleep(std::time::Duration::from_secs(3)).await;
 }

@@ -54,7 +54,7 @@ fn deps(durable: bool) -> Deps {
     Deps { remotes, ..Deps::new(Arc::new(journal), &limits, handlers, Arc::new(Nothing)) }
 }
 
-/// `a` and `b` on one remote, `c` on another, `d` here.
+/// `a` and `b` on one remote, `c` on another, `d` on this node.
 fn four() -> Value {
     let task = |id: &str, remote: Option<&str>| json!({ "id": id, "run": "local", "remote": remote });
     json!({ "tasks": [task("a", Some("far")), task("b", Some("far")), task("c", Some("other")), task("d", None)] })
@@ -112,7 +112,7 @@ impl Pure {
         pure
     }
 
-    /// The node ended after so many events, and starts again.
+    /// The node ended after this number of events, and starts again.
     fn again(&self, events: usize) -> Self {
         let engine = Engine::new(Config::default(), &self.deps);
         let events = self.events[..events].to_vec();
@@ -120,12 +120,12 @@ impl Pure {
         let (attempts, remote_tasks) = (Vec::new(), Vec::new());
         let mut pure = Self { engine, now: self.now, spec, deps, events, attempts, remote_tasks, stopped: false };
         let bounds = ResultBounds::new(&Config::default(), pure.deps.max_event_bytes);
-        let mut past = StoredJob::new(pure.record(), 0, &pure.deps.handlers, bounds).unwrap();
+        let mut stored = StoredJob::new(pure.record(), 0, &pure.deps.handlers, bounds).unwrap();
         for (offset, (name, data)) in (1..).zip(&pure.events) {
             let event = JobEvent::decode(name, &data.to_string()).unwrap();
-            past.take(&event, 0, Position { epoch: 1, offset });
+            stored.take(&event, 0, Position { epoch: 1, offset });
         }
-        pure.engine.restore(past, pure.now);
+        pure.engine.restore(stored, pure.now);
         pure.turn();
         pure
     }
@@ -169,7 +169,7 @@ impl Pure {
         }
     }
 
-    /// Names and, of task events, sources.
+    /// Names of the events and, for task events, sources.
     fn lines(&self) -> Vec<String> {
         let line = |(name, data): &(String, Value)| {
             let task = data["taskId"].as_str().map_or_else(String::new, |id| format!(" {id}@{}", data["source"]));
@@ -178,7 +178,7 @@ impl Pure {
         self.events.iter().map(line).collect()
     }
 
-    /// What does not hang on the clock.
+    /// The events without times.
     fn timeless(&self) -> Vec<(String, Value)> {
         let mut events = self.events.clone();
         for (_, data) in &mut events {
@@ -203,7 +203,7 @@ fn remote_tasks_are_handed_over_by_remote_and_take_no_slot() {
 }
 
 #[test]
-fn what_a_remote_tells_becomes_the_jobs_history() {
+fn the_reports_of_a_remote_become_the_history_of_the_job() {
     let mut pure = Pure::new(&four(), false);
     pure.send(3, ReportBody::Remote(done(&json!(9))));
     for report in [RemoteReport::Started, progress(30.0, None), progress(20.0, None), retry(2), progress(5.0, None)] {
@@ -213,7 +213,7 @@ fn what_a_remote_tells_becomes_the_jobs_history() {
     for late in [RemoteReport::Started, progress(99.0, None), retry(3), done(&json!(2)), failed("late")] {
         pure.report(0, late);
     }
-    // Ended before it began.
+    // It ended before it began.
     pure.report(1, failed("cancelled"));
     pure.report(2, RemoteReport::Started);
     pure.report(2, failed("exit_status"));
@@ -231,15 +231,15 @@ fn what_a_remote_tells_becomes_the_jobs_history() {
         "error c@other",
         "progress",
     ];
-    assert_eq!(pure.lines(), expected, "a local task does not listen to a remote, and an end is an end");
+    assert_eq!(pure.lines(), expected, "a local task ignores reports of a remote, and nothing follows an end");
     assert_eq!(pure.events[5].1["attempts"], 2);
     assert_eq!(pure.events[7].1["retryable"], true);
     assert!(pure.events.iter().all(|(_, data)| data["source"].is_string()));
 }
 
-/// The remote tells its whole story once more after each restart of this node, wherever the history broke off.
+/// The remote repeats all its reports after each restart of this node, for any end of the history.
 #[test]
-fn a_story_that_is_told_again_is_told_on() {
+fn repeated_reports_continue_the_history() {
     let story: [(u32, fn() -> RemoteReport); 12] = [
         (0, || RemoteReport::Started),
         (0, || progress(10.0, None)),
@@ -267,7 +267,7 @@ fn a_story_that_is_told_again_is_told_on() {
         let mut pure = whole.again(cut);
         let open = pure.remote_tasks.iter().flat_map(|group| &group.tasks).count();
         let ended = whole.events[..cut].iter().filter(|(name, _)| name == "task_complete" || name == "error").count();
-        assert_eq!(open, 3 - ended, "only what has not ended is followed");
+        assert_eq!(open, 3 - ended, "only open tasks are followed");
         for (task, report) in &story {
             pure.report(*task, report());
         }
@@ -276,7 +276,7 @@ fn a_story_that_is_told_again_is_told_on() {
     }
 }
 
-/// What each task and the job were told of: `progress` of the job may stand elsewhere after a cut.
+/// The events of each task and of the job: `progress` of the job may be at another position after a cut.
 fn sorted(pure: &Pure) -> Vec<(String, Vec<Value>)> {
     let of = |task: Value| {
         let events = pure.timeless().into_iter().filter(|(name, data)| data["taskId"] == task && name != "progress");
@@ -286,7 +286,7 @@ fn sorted(pure: &Pure) -> Vec<(String, Vec<Value>)> {
 }
 
 #[test]
-fn a_restart_asks_nothing_of_a_remote_task_and_spends_nothing() {
+fn a_restart_changes_nothing_for_a_remote_task() {
     let mut pure = Pure::new(&single(), true);
     pure.report(0, RemoteReport::Started);
     for _ in 0..5 {
@@ -294,7 +294,7 @@ fn a_restart_asks_nothing_of_a_remote_task_and_spends_nothing() {
         assert_eq!(pure.remote_tasks.len(), 1);
         assert!(pure.attempts.is_empty());
     }
-    assert_eq!(pure.lines(), ["task_start a@far"], "not a word");
+    assert_eq!(pure.lines(), ["task_start a@far"], "no event is added");
     pure.report(0, done(&json!(1)));
     assert_eq!(pure.lines().last().map(String::as_str), Some("complete"));
 }
@@ -304,14 +304,14 @@ fn tokens(pure: &Pure) -> Vec<(bool, bool)> {
 }
 
 #[test]
-fn a_cancel_is_for_the_remote_and_a_suspension_is_not() {
+fn a_cancel_reaches_the_remote_and_a_suspension_does_not() {
     let mut pure = Pure::new(&four(), true);
     pure.engine.cancel("J").unwrap();
     pure.turn();
     assert_eq!(tokens(&pure), [(true, false); 2]);
     pure.report(0, failed("whatever"));
     let error = pure.events.iter().find(|(name, data)| name == "error" && data["taskId"] == "a").unwrap();
-    assert_eq!(error.1["code"], "cancelled", "the ending is why");
+    assert_eq!(error.1["code"], "cancelled", "the reason is the ending");
 
     let mut pure = Pure::new(&four(), true);
     pure.report(0, RemoteReport::Started);
@@ -319,7 +319,7 @@ fn a_cancel_is_for_the_remote_and_a_suspension_is_not() {
     pure.engine.stop(Duration::ZERO, pure.now);
     pure.turn();
     assert_eq!(tokens(&pure), [(false, true); 2]);
-    assert_eq!(pure.lines().len(), before, "not a word of remote tasks");
+    assert_eq!(pure.lines().len(), before, "no event of remote tasks");
 
     let mut pure = Pure::new(&single(), false);
     pure.engine.stop(Duration::ZERO, pure.now);
@@ -333,14 +333,14 @@ fn a_cancel_is_for_the_remote_and_a_suspension_is_not() {
 }
 
 #[test]
-fn an_ending_that_a_restart_finds_is_for_the_remote() {
+fn an_ending_that_a_restart_finds_reaches_the_remote() {
     let mut pure = Pure::new(&json!({ "failFast": true, "tasks": four()["tasks"] }), true);
     pure.report(2, RemoteReport::Started);
     pure.report(2, failed("exit_status"));
     let position = pure.events.iter().position(|(name, _)| name == "error").unwrap();
     let again = pure.again(position + 1);
-    assert_eq!(tokens(&again), [(true, false)], "`far` is told; `other` has nothing left");
-    // A remote that has cancelled a task of its own accord ends no more than that task.
+    assert_eq!(tokens(&again), [(true, false)], "`far` is cancelled; `other` has no open task");
+    // A remote that has cancelled a task for its own reasons ends only that task.
     let mut pure = Pure::new(&four(), true);
     pure.report(2, failed("cancelled"));
     let again = pure.again(pure.events.len());
@@ -348,7 +348,7 @@ fn an_ending_that_a_restart_finds_is_for_the_remote() {
 }
 
 #[test]
-fn a_flood_is_bounded_and_a_steady_drip_is_not() {
+fn a_flood_is_bounded_and_slow_reports_are_not() {
     let count = |pure: &Pure| pure.lines().iter().filter(|line| line.starts_with("task_progress")).count();
     let mut pure = Pure::new(&single(), false);
     pure.report(0, RemoteReport::Started);
@@ -356,12 +356,16 @@ fn a_flood_is_bounded_and_a_steady_drip_is_not() {
     for _ in 0..200 {
         pure.report(0, progress(1.0, Some(json!("x".repeat(100_000)))));
     }
-    assert_eq!(count(&pure), most / 100_002 + 1, "data up to `max_response_bytes`, and that the rest is left out");
+    assert_eq!(
+        count(&pure),
+        most / 100_002 + 1,
+        "data up to `max_response_bytes`, and the message that the rest is left out"
+    );
     for n in 0..100 {
         pure.now += Duration::from_millis(100);
         pure.report(0, progress(f64::from(n), None));
     }
-    assert_eq!(count(&pure), most / 100_002 + 1 + 99, "what comes at its pace is told, but that it fell from 1 to 0");
+    assert_eq!(count(&pure), most / 100_002 + 1 + 99, "slow reports become events, except for the drop from 1 to 0");
     for attempt in 2..100_000 {
         pure.report(0, retry(attempt));
     }

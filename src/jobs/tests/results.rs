@@ -1,4 +1,4 @@
-//! Results: inline, by URL, and all of them together.
+//! Results: inline, by URL, and all results together.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn sized() -> Setup {
 }
 
 #[actix_rt::test]
-async fn a_large_result_is_had_by_its_url() {
+async fn a_large_result_is_read_by_its_url() {
     let rig = sized().start();
     let id = rig
         .submit(json!({"tasks": [
@@ -57,7 +57,7 @@ async fn a_large_result_is_had_by_its_url() {
 }
 
 #[actix_rt::test]
-async fn results_that_do_not_fit_together_are_referred_to_and_stay_to_be_had() {
+async fn results_that_do_not_fit_together_are_referenced_by_url() {
     let journal = journal::Config { max_event_bytes: 16 << 10, ..journal::Config::default() };
     let setup = Setup { journal, ..sized() };
     let rig = setup.start();

@@ -1,4 +1,4 @@
-//! What the tests of jobs share: a node's jobs with handlers made of closures, and a reader of histories.
+//! Shared parts of the tests of jobs: a node's jobs with handlers made of closures, and a reader of histories.
 
 use std::{
     collections::VecDeque,
@@ -28,11 +28,11 @@ use crate::{
     topic::Topic,
 };
 
-/// Jobs with a memory journal, on the test's own thread, so that the test can hold the clock.
+/// Jobs with a memory journal, on the test's own thread, so that the test can control the clock.
 pub struct Rig {
     pub jobs: Handle,
     pub journal: Arc<journal::Memory>,
-    /// What the parts of the node share.
+    /// The shared parts of the node.
     alive: Weak<Faulty>,
 }
 
@@ -42,22 +42,22 @@ pub struct Setup {
     pub config: Config,
     pub journal: journal::Config,
     pub handlers: Handlers,
-    /// What the journal answers to the first appends of events.
+    /// Errors of the first appends of events.
     pub errors: VecDeque<AppendError>,
-    /// The journal outlives this node: the one that an earlier one left behind, or a new one.
+    /// A journal that outlives this node: that of an earlier node, or a new one.
     pub durable: Option<Arc<journal::Memory>>,
-    /// So many scans of the journal fail at first.
+    /// Number of scans of the journal that fail at first.
     pub failing_keys: usize,
     /// Records whose key contains this are damaged.
     pub damaged: Option<String>,
     /// The memory budget, if it differs from the default.
     pub memory: Option<Memory>,
     pub supervisor: Supervisor,
-    /// That of the system unless it is set.
+    /// The clock; default is the system's clock.
     pub clock: Option<Clock>,
 }
 
-/// Some tests hold the clock and let minutes pass.
+/// Some tests control the clock and let minutes pass.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 type Outcome = Result<Output, TaskError>;
@@ -65,7 +65,7 @@ type Outcome = Result<Output, TaskError>;
 struct Closure<F>(F);
 
 /// The outcome of a test's task.
-#[expect(clippy::unnecessary_wraps, reason = "it is what handlers return")]
+#[expect(clippy::unnecessary_wraps, reason = "handlers return a result")]
 pub fn good(result: impl Into<Json>) -> Outcome {
     Ok(Output::from(result.into()))
 }
@@ -90,7 +90,7 @@ impl Setup {
         self
     }
 
-    /// Handlers that most tests need: `echo` gives its input back, `hang` never ends but heeds its token.
+    /// Handlers that most tests need: `echo` returns its input, `hang` runs until its token fires.
     pub fn usual() -> Self {
         Self::default().with("echo", |task| async move { good(task.input) }).with("hang", |task| async move {
             task.cancel.cancelled().await;
@@ -98,18 +98,18 @@ impl Setup {
         })
     }
 
-    /// Lets the journal fail at first.
+    /// Makes the first appends of the journal fail.
     pub fn faulty(mut self, errors: impl IntoIterator<Item = AppendError>) -> Self {
         self.errors.extend(errors);
         self
     }
 
-    /// Lets the journal not be read at first.
+    /// Makes the first reads of the journal fail.
     pub fn unreadable(self, failing_keys: usize) -> Self {
         Self { failing_keys, ..self }
     }
 
-    /// On a journal that outlives the node.
+    /// Uses a journal that outlives the node.
     pub fn on(self, journal: &Arc<journal::Memory>) -> Self {
         Self { durable: Some(journal.clone()), ..self }
     }
@@ -118,8 +118,8 @@ impl Setup {
         self.start_by(start_here)
     }
 
-    /// As a node does it: on threads of their own.
-    pub fn start_apart(self) -> Rig {
+    /// Starts the jobs as a node does: on threads of their own.
+    pub fn start_on_threads(self) -> Rig {
         self.start_by(start)
     }
 
@@ -155,7 +155,7 @@ where
 // === impl Rig ===
 
 impl Rig {
-    /// The node ends without a word; what it did not write is lost.
+    /// The node crashes; unwritten data is lost.
     pub async fn crash(self) {
         let Self { jobs, alive, .. } = self;
         drop(jobs);
@@ -167,12 +167,12 @@ impl Rig {
         timeout(PATIENCE, gone).await.expect("the node ends");
     }
 
-    /// Submits and answers the id.
+    /// Submits a job and returns its id.
     pub async fn submit(&self, spec: Value) -> String {
         self.jobs.submit(submission(spec)).await.expect("the job is accepted").job_id
     }
 
-    /// Submits and waits for the whole history.
+    /// Submits a job and waits for its whole history.
     pub async fn run(&self, spec: Value) -> History {
         let id = self.submit(spec).await;
         self.ended(&id).await
@@ -183,7 +183,7 @@ impl Rig {
         self.until(id, |history| history.last().is_some_and(|event| event.name() == "complete")).await
     }
 
-    /// Waits until the history is as wanted.
+    /// Waits until the history satisfies the condition.
     pub async fn until(&self, id: &str, wanted: impl Fn(&[SharedEvent]) -> bool) -> History {
         let mut head = self.journal.watch_head();
         let wait = async {
@@ -193,10 +193,10 @@ impl Rig {
                 if wanted(&events) {
                     return History(events);
                 }
-                head.changed().await.expect("the journal lives");
+                head.changed().await.expect("the journal is open");
             }
         };
-        timeout(PATIENCE, wait).await.expect("the history comes to what is wanted")
+        timeout(PATIENCE, wait).await.expect("the history satisfies the condition")
     }
 
     /// All events of a topic.
@@ -219,7 +219,7 @@ impl Rig {
         }
     }
 
-    /// The snapshot, once it shows the end.
+    /// The snapshot after the end.
     pub async fn snapshot(&self, id: &str) -> Snapshot {
         loop {
             let snapshot = self.jobs.get(id).await.expect("the job is known");
@@ -230,7 +230,7 @@ impl Rig {
         }
     }
 
-    /// Folds a history as a reader would, beginning with what the snapshot says of the spec.
+    /// Folds a history as a reader does, beginning with the spec's data in the snapshot.
     pub fn refold(snapshot: &Snapshot, history: &History) -> Snapshot {
         let tasks = snapshot.tasks.iter().map(|task| TaskOrigin {
             id: task.task_id.to_string(),
@@ -272,7 +272,7 @@ impl History {
         self.0.iter().filter(|event| event.name() == name).map(|event| event.data_value()).collect()
     }
 
-    /// Data of the one event with a name, of a task if it names one.
+    /// Data of the only event with this name, of a task if one is named.
     pub fn one(&self, name: &str, task: &str) -> Value {
         let mut all = self.all(name);
         all.retain(|data| data["taskId"].as_str().unwrap_or("") == task);

@@ -41,7 +41,7 @@ async fn ten_thousand_tasks_have_a_consistent_history() {
 }
 
 #[actix_rt::test]
-async fn cancelling_ten_thousand_tasks_is_told_of_each_within_the_bound() {
+async fn cancelling_ten_thousand_tasks_reports_each_within_the_bound() {
     let rig = Setup::usual().start();
     let tasks: Vec<_> = (0..10_000).map(|_| json!({"run": "hang"})).collect();
     let id = rig.submit(json!({ "tasks": tasks })).await;
@@ -69,14 +69,14 @@ async fn a_thousand_slow_jobs_do_not_starve_a_new_one() {
     let begun = Instant::now();
     let history = rig.run(json!({"tasks": [{"run": "echo"}]})).await;
     assert_eq!(history.verdict().0, "completed");
-    // One slot had to come free.
+    // One slot had to become free.
     assert!(begun.elapsed() <= Duration::from_secs(20), "{:?}", begun.elapsed());
     let stats = rig.jobs.stats();
     assert!(stats.tasks_running == 16 && stats.jobs_running > 900, "{stats:?}");
 }
 
 #[actix_rt::test]
-async fn bounds_of_job_and_handler_hold_and_narrow_handlers_block_nobody() {
+async fn limits_of_job_and_handler_apply_and_narrow_handlers_block_no_other_task() {
     pause();
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let count = |name: &'static str| {

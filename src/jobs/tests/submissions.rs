@@ -1,4 +1,4 @@
-//! Submitting, listing, retrying, notifying, and what leaves when.
+//! Submitting, listing, retrying, notifying, and the deletion of jobs.
 
 use std::{
     sync::{
@@ -29,7 +29,7 @@ fn keyed(key: &str, user: Option<&str>, input: &Value) -> Submission {
 }
 
 #[actix_rt::test]
-async fn an_idempotency_key_stands_for_one_job_of_one_user() {
+async fn an_idempotency_key_belongs_to_one_job_of_one_user() {
     let rig = Setup::usual().start();
     let first = rig.jobs.submit(keyed("k", None, &json!(1))).await.unwrap();
     let again = rig.jobs.submit(keyed("k", None, &json!(1))).await.unwrap();
@@ -46,21 +46,21 @@ async fn an_idempotency_key_stands_for_one_job_of_one_user() {
 }
 
 #[actix_rt::test]
-async fn a_job_is_kept_before_it_is_acknowledged_and_its_secrets_are_kept_apart() {
+async fn a_job_is_stored_before_it_is_acknowledged_and_its_secrets_are_not_shown() {
     let rig = Setup::usual().start();
     let spec = json!({"tasks": [{"url": "http://h/", "headers": {"X-Key": "s3cret"}, "name": "N"}]});
     let id = rig.submit(spec).await;
-    let record = rig.journal.get(format!("job/{id}/spec")).await.unwrap().expect("it is kept");
+    let record = rig.journal.get(format!("job/{id}/spec")).await.unwrap().expect("it is stored");
     assert!(String::from_utf8_lossy(&record.value).contains("s3cret"));
     let shown = rig.jobs.spec(&id).await.unwrap();
     assert_eq!(shown.tasks[0].headers.as_ref().unwrap()["X-Key"], "***");
-    assert_eq!(shown.tasks[0].id.as_deref(), Some("1"), "ids are filled in");
+    assert_eq!(shown.tasks[0].id.as_deref(), Some("1"), "ids are assigned");
 }
 
 #[actix_rt::test]
 async fn a_wrong_job_is_refused_whole() {
     let rig = Setup::usual().start();
-    let refused = rig.jobs.submit(submission(json!({"tasks": [{"run": "echo"}, {"run": "nobody"}]}))).await;
+    let refused = rig.jobs.submit(submission(json!({"tasks": [{"run": "echo"}, {"run": "unknown"}]}))).await;
     assert!(matches!(refused, Err(SubmitError::Invalid(errors)) if errors[0].field == "tasks[1].run"));
     assert_eq!((rig.journal.stats().records, rig.jobs.stats().jobs_running), (0, 0));
 }
@@ -135,7 +135,7 @@ async fn a_list_is_newest_first_in_pages_and_filtered() {
 }
 
 #[actix_rt::test]
-async fn notify_also_tells_others_of_the_job_with_the_same_events() {
+async fn notify_publishes_the_events_of_the_job_to_other_topics() {
     let rig = Setup::usual().with("fail", |_| async { Err(TaskError::fatal("bad", "no")) }).start();
     let notify = json!({"user": "42", "group": "ops", "topic": "builds"});
     let tasks = json!([{"run": "echo"}, {"run": "fail"}]);
@@ -148,13 +148,13 @@ async fn notify_also_tells_others_of_the_job_with_the_same_events() {
         .collect();
     assert_eq!(expected.len(), 4);
     for topic in ["user:42", "group:ops", "builds"] {
-        let told: Vec<_> = rig.topic(&Topic::new(topic).unwrap()).await.iter().map(|e| e.position).collect();
-        assert_eq!(told, expected, "{topic}");
+        let positions: Vec<_> = rig.topic(&Topic::new(topic).unwrap()).await.iter().map(|e| e.position).collect();
+        assert_eq!(positions, expected, "{topic}");
     }
 }
 
 #[actix_rt::test]
-async fn a_job_leaves_whole_when_its_time_is_over() {
+async fn a_job_is_deleted_completely_after_its_retention() {
     pause();
     let config = Config { retention_ms: 60_000, max_result_bytes: 10, ..Config::default() };
     let rig = Setup { config, ..Setup::usual() }.start();
@@ -172,7 +172,7 @@ async fn a_job_leaves_whole_when_its_time_is_over() {
 }
 
 #[actix_rt::test]
-async fn ended_jobs_leave_early_when_there_are_too_many_or_they_hold_too_much() {
+async fn ended_jobs_are_deleted_early_when_they_are_too_many_or_too_large() {
     pause();
     let config = Config { max_kept: 3, ..Config::default() };
     let rig = Setup { config, ..Setup::usual() }.start();
@@ -183,14 +183,14 @@ async fn ended_jobs_leave_early_when_there_are_too_many_or_they_hold_too_much() 
         rig.snapshot(ids.last().unwrap()).await;
     }
     sleep(Duration::from_secs(3)).await;
-    let kept = rig.jobs.list(Filter { status: Some(Status::Completed), ..Filter::default() }).await.unwrap();
-    assert_eq!(kept.jobs.iter().map(|j| j.job_id.to_string()).rev().collect::<Vec<_>>(), ids[7..]);
-    assert!(rig.jobs.get(&running).await.is_ok(), "a job that runs is never let go");
+    let listed = rig.jobs.list(Filter { status: Some(Status::Completed), ..Filter::default() }).await.unwrap();
+    assert_eq!(listed.jobs.iter().map(|j| j.job_id.to_string()).rev().collect::<Vec<_>>(), ids[7..]);
+    assert!(rig.jobs.get(&running).await.is_ok(), "a running job is never deleted");
 
     let small = journal::Config { max_bytes: 400_000, max_event_bytes: 200_000, ..journal::Config::default() };
     let rig = Setup { journal: small, ..Setup::usual() }.start();
     for _ in 0..20 {
-        // More than the journal could keep of all of them.
+        // More than the journal can hold of all of them.
         let input = "x".repeat(40_000);
         let id = rig.submit(json!({"tasks": [{"run": "echo", "input": input}]})).await;
         rig.ended(&id).await;

@@ -1,4 +1,4 @@
-//! The life of a task from its slot to its end, and the end of the job with the last task.
+//! The tasks of a job from their slot to their end, and the end of the job with the last task.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -25,12 +25,12 @@ use crate::{
     upstream::Backoff,
 };
 
-/// Delays before a failed task runs again: half a second, doubled up to half a minute. That is quick enough for a short
-/// failure and slow enough for an upstream that is down. A `Retry-After` must not park a task for a day.
+/// Delays before a failed task runs again: half a second, doubled up to half a minute. That is short enough for a short
+/// failure and long enough for an upstream that is down. A `Retry-After` must not delay a task for a day.
 const RETRY_DELAYS: Backoff =
     Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 2).with_longest_hint(Duration::from_secs(5 * 60));
 
-/// A task that the node crashed with this often is not run again: it may be the cause.
+/// Maximum number of crashes while a task runs. Then it is not run again: it may be the cause.
 const MAX_RESTARTS: u32 = 3;
 
 /// The message of a task that a stop has interrupted.
@@ -41,7 +41,7 @@ const RESTARTED: &str = "the node ended before the task did; it runs again";
 // === impl LiveJob ===
 
 impl LiveJob {
-    /// Begins an attempt at a task, which has just got its slots.
+    /// Begins an attempt at a task, which has just received its slots.
     pub(crate) fn begin(&mut self, index: u32, fx: &mut Effects, now: Instant) {
         let (task, run) = (&self.plan.tasks[index as usize], &mut self.runs[index as usize]);
         let (handler, own_timeout) = fx.handler(&task.kind).expect("tasks without a handler have ended before");
@@ -89,7 +89,7 @@ impl LiveJob {
             return;
         }
         match body {
-            // If there is little room it is kept for the end of each task.
+            // If there is little space, it is reserved for the end of each task.
             ReportBody::Progress { .. } if fx.room.tight_for(&self.owner) => {}
             ReportBody::Progress { progress, message, data } => {
                 let task_id = self.plan.tasks[index as usize].id.clone();
@@ -117,7 +117,7 @@ impl LiveJob {
         }
     }
 
-    /// Gives one task that the ending found waiting its `error`; false if there is none.
+    /// Gives its `error` to one task that the ending has stopped; false if there is none.
     pub(crate) fn fail_next(&mut self, fx: &mut Effects, now: Instant) -> bool {
         let Some(ending) = self.ending else { return false };
         let Some(index) = self.failing.pop_front() else { return false };
@@ -182,9 +182,9 @@ impl LiveJob {
     pub(super) fn succeed(&mut self, index: u32, done: TaskDone, fx: &mut Effects, now: Instant) {
         let bytes = done.result.get().len();
         let bounds = fx.result_bounds();
-        fx.kept_bytes -= self.kept_bytes;
+        fx.held_bytes -= self.held_bytes;
         self.keep_result(index as usize, &done.result, bounds);
-        fx.kept_bytes += self.kept_bytes;
+        fx.held_bytes += self.held_bytes;
         let (task, run) = (&self.plan.tasks[index as usize], &self.runs[index as usize]);
         let duration_ms = run.began.map_or(0, |began| millis(now - began));
         let mut fact = TaskComplete {
@@ -220,11 +220,11 @@ impl LiveJob {
     fn fail_or_retry(&mut self, index: u32, mut error: TaskError, fx: &mut Effects, now: Instant) {
         fit_error(&mut error, fx.max_event_bytes);
         if let Some(ending) = self.ending {
-            // The ending is the reason, whatever the handler answers.
+            // The reason is the ending, for any result of the handler.
             return self.fail(index, ending.error(error.http_status), fx, now);
         }
         if fx.suspended {
-            // The stop is the reason, whatever the handler answers.
+            // The reason is the stop, for any result of the handler.
             return self.interrupt(index, fx);
         }
         let (task, run) = (&self.plan.tasks[index as usize], &mut self.runs[index as usize]);
@@ -274,7 +274,7 @@ impl LiveJob {
         }
     }
 
-    /// What follows the end of each task, and with the last task the end of the job.
+    /// Makes the events after the end of a task, and with the last task those of the end of the job.
     fn finish(&mut self, index: u32, duration_ms: Option<u64>, fx: &mut Effects, now: Instant) {
         if let Some(ms) = duration_ms {
             fx.stats.task_duration_ms_sum += ms;
@@ -322,7 +322,7 @@ impl LiveJob {
     }
 }
 
-/// The first entries, as many as fit into an event.
+/// The first entries that fit into an event.
 fn fitting(mut errors: Vec<ErrorEntry>, budget: usize) -> Vec<ErrorEntry> {
     let mut size = 0;
     let mut fits = |entry: &ErrorEntry| {

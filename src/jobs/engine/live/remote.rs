@@ -2,8 +2,8 @@
 //! follows all tasks of a job on one remote, and its reports become the job's own history here.
 //!
 //! After a restart of this node the remote reports everything from the beginning. Reports that are already in the
-//! history are dropped: starts, attempts and ends are recognised by what they are, progress by its number, since a
-//! remote reports the same things in the same order.
+//! history are dropped. Starts, attempts and ends are recognised by their content, progress by its number, since a
+//! remote repeats its reports in the same order.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -28,23 +28,23 @@ pub(crate) struct RemoteRun {
     recorded: u32,
     /// Number of those that the remote will report again.
     to_skip: u32,
-    /// The highest progress among the skipped reports.
+    /// Number of recorded progress events that the remote will report again.
     skipped: f64,
     /// The highest progress in the history.
     progress: f64,
     /// Bytes of reports that came faster than [`INTERVAL`].
     flood: usize,
-    /// The history says already that further reports are left out.
+    /// True if the history already has the message that further reports are left out.
     muted: bool,
     last: Option<Instant>,
 }
 
 /// Reports at this interval become events, as with local tasks. Faster reports count as a flood, and so do all data.
 const INTERVAL: Duration = Duration::from_millis(90);
-/// The bytes that small data count as: an event is never free.
+/// Minimum weight of small data, since each event has a cost.
 const LEAST_WEIGHT: usize = 64;
-/// The message where the flood of a task has reached its limit.
-const MUTED: &str = "the task tells more than `jobs.max_response_bytes` on its way; the rest is left out";
+/// The message of a task whose flood has reached its limit.
+const MUTED: &str = "the task reports more than `jobs.max_response_bytes` while it runs; the rest is left out";
 /// Maximum number of attempts that a remote can report.
 const MAX_ATTEMPTS: u32 = 10_000;
 
@@ -72,7 +72,7 @@ impl RemoteRun {
         (self.attempt, self.to_skip, self.skipped) = (1, self.recorded, 0.0);
     }
 
-    /// True for progress that is in the history already. Progress that was dropped the first time does not count.
+    /// True for progress that is already in the history. Progress that was dropped the first time does not count.
     fn skips(&mut self, progress: f64, data: bool) -> bool {
         if self.to_skip > 0 && (data || progress >= self.skipped) {
             self.to_skip -= 1;
@@ -91,7 +91,7 @@ impl RemoteRun {
         (self.recorded, self.to_skip, self.skipped, self.progress) = (0, 0, 0.0, 0.0);
     }
 
-    /// False once a task has reported more than `most` bytes too fast.
+    /// False after a task has reported more than `most` bytes too fast.
     fn permits(&mut self, bytes: usize, calm: bool, most: usize, now: Instant) -> bool {
         let slow = self.last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL);
         self.last = Some(now);
@@ -191,7 +191,7 @@ impl LiveJob {
                 run.attempts = run.attempts.max(attempts.min(MAX_ATTEMPTS));
                 match (fx.room.for_result(&self.owner, result), self.ending) {
                     (Ok(done), _) => self.succeed(index, done, fx, now),
-                    // The ending is the reason, whatever the remote answers.
+                    // The reason is the ending, for any response of the remote.
                     (Err(error), Some(ending)) => self.fail(index, ending.error(error.http_status), fx, now),
                     (Err(error), None) => self.fail(index, error, fx, now),
                 }

@@ -1,5 +1,5 @@
-//! The environment of programs: what each needs, and what the settings name. The node's own may hold secrets, so
-//! nothing else is passed on.
+//! The environment of programs: the variables that every program needs, and those of the settings. The node's own
+//! environment may hold secrets, so no other variable is passed on.
 
 use std::{
     collections::BTreeMap,
@@ -10,16 +10,16 @@ use std::{
 
 use rustix::fs::{Access, access};
 
-/// Variables that are passed on to each program.
+/// Variables that every program gets.
 const ALWAYS: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
-/// Where programs are looked for when there is no `PATH`.
+/// Search path for programs if there is no `PATH`.
 const NO_PATH: &str = "/bin:/usr/bin";
 
-/// Variables that begin so are the node's own, in any case.
+/// Prefix of the node's own variables, in any case.
 const OWN_PREFIX: &str = "MILLSTREAM_";
 
-/// What a program finds in its environment.
+/// The environment of a program.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     /// Variables with their values.
@@ -39,7 +39,7 @@ impl Environment {
         let keys = self.set.keys().map(|name| ("env", name)).chain(self.pass.iter().map(|name| ("pass_env", name)));
         for (key, name) in keys {
             if name.is_empty() || name.contains(['=', '\0']) {
-                return Err(format!("`{key}`: `{name}` is no name of an environment variable"));
+                return Err(format!("`{key}`: `{name}` is not the name of an environment variable"));
             }
             if name.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX)) {
                 return Err(format!(
@@ -62,10 +62,11 @@ impl Environment {
     }
 }
 
-/// Finds a program as a shell does. Looked for here, so that the child does not search `PATH` between `fork` and `exec`.
+/// Finds a program as a shell does. The search is here, so that the child does not search `PATH` between `fork` and
+/// `exec`.
 ///
 /// # Errors
-/// When no directory of `path` has such a program; a name with a slash is taken as it is.
+/// If no directory of `path` has such a program. A name with a slash is used unchanged.
 pub fn find(program: &str, path: Option<&OsStr>) -> io::Result<PathBuf> {
     if program.contains('/') {
         return Ok(program.into());
@@ -89,7 +90,7 @@ pub mod tests {
         Environment { set, pass: pass.iter().map(ToString::to_string).collect() }
     }
 
-    /// Some variable of this process that is not passed on by itself.
+    /// A variable of this process that is not passed on by default.
     pub fn other() -> (String, String) {
         let plain = |(name, value): &(String, String)| {
             !ALWAYS.contains(&name.as_str()) && !name.starts_with(OWN_PREFIX) && name != "_" && !value.contains('\n')
@@ -98,13 +99,13 @@ pub mod tests {
     }
 
     #[test]
-    fn only_what_is_needed_and_what_is_named_is_there() {
+    fn a_program_gets_only_the_usual_and_the_named_variables() {
         let passed = other().0;
         let variables = environment(&[("GREETING", "hello"), ("LANG", "C.UTF-8")], &[&passed, "NO_SUCH_VARIABLE"]);
         let variables = variables.variables();
         let value = |name: &str| variables.get(OsStr::new(name)).and_then(|value| value.to_str());
         assert_eq!(value("GREETING"), Some("hello"));
-        assert_eq!(value("LANG"), Some("C.UTF-8"), "what is set counts before what is passed on");
+        assert_eq!(value("LANG"), Some("C.UTF-8"), "a set variable takes precedence over a passed one");
         assert_eq!(value(&passed), std::env::var(&passed).ok().as_deref());
         assert_eq!(value("PATH"), std::env::var("PATH").ok().as_deref());
         let known = ["GREETING", &passed].into_iter().chain(ALWAYS).collect::<Vec<_>>();
@@ -112,7 +113,7 @@ pub mod tests {
     }
 
     #[test]
-    fn names_that_are_the_nodes_own_or_none_are_refused() {
+    fn names_of_the_node_and_invalid_names_are_rejected() {
         for name in ["MILLSTREAM_TOKEN", "MILLSTREAM__ACCESS__TOKENS", "millstream_url", "", "A=B"] {
             assert!(environment(&[], &[name]).check().is_err_and(|error| error.contains("`pass_env`")), "{name}");
             assert!(environment(&[(name, "")], &[]).check().is_err_and(|error| error.contains("`env`")), "{name}");

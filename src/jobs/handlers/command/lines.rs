@@ -1,17 +1,17 @@
-//! Reads a program's output: stdout by bounded lines, of stderr the end.
+//! Reads a program's output: bounded lines of stdout, and the end of stderr.
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 /// Maximum bytes of a line of output.
 pub const LINE_MAX: usize = 1 << 20;
 
-/// Lines as they come.
+/// The lines of a stream.
 #[derive(Debug)]
 pub struct Lines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,
     max: usize,
-    /// Lines up to this length come without notice.
+    /// Longer lines are announced by [`Line::Long`].
     free: usize,
     number: u64,
     given: bool,
@@ -23,9 +23,9 @@ pub struct Lines<R> {
 pub enum Line<'a> {
     /// Its bytes without the line end.
     Whole(u64, &'a [u8]),
-    /// It has more bytes than are read without notice; it follows when the next line is asked for.
+    /// It has more bytes than lines without announcement; the next call returns it.
     Long,
-    /// It has more than the permitted bytes; there is no next line.
+    /// It has more than the maximum number of bytes; no line follows.
     TooLong(u64, usize),
 }
 
@@ -33,7 +33,7 @@ pub enum Line<'a> {
 #[derive(Debug)]
 pub struct Tail<R> {
     reader: R,
-    kept: Vec<u8>,
+    bytes: Vec<u8>,
     max: usize,
     cut: bool,
 }
@@ -41,7 +41,7 @@ pub struct Tail<R> {
 // === impl Lines ===
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    /// Lines of at most `max` bytes; before the first with more than `free` comes [`Line::Long`].
+    /// Lines of at most `max` bytes. [`Line::Long`] comes before the first line of more than `free` bytes.
     pub fn new(reader: R, max: usize, free: usize) -> Self {
         Self {
             reader: BufReader::new(reader),
@@ -54,8 +54,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next line; `None` at the end, which a failing pipe is too. May be cancelled and called again: no byte is
-    /// lost.
+    /// The next line; `None` at the end, also after a failure of the pipe. It may be cancelled and called again: no
+    /// byte is lost.
     pub async fn next(&mut self) -> Option<Line<'_>> {
         if std::mem::take(&mut self.given) {
             self.line.clear();
@@ -70,7 +70,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 return Some(Line::TooLong(self.number + 1, self.max));
             }
             if self.line.len() + part > self.free {
-                // Once: from now on lines may be as long as they are permitted.
+                // Announced once: from now on lines may have the maximum length.
                 self.free = self.max;
                 return Some(Line::Long);
             }
@@ -92,32 +92,32 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 impl<R: AsyncRead + Unpin> Tail<R> {
     /// The last `max` bytes.
     pub fn new(reader: R, max: usize) -> Self {
-        Self { reader, kept: Vec::new(), max, cut: false }
+        Self { reader, bytes: Vec::new(), max, cut: false }
     }
 
-    /// Takes what has come; false at the end. May be cancelled and called again.
+    /// Reads the available bytes; false at the end. May be cancelled and called again.
     pub async fn read(&mut self) -> bool {
-        let more = matches!(self.reader.read_buf(&mut self.kept).await, Ok(1..));
-        // Letting it grow to twice the size moves each byte once at most.
-        if self.kept.len() > self.max * 2 {
+        let more = matches!(self.reader.read_buf(&mut self.bytes).await, Ok(1..));
+        // It grows to twice the size before it is trimmed, so each byte is moved at most once.
+        if self.bytes.len() > self.max * 2 {
             self.trim();
         }
         more
     }
 
-    /// What is kept, as text.
+    /// The last bytes as text.
     pub fn text(&mut self) -> String {
         self.trim();
-        let text = String::from_utf8_lossy(&self.kept);
-        // The cut may have gone through a character.
+        let text = String::from_utf8_lossy(&self.bytes);
+        // The cut may have split a character.
         let text = if self.cut { text.trim_start_matches(char::REPLACEMENT_CHARACTER) } else { &text };
         let text = text.trim();
         if self.cut { format!("…{text}") } else { text.to_owned() }
     }
 
     fn trim(&mut self) {
-        if let Some(surplus) = self.kept.len().checked_sub(self.max).filter(|surplus| *surplus > 0) {
-            self.kept.drain(..surplus);
+        if let Some(surplus) = self.bytes.len().checked_sub(self.max).filter(|surplus| *surplus > 0) {
+            self.bytes.drain(..surplus);
             self.cut = true;
         }
     }
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_come_whole_whatever_their_ends() {
+    async fn lines_with_any_end_are_complete() {
         assert_eq!(lines(b"one\r\n\nthree and more\nlast", 100).await, ["1 one", "2 ", "3 three and more", "4 last"]);
         assert_eq!(lines(b"one\n", 100).await, ["1 one"]);
         assert!(lines(b"", 100).await.is_empty());
@@ -166,11 +166,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_a_long_stream_the_end_is_kept() {
+    async fn the_tail_of_a_long_stream_is_its_end() {
         let text = "ö".repeat(5000) + " at last\n";
         let mut tail = Tail::new(text.as_bytes(), 20);
         while tail.read().await {}
-        assert!(tail.kept.len() <= 40);
+        assert!(tail.bytes.len() <= 40);
         assert_eq!(tail.text(), format!("…{} at last", "ö".repeat(5)));
     }
 }

@@ -1,17 +1,18 @@
 //! Processes that leave the group of their program (`setsid`), and processes without a parent.
 //!
-//! Owns what this process knows of its children. It is one state per process, as children are: two nodes in one process
-//! share it.
+//! Owns the state of this process about its children. There is one state per process, as for children: two nodes in one
+//! process share it.
 //!
-//! - Each program has a *mark* in its environment ([`VARIABLE`]), which its children inherit.
+//! - Each program has a *marker* in its environment ([`VARIABLE`]), which its children inherit.
 //! - [`adopt`] makes this process the parent of every descendant whose own parent has ended. When a program ends, or a
-//!   child dies, a sweep looks at the children that were not started here: it reaps those that have ended, and kills those
-//!   whose program runs no longer. Only the program of a node may adopt: a library must not change the process it is in.
-//! - When this process dies, a *guard* (a shell, as the lifelines are) kills every process that has a mark of it.
+//!   child dies, a sweep checks the children that were not started here: it reaps those that have ended, and kills
+//!   those whose program has ended. Only the program of a node may adopt: a library must not change its process.
+//! - When this process dies, a *guard* (a shell, as the lifelines are) kills every process that has a marker of it.
 //!
-//! A child that has removed the mark from its environment is killed once all programs have ended that ran when it was
-//! first seen. Two such processes are not found: those that outlive a killed node, and those of a node that is process 1,
-//! where other processes of the container lose their parents too; a container ends with its process 1 anyway.
+//! A child that has removed the marker from its environment is killed after all programs have ended that ran when it
+//! was first seen. Two kinds of such processes are not found: those that outlive a killed node, and those of a node
+//! that is process 1, where other processes of the container lose their parents too. A container ends with its process
+//! 1 anyway.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -27,14 +28,15 @@ use tokio::{
     sync::Notify,
 };
 
-/// The environment variable that marks programs and what they start.
+/// The environment variable with the marker of programs and their children.
 pub const VARIABLE: &str = "MILLSTREAM_LIFELINE";
 
-/// Children die many at a time; one sweep does for all that die within this time.
+/// Children often die together; one sweep handles all that die within this time.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Kills what has a mark (`$1`) in its environment. A killed process may have started another meanwhile, so it looks
-/// again until it finds none. Only the shell itself: its environment is empty, so it has no `PATH`.
+/// Kills processes with a marker (`$1`) in their environment. A killed process may have started another one meanwhile,
+/// so it searches again until it finds none. It uses only the shell itself: its environment is empty, so it has no
+/// `PATH`.
 const GUARD: &str = r#"
 trap '' HUP INT QUIT TERM
 read -r _
@@ -49,14 +51,14 @@ for pass in 1 2 3 4 5 6 7 8 9 10; do
 done
 "#;
 
-/// What this process knows of its children.
+/// Prefix of the markers of this process.
 struct Family {
     /// Marks of this process begin so.
     name: String,
-    /// The mark of a node outside, if a command of that node runs this one.
+    /// The marker of an outer node, if a command of that node runs this one.
     outer: Option<String>,
     state: Mutex<State>,
-    /// A program has ended.
+    /// Notified when a program has ended.
     ended: Notify,
 }
 
@@ -64,18 +66,18 @@ struct Family {
 struct State {
     adopts: bool,
     guard: Option<Child>,
-    /// Processes that were started here and that others wait for.
+    /// Processes that were started here and that other code waits for.
     children: HashSet<Pid>,
     /// Numbers of the programs that run.
     running: BTreeSet<u64>,
     last: u64,
-    /// Children without a mark, and the programs that ran when they were first seen.
+    /// Children without a marker, and the programs that ran when they were first seen.
     strays: HashMap<Pid, BTreeSet<u64>>,
 }
 
-/// The mark of a running program. When it is dropped, the program counts as ended.
+/// The marker of a running program. When it is dropped, the program counts as ended.
 #[derive(Debug)]
-pub struct Mark(u64);
+pub struct Marker(u64);
 
 static FAMILY: LazyLock<Family> = LazyLock::new(|| Family {
     name: format!("{:016x}", rand::random::<u64>()),
@@ -87,9 +89,9 @@ static FAMILY: LazyLock<Family> = LazyLock::new(|| Family {
 /// Starts a process that its caller waits for.
 ///
 /// # Errors
-/// When it cannot be started.
+/// If it cannot be started.
 pub fn spawn(command: &mut tokio::process::Command) -> io::Result<tokio::process::Child> {
-    // Held while it starts: a sweep must not see a child before it is known.
+    // Held during the start: a sweep must not see a child before it is registered.
     let mut state = FAMILY.state();
     let child = command.spawn()?;
     if state.adopts {
@@ -98,12 +100,12 @@ pub fn spawn(command: &mut tokio::process::Command) -> io::Result<tokio::process
     Ok(child)
 }
 
-/// The mark that this process has itself, for what it starts beside programs.
+/// The marker of this process itself, for processes that it starts in addition to programs.
 pub fn inherited() -> Option<(&'static str, &'static str)> {
     FAMILY.outer.as_deref().map(|outer| (VARIABLE, outer))
 }
 
-/// Makes this process the parent of all descendants whose parents have ended, and looks after them; never ends.
+/// Makes this process the parent of all descendants whose parents have ended, and reaps them; never ends.
 pub async fn adopt() {
     let adopted = set_child_subreaper(Some(getpid())).map_err(io::Error::from).and_then(|()| children().map(drop));
     let died = signal(SignalKind::child());
@@ -130,7 +132,7 @@ impl Family {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The program that a process belongs to by its mark.
+    /// The program of a process, by its marker.
     fn program(&self, pid: Pid) -> Option<u64> {
         let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).ok()?;
         let name = format!("{}-", self.name);
@@ -143,7 +145,7 @@ impl Family {
 // === impl State ===
 
 impl State {
-    /// Sees to it that a guard stands.
+    /// Starts a guard if none runs.
     fn watch(&mut self) {
         if self.guard.as_mut().is_some_and(|guard| matches!(guard.try_wait(), Ok(None))) {
             return;
@@ -163,14 +165,14 @@ impl State {
                 }
                 self.guard = Some(guard);
             }
-            // As without a lifeline.
+            // The node also continues without a lifeline.
             Err(error) => {
                 tracing::warn!(%error, "processes that leave their command will outlive this node if it is killed");
             }
         }
     }
 
-    /// Reaps the children that nothing else waits for, and kills those whose program has ended.
+    /// Reaps the children that no other code waits for, and kills those whose program has ended.
     fn sweep(&mut self) -> io::Result<()> {
         let listed = children()?;
         self.children.retain(|pid| listed.contains(pid) || Process::of(*pid).is_some_and(|process| process.own()));
@@ -194,12 +196,12 @@ impl State {
         Ok(())
     }
 
-    /// True if the program that a process comes from runs no longer.
+    /// True if the program that started a process has ended.
     fn left_behind(&mut self, pid: Pid) -> bool {
         if let Some(program) = FAMILY.program(pid) {
             return !self.running.contains(&program);
         }
-        // The parents of others come here too.
+        // The parents of other processes are here too.
         if getpid().is_init() {
             return false;
         }
@@ -208,10 +210,10 @@ impl State {
     }
 }
 
-// === impl Mark ===
+// === impl Marker ===
 
-impl Mark {
-    /// The mark of a program that is about to start.
+impl Marker {
+    /// The marker of a program that will start.
     pub fn new() -> Self {
         let mut state = FAMILY.state();
         state.watch();
@@ -221,14 +223,14 @@ impl Mark {
         Self(number)
     }
 
-    /// What stands in the environment.
+    /// The value of the environment variable.
     pub fn value(&self) -> String {
         let own = format!("{}-{}", FAMILY.name, self.0);
         FAMILY.outer.as_ref().map_or(own.clone(), |outer| format!("{outer}/{own}"))
     }
 }
 
-impl Drop for Mark {
+impl Drop for Marker {
     fn drop(&mut self) {
         FAMILY.state().running.remove(&self.0);
         FAMILY.ended.notify_one();
@@ -237,7 +239,7 @@ impl Drop for Mark {
 
 // === helpers ===
 
-/// What the system says of a process.
+/// The state of a process in the kernel's list.
 struct Process {
     state: u8,
     parent: i32,
@@ -246,7 +248,7 @@ struct Process {
 impl Process {
     fn of(pid: Pid) -> Option<Self> {
         let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
-        // The name of the program stands in parentheses and may contain any byte.
+        // The name of the program is in parentheses and may contain any byte.
         let rest = &stat[memchr::memrchr(b')', &stat)? + 1..];
         let mut fields = rest.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
         let state = *fields.next()?.first()?;

@@ -1,7 +1,7 @@
-//! What a program says on stdout, line by line; pure.
+//! The output of a program on stdout, line by line; pure.
 //!
-//! An object may extend over several lines, as programs print it for people. A line that means to be a result or an error
-//! and cannot be read is an error itself: it is never shown as a message while the task succeeds without its result.
+//! An object may extend over several lines, as programs print it for people. A line that starts a result or an error
+//! and cannot be parsed is an error itself: it is never shown as a message while the task succeeds without its result.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -14,20 +14,20 @@ use crate::{
     text::excerpt,
 };
 
-/// How much of a line is shown, in characters.
+/// Maximum characters of a line in a message.
 const EXCERPT: usize = 200;
 
-/// What has been said so far.
+/// The output so far.
 #[derive(Debug)]
 pub struct Talk {
     program: String,
-    /// The first result or error. What follows it is read but counts no more.
+    /// The first result or error. Later output is read but ignored.
     pub outcome: Option<Result<Json, TaskError>>,
     progress: f64,
     begun: Option<Begun>,
 }
 
-/// An object whose end has not come yet.
+/// An object whose end was not read yet.
 #[derive(Debug)]
 struct Begun {
     /// The number of its first line.
@@ -39,34 +39,34 @@ struct Begun {
 // === impl Talk ===
 
 impl Talk {
-    /// Nothing so far, by this program.
+    /// The talk of this program, without output.
     pub fn new(program: &str) -> Self {
         Self { program: program.to_owned(), outcome: None, progress: 0.0, begun: None }
     }
 
-    /// Takes a line and answers with what it reports.
+    /// Takes a line and returns its reports.
     ///
     /// # Errors
-    /// `bad_output` for a line that is too long, or that means to be ours and is not.
+    /// `bad_output` for a line that is too long, or that starts a result or an error and is not valid.
     pub fn take(&mut self, line: Line<'_>) -> Result<Vec<Report>, TaskError> {
         let (number, bytes) = match line {
             Line::Whole(number, bytes) => (number, json::without_mark(bytes).trim_ascii()),
             Line::Long => return Ok(Vec::new()),
             Line::TooLong(number, max) => {
-                return Err(self.bad(number, &format!("has more than {max} bytes; hand large results on by reference")));
+                return Err(self.bad(number, &format!("has more than {max} bytes; pass large results by reference")));
             }
         };
         if self.outcome.is_some() {
             return Ok(Vec::new());
         }
         if let Some(begun) = self.begun.take() {
-            return self.go_on(begun, number, bytes);
+            return self.continue_object(begun, number, bytes);
         }
         match bytes.first() {
             None => Ok(Vec::new()),
-            // Only what begins like an object is worth reading.
+            // Only a line that begins like an object is parsed.
             Some(b'{') => {
-                // Nesting is bounded by the length of a line; how deep a result may be is asked later.
+                // Nesting is limited by the length of a line; the depth of a result is checked later.
                 let mut scanner = Scanner::new(usize::MAX);
                 match scanner.push(bytes) {
                     Ok(()) if scanner.done() => self.whole(number, bytes),
@@ -83,11 +83,11 @@ impl Talk {
 
     /// The error for a result that the program did not finish, if there is one.
     pub fn unfinished(&self) -> Option<TaskError> {
-        let begun = self.begun.as_ref().filter(|begun| means_outcome(&begun.text))?;
+        let begun = self.begun.as_ref().filter(|begun| is_outcome(&begun.text))?;
         Some(self.bad(begun.number, "begins a result that has no end"))
     }
 
-    fn go_on(&mut self, mut begun: Begun, number: u64, bytes: &[u8]) -> Result<Vec<Report>, TaskError> {
+    fn continue_object(&mut self, mut begun: Begun, number: u64, bytes: &[u8]) -> Result<Vec<Report>, TaskError> {
         let fits = begun.text.len() + bytes.len() < LINE_MAX;
         let pushed = begun.scanner.push(bytes);
         if pushed.is_ok() && fits {
@@ -101,10 +101,10 @@ impl Talk {
         }
         let what = match pushed {
             Err(what) => what.to_string(),
-            Ok(()) => format!("more than {LINE_MAX} bytes; hand large results on by reference"),
+            Ok(()) => format!("more than {LINE_MAX} bytes; pass large results by reference"),
         };
         let mut reports = vec![self.broken(begun.number, &begun.text, &what)?];
-        // It was not a part of that object, and may be ours itself.
+        // It was not a part of that object, and may be a report itself.
         reports.extend(self.take(Line::Whole(number, bytes))?);
         Ok(reports)
     }
@@ -116,7 +116,7 @@ impl Talk {
             return self.broken(number, bytes, "it cannot be read").map(|report| vec![report]);
         };
         let given = |name: &str| fields.get(name).map(|value| value.get()).filter(|value| *value != "null");
-        // People still understand an error or a message in which a character is broken.
+        // An error or a message with a broken character is still useful to people.
         if let Some(error) = fields.get("error") {
             let retryable = given("retryable") != Some("false");
             self.outcome = Some(Err(TaskError { retryable, ..TaskError::fatal("command_error", plain(error.get())) }));
@@ -126,30 +126,30 @@ impl Talk {
             if std::str::from_utf8(bytes).is_err() {
                 return Err(self.bad(number, "has a result that is not UTF-8"));
             }
-            // As with HTTP tasks: what is nested too deep for an event is text.
+            // As with HTTP tasks, a result that is nested too deep for an event is returned as text.
             let result = result.get();
             self.outcome = Some(Ok(Json::result(result).unwrap_or_else(|_| Json::from(result))));
             return Ok(Vec::new());
         }
         let Some(progress) = fields.get("progress") else { return Ok(vec![self.chatter(bytes)]) };
         let Ok(progress) = progress.get().parse::<f64>() else {
-            return Err(self.bad(number, "has a `progress` that is no number"));
+            return Err(self.bad(number, "has a `progress` that is not a number"));
         };
         self.progress = progress.clamp(0.0, 100.0);
         let data = given("data").map(|data| Json::result(data).unwrap_or_else(|_| Json::from(data)));
         Ok(vec![Report { progress: self.progress, message: given("message").map(plain), data }])
     }
 
-    /// A text that is no object after all: an error where it means to be an outcome, else a message.
+    /// A text that is not an object: an error if it starts an outcome, else a message.
     fn broken(&self, number: u64, bytes: &[u8], what: &str) -> Result<Report, TaskError> {
-        if !means_outcome(bytes) {
+        if !is_outcome(bytes) {
             return Ok(self.chatter(bytes));
         }
         let shown = excerpt(&String::from_utf8_lossy(bytes), EXCERPT);
         Err(self.bad(number, &format!("has a result or an error that is not JSON ({what}): {shown}")))
     }
 
-    /// A line that is not ours, shown to people beside the progress so far.
+    /// A line of another kind, shown to people with the progress so far.
     fn chatter(&self, bytes: &[u8]) -> Report {
         let message = excerpt(&String::from_utf8_lossy(bytes), EXCERPT);
         Report { progress: self.progress, message: Some(message), data: None }
@@ -166,7 +166,7 @@ fn plain(text: &str) -> String {
 }
 
 /// True for text that begins like an object and has `result` or `error` among its own names, even if it is not JSON.
-fn means_outcome(bytes: &[u8]) -> bool {
+fn is_outcome(bytes: &[u8]) -> bool {
     if bytes.first() != Some(&b'{') || bytes[1..].trim_ascii_start().first() != Some(&b'"') {
         return false;
     }
@@ -220,13 +220,13 @@ mod tests {
 
     #[test]
     fn progress_that_is_no_number_is_an_error_that_names_the_line() {
-        let error = Talk::new("p").take(Line::Whole(7, br#"{"progress": "50"}"#)).expect_err("it is no number");
+        let error = Talk::new("p").take(Line::Whole(7, br#"{"progress": "50"}"#)).expect_err("it is not a number");
         assert_eq!(error.code, "bad_output");
         assert!(error.message.contains("line 7") && error.message.contains("`p`"), "{error}");
     }
 
     #[test]
-    fn lines_of_other_kinds_are_messages_at_the_progress_so_far() {
+    fn lines_of_other_kinds_are_messages_with_the_present_progress() {
         let mut talk = Talk::new("p");
         assert!(take(&mut talk, r#"{"progress": 20}"#).is_ok());
         for line in ["loading", "[1]", "{oops", r#"{"progres": 50}"#, "12"] {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_itself_whether_another_try_can_help() {
+    fn an_error_decides_itself_whether_it_is_retried() {
         for (line, message, retryable) in [
             (r#"{"error": "busy"}"#, "busy", true),
             (r#"{"error": "no such order", "retryable": false}"#, "no such order", false),
@@ -274,8 +274,8 @@ mod tests {
     #[test]
     fn a_result_keeps_its_digits_and_its_escapes() {
         let line = br#"{"result": {"n": 1.10, "z": 123456789012345678901234567890, "e": 1e400, "t": "\u00e9"}}"#;
-        let kept = r#"{"n":1.10,"z":123456789012345678901234567890,"e":1e400,"t":"\u00e9"}"#;
-        assert_eq!(outcome(&[line]), Some(Ok(kept.into())));
+        let unchanged = r#"{"n":1.10,"z":123456789012345678901234567890,"e":1e400,"t":"\u00e9"}"#;
+        assert_eq!(outcome(&[line]), Some(Ok(unchanged.into())));
         let report = &Talk::new("p").take(Line::Whole(1, br#"{"progress": 1e400, "data": [1E5]}"#)).unwrap()[0];
         assert_eq!((report.progress, report.data.as_ref().map(Json::get)), (100.0, Some("[1E5]")));
     }
@@ -291,7 +291,7 @@ mod tests {
         let lines: [&[u8]; 5] = [b"\xEF\xBB\xBF{", b"  \"result\": {", b"    \"a\": 1.10", b"", b"  } }"];
         assert_eq!(outcome(&lines), Some(Ok(r#"{"a":1.10}"#.into())));
         assert_eq!(outcome(&[b"\xEF\xBB\xBF{\"result\": 1}"]), Some(Ok("1".into())));
-        // What only begins like an object hides nothing behind it.
+        // A line that only begins like an object does not hide the following lines.
         assert_eq!(outcome(&[b"{", b"{\"result\": 2}"]), Some(Ok("2".into())));
     }
 

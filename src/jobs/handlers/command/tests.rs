@@ -1,4 +1,4 @@
-//! Commands as they run: real programs, real pipes, real process groups.
+//! Commands with real programs, real pipes and real process groups.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::jobs::handlers::double::{Recorder, task};
 
-/// Instead of the 5 s that programs have after their last word.
+/// Replaces the 5 s that programs have after their last output.
 const BRIEF: Duration = Duration::from_millis(200);
 
 fn command(argv: &[&str]) -> Command {
@@ -33,7 +33,7 @@ async fn failure(script: &str) -> TaskError {
     run(script).await.0.expect_err("it fails")
 }
 
-/// True if a process runs; one that waits to be reaped does not.
+/// True if a process runs; a process that waits to be reaped does not run.
 fn runs(pid: &str) -> bool {
     fs::read_to_string(Path::new("/proc").join(pid).join("stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']))
@@ -48,15 +48,15 @@ async fn until(what: impl Fn() -> bool) -> bool {
     timeout(Duration::from_secs(10), poll).await.is_ok()
 }
 
-/// Starts a script that says the process id of its child, and waits until it has; then the attempt goes on in the
-/// background. The id comes with the means to end it.
+/// Starts a script that prints the process id of its child, and waits for the id; the attempt then continues in the
+/// background. Returns the id and a token to end the attempt.
 async fn started(
     script: &str,
 ) -> (String, tokio_util::sync::CancellationToken, tokio::task::JoinHandle<Result<Output, TaskError>>) {
     let (task, recorder) = task(Value::Null);
     let (cancel, command) = (task.cancel.clone(), shell(script));
     let running = tokio::spawn(async move { command.run(task).await });
-    assert!(until(|| !recorder.messages().is_empty()).await, "the script says nothing");
+    assert!(until(|| !recorder.messages().is_empty()).await, "the script prints nothing");
     let pid = recorder.messages().remove(0);
     assert!(runs(&pid), "the child does not run");
     (pid, cancel, running)
@@ -103,7 +103,7 @@ async fn a_result_of_a_program_that_then_fails_does_not_count() {
 }
 
 #[tokio::test]
-async fn an_error_line_is_the_error_whatever_the_status() {
+async fn an_error_line_is_the_error_with_any_status() {
     for exit in [0, 5] {
         let error = failure(&format!(r#"echo '{{"error": "no such order", "retryable": false}}'; exit {exit}"#)).await;
         assert_eq!((error.code.as_str(), error.message.as_str()), ("command_error", "no such order"));
@@ -112,7 +112,7 @@ async fn an_error_line_is_the_error_whatever_the_status() {
 }
 
 #[tokio::test]
-async fn a_program_killed_by_a_signal_says_so() {
+async fn a_program_killed_by_a_signal_is_an_error_with_the_signal() {
     let error = failure("kill -s TERM $$").await;
     assert_eq!(error.code, "signal");
     assert!(error.message.contains("signal 15"), "{error}");
@@ -173,7 +173,7 @@ async fn dropping_the_attempt_kills_grandchildren_too() {
 }
 
 #[tokio::test]
-async fn grandchildren_that_hold_stdout_open_are_killed_when_the_program_exits() {
+async fn grandchildren_with_an_open_stdout_are_killed_when_the_program_exits() {
     let (done, recorder) = run("sleep 300 & echo $!; echo '{\"result\": 1}'").await;
     assert_eq!(done.expect("it is well").result, json!(1));
     let pid = recorder.messages().remove(0);
@@ -181,7 +181,7 @@ async fn grandchildren_that_hold_stdout_open_are_killed_when_the_program_exits()
 }
 
 #[tokio::test]
-async fn a_process_that_left_the_group_cannot_hold_the_task() {
+async fn a_process_that_left_the_group_cannot_block_the_task() {
     let script = r#"
 import subprocess
 daemon = subprocess.Popen(["sleep", "60"], start_new_session=True)
@@ -194,7 +194,7 @@ print('{"result": 1}')
     assert!(began.elapsed() < Duration::from_secs(30));
     let daemon = recorder.messages().remove(0).parse().expect("a process id");
     let daemon = rustix::process::Pid::from_raw(daemon).expect("it is not 0");
-    rustix::process::kill_process(daemon, rustix::process::Signal::KILL).expect("it got away, as daemons mean to");
+    rustix::process::kill_process(daemon, rustix::process::Signal::KILL).expect("it has left the group, as daemons do");
 }
 
 #[tokio::test]
@@ -209,13 +209,13 @@ async fn a_program_that_lives_on_after_its_result_is_killed_and_the_result_count
 #[tokio::test]
 async fn a_program_that_closes_stdout_and_lives_on_is_killed() {
     let lingering = Command { linger: BRIEF, ..shell("echo hm >&2; exec >&-; exec sleep 300") };
-    let error = run_with(lingering, Value::Null).await.0.expect_err("it says nothing");
+    let error = run_with(lingering, Value::Null).await.0.expect_err("it has no result");
     assert_eq!(error.code, "bad_output");
     assert!(error.message.contains("did not exit: hm"), "{error}");
 }
 
 #[tokio::test]
-async fn the_environment_has_what_is_named_and_nothing_else() {
+async fn the_environment_has_only_named_variables() {
     let (passed, _) = environment::tests::other();
     let environment =
         Environment { set: [("GREETING".to_owned(), "a \"b\"".to_owned())].into(), pass: vec![passed.clone()] };

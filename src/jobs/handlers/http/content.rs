@@ -1,7 +1,7 @@
-//! What a body is worth as a task's result: JSON, text, or base64; pure.
+//! Interprets a body as a task's result: JSON, text, or base64; pure.
 //!
 //! Text is decoded by the character set that the response names, as browsers do (Encoding, "decode"): a byte order mark
-//! counts more than the name, and without either it is UTF-8. Bytes that do not fit are not text; they stay as they are.
+//! takes precedence over the name, and without either it is UTF-8. Other bytes are not text; they stay unchanged.
 
 use std::borrow::Cow;
 
@@ -11,19 +11,19 @@ use encoding_rs::{Encoding, UTF_8};
 
 use crate::{jobs::handler::Reserve, json::Json, upstream::HeaderMap};
 
-/// From this size on parsing or encoding would hold up the other tasks of the thread.
+/// Above this size parsing or encoding would delay the other tasks of the thread.
 const LARGE: usize = 128 * 1024;
 
 /// The media type of a response.
 #[derive(Clone, Debug)]
 pub struct Media {
-    /// Without parameters, in lower case; empty where the response names none.
+    /// Without parameters, in lower case; empty if the response names none.
     essence: String,
-    /// The encoding of its text, where the response names one that is known.
+    /// The encoding of its text, if the response names a known one.
     charset: Option<&'static Encoding>,
 }
 
-/// Types that are no text: servers add `charset` to these, too, and it means nothing.
+/// Types that are not text: servers also add `charset` to these, without a meaning.
 const BINARY: [&str; 4] = ["image/", "audio/", "video/", "font/"];
 const BINARY_APPLICATIONS: [&str; 4] =
     ["application/octet-stream", "application/pdf", "application/zip", "application/gzip"];
@@ -31,7 +31,7 @@ const BINARY_APPLICATIONS: [&str; 4] =
 // === impl Media ===
 
 impl Media {
-    /// What the fields of a response name.
+    /// The media type in the fields of a response.
     pub fn of(headers: &HeaderMap) -> Self {
         let field = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let mut parts = split(field);
@@ -50,12 +50,12 @@ impl Media {
         self.essence == media
     }
 
-    /// The bytes as text for people, whatever they are.
+    /// Any bytes as text for people.
     pub fn lossy<'b>(&self, bytes: &'b [u8]) -> Cow<'b, str> {
         self.charset.unwrap_or(UTF_8).decode_with_bom_removal(bytes).0
     }
 
-    /// The body as a result, with its `encoding` where it is no text. Large ones are read on another thread.
+    /// The body as a result, with its `encoding` if it is not text. Large bodies are parsed on another thread.
     pub async fn interpret(self, bytes: Bytes, reserve: &Reserve) -> (Json, Option<&'static str>) {
         if bytes.len() < LARGE {
             return self.read(&bytes);
@@ -77,15 +77,15 @@ impl Media {
         (Json::from(&*text), None)
     }
 
-    /// The bytes as text, if they are some.
+    /// The bytes as text, if they are text.
     fn text<'b>(&self, bytes: &'b [u8]) -> Option<Cow<'b, str>> {
-        let mark =
-            Encoding::for_bom(bytes).map(|(encoding, _)| encoding).filter(|mark| *mark == UTF_8 || self.names_text());
-        let (text, malformed) = mark.or(self.charset).unwrap_or(UTF_8).decode_with_bom_removal(bytes);
+        let bom =
+            Encoding::for_bom(bytes).map(|(encoding, _)| encoding).filter(|bom| *bom == UTF_8 || self.names_text());
+        let (text, malformed) = bom.or(self.charset).unwrap_or(UTF_8).decode_with_bom_removal(bytes);
         (!malformed).then_some(text)
     }
 
-    /// True for types that are text by their name: others may begin with the bytes of a mark by chance.
+    /// True for types that are text by their name: other types may begin with the bytes of a byte order bom by chance.
     fn names_text(&self) -> bool {
         self.charset.is_some()
             || self.names_json()
@@ -99,7 +99,7 @@ impl Media {
     }
 }
 
-/// The parts of a field between semicolons that stand in no quoted string (RFC 9110, section 5.6.6).
+/// The parts of a field between semicolons, except for those in quoted strings (RFC 9110, section 5.6.6).
 fn split(field: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     field.split(move |sign: char| {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_what_the_type_says_or_what_parses_without_a_type() {
+    fn json_is_a_body_with_the_type_or_one_that_parses_without_a_type() {
         for media in
             ["application/json", "Application/JSON; charset=utf-8", "application/problem+json", "text/json", ""]
         {
@@ -140,19 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_after_all_is_text() {
+    fn a_body_that_is_not_json_is_text() {
         assert_eq!(read("application/json", b"oops"), (json!("oops"), None));
         assert_eq!(read("", b"hello"), (json!("hello"), None));
     }
 
     #[test]
-    fn what_is_no_text_is_base64() {
+    fn a_body_that_is_not_text_is_base64() {
         assert_eq!(read("image/png", &[0x89, 0x50, 0xff]), (json!("iVD/"), Some("base64")));
         assert_eq!(read("", &[0xff]), (json!("/w=="), Some("base64")));
     }
 
     #[test]
-    fn nothing_is_null_unless_the_type_says_text() {
+    fn an_empty_body_is_null_unless_its_type_is_text() {
         assert_eq!(read("", b""), (Value::Null, None));
         assert_eq!(read("application/json", b""), (Value::Null, None));
         assert_eq!(read("text/plain", b""), (json!(""), None));

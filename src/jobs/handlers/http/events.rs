@@ -1,10 +1,10 @@
 //! A response that is itself an event stream: each of its events is forwarded, the last one is the result.
 //!
-//! It is over when the body ends, or with an event whose data is `[DONE]`: that is how streams of tokens end (chat
-//! completions as `OpenAI` defined them, and all that speak alike). That event is only a mark: it is neither forwarded nor
-//! counted, and nothing behind it is read, whether the server closes or not. A task may name its stream's last event
-//! (`endEvent`): then a body that ends without it is truncated. An event `error` is how these servers say that a stream
-//! went wrong after its status was sent: it is the error of the task, unless the task says otherwise (`errorEvents`).
+//! The stream ends with the body, or with an event whose data is `[DONE]`, as streams of tokens do (chat completions as
+//! `OpenAI` defined them, and compatible servers). That event is only an end marker: it is neither forwarded nor
+//! counted, and nothing after it is read, whether the server closes or not. A task may name its stream's last event
+//! (`endEvent`): then a body that ends without it is truncated. These servers send an event `error` when a stream fails
+//! after its status was sent. It is the error of the task, unless the task ignores such events (`errorEvents`).
 
 use serde_json::{Value, json};
 
@@ -16,19 +16,19 @@ use crate::{
     upstream::{self, Chunks},
 };
 
-/// Most bytes of an id. It is in force until another one comes, so each event of a few bytes would carry it.
+/// Maximum length of an id. It applies until another id arrives, so each event of a few bytes would carry it.
 const ID_MAX: usize = 4096;
 
-/// Most bytes that are parsed at once, which bounds the events that are kept until they are forwarded.
+/// Maximum number of bytes that are parsed at once, which limits the events that wait to be forwarded.
 const PIECE: usize = 16 * 1024;
 
-/// Data of the event behind which nothing follows.
+/// Data of the last event.
 const DONE: &str = "[DONE]";
 
-/// The name of the event that says what went wrong.
+/// The name of the event with the reason of a failure.
 const ERROR: &str = "error";
 
-/// How much of an error event without a message goes into the error, in characters.
+/// Maximum characters of an error event without a message in the error.
 const ERROR_EXCERPT: usize = 300;
 
 /// What ends a stream before its body ends.
@@ -41,15 +41,15 @@ enum End {
     LongId,
 }
 
-/// Forwards the events until the stream ends. How many come is not bounded here: none is kept but the last, and a full
-/// sink makes the upstream wait.
+/// Forwards the events until the stream ends. Their number is not limited: only the last one is stored, and a full sink
+/// makes the upstream wait.
 pub async fn forward(
     mut body: Chunks,
     max_event_bytes: usize,
     input: &Input,
     progress: &Progress,
 ) -> Result<Value, TaskError> {
-    // A line has the name of its field with it.
+    // The limit of a line includes the name of its field.
     let mut decoder = Decoder::new(Limits { line: max_event_bytes.saturating_add(64), event: max_event_bytes });
     let (mut count, mut last, mut end) = (0_u64, Value::Null, None);
     let mut events = Vec::new();
@@ -73,11 +73,11 @@ pub async fn forward(
             for event in events.drain(..) {
                 count += 1;
                 last.clone_from(&event);
-                // How far a stream is cannot be known.
+                // The progress of a stream is unknown.
                 progress.forward(0.0, event).await;
             }
             match end {
-                // With the body goes its connection.
+                // Dropping the body closes its connection.
                 Some(End::Done) => return Ok(result(count, &last)),
                 Some(End::Failed(data)) => {
                     let message = format!("the stream ended with `event: error`: {}", message_of(&data));
@@ -107,10 +107,10 @@ fn result(count: u64, last: &Value) -> Value {
     json!({"events": count, "lastEvent": last})
 }
 
-/// The words of an error event: `error.message`, `error`, `message` or `detail` of its data, else the data.
+/// The message of an error event: `error.message`, `error`, `message` or `detail` of its data, else the data.
 fn message_of(data: &str) -> String {
     let value = serde_json::from_str::<Value>(data).unwrap_or(Value::Null);
-    let places = ["/error/message", "/error", "/message", "/detail"];
-    let message = places.iter().find_map(|place| value.pointer(place)?.as_str()).unwrap_or(data);
+    let paths = ["/error/message", "/error", "/message", "/detail"];
+    let message = paths.iter().find_map(|path| value.pointer(path)?.as_str()).unwrap_or(data);
     excerpt(message, ERROR_EXCERPT)
 }

@@ -1,4 +1,4 @@
-//! Reads a body within a bound and reports how far it is.
+//! Reads a body up to a limit and reports the progress.
 
 use bytes::{Bytes, BytesMut};
 
@@ -10,8 +10,8 @@ use crate::{
     upstream::{self, Chunks},
 };
 
-/// Reports each whole per cent once. Says nothing where the length is not known, nor of a body that came in one piece:
-/// that the task has ended says it better.
+/// Reports each full percentage once. Reports nothing if the length is unknown, or if the body came in one piece: the
+/// end of the task follows immediately.
 pub struct Meter<'a> {
     progress: &'a Progress,
     total: Option<u64>,
@@ -30,12 +30,13 @@ impl<'a> Meter<'a> {
     /// The whole body.
     ///
     /// # Errors
-    /// `response_too_large` above `limit` bytes, before anything is read if the length says so; or how the wire failed.
+    /// `response_too_large` above `limit` bytes, before the body is read if its length is known; or the failure of the
+    /// connection.
     pub async fn collect(&mut self, body: &mut Chunks, limit: usize, reserve: &Reserve) -> Result<Bytes, TaskError> {
         if self.total.is_some_and(|total| total > limit as u64) {
             return Err(upstream::Error::TooLarge { limit }.into());
         }
-        // Room is there before the bytes are. Where nothing is known of the length it is taken in two steps.
+        // Memory is reserved before the bytes are read. If the length is unknown, it is reserved in two steps.
         let declared = self.total.and_then(|total| usize::try_from(total).ok());
         reserve.answer(declared.unwrap_or(0)).await;
         let mut steps = [memory::FREE, memory::SMALL].into_iter().filter(|_| declared.is_none()).peekable();

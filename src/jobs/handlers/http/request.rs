@@ -1,4 +1,4 @@
-//! What a client asks for, and the request that comes of it; pure but for a random span id.
+//! The HTTP request that a client defines; pure except for a random span id.
 
 use std::collections::BTreeMap;
 
@@ -14,26 +14,27 @@ use crate::{
     upstream::{self, HeaderMap, HeaderName, HeaderValue, Method, Request, Trust},
 };
 
-/// The input of an HTTP task. All but the URL may be missing or `null`.
+/// The input of an HTTP task. All fields but the URL may be missing or `null`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// An absolute URL, http or https, without credentials.
     pub url: String,
-    /// Any HTTP method but CONNECT and TRACE; the usual ones in any case.
+    /// Any HTTP method except CONNECT and TRACE; the usual ones in upper or lower case.
     #[serde(default = "get", deserialize_with = "method")]
     pub method: String,
-    /// Header fields, each name once. They win over those that are added: `Idempotency-Key`, `traceparent`, and the
+    /// Header fields, each name once. They replace the fields that are added: `Idempotency-Key`, `traceparent`, and the
     /// content type.
     #[serde(default, deserialize_with = "fields", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// `null` for none; a string goes as it is, as `text/plain` unless the headers say otherwise; anything else as JSON.
+    /// `null` for no body. A string is sent unchanged, as `text/plain` unless the headers set a type; any other value
+    /// as JSON.
     #[serde(default, skip_serializing_if = "Json::is_null")]
     pub body: Json,
-    /// Of a response that is an event stream: the name of its last event, or `[DONE]`. Without it the stream is cut.
+    /// For an event stream: the name of its last event, or `[DONE]`. A stream that ends without it is truncated.
     #[serde(default, rename = "endEvent", skip_serializing_if = "Option::is_none")]
     pub end_event: Option<String>,
-    /// Of such a response: what an event `error` means.
+    /// For an event stream: the meaning of an event `error`.
     #[serde(
         default,
         rename = "errorEvents",
@@ -43,14 +44,14 @@ pub struct Input {
     pub error_events: ErrorEvents,
 }
 
-/// What an event `error` of a stream means for the task that reads it.
+/// The meaning of an event `error` for the task that reads the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ErrorEvents {
-    /// The task fails with it.
+    /// The task fails with this error.
     #[default]
     Fail,
-    /// It is an event like any other.
+    /// It is an ordinary event.
     Ignore,
 }
 
@@ -94,7 +95,7 @@ impl Input {
         }
     }
 
-    /// Checks all that can be known without sending: so that a job can be refused when it is submitted.
+    /// Checks everything that can be checked before sending, so that a wrong job is rejected when it is submitted.
     ///
     /// # Errors
     /// Codes `bad_url`, `bad_method` and `bad_header`. No message quotes a header's value: it may be a secret.
@@ -154,7 +155,7 @@ impl Input {
     }
 }
 
-/// The task's key; hashed where it has signs that a header field cannot carry.
+/// The task's key; hashed if it has characters that a header field cannot carry.
 fn idempotency_key(task: &Task) -> HeaderValue {
     let key = Bytes::from(task.idempotency_key());
     HeaderValue::from_maybe_shared(key.clone()).unwrap_or_else(|_| {
@@ -162,11 +163,11 @@ fn idempotency_key(task: &Task) -> HeaderValue {
     })
 }
 
-/// A W3C trace context of a job that was submitted without one: all requests of a job share the trace, each attempt is a span of its own. The flag "sampled" is not set:
-/// the node records no spans.
+/// A W3C trace context of a job that was submitted without one: all requests of a job share the trace, and each attempt
+/// is a span. The flag "sampled" is not set: the node records no spans.
 fn traceparent(job_id: &str) -> HeaderValue {
     let trace = hex(&Sha256::digest(job_id)[..16]);
-    // Zero means "no span" to the standard.
+    // Zero means "no span" in the standard.
     let span = rand::random::<u64>().max(1);
     HeaderValue::try_from(format!("00-{trace}-{span:016x}-00")).expect("hexadecimal digits are header text")
 }

@@ -19,19 +19,19 @@ async fn run(input: Value) -> (Result<Output, TaskError>, Arc<Recorder>) {
     (done, recorder)
 }
 
-/// Asks an upstream that answers everything with these bytes.
+/// Sends a request to an upstream that responds with these bytes.
 async fn ask(bytes: Vec<u8>) -> (Result<Output, TaskError>, Arc<Recorder>) {
-    run(json!({"url": Upstream::saying(bytes).await.url})).await
+    run(json!({"url": Upstream::responding(bytes).await.url})).await
 }
 
 async fn failure(bytes: Vec<u8>) -> TaskError {
     ask(bytes).await.0.expect_err("it fails")
 }
 
-// --- what a response is worth ---
+// --- responses ---
 
 #[tokio::test]
-async fn json_text_and_binary_are_told_apart() {
+async fn json_text_and_binary_are_distinguished() {
     for (head, body, result, encoding) in [
         ("200 OK\r\nContent-Type: application/json", &b"{\"a\": [1]}"[..], json!({"a": [1]}), None),
         ("201 Created\r\nContent-Type: text/html", b"<p>", json!("<p>"), None),
@@ -53,7 +53,7 @@ async fn no_content_is_null() {
 #[tokio::test]
 async fn head_has_no_body_and_waits_for_none() {
     let upstream =
-        Upstream::saying(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\nContent-Encoding: gzip\r\n\r\n").await;
+        Upstream::responding(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\nContent-Encoding: gzip\r\n\r\n").await;
     let output = run(json!({"url": upstream.url, "method": "HEAD"})).await.0.expect("it is well");
     assert_eq!(output, Output { http_status: Some(200), ..Output::default() });
 }
@@ -117,7 +117,7 @@ async fn each_event_of_a_stream_is_forwarded_and_the_last_is_the_result() {
 }
 
 #[tokio::test]
-async fn events_are_forwarded_while_the_stream_goes_on() {
+async fn events_are_forwarded_while_the_stream_continues() {
     let stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: now\n\n".to_vec();
     let mut upstream = Upstream::start(move |_| Answer::Stall(stream.clone())).await;
     let (task, recorder) = task(json!({"url": upstream.url}));

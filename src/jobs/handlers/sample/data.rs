@@ -1,12 +1,12 @@
-//! The data of the samples, and what the node serves of it. The files are made by `scripts/make-assets.py`.
+//! The data of the samples, and the parts of it that the node serves. The files are made by `scripts/make-assets.py`.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Where the node serves [`orders_csv`], as `text/csv`.
+/// Path of [`orders_csv`], as `text/csv`.
 pub const ORDERS_PATH: &str = "/api/sse/samples/orders.csv";
 
-/// Where the node serves [`quotes`], by `?page=N` from 1; a page that does not exist is a 404.
+/// Path of [`quotes`], with `?page=N` from 1; an unknown page is a 404.
 pub const QUOTES_PATH: &str = "/api/sse/samples/quotes";
 
 /// A picture of 1600 × 1000 pixels.
@@ -27,24 +27,24 @@ const ROUTES: [&str; 5] = ["Hamburg-Oslo", "Rotterdam-Bergen", "Gdansk-Turku", "
 pub struct QuotePage {
     /// Its number, from 1.
     pub page: u32,
-    /// How many there are.
+    /// Number of pages.
     pub pages: u32,
-    /// What is on it.
+    /// The quotes of this page.
     pub quotes: Vec<Quote>,
 }
 
-/// What a carrier asks for a route.
+/// The price of a carrier for a route.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Quote {
     /// Its number over all pages.
     pub id: u32,
-    /// Who offers it.
+    /// Name of the carrier.
     pub carrier: &'static str,
-    /// From where to where.
+    /// Both ends of the route.
     pub route: &'static str,
-    /// What it costs.
+    /// Price in euros.
     pub price: f64,
-    /// How long it takes.
+    /// Duration in days.
     pub days: u32,
 }
 
@@ -59,9 +59,9 @@ pub fn orders_csv() -> &'static [u8] {
     ORDERS
 }
 
-/// One page of freight quotes; `None` beyond the last.
+/// One page of freight quotes; `None` after the last page.
 ///
-/// The same at every call: they are computed from their number.
+/// Every call returns the same quotes: they are computed from their number.
 pub fn quotes(page: u32) -> Option<QuotePage> {
     if !(1..=PAGES).contains(&page) {
         return None;

@@ -1,4 +1,4 @@
-//! Samples `fetch` and `third_party`: what a service does with the services of others, here with the node itself.
+//! Samples `fetch` and `third_party`: typical calls of other services, here of the node itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ use crate::{
     upstream::{Chunks, Client, Method, Request, Response, StatusCode, Trust, Verdict, verdict},
 };
 
-/// Most pages that are asked for.
+/// Maximum number of pages that are requested.
 const PAGES_MAX: u32 = 100;
 
 /// The node as its own upstream.
@@ -55,7 +55,7 @@ struct Quote {
 // === impl Node ===
 
 impl Node {
-    /// As the dependencies say.
+    /// The node of these dependencies.
     pub fn new(deps: &Deps) -> Self {
         Self { client: deps.client.clone(), url: deps.own_url.clone(), max_response_bytes: deps.max_response_bytes }
     }
@@ -110,7 +110,7 @@ impl ThirdParty {
             let answer: Page = crate::json::from_slice(&body).map_err(|error| {
                 TaskError::fatal("bad_response", format!("page {page} of the quotes is not as expected: {error}"))
             })?;
-            // What another says of itself bounds nothing.
+            // A number of another service must not determine the number of requests.
             pages = answer.pages.min(PAGES_MAX);
             quotes.extend(answer.quotes);
             let progress = 100.0 * f64::from(page) / f64::from(pages.max(1));

@@ -1,4 +1,4 @@
-//! Sample `stats`: what a nightly report does with a table.
+//! Sample `stats`: a typical nightly report about a table.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ fn describe(table: &[u8], steps: &Steps) -> Result<Value, TaskError> {
         *by_region.entry(order.region).or_default() += value;
         if values.len() % CHUNK == 0 {
             let read = rows.reader().position().byte() as f64 / table.len() as f64;
-            // The last tenth is for the figures.
+            // The last tenth is for the computation.
             steps.done((read * 90.0).floor(), format!("{} rows", values.len()))?;
         }
     }

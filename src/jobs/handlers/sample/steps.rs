@@ -1,4 +1,4 @@
-//! The steps of a computation on a blocking thread: each reports progress, and is where the computation can stop.
+//! The steps of a computation on a blocking thread: each reports progress and can stop the computation.
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

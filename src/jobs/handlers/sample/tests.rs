@@ -1,4 +1,4 @@
-//! The samples as they run, the node's own endpoints played by a server on loopback that says which requests must come.
+//! Runs of the samples; a mock server replaces the node's own endpoints, and checks which requests come.
 
 use std::time::Duration;
 
@@ -117,9 +117,9 @@ async fn a_cancelled_sample_ends_at_once() {
     }
 }
 
-/// The thread must not work on for nobody.
+/// The thread must stop when the result is no longer needed.
 #[test]
-fn a_step_fails_when_nobody_wants_the_rest() {
+fn a_step_fails_when_the_result_is_no_longer_needed() {
     let (reports, receiver) = mpsc::channel(8);
     let steps = Steps { reports, cancel: CancellationToken::new() };
     assert!(steps.done(1.0, "one").is_ok());

@@ -1,4 +1,4 @@
-//! Sample `thumbnail`: what an upload service does with a picture.
+//! Sample `thumbnail`: typical work of an upload service on a picture.
 
 use std::io::Cursor;
 
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{data::HARBOUR, steps::Steps};
 use crate::{jobs::handler::TaskError, text::hex};
 
-/// Widths in pixels, falling; the height follows.
+/// Widths in pixels, in descending order; the height is proportional.
 const WIDTHS: [u32; 3] = [1280, 640, 320];
 
 /// Progress when the picture is decoded.
@@ -26,7 +26,7 @@ pub fn run(steps: &Steps) -> Result<Value, TaskError> {
     let mut thumbnails = Vec::with_capacity(WIDTHS.len());
     for (width, before) in WIDTHS.into_iter().zip([DECODED, DECODED + SHARE, DECODED + 2.0 * SHARE]) {
         let height = width * full_height / full_width;
-        // Each from the one before, which is as good as from the original and has less to read.
+        // Each picture is made from the previous one, which has the same quality as the original and is smaller.
         picture = picture.resize_exact(width, height, FilterType::Lanczos3);
         steps.done(before + SHARE / 3.0, format!("resized to {width} × {height}"))?;
         let mut jpeg = Cursor::new(Vec::new());

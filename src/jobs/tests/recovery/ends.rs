@@ -1,4 +1,4 @@
-//! An ending that had begun is carried on; a deadline is one of the time of day, by the clock of the node.
+//! An ending that had begun continues; a deadline is a wall-clock time of the node's clock.
 
 use tokio::time::{Duration, Instant, pause};
 
@@ -27,9 +27,9 @@ async fn a_cancel_that_was_acknowledged_is_carried_out() {
     node.jobs.cancel(&id).await.expect("it is cancelled");
 }
 
-/// Its only task is deaf: when the node ends, no event tells of the cancel yet.
+/// Its only task ignores the cancel: when the node ends, no event shows the cancel yet.
 #[actix_rt::test]
-async fn a_cancel_is_kept_before_it_is_acknowledged() {
+async fn a_cancel_is_stored_before_it_is_acknowledged() {
     pause();
     let journal = journal();
     let node = stuck(&journal);
@@ -46,7 +46,7 @@ async fn a_cancel_is_kept_before_it_is_acknowledged() {
 }
 
 #[actix_rt::test]
-async fn a_job_that_was_to_fail_fast_does() {
+async fn a_job_with_fail_fast_fails_after_a_restart() {
     pause();
     let journal = journal();
     let node = stuck(&journal);
@@ -64,7 +64,7 @@ async fn a_job_that_was_to_fail_fast_does() {
     assert_eq!(history.one("error", "b")["code"], "cancelled");
 }
 
-/// Leaves a job of half an hour behind, whose clock then is moved.
+/// Leaves a job of half an hour in the journal, and moves the clock.
 async fn behind(by: i64) -> (Arc<Memory>, String) {
     let first = journal();
     let node = stuck(&first);
@@ -83,7 +83,7 @@ async fn behind(by: i64) -> (Arc<Memory>, String) {
     (second, id)
 }
 
-/// Waits for longer than the rig has patience.
+/// Waits longer than the rig does.
 async fn ended(node: &Rig, id: &str) {
     while !node.jobs.summary(id).await.unwrap().status.ended() {
         sleep(Duration::from_secs(1)).await;
@@ -107,7 +107,7 @@ async fn a_deadline_that_passed_meanwhile_ends_the_job_at_once() {
     assert!(history.all("task_retry").is_empty());
     assert!(begun.elapsed() < Duration::from_secs(1));
     let took = history.one("complete", "")["durationMs"].as_u64().unwrap();
-    assert!((1_800_000..1_900_000).contains(&took), "from its acceptance: {took}");
+    assert!((1_800_000..1_900_000).contains(&took), "since its acceptance: {took}");
 }
 
 #[actix_rt::test]
@@ -122,7 +122,7 @@ async fn a_deadline_counts_from_the_acceptance() {
 }
 
 #[actix_rt::test]
-async fn a_clock_that_was_set_back_stretches_no_deadline_beyond_its_length() {
+async fn a_clock_that_was_set_back_extends_no_deadline_beyond_its_length() {
     pause();
     let (journal, id) = behind(i64::MAX).await;
     let node = stuck(&journal);
@@ -133,11 +133,11 @@ async fn a_clock_that_was_set_back_stretches_no_deadline_beyond_its_length() {
 }
 
 #[actix_rt::test]
-async fn a_deadline_that_had_begun_to_end_the_job_does_so_whatever_the_clock_says() {
+async fn a_deadline_that_had_begun_to_end_the_job_ends_it_with_any_clock() {
     pause();
     let (first, id) = behind(-1_800_000).await;
     let node = stuck(&first);
-    // Waiting tasks are told at once, those that run two seconds later.
+    // Waiting tasks fail at once, running tasks two seconds later.
     has(&node, &id, "error", 1).await;
     node.crash().await;
     let second = journal();
@@ -150,7 +150,7 @@ async fn a_deadline_that_had_begun_to_end_the_job_does_so_whatever_the_clock_say
 }
 
 #[actix_rt::test]
-async fn a_job_that_lacks_only_its_last_word_gets_the_right_one() {
+async fn a_job_without_its_last_event_gets_the_right_one() {
     pause();
     let (first, second) = (journal(), journal());
     let node = stuck(&first);
@@ -165,8 +165,8 @@ async fn a_job_that_lacks_only_its_last_word_gets_the_right_one() {
     assert_eq!((history.0.len(), history.verdict()), (events + 2, ("cancelled".into(), 1, 1)));
 }
 
-/// A wall clock that is a day ahead while the job is accepted dates nothing, and after the start the deadline is one of
-/// the node's clock.
+/// A wall clock that is a day ahead while the job is accepted changes no timestamp. After the start the deadline
+/// follows the node's clock.
 #[actix_rt::test]
 async fn a_deadline_is_one_of_the_clock_of_the_node() {
     pause();
@@ -190,5 +190,8 @@ async fn a_deadline_is_one_of_the_clock_of_the_node() {
     let history = node.ended(&id).await;
     assert_eq!(history.verdict().0, "timed_out");
     assert!((590..=603).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
-    assert!(history.0[0].data_value()["timestamp"].as_u64().unwrap() < 1_790_000_000_000 + HOUR_MS, "not of tomorrow");
+    assert!(
+        history.0[0].data_value()["timestamp"].as_u64().unwrap() < 1_790_000_000_000 + HOUR_MS,
+        "not in the future"
+    );
 }

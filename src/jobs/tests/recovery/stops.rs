@@ -1,4 +1,4 @@
-//! A node that stops in order leaves unfinished jobs standing.
+//! A node that stops in order leaves unfinished jobs in the journal.
 
 use tokio::time::{Duration, Instant, pause};
 
@@ -7,7 +7,7 @@ use super::*;
 const GRACE: Duration = Duration::from_secs(5);
 
 #[actix_rt::test]
-async fn a_stop_leaves_unfinished_jobs_standing_and_the_next_start_goes_on() {
+async fn unfinished_jobs_continue_at_the_start_after_a_stop() {
     pause();
     let journal = journal();
     let node = stuck(&journal);
@@ -22,7 +22,7 @@ async fn a_stop_leaves_unfinished_jobs_standing_and_the_next_start_goes_on() {
     node.jobs.stop(GRACE).await;
     assert!(
         (7..8).contains(&begun.elapsed().as_secs()),
-        "the grace, and two seconds for the deaf: {:?}",
+        "the grace, and two seconds for tasks that do not react: {:?}",
         begun.elapsed()
     );
     node.crash().await;
@@ -32,7 +32,7 @@ async fn a_stop_leaves_unfinished_jobs_standing_and_the_next_start_goes_on() {
     node.jobs.cancel(&id).await.unwrap();
     let history = node.ended(&id).await;
     coherent(&history);
-    assert_eq!(history.names("e"), ["task_start", "task_complete"], "what waits says nothing");
+    assert_eq!(history.names("e"), ["task_start", "task_complete"], "a waiting task has no event");
     for task in ["b", "c", "d"] {
         let retry = history.one("task_retry", task);
         assert_eq!(
@@ -40,11 +40,11 @@ async fn a_stop_leaves_unfinished_jobs_standing_and_the_next_start_goes_on() {
             (&json!("node_stopped"), &json!(2), &json!(0))
         );
     }
-    assert_eq!(history.one("task_complete", "b")["result"], 2, "it was told once, and ran");
+    assert_eq!(history.one("task_complete", "b")["result"], 2, "it has one event, and ran");
 }
 
 #[actix_rt::test]
-async fn what_ends_in_time_has_ended() {
+async fn a_task_that_ends_in_the_grace_has_ended() {
     pause();
     let journal = journal();
     let setup = Setup::usual()
@@ -71,7 +71,7 @@ async fn what_ends_in_time_has_ended() {
 }
 
 #[actix_rt::test]
-async fn a_job_that_was_being_ended_comes_to_its_end() {
+async fn a_job_whose_ending_had_begun_comes_to_its_end() {
     pause();
     let journal = journal();
     let node = stuck(&journal);
@@ -85,7 +85,7 @@ async fn a_job_that_was_being_ended_comes_to_its_end() {
 }
 
 #[actix_rt::test]
-async fn a_task_between_two_attempts_keeps_its_place_and_its_retries() {
+async fn a_task_between_two_attempts_keeps_its_order_and_its_retries() {
     pause();
     let journal = journal();
     let fails = || Setup::usual().with("work", |_| async { Err(TaskError::transient("c", "e")) });
@@ -129,7 +129,7 @@ async fn stops_are_no_crashes_and_a_crash_after_a_stop_is_one() {
 }
 
 #[actix_rt::test]
-async fn ten_thousand_delayed_tasks_are_told_of_within_the_bound() {
+async fn ten_thousand_delayed_tasks_are_reported_within_the_bound() {
     pause();
     let journal = journal();
     let setup = || {

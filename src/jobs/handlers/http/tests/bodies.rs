@@ -26,9 +26,9 @@ async fn a_gzip_encoded_response_is_decoded() {
     assert!(ask(response("200 OK\r\nContent-Encoding: identity", b"1")).await.0.is_ok());
 }
 
-/// A few kilobytes that become gigabytes.
+/// A few kilobytes that decode to gigabytes.
 #[tokio::test]
-async fn a_gzip_encoded_response_is_bounded_by_what_it_becomes() {
+async fn a_gzip_encoded_response_is_bounded_by_its_decoded_size() {
     for media in ["text/plain", "text/event-stream"] {
         let bomb = packed(media, &vec![b'x'; 64 << 20]);
         assert!(bomb.len() < 100_000, "{}", bomb.len());
@@ -49,7 +49,7 @@ async fn a_gzip_encoding_that_is_broken_or_cut_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_encoding_that_is_not_taken_is_named() {
+async fn an_encoding_that_is_not_supported_is_named() {
     for encoding in ["br", "gzip, gzip", "zstd"] {
         let error = failure(response(&format!("200 OK\r\nContent-Encoding: {encoding}"), b"\x1f\x8b")).await;
         assert_eq!((error.code.as_str(), error.retryable), ("unsupported_encoding", false));
@@ -84,9 +84,9 @@ async fn text_is_decoded_by_its_charset() {
     }
 }
 
-/// What does not fit its charset, or has none, keeps its bytes.
+/// Bytes that do not fit their charset, or have none, stay unchanged.
 #[tokio::test]
-async fn what_no_charset_fits_stays_base64() {
+async fn bytes_without_a_fitting_charset_are_base64() {
     for (media, body, result) in [
         ("image/png; charset=iso-8859-1", &b"\x89PNG"[..], "iVBORw=="),
         ("application/octet-stream; charset=iso-8859-1", b"\xff", "/w=="),

@@ -1,4 +1,4 @@
-//! What statuses mean, and which redirects are followed how.
+//! The meaning of statuses, and the handling of redirects.
 
 use super::*;
 
@@ -57,15 +57,15 @@ async fn an_unknown_status_is_understood_by_its_class() {
         assert_eq!((error.code.as_str(), error.retryable), ("http_status", retryable), "{status}");
         assert_eq!(error.http_status, Some(status));
         assert_eq!(error.retry_after, retryable.then_some(Duration::from_secs(3)), "{status}");
-        let says = format!("`127.0.0.1` answered {status}");
-        assert!(error.message.starts_with(&says) && error.message.ends_with(": why"), "{error}");
+        let expected = format!("`127.0.0.1` answered {status}");
+        assert!(error.message.starts_with(&expected) && error.message.ends_with(": why"), "{error}");
     }
     let error = failure(response("099 Odd", b"")).await;
     assert!(error.retryable, "{error}");
     assert_eq!(ask(response("299 Odd", b"1")).await.0.expect("it is a success").result, json!(1));
 }
 
-/// RFC 9110, section 15.2.2: only a request with `Upgrade` can be answered so.
+/// RFC 9110, section 15.2.2: only a request with `Upgrade` may get this status.
 #[tokio::test]
 async fn protocols_that_are_switched_unasked_are_an_error() {
     let bytes = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x02hi";
@@ -83,10 +83,10 @@ async fn a_redirect_that_leads_nowhere_is_an_error() {
     }
 }
 
-/// "Not modified" is what a conditional request asked for, and no answer to any other.
+/// "Not modified" is a valid response only to a conditional request.
 #[tokio::test]
 async fn not_modified_is_a_result_of_a_conditional_request_alone() {
-    let upstream = Upstream::saying(b"HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n").await;
+    let upstream = Upstream::responding(b"HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n").await;
     for (name, value) in [("If-None-Match", "\"1\""), ("If-Modified-Since", "Sun, 06 Nov 1994 08:49:37 GMT")] {
         let output = run(json!({"url": upstream.url, "headers": {name: value}})).await.0.expect("it is as it was");
         assert_eq!((output.result.value(), output.http_status), (Value::Null, Some(304)), "{name}");
@@ -98,7 +98,7 @@ async fn not_modified_is_a_result_of_a_conditional_request_alone() {
 /// Fetch, "HTTP-redirect fetch": only POST becomes GET at 301 and 302.
 #[tokio::test]
 async fn redirects_keep_the_method_and_the_body() {
-    for (status, method, expected, kept) in [
+    for (status, method, expected, has_body) in [
         (301, "DELETE", "DELETE", true),
         (302, "PUT", "PUT", true),
         (301, "PATCH", "PATCH", true),
@@ -120,8 +120,8 @@ async fn redirects_keep_the_method_and_the_body() {
         upstream.requests.recv().await.expect("the first request");
         let second = upstream.requests.recv().await.expect("the second request");
         assert!(second.starts_with(&format!("{expected} /target HTTP/1.1\r\n")), "{status} {method}: {second}");
-        assert_eq!(second.ends_with("\r\n\r\n{\"n\":1}"), kept, "{status} {method}: {second}");
-        assert_eq!(header(&second, "content-type").is_some(), kept, "{status} {method}: {second}");
+        assert_eq!(second.ends_with("\r\n\r\n{\"n\":1}"), has_body, "{status} {method}: {second}");
+        assert_eq!(header(&second, "content-type").is_some(), has_body, "{status} {method}: {second}");
     }
 }
 
@@ -135,8 +135,8 @@ async fn retry_after_is_passed_on_where_a_repeat_can_help() {
 #[tokio::test]
 async fn of_a_long_error_the_beginning_is_shown() {
     let error = failure(response("500 Internal Server Error", "ä".repeat(1_000_000).as_bytes())).await;
-    let said = error.message.split_once(": ").map_or("", |(_, said)| said);
-    assert_eq!(said, format!("{}…", "ä".repeat(300)));
+    let excerpt = error.message.split_once(": ").map_or("", |(_, excerpt)| excerpt);
+    assert_eq!(excerpt, format!("{}…", "ä".repeat(300)));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Streams of tokens, which end with `[DONE]`, and what an endless stream may cost.
+//! Streams of tokens, which end with `[DONE]`, and the limits of an endless stream.
 
 use super::*;
 
@@ -20,7 +20,7 @@ async fn done_is_the_end_and_no_event() {
     assert_eq!(recorder.forwarded(), [token("a"), token("b")]);
 }
 
-/// Not all servers close behind it, and a task must not hang on one that does not.
+/// Not all servers close the connection after it, and a task must not wait for that.
 #[tokio::test]
 async fn nothing_behind_done_is_read_or_waited_for() {
     for behind in ["", "data: {\"token\":\"late\"}\n\n", &"x".repeat(2 << 20)] {
@@ -49,7 +49,7 @@ async fn only_an_event_of_exactly_these_data_is_done() {
     assert_eq!(recorder.forwarded().len(), texts.len());
 }
 
-/// A small event carries the id in force: one long id must not make gigabytes of a few kilobytes.
+/// A small event carries the id in force: one long id must not turn a few kilobytes into gigabytes.
 #[tokio::test]
 async fn an_id_is_bounded() {
     let text = format!("data: a\n\nid: {}\n\n{}", "x".repeat(200_000), "data\n\n".repeat(10_000));
@@ -68,10 +68,10 @@ async fn a_stream_that_breaks_before_done_is_worth_another_try() {
     assert_eq!((error.code.as_str(), error.retryable), ("truncated", true));
 }
 
-/// How `OpenAI` and Anthropic end a stream that went wrong.
+/// Streams of `OpenAI` and Anthropic end like this after a failure.
 #[tokio::test]
 async fn an_error_event_is_the_error_of_the_task() {
-    for (data, says) in [
+    for (data, expected) in [
         (r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, "Overloaded"),
         (r#"{"error":"out of tokens"}"#, "out of tokens"),
         (r#"{"message":"broken"}"#, "broken"),
@@ -82,17 +82,17 @@ async fn an_error_event_is_the_error_of_the_task() {
         let text =
             format!("data: {{\"token\":\"a\"}}\n\nevent: error\ndata: {data}\n\ndata: {{\"token\":\"late\"}}\n\n");
         let (done, recorder) = ask(stream(&text)).await;
-        let error = done.expect_err("the stream says that it failed");
+        let error = done.expect_err("the stream has failed");
         assert_eq!((error.code.as_str(), error.retryable, error.http_status), ("error_event", true, Some(200)));
-        assert_eq!(error.message, format!("the stream ended with `event: error`: {says}"));
-        assert_eq!(recorder.forwarded(), [token("a")], "what came before it was forwarded");
+        assert_eq!(error.message, format!("the stream ended with `event: error`: {expected}"));
+        assert_eq!(recorder.forwarded(), [token("a")], "the events before it were forwarded");
     }
 }
 
 #[tokio::test]
-async fn error_events_can_be_events_like_any_other() {
+async fn error_events_can_be_ordinary_events() {
     let text = "event: error\ndata: a\n\ndata: {\"token\":\"b\"}\n\n";
-    let upstream = Upstream::saying(stream(text)).await;
+    let upstream = Upstream::responding(stream(text)).await;
     let (done, recorder) = run(json!({"url": upstream.url, "errorEvents": "ignore"})).await;
     assert_eq!(done.expect("it is well").result, json!({"events": 2, "lastEvent": token("b")}));
     assert_eq!(recorder.forwarded()[0], json!({"event": "error", "data": "a", "id": ""}));
@@ -102,7 +102,7 @@ async fn error_events_can_be_events_like_any_other() {
 async fn a_stream_that_must_end_with_an_event_is_truncated_without_it() {
     let whole = "data: {\"token\":\"a\"}\n\nevent: done\ndata: 1\n\n";
     let run = async |text: &str, end: &str| {
-        let upstream = Upstream::saying(stream(text)).await;
+        let upstream = Upstream::responding(stream(text)).await;
         let (done, recorder) = run(json!({"url": upstream.url, "endEvent": end})).await;
         (done, recorder.forwarded().len())
     };
@@ -118,7 +118,7 @@ async fn a_stream_that_must_end_with_an_event_is_truncated_without_it() {
         assert_eq!((error.code.as_str(), error.retryable), ("truncated", true), "{text}");
         assert!(error.message.contains(&format!("`{end}`")), "{error}");
     }
-    // A stream of tokens that is done is at its end, whatever its last event is called.
+    // A stream with `[DONE]` is complete, with any name of its last event.
     assert!(run("data: [DONE]\n\n", "done").await.0.is_ok());
 }
 

@@ -1,4 +1,4 @@
-//! Jobs leave when their time is over, wholly, wherever that is cut short.
+//! Jobs are deleted completely after their retention, also if the deletion is interrupted anywhere.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -32,17 +32,17 @@ async fn retention_counts_from_the_real_end() {
     Copy { event: &old, ..Copy::of(&first, &id) }.to(&second, "01OLD").await;
     Copy { event: &half, ..Copy::of(&first, &id) }.to(&second, "01HALF").await;
     let node = setup(config()).on(&second).start();
-    settle().await;
+    run_all_tasks().await;
     assert!(node.jobs.get("01OLD").await.is_err());
     assert!(node.jobs.get("01HALF").await.is_ok());
     assert_eq!((topics(&second).await, second.stats().records), (1, 1));
     sleep(std::time::Duration::from_millis(HOUR_MS / 2)).await;
-    settle().await;
+    run_all_tasks().await;
     assert_eq!((topics(&second).await, second.stats().records), (0, 0));
 }
 
 #[actix_rt::test]
-async fn of_too_many_jobs_those_leave_that_ended_first() {
+async fn of_too_many_jobs_those_are_deleted_that_ended_first() {
     pause();
     let (first, second) = (journal(), journal());
     let node = setup(Config::default()).on(&first).start();
@@ -54,14 +54,14 @@ async fn of_too_many_jobs_those_leave_that_ended_first() {
         Copy { event: &event, ..Copy::of(&first, &id) }.to(&second, &format!("01J{number}")).await;
     }
     let node = setup(Config { max_kept: 3, ..Config::default() }).on(&second).start();
-    settle().await;
-    let kept = node.jobs.list(crate::jobs::Filter::default()).await.unwrap();
-    let kept: Vec<_> = kept.jobs.iter().map(|job| &*job.job_id).collect();
-    assert_eq!(kept, ["01J2", "01J1", "01J0"]);
+    run_all_tasks().await;
+    let listed = node.jobs.list(crate::jobs::Filter::default()).await.unwrap();
+    let ids: Vec<_> = listed.jobs.iter().map(|job| &*job.job_id).collect();
+    assert_eq!(ids, ["01J2", "01J1", "01J0"]);
     assert_eq!(topics(&second).await, 3);
 }
 
-/// Runs a job, cuts its purge short after so many writes, and starts a node on what is left.
+/// Runs a job, interrupts its purge after this number of writes, and starts a node on the rest.
 async fn cut_short(writes: usize, result_bytes: usize) -> bool {
     let config = || Config { max_result_bytes: 100, ..Config::default() };
     let journal = journal();
@@ -85,12 +85,12 @@ async fn cut_short(writes: usize, result_bytes: usize) -> bool {
     assert!(node.jobs.get(&id).await.is_err(), "{writes} writes");
     assert_eq!((topics(&journal).await, journal.stats().records), (0, 0), "{writes} writes");
     let new = node.jobs.submit(submission).await.unwrap();
-    assert!(!new.existing && new.job_id != id, "the key is free");
+    assert!(!new.existing && new.job_id != id, "the key is unused");
     purged
 }
 
 #[actix_rt::test]
-async fn a_purge_that_was_cut_short_is_finished_at_the_next_start() {
+async fn an_interrupted_purge_is_finished_at_the_next_start() {
     pause();
     // The spec, the topic, and two pages of large results.
     for writes in 0..=4 {

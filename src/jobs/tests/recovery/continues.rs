@@ -1,4 +1,4 @@
-//! Unfinished jobs go on after the node ended without a word.
+//! Unfinished jobs continue after a crash of the node.
 
 use std::sync::{
     Arc,
@@ -11,7 +11,7 @@ use super::*;
 use crate::jobs::{Status, Submission, code, tests::rig::submission};
 
 #[actix_rt::test]
-async fn what_is_finished_stays_and_the_rest_runs_again() {
+async fn finished_tasks_stay_and_the_others_run_again() {
     pause();
     let journal = journal();
     let node = stuck(&journal);
@@ -52,9 +52,9 @@ async fn what_is_finished_stays_and_the_rest_runs_again() {
     assert_eq!(stats.jobs_ended.partial, 1);
 }
 
-/// Every history breaks off somewhere: a node that finds the beginning of one brings it to a coherent end.
+/// A history may end anywhere: a node that finds its beginning brings it to a coherent end.
 #[actix_rt::test]
-async fn a_history_can_break_off_anywhere() {
+async fn a_history_can_end_anywhere() {
     let first = journal();
     let spec = json!({"tasks": [
         {"id": "a", "run": "echo"}, {"id": "f", "run": "fail"}, {"id": "w", "run": "work"}, {"id": "l", "run": "large"},
@@ -123,7 +123,7 @@ async fn a_task_whose_node_ended_three_times_is_not_run_again() {
     );
     assert!(error["error"].as_str().unwrap().contains("3 times"), "{error}");
     let retries = |task: &str| history.all("task_retry").iter().filter(|retry| retry["taskId"] == *task).count();
-    assert_eq!((retries("p"), retries("h")), (2, 2), "who waits for a slot is not to blame");
+    assert_eq!((retries("p"), retries("h")), (2, 2), "a task that waits for a slot is not the cause");
     assert_eq!(history.names("e"), ["task_start", "task_complete"]);
 }
 
@@ -143,7 +143,7 @@ async fn an_attempt_begins_once_its_start_is_written() {
 }
 
 #[actix_rt::test]
-async fn an_end_of_the_node_spends_no_retry() {
+async fn an_end_of_the_node_uses_no_retry() {
     pause();
     let journal = journal();
     let node = stuck(&journal);
@@ -176,11 +176,11 @@ async fn a_task_between_two_attempts_runs_again() {
     coherent(&history);
     assert_eq!(history.all("task_retry").len(), 2);
     let error = history.one("error", "a");
-    assert_eq!((&error["code"], &error["attempts"]), (&json!("d"), &json!(3)), "its one retry was spent");
+    assert_eq!((&error["code"], &error["attempts"]), (&json!("d"), &json!(3)), "its one retry was used");
 }
 
 #[actix_rt::test]
-async fn a_handler_that_is_gone_is_the_error_of_its_tasks_alone() {
+async fn a_missing_handler_is_the_error_of_its_tasks_alone() {
     pause();
     let journal = journal();
     let node = stuck(&journal);
@@ -202,7 +202,7 @@ async fn a_handler_that_is_gone_is_the_error_of_its_tasks_alone() {
 }
 
 #[actix_rt::test]
-async fn ten_thousand_interrupted_tasks_are_told_of_within_the_bound() {
+async fn ten_thousand_interrupted_tasks_are_reported_within_the_bound() {
     let journal = journal();
     let config = Config { concurrency: 10_000, ..Config::default() };
     let node = Setup { config: config.clone(), ..Setup::usual() }.with("work", |_| std::future::pending());

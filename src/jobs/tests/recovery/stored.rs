@@ -1,4 +1,4 @@
-//! Ended jobs are still there, and so is what belongs to them.
+//! Ended jobs and their data still exist after a restart.
 
 use tokio::time::pause;
 
@@ -19,7 +19,7 @@ async fn all(jobs: &Handle) -> Vec<String> {
 }
 
 #[actix_rt::test]
-async fn an_ended_job_is_as_it_was() {
+async fn an_ended_job_is_unchanged() {
     let journal = journal();
     let node = setup().on(&journal).start();
     let keyed = || {
@@ -36,7 +36,7 @@ async fn an_ended_job_is_as_it_was() {
     node.crash().await;
 
     let node = setup().on(&journal).start();
-    // The first question waits until all is read.
+    // The first query waits until all jobs are restored.
     assert_eq!(node.jobs.get(&id).await.unwrap(), before);
     assert_eq!(all(&node.jobs).await, listed);
     assert_eq!(node.jobs.result(&id, "a").await.unwrap().json, "7");
@@ -53,7 +53,7 @@ async fn an_ended_job_is_as_it_was() {
 }
 
 #[actix_rt::test]
-async fn a_record_that_cannot_be_read_is_left_alone() {
+async fn a_record_that_cannot_be_read_is_not_changed() {
     pause();
     let journal = journal();
     let node = setup().on(&journal).start();
@@ -79,12 +79,12 @@ async fn a_record_that_cannot_be_read_is_left_alone() {
     assert_eq!(node.jobs.stats().records_unreadable, 2);
     assert!(journal.get("job/01ODD/spec".into()).await.unwrap().is_some());
     let topics = journal.topics(crate::topic::Pattern::new("job:01LATER").unwrap(), None, 10).await.unwrap();
-    assert_eq!(topics.len(), 1, "its history is left alone, too");
+    assert_eq!(topics.len(), 1, "its history is not changed either");
     assert_eq!(node.run(json!({"tasks": [{"run": "echo"}]})).await.verdict().0, "completed");
 }
 
 #[actix_rt::test]
-async fn a_record_that_cannot_be_read_costs_its_own_job() {
+async fn a_record_that_cannot_be_read_affects_only_its_job() {
     pause();
     let journal = journal();
     let node = setup().on(&journal).start();
@@ -97,7 +97,7 @@ async fn a_record_that_cannot_be_read_costs_its_own_job() {
     node.crash().await;
 
     let node = Setup { damaged: Some(format!("{first}/spec")), ..setup() }.on(&journal).start();
-    assert!(node.jobs.get(&second).await.is_ok(), "all others are there in time");
+    assert!(node.jobs.get(&second).await.is_ok(), "all others are restored in time");
     assert!(
         matches!(node.jobs.get(&first).await, Err(Error::Unreadable { job, reason }) if job == first && reason.contains("damaged"))
     );
@@ -106,11 +106,11 @@ async fn a_record_that_cannot_be_read_costs_its_own_job() {
     assert_eq!(listing.unreadable.iter().map(|job| &job.job_id).collect::<Vec<_>>(), [&first]);
     assert_eq!(node.jobs.stats().records_unreadable, 1);
     assert_eq!(node.run(json!({"tasks": [{"run": "echo"}]})).await.verdict().0, "completed");
-    assert_eq!(node.topic(&Topic::job(&first).unwrap()).await.len(), 5, "its history is left alone, too");
+    assert_eq!(node.topic(&Topic::job(&first).unwrap()).await.len(), 5, "its history is not changed either");
 }
 
 #[actix_rt::test]
-async fn while_the_journal_cannot_be_read_requests_are_told_so_in_time() {
+async fn while_the_journal_cannot_be_read_requests_fail_in_time() {
     pause();
     let journal = journal();
     let node = setup().on(&journal).start();
@@ -132,7 +132,7 @@ async fn while_the_journal_cannot_be_read_requests_are_told_so_in_time() {
 }
 
 #[actix_rt::test]
-async fn thousands_of_kept_jobs_are_counted_and_listed_by_pages() {
+async fn thousands_of_ended_jobs_are_counted_and_listed_by_pages() {
     let (first, second) = (journal(), journal());
     let node = setup().on(&first).start();
     let id = node.submit(json!({"tasks": vec![json!({"run": "echo", "input": "x".repeat(100)}); 4]})).await;
