@@ -125,7 +125,7 @@ async fn what_cannot_be_asked_is_refused_with_a_code() {
 }
 
 #[tokio::test]
-async fn the_egress_guard_stands_before_what_clients_name() {
+async fn the_egress_guard_checks_urls_of_clients() {
     let upstream = unasked().await;
     let client = Client::new(upstream::Config::default());
     let (task, _) = task(json!({"url": upstream.uri()}));
@@ -142,7 +142,7 @@ async fn an_endpoint_gets_the_input_as_json_or_is_asked_without() {
         let expected = Mock::given(method(verb)).and(path("/in")).and(query_param("k", "v")).and(body_string(body));
         let response = ResponseTemplate::new(200).set_body_json(json!({"ok": true}));
         expected.respond_with(response).expect(1).mount(&upstream).await;
-        // Without exceptions: the guard does not stand before what the operator names.
+        // Without exceptions: the guard does not apply to URLs of the operator.
         let deps = Deps { client: Client::new(upstream::Config::default()), ..deps() };
         let endpoint = Endpoint::new(&deps, &format!("{}/in?k=v", upstream.uri())).expect("it is a URL");
         let json = (!input.is_null()).then_some("application/json");
