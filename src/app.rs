@@ -9,7 +9,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A stop goes in order: not ready and refusing new work, streams told and ended, relays, jobs, journal, listener.
+//! Order of a stop: reject new work, end the streams, the relays, the jobs, the journal, the listener.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -45,13 +45,13 @@ mod sweep;
 
 use self::sweep::Sweep;
 
-/// A node that is built and not yet listening.
+/// A node that does not listen yet.
 pub struct App {
     node: Node,
     frontend: Frontend,
 }
 
-/// A node that has its port.
+/// A node that has bound its port.
 pub struct Server {
     node: Node,
     frontend: Frontend,
@@ -59,7 +59,7 @@ pub struct Server {
     server: dev::Server,
 }
 
-/// The node cannot begin.
+/// Why the node cannot start, or has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The settings are wrong.
@@ -71,23 +71,23 @@ pub enum Error {
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
-    /// The port cannot be had.
+    /// The address cannot be bound.
     #[error("cannot listen on {addr}: {error}")]
     Listen {
-        /// Which address.
+        /// The address.
         addr: SocketAddr,
-        /// Why.
+        /// The reason.
         error: std::io::Error,
     },
     /// An essential part of the node has failed.
-    #[error("a part of the node has failed: {0}; its log says more")]
+    #[error("a part of the node has failed: {0}; its log has the reason")]
     Failed(&'static str),
     /// The server failed while it ran.
     #[error("the server failed: {0}")]
     Serve(#[from] std::io::Error),
 }
 
-/// How long jobs may go on after the streams have ended; then they are cancelled, and say so.
+/// Time that jobs have after the streams have ended; then they are cancelled.
 const JOBS_GRACE: Duration = Duration::from_secs(5);
 
 // === impl App ===
@@ -96,15 +96,16 @@ impl App {
     /// Builds a node with the handlers of its settings.
     ///
     /// # Errors
-    /// When a setting is wrong.
+    /// If a setting is wrong.
     pub fn build(config: Config) -> Result<Self, Error> {
         Self::with_handlers(config, std::iter::empty())
     }
 
-    /// Builds a node with handlers of its own beside those of its settings. Must be called inside an actix system.
+    /// Builds a node with handlers of the program in addition to those of its settings. Must be called inside an actix
+    /// system.
     ///
     /// # Errors
-    /// When a setting is wrong.
+    /// If a setting is wrong.
     pub fn with_handlers(config: Config, own: impl IntoIterator<Item = (String, Registered)>) -> Result<Self, Error> {
         config.check()?;
         let connection_limit = config.server.connection_limit()?;
@@ -123,7 +124,7 @@ impl App {
         let connections = upstream::Connections::shared(config.relay.max_upstreams, share);
         let webhooks = intake::Webhooks::build(&config.webhooks).map_err(config::Error)?;
         let journal = journal::open_with(&config.journal, &config.server.data_dir, clock.clone())?;
-        // The epoch is random, lives as long as the journal, and is already part of each event id.
+        // The epoch is random, is as old as the journal, and is already part of each event id.
         upstream.set_node(format!("{:x}", journal.epoch()));
         let access = access::Handle::new(&config.access, upstream.clone(), journal.clone(), clock.clone());
         let access = access.map_err(config::Error)?;
@@ -208,10 +209,10 @@ impl App {
         &self.node
     }
 
-    /// All routes, for an actix-web application of your own; call it inside the application factory, so that every
-    /// worker thread gets its shard. Who may come in is then your middleware's business: let it put an
-    /// [`crate::access::Identity`] into the request's extensions. Where it puts none, token mode asks for a credential, and
-    /// open mode lets everybody do everything.
+    /// All routes, for an actix-web application of another program. Call it inside the application factory, so that
+    /// every worker thread gets its shard. Authentication is then the task of the program's middleware, which puts an
+    /// [`crate::access::Identity`] into the request's extensions. Without one, token mode requires a credential, and
+    /// open mode permits everything.
     ///
     /// [`Server::run`] ends when a part of the node fails. An embedding application must end the node itself when
     /// [`Supervisor::failure`] resolves.
@@ -219,21 +220,22 @@ impl App {
         http::routes(self.node.clone(), self.frontend.clone().embedded())
     }
 
-    /// The count of the connections. A server of your own must call [`ConnectionLimiter::enter`] for each accepted
-    /// connection (`HttpServer::on_connect`): it counts the connection, and lets the node cut a client that reads nothing.
+    /// The limiter of the connections. Another program's server must call [`ConnectionLimiter::enter`] for each
+    /// accepted connection (`HttpServer::on_connect`): it counts the connection, and enables the node to cut a client
+    /// that does not read.
     pub fn connections(&self) -> &ConnectionLimiter {
         self.frontend.connections()
     }
 
-    /// Stops the parts of the node in order. A server of your own must be stopped after this call.
+    /// Stops the parts of the node in order. Another program's server must be stopped after this call.
     pub async fn stop(&self) {
         stop(&self.node, &self.frontend).await;
     }
 
-    /// Takes the port; nobody is answered before [`Server::run`].
+    /// Binds the port. Requests get responses only after [`Server::run`] starts.
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// If the address cannot be bound.
     pub fn bind(self) -> Result<Server, Error> {
         let Self { node, frontend } = self;
         let listen = node.config.server.listen;
@@ -261,7 +263,7 @@ impl Server {
         &self.node
     }
 
-    /// Where it answers: `http://ADDR`, or `https://ADDR` with a certificate.
+    /// URL of the server: `http://ADDR`, or `https://ADDR` with a certificate.
     pub fn url(&self) -> String {
         format!("{}://{}", self.node.scheme(), self.addr)
     }
@@ -269,7 +271,7 @@ impl Server {
     /// Serves until `shutdown` resolves or an essential part of the node fails, then stops in order.
     ///
     /// # Errors
-    /// When the server or another part of the node has failed.
+    /// If the server or another part of the node has failed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let handle = self.server.handle();
         let serving = actix_rt::spawn(self.server);

@@ -1,4 +1,4 @@
-//! What every durable entity whose history is a topic shares: jobs and relays are such entities.
+//! The shared kit of durable entities whose history is a topic: jobs and relays.
 //!
 //! ```text
 //!  Handle ──Mailbox──> actor ──owns──> engine (pure: messages in, effects out)

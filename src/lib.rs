@@ -1,4 +1,4 @@
-//! Millstream: one binary between your services and the people who wait for them.
+//! Millstream: one binary between your services and their users.
 //!
 //! It starts many slow tasks in parallel, shows their progress live over Server-Sent Events, merges remote streams with
 //! local ones, and loses nothing when a connection breaks.
@@ -15,10 +15,10 @@
 //!    │        ├───────────┴─ upstream  every outgoing request; remotes, and the client for their event streams
 //!    └────────┴─ journal              the one ordered record of all events; publishing is appending
 //!                   │
-//!          event · topic · sse · json the words we speak; pure, no I/O
+//!          event · topic · sse · json the shared vocabulary; pure, no I/O
 //!          socket · transport · tls   the connection under the HTTP framework, and how a stream takes it over
 //!          unsent                     limits on bytes that wait for clients, in time and in size
-//!          metrics                    rows of figures, as every component gives them
+//!          metrics                    rows of figures of every component
 //!          clock                      wall clock and monotonic clock, and jumps between them
 //!          supervise · telemetry      failure policies of long-lived tasks; output of log lines
 //!          spans                      where in the node a log line belongs

@@ -1,7 +1,8 @@
-//! Metrics as the components give them: rows with a name, a meaning and values. `http/metrics.rs` writes them as text.
+//! Metrics of the components: rows with a name, a meaning and values. `http/metrics.rs` writes them as text.
 //!
-//! A component counts by itself and adds its rows when the metrics are asked for: `pub fn metrics(&self, rows: &mut Rows)`.
-//! Names have no prefix and no suffix: the text adds `millstream_`, and `_total` to counters. `docs/operating.md` lists all.
+//! A component counts by itself and adds its rows at each scrape: `pub fn metrics(&self, rows: &mut Rows)`. Names have
+//! no prefix and no suffix: the text adds `millstream_`, and `_total` to counters. `docs/operating.md` lists all
+//! metrics.
 
 use std::borrow::Cow;
 
@@ -27,9 +28,9 @@ pub struct Row {
 /// How a value changes over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It only grows while the node runs.
+    /// The value only grows while the node runs.
     Counter,
-    /// It is what there is now.
+    /// The value is the present state.
     Gauge,
 }
 

@@ -1,8 +1,8 @@
 //! A node: the handles of all its components, as handlers and embedding programs use them.
 //!
-//! [`crate::app`] builds it. It knows the components and nothing of HTTP; the parts of a node that exist only for HTTP are
-//! in `http/frontend.rs`. It publishes from Rust (`node/publish.rs`), reads settings again (`node/reload.rs`), collects the
-//! metrics of all components (`node/metrics.rs`), and reports whether it accepts work.
+//! [`crate::app`] builds it. It knows the components and does not depend on HTTP; the parts of a node that exist only
+//! for HTTP are in `http/frontend.rs`. It publishes from Rust (`node/publish.rs`), reloads settings (`node/reload.rs`),
+//! collects the metrics of all components (`node/metrics.rs`), and reports whether it accepts work.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -36,13 +36,13 @@ pub struct Node {
     pub config: Arc<Config>,
     /// The wall clock and the monotonic clock of the node.
     pub clock: Clock,
-    /// The record of all events.
+    /// The journal of all events.
     pub journal: journal::Shared,
     /// Identities, tokens and tickets.
     pub access: access::Handle,
     /// Connected subscribers.
     pub hub: hub::Handle,
-    /// Parallel work.
+    /// Jobs with parallel tasks.
     pub jobs: jobs::Handle,
     /// The memory budget for specs, inputs and responses of jobs.
     pub memory: jobs::Memory,
@@ -52,7 +52,7 @@ pub struct Node {
     pub webhooks: intake::Webhooks,
     /// Outgoing requests.
     pub upstream: upstream::Client,
-    /// The servers that the settings name.
+    /// The configured remotes.
     pub remotes: upstream::Remotes,
     /// Open streams from these servers.
     pub connections: upstream::Connections,

@@ -1,4 +1,4 @@
-//! Texts from outside, made fit for a message or an event; pure.
+//! Shortens and cleans external texts for messages and events; pure.
 
 /// Shortens a text to about `max` bytes, at the end of a character, and marks the cut with `…`.
 pub(crate) fn shorten(mut text: String, max: usize) -> String {

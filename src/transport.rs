@@ -1,14 +1,13 @@
-//! The connection under the HTTP framework, and how a stream takes it over.
+//! The connection below the HTTP framework, and its handover to a stream.
 //!
-//! The framework serves requests on a [`Transport`]. For a response that goes on for hours it would keep two buffers of
-//! 8 KiB per connection (actix-http, `h1/dispatcher.rs`: `HW_BUFFER_SIZE`, no setting), copy each frame into one of them
-//! and poll its whole state machine per write. So a stream asks for the connection ([`Handover::take_over`]): the
-//! framework writes the head of the response, is then told that the client is gone, and frees what it held.
-//! A client that begins with the preface of HTTP/2 is left to whoever speaks that ([`Handover::left`]), and one whose
-//! request does not come is cut (`head.rs`).
+//! The framework serves requests on a [`Transport`]. For a response that lasts for hours it would keep two buffers of
+//! of them and poll its whole state machine per write. So a stream requests the connection ([`Handover::take_over`]).
+//! The framework writes the head of the response, then reads the end of its input, and frees its memory. A connection
+//! that begins with the preface of HTTP/2 is passed to the HTTP/2 server ([`Handover::http2`]). A connection without a
+//! complete request is cut (`head.rs`).
 //!
 //! ```text
-//!  accept ─> Transport ──> framework: request, response head ──flush──> take over: Transport is an empty husk
+//!  accept ─> Transport ──> framework: request, response head ──flush──> take over: Transport is empty
 //!                │                                                          │
 //!                └── Handover, kept with the connection's data ─────────────┴──> the stream owns the socket
 //! ```
@@ -38,17 +37,17 @@ pub use self::{
     wire::{Rewound, Wire},
 };
 use self::{
-    head::{Late, Mark, Watch},
+    head::{Late, RequestState, Watch},
     outlet::Outlet,
     request::Requests,
 };
 use crate::unsent::Unsent;
 
-/// A connection as the HTTP framework reads and writes it.
+/// A connection in the form that the HTTP framework reads and writes.
 pub struct Transport {
     stage: Stage,
     watch: Watch,
-    /// What has come of the preface of HTTP/2; `None` once it is known that it is something else.
+    /// Received bytes of the preface of HTTP/2; `None` after the protocol is known.
     preface: Option<Vec<u8>>,
     outlet: Outlet,
     requests: Requests,
@@ -62,41 +61,41 @@ pub struct Transport {
 pub struct Refusal {
     /// The status of the response.
     pub status: u16,
-    /// What is wrong.
+    /// Description of the fault.
     pub detail: String,
 }
 
 /// Renders the response to a rejected head, after which the connection closes.
 pub type Render = fn(&Refusal) -> Vec<u8>;
 
-/// Asks for the connection of a [`Transport`] on the same thread. Cheap to clone.
+/// Requests the connection of a [`Transport`] on the same thread. Cheap to clone.
 #[derive(Clone)]
 pub struct Handover {
     stage: Stage,
-    mark: Mark,
+    request: RequestState,
     rest: Rest,
 }
 
 type Stage = Rc<RefCell<At>>;
 
-/// Who has the connection.
+/// The owner of the connection.
 enum At {
     /// The framework.
     Served(Wire),
-    /// The framework, until it has flushed what it has written.
-    Leaving(TakeOver, Wire),
-    /// Nobody: it speaks HTTP/2.
-    Left(Rewound),
-    /// Somebody else.
+    /// The framework, until it has flushed its output.
+    Flushing(TakeOver, Wire),
+    /// The HTTP/2 server, which has not taken it yet.
+    Http2(Rewound),
+    /// A stream or the HTTP/2 server.
     Taken,
 }
 
 type TakeOver = Box<dyn FnOnce(Wire)>;
 
-/// What a client of HTTP/2 says first when it knows that it is understood (RFC 9113, section 3.4).
+/// The first bytes of an HTTP/2 client with prior knowledge (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Most bytes of the target of a request: what the framework can hold.
+/// Maximum bytes of the target of a request: the limit of the framework.
 const MOST_TARGET: usize = 65_534;
 
 /// The interim response for `Expect: 100-continue`.
@@ -107,7 +106,7 @@ const LAST: Duration = Duration::from_secs(1);
 // === impl Transport ===
 
 impl Transport {
-    /// A connection for the framework to serve.
+    /// A connection that the framework serves.
     pub fn new(connection: Wire, heads: Heads, unsent: Unsent, render: Render) -> Self {
         let preface = matches!(connection, Wire::Plain(_)).then(Vec::new);
         let stage = Rc::new(RefCell::new(At::Served(connection)));
@@ -115,9 +114,9 @@ impl Transport {
         Self { stage, watch, preface, outlet, requests: Requests::default(), render, last: None }
     }
 
-    /// What a stream takes it over with.
+    /// The handover for a stream.
     pub fn handover(&self) -> Handover {
-        Handover { stage: self.stage.clone(), mark: self.watch.mark().clone(), rest: self.outlet.rest() }
+        Handover { stage: self.stage.clone(), request: self.watch.request().clone(), rest: self.outlet.rest() }
     }
 
     fn poll<T>(
@@ -126,12 +125,12 @@ impl Transport {
         taken: impl FnOnce() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         match &mut *self.stage.borrow_mut() {
-            At::Served(connection) | At::Leaving(_, connection) => served(Pin::new(connection)),
-            At::Left(_) | At::Taken => Poll::Ready(taken()),
+            At::Served(connection) | At::Flushing(_, connection) => served(Pin::new(connection)),
+            At::Http2(_) | At::Taken => Poll::Ready(taken()),
         }
     }
 
-    /// The first bytes decide which HTTP it is. In the usual case that is one look at what has come with the first read.
+    /// The first bytes decide the protocol. Usually one check of the first read is enough.
     fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let begin = buffer.filled().len();
         loop {
@@ -147,7 +146,7 @@ impl Transport {
                 early.extend_from_slice(new);
                 buffer.set_filled(begin);
             } else {
-                // What has come before must still find room.
+                // The bytes received before must also fit.
                 let mut rest = buffer.take(buffer.remaining() - PREFACE.len());
                 ready!(read(&self.stage, cx, &mut rest))?;
                 ended = rest.filled().is_empty();
@@ -158,7 +157,7 @@ impl Transport {
                 self.preface = None;
                 let mut stage = self.stage.borrow_mut();
                 *stage = match std::mem::replace(&mut *stage, At::Taken) {
-                    At::Served(connection) => At::Left(Rewound::new(early, connection)),
+                    At::Served(connection) => At::Http2(Rewound::new(early, connection)),
                     other => other,
                 };
                 return Poll::Ready(Ok(()));
@@ -171,31 +170,31 @@ impl Transport {
         }
     }
 
-    /// The head did not come: says so where nothing else is on its way out, and ends the framework's part.
+    /// The head did not arrive in time: sends a 408, and ends the framework's part.
     fn cut(&mut self, late: Late, cx: &mut Context<'_>) -> io::Error {
         if late == Late::Head {
             let detail = "the head of the request did not come in time (`server.head_timeout_ms`)".to_owned();
-            self.say(&(self.render)(&Refusal { status: 408, detail }), cx);
+            self.write_now(&(self.render)(&Refusal { status: 408, detail }), cx);
         }
         io::ErrorKind::TimedOut.into()
     }
 
-    /// As much of this as the socket takes at once.
-    fn say(&mut self, bytes: &[u8], cx: &mut Context<'_>) {
-        let said = self.poll(|mut io| io.as_mut().poll_write(cx, bytes), || Ok(0));
-        if said.is_ready() {
+    /// Writes the bytes that the socket accepts at once.
+    fn write_now(&mut self, bytes: &[u8], cx: &mut Context<'_>) {
+        let written = self.poll(|mut io| io.as_mut().poll_write(cx, bytes), || Ok(0));
+        if written.is_ready() {
             let _ = self.poll(|io| io.poll_flush(cx), || Ok(()));
         }
     }
 
-    /// Answers a rejected head after all earlier requests.
+    /// Responds to a rejected head after all earlier requests.
     fn refuse(&mut self, cx: &mut Context<'_>) {
         let Some(refusal) = self.requests.refused() else { return };
-        if self.last.is_none() && self.watch.mark().answered(self.requests.passed()) {
-            self.say(&(self.render)(refusal), cx);
+        if self.last.is_none() && self.watch.request().answered(self.requests.passed()) {
+            self.write_now(&(self.render)(refusal), cx);
             let _ = self.poll(|io| io.poll_shutdown(cx), || Ok(()));
             self.last = Some(Box::pin(sleep(LAST)));
-            // The framework has to read on.
+            // The framework must continue to read.
             cx.waker().wake_by_ref();
         }
     }
@@ -231,15 +230,15 @@ impl Transport {
     }
 
     fn is_served(&self) -> bool {
-        matches!(&*self.stage.borrow(), At::Served(_) | At::Leaving(..))
+        matches!(&*self.stage.borrow(), At::Served(_) | At::Flushing(..))
     }
 }
 
-/// Reads; a connection that was taken over looks like one whose client is gone.
+/// Reads. A connection that was taken over looks like one whose client has disconnected.
 fn read(stage: &Stage, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
     match &mut *stage.borrow_mut() {
-        At::Served(connection) | At::Leaving(_, connection) => Pin::new(connection).poll_read(cx, buffer),
-        At::Left(_) | At::Taken => Poll::Ready(Ok(())),
+        At::Served(connection) | At::Flushing(_, connection) => Pin::new(connection).poll_read(cx, buffer),
+        At::Http2(_) | At::Taken => Poll::Ready(Ok(())),
     }
 }
 
@@ -260,20 +259,20 @@ impl AsyncRead for Transport {
             ready!(done)?;
             if buffer.filled().len() == before {
                 if self.is_served() {
-                    // A complete request is answered; a stream has lost its reader.
-                    self.watch.mark().set_ended();
+                    // A complete request gets its response; a stream has lost its reader.
+                    self.watch.request().set_ended();
                     self.check_over()?;
                 }
                 return Poll::Ready(Ok(()));
             }
             let passed = self.requests.take(&buffer.filled()[before..]);
             buffer.set_filled(before + passed);
-            self.watch.mark().set_expects(self.requests.expects());
+            self.watch.request().set_expects(self.requests.expects());
             if passed > 0 || self.give(buffer) {
                 return Poll::Ready(Ok(()));
             }
         }
-        // The answer goes out with the next flush.
+        // The response is sent with the next flush.
         Poll::Pending
     }
 }
@@ -283,8 +282,8 @@ impl AsyncWrite for Transport {
         let gone = || Err(io::ErrorKind::BrokenPipe.into());
         self.check_over()?;
         if !bytes.is_empty() {
-            // The answer begins.
-            self.watch.mark().set_asks(false);
+            // The response begins.
+            self.watch.request().set_asks(false);
         }
         let done = self.poll(|connection| connection.poll_write(cx, bytes), gone);
         if let Poll::Ready(Ok(written)) = done {
@@ -293,32 +292,32 @@ impl AsyncWrite for Transport {
         self.outlet.watch(done, bytes.len(), cx)
     }
 
-    /// The framework flushes when it has written all that it had: the moment in which a connection changes hands. Each
-    /// flush after it fails, which ends the framework's part for good: with much input behind the request it would not
-    /// come to read that the client is gone, and be polled without end (`h1/dispatcher.rs`: `read_available`).
+    /// The framework flushes after it has written all its output: at this moment the connection is handed over. Every
+    /// later flush fails, which ends the framework's part. With much input after the request it would not read the end
+    /// of its input, and would be polled without end (`h1/dispatcher.rs`: `read_available`).
     ///
-    /// It flushes at the end of each of its turns, also when it has written nothing: the moment in which a head is whole
-    /// or is still waited for.
+    /// It flushes at the end of each of its turns, also without output: at this moment a head is complete or still
+    /// incomplete.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let gone = || Err(io::ErrorKind::BrokenPipe.into());
         let done = self.poll(|connection| connection.poll_flush(cx), gone);
         ready!(self.outlet.watch(done, 0, cx))?;
         self.outlet.flushed();
         self.check_over()?;
-        if self.watch.mark().set_asks(false) {
-            self.say(CONTINUE, cx);
+        if self.watch.request().set_asks(false) {
+            self.write_now(CONTINUE, cx);
         }
         self.refuse(cx);
         if let Poll::Ready(late) = self.watch.poll(cx) {
             return Poll::Ready(Err(self.cut(late, cx)));
         }
         let left = match &mut *self.stage.borrow_mut() {
-            stage @ At::Leaving(..) => std::mem::replace(stage, At::Taken),
-            At::Served(_) | At::Left(_) | At::Taken => return Poll::Ready(Ok(())),
+            stage @ At::Flushing(..) => std::mem::replace(stage, At::Taken),
+            At::Served(_) | At::Http2(_) | At::Taken => return Poll::Ready(Ok(())),
         };
-        if let At::Leaving(take_over, connection) = left {
+        if let At::Flushing(take_over, connection) = left {
             take_over(connection);
-            // So that the framework notices, and lets go.
+            // Woken, so that the framework notices the handover and drops the connection.
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -332,46 +331,46 @@ impl AsyncWrite for Transport {
 // === impl Handover ===
 
 impl Handover {
-    /// Gives the connection away as soon as the framework has flushed what it has written. Whoever takes it must not wait
-    /// in `take_over`. If the framework gives the connection up before, `take_over` is dropped.
+    /// Hands the connection over as soon as the framework has flushed its output. `take_over` must not block. If the
+    /// framework drops the connection before, `take_over` is dropped.
     pub fn take_over(&self, take_over: impl FnOnce(Wire) + 'static) {
         let mut stage = self.stage.borrow_mut();
         *stage = match std::mem::replace(&mut *stage, At::Taken) {
-            At::Served(connection) | At::Leaving(_, connection) => At::Leaving(Box::new(take_over), connection),
+            At::Served(connection) | At::Flushing(_, connection) => At::Flushing(Box::new(take_over), connection),
             other => other,
         };
     }
 
-    /// A request has come whole, and is being answered until what this returns is dropped.
+    /// A complete request has arrived. It is being answered until the result of this function is dropped.
     pub fn answering(&self) -> Answering {
-        self.mark.answering()
+        self.request.answering()
     }
 
     /// The response is a stream: it ends when its client closes its sending side.
     pub fn streams(&self) {
-        self.mark.set_streams();
+        self.request.set_streams();
     }
 
     /// True if the client of the current request waits for `100 Continue`.
     pub fn expects(&self) -> bool {
-        self.mark.expects()
+        self.request.expects()
     }
 
     /// Sends `100 Continue`, unless the response has begun.
     pub fn ask(&self) {
-        self.mark.set_asks(true);
+        self.request.set_asks(true);
     }
 
-    /// The bytes of the response that the connection does not have yet.
+    /// The bytes of the response that the connection has not received yet.
     pub fn rest(&self) -> Rest {
         self.rest.clone()
     }
 
-    /// The connection, once it has turned out to speak HTTP/2.
-    pub fn left(&self) -> Option<Rewound> {
+    /// The connection, if it speaks HTTP/2.
+    pub fn http2(&self) -> Option<Rewound> {
         let mut stage = self.stage.borrow_mut();
         match std::mem::replace(&mut *stage, At::Taken) {
-            At::Left(connection) => Some(connection),
+            At::Http2(connection) => Some(connection),
             other => {
                 *stage = other;
                 None

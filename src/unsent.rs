@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::metrics::Rows;
 
-/// Lowest permitted rate of a client, in bytes per second. A modem of 1995 takes three times as much.
+/// Minimum permitted rate of a client, in bytes per second. A modem of 1995 is three times as fast.
 pub const LEAST_RATE: u64 = 512;
 /// Permits to build responses, see [`Size`]. The bytes of a response are not counted before it is built.
 const MAKING: u32 = 32;
@@ -77,7 +77,7 @@ pub struct Begun(Unsent);
 
 /// The permit to build a large response; keep it until the response is built.
 #[derive(Debug)]
-pub struct Making(#[expect(dead_code, reason = "it is given back when it is dropped")] OwnedSemaphorePermit);
+pub struct Making(#[expect(dead_code, reason = "it is returned on drop")] OwnedSemaphorePermit);
 
 /// The highest size of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Why {
 // === impl Unsent ===
 
 impl Unsent {
-    /// With this write deadline, and this number of bytes that may wait.
+    /// Limits: the write deadline, and the maximum number of waiting bytes.
     pub fn new(deadline: Duration, max_bytes: usize) -> Self {
         Self(Arc::new(Inner {
             deadline,
@@ -226,7 +226,7 @@ impl Unsent {
         self.0.max_bytes
     }
 
-    /// How long a client may read too little.
+    /// Time that a client may read too slowly.
     pub fn deadline(&self) -> Duration {
         self.0.deadline
     }
@@ -241,14 +241,14 @@ impl Unsent {
         self.0.ended[why as usize].load(Relaxed)
     }
 
-    /// Adds the figures of waiting and ended responses.
+    /// Adds the metrics of waiting and ended responses.
     pub fn metrics(&self, rows: &mut Rows) {
-        rows.gauge("unsent_bytes", "Bytes of answers that wait for their clients.", self.bytes() as u64);
-        rows.gauge("unsent_bytes_limit", "Most of them (max_unsent_bytes).", self.max_bytes() as u64);
-        let help = "Requests of HTTP/2 of whose answer nothing is there yet.";
+        rows.gauge("unsent_bytes", "Bytes of responses that wait for their clients.", self.bytes() as u64);
+        rows.gauge("unsent_bytes_limit", "Maximum of these bytes (max_unsent_bytes).", self.max_bytes() as u64);
+        let help = "2 of whose answer nothing is there yet./HTTP/2 requests whose response has not begun./2 of whose answer nothing is there yet.";
         rows.gauge("http2_requests_answering", help, self.begun() as u64);
         let ended = Why::ALL.map(|why| (why.as_str(), self.ended(why)));
-        let help = "Answers and connections ended because their clients took too little, by reason.";
+        let help = "Responses and connections that ended because their clients read too slowly, by reason.";
         rows.counters("answers_ended", help, "reason", ended);
     }
 

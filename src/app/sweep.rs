@@ -53,12 +53,12 @@ mod tests {
     use super::*;
     use crate::{event::Draft, journal::Batch, topic::Topic};
 
-    /// Runs where the answer is given, on the thread of the writer.
+    /// Panics on the thread of the writer, which wakes it.
     struct Bomb;
 
     impl Wake for Bomb {
         fn wake(self: Arc<Self>) {
-            panic!("it fails on purpose");
+            panic!("the test requested this panic");
         }
     }
 
@@ -68,7 +68,7 @@ mod tests {
         let journal = journal::open(&journal::Config::default(), dir.path()).unwrap();
         let batch = || Batch::events(vec![Draft::new(Topic::new("t").unwrap(), "e", "x")]);
         let waker = Arc::new(Bomb).into();
-        // As often as the answer is there at once.
+        // The append may complete at once; repeat until it does not.
         let mut append = journal.append(batch());
         while append.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
             append = journal.append(batch());
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_journal_whose_writer_is_gone_ends_the_node() {
+    async fn a_journal_whose_writer_has_ended_ends_the_node() {
         let dir = tempfile::tempdir().unwrap();
         let journal = journal::open(&journal::Config::default(), dir.path()).unwrap();
         journal.close().await;

@@ -19,16 +19,17 @@ pub struct Mailbox<A: Actor> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The recovery has not finished in time; try again soon.
-    #[error("the node has just started and still reads what it kept; try again soon")]
+    #[error("the node has just started and still reads its stored data; try again soon")]
     Starting,
     /// The actor has ended.
     #[error("the node is stopping")]
     Stopping,
 }
 
-/// Maximum number of requests that an actor has in work; more wait for a permit.
+/// Maximum number of requests that an actor processes at the same time; further requests wait for a permit.
 pub const MAX_REQUESTS: usize = 256;
-/// How long a request waits for the recovery: longer than most recoveries take, shorter than most clients wait.
+/// Maximum time that a request waits for the recovery: longer than most recoveries take, shorter than most clients
+/// wait.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 // === impl Mailbox ===
@@ -44,7 +45,7 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
     /// future is dropped.
     ///
     /// # Errors
-    /// When the recovery takes longer than ten seconds, or the actor has ended.
+    /// If the recovery takes longer than ten seconds, or the actor has ended.
     pub async fn ask<M>(&self, message: M) -> Result<M::Result, Refused>
     where
         M: Message<Result: Send> + Send + 'static,
@@ -55,10 +56,10 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         self.ask_now(message).await
     }
 
-    /// Sends a request that waits neither for the recovery nor for a permit: a stop must get through.
+    /// Sends a request that waits neither for the recovery nor for a permit, such as a stop.
     ///
     /// # Errors
-    /// When the actor has ended.
+    /// If the actor has ended.
     pub async fn ask_now<M>(&self, message: M) -> Result<M::Result, Refused>
     where
         M: Message<Result: Send> + Send + 'static,
@@ -70,7 +71,7 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
     /// Waits until the recovery has finished: before that it is unknown which entities exist.
     ///
     /// # Errors
-    /// When the recovery takes longer than ten seconds, or the actor has ended.
+    /// If the recovery takes longer than ten seconds, or the actor has ended.
     pub async fn ready(&self) -> Result<(), Refused> {
         let mut ready = self.ready.clone();
         match timeout(START_TIMEOUT, ready.wait_for(|ready| *ready)).await {
@@ -82,7 +83,7 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
 
     /// Waits until the actor has ended.
     pub async fn ended(&self) {
-        // The actor holds the sender, and no value is waited for.
+        // The actor holds the sender, and the condition is never true: this waits for the end of the sender.
         drop(self.ready.clone().wait_for(|_| false).await);
     }
 

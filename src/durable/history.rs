@@ -1,4 +1,4 @@
-//! How far a reader is in the history of an entity.
+//! Checks whether a reader has the whole history of an entity.
 
 use crate::{
     event::Position,
@@ -6,15 +6,15 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// True when a reader that has received the events up to `seen` has the whole history of an entity: its stream would
-/// never send anything, so it gets 204.
+/// True if a reader that has received the events up to `seen` has the whole history of an entity. Its stream would
+/// never send an event, so it gets 204.
 ///
 /// `last_event` is the name of the entity's last event. The topic decides, not the entity's state, because the two
-/// change a moment apart. `ended` is the answer for a topic without events: retention has deleted all of them, the last
-/// event too, or nothing has happened yet.
+/// change one after the other. `ended` is the result for a topic without events: retention has deleted all events, or
+/// the entity has none yet.
 ///
 /// # Errors
-/// When the journal cannot be read.
+/// If the journal cannot be read.
 pub async fn seen_all(
     journal: &Shared,
     topic: &Topic,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Borrow, collections::BTreeMap, ops::Bound};
 
-/// Which entities to list.
+/// The filter of a list of entities.
 #[derive(Clone, Debug)]
 pub struct Filter<S> {
     /// Only entities with this status.
@@ -40,10 +40,10 @@ impl<S: PartialEq> Filter<S> {
     }
 }
 
-/// The page that the filter asks for, and the `after` of the next page; `None` if this is the last page.
+/// The page of the filter, and the `after` of the next page; `None` if this is the last page.
 ///
-/// `entities` are ordered by id, and ids grow with time. `status_and_user` and `row` say what the filter and the page
-/// need of an entity.
+/// `entities` are ordered by id, and ids grow with time. `status_and_user` and `row` return the parts of an entity that
+/// the filter and the page need.
 pub fn list<K: Ord + Borrow<str>, E, S: PartialEq, R>(
     entities: &BTreeMap<K, E>,
     filter: &Filter<S>,

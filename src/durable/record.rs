@@ -1,4 +1,4 @@
-//! The records of an entity: keyed values that the journal keeps beside its events.
+//! The records of an entity: keyed values that the journal stores in addition to its events.
 //!
 //! All records of an entity are called `{kind}/{id}/{name}`. An entity exists exactly as long as its record `spec`: it
 //! is written before the client gets its answer, and it is the first record to be deleted.
@@ -56,7 +56,7 @@ impl Records {
     /// at the end. An entity is named once, however many records it has.
     ///
     /// # Errors
-    /// When the journal cannot be read.
+    /// If the journal cannot be read.
     pub async fn page(
         self,
         journal: &Shared,
@@ -66,16 +66,16 @@ impl Records {
         let keys = journal.keys(format!("{}/", self.kind), after, limit).await?;
         let mut ids: Vec<String> = keys.iter().filter_map(|key| self.id(key).map(str::to_owned)).collect();
         ids.dedup();
-        // `0` follows `/`: this sorts behind all records of the entity and before those of the next one.
-        let behind = |last: String| self.id(&last).map(|id| format!("{}/{id}0", self.kind)).unwrap_or(last);
-        let next = keys.into_iter().next_back().map(behind);
+        // `0` follows `/`: this key sorts after all records of the entity and before those of the next one.
+        let after_id = |last: String| self.id(&last).map(|id| format!("{}/{id}0", self.kind)).unwrap_or(last);
+        let next = keys.into_iter().next_back().map(after_id);
         Ok((ids, next))
     }
 
     /// Deletes all records of an entity, a few in each commit.
     ///
     /// # Errors
-    /// When the journal does not take a commit; the records that are left can be deleted later.
+    /// If the journal rejects a commit; the remaining records can be deleted later.
     pub async fn clear(self, journal: &Shared, id: &str) -> Result<(), AppendError> {
         loop {
             let page = journal.keys(self.key(id, ""), None, CLEAR_PAGE).await?;
@@ -117,10 +117,10 @@ pub fn encode(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("records are plain data, which serialises").into()
 }
 
-/// Reads a record and its revision; `None` if there is no such record.
+/// Reads a record and its revision; `None` if it does not exist.
 ///
 /// # Errors
-/// When the journal cannot be read, or the record does not have the expected form.
+/// If the journal cannot be read, or the record does not have the expected form.
 pub async fn read<T: DeserializeOwned>(journal: &Shared, key: String) -> Result<Option<(T, u64)>, ReadError> {
     let Some(Record { value, revision }) = journal.get(key.clone()).await.map_err(ReadError::Journal)? else {
         return Ok(None);
@@ -134,7 +134,7 @@ pub async fn read<T: DeserializeOwned>(journal: &Shared, key: String) -> Result<
 /// Checks the version of a record.
 ///
 /// # Errors
-/// Names both versions if the record has another one than this node writes.
+/// Names both versions if the record has another version than this node writes.
 pub fn check_version(found: u32, known: u32) -> Result<(), String> {
     if found == known { Ok(()) } else { Err(format!("it has version {found}, this node knows {known}")) }
 }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_entity_is_named_once_and_pages_pass_over_its_records() {
+    async fn each_entity_is_listed_once_and_pages_skip_its_records() {
         let keys =
             ["thing/a/result/1", "thing/a/result/2", "thing/a/spec", "thing/b/spec", "thing/odd", "things/c/spec"];
         let journal = journal(&keys).await;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clearing_an_entity_leaves_its_neighbours() {
+    async fn clearing_an_entity_keeps_its_neighbours() {
         let mut keys: Vec<String> = (0..50).map(|n| format!("thing/a/result/{n}")).collect();
         keys.extend(["thing/a0/spec".to_owned(), "thing/b/spec".to_owned()]);
         let journal = journal(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;

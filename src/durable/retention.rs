@@ -1,8 +1,8 @@
-//! Which ended entities are deleted; pure.
+//! The choice of ended entities that are deleted; pure.
 
 use std::collections::VecDeque;
 
-/// Entities that have ended and are kept, oldest end first. `T` is a time of a clock that does not jump.
+/// Ended entities that still exist, oldest end first. `T` is a time of a clock that does not jump.
 #[derive(Debug)]
 pub struct Retention<T, I> {
     ended: VecDeque<(T, I)>,
@@ -11,7 +11,7 @@ pub struct Retention<T, I> {
 // === impl Retention ===
 
 impl<T: Ord + Copy, I: PartialEq> Retention<T, I> {
-    /// Adds an entity that ended at this time, behind all others.
+    /// Adds an entity that ended at this time, after all others.
     pub fn push(&mut self, at: T, id: I) {
         self.ended.push_back((at, id));
     }
@@ -21,19 +21,19 @@ impl<T: Ord + Copy, I: PartialEq> Retention<T, I> {
         self.ended.make_contiguous().sort_by_key(|(at, _)| *at);
     }
 
-    /// Takes the entity whose end is oldest, if that is not after `until` or more than `most` entities are kept.
+    /// Takes the entity with the oldest end, if that is not after `until` or more than `most` entities exist.
     pub fn expired(&mut self, until: Option<T>, most: usize) -> Option<I> {
         let (at, _) = self.ended.front()?;
         let over = until.is_some_and(|until| *at <= until) || self.ended.len() > most;
         if over { self.oldest() } else { None }
     }
 
-    /// Takes the entity whose end is oldest.
+    /// Takes the entity with the oldest end.
     pub fn oldest(&mut self) -> Option<I> {
         self.ended.pop_front().map(|(_, id)| id)
     }
 
-    /// Takes out an entity that runs again or was deleted. Costs time in proportion to the number of entities.
+    /// Removes an entity that runs again or was deleted. Costs time in proportion to the number of entities.
     pub fn remove(&mut self, id: &I) {
         self.ended.retain(|(_, own)| own != id);
     }
@@ -43,7 +43,7 @@ impl<T: Ord + Copy, I: PartialEq> Retention<T, I> {
         self.ended.len()
     }
 
-    /// True if no ended entity is kept.
+    /// True if there is no ended entity.
     pub fn is_empty(&self) -> bool {
         self.ended.is_empty()
     }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entities_leave_by_age_and_by_number() {
+    fn entities_expire_by_age_and_by_number() {
         let mut kept = Retention::default();
         for (at, id) in [(30, 'c'), (10, 'a'), (20, 'b'), (40, 'd')] {
             kept.push(at, id);

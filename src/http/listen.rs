@@ -179,7 +179,7 @@ where
         let served = self.http1.call((transport, Protocol::Http1, peer));
         // Every stranger can cause the errors of the framework, so they are not logged.
         let _ = served.await;
-        if let Some(rest) = handover.left() {
+        if let Some(rest) = handover.http2() {
             self.http2(rest, &connection, peer).await;
         }
     }

@@ -49,7 +49,7 @@ pub enum PublishError {
     /// The data cannot be written as JSON.
     #[error("the data cannot be written as JSON: {0}")]
     Data(#[from] serde_json::Error),
-    /// The journal rejected the event, or cannot accept events now; the variant tells how to recover.
+    /// The journal rejected the event, or cannot accept events now; the variant gives the remedy.
     #[error(transparent)]
     Append(#[from] AppendError),
 }
@@ -59,10 +59,10 @@ pub enum PublishError {
 impl Node {
     /// Publishes an event into a topic. Returns once the event is in the journal.
     ///
-    /// A string is the payload as it is; anything else becomes compact JSON, as over HTTP. An empty `event` is `message`.
+    /// A string is sent unchanged; any other value becomes compact JSON, as over HTTP. An empty `event` is `message`.
     ///
     /// # Errors
-    /// Nothing was published.
+    /// An error means that nothing was published.
     pub async fn publish(
         &self,
         topic: Topic,
@@ -75,7 +75,7 @@ impl Node {
     /// Publishes into the topic `user:{user}`, to which every stream of that user is subscribed.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish); also where `user` cannot be part of a topic's name.
+    /// If the event is rejected, or `user` cannot be part of a topic's name.
     pub async fn publish_to_user(
         &self,
         user: &str,
@@ -88,7 +88,7 @@ impl Node {
     /// Publishes into the topic `group:{group}`, to which every stream of that group is subscribed.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish); also where `group` cannot be part of a topic's name.
+    /// If the event is rejected, or `group` cannot be part of a topic's name.
     pub async fn publish_to_group(
         &self,
         group: &str,
@@ -101,7 +101,7 @@ impl Node {
     /// Publishes into the topic `all`, the broadcast.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish).
+    /// If the event is rejected.
     pub async fn publish_to_all(
         &self,
         event: &str,
@@ -113,7 +113,7 @@ impl Node {
     /// Publishes a broadcast that reaches only the streams whose metadata, user or groups match; also on replay.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish).
+    /// If the event is rejected.
     pub async fn publish_filtered(
         &self,
         filter: Filter,
@@ -126,7 +126,7 @@ impl Node {
 
     async fn publish_one(&self, draft: Draft) -> Result<Published, PublishError> {
         let published = self.publish_drafts(vec![draft]).await?;
-        Ok(published.into_iter().next().expect("one answer for each draft"))
+        Ok(published.into_iter().next().expect("one receipt for each draft"))
     }
 
     /// Appends events as one batch, all or none, and returns one result per event, in order. Both the HTTP routes and
@@ -146,7 +146,7 @@ impl Node {
     }
 }
 
-/// The payload: a string as it is, anything else as compact JSON.
+/// The payload: a string unchanged, any other value as compact JSON.
 fn text(data: &(impl Serialize + ?Sized)) -> Result<String, serde_json::Error> {
     let json = serde_json::to_string(data)?;
     if json.starts_with('"') { serde_json::from_str(&json) } else { Ok(json) }

@@ -9,8 +9,8 @@ use crate::{
 
 impl Node {
     /// Applies the settings that can change without a restart: the static tokens and the certificate. Streams whose
-    /// token was removed or changed end with `token_expired`. Other changed settings need a restart; a log line says
-    /// so.
+    /// token was removed or changed end with `token_expired`. Other changed settings need a restart, which a log line
+    /// reports.
     pub async fn reload(&self, config: &Config) {
         let gone = self.access.reload(&config.access.tokens);
         let mut streams = 0;
@@ -21,10 +21,10 @@ impl Node {
         tracing::info!(target: "millstream::audit", tokens, revoked, streams, "static tokens were read again");
         let node = self.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || node.reload_tls()).await {
-            tracing::error!(%error, "the certificate cannot be read again; the one before it stays");
+            tracing::error!(%error, "the certificate cannot be read again; the previous one stays in use");
         }
         if self.config.changed_beside_tokens(config) {
-            tracing::warn!("other settings have changed too; they come into force at the next start");
+            tracing::warn!("other settings have changed too; they apply after the next start");
         }
     }
 
@@ -33,7 +33,7 @@ impl Node {
     /// This function reads files, so do not call it on an async thread.
     ///
     /// # Errors
-    /// When the files are not valid; the previous certificate stays in use.
+    /// If the files are not valid; the previous certificate stays in use.
     pub fn reload_tls(&self) -> Result<(), config::Error> {
         self.tls.as_ref().map_or(Ok(()), Tls::reload).map_err(config::Error)
     }

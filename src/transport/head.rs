@@ -1,10 +1,9 @@
-//! The watch over the heads of requests: a client that sends one byte now and then must not keep a connection.
+//! The time limit of request heads: a client that sends one byte now and then must not keep a connection.
 //!
-//! The framework bounds the first head of a connection and the time between two requests; a second head that dribbles
-//! would be waited for without end. So the [`Transport`](super::Transport) says when bytes come and when it was flushed,
-//! and whoever answers says when a request is complete and when it was answered. In the usual case a head comes in one
-//! read and nothing is done but to set a mark: a timer is made when a head is still not whole after the framework has
-//! looked at it.
+//! The framework limits the first head of a connection and the time between two requests, but it would wait without end
+//! for a slow second head. So the [`Transport`](super::Transport) reports received bytes and flushes, and the
+//! middleware reports complete requests and their responses. Usually a head arrives in one read, and only a state is
+//! set. A timer is created if a head is still incomplete after the framework has read it.
 
 use std::{
     cell::Cell,
@@ -20,90 +19,90 @@ use std::{
 
 use tokio::time::{Sleep, sleep};
 
-/// How long is waited for heads, and how many connections were cut because theirs did not come. Cheap to clone.
+/// The time limits for heads, and the number of connections that exceeded them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Heads {
-    /// From the first byte of a head (or the beginning of the connection) to its last.
+    /// Time from the first byte of a head (or the start of the connection) to its last byte.
     pub timeout: Duration,
-    /// The longest time between two requests; where that is the framework's business, the same as there.
+    /// Maximum time between two requests; equal to the framework's limit.
     pub idle: Duration,
     cut: Arc<AtomicU64>,
 }
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     /// Between two requests.
     Nothing,
-    /// A head comes.
+    /// A head is arriving.
     Head,
-    /// A request is answered; true when bytes came meanwhile: of its body, or of the next head.
+    /// A request is being answered; true if bytes arrived meanwhile: of its body, or of the next head.
     Answer(bool),
-    /// It was answered, and what came meanwhile was perhaps the beginning of a head.
+    /// The response was sent, and the bytes that arrived meanwhile may be the beginning of a head.
     Rest,
 }
 
-/// The mark, which is shared with those who answer.
+/// The state of a connection's requests, which the transport shares with the middleware.
 #[derive(Clone, Debug)]
-pub(super) struct Mark(Rc<Marked>);
+pub(super) struct RequestState(Rc<StateCells>);
 
 #[derive(Debug)]
-struct Marked {
+struct StateCells {
     doing: Cell<Doing>,
-    /// Requests whose answers were begun.
+    /// Number of requests whose responses were begun.
     begun: Cell<u64>,
     /// The number of the request whose client waits for `100 Continue`, from 1.
     expects: Cell<u64>,
-    /// `100 Continue` must be sent.
+    /// True if `100 Continue` must be sent.
     asks: Cell<bool>,
-    /// The response is a stream, which ends when its client closes its sending side.
+    /// True if the response is a stream, which ends when its client closes its sending side.
     streams: Cell<bool>,
-    /// The client has closed its sending side.
+    /// True if the client has closed its sending side.
     ended: Cell<bool>,
 }
 
-/// A request of a connection is being answered, until this is dropped.
+/// A request is being answered until this is dropped.
 #[derive(Debug)]
-pub struct Answering(Mark);
+pub struct Answering(RequestState);
 
-/// The transport's end.
+/// The transport's part of the time limit.
 pub(super) struct Watch {
     heads: Heads,
-    mark: Mark,
+    request: RequestState,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What has become of a head.
+/// The reason for cutting a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Late {
-    /// It did not come in time.
+    /// A head did not arrive in time.
     Head,
-    /// Nothing more came.
+    /// No further request arrived in time.
     Idle,
 }
 
 // === impl Heads ===
 
 impl Heads {
-    /// With nothing cut yet.
+    /// Time limits, without exceeded ones yet.
     pub fn new(timeout: Duration, idle: Duration) -> Self {
         Self { timeout, idle, cut: Arc::default() }
     }
 
-    /// One more connection was cut.
+    /// Counts a connection that was cut.
     pub fn count(&self) {
         self.cut.fetch_add(1, Relaxed);
     }
 
-    /// Connections that were cut.
+    /// Number of connections that were cut.
     pub fn cut(&self) -> u64 {
         self.cut.load(Relaxed)
     }
 }
 
-// === impl Marked ===
+// === impl StateCells ===
 
-impl Marked {
+impl StateCells {
     fn new() -> Self {
         Self {
             doing: Cell::new(Doing::Head),
@@ -116,10 +115,10 @@ impl Marked {
     }
 }
 
-// === impl Mark ===
+// === impl RequestState ===
 
-impl Mark {
-    /// A request is complete, as far as it must be to answer it.
+impl RequestState {
+    /// A request is complete enough to be answered.
     pub(super) fn answering(&self) -> Answering {
         self.0.doing.set(Doing::Answer(false));
         self.0.begun.set(self.0.begun.get() + 1);
@@ -164,41 +163,41 @@ impl Mark {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let mark = &self.0.0.doing;
-        mark.set(if mark.get() == Doing::Answer(true) { Doing::Rest } else { Doing::Nothing });
+        let doing = &self.0.0.doing;
+        doing.set(if doing.get() == Doing::Answer(true) { Doing::Rest } else { Doing::Nothing });
     }
 }
 
 // === impl Watch ===
 
 impl Watch {
-    /// A connection has begun: its first head is waited for from now on.
+    /// A connection has begun: the time of its first head starts.
     pub(super) fn new(heads: Heads) -> Self {
-        Self { heads, mark: Mark(Rc::new(Marked::new())), timer: None }
+        Self { heads, request: RequestState(Rc::new(StateCells::new())), timer: None }
     }
 
-    pub(super) fn mark(&self) -> &Mark {
-        &self.mark
+    pub(super) fn request(&self) -> &RequestState {
+        &self.request
     }
 
     /// True for a stream whose client has closed its sending side.
     pub(super) fn is_over(&self) -> bool {
-        self.mark.is_over()
+        self.request.is_over()
     }
 
-    /// Bytes have come.
+    /// Bytes have arrived.
     pub(super) fn came(&self) {
-        let mark = &self.mark.0.doing;
-        match mark.get() {
-            Doing::Nothing => mark.set(Doing::Head),
-            Doing::Answer(false) => mark.set(Doing::Answer(true)),
+        let doing = &self.request.0.doing;
+        match doing.get() {
+            Doing::Nothing => doing.set(Doing::Head),
+            Doing::Answer(false) => doing.set(Doing::Answer(true)),
             Doing::Head | Doing::Answer(true) | Doing::Rest => {}
         }
     }
 
-    /// The framework has done what it could with what has come. `Ready` when the connection is to be cut.
+    /// The framework has processed the received bytes. `Ready` if the connection must be cut.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
-        let (limit, late) = match self.mark.0.doing.get() {
+        let (limit, late) = match self.request.0.doing.get() {
             Doing::Nothing | Doing::Answer(_) => {
                 self.timer = None;
                 return Poll::Pending;

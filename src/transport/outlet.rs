@@ -1,4 +1,4 @@
-//! The outgoing side of a connection: bytes that its socket does not accept, and for how long.
+//! The outgoing side of a connection: the bytes that its socket does not accept, and the time since then.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,7 +28,7 @@ const HTTP2_BUFFER: usize = 64 << 10;
 /// Number of resets within a write deadline that end an HTTP/2 connection, see [`Room::one_stuck`].
 const MOST_STUCK: usize = 8;
 
-/// Bytes of a response that the connection does not have yet. The response and its connection share this counter.
+/// Bytes of a response that the connection has not received yet. The response and its connection share this counter.
 #[derive(Clone, Debug, Default)]
 pub struct Rest(Rc<Left>);
 
@@ -66,7 +66,7 @@ struct State {
     waiting: RefCell<Vec<Waker>>,
     /// Streams with bytes that wait for the client.
     waits: Cell<usize>,
-    /// Notified when one fewer waits.
+    /// Notified when the number of waiting streams decreases.
     fewer: Notify,
     /// The rate of all streams together, while one waits.
     pace: Cell<Pace>,
@@ -137,7 +137,7 @@ impl Outlet {
         }
     }
 
-    /// Bounds the time of a write.
+    /// Limits the time of a write.
     pub(super) fn watch<T>(
         &mut self,
         done: Poll<io::Result<T>>,
@@ -154,13 +154,13 @@ impl Outlet {
 // === impl Shared ===
 
 impl Shared {
-    /// Over this connection.
+    /// The HTTP/2 side of this connection.
     pub fn new(io: Rewound, unsent: Unsent) -> Self {
         let room = Room::new(unsent.clone());
         Self { io, outlet: Outlet::new(unsent), room }
     }
 
-    /// The part for its streams.
+    /// The part of the connection that its streams share.
     pub fn room(&self) -> Room {
         self.room.clone()
     }
@@ -264,7 +264,7 @@ impl Room {
         self.0.pace.set(pace);
     }
 
-    /// One stream more has bytes that wait for the client.
+    /// Counts one more stream with bytes that wait for the client.
     pub fn waits(&self) {
         self.0.waits.set(self.0.waits.get() + 1);
         let mut pace = self.0.pace.get();
@@ -282,8 +282,8 @@ impl Room {
         self.0.fewer.notified().await;
     }
 
-    /// A stream no longer waits: its client has read everything, or it has ended. After a reset because of a client that
-    /// does not read, which is `stuck`, the time goes on.
+    /// A stream no longer waits: its client has read everything, or it has ended. After a reset because its client does
+    /// not read (`stuck`), the period of the connection continues.
     pub fn waits_no_longer(&self, stuck: bool) {
         self.0.waits.set(self.0.waits.get() - 1);
         self.0.fewer.notify_one();
@@ -292,9 +292,9 @@ impl Room {
         }
     }
 
-    /// Counts a stream that was reset because its client does not read. True if the connection must end too: the client
-    /// reads too little of all `others` together for a whole deadline, or many streams were reset within a deadline, at
-    /// least 8 and as many as are healthy of the `others`.
+    /// Counts a stream that was reset because its client does not read. True if the connection must end too. That is
+    /// the case if the client reads too little of all `others` together for a whole deadline, or if many streams were
+    /// reset within a deadline: at least 8, and as many as the healthy ones of the `others`.
     pub fn one_stuck(&self, others: usize) -> bool {
         let (began, stuck) = self.0.period.get();
         let (now, deadline) = (Instant::now(), self.0.unsent.deadline());
@@ -316,7 +316,7 @@ impl Room {
         self.0.written.set(0);
         let mut waiting = self.0.waiting.take();
         if waiting.len() > 1 {
-            // The first streams take the room, so start at a random one.
+            // The first streams take the room, so the order starts at a random one.
             let first = rand::random_range(0..waiting.len());
             waiting.rotate_left(first);
         }

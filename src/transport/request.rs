@@ -6,7 +6,7 @@
 //! here. Fields that ask for another protocol are removed (RFC 9110, section 7.8: a server may ignore `Upgrade`), and so
 //! is `Expect`, which the reader of the body handles.
 //!
-//! The framing of the bodies tells where the next head begins. In the usual case nothing is copied. After a body with
+//! The framing of a body gives the start of the next head. Usually nothing is copied. After a body with
 //! an unknown framing, all further bytes go to the framework unchanged.
 
 use std::mem::MaybeUninit;
@@ -30,9 +30,9 @@ pub(super) struct Requests {
     given: usize,
     /// Number of heads that went to the framework.
     passed: u64,
-    /// The last of them whose client waits for `100 Continue`.
+    /// The last of these heads whose client waits for `100 Continue`.
     expects: u64,
-    /// The reason why nothing more goes there.
+    /// The reason why no further head goes there.
     refused: Option<Refusal>,
 }
 
@@ -57,7 +57,7 @@ enum Chunks {
     Data(u64),
     DataEnd,
     DataLineEnd,
-    /// At the beginning of a line after the last chunk.
+    /// The beginning of a line after the last chunk.
     Trailer,
     TrailerLine,
     End,
@@ -121,7 +121,7 @@ impl Requests {
         &self.out[self.given..]
     }
 
-    /// The framework has read this number of them.
+    /// The framework has read this number of ready bytes.
     pub(super) fn gave(&mut self, bytes: usize) {
         self.given += bytes;
         if self.given == self.out.len() {
@@ -140,7 +140,7 @@ impl Requests {
         self.passed
     }
 
-    /// The reason why nothing more goes to the framework.
+    /// The reason why no further head goes to the framework.
     pub(super) fn refused(&self) -> Option<&Refusal> {
         self.refused.as_ref()
     }
@@ -247,7 +247,7 @@ impl Chunks {
     }
 }
 
-/// Parses a head that arrives in pieces: only when its end is there, or when it is too long.
+/// Parses a head that may arrive in pieces: only when its end has arrived, or when it is too long.
 fn head(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     if bytes.len() >= MOST_HEAD || has_end(bytes) {
         return parse(bytes);
@@ -268,7 +268,7 @@ fn refused(status: u16, detail: impl Into<String>) -> Refusal {
 }
 
 fn too_long() -> Refusal {
-    refused(414, format!("the request target has more than the {MOST_TARGET} bytes that are taken"))
+    refused(414, format!("the request target has more than {MOST_TARGET} bytes"))
 }
 
 /// Parses the head at the start of these bytes; `None` while it is incomplete.
@@ -280,7 +280,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(bytes, &mut fields).map_err(|error| match error {
         httparse::Error::TooManyHeaders => {
-            refused(431, format!("the request has more than the {MOST_FIELDS} header fields that are taken"))
+            refused(431, format!("the request has more than {MOST_FIELDS} header fields"))
         }
         error => refused(400, format!("the head of the request cannot be read: {error}")),
     })?;
@@ -288,7 +288,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     if target > MOST_TARGET {
         return Err(too_long());
     }
-    let most = || refused(431, format!("the head of the request has more than the {MOST_HEAD} bytes that are taken"));
+    let most = || refused(431, format!("the head of the request has more than {MOST_HEAD} bytes"));
     match parsed {
         httparse::Status::Complete(length) if length < MOST_HEAD => check(&request, length).map(Some),
         httparse::Status::Partial if bytes.len() < MOST_HEAD => Ok(None),
@@ -305,7 +305,7 @@ fn check(request: &httparse::Request<'_, '_>, bytes: usize) -> Result<Head, Refu
     let values = |name: &'static str| {
         request.headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     };
-    http::Uri::try_from(target).map_err(|error| refused(400, format!("the request target is none: {error}")))?;
+    http::Uri::try_from(target).map_err(|error| refused(400, format!("the request target is not valid: {error}")))?;
     let hosts = values("host").count();
     if hosts > 1 || (hosts == 0 && modern) {
         return Err(refused(400, format!("the request has {hosts} `Host` fields; it needs one")));
@@ -332,7 +332,7 @@ fn body<'a>(
 ) -> Result<At, Refusal> {
     let (length, coding) = (lengths.next(), codings.next());
     if lengths.next().is_some() || codings.next().is_some() || (length.is_some() && coding.is_some()) {
-        return Err(refused(400, "the length of the body is said more than once"));
+        return Err(refused(400, "the request has more than one length of the body"));
     }
     if let Some(coding) = coding {
         if !modern || !coding.trim_ascii().eq_ignore_ascii_case(b"chunked") {
@@ -343,7 +343,7 @@ fn body<'a>(
     let Some(length) = length else { return Ok(At::Head) };
     let digits = std::str::from_utf8(length.trim_ascii()).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     let length = digits.and_then(|digits| digits.parse().ok());
-    match length.ok_or_else(|| refused(400, "`Content-Length` is no number of bytes"))? {
+    match length.ok_or_else(|| refused(400, "`Content-Length` is not a number of bytes"))? {
         0 => Ok(At::Head),
         length => Ok(At::Body(length)),
     }

@@ -1,4 +1,4 @@
-//! A connection that changes hands, and the first words of HTTP/2.
+//! The handover of a connection, and the preface of HTTP/2.
 
 use std::{cell::Cell, time::Duration};
 
@@ -13,7 +13,7 @@ fn heads() -> Heads {
     Heads::new(Duration::from_secs(5), Duration::from_secs(5))
 }
 
-/// The node's end of a connection, as the framework has it, and the client's.
+/// The node's end of a connection, as the framework gets it, and the client's end.
 async fn connection() -> (Transport, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -22,29 +22,29 @@ async fn connection() -> (Transport, TcpStream) {
 }
 
 #[tokio::test]
-async fn a_connection_changes_hands_when_all_that_was_written_is_flushed() {
+async fn a_connection_is_handed_over_when_all_output_is_flushed() {
     let (mut transport, mut client) = connection().await;
     let taken = Rc::new(RefCell::new(None));
     let keep = taken.clone();
     transport.handover().take_over(move |connection| drop(keep.replace(Some(connection))));
     transport.write_all(b"head").await.unwrap();
-    assert!(taken.borrow().is_none(), "the framework still has it");
+    assert!(taken.borrow().is_none(), "the framework still owns it");
     transport.flush().await.unwrap();
     let mut connection = taken.take().expect("it was handed over");
-    assert_eq!(transport.read(&mut [0; 8]).await.unwrap(), 0, "the framework is told that the client is gone");
+    assert_eq!(transport.read(&mut [0; 8]).await.unwrap(), 0, "the framework reads the end of its input");
     assert!(transport.write_all(b"more").await.is_err());
-    assert!(transport.flush().await.is_err(), "else it would poll without end");
+    assert!(transport.flush().await.is_err(), "otherwise it would poll without end");
     transport.shutdown().await.unwrap();
     drop(transport);
     connection.write_all(b", body").await.unwrap();
     drop(connection);
     let mut text = String::new();
     client.read_to_string(&mut text).await.unwrap();
-    assert_eq!(text, "head, body", "what the framework did to its end had no effect");
+    assert_eq!(text, "head, body", "later calls of the framework have no effect");
 }
 
 #[tokio::test]
-async fn what_the_framework_gives_up_is_taken_over_by_nobody() {
+async fn a_connection_that_the_framework_drops_is_not_handed_over() {
     struct Dropped(Rc<Cell<bool>>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -63,7 +63,7 @@ async fn what_the_framework_gives_up_is_taken_over_by_nobody() {
 }
 
 #[tokio::test]
-async fn a_client_of_http_2_is_known_by_its_first_words_however_they_are_cut() {
+async fn a_client_of_http_2_is_detected_by_its_preface_in_any_pieces() {
     for cut in [1, 3, 14, 23, 24] {
         let (mut transport, mut client) = connection().await;
         let say = async {
@@ -74,15 +74,15 @@ async fn a_client_of_http_2_is_known_by_its_first_words_however_they_are_cut() {
             client.shutdown().await.unwrap();
         };
         let ((), seen) = tokio::join!(say, async { transport.read(&mut [0; 1024]).await.unwrap() });
-        assert_eq!(seen, 0, "the framework is told that the client is gone");
+        assert_eq!(seen, 0, "the framework reads the end of its input");
         let mut text = Vec::new();
-        transport.handover().left().expect("it is HTTP/2").read_to_end(&mut text).await.unwrap();
+        transport.handover().http2().expect("it is HTTP/2").read_to_end(&mut text).await.unwrap();
         assert_eq!(text, [PREFACE, b"frames"].concat());
     }
 }
 
 #[tokio::test]
-async fn what_begins_like_http_2_and_is_not_comes_whole() {
+async fn input_that_only_begins_like_http_2_arrives_complete() {
     for words in ["PRI * HTTP/1.1", "PROPFIND / HTTP/1.1", "POST / HTTP/1.1"] {
         let words = format!("{words}\r\nHost: x\r\n\r\n");
         let (mut transport, mut client) = connection().await;
@@ -97,7 +97,7 @@ async fn what_begins_like_http_2_and_is_not_comes_whole() {
         read.unwrap();
         while transport.read_buf(&mut text).await.unwrap() > 0 {}
         assert_eq!(String::from_utf8(text).unwrap(), words);
-        assert!(transport.handover().left().is_none());
+        assert!(transport.handover().http2().is_none());
     }
 }
 
@@ -154,6 +154,6 @@ async fn a_connection_ends_when_many_of_its_streams_are_reset_at_once() {
         100
     };
     assert_eq!(resets(0, Duration::from_millis(1)).await, 8);
-    assert_eq!(resets(20, Duration::from_millis(1)).await, 20, "as many as are healthy");
+    assert_eq!(resets(20, Duration::from_millis(1)).await, 20, "the number of healthy streams");
     assert_eq!(resets(0, Duration::from_secs(2)).await, 100, "spread over the time");
 }

@@ -1,4 +1,4 @@
-//! The bytes of a connection, as they are or inside TLS.
+//! The bytes of a connection, with or without TLS.
 
 use std::{
     io::{self, IoSlice},
@@ -16,11 +16,11 @@ use tokio_rustls::server::TlsStream;
 pub enum Wire {
     /// Without TLS.
     Plain(TcpStream),
-    /// With it; boxed, as its state is a kilobyte that plain connections do not have.
+    /// With TLS; boxed, since its state is a kilobyte that plain connections do not need.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection whose first bytes were read before it was known who is to read them.
+/// A connection whose first bytes were read before its protocol was known.
 pub struct Rewound {
     early: Vec<u8>,
     wire: Wire,
@@ -28,7 +28,7 @@ pub struct Rewound {
 
 // === impl Wire ===
 
-/// The same call on whichever it is.
+/// Calls the method of the variant.
 macro_rules! either {
     ($wire:expr, $io:ident => $call:expr) => {
         match $wire.get_mut() {
@@ -82,7 +82,7 @@ impl AsyncWrite for Wire {
 // === impl Rewound ===
 
 impl Rewound {
-    /// Reads `early` first.
+    /// A connection that returns `early` before the bytes of `wire`.
     pub fn new(early: Vec<u8>, wire: Wire) -> Self {
         Self { early, wire }
     }
@@ -97,7 +97,7 @@ impl AsyncRead for Rewound {
         buffer.put_slice(&self.early[..count]);
         self.early.drain(..count);
         if self.early.is_empty() {
-            // The connection may live for days.
+            // The connection may last for days, so free the buffer.
             self.early = Vec::new();
         }
         Poll::Ready(Ok(()))

@@ -22,7 +22,7 @@ pub fn least(deadline: Duration) -> u64 {
 // === impl Pace ===
 
 impl Pace {
-    /// For a client with bytes waiting all the time.
+    /// The pace of a client with waiting bytes from this time on.
     pub fn begin(now: Instant) -> Self {
         Self { since: Some(now), taken: 0 }
     }
@@ -47,7 +47,7 @@ impl Pace {
         enough
     }
 
-    /// Nothing waits; true if something did.
+    /// No bytes wait; true if some did.
     pub fn clear(&mut self) -> bool {
         let waited = self.since.is_some();
         *self = Self::default();

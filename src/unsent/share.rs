@@ -16,7 +16,7 @@ pub struct Share {
     bytes: Bytes,
     /// Waiting responses that send it.
     accounts: AtomicUsize,
-    /// The last of them is ending, so the copy is freed soon.
+    /// True if the last of them is ending, so the copy is freed soon.
     leaving: AtomicBool,
 }
 

@@ -10,7 +10,7 @@ fn unsent(max_bytes: usize) -> Unsent {
     Unsent::new(DEADLINE, max_bytes)
 }
 
-/// How the answer ends, within some time.
+/// The reason why the response ends, within some time.
 async fn ends(account: &mut Account, within: Duration) -> Option<Why> {
     timeout(within, poll_fn(|cx| account.poll_end(cx))).await.ok()
 }
@@ -23,7 +23,7 @@ fn stuck(unsent: &Unsent, bytes: usize) -> Account {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_nothing_has_one_deadline() {
+async fn a_client_that_does_not_read_has_one_deadline() {
     let unsent = unsent(usize::MAX);
     let mut account = stuck(&unsent, 100);
     assert_eq!(ends(&mut account, DEADLINE.saturating_sub(Duration::from_secs(1))).await, None);
@@ -34,7 +34,7 @@ async fn a_client_that_takes_nothing_has_one_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_a_few_bytes_now_and_then_is_stuck_as_well() {
+async fn a_client_that_reads_a_few_bytes_now_and_then_is_blocked_too() {
     let unsent = unsent(usize::MAX);
     let mut account = stuck(&unsent, 100);
     for _ in 0..9 {
@@ -45,7 +45,7 @@ async fn a_client_that_takes_a_few_bytes_now_and_then_is_stuck_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_enough_is_given_time_without_end() {
+async fn a_client_that_reads_enough_has_no_time_limit() {
     let unsent = unsent(usize::MAX);
     let mut account = stuck(&unsent, 100);
     for _ in 0..100 {
@@ -57,18 +57,18 @@ async fn a_client_that_takes_enough_is_given_time_without_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_oldest_stuck_answer_ends_when_too_many_bytes_wait() {
+async fn the_response_that_is_blocked_longest_ends_when_too_many_bytes_wait() {
     let unsent = unsent(1000);
     let mut accounts = Vec::new();
     for _ in 0..3 {
         accounts.push(stuck(&unsent, 300));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // It takes what there is, so it is not stuck.
+    // It reads all available bytes, so it is not blocked.
     let mut quick = unsent.account();
     quick.set(50, None);
     let mut last = stuck(&unsent, 300);
-    assert_eq!(unsent.bytes(), 1250, "they count until they are gone");
+    assert_eq!(unsent.bytes(), 1250, "they count until they are freed");
     let moment = Duration::from_millis(1);
     let mut ended = Vec::new();
     for account in &mut accounts {
@@ -76,7 +76,7 @@ async fn the_oldest_stuck_answer_ends_when_too_many_bytes_wait() {
     }
     assert_eq!(ended, [Some(Why::UnsentBytes), Some(Why::UnsentBytes), None], "down to seven eighths");
     assert_eq!((ends(&mut quick, moment).await, ends(&mut last, moment).await), (None, None));
-    // Nothing more ends for the bytes of those that are about to go.
+    // No further response ends for the bytes of those that are ending.
     last.set(310, None);
     assert_eq!((ends(&mut last, moment).await, ends(&mut accounts[2], moment).await), (None, None));
     accounts.truncate(0);
@@ -87,7 +87,7 @@ async fn the_oldest_stuck_answer_ends_when_too_many_bytes_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_made_in_its_turn_and_when_there_is_room() {
+async fn a_response_is_built_in_its_turn_and_when_there_is_room() {
     let unsent = unsent(1000);
     let (first, second) = (unsent.make(Size::Large).await, unsent.make(Size::Small).await);
     assert!(first.is_ok() && second.is_ok());
@@ -95,7 +95,7 @@ async fn an_answer_is_made_in_its_turn_and_when_there_is_room() {
     drop(first);
     let mut large = unsent.account();
     large.set(1200, None);
-    // Its client takes it: there is nothing to end.
+    // Its client reads: there is no response to end.
     assert_eq!(unsent.make(Size::Small).await.err(), Some(Full), "no room");
     let making = async { unsent.make(Size::Small).await.is_ok() };
     let leaving = async {
@@ -110,11 +110,11 @@ async fn an_answer_is_made_in_its_turn_and_when_there_is_room() {
         assert_eq!(ends(&mut oldest, Duration::from_millis(1)).await, Some(Why::UnsentBytes));
         drop(oldest);
     });
-    assert!(made.0.is_ok(), "the bytes of the one that ended are free");
+    assert!(made.0.is_ok(), "the bytes of the ended response are free");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_ended_for_room_wakes() {
+async fn a_response_that_is_ended_for_room_wakes() {
     let unsent = unsent(1000);
     let mut oldest = stuck(&unsent, 600);
     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -128,7 +128,7 @@ async fn an_answer_that_is_ended_for_room_wakes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shared_copy_is_counted_once_and_goes_with_its_last_answer() {
+async fn a_shared_copy_is_counted_once_and_freed_with_its_last_response() {
     let unsent = unsent(1000);
     let share = unsent.share(Bytes::from(vec![0; 600]));
     let mut readers = Vec::new();
@@ -141,7 +141,7 @@ async fn a_shared_copy_is_counted_once_and_goes_with_its_last_answer() {
     }
     assert_eq!(unsent.bytes(), 650);
     drop(share);
-    // Each of them gives ten bytes back, and the last one the copy.
+    // Each of them frees ten bytes, and the last one the copy.
     let _other = stuck(&unsent, 400);
     for account in &mut readers {
         assert_eq!(ends(account, Duration::from_millis(1)).await, Some(Why::UnsentBytes));

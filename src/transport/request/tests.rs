@@ -1,4 +1,4 @@
-//! Heads: which pass, which are changed, which are refused.
+//! Heads that pass, heads that are changed, and heads that are rejected.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn passed(text: &str, piece: usize) -> Result<String, Refusal> {
 const GET: &str = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
 
 #[test]
-fn usual_requests_pass_as_they_are() {
+fn usual_requests_pass_unchanged() {
     let post = "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe\r\nl";
     let chunks = "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\nA\r\n0123456789\r\n0\r\nT: v\r\n\r\n";
     let old = "GET /d HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
@@ -34,7 +34,7 @@ fn usual_requests_pass_as_they_are() {
 }
 
 #[test]
-fn what_asks_for_another_protocol_is_taken_out() {
+fn fields_for_another_protocol_are_removed() {
     let head = |lines: &str| format!("POST /a HTTP/1.1\r\nHost: x\r\n{lines}Content-Length: 2\r\n\r\n{{}}");
     for (asked, left) in [
         ("Connection: upgrade\r\n", ""),
@@ -53,7 +53,7 @@ fn what_asks_for_another_protocol_is_taken_out() {
 }
 
 #[test]
-fn a_client_that_waits_to_be_asked_for_its_body_is_known() {
+fn a_client_that_waits_for_100_continue_is_detected() {
     let mut requests = Requests::default();
     let text = [GET, "POST /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"].concat();
     assert_eq!(requests.take(text.as_bytes()), GET.len());
