@@ -1,14 +1,14 @@
 //! Limits: the part of the node that one caller may use.
 //!
 //! ```text
-//!  request ──> user, or address without one ──> Rate     how much in a window: 429, and when to come back
+//!  request ──> user, or address without one ──> Rate     how much in a window: 429 with `Retry-After`
 //!                                          ──> Permits  how much at once: refused until a permit is free
 //! ```
 //!
 //! Owns the rates and permits of all callers, and counts the refusals. `limits/table.rs` has a row for each limit. A
-//! caller is the hash of a user's name or of an address (of an IPv6 address its /64, which belongs to one customer), so
-//! that each caller takes the same memory. A limit that is off costs one check of an enum, and does not compute the
-//! caller.
+//! caller is the hash of a user's name or of an address, so that each caller takes the same memory. Of an IPv6 address
+//! only the /64 counts, which belongs to one customer. A limit that is off costs one check of an enum, and does not
+//! compute the caller.
 
 use std::{
     hash::{BuildHasher, RandomState},

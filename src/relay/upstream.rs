@@ -26,8 +26,8 @@ pub(super) struct Start {
     pub(super) source: Source,
     /// Begin after this position.
     pub(super) cursor: Cursor,
-    /// The source was read before. Then the first connection waits for a random part of the first delay, so that not all
-    /// upstreams connect at once after a start of the node.
+    /// The source was read before. Its first connection waits for a random part of the first delay: after a start of the
+    /// node not all upstreams connect at once.
     pub(super) resumed: bool,
     /// The user for whom it is read.
     pub(super) owner: Owner,
@@ -122,7 +122,7 @@ impl Pending {
         self.batch.counted.doubles_dropped += count;
     }
 
-    /// Forgets the state of a connection that was replaced. An end stays: it was read.
+    /// Forgets the state of a connection that was replaced. The end of a stream stays, because the relay must report it.
     pub(super) fn reconnect(&mut self) {
         self.batch.then.take_if(|then| !matches!(then, StreamEvent::End(_)));
     }
