@@ -1,4 +1,4 @@
-//! The requests of HTTP tasks: each test states those that must come, and how many.
+//! The requests of HTTP tasks: each test defines the expected requests and their number.
 
 use wiremock::{
     Mock, MockBuilder, MockServer, Request, ResponseTemplate,
@@ -55,7 +55,7 @@ async fn attempts_of_a_job_share_the_trace_but_not_the_span() {
 }
 
 #[tokio::test]
-async fn what_is_null_is_as_if_it_were_missing() {
+async fn a_null_field_is_like_a_missing_one() {
     let expected = Mock::given(method("GET")).and(path("/")).and(body_string(""));
     let request = sent(expected, |url| json!({"url": url, "method": null, "headers": null, "body": null})).await;
     assert_eq!(field(&request, "content-type"), None);
@@ -106,7 +106,7 @@ async fn bad_headers_are_named_and_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_is_refused_with_a_code() {
+async fn a_request_that_cannot_be_sent_is_refused_with_a_code() {
     for (input, code) in [
         (json!({"url": "http://h/", "method": "TRACE"}), "bad_method"),
         (json!({"url": "http://h/", "method": "CONNECT"}), "bad_method"),
