@@ -1,12 +1,12 @@
 //! `broadcaster [ADDRESS]`: the SSE broadcaster that tutorials for actix-web build, a baseline for fan-out.
 //!
 //! ```text
-//! GET  /sub/{topic}   an event stream of what is published into the topic from now on
-//! POST /pub/{topic}   the body goes to all who listen; answered when each of them has it in its channel
+//! GET  /sub/{topic}   an event stream of later events of the topic
+//! POST /pub/{topic}   sends the body to all subscribers; the response comes when each has it in its channel
 //! ```
 //!
-//! A map of bounded channels behind one lock. No history, no resume, no filter, no ids; whoever reads slowly holds up
-//! the publisher once ten events wait. It listens on 127.0.0.1:8080 unless told otherwise, and says where.
+//! A map of bounded channels behind one lock. No history, no resume, no filter, no ids; a slow reader blocks the
+//! publisher when ten events wait. It listens on 127.0.0.1:8080 by default, and prints its address.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ const CAPACITY: usize = 10;
 /// Time between two comments on a stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Who listens, by topic.
+/// Subscribers by topic.
 #[derive(Default)]
 struct Broadcaster {
     clients: Mutex<HashMap<String, Vec<mpsc::Sender<sse::Event>>>>,
@@ -45,7 +45,7 @@ impl Broadcaster {
         receiver
     }
 
-    /// Sends to all that listen to a topic, and forgets those that are gone; gives how many have got it.
+    /// Sends to all subscribers of a topic, and removes disconnected ones; returns the number of receivers.
     async fn publish(&self, topic: &str, text: &str) -> usize {
         let listening = {
             let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! `gets URL COUNT CONCURRENCY`: so many GETs with so many in flight, as plainly as `awc` can do them.
+//! `gets URL COUNT CONCURRENCY`: COUNT GETs with CONCURRENCY in flight, in a simple `awc` program.
 //!
-//! The floor under a job of HTTP tasks: one arbiter, one client, no journal, no events, no guard, no retries. Each body is
-//! read to its end. One line of JSON tells `seconds`, `rate`, `failures` and `cpuSeconds` of this process; the exit status
-//! is 1 when a GET failed, 64 when the arguments are wrong.
+//! The lower limit for a job of HTTP tasks: one arbiter, one client, no journal, no events, no guard, no retries. Each
+//! body is read to its end. One line of JSON contains `seconds`, `rate`, `failures` and `cpuSeconds` of this process;
+//! the exit status is 1 if a GET failed, 64 if the arguments are wrong.
 
 use std::{
     cell::Cell,
@@ -14,7 +14,7 @@ use std::{
 use futures_util::future::join_all;
 use serde_json::json;
 
-/// How long one GET may take.
+/// Time limit of one GET.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Largest body in bytes.
@@ -41,7 +41,7 @@ fn usage() -> ExitCode {
     ExitCode::from(64)
 }
 
-/// Gives how many failed.
+/// Returns the number of failures.
 async fn run(url: String, count: u32, concurrency: u32) -> u32 {
     let connector = awc::Connector::new().limit(concurrency as usize);
     let client = awc::Client::builder().connector(connector).timeout(TIMEOUT).finish();
@@ -71,7 +71,8 @@ async fn get(client: &awc::Client, url: &str) -> bool {
     }
 }
 
-/// CPU time of this process; `None` where `/proc` does not tell. Nanoseconds: a short run has few hundredths of a second.
+/// CPU time of this process; `None` if `/proc` does not report it. Nanoseconds: a short run has few hundredths of a
+/// second.
 fn cpu_seconds() -> Option<f64> {
     let threads = std::fs::read_dir("/proc/self/task").ok()?;
     let nanos = threads.flatten().filter_map(|thread| {

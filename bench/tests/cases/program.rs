@@ -128,7 +128,7 @@ impl Node {
         let mut program = Program::spawn(&mut command);
         let mut line = String::new();
         BufReader::new(program.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("the node says `{line}`"));
+        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("the node prints `{line}`"));
         Self { url: url.to_owned(), _program: program }
     }
 }

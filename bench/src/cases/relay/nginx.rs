@@ -1,4 +1,4 @@
-//! The same work by a well-known program: nginx as a reverse proxy for event streams, if it is installed.
+//! The work of a relay by a well-known program: nginx as a reverse proxy for event streams, if it is installed.
 
 use std::{
     fs,

@@ -130,7 +130,7 @@ struct Counter {
 }
 
 /// The first bytes of each event's data.
-const MARK: &[u8] = b"data: {\"p\":";
+const DATA_START: &[u8] = b"data: {\"p\":";
 
 // === impl Counter ===
 
@@ -139,10 +139,10 @@ impl Counter {
         let Self { body, count, tail } = self;
         body.take(bytes, |data| {
             // Each side of the seam is shorter than a mark, so that no mark counts twice.
-            let short = MARK.len() - 1;
+            let short = DATA_START.len() - 1;
             tail.extend_from_slice(&data[..data.len().min(short)]);
-            *count += memchr::memmem::find_iter(tail, MARK).count() as u64;
-            *count += memchr::memmem::find_iter(data, MARK).count() as u64;
+            *count += memchr::memmem::find_iter(tail, DATA_START).count() as u64;
+            *count += memchr::memmem::find_iter(data, DATA_START).count() as u64;
             if data.len() >= short {
                 tail.clear();
                 tail.extend_from_slice(&data[data.len() - short..]);
