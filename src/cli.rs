@@ -31,7 +31,7 @@ pub const EXIT_DAMAGED: u8 = 65;
 /// Exit code after a part of the node has failed (`EX_SOFTWARE`). A restart may succeed.
 pub const EXIT_FAILED: u8 = 70;
 
-/// Parallel tasks, live events, merged streams: one binary between your services and the people who wait for them.
+/// Parallel tasks, live events, merged streams: one binary between your services and their users.
 #[derive(Debug, Parser)]
 #[command(name = "millstream", version, propagate_version = true)]
 pub struct Arguments {

@@ -1,7 +1,7 @@
 //! Millstream: one binary between your services and their users.
 //!
-//! It starts many slow tasks in parallel, shows their progress live over Server-Sent Events, merges remote streams with
-//! local ones, and loses nothing when a connection breaks.
+//! It runs many slow tasks in parallel and shows their progress live over Server-Sent Events. It merges remote streams
+//! with local ones, and loses no event when a connection breaks.
 //!
 //! ```text
 //!              main.rs ── cli ── app (the composition root: Config -> App -> Server::run(shutdown))

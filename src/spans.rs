@@ -1,4 +1,4 @@
-//! Spans of log lines: they say of each line where in the node it belongs.
+//! Spans of log lines, which name the part of the node that has written a line.
 //!
 //! ```text
 //! request{id method path}    a request, until its response
@@ -8,7 +8,7 @@
 //! relay{id}                  a relay
 //! ```
 //!
-//! All names and fields stand here, so that the parts of the node agree on them. Spans have the highest level, so that each
+//! All names and fields are here, so that the parts of the node agree on them. Spans have the highest level, so that each
 //! line that a filter passes keeps its spans.
 //!
 //! A span costs some 2,500 instructions and 500 bytes, and each poll of a future in a span 250 more. So no span is entered

@@ -43,7 +43,7 @@ fn bodies_that_are_no_json_are_malformed() {
 }
 
 #[test]
-fn json_of_the_wrong_shape_is_refused_with_the_place() {
+fn json_of_the_wrong_shape_is_refused_with_the_field() {
     let node = Node::start("");
     let events = [
         "null",
@@ -165,7 +165,7 @@ fn a_gigabyte_is_refused_before_it_has_come() {
     let begin = Instant::now();
     let declared = node.raw(head("Content-Length: 1073741824\r\n"));
     assert_problem("a gigabyte, declared", &declared, &[413]);
-    assert!(begin.elapsed() < Duration::from_secs(5), "nobody waits for it");
+    assert!(begin.elapsed() < Duration::from_secs(5), "the node does not wait for it");
 
     let mut socket = node.socket();
     let mut sending = socket.try_clone().expect("a second handle");
@@ -173,8 +173,8 @@ fn a_gigabyte_is_refused_before_it_has_come() {
     let sent = std::thread::spawn(move || {
         let chunk = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
         let begin = Instant::now();
-        // Until the node will have no more of it. What is on its way when it refuses is taken for a second, so that the
-        // answer is not lost behind a reset.
+        // Until the node accepts no more of it. After the refusal it reads incoming bytes for a second, so that a reset
+        // does not destroy the response.
         while sending.write_all(&chunk).is_ok() && begin.elapsed() < support::PATIENCE {}
         begin.elapsed()
     });
@@ -199,7 +199,7 @@ fn a_body_that_dribbles_is_given_up_in_time() {
         let begin = Instant::now();
         let dribbling = std::thread::spawn(move || {
             while begin.elapsed() < support::PATIENCE && sending.write_all(part).is_ok() {
-                #[expect(clippy::disallowed_methods, reason = "the slowness is what is tested")]
+                #[expect(clippy::disallowed_methods, reason = "the test needs a slow client")]
                 std::thread::sleep(Duration::from_millis(20));
             }
         });

@@ -49,7 +49,7 @@ fn gone(text: &str) {
 }
 
 /// A mark that no other test has, below the one of the whole run if there is one.
-fn mark(name: &str) -> String {
+fn marker(name: &str) -> String {
     let own = format!("{name}-{}-{:08x}", std::process::id(), rand::random::<u32>());
     std::env::var(VARIABLE).map_or(own.clone(), |outer| format!("{outer}/{own}"))
 }
@@ -88,8 +88,8 @@ fn no_program_outlives_a_node_that_is_killed_while_it_starts() {
     let kills = std::env::var("MILLSTREAM_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(25);
     let tasks: Vec<Value> = (0..4).map(|_| json!({ "run": "it" })).collect();
     for _ in 0..kills {
-        let mark = mark("kill");
-        let mut node = Node::start_with_env(&script("exec sleep 3600"), &[(VARIABLE, &mark)]);
+        let marker = marker("kill");
+        let mut node = Node::start_with_env(&script("exec sleep 3600"), &[(VARIABLE, &marker)]);
         node.post("/api/jobs", &json!({ "tasks": tasks }));
         let moment = Duration::from_micros(rand::random_range(0..20_000));
         let begun = Instant::now();
@@ -97,7 +97,7 @@ fn no_program_outlives_a_node_that_is_killed_while_it_starts() {
             std::hint::spin_loop();
         }
         node.kill();
-        gone(&mark);
+        gone(&marker);
     }
     println!("{kills} kills, nothing left");
 }
@@ -196,7 +196,7 @@ fn programs_see_no_secret_of_the_node() {
     let node = Node::start_with_env(&settings, &secrets);
     let job = run(&node);
     let error = node.stream(&format!("/api/jobs/{job}/events"), &[]).until("error").json();
-    let environment = error["error"].as_str().expect("it says why").to_owned();
+    let environment = error["error"].as_str().expect("an error text").to_owned();
     assert!(environment.contains("GREETING=hello") && environment.contains("REGION=north"), "{environment}");
     assert!(!environment.contains("s3cret"), "{environment}");
 }

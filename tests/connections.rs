@@ -1,5 +1,5 @@
-//! Streams as clients get them: headers, the first frame, who hears what, positions, silence, lifetimes.
-//! How streams are watched and changed from outside is in `emitters.rs`.
+//! Streams as clients get them: headers, the first frame, topics, positions, silence, lifetimes. The status and the
+//! changes of streams are in `emitters.rs`.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -15,7 +15,7 @@ const CONNECT: &str = "/api/sse/managed/connect";
 fn connection(stream: &mut Stream) -> Value {
     let first = stream.next();
     assert_eq!(first.event, "connection", "{first:?}");
-    assert!(!first.id.is_empty(), "it says where the stream continues: {first:?}");
+    assert!(!first.id.is_empty(), "it has the position from which the stream continues: {first:?}");
     first.json()
 }
 
@@ -25,7 +25,7 @@ fn open(node: &Node, path: &str, headers: &[(&str, &str)]) -> Stream {
     stream
 }
 
-/// What comes until an event named `end`, without control frames.
+/// The events until one named `end`, without control frames.
 fn data_until(stream: &mut Stream, end: &str) -> Vec<String> {
     let mut all = Vec::new();
     loop {
@@ -75,7 +75,7 @@ fn every_stream_has_the_headers_that_keep_it_flowing() {
 }
 
 #[test]
-fn the_connection_frame_says_who_hears_what_from_where() {
+fn the_connection_frame_contains_user_topics_and_position() {
     let node = Node::start("");
     let mut named =
         node.stream("/api/sse/managed/connect/group/g1?topic=order:*&topics=b,a&groups=g2", &[("X-Auth-Token", "123")]);
@@ -107,7 +107,7 @@ fn a_user_is_named_by_header_cookie_or_query() {
 }
 
 #[test]
-fn each_stream_hears_its_own_and_nothing_else() {
+fn each_stream_receives_only_its_own_topics() {
     let node = Node::start("");
     let mut mine = open(&node, &format!("{CONNECT}?topic=order:*&group=g"), &[("X-User-ID", "1")]);
     let mut everything = open(&node, "/events", &[]);
@@ -179,16 +179,16 @@ fn a_position_that_cannot_be_resumed_is_answered_with_a_gap() {
     for (requested, reason) in
         [("nonsense", "unknown"), ("abc-7", "foreign"), (&future, "future"), (ids[0].as_str(), "trimmed")]
     {
-        let (told, mut stream) = gap(&node, requested);
-        assert_eq!(told["reason"], reason, "{told}");
-        let topics = told["topics"].as_array().expect("a list");
-        assert!(topics.contains(&json!({ "topic": "t", "earliest": ids[3] })), "{told}");
+        let (reported, mut stream) = gap(&node, requested);
+        assert_eq!(reported["reason"], reason, "{reported}");
+        let topics = reported["topics"].as_array().expect("a list");
+        assert!(topics.contains(&json!({ "topic": "t", "earliest": ids[3] })), "{reported}");
         let next: Vec<String> = (0..3).map(|_| stream.next_own().id).collect();
-        assert_eq!(next, ids[3..], "it goes on from the earliest that is kept");
+        assert_eq!(next, ids[3..], "it continues with the earliest existing event");
     }
     node.restart();
-    let (told, mut stream) = gap(&node, &ids[5]);
-    assert_eq!((&told["reason"], &told["topics"]), (&json!("foreign"), &json!([])));
+    let (reported, mut stream) = gap(&node, &ids[5]);
+    assert_eq!((&reported["reason"], &reported["topics"]), (&json!("foreign"), &json!([])));
     assert_eq!(node.publish("t", "e", &json!(0)), stream.next_own().id);
 }
 
@@ -237,7 +237,7 @@ fn now_ms() -> u64 {
 }
 
 #[test]
-fn an_envelope_tells_where_an_event_comes_from() {
+fn an_envelope_names_the_topic_of_an_event() {
     let node = Node::start("");
     let mut stream = open(&node, "/events?topic=t&envelope=true", &[]);
     let id = node.publish("t", "named", &json!({ "a": 1 }));
@@ -295,7 +295,7 @@ fn a_stream_lives_as_long_as_it_was_asked_to() {
 }
 
 #[test]
-fn what_cannot_be_heard_is_refused_with_its_reason() {
+fn a_topic_that_cannot_exist_is_refused_with_its_reason() {
     let node = Node::start("");
     let unknown = node.get(&format!("{CONNECT}?topc=a")).problem(400);
     assert!(unknown.contains("`topc`") && unknown.contains("`topic`"), "{unknown}");

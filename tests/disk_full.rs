@@ -1,5 +1,5 @@
-//! A full disk: publishers are refused with a reason, everything else goes on, and as soon as there is room so does
-//! publishing. Nothing that was acknowledged is lost.
+//! A full disk: publishing is rejected with a reason, everything else continues, and publishing works again when there
+//! is room. No acknowledged event is lost.
 //!
 //! Needs a small file system of its own, which only root may mount.
 
@@ -48,7 +48,7 @@ impl Disk {
         disk.f_bavail * disk.f_frsize
     }
 
-    /// Takes all room but so much.
+    /// Takes all free space but this number of bytes.
     fn fill_up_to(&self, left: u64) {
         let ballast = fs::File::create(self.path().join("ballast")).expect("a file");
         let bytes = self.free().saturating_sub(left);
@@ -66,10 +66,10 @@ impl Drop for Disk {
     }
 }
 
-/// What was acknowledged: id and data.
+/// The acknowledged events: id and data.
 type Acked = Vec<(String, String)>;
 
-/// Publishes one event of about so many bytes; the reason if it was refused.
+/// Publishes one event of about this number of bytes; the reason if it was rejected.
 fn publish(node: &Node, acked: &mut Acked, number: usize, bytes: usize) -> Result<(), String> {
     let data = format!("{number} {}", support::steady::noise(bytes));
     let reply = node.json("POST", "/events", &json!({ "topic": "t", "event": "e", "data": data }));
@@ -98,7 +98,7 @@ fn kept(node: &Node) -> Acked {
     }
 }
 
-/// Nothing that was acknowledged is missing; what was refused may be there, once, and nothing else.
+/// No acknowledged event is missing; a rejected one may exist once, and no other event exists.
 fn check(found: &Acked, acked: &Acked) {
     let mut rest = found.iter();
     for event in acked {
@@ -111,7 +111,7 @@ fn check(found: &Acked, acked: &Acked) {
     assert_eq!(numbers.len(), all, "an event is there twice");
 }
 
-fn heard(stream: &mut support::Stream, last: &str) -> Acked {
+fn received(stream: &mut support::Stream, last: &str) -> Acked {
     let mut events = Acked::new();
     while events.last().is_none_or(|(id, _)| id != last) {
         let Event { id, event, data } = stream.next();
@@ -126,7 +126,8 @@ fn heard(stream: &mut support::Stream, last: &str) -> Acked {
     events
 }
 
-/// A node on a disk that fills up to `left` bytes, events of so many bytes, and words that the refusal must have.
+/// A node on a disk that fills up to `left` bytes, events of this number of bytes, and words that the refusal must
+/// contain.
 fn fills_up_and_recovers(test: &str, settings: &str, left: u64, bytes: usize, words: &[&str]) {
     let Some(disk) = Disk::mount(test) else { return };
     let mut node = Node::start_on(disk.path(), settings);
@@ -150,12 +151,12 @@ fn fills_up_and_recovers(test: &str, settings: &str, left: u64, bytes: usize, wo
         (begin.elapsed() > FULL_FOR && !reasons.is_empty()).then_some(())
     });
     println!("{test}: first `{refused}`, then {reasons:?}");
-    // Reading and streaming go on.
+    // Reading and streaming continue.
     check(&kept(&node), &acked);
     let last = acked.last().expect("some").0.clone();
-    check(&heard(&mut stream, &last), &acked);
+    check(&received(&mut stream, &last), &acked);
     let mut late = node.stream("/events?topic=t&history=1000", &[]);
-    check(&heard(&mut late, &last), &acked);
+    check(&received(&mut late, &last), &acked);
     assert_eq!(node.get("/healthz").status, 200);
     let ready = node.get("/readyz");
     println!("{test}: readyz {ready:?}");
@@ -174,7 +175,7 @@ fn fills_up_and_recovers(test: &str, settings: &str, left: u64, bytes: usize, wo
     check(&found, &acked);
     println!("{test}: {} acknowledged, {} kept", acked.len(), found.len());
     let last = acked.last().expect("some").0.clone();
-    let live = heard(&mut stream, &last);
+    let live = received(&mut stream, &last);
     assert!(live.len() >= 31, "{} of the 31 that came last", live.len());
     check(&live, &acked[acked.len() - live.len()..].to_vec());
     node.restart();
@@ -204,7 +205,7 @@ fn a_disk_that_runs_full_while_a_table_is_written_heals_without_a_restart() {
 }
 
 #[test]
-fn a_node_does_not_begin_on_a_full_disk_and_says_so() {
+fn a_node_does_not_start_on_a_full_disk_and_reports_the_reason() {
     let Some(disk) = Disk::mount("does_not_begin") else { return };
     disk.fill_up_to(0);
     let done = Command::new(env!("CARGO_BIN_EXE_millstream"))
@@ -212,9 +213,9 @@ fn a_node_does_not_begin_on_a_full_disk_and_says_so() {
         .arg(disk.path().join("data"))
         .output()
         .expect("it runs");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert_eq!(done.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot be used") && said.contains("No space left"), "{said}");
+    let message = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{message}");
+    assert!(message.contains("cannot be used") && message.contains("No space left"), "{message}");
     // With room it begins, whatever the attempt has left there.
     disk.make_room();
     let node = Node::start_on(&disk.path().join("data"), "[journal]\nmin_free_bytes = 0\n");

@@ -46,8 +46,8 @@ fn status_counts_who_is_there_and_forgets_who_left() {
         (&json!("1"), &json!(["g1"]), &json!({ "tier": 2 }))
     );
     assert_eq!(first["state"], "live");
-    let nobody = node.get("/api/sse/managed/status/user/nobody").json();
-    assert_eq!((&nobody["activeConnections"], &nobody["emitters"]), (&json!(0), &json!([])));
+    let unknown = node.get("/api/sse/managed/status/user/nobody").json();
+    assert_eq!((&unknown["activeConnections"], &unknown["emitters"]), (&json!(0), &json!([])));
 
     drop(a);
     let left = std::time::Instant::now();
@@ -94,7 +94,7 @@ fn emitters_are_listed_by_filter_and_by_page() {
 }
 
 #[test]
-fn a_live_emitter_can_be_made_to_hear_something_else() {
+fn the_topics_of_a_live_emitter_can_be_changed() {
     let node = Node::start("");
     let (mut stream, id) = open(&node, "/events?topic=old", &[("X-User-ID", "1")]);
     let reply =
@@ -109,9 +109,9 @@ fn a_live_emitter_can_be_made_to_hear_something_else() {
         node.publish(topic, "e", &json!(data));
     }
     node.post("/api/sse/managed/send/filtered", &json!({ "filter": { "premium": true }, "data": "meta" }));
-    let heard: Vec<String> = (0..5).map(|_| stream.next_own().data).collect();
-    assert_eq!(heard, ["topic", "group", "user", "all", "meta"], "its own topics stay");
-    // What is absent stays as it is.
+    let received: Vec<String> = (0..5).map(|_| stream.next_own().data).collect();
+    assert_eq!(received, ["topic", "group", "user", "all", "meta"], "its own topics stay");
+    // Absent fields keep their value.
     let state = node.json("PATCH", &emitter(&id), &json!({ "topics": [] })).json();
     assert_eq!((&state["groups"], &state["meta"]), (&json!(["g"]), &json!({ "premium": true })));
 

@@ -1,4 +1,4 @@
-//! The examples that are not Rust: they run as their page says, on ports of their own.
+//! The examples that are not Rust: they run as their page describes, on their own ports.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -37,7 +37,7 @@ impl Model {
         Self { child, addr }
     }
 
-    /// The setting that lets tasks reach it.
+    /// The setting that permits tasks to reach it.
     fn allowed(&self) -> String {
         format!("[egress]\nallow = [\"{}\"]\n", self.addr)
     }
@@ -85,13 +85,13 @@ fn a_models_tokens_arrive_as_progress_in_order_and_done_ends_the_task() {
     let model = Model::start();
     let node = Node::start(&model.allowed());
     let job = model.job();
-    let said = job["tasks"][0]["body"]["messages"][0]["content"].as_str().expect("a message").to_owned();
+    let output = job["tasks"][0]["body"]["messages"][0]["content"].as_str().expect("a message").to_owned();
 
     let events = run(&node, &job);
     let chunks: Vec<Value> = named(&events, "task_progress").iter().map(|progress| chunk(&progress["data"])).collect();
     let tokens: Vec<&str> =
         chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
-    assert_eq!(tokens.concat(), said);
+    assert_eq!(tokens.concat(), output);
     assert!(tokens.len() > 10, "one event per token: {tokens:?}");
     assert!(events.iter().all(|event| !event.data.contains("[DONE]")), "the mark is no event");
 
@@ -113,7 +113,7 @@ fn a_models_tokens_arrive_as_progress_in_order_and_done_ends_the_task() {
 }
 
 #[test]
-fn a_wrong_key_is_an_error_that_says_so() {
+fn a_wrong_key_is_an_error_with_its_reason() {
     let model = Model::start();
     let node = Node::start(&model.allowed());
     let mut job = model.job();

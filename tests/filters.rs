@@ -1,4 +1,4 @@
-//! Expressions as filters: whom an event reaches, live and later, and what is refused.
+//! Expressions as filters: the receivers of an event, live and on replay, and the refusals.
 
 use serde_json::{Value, json};
 
@@ -19,13 +19,13 @@ fn send(node: &Node, filter: &str) -> Value {
     node.post(PATH, &json!({ "filter": filter, "event": "f", "data": filter }))
 }
 
-/// An event for everybody, behind all others.
+/// An event for all, after all others.
 fn end(node: &Node) {
     node.post("/api/sse/managed/broadcast", &json!({ "event": "end", "data": "" }));
 }
 
 /// The filtered events up to the one named `end`.
-fn heard(stream: &mut Stream) -> Vec<String> {
+fn received(stream: &mut Stream) -> Vec<String> {
     let mut all = Vec::new();
     loop {
         let event = stream.next_own();
@@ -60,12 +60,12 @@ fn an_expression_chooses_live_and_on_replay_even_after_a_crash() {
     }
     end(&node);
     for (stream, (path, _, expected)) in streams.iter_mut().zip(&clients) {
-        assert_eq!(heard(stream), *expected, "{path}");
+        assert_eq!(received(stream), *expected, "{path}");
     }
     for round in ["the same node", "after a crash"] {
         for (path, user, expected) in &clients {
             let mut again = open(&node, path, &[("X-User-ID", user), ("Last-Event-ID", &start)]);
-            assert_eq!(heard(&mut again), *expected, "{path}, {round}");
+            assert_eq!(received(&mut again), *expected, "{path}, {round}");
         }
         if round == "the same node" {
             node.restart();
@@ -85,24 +85,24 @@ fn who_changes_is_asked_anew() {
     send(&node, FOR_OPS);
     send(&node, &format!("emitterId == '{emitter}'"));
     end(&node);
-    assert_eq!(heard(&mut stream).len(), 2);
+    assert_eq!(received(&mut stream).len(), 2);
 }
 
 #[test]
-fn what_cannot_be_decided_reaches_nobody_and_is_counted() {
+fn an_event_with_an_undecidable_filter_has_no_receiver_and_is_counted() {
     let node = Node::start("");
     let mut stream = open(&node, "/events?meta.level=x", &[]);
     for undecided in ["metadata.absent > 3", "metadata.level > 3", "user.size() == 1", "metadata.level", "1 / 0 == 1"] {
         send(&node, undecided);
     }
     end(&node);
-    assert!(heard(&mut stream).is_empty());
+    assert!(received(&mut stream).is_empty());
     assert!(node.metric("millstream_filters_failed_total") >= 5.0);
     node.must_be_healthy();
 }
 
 #[test]
-fn a_wrong_expression_is_refused_with_its_place() {
+fn a_wrong_expression_is_refused_with_its_column() {
     let node = Node::start("");
     for (filter, expected) in [
         (json!("metadata.level >"), "line 1, column 17"),
@@ -115,15 +115,15 @@ fn a_wrong_expression_is_refused_with_its_place() {
         (json!(null), "an object of names and values, or an expression"),
     ] {
         let reply = node.json("POST", PATH, &json!({ "filter": filter, "data": 1 }));
-        let told = reply.problem(422);
-        assert!(told.contains(expected), "{filter}: {told}");
+        let reported = reply.problem(422);
+        assert!(reported.contains(expected), "{filter}: {reported}");
         assert_eq!(reply.json()["errors"][0]["field"], "filter");
     }
     assert_eq!(node.get("/api/topics/all/events").json()["events"], json!([]), "nothing was appended");
 }
 
 #[test]
-fn a_costly_expression_is_refused_and_the_dearest_that_is_not_holds_nobody_up() {
+fn a_costly_expression_is_refused_and_the_most_costly_permitted_one_delays_no_client() {
     let node = Node::start("");
     let each = |terms: usize| format!("groups.exists(g, {})", vec!["g == 'x'"; terms].join(" || ")) + " || true";
     let refused = node.json("POST", PATH, &json!({ "filter": each(60), "data": 1 })).problem(422);
@@ -140,7 +140,7 @@ fn a_costly_expression_is_refused_and_the_dearest_that_is_not_holds_nobody_up() 
     }
     end(&node);
     for stream in &mut streams {
-        assert_eq!(heard(stream).len(), 10);
+        assert_eq!(received(stream).len(), 10);
     }
     node.must_be_healthy();
 }

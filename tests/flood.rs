@@ -1,4 +1,4 @@
-//! Too much: bytes that nobody asked for behind an open stream, and one connection more than are allowed.
+//! Floods: unrequested bytes after an open stream, and more connections than permitted.
 
 mod support;
 
@@ -26,7 +26,7 @@ fn pipelined_requests(bytes: usize) -> Vec<u8> {
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".iter().copied().cycle().take(bytes).collect()
 }
 
-/// A flood of this size and kind costs no more CPU than the connection's end, and others hear nothing of it.
+/// A flood of this size and kind costs no more CPU than the end of its connection, and does not affect others.
 fn assert_harmless(flood: &[u8]) {
     let node = Node::start("");
     let mut other = node.stream("/events?topic=t", &[]);
@@ -83,8 +83,8 @@ fn a_few_pipelined_bytes_do_not_end_a_stream() {
     assert_eq!(node.streams(), 1);
 }
 
-/// The same from one who also reads nothing: the framework's write buffer is full then, and it does not ask the stream
-/// for more, so the stream does not see how often it is woken.
+/// A flood of a client that also does not read. The framework's write buffer is full then, and it does not poll the
+/// stream, so the stream does not see the number of its wakes.
 #[test]
 fn a_flood_behind_a_stream_that_is_not_read_burns_no_cpu() {
     assert_unread_flood_is_harmless("", &pipelined_requests(1 << 20));
@@ -114,7 +114,7 @@ fn assert_unread_flood_is_harmless(query: &str, flood: &[u8]) {
 }
 
 #[test]
-fn one_connection_more_than_allowed_is_told_so() {
+fn one_connection_above_the_limit_gets_a_reason() {
     let node = Node::start("[server]\nmax_connections = 3");
     let mut streams: Vec<Stream> = (0..3).map(|_| node.stream("/events?topic=t", &[])).collect();
     streams.iter_mut().for_each(|stream| drop(stream.until("connection")));

@@ -147,7 +147,7 @@ fn mutated_requests_are_answered_below_500() {
         assert!(reply.status == 0 || (200..500).contains(&reply.status), "round {round}: {reply:?}\n{shown}");
         *counts.entry(reply.status).or_insert(0) += 1;
     }
-    // What is no HTTP behind a request ends its connection, at times before the request's answer is there.
+    // Invalid HTTP after a request ends its connection, sometimes before the request's response is sent.
     assert!(counts.get(&0).is_none_or(|unanswered| *unanswered < 30), "too many without an answer: {counts:?}");
     println!("answers by status: {counts:?}");
     assert!(counts.len() >= 6, "the mutations are too tame: {counts:?}");

@@ -1,5 +1,5 @@
-//! Requests that mean harm: each is refused with the right status or comes to nothing, and the node is well afterwards.
-//! What is merely broken is in `requests.rs` (heads) and `abuse.rs` (bodies).
+//! Malicious requests: each is refused with the right status or has no effect, and the node still works. Malformed
+//! requests are in `requests.rs` (heads) and `abuse.rs` (bodies).
 
 mod support;
 
@@ -157,7 +157,7 @@ fn a_zip_bomb_as_the_answer_to_a_task_is_unpacked_no_further_than_its_bound() {
 }
 
 #[test]
-fn what_a_connection_says_of_itself_is_bounded() {
+fn the_metadata_of_a_connection_are_bounded() {
     let node = Node::start("");
     let mut own = node.stream("/events?topic=t&meta.a=1", &[]);
     let emitter = own.until("connection").json()["emitterId"].as_str().expect("an id").to_owned();

@@ -1,4 +1,4 @@
-//! The API around jobs: submitting, keys, lists, cancelling, repeating, notifying, and what is refused.
+//! The API of jobs: submitting, keys, lists, cancelling, repeating, notifying, and the refusals.
 
 use std::sync::{
     Arc,
@@ -16,7 +16,7 @@ use support::{
 
 const TRIVIAL: &str = "Calculate Stats";
 
-/// Answers `/ok`; `/later` fails until it is told otherwise; never answers anything else.
+/// Responds to `/ok`; `/later` fails until it is switched; nothing else gets a response.
 fn upstream() -> (Upstream, Arc<AtomicBool>) {
     let healed = Arc::<AtomicBool>::default();
     let well = healed.clone();
@@ -38,7 +38,7 @@ fn complete(node: &Node, job: &str) -> Value {
 }
 
 #[test]
-fn a_job_is_accepted_with_its_place_or_streamed_as_the_client_likes() {
+fn a_job_is_accepted_with_its_url_or_streamed_as_requested() {
     let node = Node::start("");
     let spec = json!({ "tasks": [{ "run": TRIVIAL }] });
     let accepted = node.json("POST", "/api/jobs", &spec);
@@ -113,7 +113,7 @@ fn jobs_are_listed_newest_first_by_status_user_and_page() {
 }
 
 #[test]
-fn a_cancelled_job_says_so_once() {
+fn a_cancelled_job_reports_that_once() {
     let (upstream, _) = upstream();
     let node = Node::start(&upstream.allowed());
     let job = node.post("/api/jobs", &json!({ "concurrency": 1, "tasks": [{ "id": "a", "url": upstream.url("/never") }, { "id": "b", "url": upstream.url("/ok") }] }));
@@ -127,7 +127,7 @@ fn a_cancelled_job_says_so_once() {
     assert!(errors.iter().all(|error| error["code"] == "cancelled"), "{errors:?}");
     let last = events.last().expect("it ends").json();
     assert_eq!((&last["status"], &last["errorCount"]), (&json!("cancelled"), &json!(2)));
-    assert!(upstream.seen("/ok").is_empty(), "what had not begun does not begin");
+    assert!(upstream.seen("/ok").is_empty(), "no further task begins");
     let again = node.request("DELETE", &path, &[], "");
     assert!(again.status == 202 || again.status == 409, "{again:?}");
     let done = node.post("/api/jobs", &json!({ "tasks": [{ "run": TRIVIAL }] }));
@@ -150,7 +150,7 @@ fn failed_tasks_run_again_as_a_job_of_their_own() {
     let end = complete(&node, id(&again));
     assert_eq!((&end["status"], &end["totalTasks"]), (&json!("completed"), &json!(1)));
     assert_eq!(node.get(&format!("/api/jobs/{}", id(&again))).json()["retryOf"], job["jobId"]);
-    assert_eq!(upstream.seen("/ok").len(), 1, "what was well is left alone");
+    assert_eq!(upstream.seen("/ok").len(), 1, "a successful task is not repeated");
     assert!(node.request("POST", &format!("/api/jobs/{}/retry", id(&again)), &[], "").problem(409).contains("failed"));
     node.request("POST", "/api/jobs/unknown/retry", &[], "").problem(404);
     let running = node.post("/api/jobs", &json!({ "tasks": [{ "url": upstream.url("/never") }] }));
@@ -176,7 +176,7 @@ fn a_result_is_had_by_its_task() {
 }
 
 #[test]
-fn a_client_that_leaves_takes_the_job_along_only_if_it_said_so() {
+fn a_disconnect_cancels_the_job_only_if_requested() {
     let (upstream, _) = upstream();
     let node = Node::start(&upstream.allowed());
     let submit = |word: &str| {
@@ -216,7 +216,7 @@ fn the_first_failure_or_the_deadline_may_end_a_job() {
 }
 
 #[test]
-fn who_is_to_be_notified_hears_of_progress_errors_and_the_end() {
+fn notified_topics_receive_progress_errors_and_the_end() {
     let (upstream, _) = upstream();
     let node = Node::start(&upstream.allowed());
     let watch = |path: &str, headers: &[(&str, &str)]| {
@@ -311,7 +311,7 @@ fn the_samples_do_real_work_on_the_node_itself() {
     node.get("/api/sse/samples/quotes?page=x").problem(400);
 }
 
-/// A position that the journal has not given says nothing about what was seen.
+/// A position that the journal has not issued does not show which events were received.
 #[test]
 fn an_ended_job_answers_an_unknown_position_with_a_gap_and_its_whole_history() {
     let node = Node::start("");

@@ -37,7 +37,7 @@ fn history(stream: &mut Stream) -> Vec<Event> {
     events
 }
 
-/// Four kinds of upstream behind one port. The download goes on piece by piece, each when the test says so.
+/// Four kinds of upstream on one port. The download continues piece by piece, each on request of the test.
 fn four_kinds() -> (Upstream, mpsc::Sender<()>) {
     let (go_on, pace) = mpsc::channel();
     let (pace, failures) = (Mutex::new(pace), Mutex::new(0));
@@ -79,7 +79,7 @@ fn four_tasks(upstream: &Upstream) -> Value {
     ] })
 }
 
-/// Reads the job to its end, and lets the download go on each time that its progress has come.
+/// Reads the job to its end, and continues the download each time that its progress has arrived.
 fn watch_all(stream: &mut Stream, go_on: &mpsc::Sender<()>) -> Vec<Event> {
     let mut events = Vec::new();
     loop {
@@ -183,7 +183,7 @@ fn four_tasks_end_as_they_must_and_every_watcher_sees_the_same() {
     assert_eq!(rest, events[middle + 1..], "who comes back sees the rest, once");
     let last = &events[events.len() - 1].id;
     let seen = node.request("GET", &events_url, &[("Accept", "text/event-stream"), ("Last-Event-ID", last)], "");
-    assert_eq!((seen.status, seen.body.len()), (204, 0), "who has seen all is told to stop");
+    assert_eq!((seen.status, seen.body.len()), (204, 0), "a client with all events is stopped");
     assert_eq!(node.get(&format!("{events_url}?lastEventId={last}")).status, 204);
 
     let snapshot = node.get(&format!("/api/jobs/{job}")).json();
@@ -206,7 +206,7 @@ fn a_watcher_whose_connection_breaks_in_the_middle_misses_nothing() {
     while seen.iter().filter(|event: &&Event| event.event == "task_progress").count() < PIECES / 2 {
         let event = broken.next_own();
         if event.event == "task_progress" {
-            go_on.send(()).expect("it goes on");
+            go_on.send(()).expect("it continues");
         }
         seen.push(event);
     }
@@ -221,7 +221,7 @@ fn a_watcher_whose_connection_breaks_in_the_middle_misses_nothing() {
 
 /// What a task sends, and what it makes of the answer.
 #[test]
-fn a_request_is_sent_as_the_task_says_and_its_answer_told_by_its_type() {
+fn a_request_is_sent_as_defined_and_its_response_is_interpreted_by_type() {
     let upstream = Upstream::start(|request, socket| match request.path.as_str() {
         "/binary" => upstream::answer(socket, "200 OK", "image/png", [0x89, 0x50, 0xff]),
         "/text" => upstream::answer(socket, "200 OK", "text/plain", "{\"a\":1}"),
@@ -276,7 +276,7 @@ fn a_request_is_sent_as_the_task_says_and_its_answer_told_by_its_type() {
         "/api/topics".to_owned(),
         format!("/api/topics/job:{job}/events?limit=1000"),
     ] {
-        assert!(!node.get(&path).text().contains("secret-value"), "{path} tells a secret");
+        assert!(!node.get(&path).text().contains("secret-value"), "{path} contains a secret");
     }
     assert!(!node.log().contains("secret-value"));
 }
@@ -319,8 +319,8 @@ fn what_clients_name_must_not_reach_this_machine_unless_permitted() {
 
 /// Programs of this machine: argv as it is, the input on stdin, progress and result on stdout.
 #[test]
-fn a_command_tells_its_progress_and_its_result_and_leaves_nothing_behind() {
-    // Nobody else sleeps for so long.
+fn a_command_reports_progress_and_result_and_leaves_no_process() {
+    // No other process sleeps for this time.
     let long = format!("9{}", std::process::id());
     let settings = r#"
 [handlers.echo]

@@ -155,7 +155,7 @@ fn tasks_keep_the_text_of_bodies_inputs_and_results() {
     for path in ["/body", "/operator"] {
         assert_eq!(String::from_utf8_lossy(&upstream.seen(path)[0].body), PLAIN, "{path}");
     }
-    // The record of the spec has it too: what is run again after a restart is what was sent.
+    // The record of the spec has it too: a task that runs again after a restart gets the same input.
     node.restart();
     check(&node);
 
@@ -217,7 +217,7 @@ fn random_objects(count: usize) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Each road by itself: what is random differs in each run, and what fails is shown whole.
+/// Each road separately: the random values differ in each run, and a failing one is shown completely.
 #[test]
 fn random_json_keeps_its_text_on_every_road() {
     let upstream = Upstream::start(|request, socket| {
@@ -256,7 +256,7 @@ fn random_json_keeps_its_text_on_every_road() {
     for (_, plain) in &values {
         assert_eq!(published(&mut stream), *plain);
     }
-    // Streams hear `all` too, which got the two broadcasts of each value.
+    // Streams also receive `all`, which got the two broadcasts of each value.
     let count = 3 * values.len();
     let of_batch = |line: &&str| line.contains("\"topic\":\"batch\"");
     let page = node.get("/api/topics/batch/events?limit=1000").text();

@@ -1,4 +1,4 @@
-//! Limits per user and per address: what is refused, how that is told, and that nobody pays for somebody else.
+//! Limits per user and per address: the refusals, their responses, and the independence of other callers.
 
 use std::{
     cell::Cell,
@@ -50,29 +50,33 @@ fn number(reply: &Reply, name: &str) -> u64 {
 /// A stream that is refused for now: 200, when to come back, why, and the end.
 #[track_caller]
 fn assert_refused_for_now(mut stream: Stream, reason: &str) {
-    let said = stream.next();
-    assert_refusal(stream, &said, reason);
+    let message = stream.next();
+    assert_refusal(stream, &message, reason);
 }
 
 #[track_caller]
-fn assert_refusal(mut stream: Stream, said: &Event, reason: &str) {
+fn assert_refusal(mut stream: Stream, message: &Event, reason: &str) {
     assert_eq!((stream.status, stream.header("Content-Type")), (200, Some("text/event-stream")), "{}", stream.head);
-    assert_eq!((said.event.as_str(), said.json()["reason"].as_str()), ("disconnect", Some(reason)), "{said:?}");
-    assert!(said.json()["detail"].is_string(), "{said:?}");
+    assert_eq!(
+        (message.event.as_str(), message.json()["reason"].as_str()),
+        ("disconnect", Some(reason)),
+        "{message:?}"
+    );
+    assert!(message.json()["detail"].is_string(), "{message:?}");
     assert!(stream.retry.is_some_and(|retry| retry > 0));
     assert!(stream.rest().is_empty());
 }
 
-/// The same where a rate refuses: on a slow machine something may have come back meanwhile.
+/// A refusal by a rate: on a slow machine a part may have been refilled meanwhile.
 #[track_caller]
 fn assert_soon_refused_for_now(open: impl Fn() -> Stream, reason: &str) {
     let refused = (0..50).find_map(|_| {
         let mut stream = open();
-        let said = stream.next();
-        (said.event == "disconnect").then_some((stream, said))
+        let message = stream.next();
+        (message.event == "disconnect").then_some((stream, message))
     });
-    let (stream, said) = refused.expect("the rate refuses");
-    assert_refusal(stream, &said, reason);
+    let (stream, message) = refused.expect("the rate refuses");
+    assert_refusal(stream, &message, reason);
 }
 
 /// The first answer that is a refusal.
@@ -89,7 +93,7 @@ fn assert_open(mut stream: Stream) -> Stream {
 }
 
 #[test]
-fn above_its_rate_a_user_gets_429_and_is_told_when_to_come_back() {
+fn above_its_rate_a_user_gets_429_and_the_time_to_retry() {
     let node = Node::start("[limits]\nrequests_per_minute = 12");
     let get = |user| node.request("GET", TOPICS, &[user], "");
     let first = get(ME);
@@ -151,7 +155,7 @@ fn forwarded_addresses_are_believed_from_trusted_proxies_alone() {
 }
 
 #[test]
-fn a_user_has_so_many_streams_and_gets_a_place_back_when_one_ends() {
+fn a_user_has_a_number_of_streams_and_gets_a_permit_back_when_one_ends() {
     let node = Node::start("[limits]\nconnections_per_user = 2");
     let first = assert_open(node.stream(CONNECT, &[ME]));
     let _second = assert_open(node.stream("/events", &[ME]));
@@ -201,7 +205,7 @@ fn an_address_that_opens_a_thousand_streams_leaves_room_for_others() {
 }
 
 #[test]
-fn pulled_streams_take_places_too() {
+fn pulled_streams_take_permits_too() {
     let node = Node::start("[limits]\nconnections_per_user = 1");
     let settings = format!(
         "[limits]\nconnections_per_user = 1\n[remotes.reactive]\nbase_url = \"http://{}\"\nbase_url_env = \"NONE_SUCH\"",
@@ -262,7 +266,7 @@ fn publishing_is_counted_by_event() {
     assert!(publish(ME, 21).problem(413).contains("smaller arrays"));
     eventually(|| (publish(ME, 20).status == 200).then_some(()));
     let kept = node.get("/api/topics/t/events?limit=1000").json()["events"].as_array().map(Vec::len);
-    assert_eq!(kept, Some(sent.get()), "what was refused was not published in part");
+    assert_eq!(kept, Some(sent.get()), "a refused array was not published in part");
 }
 
 /// Beyond the bound their outboxes are full: they read from the journal, and lose nothing.
@@ -280,7 +284,7 @@ fn what_waits_for_one_user_is_bounded_over_all_its_streams() {
         all.iter().map(|emitter| emitter["queuedBytes"].as_u64().expect("a number")).collect()
     };
     let waiting: u64 = queued().iter().sum();
-    assert!(waiting > 0, "nobody reads, so something waits");
+    assert!(waiting > 0, "without a reader some events wait");
     assert!(waiting <= 100_000 + 6 * (24 * 1024 + 21_000), "{waiting} bytes wait");
     for stream in &mut streams {
         for n in 0..count {
@@ -313,7 +317,7 @@ fn the_rate_limited_sample_lets_one_caller_ask_a_hundred_times_in_a_minute() {
 }
 
 #[test]
-fn without_limits_nobody_is_told_of_any() {
+fn without_limits_responses_mention_none() {
     let node = Node::start("");
     for _ in 0..150 {
         let reply = node.request("GET", TOPICS, &[ME], "");

@@ -1,4 +1,4 @@
-//! Many at once: nothing is lost or doubled, and everybody is told when the node stops.
+//! Many clients at once: no event is lost or duplicated, and all clients get the end when the node stops.
 //!
 //! `MILLSTREAM_LONG=1` publishes to the thousand for ten seconds, instead of two.
 
@@ -38,16 +38,20 @@ async fn connect(node: &Node, count: usize, path: &str, ids: &[String]) -> Vec<R
     .await
 }
 
-/// Hears so many events on each stream and checks that they are these numbers.
-async fn hear(readers: Vec<Reader>, numbers: std::ops::Range<usize>) -> Vec<Reader> {
+/// Receives this number of events on each stream and checks that they have these numbers.
+async fn receive(readers: Vec<Reader>, numbers: std::ops::Range<usize>) -> Vec<Reader> {
     let count = readers.len();
     let readers = RefCell::new(readers.into_iter().map(Some).collect::<Vec<_>>());
     swarm::all(count, |index| {
         let (mut reader, numbers) = (readers.borrow_mut()[index].take().expect("each once"), numbers.clone());
         async move {
             for expected in numbers {
-                let heard = reader.until("n").await.expect("it goes on");
-                assert_eq!(heard.data, expected.to_string(), "stream {index}: nothing lost, nothing twice, in order");
+                let received = reader.until("n").await.expect("it continues");
+                assert_eq!(
+                    received.data,
+                    expected.to_string(),
+                    "stream {index}: nothing lost, nothing twice, in order"
+                );
             }
             reader
         }
@@ -72,7 +76,7 @@ fn publish_paced(node: &Node, numbers: std::ops::Range<usize>) {
 }
 
 #[test]
-fn a_thousand_subscribers_hear_everything_once_and_in_order() {
+fn a_thousand_subscribers_receive_everything_once_and_in_order() {
     let seconds = if std::env::var_os("MILLSTREAM_LONG").is_some() { 10 } else { 2 };
     let (node, count) = (quiet(""), 50 * seconds);
     std::thread::scope(|scope| {
@@ -90,8 +94,8 @@ fn a_thousand_subscribers_hear_everything_once_and_in_order() {
             assert_eq!(node.streams(), SUBSCRIBERS as u64);
             let begin = Instant::now();
             go.send(()).expect("the publisher waits");
-            let readers = hear(readers, 0..count).await;
-            println!("{count} events to {SUBSCRIBERS}: all heard after {:?}", begin.elapsed());
+            let readers = receive(readers, 0..count).await;
+            println!("{count} events to {SUBSCRIBERS}: all received after {:?}", begin.elapsed());
             assert_eq!(node.count("events_delivered_total"), (count * SUBSCRIBERS) as u64);
             drop(readers);
         });
@@ -111,7 +115,7 @@ fn a_storm_of_connections_comes_in_and_goes_again() {
             println!("{SUBSCRIBERS} connected after {:?}", begin.elapsed());
             assert_eq!(node.streams(), SUBSCRIBERS as u64);
             publish(&node, round..round + 1);
-            drop(hear(readers, round..round + 1).await);
+            drop(receive(readers, round..round + 1).await);
         });
         let gone = node.until_streams(0);
         println!("{SUBSCRIBERS} gone after {gone:?}");
@@ -126,26 +130,26 @@ fn a_thousand_resume_at_once_and_miss_nothing() {
     swarm::run(LIMIT, async {
         let readers = connect(&node, SUBSCRIBERS, "/events?topic=load", &[]).await;
         publish(&node, 0..10);
-        // They leave in the middle, and hear the rest when they are back.
-        let readers = hear(readers, 0..5).await;
+        // They disconnect in the middle, and receive the rest after they reconnect.
+        let readers = receive(readers, 0..5).await;
         let ids: Vec<String> = readers.into_iter().map(|reader| reader.id).collect();
         publish(&node, 10..20);
         let begin = Instant::now();
         let readers = connect(&node, SUBSCRIBERS, "/events?topic=load", &ids).await;
         publish(&node, 20..25);
-        drop(hear(readers, 5..25).await);
-        println!("{SUBSCRIBERS} resumed and heard 20 events each after {:?}", begin.elapsed());
+        drop(receive(readers, 5..25).await);
+        println!("{SUBSCRIBERS} resumed and received 20 events each after {:?}", begin.elapsed());
     });
 }
 
-/// A journal in memory is gone with its process: all are told of the gap, and hear what comes from then on.
+/// A journal in memory ends with its process: all clients get the gap, and the later events.
 #[test]
-fn a_thousand_come_back_after_a_restart_and_are_told_of_the_gap() {
+fn a_thousand_reconnect_after_a_restart_and_get_the_gap() {
     let mut node = quiet("[journal]\nkind = \"memory\"\n");
     let ids: Vec<String> = swarm::run(LIMIT, async {
         let readers = connect(&node, SUBSCRIBERS, "/events?topic=load", &[]).await;
         publish(&node, 0..3);
-        hear(readers, 0..3).await.into_iter().map(|reader| reader.id).collect()
+        receive(readers, 0..3).await.into_iter().map(|reader| reader.id).collect()
     });
     node.restart();
     swarm::run(LIMIT, async {
@@ -167,13 +171,13 @@ fn a_thousand_come_back_after_a_restart_and_are_told_of_the_gap() {
         .await;
         println!("{SUBSCRIBERS} back after {:?}", begin.elapsed());
         publish(&node, 3..6);
-        drop(hear(readers, 3..6).await);
+        drop(receive(readers, 3..6).await);
     });
     assert_eq!(node.count("gaps_total"), SUBSCRIBERS as u64);
 }
 
 #[test]
-fn a_stop_under_load_tells_every_stream_when_to_come_back() {
+fn a_stop_under_load_gives_every_stream_a_time_to_reconnect() {
     const STREAMS: usize = 500;
     const DRAIN: Duration = Duration::from_secs(1);
     let mut node = quiet("[server]\ndrain_ms = 1000\n[emitter]\nreconnect_time_ms = 10000");
@@ -194,12 +198,12 @@ fn a_stop_under_load_tells_every_stream_when_to_come_back() {
                 let mut reader = readers.borrow_mut()[index].take().expect("each once");
                 async move {
                     let (mut events, mut last) = (0_usize, None);
-                    while let Some(heard) = reader.next().await.expect("the connection does not break") {
-                        if heard.event == "n" {
-                            assert_eq!(heard.data, events.to_string(), "in order to the end");
+                    while let Some(received) = reader.next().await.expect("the connection does not break") {
+                        if received.event == "n" {
+                            assert_eq!(received.data, events.to_string(), "in order to the end");
                             events += 1;
                         }
-                        last = Some(heard);
+                        last = Some(received);
                     }
                     let last = last.expect("a last word");
                     assert_eq!((&*last.event, &*last.data), ("disconnect", r#"{"reason":"shutdown"}"#));

@@ -21,7 +21,7 @@ use support::{
 
 const MIB: u64 = 1 << 20;
 
-/// The highest memory of the node while `work` goes on, beyond what it had before.
+/// The highest memory of the node while `work` runs, beyond its memory before.
 fn highest(node: &Node, work: impl FnOnce() + Send) -> u64 {
     let before = node.resident();
     let over = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! The OpenAPI document says everything that a client has to know, and nothing that is not so. `scripts/schema-check` calls
-//! the routes by it.
+//! The OpenAPI document describes everything that a client needs, and nothing wrong. `scripts/schema-check` calls the
+//! routes by it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ mod support;
 
 use support::{Node, Reply, eventually, routes::route_table, upstream::Upstream};
 
-/// Each operation: method, path, and what is said of it.
+/// Each operation: method, path, and its description.
 fn operations(document: &Value) -> impl Iterator<Item = (String, &Value)> {
     let paths = document["paths"].as_object().expect("paths");
     paths.iter().flat_map(|(path, item)| {
@@ -29,8 +29,8 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     }
 }
 
-/// A schema that says nothing, where it is not meant to stand for any JSON.
-fn says_nothing(document: &Value, schema: &Value) -> bool {
+/// A schema without content, if it does not stand for any JSON.
+fn is_empty_schema(document: &Value, schema: &Value) -> bool {
     resolved(document, schema).as_object().is_none_or(|schema| schema.keys().all(|key| key == "description"))
 }
 
@@ -48,7 +48,7 @@ fn every_route_is_documented_and_every_documented_route_exists() {
     let mut ids = BTreeSet::new();
     for (name, operation) in operations(&document) {
         assert!(ids.insert(operation["operationId"].to_string()), "twice: {}", operation["operationId"]);
-        assert!(operation["summary"].is_string(), "{name} says what it does");
+        assert!(operation["summary"].is_string(), "{name} has a summary");
     }
     assert_eq!(node.get("/docs").status / 100, 3);
     let docs = node.get("/docs/");
@@ -68,7 +68,7 @@ fn every_parameter_is_described_and_bounded() {
             assert!(known, "{name}: `{part}` is not described");
         }
         for parameter in parameters {
-            assert!(parameter["description"].is_string(), "{name}: what is {parameter}?");
+            assert!(parameter["description"].is_string(), "{name}: {parameter} has no description");
             let schema = resolved(&document, &parameter["schema"]);
             assert!(schema["type"].is_string(), "{name}: {parameter}");
             assert!(schema["type"] != "integer" || schema["minimum"].is_number(), "{name}: {parameter}");
@@ -110,7 +110,10 @@ fn every_answer_has_a_form() {
                 let shown = content["example"].is_null() && resolved(&document, schema)["examples"].is_null();
                 match media.as_str() {
                     "application/json" => {
-                        assert!(!says_nothing(&document, schema) || !content["example"].is_null(), "{name}: {status}");
+                        assert!(
+                            !is_empty_schema(&document, schema) || !content["example"].is_null(),
+                            "{name}: {status}"
+                        );
                         assert!(!shown, "{name}: {status} has no example");
                     }
                     "text/event-stream" => {
@@ -124,7 +127,7 @@ fn every_answer_has_a_form() {
         }
         for status in ["429", "503"] {
             let fields = &answers[status]["headers"];
-            assert!(fields["Retry-After"].is_object(), "{name}: {status} says when to come back");
+            assert!(fields["Retry-After"].is_object(), "{name}: {status} has the time to retry");
             assert_eq!(fields["RateLimit-Remaining"].is_object(), status == "429", "{name}: {status}");
         }
     }
@@ -146,7 +149,7 @@ fn every_body_has_a_form_and_an_example() {
 }
 
 #[test]
-fn who_may_call_is_said_of_every_operation() {
+fn every_operation_has_its_credentials() {
     let node = Node::start("");
     let document = node.get("/openapi.json").json();
     let schemes: BTreeSet<&str> =
@@ -154,14 +157,14 @@ fn who_may_call_is_said_of_every_operation() {
     assert_eq!(schemes, BTreeSet::from(["bearer", "cookie", "query", "ticket", "token", "user"]));
     let mut public = BTreeSet::new();
     for (name, operation) in operations(&document) {
-        let ways = operation["security"].as_array().unwrap_or_else(|| panic!("{name} says nothing"));
+        let ways = operation["security"].as_array().unwrap_or_else(|| panic!("{name} has no credentials"));
         let names: BTreeSet<&str> =
             ways.iter().filter_map(|way| way.as_object()?.keys().next()).map(String::as_str).collect();
         if ways.is_empty() {
             public.insert(name);
             continue;
         }
-        assert!(ways.contains(&serde_json::json!({})), "{name}: in open mode everybody may call it");
+        assert!(ways.contains(&serde_json::json!({})), "{name}: in open mode all callers may call it");
         assert!(names.is_subset(&schemes) && names.contains("token"), "{name}: {names:?}");
         let streams = &operation["responses"]["200"]["content"]["text/event-stream"];
         assert_eq!(names.contains("ticket"), streams.is_object(), "{name}: tickets are for streams");
@@ -227,7 +230,7 @@ fn node_with_remote() -> (Node, Upstream) {
     (node, remote)
 }
 
-/// The path with names of what is there.
+/// The path with names of existing entities.
 fn filled(node: &Node, pattern: &str) -> String {
     let mut names = BTreeMap::from([
         ("{user}", "u".to_owned()),
@@ -302,7 +305,7 @@ fn head_is_answered_as_get_is_on_every_route_and_does_nothing() {
 }
 
 #[test]
-fn every_path_says_which_methods_it_takes() {
+fn every_path_lists_its_methods() {
     let (node, _remote) = node_with_remote();
     let mut table: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (method, path) in route_table().into_iter().chain(PAGES.map(|path| ("get".to_owned(), path.to_owned()))) {
@@ -313,18 +316,18 @@ fn every_path_says_which_methods_it_takes() {
     for (pattern, methods) in &table {
         let path = ["{job}", "{relay}", "{task}"].iter().fold(pattern.clone(), |path, part| path.replace(part, "x"));
         let path = filled(&node, &path);
-        let told = |reply: &Reply| -> BTreeSet<String> {
+        let reported = |reply: &Reply| -> BTreeSet<String> {
             reply.header("Allow").unwrap_or_default().split(", ").map(str::to_owned).collect()
         };
         let options = ask(&node, "OPTIONS", &path);
-        assert_eq!((options.status, &told(&options)), (204, methods), "OPTIONS {path}: {options:?}");
+        assert_eq!((options.status, &reported(&options)), (204, methods), "OPTIONS {path}: {options:?}");
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"] {
             // The proxy passes on what it does not answer itself.
             let passed = pattern == "/api/sse-proxy/{remote}/{path}" && method != "TRACE";
             if !methods.contains(method) && !passed {
                 let refused = ask(&node, method, &path);
                 refused.problem(405);
-                assert_eq!(&told(&refused), methods, "{method} {path}: {refused:?}");
+                assert_eq!(&reported(&refused), methods, "{method} {path}: {refused:?}");
             }
         }
     }

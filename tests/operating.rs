@@ -1,5 +1,5 @@
-//! What operators and tools rely on: refusals, limits, logs, metrics, pages.
-//! How a node stops is in `stopping.rs`, what its OpenAPI document says in `openapi.rs`.
+//! Promises for operators and tools: refusals, limits, logs, metrics, pages. The stop of a node is in `stopping.rs`,
+//! its OpenAPI document in `openapi.rs`.
 
 use std::process::Command;
 
@@ -33,7 +33,7 @@ fn what_is_not_there_is_answered_with_a_problem() {
 }
 
 #[test]
-fn health_and_readiness_are_told() {
+fn health_and_readiness_are_reported() {
     let node = Node::start("");
     let health = node.get("/healthz");
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
@@ -107,9 +107,9 @@ fn a_listed_origin_may_call_and_ask_first() {
         (reply.status, reply.header("Access-Control-Allow-Origin"), reply.header("Vary")),
         (200, Some("https://app.example"), Some("Origin"))
     );
-    // By name, so that its pages may send cookies; and they see what tells when to come back.
+    // By name, so that its pages may send cookies; and they can read the time to retry.
     assert_eq!(reply.header("Access-Control-Allow-Credentials"), Some("true"));
-    let exposed = reply.header("Access-Control-Expose-Headers").expect("it is told");
+    let exposed = reply.header("Access-Control-Expose-Headers").expect("the field is set");
     assert!(["Location", "Retry-After", "RateLimit-Remaining"].iter().all(|name| exposed.contains(name)), "{exposed}");
     let other = node.get("/healthz");
     assert_eq!((other.header("Access-Control-Allow-Credentials"), other.header("Vary")), (None, Some("Origin")));
@@ -133,7 +133,7 @@ fn a_listed_origin_may_call_and_ask_first() {
             .header("Access-Control-Allow-Methods")
             .is_some_and(|methods| methods.contains("POST") && methods.contains("PATCH"))
     );
-    let allowed = asked.header("Access-Control-Allow-Headers").expect("they are told").to_lowercase();
+    let allowed = asked.header("Access-Control-Allow-Headers").expect("the field is set").to_lowercase();
     for header in [
         "content-type",
         "last-event-id",
@@ -147,7 +147,7 @@ fn a_listed_origin_may_call_and_ask_first() {
     ] {
         assert!(allowed.contains(header), "{allowed}");
     }
-    // Of a listed origin what a library adds is allowed, too; what is no name of a field is not repeated.
+    // For a listed origin the fields of libraries are permitted, too; an invalid field name is not repeated.
     let asked = "authorization,cache-control, x-secret-key,x-library-version,no name,<b>";
     let asked = node.request(
         "OPTIONS",
@@ -155,7 +155,7 @@ fn a_listed_origin_may_call_and_ask_first() {
         &[origin, ("Access-Control-Request-Method", "GET"), ("Access-Control-Request-Headers", asked)],
         "",
     );
-    let allowed = asked.header("Access-Control-Allow-Headers").expect("they are told").to_lowercase();
+    let allowed = asked.header("Access-Control-Allow-Headers").expect("the field is set").to_lowercase();
     let names: Vec<&str> = allowed.split(", ").collect();
     assert!(
         ["cache-control", "x-secret-key", "x-library-version"].iter().all(|name| names.contains(name)),
@@ -173,9 +173,9 @@ fn a_listed_origin_may_call_and_ask_first() {
 }
 
 #[test]
-fn who_is_not_listed_is_not_told_what_would_be_allowed() {
+fn an_unlisted_origin_does_not_get_the_permitted_fields() {
     let node = Node::start("");
-    // The node's own pages need not ask, and nobody else is let in.
+    // The node's own pages need no preflight, and no other page is permitted.
     let own = format!("http://{}", node.addr);
     let asked = node.request("OPTIONS", "/events", &[("Origin", &own), ("Access-Control-Request-Method", "POST")], "");
     assert!(asked.problem(403).contains("cors_origins"));
@@ -238,7 +238,7 @@ fn headers_of_the_configuration_are_on_every_response() {
 }
 
 #[test]
-fn one_connection_too_many_is_answered_and_a_place_that_is_left_is_free_again() {
+fn one_connection_too_many_gets_a_response_and_a_closed_one_frees_its_permit() {
     let node = Node::start("[server]\nmax_connections = 3\n");
     let mut streams: Vec<_> = (0..3).map(|_| node.stream("/events", &[])).collect();
     for stream in &mut streams {
@@ -266,7 +266,7 @@ fn one_connection_too_many_is_answered_and_a_place_that_is_left_is_free_again() 
 }
 
 #[test]
-fn the_log_tells_what_became_of_streams_events_and_jobs() {
+fn the_log_has_the_ends_of_streams_events_and_jobs() {
     let node = Node::start("[telemetry]\nformat = \"json\"\n");
     let mut stream = node.stream("/events?topic=t", &[("X-User-ID", "7")]);
     let emitter = stream.until("connection").json()["emitterId"].clone();
@@ -313,7 +313,7 @@ fn span(line: &Value, name: &str) -> Value {
 }
 
 #[test]
-fn each_line_says_where_it_belongs() {
+fn each_line_names_its_span() {
     let node = Node::start("[telemetry]\nformat = \"json\"\n");
     let fields = [("X-Request-Id", "mine"), ("Content-Type", "application/json")];
     let event = json!({ "event": "e", "data": 1 }).to_string();

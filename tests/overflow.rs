@@ -1,6 +1,6 @@
-//! Readers that fall behind: what each overflow policy promises, over real sockets, and what one reader who stops costs.
+//! Slow readers: the promise of each overflow policy, over real sockets, and the cost of a reader that stops.
 //!
-//! `MILLSTREAM_LONG=1` lets 100,000 events pass the reader who stops, instead of 30,000.
+//! With `MILLSTREAM_LONG=1` 100,000 events pass the reader that stops, instead of 30,000.
 
 mod support;
 
@@ -43,7 +43,7 @@ fn behind(node: &Node, policy: &str) -> Stream {
     stream
 }
 
-/// Reads to the event with the last number: all numbers, and how many events each gap tells of, with its place.
+/// Reads to the event with the last number: all numbers, and the number of events of each gap with its index.
 fn read_on(stream: &mut Stream, last: usize) -> (Vec<usize>, Vec<(usize, u64)>) {
     let (mut numbers, mut gaps) = (Vec::new(), Vec::new());
     while numbers.last() != Some(&last) {
@@ -75,7 +75,7 @@ fn catch_up_loses_nothing() {
 }
 
 #[test]
-fn drop_oldest_keeps_the_newest_and_tells_how_many_went() {
+fn drop_oldest_keeps_the_newest_and_reports_the_number_of_dropped_events() {
     let node = Node::start(TIGHT);
     let mut stream = behind(&node, "drop_oldest");
     let (numbers, gaps) = read_on(&mut stream, EVENTS - 1);
@@ -83,16 +83,16 @@ fn drop_oldest_keeps_the_newest_and_tells_how_many_went() {
     assert!(!gaps.is_empty() && numbers.len() as u64 + dropped == EVENTS as u64, "{} {gaps:?}", numbers.len());
     assert_eq!(numbers[numbers.len() - 16..], (EVENTS - 16..EVENTS).collect::<Vec<_>>(), "what waits is the newest");
     // Each gap stands where its events are missing.
-    for (place, count) in gaps {
-        let before = place.checked_sub(1).map_or(0, |last| numbers[last] + 1);
-        assert_eq!((numbers[place] - before) as u64, count);
+    for (index, count) in gaps {
+        let before = index.checked_sub(1).map_or(0, |last| numbers[last] + 1);
+        assert_eq!((numbers[index] - before) as u64, count);
     }
     assert_eq!(node.count("events_dropped_total"), dropped);
     assert_eq!(node.get("/api/sse/managed/status").json()["droppedEvents"], dropped);
 }
 
 #[test]
-fn drop_latest_keeps_what_waits_and_tells_how_many_did_not_come() {
+fn drop_latest_keeps_waiting_events_and_reports_the_number_of_dropped_ones() {
     let node = Node::start(TIGHT);
     let mut stream = behind(&node, "drop_latest");
     let (mut numbers, mut dropped) = (Vec::new(), 0);
@@ -145,7 +145,7 @@ fn pour(node: &Node, healthy: &mut Stream, batches: std::ops::Range<usize>) -> D
         let (mut on_the_way, mut slowest) = (VecDeque::new(), Duration::ZERO);
         let mut arrived = |on_the_way: &mut VecDeque<Instant>| {
             let sent = on_the_way.pop_front().expect("a batch is on the way");
-            let came = wait.recv_timeout(PATIENCE).expect("the healthy reader hears everything without delay");
+            let came = wait.recv_timeout(PATIENCE).expect("the fast reader gets everything without delay");
             slowest = slowest.max(came - sent);
         };
         for batch in batches {
@@ -163,7 +163,7 @@ fn pour(node: &Node, healthy: &mut Stream, batches: std::ops::Range<usize>) -> D
 }
 
 #[test]
-fn a_reader_who_stops_costs_little_and_delays_nobody() {
+fn a_reader_that_stops_costs_little_and_delays_no_other() {
     let long = std::env::var_os("MILLSTREAM_LONG").is_some();
     let batches = if long { 1000 } else { 300 };
     let node = Node::start(
@@ -188,7 +188,7 @@ fn a_reader_who_stops_costs_little_and_delays_nobody() {
     assert_eq!(state["state"], "catch_up", "{state}");
     assert!(state["queuedBytes"].as_u64() <= Some(256 << 10), "{state}");
 
-    // Now it reads again: what is still there in order, told where something is not.
+    // Now it reads again: the remaining events in order, with a report for missing ones.
     let last = (100 + batches) * 100 - 1;
     let mut numbers = Vec::new();
     let mut gaps = Vec::new();
@@ -200,10 +200,10 @@ fn a_reader_who_stops_costs_little_and_delays_nobody() {
             other => assert_eq!(other, "heartbeat"),
         }
     }
-    let [(place, gap)] = &gaps[..] else { panic!("one gap: {gaps:?}") };
+    let [(index, gap)] = &gaps[..] else { panic!("one gap: {gaps:?}") };
     assert_eq!((&gap.json()["reason"], &gap.json()["topics"][0]["topic"]), (&json!("trimmed"), &json!("t")));
-    assert_eq!(numbers[..*place], (10_000..10_000 + place).collect::<Vec<_>>(), "what the buffers held");
-    assert_eq!(numbers[*place..], (last + 1 - 2000..=last).collect::<Vec<_>>(), "what the journal keeps");
+    assert_eq!(numbers[..*index], (10_000..10_000 + index).collect::<Vec<_>>(), "what the buffers held");
+    assert_eq!(numbers[*index..], (last + 1 - 2000..=last).collect::<Vec<_>>(), "what the journal keeps");
     pour(&node, &mut healthy, 100 + batches..102 + batches);
     eventually(|| Some(number(&stopped.next_own())).filter(|n| *n == last + 200));
 }

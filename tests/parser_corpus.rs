@@ -69,14 +69,14 @@ fn every_file_of_every_corpus_holds() {
 fn every_corpus_has_a_law_and_is_small() {
     for entry in fs::read_dir(corpora()).expect("the folder of the corpora") {
         let target = entry.expect("an entry").file_name().to_string_lossy().into_owned();
-        assert!(all().any(|(name, _)| name == target), "`{target}` is replayed by nobody");
+        assert!(all().any(|(name, _)| name == target), "`{target}` is not replayed by a test");
         let files = corpus(&target);
         assert!(files.len() >= 10, "{target}: {} files", files.len());
         assert!(files.iter().map(|(_, input)| input.len()).sum::<usize>() <= 100_000, "{target} is too large");
     }
 }
 
-/// The same mutations each time: pieces of one file put into another, bytes changed.
+/// Equal mutations in each run: pieces of one file inserted into another, changed bytes.
 #[test]
 fn mutations_of_every_corpus_hold() {
     for (target, law) in all() {

@@ -1,4 +1,4 @@
-//! Publishing: what each route takes, what it answers, what it refuses, and what comes out at the other end.
+//! Publishing: the bodies that each route accepts, its responses, its refusals, and the delivered events.
 
 use serde_json::{Value, json};
 
@@ -24,8 +24,8 @@ fn kept(node: &Node, topic: &str) -> Vec<Value> {
 #[test]
 fn the_answer_names_position_topic_and_audience() {
     let node = Node::start("");
-    let nobody = node.post("/events", &json!({ "topic": "t", "event": "e", "data": 1 }));
-    assert_eq!((&nobody["topic"], delivered(&nobody)), (&json!("t"), &json!(0)));
+    let without_receiver = node.post("/events", &json!({ "topic": "t", "event": "e", "data": 1 }));
+    assert_eq!((&without_receiver["topic"], delivered(&without_receiver)), (&json!("t"), &json!(0)));
     let streams = [
         open(&node, "/events?topic=t", &[("X-User-ID", "1")]),
         open(&node, "/events?topic=t*", &[("X-User-ID", "1")]),
@@ -39,7 +39,7 @@ fn the_answer_names_position_topic_and_audience() {
         ("/api/sse/managed/broadcast", json!({ "event": "e", "data": 1 }), "all", 3),
         ("/api/sse/managed/broadcast/all", json!({ "event": "e", "data": 1 }), "all", 3),
     ];
-    let mut last = nobody["id"].as_str().expect("an id").to_owned();
+    let mut last = without_receiver["id"].as_str().expect("an id").to_owned();
     for (path, body, topic, count) in cases {
         let answer = node.post(path, &body);
         assert_eq!((&answer["topic"], delivered(&answer)), (&json!(topic), &json!(count)), "{path}");
@@ -197,7 +197,7 @@ fn filtered_events_reach_those_whose_metadata_match_live_and_later() {
     send(json!({ "level": 3, "lang": "pt" }), "nobody");
     send(json!({}), "everybody");
     node.publish("t", "end", &json!(""));
-    let heard = |stream: &mut Stream| {
+    let received = |stream: &mut Stream| {
         let mut all = Vec::new();
         loop {
             let event = stream.next_own();
@@ -208,14 +208,14 @@ fn filtered_events_reach_those_whose_metadata_match_live_and_later() {
             }
         }
     };
-    assert_eq!(heard(&mut matching), ["premium", "both", "everybody"]);
-    assert_eq!(heard(&mut other), ["everybody"]);
+    assert_eq!(received(&mut matching), ["premium", "both", "everybody"]);
+    assert_eq!(received(&mut other), ["everybody"]);
     assert_eq!(
-        heard(&mut open(&node, gold, &[("Last-Event-ID", &start)])),
+        received(&mut open(&node, gold, &[("Last-Event-ID", &start)])),
         ["premium", "both", "everybody"],
         "replay as live"
     );
-    assert_eq!(heard(&mut open(&node, "/events", &[("Last-Event-ID", &start)])), ["everybody"]);
+    assert_eq!(received(&mut open(&node, "/events", &[("Last-Event-ID", &start)])), ["everybody"]);
     for wrong in [
         json!({ "data": 1 }),
         json!({ "filter": {} }),
@@ -249,7 +249,7 @@ fn what_would_break_a_stream_is_refused() {
 }
 
 #[test]
-fn where_nobody_may_publish_is_refused_and_the_rest_of_the_names_are_open() {
+fn internal_topics_are_refused_and_all_other_names_are_open() {
     let node = Node::start("");
     for topic in ["job:1", "emitter:x"] {
         assert!(node.json("POST", "/events", &json!({ "topic": topic, "data": 1 })).problem(422).contains(topic));
@@ -296,7 +296,7 @@ fn sizes_have_bounds_and_the_bound_is_named() {
 }
 
 #[test]
-fn a_value_of_the_wrong_form_is_named_by_its_place() {
+fn a_value_of_the_wrong_form_is_named_by_its_path() {
     let node = Node::start("");
     let job = json!({ "tasks": [{ "run": "task1" }, { "run": "task1", "timeoutMs": "soon" }] });
     let problem = node.json("POST", "/api/jobs", &job);
@@ -337,9 +337,9 @@ fn bodies_must_be_json_of_the_right_form() {
     assert!(node.json("POST", "/api/sse/managed/send/user/1?evnt=x", &json!(1)).problem(400).contains("`event`"));
 }
 
-/// Nobody looks at a query string there, so that a name for the event given in it would be lost without a word.
+/// The route does not read a query string, so an event name in it would be lost silently.
 #[test]
-fn a_query_that_nobody_reads_is_refused() {
+fn a_query_on_a_route_without_parameters_is_refused() {
     let node = Node::start("");
     let event = json!({ "data": 1 });
     for path in ["/api/sse/managed/broadcast", "/api/sse/managed/broadcast/group/g"] {
@@ -348,7 +348,7 @@ fn a_query_that_nobody_reads_is_refused() {
     assert!(node.json("POST", "/events?topic=t", &event).problem(400).contains("`topic`"));
 }
 
-/// A client could not tell such an event from what the node says of the stream.
+/// A client could not distinguish such an event from a control frame of the node.
 #[test]
 fn names_of_control_frames_are_refused() {
     let node = Node::start("");

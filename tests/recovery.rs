@@ -1,5 +1,5 @@
-//! Jobs across an end of the node, with the journal on disk: killed or stopped, unfinished work goes on, and whoever
-//! watches sees one history.
+//! Jobs across an end of the node, with the journal on disk: killed or stopped, unfinished work continues, and all
+//! watchers get one history.
 
 use std::{
     path::Path,
@@ -43,7 +43,7 @@ command = ["sh", "-c", "sleep {long} & wait"]
     )
 }
 
-/// How long the child of `endless` sleeps: nobody else sleeps for so long.
+/// Sleep time of the child of `endless`; no other process sleeps for this time.
 fn long(data: &Path) -> String {
     let digits: String = data.to_string_lossy().bytes().map(|byte| char::from(b'0' + byte % 10)).collect();
     format!("9{}{}", std::process::id(), &digits[digits.len() - 6..])
@@ -89,7 +89,7 @@ fn codes(history: &[Event], task: &str) -> Vec<Value> {
     retries.filter(|data| data["taskId"] == *task).map(|data| data["code"].clone()).collect()
 }
 
-/// Opens a gate once somebody waits at it, and waits until it is taken.
+/// Opens a gate when a task waits at it, and waits until it is taken.
 fn open(gate: &Path) {
     std::fs::write(gate, "").expect("write a gate");
     eventually(|| (!gate.exists()).then_some(()));
@@ -210,7 +210,7 @@ fn a_watcher_sees_one_history_across_a_kill() {
             break;
         }
     }
-    assert_eq!(seen, history(&node, &job), "what was seen in two parts is the whole");
+    assert_eq!(seen, history(&node, &job), "two parts are the whole history");
     assert_eq!(names(&seen, "done"), ["task_start", "task_complete"]);
     assert_eq!(names(&seen, "running"), ["task_start", "task_retry", "task_progress", "task_complete"]);
     assert_eq!(names(&seen, "waiting"), ["task_start", "task_complete"]);

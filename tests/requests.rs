@@ -74,7 +74,7 @@ fn bad_headers_are_refused() {
     assert_refused("200 headers", &node.raw_get("/healthz", many), 431);
     assert_refused("1 MB of header", &node.raw_get("/healthz", format!("X: {}\r\n", "y".repeat(1 << 20))), 431);
     assert_refused("1 MB of header", &node.raw_get(path, format!("X-Auth-Token: {}\r\n", "y".repeat(1 << 20))), 431);
-    // Any id opens a stream: at worst the client is told of a gap.
+    // Any id opens a stream: at worst the client gets a gap.
     for id in ["\u{e9}", "0-0", "ffffffffffffffffffff-99999999999999999999", "-", "1-2-3"] {
         let reply = node.raw_get(path, format!("Last-Event-ID: {id}\r\n"));
         assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{id}: {reply:?}");
@@ -177,7 +177,7 @@ fn nothing_in_a_path_parameter_does_harm() {
                 body.len()
             ))
         };
-        // Where the name may be anything, it is somebody unknown; nowhere is it a failure.
+        // If the name may be any text, it is an unknown user; it is never a failure.
         for segment in [
             "%00",
             "%0d%0a",
@@ -273,7 +273,7 @@ fn unknown_parameters_of_streams_are_ignored_and_named() {
     node.get("/api/topics?_=17").problem(400);
 }
 
-/// Programs tell refusals apart by their code, and a request by its id.
+/// Programs distinguish refusals by their code, and requests by their id.
 #[test]
 fn a_problem_has_a_code_and_every_answer_an_id() {
     let node = Node::start("");
@@ -320,12 +320,12 @@ fn a_problem_has_a_code_and_every_answer_an_id() {
     let event = "{\"topic\":\"t\",\"data\":1}";
     let headers = [json[0], ("X-Request-Id", "known-by-its-line")];
     assert_eq!(node.request("POST", "/events", &headers, event).status, 200);
-    // Lines are written by a thread of their own.
+    // A thread of its own writes the log, so the line may come after the response.
     let line = eventually(|| node.log().lines().find(|line| line.contains("event published")).map(str::to_owned));
     assert!(line.contains("known-by-its-line"), "{line}");
 }
 
-/// A trace that a request belongs to goes on in what its job asks for; without one nothing claims to be sampled.
+/// A trace of a request continues in the requests of its job; without one nothing claims to be sampled.
 #[test]
 fn a_trace_goes_on_in_the_requests_of_tasks() {
     use support::upstream::Upstream;
@@ -363,7 +363,7 @@ fn a_byte_order_mark_before_a_body_is_ignored() {
     assert_problem("two marks", &node.raw_post("/events", "\u{feff}\u{feff}{}"), &[400]);
 }
 
-/// Proxies still speak HTTP/1.0 to what is behind them; it knows no chunks: the stream goes on to the connection's end.
+/// Proxies still use HTTP/1.0 to their servers. It has no chunks: the stream lasts to the connection's end.
 #[test]
 fn a_stream_over_http_1_0_has_no_chunks() {
     use std::io::{Read, Write};

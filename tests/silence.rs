@@ -56,7 +56,7 @@ fn a_client_that_resets_is_gone_at_once() {
     assert_gone_at_once(&node, "RST");
 }
 
-/// A machine that lost its power sends nothing, not even an acknowledgement: the kernel drops here what comes for it.
+/// A machine without power sends nothing, not even an acknowledgement: the kernel drops the packets for it here.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_client_that_falls_silent_is_gone_within_heartbeat_and_write_deadline() {

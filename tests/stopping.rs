@@ -1,4 +1,5 @@
-//! How a node stops: nobody is left without a word, nothing new is begun, and a second signal ends all at once.
+//! The stop of a node: every client gets a last frame, no new work is begun, and a second signal ends everything at
+//! once.
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -23,14 +24,14 @@ fn draining(node: &Node) {
 }
 
 #[test]
-fn every_stream_is_told_of_the_stop_and_the_node_exits_well() {
+fn every_stream_gets_the_reason_of_the_stop_and_the_exit_status_is_0() {
     let mut node = Node::start("[server]\ndrain_ms = 300\n");
     let mut streams = streams(&node, 12);
     let last = node.publish("t", "e", &json!(1));
     node.signal(Signal::TERM);
     let mut retries = Vec::new();
     for stream in &mut streams {
-        assert_eq!(stream.next_own().id, last, "what was published comes first");
+        assert_eq!(stream.next_own().id, last, "published events come first");
         let rest = stream.rest();
         assert_eq!(rest.len(), 1, "{rest:?}");
         assert_eq!(
@@ -38,7 +39,7 @@ fn every_stream_is_told_of_the_stop_and_the_node_exits_well() {
             ("disconnect", json!({ "reason": "shutdown" }), "")
         );
         assert!(stream.finished, "it ends well");
-        retries.push(stream.retry.expect("it says when to come back"));
+        retries.push(stream.retry.expect("the time to reconnect"));
     }
     assert!(retries.iter().all(|ms| (1500..=4500).contains(ms)), "{retries:?}");
     assert!(retries.iter().any(|ms| *ms != retries[0]), "not all at once: {retries:?}");

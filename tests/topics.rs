@@ -83,7 +83,7 @@ fn a_topic_is_read_page_by_page() {
     node.get("/api/topics/a%20b/events").problem(422);
 }
 
-/// What a page does: render what was, then stream from there, while others go on publishing.
+/// The work of a page: render the stored events, then stream from there, while others continue to publish.
 #[test]
 fn render_first_then_stream_loses_nothing_and_doubles_nothing() {
     const EVENTS: u64 = 400;
@@ -136,7 +136,7 @@ fn a_page_waits_for_an_event() {
             (&page["events"][0]["data"], &page["lastEventId"], &page["gap"]),
             (&json!(2), &json!(second), &json!(false))
         );
-        assert_eq!(waiting(&node), 1.0, "another topic's event is none");
+        assert_eq!(waiting(&node), 1.0, "an event of another topic does not count");
         node.publish("u", "e", &json!(3));
         assert_eq!(other.join().expect("an answer")["events"][0]["data"], 3);
     });
@@ -149,7 +149,7 @@ fn a_page_waits_for_an_event() {
     assert!(begun.elapsed().as_millis() >= 300);
     assert_eq!(page, json!({ "events": [], "lastEventId": after, "gap": false }));
     assert_eq!(node.get(&format!("/api/topics/t/events?after={after}")).json(), page, "the same without a wait");
-    // What is no position here is told at once, as a gap.
+    // A text that is not a position here is reported at once, as a gap.
     for position in ["abc-3".to_owned(), format!("{}-99999999", after.split('-').next().expect("an epoch"))] {
         let page = node.get(&format!("/api/topics/t/events?after={position}&wait=60000")).json();
         assert_eq!(
@@ -198,7 +198,7 @@ fn a_client_that_leaves_waits_no_more_and_a_stop_answers_those_that_do() {
 }
 
 #[test]
-fn a_purged_topic_is_empty_and_who_missed_it_is_told() {
+fn a_purged_topic_is_empty_and_late_clients_get_a_gap() {
     let node = Node::start("");
     let first = node.publish("t", "e", &json!(1));
     node.publish("t", "e", &json!(2));
@@ -229,7 +229,7 @@ fn the_history_of_a_job_is_not_purged() {
     stream.until("complete");
 }
 
-/// Callers without a name cannot be told apart: they share one scope per topic.
+/// Callers without a name cannot be distinguished: they share one scope per topic.
 #[test]
 fn readers_see_the_publishers_id_and_anonymous_publishers_share_theirs() {
     let node = Node::start("");
@@ -268,7 +268,7 @@ fn an_id_has_a_bound_and_equal_topics_are_one() {
     assert_eq!((&equal["topic"], &equal["delivered"]), (&json!("t"), &json!(1)));
     let several = node.post("/events", &json!({ "topics": ["t", "u1", "u2", "t"], "data": 3 }));
     assert_eq!(&several["delivered"], &json!(1), "an emitter counts once");
-    let heard: Vec<String> = (0..3).map(|_| stream.next_own().data).collect();
-    assert_eq!(heard, ["1", "2", "3"]);
+    let received: Vec<String> = (0..3).map(|_| stream.next_own().data).collect();
+    assert_eq!(received, ["1", "2", "3"]);
     assert_eq!(node.get("/api/topics/t/events").json()["events"][2]["topics"], json!(["t", "u1", "u2"]));
 }

@@ -28,7 +28,7 @@ use support::{PATIENCE, Stream};
 /// Gives back its input.
 struct Echo;
 
-/// Ends when the test lets one go.
+/// Ends when the test releases it.
 struct Gated(Arc<Semaphore>);
 
 impl TaskHandler for Echo {
@@ -163,6 +163,6 @@ fn a_thousand_jobs_do_not_starve_a_new_one() {
         }
         assert_eq!(jobs.stats().jobs_running, JOBS as u64, "no other job has ended meanwhile");
     });
-    // Lets all go, so that the stop need not wait.
+    // Releases all, so that the stop need not wait.
     gate.add_permits(JOBS * 20);
 }

@@ -157,7 +157,7 @@ fn read(name: &str) -> Option<Algorithm> {
     name.parse().ok().filter(|algorithm| KNOWN.contains(algorithm))
 }
 
-/// Why a token was refused, in words that reveal only what its holder can know.
+/// Why a token was refused, in words that reveal only facts that its holder can know.
 pub(super) fn refused(error: &jsonwebtoken::errors::Error) -> Refused {
     match error.kind() {
         ErrorKind::InvalidAudience => Refused::Unacceptable("it has another audience (`aud`)".into()),

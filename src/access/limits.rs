@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Owns the rates and permits of all callers, and counts the refusals. `limits/table.rs` has a row for each limit. A
-//! caller is the hash of a user's name or of an address, so that each caller takes the same memory. Of an IPv6 address
-//! only the /64 counts, which belongs to one customer. A limit that is off costs one check of an enum, and does not
+//! caller is the hash of a user's name or of an address, so that each caller takes the same memory. An IPv6 address
+//! counts by its /64, which belongs to one customer. A limit that is off costs one check of an enum, and does not
 //! compute the caller.
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! A session is a signed text in a cookie, and is not stored: it survives restarts, and every node of one journal
 //! accepts it. A session is weaker than a token: it opens streams and reads. A session of a static token refers to that
-//! token, so that its rights are the present rights of the token, and revoking the token ends the session.
+//! token. So it has the present rights of the token, and revoking the token ends it.
 
 use std::time::Duration;
 

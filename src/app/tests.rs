@@ -135,7 +135,7 @@ async fn a_handler_that_panics_is_a_problem_over_http_1_and_http_2() {
     timeout(PATIENCE, running).await.expect("it stops").expect("no panic").expect("in order");
 }
 
-/// Handlers know nothing of spans; their lines and panics still say which job and which attempt they belong to.
+/// Handlers do not know spans; their lines and panics still name their job and attempt.
 #[actix_rt::test]
 async fn a_panic_in_a_task_names_the_job_and_the_attempt() {
     let log = Captured::panics();

@@ -57,7 +57,8 @@ pub(super) fn duration_text(time: Duration) -> String {
 /// A time in UTC, as in RFC 3339: `2026-11-29T16:35:46.123Z`.
 pub(super) fn utc(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    // Days are counted in eras of 400 years that begin on the 1st of March, so that the leap day is the last day of a year.
+    // Days are counted in eras of 400 years. An era begins on the 1st of March, so the leap day is the last day of a
+    // year.
     let (era, day) = ((days + 719_468) / 146_097, (days + 719_468) % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);

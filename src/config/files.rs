@@ -28,7 +28,7 @@ const MOST_CONNECTIONS: u64 = 1_000_000;
 // === impl Server ===
 
 impl Server {
-    /// The maximum number of connections: the configured value, lowered to what the limit of open files permits.
+    /// The maximum number of connections: the configured value, lowered if the limit of open files permits less.
     /// Without a configured value: the limit of open files minus the files for the rest of the node.
     ///
     /// # Errors

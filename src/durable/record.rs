@@ -53,7 +53,7 @@ impl Records {
     }
 
     /// The ids of the next entities that have records, from at most `limit` keys, and the key to continue after; `None`
-    /// at the end. An entity is named once, however many records it has.
+    /// at the end. Each entity is listed once, with any number of records.
     ///
     /// # Errors
     /// If the journal cannot be read.

@@ -29,8 +29,8 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-/// A stream that is about to be opened; made by [`Node::emitter`]. It receives broadcasts, its user's events and those of
-/// its groups and topics, resumes with the client's `Last-Event-ID`, and is listed under its user and groups in the status.
+/// A stream that will be opened; made by [`Node::emitter`]. It receives broadcasts, its user's events and those of its
+/// groups and topics. It resumes with the client's `Last-Event-ID`. The status lists it under its user and groups.
 ///
 /// No rights are checked: the host application must authorize the caller.
 #[must_use = "nothing is opened before `respond`"]

@@ -1,9 +1,9 @@
 //! Limits over HTTP: the caller that a limit counts, and the response when a limit is exceeded.
 //!
-//! An exceeded limit is a 429 with `Retry-After`. Any status but 200 ends a browser's EventSource permanently, so a GET of
-//! an EventSource gets a stream that names the reason and the time to reconnect. Responses to a caller with a rate have
-//! the fields `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` of draft-ietf-httpapi-ratelimit-headers up to
-//! 06, which clients know. Later drafts fold them into `RateLimit` and `RateLimit-Policy`, and are not final.
+//! An exceeded limit is a 429 with `Retry-After`. Any status but 200 ends a browser's EventSource permanently. So a GET
+//! of an EventSource gets a stream with the reason and the time to reconnect. Responses to a caller with a rate have
+//! the fields `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` of draft-ietf-httpapi-ratelimit-headers up
+//! to 06, which clients know. Later drafts combine them into `RateLimit` and `RateLimit-Policy`, and are not final.
 
 use std::{sync::Arc, time::Duration};
 
@@ -70,7 +70,8 @@ pub(super) fn hub_stream(node: &Node, request: &HttpRequest, connect: &mut Conne
     Ok(())
 }
 
-/// The response as it goes out: an exceeded limit in the form that the client understands, and the remaining allowance.
+/// The response in its final form: an exceeded limit in the form that the client understands, and the remaining
+/// allowance.
 pub(super) fn answer(node: &Node, response: ServiceResponse) -> ServiceResponse {
     let exceeded = response.response().extensions().get::<Exceeded>().copied();
     let allowance = exceeded.and_then(|exceeded| exceeded.allowance);

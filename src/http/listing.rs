@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Identity, Problem, emitters::page_size, permit, query::Query};
 use crate::durable::Filter;
 
-/// The filter that a request asks for, limited to what the caller may see. `kind` names the entity in problems.
+/// The filter of a request, limited to the entities that the caller may see. `kind` names the entity in problems.
 pub(super) fn filter<S: DeserializeOwned>(
     request: &HttpRequest,
     identity: &Identity,

@@ -48,7 +48,7 @@ pub(super) struct EventBody {
     /// The event's name, default `message`; without CR, LF and NUL.
     #[schema(pattern = r"^[^\r\n\x00]*$")]
     event: Option<String>,
-    /// The payload: a string goes as it is, anything else as compact JSON.
+    /// The payload: a string is sent unchanged, any other value as compact JSON.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Value, required = true)]
     data: Option<Payload>,

@@ -25,8 +25,8 @@ pub(super) struct Requests {
     pub(super) scrapes: Scrapes,
 }
 
-/// The text of the last scrape. While the node holds many responses for clients that do not read them, a scrape gets
-/// this text again, so that scrapes do not add to them.
+/// The text of the last scrape. While the node holds many unread responses, a scrape gets this text again: scrapes must
+/// not add to the held memory.
 #[derive(Debug, Default)]
 pub(super) struct Scrapes(Mutex<Option<(Instant, Weak<Share>)>>);
 

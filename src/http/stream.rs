@@ -35,10 +35,10 @@ use crate::{
 ///
 /// On a connection of the node's own listener the body only takes over the connection, and a [`StreamTask`] writes the
 /// frames. In another program's server the framework polls the body for frames, and the body also watches the
-/// connection. Bytes that a client sends after its request make the framework poll the body without end (it has more
-/// than 128 KiB of input and no buffer for it). Too many polls without a frame in a short time therefore end the
-/// connection. If the client also does not read, the framework does not poll the body; for this case the hub checks the
-/// number of received bytes ([`Connect::flooded`]).
+/// connection. Bytes that a client sends after its request make the framework poll the body without end, since it has
+/// no buffer for more than 128 KiB. Too many polls without a frame in a short time therefore end the connection. If the
+/// client also does not read, the framework does not poll the body; for this case the hub checks the number of received
+/// bytes ([`Connect::flooded`]).
 struct Body {
     /// `None` after the frames have taken over the connection.
     frames: Option<Subscription>,

@@ -1,7 +1,7 @@
 //! The subscribers of each topic of a shard, for other threads.
 //!
-//! It is updated when an emitter starts, changes or ends. So neither the response to a publisher, which has the number of
-//! subscribers, nor the decision whether an event wakes the shard has to ask the shard.
+//! It is updated when an emitter starts, changes or ends. So two questions need no request to the shard: the number of
+//! subscribers, which the publisher gets, and whether an event wakes the shard.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

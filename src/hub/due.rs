@@ -1,5 +1,5 @@
-//! When each emitter must be checked next. The times are apart from the emitters: to find those that are due reads a few
-//! bytes of each emitter and not the whole of it.
+//! The time of the next check of each emitter. The times are separate from the emitters: the search for due emitters
+//! reads a few bytes of each, not the whole emitter.
 
 use tokio::time::Instant;
 

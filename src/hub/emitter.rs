@@ -71,7 +71,7 @@ pub(super) enum Phase {
     CatchUp {
         /// A page was requested.
         reading: bool,
-        /// Trimmed history after the cursor that the client knows, or did not ask for.
+        /// Trimmed history after the cursor that the client knows, or did not request.
         known_gaps: Vec<Trimmed>,
     },
     /// It ends when its outbox is empty. It gets no more events.

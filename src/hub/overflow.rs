@@ -1,4 +1,4 @@
-//! Overflow policies: what happens to an event that does not fit into the outbox of a slow client.
+//! Overflow policies: the handling of an event that does not fit into the outbox of a slow client.
 //!
 //! Everything about a policy is in this file: its name in settings and in the API, its decision, and which waiting events it
 //! drops. A new policy is a variant of [`Overflow`], its name in [`Overflow::NAMES`], and an arm of [`Overflow::decide`].

@@ -39,9 +39,9 @@ use crate::{
     topic::Pattern,
 };
 
-/// Connections that are written before other work of the thread gets a turn: requests, readers that are behind. It takes
-/// about a millisecond. Shorter turns let publishers run ahead of the deliveries: with 64, 2.3 times as many deliveries a
-/// second came four times as late (`bench fanout --rate 0`).
+/// Connections that are written before other work of the thread gets a turn: requests, readers that are behind. It
+/// takes about a millisecond. With shorter turns publishers are faster than the deliveries: with 64, 2.3 times as many
+/// deliveries a second arrived four times as late (`bench fanout --rate 0`).
 const TURN_WRITES: usize = 256;
 /// Emitters of the thread that read a page at the same time; the others wait. Live events never wait for more pages than
 /// this. Two made the slowest deliveries slower, and no delivery faster (`bench laggards`).

@@ -79,8 +79,8 @@ impl StartPoint {
         if has_gap { Resumed::Gap } else { self.resumed }
     }
 
-    /// The offset that the first frame carries. It is never beyond the events that were sent: a client that resumes without a
-    /// gap keeps its own position, a client that gets a part of the history has the position before the first event of it.
+    /// The offset that the first frame carries. It is never after the sent events. A client that resumes without a gap
+    /// keeps its own position. A client that gets a part of the history gets the position before its first event.
     pub(super) fn first_offset(&self, resumed: Resumed, page: Option<&Page>) -> u64 {
         match page {
             Some(page) if resumed != Resumed::Resumed => {

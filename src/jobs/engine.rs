@@ -7,7 +7,7 @@
 //!
 //! The engine finds the job of a message in the [`Registry`] and passes it on together with the [`Effects`], which all
 //! jobs share; the decisions about one job are methods of [`LiveJob`](live::LiveJob). A job's state is folded from its
-//! events when they are in the journal: the API shows what a reader of the topic would find.
+//! events when they are in the journal: the API shows the state that a reader of the topic gets.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,8 +1,8 @@
 //! The state of a job, folded from the facts of its topic; pure.
 //!
 //! There is one fold: the engine applies each fact when it is in the journal, and a reader of the topic gets the same
-//! state. The fold accepts any sequence: a fact that does not fit (of another job, of an unknown task, after the task's
-//! end) changes nothing, so counts are consistent for any content of a journal.
+//! state. The fold accepts any sequence. A fact that does not fit changes nothing: one of another job, of an unknown
+//! task, or after the task's end. So counts are consistent for any content of a journal.
 
 use std::{collections::HashMap, sync::Arc};
 

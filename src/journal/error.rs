@@ -1,4 +1,4 @@
-//! Errors of the journal, by what the caller can do.
+//! Errors of the journal, grouped by the reaction of the caller.
 
 use std::path::{Path, PathBuf};
 

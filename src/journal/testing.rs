@@ -1,6 +1,6 @@
 //! A journal for tests that fails on demand.
 //!
-//! It forwards all calls to another journal. Before each call the test decides what happens to it: see [`Fate`].
+//! It forwards all calls to another journal. The test decides the outcome of each call: see [`Fate`].
 
 use std::sync::{
     Arc, Mutex, PoisonError,

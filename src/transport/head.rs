@@ -1,9 +1,9 @@
 //! The time limit of request heads: a client that sends one byte now and then must not keep a connection.
 //!
-//! The framework limits the first head of a connection and the time between two requests, but it would wait without end
-//! for a slow second head. So the [`Transport`](super::Transport) reports received bytes and flushes, and the
-//! middleware reports complete requests and their responses. Usually a head arrives in one read, and only a state is
-//! set. A timer is created if a head is still incomplete after the framework has read it.
+//! The framework limits the first head of a connection and the time between two requests. It would wait without end for
+//! a slow second head. So the [`Transport`](super::Transport) reports received bytes and flushes, and the middleware
+//! reports complete requests and their responses. Usually a head arrives in one read, and only a state is set. A timer
+//! is created if a head is still incomplete after the framework has read it.
 
 use std::{
     cell::Cell,

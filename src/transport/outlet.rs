@@ -292,8 +292,8 @@ impl Room {
         }
     }
 
-    /// Counts a stream that was reset because its client does not read. True if the connection must end too. That is
-    /// the case if the client reads too little of all `others` together for a whole deadline, or if many streams were
+    /// Counts a stream that was reset because its client does not read. True if the connection must end too, for one of
+    /// two reasons. The client reads too little of all `others` together for a whole deadline. Or many streams were
     /// reset within a deadline: at least 8, and as many as the healthy ones of the `others`.
     pub fn one_stuck(&self, others: usize) -> bool {
         let (began, stuck) = self.0.period.get();

@@ -88,7 +88,7 @@ fn what_is_not_a_good_token_is_refused_with_the_reason() {
     let none = format!("eyJhbGciOiJub25lIn0.{}.", parts[1]);
     let claims_of = |token: &str| token.split('.').nth(1).expect("claims").to_owned();
     let swapped = format!("{}.{}.{}", parts[0], claims_of(&with("sub", json!("admin"))), parts[2]);
-    for (token, said) in [
+    for (token, message) in [
         (issuer.sign(&json!({ "sub": "carol" })), "has no `exp`"),
         (issuer.sign(&json!({ "exp": seconds_from_now(600) })), "sub"),
         (with("exp", json!(seconds_from_now(-600))), "expired"),
@@ -111,7 +111,7 @@ fn what_is_not_a_good_token_is_refused_with_the_reason() {
         (format!("{}.{}.{}", "a".repeat(20_000), "b", "c"), ""),
     ] {
         let (status, detail) = status(&node, &token);
-        assert!([400, 401, 431].contains(&status) && detail.contains(said), "{said}: {status} {detail}");
+        assert!([400, 401, 431].contains(&status) && detail.contains(message), "{message}: {status} {detail}");
     }
     assert_eq!(status(&node, &signed).0, 200);
 }
@@ -155,7 +155,7 @@ fn audience_and_issuer_must_be_those_of_the_settings() {
     let good =
         json!({ "sub": "c", "exp": seconds_from_now(600), "aud": ["x", "millstream"], "iss": "https://id.example" });
     assert_eq!(status(&node, &issuer.sign(&good)).0, 200);
-    for (name, value, said) in [
+    for (name, value, message) in [
         ("aud", json!("other"), "another audience"),
         ("iss", json!("https://evil.example"), "another issuer"),
         ("aud", Value::Null, "aud"),
@@ -167,7 +167,7 @@ fn audience_and_issuer_must_be_those_of_the_settings() {
             value => claims[name] = value,
         }
         let (status, detail) = status(&node, &issuer.sign(&claims));
-        assert!(status == 401 && detail.contains(said), "{name}: {status} {detail}");
+        assert!(status == 401 && detail.contains(message), "{name}: {status} {detail}");
     }
 }
 
@@ -203,7 +203,7 @@ fn keys_are_fetched_once_and_again_when_the_issuer_has_new_ones() {
 }
 
 #[test]
-fn without_the_issuers_keys_nobody_is_let_in_and_all_are_told_to_come_back() {
+fn without_the_issuers_keys_requests_get_503_and_retry_after() {
     let issuer = Issuer::ed25519();
     let gone = Upstream::start(|_, _| {}).url("/jwks");
     let node = Node::start(&format!("{}[access.jwt]\njwks_url = \"{gone}\"\n", tokens()));
@@ -218,7 +218,7 @@ fn without_the_issuers_keys_nobody_is_let_in_and_all_are_told_to_come_back() {
 
 /// One answer that comes drop by drop must not keep the keys away: the issuer is asked once more.
 #[test]
-fn an_answer_that_drips_does_not_keep_the_keys_away() {
+fn a_slow_response_does_not_delay_the_keys() {
     use std::{
         io::Write,
         sync::atomic::{AtomicUsize, Ordering::SeqCst},
@@ -252,7 +252,8 @@ fn an_answer_that_drips_does_not_keep_the_keys_away() {
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
 }
 
-/// The fetch is nobody's own: a client that leaves must not spoil it for the others, and known keys wait for nothing.
+/// The fetch belongs to no request: a client that disconnects must not stop it for the others, and known keys do not
+/// wait.
 #[test]
 fn a_client_that_leaves_does_not_keep_the_keys_from_the_others() {
     use std::io::Write;

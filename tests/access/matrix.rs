@@ -1,4 +1,5 @@
-//! Every route, asked by everybody. The routes are those of the program's own table: one without a row here fails.
+//! Every route with every kind of caller. The routes are those of the program's own table: a route without a row here
+//! fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +10,11 @@ use crate::{
     support::{Node, eventually, routes::route_table},
 };
 
-/// Whom a route is for. What others get stands beside it.
+/// The callers that may use a route. The row also has the response for the others.
 #[derive(Clone, Copy, Debug)]
 enum For {
     /// No token is asked for, and a wrong one does no harm.
-    Everybody,
+    Public,
     /// Every known caller.
     Callers,
     /// Alice, who has the right or whose it is; Bob gets this.
@@ -22,12 +23,13 @@ enum For {
     Admins,
 }
 
-use For::{Admins, Alice, Callers, Everybody};
+use For::{Admins, Alice, Callers, Public};
 
 struct Row {
     route: (&'static str, &'static str),
     who: For,
-    /// What those get whom it is for. Some ask for what is not there: that is past the question who they are.
+    /// The responses to permitted callers. Some requests are for entities that do not exist, which is after the check
+    /// of rights.
     then: &'static [u16],
     body: Option<Value>,
 }
@@ -98,10 +100,10 @@ fn rows() -> Vec<Row> {
         with("post", proxy("{remote}/parallel-tasks/sse-emitter"), Alice(403), &[200], job),
         row("get", "/api/sse/{stream}", Alice(403), &[200]),
         // Its secret is its own credential; there is no such webhook.
-        row("post", "/api/webhooks/{name}", Everybody, &[404]),
-        row("get", "/api/sse/samples/orders.csv", Everybody, &[200]),
-        row("get", "/api/sse/samples/quotes", Everybody, &[200]),
-        // Remote streams; nobody answers where the remote would be.
+        row("post", "/api/webhooks/{name}", Public, &[404]),
+        row("get", "/api/sse/samples/orders.csv", Public, &[200]),
+        row("get", "/api/sse/samples/quotes", Public, &[200]),
+        // Remote streams; no server listens at the remote's address.
         row("get", proxy("connections"), Admins, &[200]),
         row("delete", proxy("connections/{id}"), Admins, &[404]),
         with("post", proxy("merge-streams/sse-emitter"), Alice(403), &[200], json!(["/events"])),
@@ -115,10 +117,10 @@ fn rows() -> Vec<Row> {
         row("get", "/api/relays/{relay}/events", Alice(404), &[200]),
         row("post", "/api/relays/{relay}/restart", Alice(404), &[202]),
         // Operating
-        row("get", "/healthz", Everybody, &[200]),
-        row("get", "/readyz", Everybody, &[200]),
+        row("get", "/healthz", Public, &[200]),
+        row("get", "/readyz", Public, &[200]),
         row("get", "/metrics", Admins, &[200]),
-        row("get", "/", Everybody, &[200]),
+        row("get", "/", Public, &[200]),
         row("get", "/api/admin/journal", Admins, &[200]),
         row("get", "/api/admin/journal/export", Admins, &[200]),
         row("post", "/api/admin/journal/compact", Admins, &[200]),
@@ -126,7 +128,7 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// What is Alice's, for the parts of paths. Some of it goes with being asked for, so that each question gets its own.
+/// Alice's entities, for the parts of paths. Some requests use their entity up, so each request gets its own.
 fn names(node: &Node, path: &str) -> BTreeMap<&'static str, String> {
     let mut names = BTreeMap::from([
         ("user", "alice".to_owned()),
@@ -160,7 +162,7 @@ fn names(node: &Node, path: &str) -> BTreeMap<&'static str, String> {
 }
 
 #[test]
-fn every_route_lets_in_those_whom_it_is_for_and_nobody_else() {
+fn every_route_is_open_only_to_its_callers() {
     let issuer = Issuer::ed25519();
     let node = node(&issuer);
     let expired = issuer.sign(&json!({ "sub": "alice", "exp": seconds_from_now(-3600) }));
@@ -190,7 +192,7 @@ fn every_route_lets_in_those_whom_it_is_for_and_nobody_else() {
                 path = path.replace("{emitter}", connection["emitterId"].as_str().expect("an id"));
             }
             let expected: &[u16] = match (who, index) {
-                (Everybody, _) | (_, 5) | (Callers | Alice(_), 3) | (Callers, 4) => then,
+                (Public, _) | (_, 5) | (Callers | Alice(_), 3) | (Callers, 4) => then,
                 (_, 0..=2) => &[401],
                 (Alice(status), _) => std::slice::from_ref(status),
                 (Admins, _) => &[403],

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use crate::support::{Node, Reply, Stream};
 
-/// Their tokens; each is what its owner's name says.
+/// Their tokens; each token has the rights of its owner's name.
 pub const ADMIN: &str = "token-of-the-admin";
 pub const ALICE: &str = "token-of-alice";
 pub const BOB: &str = "token-of-bob";
 pub const WRONG: &str = "token-of-nobody";
 
-/// Whoever signs JWTs.
+/// The issuer of JWTs.
 pub struct Issuer {
     pub key: KeyPair,
     algorithm: Algorithm,
@@ -27,7 +27,7 @@ pub fn token(name: &str, token: &str, more: &str) -> String {
     format!("[[access.tokens]]\nname = \"{name}\"\nsha256 = \"{}\"\n{more}\n", digest(token))
 }
 
-/// Alice has rights, Bob has those of anybody, the admin has all.
+/// Alice has rights, Bob has none of his own, the admin has all.
 pub fn tokens() -> String {
     let alice = "groups = [\"staff\"]\npublish = [\"orders:*\", \"all\", \"user:*\", \"group:staff\", \"emitter:*\"]\n\
                  subscribe = [\"orders:*\"]\njobs = true\nremotes = [\"reactive\"]\nmeta = { level = 3 }";
@@ -77,7 +77,7 @@ pub fn publish(node: &Node, token: &str, topic: &str, data: &str) -> u16 {
     ask(node, Some(token), "POST", "/events", Some(&event)).status
 }
 
-/// So many seconds from now, in Unix seconds.
+/// This number of seconds from now, in Unix seconds.
 #[expect(clippy::disallowed_methods, reason = "the wall clock of an issuer")]
 pub fn seconds_from_now(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
@@ -104,7 +104,7 @@ impl Issuer {
         self.sign_as(None, claims)
     }
 
-    /// The same, naming the key.
+    /// A JWT with the id of its key.
     pub fn sign_as(&self, kid: Option<&str>, claims: &Value) -> String {
         let header = Header { kid: kid.map(str::to_owned), ..Header::new(self.algorithm) };
         jsonwebtoken::encode(&header, claims, &self.private()).expect("it is signed")
@@ -125,7 +125,7 @@ impl Issuer {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match self.algorithm {
             Algorithm::EdDSA => json!({ "kty": "OKP", "crv": "Ed25519", "x": text(raw), "kid": kid, "use": "sig" }),
-            // The point is uncompressed: a byte that says so, then both coordinates.
+            // The point is uncompressed: a byte for that form, then both coordinates.
             _ => {
                 let (x, y) = raw[1..].split_at(32);
                 json!({ "kty": "EC", "crv": "P-256", "x": text(x), "y": text(y), "kid": kid, "alg": "ES256" })

@@ -22,18 +22,18 @@ fn tenants() -> Node {
 }
 
 #[test]
-fn tenants_hear_only_their_own_topics_live_and_replayed() {
+fn tenants_receive_only_their_own_topics_live_and_replayed() {
     let node = tenants();
     assert_eq!((publish(&node, ALICE, "acme:1", "old"), publish(&node, BOB, "bolt:1", "old")), (200, 200));
     assert_eq!(publish(&node, ALICE, "bolt:1", "forged"), 403);
-    // Without topics: all that may be heard. With history: the same rule for the past.
+    // Without topics: all permitted topics. With history: the same rule for earlier events.
     let (mut alice, _) = stream(&node, ALICE, "/events?history=100");
     let (mut bob, _) = stream(&node, BOB, "/events?history=100");
     assert_eq!((publish(&node, BOB, "bolt:1", "new"), publish(&node, ALICE, "acme:1", "new")), (200, 200));
     assert_eq!(publish(&node, ADMIN, "user:alice", "for alice"), 200);
     for (reader, expected) in [(&mut alice, vec!["old", "new", "for alice"]), (&mut bob, vec!["old", "new"])] {
-        let heard: Vec<String> = expected.iter().map(|_| reader.until("news").data).collect();
-        assert_eq!(heard, expected);
+        let received: Vec<String> = expected.iter().map(|_| reader.until("news").data).collect();
+        assert_eq!(received, expected);
     }
     for path in [
         "/events?topics=bolt:1",
@@ -46,7 +46,7 @@ fn tenants_hear_only_their_own_topics_live_and_replayed() {
         assert!(refused.problem(403).contains("`alice` may not subscribe"), "{path}: {refused:?}");
     }
     assert_eq!(ask(&node, Some(ALICE), "GET", "/api/sse/managed/connect?group=ops", None).status, 403);
-    // A position of a topic that may not be heard resumes nothing of it.
+    // A position of a topic without permission resumes nothing of it.
     let last = publish_id(&node, BOB, "bolt:2");
     assert_eq!(ask(&node, Some(ALICE), "GET", &format!("/events?topics=bolt:2&lastEventId={last}"), None).status, 403);
 }
@@ -114,7 +114,7 @@ fn metadata_come_from_the_token() {
     let (mut admin, _) = stream(&node, ADMIN, "/api/sse/managed/connect");
     let shown = ask(&node, Some(ADMIN), "GET", "/api/sse/managed/emitters?user=alice", None).json();
     assert_eq!(shown["emitters"][0]["meta"], json!({ "tenant": "acme" }));
-    // Who may not hear broadcasts does not hear filtered ones either.
+    // A caller without the right to broadcasts does not receive filtered ones either.
     let filtered = json!({ "filter": {}, "event": "offer", "data": 1 });
     assert_eq!(ask(&node, Some(ADMIN), "POST", "/api/sse/managed/send/filtered", Some(&filtered)).status, 200);
     assert_eq!(admin.until("offer").data, "1");
@@ -123,7 +123,7 @@ fn metadata_come_from_the_token() {
 }
 
 #[test]
-fn a_job_tells_nobody_whom_its_user_may_not_tell() {
+fn a_job_notifies_only_permitted_topics() {
     let node = tenants();
     for (notify, status) in [
         (json!({ "topic": "acme:jobs" }), 202),
@@ -133,8 +133,8 @@ fn a_job_tells_nobody_whom_its_user_may_not_tell() {
         let job = json!({ "tasks": [{ "run": "task1" }], "notify": notify });
         assert_eq!(ask(&node, Some(ALICE), "POST", "/api/jobs", Some(&job)).status, status, "{job}");
     }
-    let away = json!({ "tasks": [{ "run": "task1", "remote": "reactive" }] });
-    let refused = ask(&node, Some(ALICE), "POST", "/api/jobs", Some(&away));
+    let remote_job = json!({ "tasks": [{ "run": "task1", "remote": "reactive" }] });
+    let refused = ask(&node, Some(ALICE), "POST", "/api/jobs", Some(&remote_job));
     assert!(refused.problem(403).contains("may not use the remote `reactive`"), "{refused:?}");
     let unknown = json!([{ "remote": "nowhere", "path": "/x" }]);
     let refused = ask(&node, Some(ALICE), "POST", "/api/sse-proxy/merge-streams/sse-emitter", Some(&unknown));
@@ -160,7 +160,7 @@ fn a_relay_belongs_to_its_user_across_a_restart() {
 }
 
 #[test]
-fn a_public_stream_is_open_to_everybody_and_a_named_one_to_those_who_may_hear_it() {
+fn a_public_stream_is_open_to_all_and_a_named_one_needs_rights() {
     let streams = "[streams.news]\ntopics = [\"news\"]\npublic = true\n[streams.orders]\ntopics = [\"orders:1\"]\n";
     let node = Node::start(&format!("{}{streams}", tokens()));
     for headers in [&[][..], &[("X-Auth-Token", "token-of-nobody")], &[("X-Auth-Token", BOB)]] {
@@ -201,7 +201,7 @@ fn what_is_filtered_for_others_is_not_read_as_json_either() {
     assert_eq!(rows(ADMIN, "shared:1", "topics"), [json!(["shared:1", "user:bob"])]);
 }
 
-/// A stream must not hear more than the credential it came with permits, nor for longer.
+/// A stream must not receive more than its credential permits, nor for longer.
 #[test]
 fn another_credential_of_the_same_user_cannot_widen_a_stream() {
     let sections = [tokens(), token("bob-too", "token-of-bob-too", "user = \"bob\"\nsubscribe = [\"orders:*\"]")];
@@ -230,7 +230,7 @@ fn a_stranger_does_not_learn_which_remotes_there_are() {
 
 /// What pages need to offer only what may be done.
 #[test]
-fn a_caller_is_told_who_it_is_and_what_it_may_do() {
+fn a_caller_gets_its_identity_and_rights() {
     let node = Node::start(&tokens());
     let me = |token| ask(&node, Some(token), "GET", "/api/me", None).json();
     assert_eq!(
@@ -247,7 +247,7 @@ fn a_caller_is_told_who_it_is_and_what_it_may_do() {
     let all = json!({ "publish": ["*"], "subscribe": ["*"], "jobs": true, "remotes": ["*"] });
     assert_eq!((&me(ADMIN)["admin"], &me(ADMIN)["rights"]), (&json!(true), &all));
     let open = Node::start("");
-    let anybody = open.get("/api/me").json();
-    assert_eq!(anybody, json!({ "mode": "open", "user": null, "groups": [], "admin": true, "rights": all }));
+    let anonymous = open.get("/api/me").json();
+    assert_eq!(anonymous, json!({ "mode": "open", "user": null, "groups": [], "admin": true, "rights": all }));
     assert_eq!(open.request("GET", "/api/me", &[("X-User-ID", "jo\u{e3}o")], "").json()["user"], "jo\u{e3}o");
 }

@@ -26,9 +26,9 @@ fn a_token_is_taken_from_header_bearer_cookie_and_query_alike() {
         (plain, vec![("Authorization", bearer.as_str())]),
         (plain, vec![("Cookie", cookie.as_str())]),
         (query.as_str(), vec![]),
-        // What a client said itself beats what its browser sends along.
+        // A credential that the client sets itself takes precedence over those that its browser adds.
         (plain, vec![("X-Auth-Token", ALICE), ("Cookie", "millstream_token=token-of-bob")]),
-        // In token mode this names nobody.
+        // In token mode this names no user.
         (plain, vec![("X-Auth-Token", ALICE), ("X-User-ID", "bob")]),
     ] {
         let mut stream = node.stream(path, &headers);
@@ -68,14 +68,14 @@ fn a_revoked_token_ends_its_streams_and_no_others() {
     let node = Node::start(&tokens());
     let (mut alice, _) = stream(&node, ALICE, "/events?topics=orders:*");
     let (mut admin, _) = stream(&node, ADMIN, "/events");
-    // What cannot be read changes nothing.
+    // An unreadable file changes nothing.
     let good = std::fs::read_to_string(node.config_file()).expect("the settings");
     std::fs::write(node.config_file(), "[access]\nmode = \"nothing\"").expect("write");
     node.signal(Signal::HUP);
     eventually(|| node.log().contains("the current ones stay valid").then_some(()));
     assert_eq!(publish(&node, ALICE, "orders:1", "still"), 200);
     assert_eq!(alice.until("news").data, "still");
-    // An editor that has just begun to write leaves a file that lets everybody in.
+    // An editor that has just begun to write leaves a file that permits every caller.
     std::fs::write(node.config_file(), "").expect("write");
     node.signal(Signal::HUP);
     eventually(|| node.log().contains("which needs a restart").then_some(()));
@@ -114,7 +114,7 @@ fn program(arguments: &[&str], stdin: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn a_token_that_was_made_works_as_its_section_says() {
+fn a_new_token_works_with_its_printed_section() {
     let arguments = [
         "token",
         "make",
@@ -127,13 +127,13 @@ fn a_token_that_was_made_works_as_its_section_says() {
         "--subscribe",
         "builds:*",
     ];
-    let (code, made, said) = program(&arguments, "");
+    let (code, made, message) = program(&arguments, "");
     assert_eq!(code, 0);
     let made = made.strip_suffix('\n').expect("one line").to_owned();
     assert!(made.len() >= 43 && !made.contains(char::is_whitespace), "stdout has the token alone, 256 bits: {made}");
-    let section = &said[said.find("[[access.tokens]]").expect("the section")..];
+    let section = &message[message.find("[[access.tokens]]").expect("the section")..];
     let (section, hint) = section.split_once("\nIt receives no broadcasts").expect("a hint");
-    assert!(hint.contains("--subscribe all") && !said.contains(&made), "the section holds the hash alone");
+    assert!(hint.contains("--subscribe all") && !message.contains(&made), "the section holds the hash alone");
     let node = Node::start(&format!("[access]\nmode = \"token\"\n{section}"));
     assert_eq!((publish(&node, &made, "builds:1", "x"), publish(&node, &made, "orders:1", "x")), (200, 403));
     let dir = tempfile::tempdir().expect("a temp directory");
@@ -141,8 +141,8 @@ fn a_token_that_was_made_works_as_its_section_says() {
     let append = ["token", "make", "--name", "more", "--subscribe", "all", "--append", file.to_str().expect("UTF-8")];
     assert_eq!(program(&append, "").0, 1, "a file that is not there is not made");
     std::fs::write(&file, "[access]\nmode = \"token\"").expect("write");
-    let (code, _, said) = program(&append, "");
-    assert_eq!((code, said.as_str()), (0, ""), "nothing but the token is printed");
+    let (code, _, message) = program(&append, "");
+    assert_eq!((code, message.as_str()), (0, ""), "nothing but the token is printed");
     let settings = std::fs::read_to_string(&file).expect("the settings");
     assert!(settings.starts_with("[access]\nmode = \"token\"\n\n[[access.tokens]]\nname = \"more\"\n"), "{settings}");
     assert_eq!(program(&["check-config", "--config", file.to_str().expect("UTF-8")], "").0, 0);
@@ -156,10 +156,10 @@ fn a_token_that_was_made_works_as_its_section_says() {
 }
 
 #[test]
-fn settings_that_let_in_nobody_or_the_wrong_are_refused() {
+fn settings_that_permit_no_caller_or_the_wrong_ones_are_refused() {
     let dir = tempfile::tempdir().expect("a temp directory");
     let file = dir.path().join("config.toml");
-    for (settings, said) in [
+    for (settings, message) in [
         ("[access]\nmode = \"token\"".to_owned(), "permits no caller"),
         (token("a", ALICE, ""), "permits every caller, but there are tokens"),
         (token("a", "", ""), "of an empty text"),
@@ -184,7 +184,7 @@ fn settings_that_let_in_nobody_or_the_wrong_are_refused() {
     ] {
         std::fs::write(&file, &settings).expect("write");
         let (code, _, error) = program(&["check-config", "--config", file.to_str().expect("text")], "");
-        assert!(code == 64 && error.contains(said), "{settings}\n-> {code} {error}");
+        assert!(code == 64 && error.contains(message), "{settings}\n-> {code} {error}");
     }
     std::fs::write(&file, tokens()).expect("write");
     let (code, shown, error) = program(&["check-config", "--config", file.to_str().expect("text")], "");
@@ -207,7 +207,7 @@ fn in_open_mode_a_page_of_another_site_starts_nothing() {
         assert_eq!(reply.status, status, "{path} {site}: {reply:?}");
     }
     let line = eventually(|| node.log().lines().find(|line| line.contains("access refused")).map(str::to_owned));
-    assert!(line.contains("pages of other sites"), "it says why: {line}");
+    assert!(line.contains("pages of other sites"), "the reason is in the line: {line}");
     // A topic may well be called so.
     assert_eq!(node.raw_get("/api/topics?pattern=ticket:*", "").status, 200);
     assert_eq!(node.raw_get("/events?topics=ticket=7", "").status, 200);

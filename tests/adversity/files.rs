@@ -1,5 +1,5 @@
-//! What the operating system refuses at a start, or while a stopped journal is looked at, is told as it is: with exit status 1
-//! and the system's own reason. It is neither damage nor a missing journal.
+//! Errors of the operating system at a start, or while a stopped journal is inspected, are reported with exit status 1
+//! and the system's own reason. They are neither damage nor a missing journal.
 
 use std::{
     fs,
@@ -75,7 +75,7 @@ impl Stopped {
     }
 }
 
-/// A list of tables that another one has replaced: the store deletes it, or passes over it.
+/// A list of tables that another one has replaced: the store deletes or skips it.
 fn is_old_list(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let number = name.strip_prefix('v').and_then(|number| number.parse::<u64>().ok());
@@ -84,21 +84,21 @@ fn is_old_list(path: &Path) -> bool {
     number.is_some_and(|number| current.is_some_and(|current| current != number))
 }
 
-fn said(output: &Output) -> String {
+fn message(output: &Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Status 1, the reason, and no advice that would cost anything.
 fn assert_refused(output: &Output, reason: &str, what: &str) {
-    let said = said(output);
-    assert_eq!(output.status.code(), Some(1), "{what}: {said}");
-    assert!(said.contains(reason), "{what}: {said}");
+    let message = message(output);
+    assert_eq!(output.status.code(), Some(1), "{what}: {message}");
+    assert!(message.contains(reason), "{what}: {message}");
     for wrong in ["damaged", "missing", "repair --", "there is no journal", "panicked", "listening on"] {
-        assert!(!said.contains(wrong), "{what}: `{wrong}` in {said}");
+        assert!(!message.contains(wrong), "{what}: `{wrong}` in {message}");
     }
 }
 
-/// A link to itself cannot be opened by anybody, so this needs no rights that tests may not have.
+/// A link to itself cannot be opened by any user, so this test needs no special rights.
 #[test]
 fn a_file_that_cannot_be_opened_is_not_called_damaged() {
     let stopped = Stopped::new();
@@ -120,7 +120,7 @@ fn a_file_that_cannot_be_opened_is_not_called_damaged() {
 }
 
 /// The user without files of its own.
-const NOBODY: u32 = 65534;
+const UNPRIVILEGED: u32 = 65534;
 
 /// Files of another user. Only root can be another user.
 #[test]
@@ -134,7 +134,7 @@ fn a_file_that_may_not_be_read_is_not_called_damaged() {
     fs::copy(env!("CARGO_BIN_EXE_millstream"), &program).expect("a copy");
     let all = stopped.all();
     for path in all.iter().chain([&stopped.data(), &stopped.dir.path().to_owned()]) {
-        std::os::unix::fs::chown(path, Some(NOBODY), None).expect("we are root");
+        std::os::unix::fs::chown(path, Some(UNPRIVILEGED), None).expect("we are root");
     }
     for file in &all {
         let mode = fs::metadata(file).expect("it is there").permissions();
@@ -142,7 +142,7 @@ fn a_file_that_may_not_be_read_is_not_called_damaged() {
         for (arguments, _) in stopped.commands("") {
             let mut command = Command::new("timeout");
             command.args(["-s", "TERM", "20"]).arg(&program).args(arguments.split(' '));
-            command.arg("--data-dir").arg(stopped.data()).uid(NOBODY).gid(NOBODY).stdin(Stdio::null());
+            command.arg("--data-dir").arg(stopped.data()).uid(UNPRIVILEGED).gid(UNPRIVILEGED).stdin(Stdio::null());
             let output = command.output().expect("it runs");
             assert_refused(&output, "Permission denied", &format!("{} {arguments}", file.display()));
         }
@@ -150,16 +150,16 @@ fn a_file_that_may_not_be_read_is_not_called_damaged() {
     }
 }
 
-/// With too few files a node says so before it listens, and a command says so or does its work.
+/// With too few files a node reports that before it listens, and a command reports it or does its work.
 #[test]
-fn too_few_open_files_are_told_as_that() {
+fn too_few_open_files_are_reported_with_that_reason() {
     let stopped = Stopped::new();
     for limit in (6..40).step_by(3).chain([48, 64]) {
         for (arguments, mut command) in stopped.commands(&format!("ulimit -n {limit};")) {
             let output = command.output().expect("it runs");
             let what = format!("{limit} files, {arguments}");
             if output.status.code() == Some(0) {
-                assert!(!arguments.starts_with("serve") && !said(&output).contains("panicked"), "{what}");
+                assert!(!arguments.starts_with("serve") && !message(&output).contains("panicked"), "{what}");
                 continue;
             }
             assert_refused(&output, "open files", &what);
@@ -173,12 +173,13 @@ fn a_node_with_few_open_files_takes_as_many_connections_as_it_can() {
     let limit = 64 + 4 * workers + 40;
     let node = Node::start_with_files(limit);
     let most = node.metric("millstream_connections_limit");
-    assert_eq!(most, 20.0, "half of what is left");
+    assert_eq!(most, 20.0, "half of the remaining files");
     let mut streams: Vec<_> = (0..19).map(|_| node.stream("/events", &[])).collect();
     for stream in &mut streams {
         stream.until("connection");
     }
-    // Beyond it there is a response, and the listener goes on. The last connection counts once its worker has accepted it.
+    // Above it there is a response, and the listener continues. The last connection counts after its worker has
+    // accepted it.
     let _last = node.socket();
     eventually(|| (node.get("/healthz").status == 503).then_some(()));
     drop(streams);
@@ -200,7 +201,7 @@ fn clock_of_1960(dir: &Path) -> Option<PathBuf> {
 }
 
 #[test]
-fn a_clock_before_1970_is_told_as_that() {
+fn a_clock_before_1970_is_reported_with_that_reason() {
     let stopped = Stopped::new();
     let Some(library) = clock_of_1960(stopped.dir.path()) else {
         return skipped("a_clock_before_1970", "there is no C compiler here");

@@ -1,5 +1,5 @@
-//! A log that cannot be written costs lines and nothing else: publishing, streams, jobs and the stop go on, with stderr
-//! closed, full or not read.
+//! A log that cannot be written loses lines and nothing else: publishing, streams, jobs and the stop continue, with
+//! stderr closed, full or not read.
 
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ enum Broken {
     Full,
     /// The reader does not read, and the pipe is full.
     Stalled,
-    /// The same where another process has made the pipe non-blocking: `EAGAIN`.
+    /// A full pipe that another process has made non-blocking: `EAGAIN`.
     Busy,
 }
 
@@ -104,9 +104,9 @@ fn the_second_signal_does_not_wait_for_the_log() {
     drop(streams);
 }
 
-/// A reader of stderr that comes back reads what was kept, and one line where lines are missing.
+/// A reader of stderr that reads again gets the stored lines, and one line in place of the missing ones.
 #[test]
-fn a_log_that_can_be_written_again_says_how_many_lines_are_missing() {
+fn a_log_that_can_be_written_again_reports_the_number_of_missing_lines() {
     let (stderr, reader) = Broken::Stalled.stdio();
     let settings = "[telemetry]\nformat = \"json\"\nqueue_bytes = 65536\n";
     let mut node = Node::start_with_stderr(settings, stderr);
@@ -128,8 +128,8 @@ fn a_log_that_can_be_written_again_says_how_many_lines_are_missing() {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
     let notes = lines.iter().filter(|line| line["fields"]["message"] == "log lines were lost");
-    let told: f64 = notes.map(|line| line["fields"]["lines"].as_f64().expect("a number")).sum();
-    assert!(told >= lost && lost > 0.0, "{told} of {lost} lines are accounted for");
+    let reported: f64 = notes.map(|line| line["fields"]["lines"].as_f64().expect("a number")).sum();
+    assert!(reported >= lost && lost > 0.0, "{reported} of {lost} lines are accounted for");
     assert_eq!(lines.last().expect("there are lines")["fields"]["message"], "stopped");
 }
 
@@ -163,7 +163,7 @@ fn a_node_whose_stdout_takes_nothing_serves_all_the_same() {
     }
 }
 
-/// The exit status says what went wrong, also where the words cannot be written.
+/// The exit status reports the failure, also if the message cannot be written.
 #[test]
 fn a_command_that_fails_has_its_exit_status_whatever_stderr_does() {
     let cases: [(&[&str], i32); 5] = [
@@ -208,5 +208,5 @@ fn colours_go_to_terminals_that_want_them() {
         assert!(shown.contains("webhook off") && !shown.contains('\u{1b}'), "{variable}: {shown:?}");
     }
     let shown = on_a_terminal("NO_COLOR=").expect("it was there");
-    assert!(shown.contains('\u{1b}'), "an empty value is none: {shown:?}");
+    assert!(shown.contains('\u{1b}'), "an empty value counts as unset: {shown:?}");
 }

@@ -1,5 +1,5 @@
-//! What is around a node fails: its standard streams, its files, a part of the node itself. It says so, goes on where it can,
-//! and ends where it cannot.
+//! The environment of a node fails: its standard streams, its files, a part of the node itself. It reports that,
+//! continues if possible, and ends otherwise.
 
 mod files;
 mod log;

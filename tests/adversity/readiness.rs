@@ -1,4 +1,4 @@
-//! `/readyz` says what does not work, and a node that has lost a part of itself ends.
+//! `/readyz` reports failed parts, and a node that has lost a part of itself ends.
 
 use std::{
     fs,
@@ -37,13 +37,13 @@ fn refused(node: &Node) -> String {
 }
 
 /// What takes the data directory away.
-type Away = fn(&Path) -> std::io::Result<()>;
+type Removal = fn(&Path) -> std::io::Result<()>;
 
 fn moved(data: &Path) -> std::io::Result<()> {
     fs::rename(data, data.with_file_name("elsewhere"))
 }
 
-const AWAY: [(&str, Away); 6] = [
+const REMOVALS: [(&str, Removal); 6] = [
     ("removed", |data| fs::remove_dir_all(data)),
     ("moved", moved),
     ("its journal is removed", |data| fs::remove_dir_all(data.join("journal"))),
@@ -64,12 +64,12 @@ const AWAY: [(&str, Away); 6] = [
 
 #[test]
 fn a_node_without_its_data_directory_acknowledges_nothing() {
-    for (what, take_away) in AWAY {
+    for (what, remove) in REMOVALS {
         let mut node = Node::start("[server]\ndrain_ms = 100\n");
         let mut stream = node.stream("/events?topic=t", &[]);
         stream.until("connection");
         let last = node.publish("t", "e", &json!(1));
-        take_away(&node.data_dir()).expect("it is ours");
+        remove(&node.data_dir()).expect("it is ours");
         // Also without an attempt to publish.
         let reply = eventually(|| Some(node.get("/readyz")).filter(|reply| reply.status != 200));
         let reason = reply.problem(503);
@@ -95,7 +95,7 @@ fn a_data_directory_that_is_moved_back_is_used_again() {
     eventually(|| (node.get("/readyz").status == 200).then_some(()));
     node.publish("t", "e", &json!(3));
     let kept = node.get("/api/topics/t/events").json();
-    // Between them there may be what was published before the node looked.
+    // Between them there may be events that were published before the node noticed.
     let data: Vec<_> = kept["events"].as_array().expect("a list").iter().map(|event| event["data"].clone()).collect();
     assert_eq!((data.first(), data.last()), (Some(&json!(1)), Some(&json!(3))), "{kept}");
 }

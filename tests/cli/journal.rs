@@ -23,7 +23,7 @@ impl Data {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// One that a killed node has left, with so many events, told apart by their data.
+    /// The directory of a killed node with this number of events, which differ in their data.
     fn of_killed_node(events: usize) -> Self {
         let data = Self::new();
         let node = data.serve();
@@ -52,7 +52,7 @@ impl Data {
         Program::start(&whole, None).end()
     }
 
-    /// What an export says, without the epoch.
+    /// The content of an export, without the epoch.
     fn export(&self) -> Vec<Value> {
         let rows = self.journal(&["export"]).expect(0).rows();
         rows.into_iter().map(without_epoch).collect()
@@ -92,7 +92,7 @@ impl Data {
         assert!(ended.stderr.contains("millstream journal repair --data-dir"), "{}", ended.stderr);
     }
 
-    /// Repairs it, and sees that a node goes on from there and tells old clients.
+    /// Repairs it, and checks that a node continues with it and reports the gap to old clients.
     fn repair(&self) -> (Value, Vec<Value>) {
         let old = self.path().join("journal/store");
         let before = self.files();
@@ -141,7 +141,7 @@ fn without(rows: &[Value], text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_look_at_a_killed_node_tells_all_and_changes_nothing() {
+fn inspecting_a_killed_node_shows_everything_and_changes_nothing() {
     let data = Data::of_killed_node(6);
     let before = data.files();
     let inspected = data.journal(&["inspect", "--json"]).expect(0).rows().remove(0);
@@ -266,15 +266,15 @@ fn a_changed_byte_in_a_table_costs_little() {
 }
 
 #[test]
-fn a_mark_that_is_missing_or_damaged_is_made_anew() {
+fn a_missing_or_damaged_high_water_mark_is_created_again() {
     for remove in [true, false] {
         let data = Data::of_killed_node(3);
         let before = data.export();
-        let mark = data.path().join("journal/MARK");
+        let high_water_mark = data.path().join("journal/MARK");
         if remove {
-            fs::remove_file(&mark).unwrap();
+            fs::remove_file(&high_water_mark).unwrap();
         } else {
-            fs::write(&mark, "nonsense").unwrap();
+            fs::write(&high_water_mark, "nonsense").unwrap();
         }
         let verified = data.journal(&["verify", "--json"]).expect(65).rows().remove(0);
         assert_eq!(verified["counts"]["damaged-mark"], 1, "{verified}");
@@ -284,7 +284,7 @@ fn a_mark_that_is_missing_or_damaged_is_made_anew() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_is_said_to_be_beyond_repair() {
+fn a_store_that_cannot_be_opened_is_reported_as_beyond_repair() {
     let data = Data::of_killed_node(1);
     fs::write(data.path().join("journal/store/version"), "?").unwrap();
     let before = data.files();

@@ -1,4 +1,4 @@
-//! The program as people run it: the real binary, its exit codes, and what it says where.
+//! The real binary: its exit codes, and its output on stdout and stderr.
 
 mod demo;
 mod journal;

@@ -44,7 +44,7 @@ pub struct Node {
 // === impl Program ===
 
 impl Program {
-    /// Starts `millstream` with these arguments, deaf to the environment of whoever runs the tests.
+    /// Starts `millstream` with these arguments, without the environment of the test run.
     pub fn start(arguments: &[&str], input: Option<&str>) -> Self {
         Self::start_with(arguments, input, &[])
     }

@@ -24,7 +24,7 @@ fn a_good_job_shows_its_progress_and_prints_its_results() {
 #[test]
 fn a_failed_task_makes_exit_code_1_and_the_rest_is_printed() {
     let node = Node::start();
-    // The guard refuses it: a port of this machine that nobody has allowed.
+    // The guard refuses it: a port of this machine that is not permitted.
     let job = json!({ "tasks": [
         { "id": "good", "run": "Calculate Stats" },
         { "id": "bad", "url": "http://127.0.0.1:9/x" },
@@ -62,7 +62,7 @@ fn a_file_that_is_no_job_is_refused_with_its_name_and_line() {
 }
 
 #[test]
-fn a_refusal_is_told_in_the_nodes_words() {
+fn a_refusal_is_shown_with_the_nodes_text() {
     let node = Node::start();
     let ended = node.run(&["run", "-"], Some(r#"{"tasks":[{"run":"Nonsense"}]}"#)).expect(1);
     assert!(ended.stderr.starts_with("millstream: 422: `tasks[0].run`: "), "{}", ended.stderr);
@@ -71,7 +71,7 @@ fn a_refusal_is_told_in_the_nodes_words() {
 }
 
 #[test]
-fn nobody_there_is_told_with_what_to_do() {
+fn an_unreachable_node_is_reported_with_the_remedy() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let ended = Program::start(&["run", "-", "--url", &url], Some(r#"{"tasks":[]}"#)).end().expect(1);

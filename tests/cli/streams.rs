@@ -66,7 +66,7 @@ fn the_past_comes_as_rows_from_where_one_wants() {
 }
 
 #[test]
-fn a_refused_publication_is_told() {
+fn a_refused_publication_is_reported() {
     let node = Node::start();
     let ended = node.run(&["publish", "job:1", "x"], None).expect(1);
     assert!(ended.stderr.starts_with("millstream: 422: `topic`: "), "{}", ended.stderr);
@@ -78,7 +78,7 @@ fn a_url_is_watched_to_the_end_of_its_stream() {
     let job = node.run(&["run", "-", "--json"], Some(r#"{"tasks":[{"run":"Calculate Stats"}]}"#)).expect(0).rows();
     let id = job[0]["data"]["jobId"].as_str().unwrap();
     let url = format!("{}/api/jobs/{id}/events", node.url());
-    // The node ends the stream after the last event, and says 204 to whoever has seen it.
+    // The node ends the stream after the last event, and responds with 204 to a client that has received it.
     let ended = Program::start(&["watch", &url, "--json"], None).end().expect(0);
     assert_eq!(ended.rows(), job);
     let ended = Program::start(&["watch", &url, "--until", "nothing"], None).end().expect(1);
@@ -99,7 +99,7 @@ fn a_watcher_goes_on_when_its_node_was_killed_and_comes_back() {
     program.wait_until("it notices", |program| program.stderr().contains("connection lost"));
     let second = node(&listen);
     second.run(&["publish", "t", "after"], None).expect(0);
-    program.wait_until("it goes on", |program| program.stdout().contains("message after"));
+    program.wait_until("it continues", |program| program.stdout().contains("message after"));
     second.run(&["publish", "t", "--event", "end"], None).expect(0);
     let ended = program.end().expect(0);
     // The journal was in memory: what the old node had is gone, and that is not hidden.
@@ -108,7 +108,7 @@ fn a_watcher_goes_on_when_its_node_was_killed_and_comes_back() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_without_a_word() {
+fn a_reader_that_disconnects_ends_it_without_a_message() {
     let node = Node::start();
     for n in 0..3 {
         node.run(&["publish", "t", &format!("{n}")], None).expect(0);

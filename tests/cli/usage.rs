@@ -7,7 +7,7 @@ fn refused(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn a_typo_in_the_configuration_is_told_with_the_nearest_key() {
+fn a_typo_in_the_configuration_is_reported_with_the_nearest_key() {
     let (_directory, path) = file("node.toml", "[server]\nlisten = '127.0.0.1:0'\n\n[emitter]\nheartbeet_ms = 5000\n");
     let message = refused(&["check-config", "--config", &path]);
     assert!(message.contains("heartbeet_ms") && message.contains("`heartbeat_ms`"), "{message}");
@@ -33,7 +33,7 @@ fn unknown_commands_and_flags_are_refused() {
 }
 
 #[test]
-fn every_command_tells_its_version() {
+fn every_command_prints_its_version() {
     for command in [&["--version"][..], &["run", "--version"], &["watch", "-V"], &["demo", "-V"]] {
         let ended = Program::start(command, None).end().expect(0);
         assert!(ended.stdout.contains(env!("CARGO_PKG_VERSION")), "{command:?}: {}", ended.stdout);

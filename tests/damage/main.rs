@@ -1,5 +1,5 @@
-//! Damaged data directories: they are refused with exit code 65 and a message that helps, or what is damaged is refused
-//! by whoever reads it. Never is anything silently wrong or missing, and never does a node panic or hang.
+//! Damaged data directories: they are rejected with exit code 65 and a helpful message, or a read of the damaged part
+//! fails. Data is never silently wrong or missing, and a node never panics or hangs.
 
 mod reads;
 mod refusals;

@@ -1,4 +1,4 @@
-//! Damage that only reading sees: it is reported there, and everything else goes on.
+//! Damage that only a read detects: the read reports it, and everything else continues.
 
 use std::fs;
 
@@ -16,12 +16,12 @@ fn an_event_that_cannot_be_read_is_a_gap_and_all_others_go_on() {
     let table = dir.path().join("journal/store/keyspaces/1/tables/0");
     let mut bytes = fs::read(&table).expect("a table");
     // Rows stand in the order of their topics, and `a` was the first.
-    let place = bytes.len() / 10;
-    bytes[place] ^= 1;
+    let offset = bytes.len() / 10;
+    bytes[offset] ^= 1;
     fs::write(&table, bytes).expect("a table");
     let node = Node::start_on(dir.path(), "[journal]\nmin_free_bytes = 0\nretention_bytes = 0\n");
     let whole: Vec<&String> = sound.events["a"].iter().map(|(_, data)| data).collect();
-    // All that can be read comes, in order, with one report of what cannot.
+    // All readable events arrive in order, with one report of the unreadable ones.
     let mut stream = node.stream("/events?topic=a&history=1000", &[]);
     let (mut read, mut gaps) = (Vec::new(), 0);
     while read.last() != whole.last().map(|data| (*data).clone()).as_ref() {
@@ -61,7 +61,7 @@ fn an_event_that_cannot_be_read_is_a_gap_and_all_others_go_on() {
             assert_eq!(stream.next_own().data, *data, "{topic}");
         }
     }
-    // Publishing into the topic and listening to what comes go on too.
+    // Publishing into the topic and its live streams continue too.
     let mut live = node.stream("/events?topic=a", &[]);
     live.until("connection");
     let id = node.publish("a", "e", &json!("later"));
@@ -77,12 +77,12 @@ fn damage_in_a_table_of_records_costs_one_record() {
     let data = tempfile::tempdir().expect("a temp directory");
     let settings = "[journal]\nmin_free_bytes = 0\n";
     let mut node = Node::start_on(data.path(), settings);
-    let marks: Vec<String> = (0..JOBS).map(|_| noise(64)).collect();
-    let jobs: Vec<String> = marks
+    let markers: Vec<String> = (0..JOBS).map(|_| noise(64)).collect();
+    let jobs: Vec<String> = markers
         .iter()
-        .map(|mark| {
-            let job =
-                node.post("/api/jobs", &json!({ "tasks": [{ "run": "Calculate Stats", "input": { "mark": mark } }] }));
+        .map(|marker| {
+            let job = node
+                .post("/api/jobs", &json!({ "tasks": [{ "run": "Calculate Stats", "input": { "mark": marker } }] }));
             node.stream(job["eventsUrl"].as_str().expect("a path"), &[]).rest();
             job["jobId"].as_str().expect("an id").to_owned()
         })
@@ -94,9 +94,9 @@ fn damage_in_a_table_of_records_costs_one_record() {
     for keyspace in fs::read_dir(keyspaces).expect("keyspaces").flatten() {
         for table in fs::read_dir(keyspace.path().join("tables")).into_iter().flatten().flatten() {
             let mut bytes = fs::read(table.path()).expect("a table");
-            let mark = marks[JOBS / 2].as_bytes();
-            let Some(place) = bytes.windows(mark.len()).position(|window| window == mark) else { continue };
-            bytes[place] ^= 1;
+            let marker = markers[JOBS / 2].as_bytes();
+            let Some(offset) = bytes.windows(marker.len()).position(|window| window == marker) else { continue };
+            bytes[offset] ^= 1;
             fs::write(table.path(), bytes).expect("a table");
             damaged += 1;
         }

@@ -1,4 +1,4 @@
-//! What `serve` says of a directory that it does not take, with which exit code, and that it leaves it as it was.
+//! The message and the exit code of `serve` for a directory that it rejects. It leaves the directory unchanged.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use crate::{
     support::{Node, eventually, steady::skipped},
 };
 
-/// Runs `serve` on a directory that it will not take: exit code and what it says.
+/// Runs `serve` on a directory that it will reject: its exit code and its output.
 fn serve(data: &Path) -> (Option<i32>, String) {
     watch(command(data).spawn().expect("the binary starts"))
 }
@@ -26,11 +26,11 @@ fn command(data: &Path) -> Command {
 }
 
 fn watch(mut child: Child) -> (Option<i32>, String) {
-    let mut said = String::new();
-    child.stderr.take().expect("stderr is piped").read_to_string(&mut said).expect("text");
+    let mut message = String::new();
+    child.stderr.take().expect("stderr is piped").read_to_string(&mut message).expect("text");
     let code = eventually(|| child.try_wait().expect("it is our child")).code();
-    assert!(!said.contains("panicked"), "{said}");
-    (code, said)
+    assert!(!message.contains("panicked"), "{message}");
+    (code, message)
 }
 
 /// Damages a copy of the store; `serve` must say these words, and change nothing.
@@ -39,11 +39,11 @@ fn refused(sound: &Sound, damage: impl FnOnce(&Path), words: &[&str]) {
     let dir = sound.copy();
     damage(dir.path());
     let before = contents(dir.path());
-    let (code, said) = serve(dir.path());
-    assert_eq!(code, Some(65), "{said}");
-    let place = dir.path().display().to_string();
-    for word in words.iter().chain(&[place.as_str(), "is damaged", "Nothing was changed", "verify", "repair"]) {
-        assert!(said.contains(word), "`{word}` is not in: {said}");
+    let (code, message) = serve(dir.path());
+    assert_eq!(code, Some(65), "{message}");
+    let location = dir.path().display().to_string();
+    for word in words.iter().chain(&[location.as_str(), "is damaged", "Nothing was changed", "verify", "repair"]) {
+        assert!(message.contains(word), "`{word}` is not in: {message}");
     }
     let after = contents(dir.path());
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "files came or went");
@@ -51,9 +51,9 @@ fn refused(sound: &Sound, damage: impl FnOnce(&Path), words: &[&str]) {
 }
 
 /// Changes a byte.
-fn flip(path: &Path, place: usize) {
+fn flip(path: &Path, location: usize) {
     let mut bytes = fs::read(path).expect("a file");
-    bytes[place] ^= 1;
+    bytes[location] ^= 1;
     fs::write(path, bytes).expect("a file");
 }
 
@@ -63,15 +63,19 @@ fn cut(path: &Path, length: u64) {
 }
 
 const LOG: &str = "journal/store/0.jnl";
-const MARK: &str = "journal/MARK";
+const HIGH_WATER_MARK: &str = "journal/MARK";
 
 #[test]
-fn a_mark_that_is_missing_changed_or_empty_is_damage() {
+fn a_missing_changed_or_empty_high_water_mark_is_damage() {
     let sound = Sound::small();
-    refused(&sound, |dir| fs::remove_file(dir.join(MARK)).expect("it is there"), &["`journal/MARK` is missing"]);
-    refused(&sound, |dir| flip(&dir.join(MARK), 9), &["`journal/MARK`: it is not as it was written"]);
-    refused(&sound, |dir| cut(&dir.join(MARK), 0), &["`journal/MARK`: it is not as it was written"]);
-    refused(&sound, |dir| cut(&dir.join(MARK), 20), &["`journal/MARK`: it is not as it was written"]);
+    refused(
+        &sound,
+        |dir| fs::remove_file(dir.join(HIGH_WATER_MARK)).expect("it is there"),
+        &["`journal/MARK` is missing"],
+    );
+    refused(&sound, |dir| flip(&dir.join(HIGH_WATER_MARK), 9), &["`journal/MARK`: it is not as it was written"]);
+    refused(&sound, |dir| cut(&dir.join(HIGH_WATER_MARK), 0), &["`journal/MARK`: it is not as it was written"]);
+    refused(&sound, |dir| cut(&dir.join(HIGH_WATER_MARK), 20), &["`journal/MARK`: it is not as it was written"]);
 }
 
 #[test]
@@ -104,9 +108,9 @@ fn a_log_that_was_changed_or_cut_off_is_damage() {
     // An empty log is what a new one looks like: that something is missing shows once the store is open.
     let dir = sound.copy();
     cut(&dir.path().join(LOG), 0);
-    let (code, said) = serve(dir.path());
-    assert_eq!(code, Some(65), "{said}");
-    assert!(said.contains("its store is empty, but commits were acknowledged"), "{said}");
+    let (code, message) = serve(dir.path());
+    assert_eq!(code, Some(65), "{message}");
+    assert!(message.contains("its store is empty, but commits were acknowledged"), "{message}");
 }
 
 #[test]
@@ -115,21 +119,21 @@ fn a_file_is_no_data_directory() {
     let file = dir.path().join("file");
     fs::write(&file, "mine").expect("a file");
     for data in [file.clone(), file.join("below")] {
-        let (code, said) = serve(&data);
-        assert_eq!(code, Some(64), "{said}");
-        assert!(said.contains("is not a directory") && said.contains("--data-dir"), "{said}");
+        let (code, message) = serve(&data);
+        assert_eq!(code, Some(64), "{message}");
+        assert!(message.contains("is not a directory") && message.contains("--data-dir"), "{message}");
     }
     assert_eq!(fs::read_to_string(&file).expect("a file"), "mine");
 }
 
 #[test]
-fn a_second_process_on_the_same_directory_is_told_who_has_it() {
+fn a_second_process_on_the_same_directory_gets_the_owner() {
     let node = Node::start("");
     node.publish("t", "e", &serde_json::json!(1));
-    let (code, said) = serve(&node.data_dir());
-    assert_eq!(code, Some(1), "{said}");
+    let (code, message) = serve(&node.data_dir());
+    assert_eq!(code, Some(1), "{message}");
     for word in ["in use", &format!("pid {}", node.pid()), "--data-dir", &node.data_dir().display().to_string()] {
-        assert!(said.contains(word), "`{word}` is not in: {said}");
+        assert!(message.contains(word), "`{word}` is not in: {message}");
     }
     node.must_be_healthy();
 }
@@ -140,14 +144,14 @@ fn a_directory_that_may_not_be_written_is_named() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).expect("it is ours");
     let mut command = command(dir.path());
     if rustix::process::geteuid().is_root() {
-        // Root may write everywhere; nobody may not.
+        // Root may write everywhere; the user `nobody` may not.
         command.uid(65534).gid(65534).current_dir("/");
     }
     let Ok(child) = command.spawn() else {
-        skipped("a_directory_that_may_not_be_written_is_named", "nobody but root may run the program where it stands");
+        skipped("a_directory_that_may_not_be_written_is_named", "only root may run the program in its directory");
         return;
     };
-    let (code, said) = watch(child);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&dir.path().display().to_string()) && said.contains("cannot be used"), "{said}");
+    let (code, message) = watch(child);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains(&dir.path().display().to_string()) && message.contains("cannot be used"), "{message}");
 }

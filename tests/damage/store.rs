@@ -16,7 +16,7 @@ use millstream::{
 
 use crate::support::{eventually, steady::noise};
 
-/// A directory and what was acknowledged when it was made.
+/// A directory and the events that were acknowledged when it was made.
 pub struct Sound {
     dir: tempfile::TempDir,
     pub epoch: u64,
@@ -32,7 +32,7 @@ pub enum Found {
     Intact,
     /// These topics (or `records`) answer with an error; all others are whole.
     Loud(Vec<String>),
-    /// Something is missing or wrong, and nobody says so.
+    /// Data is missing or wrong without a report.
     Silent(String),
 }
 
@@ -46,7 +46,7 @@ pub fn config() -> Config {
     Config { sync: SyncMode::Os, min_free_bytes: 0, retention_bytes: 0, cache_bytes: 1 << 20, ..Config::default() }
 }
 
-/// Runs what is asynchronous, bounded in time.
+/// Runs asynchronous work, bounded in time.
 pub fn wait<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), future).await.expect("no hang") })
@@ -104,7 +104,7 @@ impl Sound {
         }
     }
 
-    /// Leaves the directory as SIGKILL would: what was written is with the system, nothing was closed.
+    /// Leaves the directory as SIGKILL does: the system has all written bytes, and nothing was closed.
     fn killed(self, journal: &journal::Shared) -> Self {
         let killed = Self { dir: tempfile::tempdir().expect("a temp directory"), ..Self::empty() };
         copy(self.dir.path(), killed.dir.path());
@@ -117,7 +117,7 @@ impl Sound {
         image
     }
 
-    /// A copy with one event more, which nobody counts as acknowledged.
+    /// A copy with one more event, which does not count as acknowledged.
     pub fn with_one_more(&self, bytes: usize) -> tempfile::TempDir {
         let dir = self.copy();
         let journal = journal::open(&config(), dir.path()).expect("it is sound");
@@ -145,7 +145,7 @@ impl Sound {
     }
 
     /// Reads everything back.
-    pub fn look(&self, journal: &journal::Shared) -> Found {
+    pub fn check(&self, journal: &journal::Shared) -> Found {
         if journal.epoch() != self.epoch {
             return Found::Silent("another epoch".into());
         }
@@ -204,7 +204,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What stands in the files below a directory, but for who had it open last.
+/// The content of the files below a directory, except for its last owner.
 pub fn contents(dir: &Path) -> BTreeMap<PathBuf, (u64, u32)> {
     let names = files(dir).into_iter().filter(|name| !name.ends_with("LOCK"));
     names

@@ -1,4 +1,4 @@
-//! Flips bits all over a store, one place per case, and looks what comes of it.
+//! Flips bits in all parts of a store, one offset per case, and checks the result.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use millstream::journal::{self, OpenError};
 
 use crate::store::{Found, Sound, config, contents};
 
-/// What came of one case.
+/// The result of one case.
 #[derive(Debug)]
 enum Outcome {
     /// Exit code 65.
@@ -23,7 +23,7 @@ enum Outcome {
         changed: Vec<PathBuf>,
     },
     Opened(Found),
-    /// None of what is allowed.
+    /// None of the permitted results.
     Bad(String),
 }
 
@@ -45,14 +45,14 @@ pub fn heads(bytes: &[u8]) -> Vec<usize> {
 }
 
 /// Places to damage: evenly over the file, and closer together at both ends, where the structure is.
-fn places(length: u64, even: u64, ends: u64, step: u64) -> Vec<u64> {
-    let mut places: Vec<u64> = (0..even).map(|index| index * length / even.max(1)).collect();
-    places.extend((0..ends).map(|index| index * step));
-    places.extend((0..ends).map(|index| length.saturating_sub(1 + index * step)));
-    places.retain(|place| *place < length);
-    places.sort_unstable();
-    places.dedup();
-    places
+fn offsets(length: u64, even: u64, ends: u64, step: u64) -> Vec<u64> {
+    let mut offsets: Vec<u64> = (0..even).map(|index| index * length / even.max(1)).collect();
+    offsets.extend((0..ends).map(|index| index * step));
+    offsets.extend((0..ends).map(|index| length.saturating_sub(1 + index * step)));
+    offsets.retain(|offset| *offset < length);
+    offsets.sort_unstable();
+    offsets.dedup();
+    offsets
 }
 
 fn outcome(sound: &Sound, dir: &Path) -> Outcome {
@@ -67,7 +67,7 @@ fn outcome(sound: &Sound, dir: &Path) -> Outcome {
             Outcome::Refused { what, changed }
         }
         Ok(Err(error)) => Outcome::Bad(format!("another error than damage: {error}")),
-        Ok(Ok(journal)) => match catch_unwind(AssertUnwindSafe(|| sound.look(&journal))) {
+        Ok(Ok(journal)) => match catch_unwind(AssertUnwindSafe(|| sound.check(&journal))) {
             Err(_) => Outcome::Bad("reading panicked or hung".into()),
             Ok(found) => {
                 let closing = async { tokio::time::timeout(Duration::from_secs(10), journal.close()).await };
@@ -89,17 +89,17 @@ fn sweep(sound: &Sound, cases: &[(PathBuf, u64, u8)]) {
     let cases: Vec<_> = cases.iter().skip(first).step_by(step).collect();
     let mut tally: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     let mut bad = Vec::new();
-    for (file, place, bits) in &cases {
+    for (file, offset, bits) in &cases {
         let copy = sound.copy();
         let path = copy.path().join(file);
         let mut bytes = fs::read(&path).expect("a file");
-        bytes[usize::try_from(*place).expect("small")] ^= bits;
+        bytes[usize::try_from(*offset).expect("small")] ^= bits;
         fs::write(&path, &bytes).expect("a file");
         // On a thread of its own: a hang is an outcome too.
-        let (done, told) = mpsc::channel();
+        let (done, reported) = mpsc::channel();
         let outcome = thread::scope(|scope| {
             scope.spawn(|| done.send(outcome(sound, copy.path())));
-            told.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| Outcome::Bad("it hangs".into()))
+            reported.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| Outcome::Bad("it hangs".into()))
         });
         let word = match &outcome {
             Outcome::Refused { changed, .. } if changed.is_empty() => "refused, nothing changed".to_owned(),
@@ -110,7 +110,7 @@ fn sweep(sound: &Sound, cases: &[(PathBuf, u64, u8)]) {
             Outcome::Bad(what) => format!("BAD: {what:.60}"),
         };
         if matches!(outcome, Outcome::Bad(_) | Outcome::Opened(Found::Silent(_))) {
-            bad.push(format!("{} at {place} of {}: {outcome:?}", file.display(), bytes.len()));
+            bad.push(format!("{} at {offset} of {}: {outcome:?}", file.display(), bytes.len()));
         }
         *tally.entry(class(file)).or_default().entry(word).or_default() += 1;
     }
@@ -122,12 +122,12 @@ fn sweep(sound: &Sound, cases: &[(PathBuf, u64, u8)]) {
 fn head_cases(sound: &Sound, log: &Path) -> Vec<(PathBuf, u64, u8)> {
     let heads = heads(&fs::read(sound.dir().join(log)).expect("a file"));
     let chosen = [heads[heads.len() / 2], heads[heads.len() - 3]];
-    let places = chosen.iter().flat_map(|head| *head as u64..*head as u64 + HEAD);
-    places.flat_map(|place| (0..8).map(move |bit| (log.to_owned(), place, 1 << bit))).collect()
+    let offsets = chosen.iter().flat_map(|head| *head as u64..*head as u64 + HEAD);
+    offsets.flat_map(|offset| (0..8).map(move |bit| (log.to_owned(), offset, 1 << bit))).collect()
 }
 
-fn bit(place: u64) -> u8 {
-    1 << (place % 8)
+fn bit(offset: u64) -> u8 {
+    1 << (offset % 8)
 }
 
 fn length(sound: &Sound, file: &Path) -> u64 {
@@ -143,7 +143,9 @@ fn a_flipped_bit_in_a_log_is_never_passed_over_in_silence() {
         let (even, ends) = if log { (120, 60) } else { (12, 0) };
         let step = if log { 1 } else { 7 };
         cases.extend(
-            places(length(&sound, &file), even, ends, step).into_iter().map(|place| (file.clone(), place, bit(place))),
+            offsets(length(&sound, &file), even, ends, step)
+                .into_iter()
+                .map(|offset| (file.clone(), offset, bit(offset))),
         );
         if log {
             cases.extend(head_cases(&sound, &file));
@@ -165,7 +167,9 @@ fn a_flipped_bit_in_a_table_is_never_passed_over_in_silence() {
             (false, _) => continue,
         };
         cases.extend(
-            places(length(&sound, &file), even, ends, step).into_iter().map(|place| (file.clone(), place, bit(place))),
+            offsets(length(&sound, &file), even, ends, step)
+                .into_iter()
+                .map(|offset| (file.clone(), offset, bit(offset))),
         );
     }
     sweep(&sound, &cases);

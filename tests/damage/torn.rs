@@ -1,5 +1,5 @@
-//! Logs as a crash of the machine or a change of files leaves them: what was not acknowledged may be torn, anything else
-//! must be whole.
+//! Logs after a crash of the machine or a change of files: unacknowledged data may be torn, everything else must be
+//! complete.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{
 
 const LOG: &str = "journal/store/0.jnl";
 const NEXT: &str = "journal/store/1.jnl";
-const MARK: &str = "journal/MARK";
+const HIGH_WATER_MARK: &str = "journal/MARK";
 
 fn damage(dir: &Path) -> String {
     match journal::open(&config(), dir) {
@@ -24,19 +24,19 @@ fn damage(dir: &Path) -> String {
 
 /// A page of the last batch was not written before the power went; its end was.
 #[test]
-fn a_batch_that_was_torn_before_it_was_acknowledged_is_let_go() {
+fn a_batch_that_was_torn_before_its_acknowledgement_is_dropped() {
     let sound = Sound::small();
-    let earlier = fs::read(sound.dir().join(MARK)).expect("a mark");
+    let earlier = fs::read(sound.dir().join(HIGH_WATER_MARK)).expect("a mark");
     let longer = sound.with_one_more(100_000);
     let whole = fs::read(longer.path().join(LOG)).expect("a log");
     // With the mark of before it, the last batch was never acknowledged.
-    fs::write(longer.path().join(MARK), &earlier).expect("a mark");
+    fs::write(longer.path().join(HIGH_WATER_MARK), &earlier).expect("a mark");
     let mut torn = whole.clone();
     let middle = whole.len() - 50_000;
     torn[middle..middle + 4096].fill(0);
     fs::write(longer.path().join(LOG), &torn).expect("a log");
     let journal = journal::open(&config(), longer.path()).expect("nothing is missing");
-    assert_eq!(sound.look(&journal), Found::Intact);
+    assert_eq!(sound.check(&journal), Found::Intact);
 }
 
 #[test]
@@ -51,8 +51,8 @@ fn a_batch_that_was_acknowledged_must_not_be_torn() {
     assert_eq!(fs::read(longer.path().join(LOG)).expect("a log"), torn, "it was changed");
 }
 
-/// A log that is full is kept beside the next one until its rows are in tables. The store's own opening goes on with the
-/// next one wherever it cannot read on in the first.
+/// A full log is stored beside the next one until its rows are in tables. The store itself would continue with the next
+/// one if it cannot read the first one further.
 #[test]
 fn an_earlier_log_must_be_whole() {
     let sound = Sound::small();
@@ -68,9 +68,9 @@ fn an_earlier_log_must_be_whole() {
         dir
     };
     let dir = split(&|first| first.extend([0; 4096]));
-    assert_eq!(sound.look(&journal::open(&config(), dir.path()).expect("two logs")), Found::Intact);
-    for place in [0, quarter, quarter + 20] {
-        damage_names(split(&|first| first[place] ^= 1).path());
+    assert_eq!(sound.check(&journal::open(&config(), dir.path()).expect("two logs")), Found::Intact);
+    for offset in [0, quarter, quarter + 20] {
+        damage_names(split(&|first| first[offset] ^= 1).path());
     }
     damage_names(split(&|first| first.truncate(quarter + 20)).path());
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Event, Node, PATIENCE, Stream, eventually, pipe::Resetting, upstream, upstream::Upstream};
 
-/// Streams that hear the topic `first`; a named stream may have another name for its first frame.
+/// Streams of the topic `first`; a named stream may have another name for its first frame.
 const LIVE: [&str; 4] = [
     "/events?topics=first",
     "/api/sse/managed/connect?topic=first",
@@ -21,7 +21,7 @@ fn open(node: &Node, path: &str, last_id: Option<&str>) -> (Stream, Event) {
     open_at(node.addr, path, last_id)
 }
 
-/// The same at the node, or at a proxy before it.
+/// A fault at the node, or at a proxy before it.
 fn open_at(addr: SocketAddr, path: &str, last_id: Option<&str>) -> (Stream, Event) {
     let headers: Vec<(&str, &str)> = last_id.map(|id| ("Last-Event-ID", id)).into_iter().collect();
     let socket = TcpStream::connect(addr).expect("connect");
@@ -50,7 +50,7 @@ fn cut_and_come_back(node: &mut Node, text: &str, gap: bool, cut: impl FnOnce(&m
     come_back(node, &ids, text, gap);
 }
 
-/// The same where a proxy resets the connections behind the first frame.
+/// A proxy resets the connections after the first frame.
 fn reset_and_come_back(node: &Node) {
     let proxy = Resetting::start(node.addr);
     let streams: Vec<(Stream, Event)> = LIVE.iter().map(|path| open_at(proxy.addr, path, None)).collect();
@@ -72,7 +72,7 @@ fn come_back(node: &Node, ids: &[String], text: &str, gap: bool) {
         let (stream, first) = open(node, path, Some(id));
         let status = if gap { "gap" } else { "resumed" };
         assert_eq!(resume(&first), json!({ "from": id, "status": status }), "{path}, {text}");
-        assert!(gap || first.id == *id, "{path}, {text}: {} is beyond what was sent", first.id);
+        assert!(gap || first.id == *id, "{path}, {text}: {} is after the sent events", first.id);
         streams.push((path, stream));
     }
     node.publish("first", "e", &json!("end"));

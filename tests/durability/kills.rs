@@ -1,4 +1,4 @@
-//! The kill harness: publishers and subscribers go on while the node dies and comes back.
+//! The kill harness: publishers and subscribers continue while the node is killed and started again.
 
 use std::{
     net::SocketAddr,
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{
     ledger::Ledger,
     publishers::Manner,
-    subscribers::{END, Ear, Heard, Item},
+    subscribers::{END, Ear, Item, Received},
     support::{Node, eventually, steady::listen},
 };
 
@@ -36,7 +36,7 @@ const BATCHES: &str = "batches";
 const BATCH: u64 = 100;
 const BATCH_EVENTS: usize = 100;
 
-/// These hear all there is.
+/// These receive all events.
 const LOSSLESS: &[Ear] = &[
     Ear::on("orders:1"),
     Ear::on("orders:1,keyed,multi"),
@@ -45,7 +45,7 @@ const LOSSLESS: &[Ear] = &[
     Ear::on("orders:*,bulk,keyed,multi").late(1),
 ];
 
-/// These fall behind what is kept, and hear of it.
+/// These fall behind the existing events, and get a gap.
 const LOSSY: &[Ear] =
     &[Ear::on("tiny"), Ear::on("tiny").stuck(2), Ear::on("tiny").late(2), Ear::on("purged"), Ear::on("purged").late(2)];
 
@@ -64,7 +64,7 @@ fn killed_nodes_lose_nothing_with_sync_os() {
     run("os", 8);
 }
 
-/// Long runs have ten times as many kills, or as many times as the variable says.
+/// Long runs have ten times as many kills, or as many times as the variable sets.
 pub fn kills(usual: u64) -> u64 {
     let Ok(long) = std::env::var("MILLSTREAM_LONG") else { return usual };
     usual * long.parse().ok().filter(|times| *times > 1).unwrap_or(10)
@@ -77,8 +77,8 @@ pub fn seeded() -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// Lets the node work for a while of no fixed length, kills it, and starts it again; now and then the start is cut short
-/// too. `progress` counts what the node has done.
+/// The node works for a random time, is killed, and starts again; sometimes the start is interrupted too. `progress`
+/// counts the work of the node.
 pub fn kill(node: &mut Node, rng: &mut StdRng, ledger: &Ledger, progress: impl Fn() -> u64) {
     let more = match rng.random_range(0..10) {
         0 => 0,
@@ -113,7 +113,7 @@ fn run(sync: &str, usual: u64) {
             println!("sync = {sync}: {} kills, {} answers", round + 1, ledger.answers());
         }
         if round == kills / 2 {
-            // A stop in order is none of the deaths, but it must fit among them.
+            // A stop in order is not a kill, but must work between kills.
             assert_eq!(node.terminate(), Some(0));
             node.start_again();
         }
@@ -124,27 +124,27 @@ fn run(sync: &str, usual: u64) {
 
     ledger.check();
     for subscriber in lossless {
-        let heard = subscriber.join().expect("the subscriber is well");
-        heard.check_order(&ledger);
-        heard.check_whole(&ledger);
-        assert_eq!(heard.gaps(), 0, "{}: nothing is missing, and still a gap was told", heard.topics);
-        assert!(heard.connections > 2, "{}: it was never cut off", heard.topics);
-        let fresh = Heard::fresh(addr, &ledger, heard.topics, "", Some(&beginning));
-        assert_eq!(fresh.items, heard.items, "{}: who comes later hears something else", heard.topics);
-        let history = Heard::fresh(addr, &ledger, heard.topics, "&history=100000000", None);
-        assert_eq!(history.items, heard.items, "{}: its history is something else", heard.topics);
+        let received = subscriber.join().expect("the subscriber is well");
+        received.check_order(&ledger);
+        received.check_whole(&ledger);
+        assert_eq!(received.gaps(), 0, "{}: nothing is missing, but a gap was reported", received.topics);
+        assert!(received.connections > 2, "{}: it was never cut off", received.topics);
+        let fresh = Received::fresh(addr, &ledger, received.topics, "", Some(&beginning));
+        assert_eq!(fresh.items, received.items, "{}: a later subscriber receives other events", received.topics);
+        let history = Received::fresh(addr, &ledger, received.topics, "&history=100000000", None);
+        assert_eq!(history.items, received.items, "{}: its history is something else", received.topics);
         whole_batches(&fresh);
     }
     let mut gaps = 0;
     for subscriber in lossy {
-        let heard = subscriber.join().expect("the subscriber is well");
-        heard.check_order(&ledger);
-        heard.check_whole(&ledger);
-        gaps += heard.gaps();
+        let received = subscriber.join().expect("the subscriber is well");
+        received.check_order(&ledger);
+        received.check_whole(&ledger);
+        gaps += received.gaps();
     }
-    assert!(gaps > 0, "nobody fell behind: the test shows nothing");
+    assert!(gaps > 0, "no subscriber fell behind: the test shows nothing");
     let (acked, lost) = (ledger.acked().len(), ledger.lost.load(Relaxed));
-    println!("sync = {sync}: {kills} kills, {acked} events acknowledged, {lost} answers lost, {gaps} gaps told");
+    println!("sync = {sync}: {kills} kills, {acked} events acknowledged, {lost} responses lost, {gaps} gaps reported");
 }
 
 /// The position before the first event.
@@ -156,8 +156,8 @@ pub fn beginning(addr: SocketAddr) -> String {
 }
 
 /// A batch is there whole or not at all, answered or not.
-fn whole_batches(heard: &Heard) {
-    let numbers: Vec<u64> = heard
+fn whole_batches(received: &Received) {
+    let numbers: Vec<u64> = received
         .items
         .iter()
         .filter_map(|item| match item {

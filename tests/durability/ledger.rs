@@ -1,4 +1,4 @@
-//! What publishers know: what they sent, and what was acknowledged as which id.
+//! The knowledge of publishers: the sent events, and the ids of the acknowledged ones.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// Who published what: the publisher's name and its own running number. Every payload says so.
+/// The publisher's name and its running number. Every payload contains them.
 pub type Payload = (String, u64);
 
 /// An acknowledged event.

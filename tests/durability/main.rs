@@ -1,4 +1,4 @@
-//! Promise 1 under `kill -9`: what was acknowledged is delivered to everybody who listens, once, in order, in one epoch.
+//! Promise 1 under `kill -9`: every acknowledged event is delivered to all subscribers, once, in order, in one epoch.
 //!
 //! ```text
 //!  publishers ──> node, killed at random moments, started again ──> subscribers, who reconnect with Last-Event-ID

@@ -11,7 +11,7 @@ fn send(node: &Node, text: &str) {
 }
 
 /// What a stream of the user begins with, up to the event `last`.
-fn heard(node: &Node, query: &str, last_id: Option<&str>, last: &str) -> Vec<Event> {
+fn received(node: &Node, query: &str, last_id: Option<&str>, last: &str) -> Vec<Event> {
     let mut headers = vec![USER];
     headers.extend(last_id.map(|id| ("Last-Event-ID", id)));
     let mut stream = node.stream(&format!("/api/sse/managed/connect{query}"), &headers);
@@ -32,27 +32,27 @@ fn texts(events: &[Event]) -> Vec<&str> {
     events.iter().map(|event| event.data.as_str()).collect()
 }
 
-/// What is asked by id, by number and by time; the node may have died before.
+/// Queries by id, by number and by time; the node may have been killed before.
 fn all_ways(node: &Node, seen: &Event, since: u64, missed: &[&str]) {
     let last = missed.last().expect("something was missed");
-    assert_eq!(texts(&heard(node, "", Some(&seen.id), last)), missed, "by the header");
-    assert_eq!(texts(&heard(node, &format!("?lastEventId={}", seen.id), None, last)), missed, "by the query");
-    assert_eq!(texts(&heard(node, &format!("?history={}", missed.len()), None, last)), missed, "by number");
-    assert_eq!(texts(&heard(node, &format!("?since={since}"), None, last)), missed, "by time");
-    assert_eq!(texts(&heard(node, "?history=1", None, last)), [*last], "the last one alone");
+    assert_eq!(texts(&received(node, "", Some(&seen.id), last)), missed, "by the header");
+    assert_eq!(texts(&received(node, &format!("?lastEventId={}", seen.id), None, last)), missed, "by the query");
+    assert_eq!(texts(&received(node, &format!("?history={}", missed.len()), None, last)), missed, "by number");
+    assert_eq!(texts(&received(node, &format!("?since={since}"), None, last)), missed, "by time");
+    assert_eq!(texts(&received(node, "?history=1", None, last)), [*last], "the last one alone");
     let others = node.get("/api/topics/user:7/events?limit=1000").json();
     assert_eq!(others["events"].as_array().map(Vec::len), Some(missed.len() + 1), "{others}");
 }
 
 #[test]
-fn events_to_a_user_who_is_away_wait_also_through_a_kill() {
+fn events_for_an_offline_user_survive_a_kill() {
     let mut node = Node::start("");
     let mut stream = node.stream("/api/sse/managed/connect", &[USER]);
     stream.until("connection");
     send(&node, "seen");
     let seen = stream.until("news");
     drop(stream);
-    // Nobody listens now, and what others get is none of it.
+    // The user has no stream now, and does not receive events of others.
     node.until_streams(0);
     let before = node.get("/api/topics/user:7/events").json()["events"][0]["timestamp"].as_u64().expect("a time");
     let missed: Vec<String> = (0..40).map(|number| format!("missed {number}")).collect();

@@ -1,4 +1,4 @@
-//! Threads that publish as long as the run goes: each in its own way, none in doubt about what it was told.
+//! Threads that publish during the whole run: each in its own way, each certain about its responses.
 
 use std::{
     net::SocketAddr,
@@ -24,9 +24,9 @@ pub struct Manner {
     pub topics: &'static [&'static str],
     /// Events in one request.
     pub batch: u64,
-    /// With ids of its own, by which it repeats what was not answered.
+    /// With its own ids, with which it repeats unanswered requests.
     pub keyed: bool,
-    /// Purges the first topic after so many requests.
+    /// Purges the first topic after this number of requests.
     pub purge_every: u64,
 }
 
@@ -49,7 +49,7 @@ impl Manner {
         Self { purge_every, ..self }
     }
 
-    /// Publishes on a thread of its own until the ledger says that it is over.
+    /// Publishes on its own thread until the ledger ends the run.
     pub fn start(self, addr: SocketAddr, ledger: Arc<Ledger>) -> JoinHandle<()> {
         thread::spawn(move || {
             let mut requests = 0;
@@ -103,7 +103,7 @@ impl Manner {
                 Some(Some(reply))
             }
             Asked::Answered(reply) => {
-                // The node was told to stop.
+                // The node was stopped.
                 assert_eq!(reply.status, 503, "{reply:?}");
                 (!self.keyed).then_some(None)
             }

@@ -1,4 +1,4 @@
-//! Threads that listen as long as the run goes, across all deaths of the node, and remember all they heard.
+//! Threads that subscribe during the whole run, across all ends of the node, and record all received events.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,15 +19,15 @@ use crate::{
 pub struct Ear {
     /// Topics with commas, as in the query.
     pub topics: &'static str,
-    /// Reads nothing for so many kills, again and again.
+    /// Does not read during this number of kills, again and again.
     pub stuck: u64,
-    /// Comes back only so many kills after each loss of its connection.
+    /// Reconnects only after this number of kills after each lost connection.
     pub late: u64,
 }
 
-/// What was heard.
+/// The received events.
 #[derive(Debug)]
-pub struct Heard {
+pub struct Received {
     pub topics: &'static str,
     pub items: Vec<Item>,
     pub connections: u64,
@@ -57,8 +57,8 @@ impl Ear {
         Self { late: kills, ..self }
     }
 
-    /// True when it hears the topic.
-    pub fn hears(topics: &str, topic: &str) -> bool {
+    /// True if it receives the topic.
+    pub fn receives(topics: &str, topic: &str) -> bool {
         topics.split(',').any(|own| match own.strip_suffix('*') {
             Some(prefix) => topic.starts_with(prefix),
             None => own == topic,
@@ -66,16 +66,16 @@ impl Ear {
     }
 
     /// Listens from `start` on until the end event has come; connected when this returns.
-    pub fn start(self, addr: SocketAddr, ledger: Arc<Ledger>, start: String) -> JoinHandle<Heard> {
+    pub fn start(self, addr: SocketAddr, ledger: Arc<Ledger>, start: String) -> JoinHandle<Received> {
         thread::spawn(move || self.listen(addr, &ledger, start))
     }
 
-    fn listen(self, addr: SocketAddr, ledger: &Ledger, mut last_id: String) -> Heard {
-        let mut heard = Heard { topics: self.topics, items: Vec::new(), connections: 0 };
+    fn listen(self, addr: SocketAddr, ledger: &Ledger, mut last_id: String) -> Received {
+        let mut received = Received { topics: self.topics, items: Vec::new(), connections: 0 };
         let path = format!("/events?topics={}&heartbeat=none", self.topics);
         loop {
             let mut stream = eventually(|| listen(addr, &path, Some(&last_id)));
-            heard.connections += 1;
+            received.connections += 1;
             let wait_for = |kills: u64| {
                 let until = ledger.kills.load(Relaxed) + kills;
                 eventually(|| (ledger.kills.load(Relaxed) >= until || ledger.over.load(Relaxed)).then_some(()));
@@ -89,11 +89,11 @@ impl Ear {
                     last_id.clone_from(&event.id);
                 }
                 match event.event.as_str() {
-                    END => return heard,
-                    "e" => heard.items.push(item(ledger, &event)),
-                    "gap" => heard.items.push(Item::Gap),
+                    END => return received,
+                    "e" => received.items.push(item(ledger, &event)),
+                    "gap" => received.items.push(Item::Gap),
                     "connection" | "disconnect" => {}
-                    other => panic!("nobody sent `{other}`: {event:?}"),
+                    other => panic!("no publisher sent `{other}`: {event:?}"),
                 }
             }
             if self.late > 0 {
@@ -110,20 +110,20 @@ fn item(ledger: &Ledger, event: &Event) -> Item {
     Item::Event(ledger.offset(&event.id), payload)
 }
 
-// === impl Heard ===
+// === impl Received ===
 
-impl Heard {
+impl Received {
     /// Listens once from `start` to the end.
     pub fn fresh(addr: SocketAddr, ledger: &Ledger, topics: &'static str, query: &str, start: Option<&str>) -> Self {
-        let mut heard = Self { topics, items: Vec::new(), connections: 1 };
+        let mut received = Self { topics, items: Vec::new(), connections: 1 };
         let mut stream =
             listen(addr, &format!("/events?topics={topics}&heartbeat=none{query}"), start).expect("a stream");
         loop {
             let event = stream.next();
             match event.event.as_str() {
-                END => return heard,
-                "e" => heard.items.push(item(ledger, &event)),
-                "gap" => heard.items.push(Item::Gap),
+                END => return received,
+                "e" => received.items.push(item(ledger, &event)),
+                "gap" => received.items.push(Item::Gap),
                 _ => {}
             }
         }
@@ -146,36 +146,38 @@ impl Heard {
             assert!(payloads.insert(payload), "{}: {payload:?} came twice, again as {offset}", self.topics);
             match by_offset.get(offset) {
                 Some(own) => assert_eq!(*own, payload, "{}: event {offset}", self.topics),
-                None => assert!(ledger.is_unknown(payload), "{}: {payload:?} at {offset} is none's", self.topics),
+                None => {
+                    assert!(ledger.is_unknown(payload), "{}: {payload:?} at {offset} has no publisher", self.topics);
+                }
             }
         }
     }
 
-    /// No acknowledged event of its topics is missing, but where a gap was told.
+    /// No acknowledged event of its topics is missing, except for reported gaps.
     pub fn check_whole(&self, ledger: &Ledger) {
         let mut items = self.items.iter().peekable();
-        let mut told = false;
+        let mut reported = false;
         for acked in ledger.acked() {
-            if !acked.topics.iter().any(|topic| Ear::hears(self.topics, topic)) {
+            if !acked.topics.iter().any(|topic| Ear::receives(self.topics, topic)) {
                 continue;
             }
-            told = skip_to(&mut items, acked.offset).unwrap_or(told);
+            reported = skip_to(&mut items, acked.offset).unwrap_or(reported);
             match items.peek() {
                 Some(Item::Event(offset, _)) if *offset == acked.offset => {
                     items.next();
-                    told = false;
+                    reported = false;
                 }
-                _ => assert!(told, "{}: {acked:?} is missing, and nobody told", self.topics),
+                _ => assert!(reported, "{}: {acked:?} is missing without a report", self.topics),
             }
         }
     }
 }
 
-/// Passes over what stands before an offset: whether a gap was the last of it; `None` where there was nothing.
+/// Skips the events before an offset: true if a gap was the last of them; `None` if there was no event.
 fn skip_to<'a>(items: &mut Peekable<impl Iterator<Item = &'a Item>>, offset: u64) -> Option<bool> {
-    let mut told = None;
+    let mut reported = None;
     while let Some(item) = items.next_if(|item| !matches!(item, Item::Event(own, _) if *own >= offset)) {
-        told = Some(*item == Item::Gap);
+        reported = Some(*item == Item::Gap);
     }
-    told
+    reported
 }

@@ -130,9 +130,9 @@ fn the_guides_own_curl_line_opens_a_stream() {
     assert_eq!(curl.event("connection")["userId"], "test-token");
 }
 
-/// With the internet at hand the task succeeds, without it fails; both are told truthfully, and the job completes.
+/// With internet access the task succeeds, without it fails; both are reported correctly, and the job completes.
 #[test]
-fn a_job_over_the_internet_tells_what_came_of_it() {
+fn a_job_over_the_internet_reports_its_result() {
     let node = Node::start("");
     let mut curl = Curl::send(&node, PARALLEL_TASKS);
     let connection = curl.event("connection");

@@ -50,7 +50,7 @@ fn an_eventsource_that_comes_back_gets_the_rest_of_its_job_and_never_a_second_on
         let rest: Vec<String> = rest.rest().into_iter().filter(Event::is_own).map(|event| event.id).collect();
         let expected: Vec<&String> = events[3..].iter().map(|event| &event.id).collect();
         assert!(expected.iter().all(|id| rest.contains(id)) && !rest.contains(&events[2].id), "{path}: {rest:?}");
-        // What is no position of a job here is no reason for another job.
+        // A text that is not a position of a job here is no reason for another job.
         for id in ["nonsense", "abc-7"] {
             assert_eq!(again(&node, path, id).status, 204, "{path} after {id}");
         }
@@ -99,7 +99,7 @@ fn a_sample_whose_connection_breaks_again_and_again_is_one_job_and_misses_nothin
     assert_eq!(seen.into_iter().map(|event| event.id).collect::<Vec<_>>(), history);
 }
 
-/// The `id:` of the first frame stands before the job's first event: it is no event of the job.
+/// The `id:` of the first frame is a position before the job's first event: it is not an event of the job.
 #[test]
 fn a_client_that_was_cut_before_its_first_event_finds_its_job_again() {
     let node = Node::start("");

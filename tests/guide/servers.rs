@@ -174,13 +174,13 @@ fn streams_are_merged() {
 fn tasks_run_on_both_servers() {
     let (orchestrator, _reactive) = servers("");
     let events = events(Curl::send(&orchestrator, HYBRID));
-    let places = [
+    let expected = [
         ("Calculate Stats", "local"),
         ("Call Third-party API", "reactive"),
         ("Fetch External Data", "reactive"),
         ("Process Image", "local"),
     ];
-    assert_eq!(sources(&events), places.map(|(task, at)| (task.to_owned(), at.to_owned())).into());
+    assert_eq!(sources(&events), expected.map(|(task, at)| (task.to_owned(), at.to_owned())).into());
     assert_eq!((count(&events, "aggregated_result"), count(&events, "complete")), (1, 1));
     let (_, results) = events.iter().find(|(event, _)| event == "aggregated_result").expect("one");
     assert_eq!(results["results"].as_object().expect("results").len(), 4);
@@ -191,7 +191,7 @@ fn tasks_run_on_both_servers() {
 fn the_guides_own_curl_line_runs_a_hybrid_job() {
     let (orchestrator, _reactive) = servers("");
     let events = events(shell(&orchestrator, CURL_HYBRID));
-    let places = [("task1", "local"), ("task2", "reactive")];
-    assert_eq!(sources(&events), places.map(|(task, at)| (task.to_owned(), at.to_owned())).into());
+    let expected = [("task1", "local"), ("task2", "reactive")];
+    assert_eq!(sources(&events), expected.map(|(task, at)| (task.to_owned(), at.to_owned())).into());
     assert_eq!(last(&events)["status"], "completed");
 }

@@ -35,7 +35,7 @@ fn shell(node: &Node, line: &str) -> Curl {
 }
 
 #[test]
-fn watchers_of_videos_are_told_of_each_delivery() {
+fn watchers_of_videos_receive_each_delivery() {
     let node = node("[emitter]\nheartbeat_ms = 1000");
     let mut watcher = shell(&node, CONNECT);
     let connected = watcher.event("connected");
@@ -67,7 +67,7 @@ fn watchers_of_videos_are_told_of_each_delivery() {
     eventually(|| (node.metric("millstream_streams_open") == 0.0).then_some(()));
 }
 
-/// Its test 3: whoever comes again misses nothing.
+/// Its test 3: a client that reconnects misses no event.
 #[test]
 fn a_watcher_resumes_after_the_server_was_restarted() {
     let mut node = node("");

@@ -34,7 +34,7 @@ fn a_remote_that_is_killed_and_comes_back_completes_the_job() {
 }
 
 #[test]
-fn a_remote_that_never_comes_back_is_told_as_lost() {
+fn a_remote_that_does_not_return_is_reported_as_lost() {
     let mut pair = Pair::start("", "");
     let tasks = json!([
         { "id": "done", "run": "echo", "input": 1, "remote": "reactive" }, pair.gated("a"), { "id": "here", "run": "task1" },
@@ -60,9 +60,9 @@ fn a_remote_that_is_not_there_is_asked_for_a_while() {
     assert_eq!(verdict(&events), ("partial".into(), 1, 1));
     let lost = one(&events, "error", "a");
     assert_eq!((&lost["code"], &lost["attempts"]), (&json!("remote_lost"), &json!(1)));
-    let away = all(&events, "task_retry", "a");
-    assert_eq!(away.len(), 5, "each failure but the last is told: {away:?}");
-    for retry in &away {
+    let unreached = all(&events, "task_retry", "a");
+    assert_eq!(unreached.len(), 5, "each failure but the last is reported: {unreached:?}");
+    for retry in &unreached {
         assert_eq!((&retry["code"], &retry["attempt"]), (&json!("remote_away"), &json!(1)), "it spends no retry");
         assert!(retry["error"].as_str().is_some_and(|text| text.contains("`reactive` cannot be reached")), "{retry}");
         assert!(retry["delayMs"].as_u64().is_some_and(|ms| ms > 0), "{retry}");
@@ -80,7 +80,7 @@ fn a_remote_that_is_not_there_is_asked_for_a_while() {
 
 /// A job must not be silent while its remote is away, whether it has the tasks already or not.
 #[test]
-fn a_remote_that_is_away_is_reported_at_once_and_the_job_goes_on_when_it_is_back() {
+fn an_unreachable_remote_is_reported_at_once_and_the_job_continues_later() {
     let mut pair = Pair::start("", "[remotes.reactive]\nmax_retries = 100\n");
     pair.remote.kill();
     let job = submit(&pair.local, &json!({ "tasks": [pair.gated("a")] }));
@@ -91,15 +91,15 @@ fn a_remote_that_is_away_is_reported_at_once_and_the_job_goes_on_when_it_is_back
     pair.remote.start_again();
     pair.remote_becomes("running");
     pair.remote.kill();
-    let told = all(&begun(&pair.local, &job, "a"), "task_retry", "a").len();
-    // What was told before the remote had the task is counted, not waited for.
+    let reported = all(&begun(&pair.local, &job, "a"), "task_retry", "a").len();
+    // Reports before the remote had the task are counted, not waited for.
     eventually(|| {
         let mut all_of_it = watch(&pair.local, &job);
         let mut retries = 0;
         while let Some(event) = all_of_it.next_within(std::time::Duration::from_millis(300)) {
             retries += usize::from(event.event == "task_retry");
         }
-        (retries > told + 1).then_some(())
+        (retries > reported + 1).then_some(())
     });
     pair.local.restart();
     pair.remote.start_again();
@@ -111,7 +111,7 @@ fn a_remote_that_is_away_is_reported_at_once_and_the_job_goes_on_when_it_is_back
 }
 
 #[test]
-fn a_remote_that_has_forgotten_the_job_is_told_as_lost() {
+fn a_remote_that_no_longer_knows_the_job_is_reported_as_lost() {
     let mut pair = Pair::start("[journal]\nkind = \"memory\"\n", "[remotes.reactive]\nmax_retries = 100\n");
     let job = submit(&pair.local, &json!({ "tasks": [pair.gated("a"), { "id": "here", "run": "task1" }] }));
     begun(&pair.local, &job, "a");
@@ -207,7 +207,7 @@ fn a_cancel_that_was_acknowledged_reaches_the_remote_after_a_kill() {
     let mut pair = Pair::start("", "");
     let job = submit(&pair.local, &json!({ "tasks": [pair.gated("a")] }));
     begun(&pair.local, &job, "a");
-    // The remote does not hear it.
+    // The remote does not receive it.
     pair.remote.signal(rustix::process::Signal::STOP);
     let reply = pair.local.request("DELETE", &format!("/api/jobs/{job}"), &[], "");
     assert_eq!(reply.status, 202);

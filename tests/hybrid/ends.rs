@@ -84,7 +84,7 @@ fn a_watcher_that_leaves_can_end_both() {
     pair.remote_becomes("cancelled");
 }
 
-/// Where jobs do not outlive the node, nobody would ever ask for what the remote does.
+/// If jobs do not outlive the node, no client would read the results of the remote.
 #[test]
 fn the_last_stop_of_a_node_without_memory_reaches_the_remote() {
     let mut pair = Pair::start("", "[journal]\nkind = \"memory\"\n[server]\ndrain_ms = 100\n");
@@ -102,7 +102,7 @@ fn a_stop_of_a_node_with_memory_leaves_the_remote_at_work() {
     assert_eq!(pair.local.terminate(), Some(0));
     let there = pair.remote_job();
     assert_eq!(there["status"], "running");
-    // It ends while nobody looks.
+    // It ends without a watcher.
     open(&pair.gate("a"));
     let url = format!("/api/jobs/{}", there["jobId"].as_str().expect("an id"));
     eventually(|| (pair.remote.get(&url).json()["successCount"] == 1).then_some(()));

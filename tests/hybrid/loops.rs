@@ -1,4 +1,4 @@
-//! Jobs whose tasks lead back to their own node: what ends there is done, what would go on is refused.
+//! Jobs whose tasks lead back to their own node: finite ones are done, endless ones are refused.
 
 use serde_json::{Value, json};
 

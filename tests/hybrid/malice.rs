@@ -129,7 +129,7 @@ fn a_stream_without_end_is_ended_by_the_job() {
     assert_eq!(one(&events, "complete", "")["status"], "timed_out");
     let bytes: usize = events.iter().map(|event| event.data.len()).sum();
     assert!(bytes < 13 << 20, "{bytes} bytes of one task");
-    assert_eq!(endless.seen("/api/jobs/J").len(), 1, "it was told to stop");
+    assert_eq!(endless.seen("/api/jobs/J").len(), 1, "it was cancelled");
     node.must_be_healthy();
 }
 
@@ -199,7 +199,7 @@ fn an_answer_that_is_none_is_refused() {
         assert_eq!(verdict(&events), ("partial".into(), 1, 2), "{answer}");
         assert_eq!(one(&events, "error", "a")["code"], "remote_refused", "{answer}");
     }
-    // One that is not well is asked again, and then what it says is told.
+    // A remote with a failure is asked again, and then its response is reported.
     let full = Upstream::start(|_, socket| {
         upstream::answer(
             socket,
@@ -224,9 +224,9 @@ fn an_answer_that_is_none_is_refused() {
     assert_eq!(body["tasks"], json!([{ "id": "a", "run": "x" }, { "id": "b", "run": "y" }]));
 }
 
-/// Each connection begins at the beginning, whatever it is asked for: nothing is told twice.
+/// Each connection begins at the start, for any requested position: nothing is reported twice.
 #[test]
-fn a_remote_that_repeats_itself_is_heard_once() {
+fn repeated_reports_of_a_remote_count_once() {
     let connections = std::sync::atomic::AtomicUsize::new(0);
     let repeating = remote(move |_, socket| {
         let nth = connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -253,32 +253,32 @@ fn write_as(socket: &mut TcpStream, id: &str, event: &str, data: &Value) {
     let _ = socket.write_all(format!("id: {id}\nevent: {event}\ndata: {data}\n\n").as_bytes());
 }
 
-/// Its journal began anew: it says `gap`, and tells everything from the beginning.
+/// Its journal began again: it sends `gap`, and repeats everything from the beginning.
 #[test]
-fn a_remote_that_has_lost_the_place_is_heard_once() {
+fn reports_of_a_remote_that_lost_the_position_count_once() {
     let connections = std::sync::atomic::AtomicUsize::new(0);
     let rewound = remote(move |_, socket| {
         let later = connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0;
         let mut ids = (1..).map(|n| format!("{}-{n}", if later { "bb" } else { "aa" }));
-        let mut tell = |socket: &mut TcpStream, event: &str, task: &str, fields: Value| {
+        let mut send = |socket: &mut TcpStream, event: &str, task: &str, fields: Value| {
             write_as(socket, &ids.next().expect("without end"), event, &of(task, &fields));
         };
         let _ = socket.write_all(HELLO.as_bytes());
         if later {
             write(socket, "gap", &json!({ "requested": "aa-7", "reason": "foreign", "topics": [] }));
         }
-        tell(socket, "task_start", "a", json!({}));
-        tell(socket, "task_progress", "a", json!({ "progress": 0, "data": "one" }));
-        tell(socket, "task_progress", "a", json!({ "progress": 0, "data": "two" }));
-        tell(socket, "task_start", "b", json!({}));
-        tell(socket, "task_progress", "b", json!({ "progress": 60 }));
-        tell(socket, "task_retry", "b", json!({ "attempt": 2, "delayMs": 1, "error": "e", "code": "c" }));
-        tell(socket, "task_progress", "b", json!({ "progress": 5 }));
+        send(socket, "task_start", "a", json!({}));
+        send(socket, "task_progress", "a", json!({ "progress": 0, "data": "one" }));
+        send(socket, "task_progress", "a", json!({ "progress": 0, "data": "two" }));
+        send(socket, "task_start", "b", json!({}));
+        send(socket, "task_progress", "b", json!({ "progress": 60 }));
+        send(socket, "task_retry", "b", json!({ "attempt": 2, "delayMs": 1, "error": "e", "code": "c" }));
+        send(socket, "task_progress", "b", json!({ "progress": 5 }));
         if later {
-            tell(socket, "task_progress", "a", json!({ "progress": 0, "data": "three" }));
-            tell(socket, "task_complete", "a", json!({ "result": "a" }));
-            tell(socket, "task_progress", "b", json!({ "progress": 10 }));
-            tell(socket, "task_complete", "b", json!({ "result": "b", "attempts": 2 }));
+            send(socket, "task_progress", "a", json!({ "progress": 0, "data": "three" }));
+            send(socket, "task_complete", "a", json!({ "result": "a" }));
+            send(socket, "task_progress", "b", json!({ "progress": 10 }));
+            send(socket, "task_complete", "b", json!({ "result": "b", "attempts": 2 }));
         }
     });
     let (_, events) = run(&rewound, &json!({}));

@@ -18,8 +18,8 @@ fn fields(node: &Node, path: &str, body: &Value) -> Vec<String> {
 }
 
 #[test]
-fn mistakes_are_told_where_the_client_made_them() {
-    // Nobody is asked: the remote need not be there.
+fn mistakes_are_reported_with_the_fields_of_the_request() {
+    // No request is sent: the remote need not exist.
     let node = Node::start(&pointing("127.0.0.1:9", ""));
     let wrong = |body: Value| fields(&node, HYBRID, &body);
     assert_eq!(wrong(json!({})), ["localTasks"]);
@@ -67,7 +67,7 @@ fn whole_tasks_and_the_settings_of_a_job_are_taken_as_elsewhere() {
 }
 
 #[test]
-fn what_the_remote_refuses_is_told_truthfully_and_local_tasks_succeed() {
+fn a_refusal_of_the_remote_is_reported_and_local_tasks_succeed() {
     let pair = Pair::start("", "");
     let body = json!({ "localTasks": ["task1"], "remoteTasks": ["Nobody Knows This"] });
     let events = ended(&mut pair.local.post_stream(HYBRID, &body));

@@ -16,8 +16,8 @@ pub struct Pair {
     gates: tempfile::TempDir,
 }
 
-/// A handler that waits for the file that its input names, takes it away and answers with its attempt; one that gives its
-/// input back; and one that answers with so many letters.
+/// A handler that waits for the file that its input names, deletes it and returns its attempt; one that returns its
+/// input; and one that returns this number of letters.
 pub const HANDLERS: &str = r#"
 [handlers.gated]
 kind = "command"
@@ -161,7 +161,7 @@ pub fn verdict(events: &[Event]) -> (String, u64, u64) {
     (complete["status"].as_str().expect("a status").to_owned(), count("successCount"), count("errorCount"))
 }
 
-/// Opens a gate once somebody waits at it, and waits until it is taken.
+/// Opens a gate when a task waits at it, and waits until it is taken.
 pub fn open(gate: &Path) {
     std::fs::write(gate, "").expect("write a gate");
     eventually(|| (!gate.exists()).then_some(()));

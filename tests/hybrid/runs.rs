@@ -80,7 +80,7 @@ fn the_guides_hybrid_examples_run_here_and_there_in_one_order() {
     assert_eq!(verdict(&events), ("completed".into(), 4, 0));
     let results = one(&events, "aggregated_result", "")["results"].clone();
     assert_eq!(results.as_object().map(serde_json::Map::len), Some(4));
-    assert!(!all(&events, "task_progress", "3").is_empty(), "progress of the remote is told");
+    assert!(!all(&events, "task_progress", "3").is_empty(), "progress of the remote is reported");
 }
 
 #[test]
@@ -104,9 +104,9 @@ fn the_guides_job_for_the_proxy_runs_on_the_remote_alone() {
     assert!(unknown.problem(404).contains("there are `reactive`"), "{unknown:?}");
 }
 
-/// Retries are the remote's, and all that it tells of them is told here.
+/// The remote makes the retries, and all its reports are repeated here.
 #[test]
-fn what_the_remote_tells_of_a_task_is_told_as_it_is() {
+fn the_reports_of_the_remote_about_a_task_are_unchanged() {
     let answer = |status: u16, media: &str, body: &[u8]| ResponseTemplate::new(status).set_body_raw(body, media);
     let events = b"id: 7\nevent: tick\ndata: 1\n\ndata: 2\n\n";
     let upstream = Mocked::start([
@@ -187,7 +187,7 @@ fn each_remote_has_one_job_whatever_the_number_of_tasks() {
 
 /// Who only waits for a place waits as long as it takes, however few retries the remote has.
 #[test]
-fn groups_wait_for_a_place_among_the_upstream_streams() {
+fn groups_wait_for_a_permit_of_the_upstream_streams() {
     let pair = Pair::start("", "[remotes.reactive]\nmax_retries = 0\nmax_connections = 1\n");
     let jobs: Vec<String> =
         ["a", "b", "c"].iter().map(|name| submit(&pair.local, &json!({ "tasks": [pair.gated(name)] }))).collect();

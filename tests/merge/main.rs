@@ -130,7 +130,7 @@ fn two_hundred_streams_become_one_and_nothing_is_missing_or_twice() {
 }
 
 #[test]
-fn a_dead_source_is_told_and_the_rest_complete() {
+fn a_failed_source_is_reported_and_the_others_complete() {
     let upstream = Upstream::start(counting);
     let dead = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it is bound");
     let settings = format!("[remotes.dead]\nbase_url = \"http://{dead}\"\npaths = [\"/*\"]\nmax_retries = 1\n");
@@ -141,23 +141,23 @@ fn a_dead_source_is_told_and_the_rest_complete() {
         start_of(&mut stream)["endpoints"][2],
         json!({ "source": "the dead one", "remote": "dead", "path": "/x" })
     );
-    let told = std::cell::RefCell::new(Vec::new());
+    let reported = std::cell::RefCell::new(Vec::new());
     let whole = assert_all(&mut stream, 2, 50, |event| {
         assert_eq!(event.event, "merge_error");
-        told.borrow_mut().push(event.json());
+        reported.borrow_mut().push(event.json());
     });
     assert_eq!(whole, json!({ "totalStreams": 4, "completed": 2, "failed": 2, "events": 100 }));
-    let told = told.into_inner();
-    let of = |source: &str| told.iter().find(|error| error["source"] == source).expect("it is told");
+    let reported = reported.into_inner();
+    let of = |source: &str| reported.iter().find(|error| error["source"] == source).expect("it is reported");
     assert_eq!(of("/missing")["code"], "http_status");
     assert!(
         of("/missing")["error"].as_str().is_some_and(|error| error.contains("404") && error.contains("nothing here"))
     );
-    assert_eq!((told.len(), &of("the dead one")["code"]), (2, &"connect_failed".into()));
+    assert_eq!((reported.len(), &of("the dead one")["code"]), (2, &"connect_failed".into()));
 }
 
 #[test]
-fn a_stuck_source_and_a_firehose_hold_up_nobody() {
+fn a_stuck_source_and_a_fast_one_delay_no_other() {
     let upstream = Upstream::start(|request, socket| {
         if request.path != "/firehose" {
             return counting(request, socket);
@@ -204,7 +204,7 @@ fn a_source_that_breaks_goes_on_where_it_was_without_a_word() {
     assert_eq!(upstream.seen("/broken").len(), 4);
 }
 
-/// What nobody reads is not asked for: the upstream cannot write on, and the node keeps next to nothing.
+/// Data without a reader is not requested: the upstream cannot continue to write, and the node holds almost nothing.
 #[test]
 fn a_reader_that_does_not_read_slows_the_sources_down() {
     const PIECE: usize = 64 << 10;
@@ -248,18 +248,18 @@ fn a_reader_that_does_not_read_slows_the_sources_down() {
     assert!(last.0 < 8 << 20, "{} bytes could be written to a node whose client reads nothing", last.0);
     // A fresh process grows by some with its first stream, whatever that brings.
     assert!(grown < 16 << 20, "{grown} bytes more");
-    // And goes on when it reads.
+    // It continues when it reads.
     let mut sink = vec![0; 1 << 20];
     let deadline = Instant::now() + PATIENCE * 3;
     while total.load(Relaxed) < 2 {
         assert!(Instant::now() < deadline, "only {} bytes", written.load(Relaxed));
-        assert!(socket.read(&mut sink).expect("it goes on") > 0);
+        assert!(socket.read(&mut sink).expect("it continues") > 0);
     }
     assert!(node.resident().saturating_sub(before) < 24 << 20);
 }
 
 #[test]
-fn an_envelope_says_where_an_event_comes_from() {
+fn an_envelope_names_the_source_of_an_event() {
     let upstream = Upstream::start(|_, socket| {
         open(socket);
         send(socket, "id: 7\nevent: x\ndata: {\"n\":1}\n\ndata: text\n\n");
@@ -339,7 +339,7 @@ fn silence_is_filled_and_a_stop_is_announced() {
 }
 
 #[test]
-fn a_missing_event_of_a_remote_node_is_told_and_its_other_words_are_not() {
+fn a_gap_of_a_remote_node_is_reported_and_its_other_frames_are_not() {
     let upstream = Upstream::start(|_, socket| {
         open(socket);
         let greeting =

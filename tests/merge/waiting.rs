@@ -30,8 +30,8 @@ fn a_remote_that_refuses_for_now_is_waited_for() {
     });
     let node = node(&upstream, "");
     let events = node.post_stream(MERGE, &json!(["/x"])).rest();
-    let told: Vec<(&str, &str)> = events.iter().map(|event| (event.event.as_str(), event.data.as_str())).collect();
-    assert_eq!(&told[1..4], [("tick", "1"), ("tick", "2"), ("tick", "3")], "{told:?}");
-    let (name, data) = told.last().expect("events");
-    assert!(*name == "merge_complete" && data.contains("\"completed\":1"), "{told:?}");
+    let reported: Vec<(&str, &str)> = events.iter().map(|event| (event.event.as_str(), event.data.as_str())).collect();
+    assert_eq!(&reported[1..4], [("tick", "1"), ("tick", "2"), ("tick", "3")], "{reported:?}");
+    let (name, data) = reported.last().expect("events");
+    assert!(*name == "merge_complete" && data.contains("\"completed\":1"), "{reported:?}");
 }

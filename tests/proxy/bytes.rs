@@ -1,4 +1,4 @@
-//! What goes up and what comes down.
+//! The bytes that go to the remote, and those that return.
 
 use std::{
     io::{Read, Write},
@@ -58,7 +58,7 @@ fn the_head_and_each_event_come_at_once() {
     let wait = std::sync::Mutex::new(wait);
     let upstream = Upstream::start(move |_, socket| {
         open(socket);
-        while let Ok(text) = wait.lock().expect("nobody panics with it").recv_timeout(PATIENCE) {
+        while let Ok(text) = wait.lock().expect("no thread panics with it").recv_timeout(PATIENCE) {
             chunk(socket, text);
         }
     });

@@ -17,7 +17,7 @@ use crate::{
     until, whole,
 };
 
-/// Answers until the client has left, and says when that was.
+/// Sends until the client has disconnected, and reports the time.
 fn watched() -> (Upstream, mpsc::Receiver<Instant>) {
     let (left, gone) = mpsc::channel();
     let upstream = Upstream::start(move |request: &Request, socket| {
@@ -60,7 +60,7 @@ fn connections(node: &Node) -> Vec<serde_json::Value> {
     open
 }
 
-/// The stream ends without its last chunk, so that nobody takes it for complete.
+/// The stream ends without its last chunk, so that no client takes it for complete.
 #[track_caller]
 fn assert_broken(mut stream: Stream) {
     assert!(stream.rest().is_empty());
@@ -98,10 +98,10 @@ fn a_stream_that_breaks_off_upstream_breaks_off_here() {
     let node = node(&upstream, "read_timeout_ms = 1500\n[emitter]\nheartbeat_ms = 1000\n");
     for path in ["cut", "short", "silent"] {
         let mut stream = node.stream(&format!("/api/sse-proxy/up/{path}"), &[]);
-        assert_eq!(stream.next().data, "1", "{path}: what came before the break is passed on");
+        assert_eq!(stream.next().data, "1", "{path}: the bytes before the break are passed on");
         assert_broken(stream);
     }
-    // A reset may take with it what came before.
+    // A reset may destroy the bytes before it.
     let mut stream = node.stream("/api/sse-proxy/up/reset", &[]);
     stream.rest();
     assert!(!stream.finished);
@@ -151,7 +151,7 @@ fn a_stop_ends_proxied_streams_within_the_drain_time() {
     assert!(took > Duration::from_millis(500), "twenty streams are spread over a second: {took:?}");
 }
 
-/// The same rule as for the node's own streams: bytes behind the request cost nothing.
+/// As for the node's own streams: bytes after the request cost nothing.
 #[test]
 fn a_flood_behind_a_proxied_stream_burns_no_cpu() {
     let upstream = Upstream::start(|request, socket| {

@@ -56,7 +56,7 @@ fn proxies_that_lead_to_each_other_answer_508() {
 }
 
 #[test]
-fn a_loop_whose_way_is_taken_away_ends_where_there_is_no_more_room() {
+fn a_loop_without_via_ends_at_the_limit_of_streams() {
     let pipe = Pipe::start(WAY);
     let node = Node::start(&remote("me", &format!("{}/api/sse-proxy/me", pipe.upstream.url(""))));
     pipe.lead_to(node.addr);
@@ -66,7 +66,7 @@ fn a_loop_whose_way_is_taken_away_ends_where_there_is_no_more_room() {
 }
 
 #[test]
-fn the_remote_is_told_the_way_of_the_request() {
+fn the_remote_gets_the_via_of_the_request() {
     let upstream = Upstream::start(|_, socket| open(socket));
     let node = node(&upstream, "");
     let way = |via: &[(&str, &str)]| {

@@ -1,5 +1,5 @@
-//! The transparent proxy: what the upstream says is what the client gets, and each end of one side is an end of the
-//! other.
+//! The transparent proxy: the client gets the bytes of the upstream, and each end of one side is an end of the other
+//! side.
 
 use std::{io::Write, net::TcpStream};
 

@@ -1,4 +1,4 @@
-//! What is refused, by the node and by the upstream, and how that is told.
+//! Refusals of the node and of the upstream, and their responses.
 
 use std::io::Write;
 
@@ -78,7 +78,7 @@ fn paths_that_are_not_permitted_are_refused_and_nothing_is_asked() {
 
 /// Any status but 200 would end a browser's EventSource for good.
 #[test]
-fn an_event_source_is_told_to_come_back_when_the_failure_may_pass() {
+fn an_event_source_gets_the_time_to_reconnect_after_a_temporary_failure() {
     let upstream = Upstream::start(|request, socket| match request.path.as_str() {
         "/503" => {
             let _ = socket.write_all(b"HTTP/1.1 503 Busy\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n");
@@ -99,11 +99,11 @@ fn an_event_source_is_told_to_come_back_when_the_failure_may_pass() {
         let last = stream.next();
         assert_eq!((last.event.as_str(), &last.json()["reason"]), ("disconnect", &"upstream_unavailable".into()));
         assert!(last.json()["detail"].as_str().is_some_and(|detail| detail.starts_with("remote `")), "{last:?}");
-        let retry = stream.retry.expect("it says when");
+        let retry = stream.retry.expect("the time to reconnect");
         assert!((least..=most).contains(&retry), "{path}: {retry}");
         assert!(stream.rest().is_empty());
     }
-    assert_eq!(node.stream("/api/sse-proxy/up/404", &[]).status, 404, "what stays is told as it is");
+    assert_eq!(node.stream("/api/sse-proxy/up/404", &[]).status, 404, "a lasting failure keeps its status");
     let post = node.request("POST", "/api/sse-proxy/dead/x", &[("Accept", "text/event-stream")], "{}");
     post.problem(502);
 }

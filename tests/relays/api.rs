@@ -38,7 +38,7 @@ fn a_wrong_spec_is_refused_with_all_its_mistakes() {
     );
     let detail = |field: &str| {
         let found: Vec<_> = errors.iter().filter(|(own, _)| own == field).map(|(_, detail)| detail.as_str()).collect();
-        assert!(!found.is_empty(), "nothing is said of {field}: {errors:?}");
+        assert!(!found.is_empty(), "no error names {field}: {errors:?}");
         found.join("; ")
     };
     assert!(detail("topic").contains("only the node itself"));
@@ -70,7 +70,7 @@ fn a_wrong_spec_is_refused_with_all_its_mistakes() {
 }
 
 #[test]
-fn what_is_not_there_is_said_so() {
+fn an_unknown_relay_is_a_404() {
     let faucet = Faucet::start();
     let node = node(&faucet.upstream);
     for (method, path) in [("GET", ""), ("GET", "/events"), ("DELETE", ""), ("POST", "/restart")] {
@@ -117,7 +117,7 @@ fn a_relay_is_made_shown_and_listed() {
     );
     assert!(first["since"].is_u64() && shown["createdAt"].is_u64() && shown.get("endedAt").is_none(), "{shown}");
     assert_eq!(shown["sources"][1]["events"], 1);
-    // In the user's topic each says where it came from.
+    // In the user's topic each event names its source.
     let user = rows(&node, "user:42");
     assert_eq!(relayed(&user).len(), 7);
     let mut stream = node.stream("/events?topic=user:42&history=100&envelope=true", &[]);
@@ -138,7 +138,7 @@ fn a_relay_is_made_shown_and_listed() {
 }
 
 #[test]
-fn secrets_are_sent_upstream_and_shown_to_nobody() {
+fn secrets_are_sent_upstream_and_never_shown() {
     let upstream = Upstream::start(|_, socket| stream(socket, "data: a\n\n"));
     let node = node(&upstream);
     let id = relay(
@@ -192,7 +192,7 @@ fn the_events_of_a_relay_are_its_history_and_end_with_it() {
     let last = &whole.last().expect("it has an end").id;
     assert_eq!(node.request("GET", &path, &[("Last-Event-ID", last)], "").status, 204);
     assert_eq!(node.get(&format!("{path}?lastEventId={last}")).status, 204);
-    // A position that the journal has not given says nothing about what was seen.
+    // A position that the journal has not issued does not show which events were received.
     let epoch = last.split('-').next().expect("an epoch");
     for (requested, reason) in [(format!("{epoch}-99999999"), "future"), ("abc-7".into(), "foreign")] {
         let events = node.stream(&path, &[("Last-Event-ID", &requested)]).rest();
@@ -201,7 +201,7 @@ fn the_events_of_a_relay_are_its_history_and_end_with_it() {
 }
 
 #[test]
-fn a_watcher_of_a_deleted_relay_is_told() {
+fn a_watcher_of_a_deleted_relay_gets_its_end() {
     let faucet = Faucet::start();
     let node = node(&faucet.upstream);
     let id = relay_of(&node, "/x");
@@ -239,7 +239,7 @@ fn what_has_ended_is_taken_up_again_by_a_restart() {
 }
 
 #[test]
-fn a_node_takes_as_many_relays_as_it_is_told() {
+fn a_node_accepts_the_configured_number_of_relays() {
     let faucet = Faucet::start();
     let node = Node::start(&settings(faucet.upstream.addr).replace("[relay]", "[relay]\nmax_relays = 2"));
     let first = relay_of(&node, "/x");
@@ -280,7 +280,7 @@ fn a_stop_leaves_relays_standing_and_the_next_start_takes_them_up() {
 }
 
 #[test]
-fn rev_an_ended_relay_whose_history_is_gone_keeps_nobody_waiting() {
+fn rev_an_ended_relay_without_history_does_not_block_clients() {
     let upstream = Upstream::start(|_, socket| stream(socket, "data: a\n\n"));
     let retention = "[[journal.retention]]\ntopic = \"relay:*\"\nretention_ms = 1\n";
     let node = Node::start(&format!("{}{retention}", settings(upstream.addr)));
@@ -291,7 +291,7 @@ fn rev_an_ended_relay_whose_history_is_gone_keeps_nobody_waiting() {
 }
 
 #[test]
-fn rev_a_history_that_lost_its_beginning_says_so() {
+fn rev_a_history_without_its_beginning_has_a_gap() {
     let faucet = Faucet::start();
     let node = Node::start(&format!("{}[journal]\nretention_events = 5\n", settings(faucet.upstream.addr)));
     let id = relay_of(&node, "/x");

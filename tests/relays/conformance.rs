@@ -83,7 +83,7 @@ fn pieces(bytes: &[u8], manner: &str) -> Vec<Vec<u8>> {
 
 /// Each chunk of a chunked body comes out of the client by itself, whatever the network makes of the packets.
 #[test]
-fn streams_are_read_as_the_standard_says_however_they_are_cut() {
+fn streams_are_parsed_by_the_standard_in_any_pieces() {
     let upstream = Upstream::start(|request, socket| {
         let mut parts = request.path.trim_start_matches('/').split('/');
         let case: usize = parts.next().and_then(|case| case.parse().ok()).expect("a case");

@@ -1,5 +1,4 @@
-//! Upstreams that fail in every way there is: nothing is lost or doubled where ids permit, and what cannot be known is
-//! told.
+//! Failing upstreams of every kind: no event is lost or duplicated if ids permit it, and possible losses are reported.
 
 use std::{
     io::Write,
@@ -94,7 +93,7 @@ fn an_upstream_that_sends_byte_by_byte_is_slow_and_not_silent() {
         let _ = socket.write_all(HEAD.as_bytes());
         for byte in (1..=4).flat_map(|number| numbered(number, 4).into_bytes()) {
             chunk(socket, [byte]);
-            #[expect(clippy::disallowed_methods, reason = "the slowness is what is tested")]
+            #[expect(clippy::disallowed_methods, reason = "the test needs a slow server")]
             std::thread::sleep(Duration::from_millis(12));
         }
         finish(socket);
@@ -108,7 +107,7 @@ fn an_upstream_that_sends_byte_by_byte_is_slow_and_not_silent() {
 
 #[test]
 fn a_reset_connection_is_made_anew() {
-    // What was sent and not yet read is lost with a reset, so connections may bring less than they had.
+    // A reset destroys sent bytes that were not read, so connections may deliver less than they sent.
     let upstream = Upstream::start(|request, socket| {
         some_numbers(request, socket, |socket| {
             gone(socket, Duration::from_millis(20));
@@ -123,7 +122,7 @@ fn a_reset_connection_is_made_anew() {
 }
 
 #[test]
-fn an_overloaded_upstream_is_asked_again_when_it_says() {
+fn an_overloaded_upstream_is_asked_again_at_its_requested_time() {
     let asked = AtomicUsize::new(0);
     let upstream = Upstream::start(move |_, socket| match asked.fetch_add(1, SeqCst) {
         0..3 => {
@@ -171,7 +170,7 @@ fn a_redirect_to_another_origin_leaves_the_credentials_behind() {
     assert!(!there.head.contains("of-the-"), "{}", there.head);
 }
 
-/// Gives up with this code, and says so in band.
+/// Fails permanently with this code, and reports that in band.
 fn is_given_up(answer: impl Into<Vec<u8>>, code: &str) {
     let answer = answer.into();
     let upstream = Upstream::start(move |_, socket| {
@@ -254,7 +253,7 @@ fn the_status_204_ends_even_what_goes_on_for_ever() {
 }
 
 #[test]
-fn without_ids_it_is_told_that_events_may_be_missing() {
+fn without_ids_possibly_missing_events_are_reported() {
     let asked = AtomicUsize::new(0);
     let upstream = Upstream::start(move |_, socket| match asked.fetch_add(1, SeqCst) {
         0 => {
@@ -297,7 +296,7 @@ fn an_upstream_that_restarts_in_the_middle_is_read_on() {
 }
 
 #[test]
-fn an_event_that_the_journal_cannot_take_is_told_of_and_the_rest_goes_on() {
+fn an_event_that_the_journal_rejects_is_reported_and_the_others_continue() {
     let large = "x".repeat(5000);
     let upstream = Upstream::start(move |_, socket| {
         stream(
@@ -310,17 +309,17 @@ fn an_event_that_the_journal_cannot_take_is_told_of_and_the_rest_goes_on() {
     let data: Vec<_> = relayed(&rows).into_iter().map(|(_, data, _)| data).collect();
     assert_eq!(data, ["a", "d"]);
     let skipped = states(&rows, "relay_skipped");
-    let told = |index: usize, name: &str| skipped[index][name].clone();
+    let reported = |index: usize, name: &str| skipped[index][name].clone();
     assert_eq!(
-        (told(0, "code"), told(0, "origin"), told(0, "bytes")),
+        (reported(0, "code"), reported(0, "origin"), reported(0, "bytes")),
         (json!("event_too_large"), json!("2"), json!(5000))
     );
-    assert_eq!((told(1, "code"), told(1, "origin")), (json!("event_name"), json!("3")));
+    assert_eq!((reported(1, "code"), reported(1, "origin")), (json!("event_name"), json!("3")));
     assert_eq!(node.metric("millstream_relay_events_skipped_total"), 2.0);
 }
 
 #[test]
-fn a_gap_of_another_node_is_told_and_its_other_frames_are_not() {
+fn a_gap_of_another_node_is_reported_and_its_other_frames_are_not() {
     let upstream = Upstream::start(|_, socket| {
         let greeting = r#"{"status":"connected","emitterId":"e","resume":{"status":"gap"}}"#;
         let gap = r#"{"requested":"1-1","reason":"trimmed"}"#;

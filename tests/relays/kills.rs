@@ -99,7 +99,7 @@ fn events_of_another_node_that_is_killed_arrive_once() {
         ids.extend((0..20).map(|number| other.publish("there", "tick", &json!(number))));
         events(&node, &id, ids.len() as u64);
         other.kill();
-        // What nobody could hear comes with the next connection.
+        // Events without a receiver arrive with the next connection.
         other.start_again();
         ids.push(other.publish("there", "tick", &json!("after")));
     }

@@ -134,7 +134,7 @@ pub fn gone(socket: &mut TcpStream, wait: Duration) -> bool {
     }
 }
 
-/// The number after which a request wants to go on.
+/// The number after which a request continues.
 pub fn after(request: &Request) -> usize {
     request.header("Last-Event-ID").and_then(|id| id.parse().ok()).unwrap_or(0)
 }
@@ -195,7 +195,7 @@ impl Faucet {
         Self { upstream, level, opened, closed, done }
     }
 
-    /// Lets so many more events out.
+    /// Releases this number of further events.
     pub fn pour(&self, count: usize) {
         self.level.fetch_add(count, SeqCst);
     }
@@ -206,7 +206,7 @@ impl Faucet {
     }
 }
 
-/// Waits until a relay has so many events.
+/// Waits until a relay has this number of events.
 pub fn events(node: &Node, id: &str, count: u64) {
     eventually(|| (view(node, id)["events"].as_u64() >= Some(count)).then_some(()));
 }

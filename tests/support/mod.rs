@@ -52,13 +52,13 @@ impl Node {
         Self::launch(settings, "127.0.0.1:0", tempfile::tempdir().expect("a temp directory"))
     }
 
-    /// The same with these settings alone; a restart has the built-in ones, too.
+    /// Starts a node with only these settings; a restart also has the built-in ones.
     pub fn start_bare(settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
         Self::begin_with(settings, settings, dir, |dir| steady::serve(dir, &dir.join("data"), "127.0.0.1:0"))
     }
 
-    /// The same with these variables in its environment, at each start of it.
+    /// Starts a node with these variables in its environment, at each start.
     pub fn start_with_env(settings: &str, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
         let lines: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect();

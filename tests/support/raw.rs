@@ -13,8 +13,8 @@ use super::{Node, PATIENCE, Reply, eventually};
 // === impl Node ===
 
 impl Node {
-    /// Sends these bytes on a connection of its own and reads one answer as far as its framing says; of an event stream
-    /// only the head. Status 0: closed without an answer.
+    /// Sends these bytes on a new connection and reads one response up to the end of its framing; of an event stream
+    /// only the head. Status 0: closed without a response.
     pub fn raw(&self, bytes: impl AsRef<[u8]>) -> Reply {
         let bytes = bytes.as_ref();
         let mut socket = self.socket();
@@ -68,12 +68,12 @@ impl Node {
         assert!(!self.log().contains("panicked at"), "the node panicked");
     }
 
-    /// Open streams, as the status says.
+    /// Open streams in the status.
     pub fn streams(&self) -> u64 {
         self.get("/api/sse/managed/status").json()["totalEmitters"].as_u64().expect("a count")
     }
 
-    /// How long it takes until the status has so many streams.
+    /// Time until the status has this number of streams.
     pub fn until_streams(&self, count: u64) -> Duration {
         let begin = Instant::now();
         eventually(|| (self.streams() == count).then_some(()));
@@ -110,7 +110,7 @@ pub fn until_idle(nodes: &[Node]) {
     });
 }
 
-/// The refusal is a problem that says something.
+/// The refusal is a problem with a text.
 pub fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
     assert!(statuses.contains(&reply.status), "{what}: {statuses:?} expected, {reply:?}");
     assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{what}: {reply:?}");
@@ -120,12 +120,12 @@ pub fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
     super::assert_code(&problem);
 }
 
-/// The framework's parser refuses what is no HTTP before there is a request: without a body, and the connection ends.
+/// The framework's parser rejects invalid HTTP before there is a request: without a body, and the connection ends.
 pub fn assert_refused(what: &str, reply: &Reply, status: u16) {
     assert_eq!(reply.status, status, "{what}: {reply:?}");
 }
 
-/// Reads one answer; interim ones are passed over.
+/// Reads one response; interim ones are skipped.
 fn answer(socket: &mut TcpStream) -> Reply {
     let deadline = Instant::now() + PATIENCE;
     let mut bytes = Vec::new();
@@ -159,7 +159,7 @@ fn answer(socket: &mut TcpStream) -> Reply {
     }
 }
 
-/// What has come when the connection closed.
+/// The bytes received until the connection closed.
 fn closed(bytes: &[u8]) -> Reply {
     let end = find(bytes, b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();

@@ -55,7 +55,7 @@ impl Stream {
         Self::try_open(socket, method, path, headers, body).expect("a response head")
     }
 
-    /// The same against a node that may go away meanwhile.
+    /// Opens a stream of a node that may end meanwhile.
     pub fn try_open(
         mut socket: TcpStream,
         method: &str,
@@ -186,7 +186,7 @@ impl Stream {
         self.decoder.push(&body, each).expect("within the limits");
     }
 
-    /// Takes whole chunks from what has come.
+    /// Takes whole chunks from the received bytes.
     fn take_chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         let mut at = 0;

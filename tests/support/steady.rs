@@ -29,7 +29,7 @@ impl Node {
         Self::begin(settings, dir, |dir| serve_with(dir, &dir.join("data"), "127.0.0.1:0", stderr))
     }
 
-    /// Starts a node that may have so many files open.
+    /// Starts a node with this limit of open files.
     pub fn start_with_files(limit: u64) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
         Self::begin("", dir, |dir| {
@@ -58,7 +58,7 @@ impl Node {
     }
 }
 
-/// Text of so many bytes that cannot be packed: it repeats itself farther back than packers look.
+/// Text of this number of bytes that cannot be compressed: its repetitions are farther apart than the window.
 pub fn noise(bytes: usize) -> String {
     let piece = bytes.min(100_000);
     let piece: String = std::iter::repeat_with(|| char::from(rand::random_range(b'0'..=b'z'))).take(piece).collect();
@@ -67,7 +67,7 @@ pub fn noise(bytes: usize) -> String {
     text
 }
 
-/// Says aloud, past what the test harness captures, that a test shows nothing here.
+/// Prints, without the capture of the test harness, that a test shows nothing here.
 pub fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why} ***");
 }
@@ -78,7 +78,7 @@ pub fn serve(dir: &Path, data: &Path, listen: &str) -> Child {
     serve_with(dir, data, listen, log.into())
 }
 
-/// The same with another stderr.
+/// Starts a node with another stderr.
 pub fn serve_with(dir: &Path, data: &Path, listen: &str, stderr: Stdio) -> Child {
     let environment = std::fs::read_to_string(dir.join("environment")).unwrap_or_default();
     Command::new(env!("CARGO_BIN_EXE_millstream"))
@@ -98,9 +98,9 @@ pub fn serve_with(dir: &Path, data: &Path, listen: &str, stderr: Stdio) -> Child
 pub enum Asked {
     /// It has answered, whole.
     Answered(Reply),
-    /// Nobody was there: it was not sent.
+    /// No server listened: it was not sent.
     Unsent,
-    /// It was sent, and what became of it nobody knows.
+    /// It was sent, and its result is unknown.
     Lost,
 }
 
@@ -127,8 +127,8 @@ pub fn listen(addr: SocketAddr, path: &str, last_event_id: Option<&str>) -> Opti
     (stream.status == 200).then_some(stream)
 }
 
-/// From an address of its own: who tries a port of this machine again and again while nobody listens on it is in the end
-/// given that port for its own side, and has it then instead of the node.
+/// From its own address. A client that tries a port of this machine again and again without a listener finally gets
+/// that port for its own side, and blocks it for the node.
 fn socket(addr: SocketAddr) -> Option<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).ok()?;

@@ -19,9 +19,9 @@ pub struct Reader {
     pub finished: bool,
 }
 
-/// What a swarm's stream heard.
+/// The events that a swarm's stream received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct Received {
     pub event: String,
     pub data: String,
 }
@@ -73,20 +73,20 @@ impl Reader {
 
     /// The next event; `None` when the stream is over. Each frame is one chunk, so lines of the framing never stand
     /// inside an event.
-    pub async fn next(&mut self) -> io::Result<Option<Heard>> {
-        let mut heard = Heard::default();
+    pub async fn next(&mut self) -> io::Result<Option<Received>> {
+        let mut received = Received::default();
         loop {
             let Some(line) = self.line().await? else { return Ok(None) };
             if let Some(id) = line.strip_prefix("id: ") {
                 id.clone_into(&mut self.id);
             } else if let Some(name) = line.strip_prefix("event: ") {
-                name.clone_into(&mut heard.event);
+                name.clone_into(&mut received.event);
             } else if let Some(data) = line.strip_prefix("data: ") {
-                data.clone_into(&mut heard.data);
+                data.clone_into(&mut received.data);
             } else if let Some(ms) = line.strip_prefix("retry: ") {
                 self.retry = ms.parse().ok();
-            } else if line.is_empty() && !heard.data.is_empty() {
-                return Ok(Some(heard));
+            } else if line.is_empty() && !received.data.is_empty() {
+                return Ok(Some(received));
             } else if line == "0" {
                 self.finished = true;
                 return Ok(None);
@@ -95,10 +95,10 @@ impl Reader {
     }
 
     /// Skips to the next event of this name; an error when the stream ends before.
-    pub async fn until(&mut self, name: &str) -> io::Result<Heard> {
-        while let Some(heard) = self.next().await? {
-            if heard.event == name {
-                return Ok(heard);
+    pub async fn until(&mut self, name: &str) -> io::Result<Received> {
+        while let Some(received) = self.next().await? {
+            if received.event == name {
+                return Ok(received);
             }
         }
         Err(io::Error::other(format!("the stream ended before `{name}`")))

@@ -1,4 +1,4 @@
-//! A local HTTP upstream that answers as a test says, down to the bytes and the moment of each.
+//! A local HTTP upstream whose test defines the bytes and the moment of each response.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -34,7 +34,7 @@ impl Upstream {
         Self::start_on(TcpListener::bind("127.0.0.1:0").expect("a free port"), answer)
     }
 
-    /// The same on a port of the test's choice.
+    /// An upstream on a port of the test's choice.
     pub fn start_on(listener: TcpListener, answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let addr = listener.local_addr().expect("it is bound");
         let (seen, over) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::<AtomicBool>::default());
@@ -48,7 +48,7 @@ impl Upstream {
                 thread::spawn(move || {
                     let mut socket = socket;
                     let Some(request) = Request::read(&socket) else { return };
-                    log.lock().expect("nobody panics with it").push(request.clone());
+                    log.lock().expect("no thread panics with it").push(request.clone());
                     answer(&request, &mut socket);
                 });
             }
@@ -70,7 +70,7 @@ impl Upstream {
     pub fn seen(&self, path: &str) -> Vec<Request> {
         self.seen
             .lock()
-            .expect("nobody panics with it")
+            .expect("no thread panics with it")
             .iter()
             .filter(|request| request.path == path)
             .cloned()

@@ -42,7 +42,7 @@ pub struct Client {
     pub host: String,
 }
 
-/// An answer whose body may go on.
+/// A response whose body may continue.
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -121,7 +121,7 @@ impl Client {
         self.ask(method, path, &[], body).await
     }
 
-    /// The same with these fields, and without a body.
+    /// A request with these fields, and without a body.
     pub async fn send_with(&self, method: &str, path: &str, fields: &[(&str, String)]) -> Result<Answer, h2::Error> {
         self.ask(method, path, fields, None).await
     }
@@ -178,7 +178,7 @@ impl Client {
         value.unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
-    /// Most requests at once, as the node has told.
+    /// Maximum number of concurrent requests, as the node has announced.
     pub fn most_streams(&self) -> usize {
         self.send.current_max_send_streams()
     }
@@ -212,7 +212,7 @@ impl Answer {
     /// Data of the next event of this name.
     pub async fn until(&mut self, name: &str) -> String {
         loop {
-            let (event, data) = self.next().await.expect("the stream goes on");
+            let (event, data) = self.next().await.expect("the stream continues");
             if event == name {
                 return data;
             }
@@ -240,14 +240,14 @@ impl Answer {
     }
 }
 
-/// A request of HTTP/1.1 on any connection; what comes until it has this text in it.
+/// A request of HTTP/1.1 on any connection; the input until it contains this text.
 pub async fn ask(io: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &str, until: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     io.write_all(request.as_bytes()).await.expect("send");
     read_until(io, until).await
 }
 
-/// What comes until it has this text in it, or the end.
+/// The input until it contains this text, or until the end.
 pub async fn read_until(io: &mut (impl AsyncRead + Unpin), until: &str) -> String {
     let mut bytes = Vec::new();
     while !String::from_utf8_lossy(&bytes).contains(until) {

@@ -15,11 +15,12 @@ fn node(head_timeout_ms: u64) -> Node {
     Node::start(&format!("[server]\nhead_timeout_ms = {head_timeout_ms}\n"))
 }
 
-/// Sends a head that never ends, a byte now and then; what the node says until it cuts the connection, and when it did.
+/// Sends a head that never ends, a byte now and then; the output of the node until it cuts the connection, and the
+/// time.
 fn dribble(socket: &mut TcpStream) -> (String, Duration) {
     let began = Instant::now();
     socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
-    let mut said = Vec::new();
+    let mut message = Vec::new();
     let mut bytes = "GET /healthz HTTP/1.1\r\nX-Slow: ".bytes().chain(std::iter::repeat(b'x'));
     loop {
         assert!(began.elapsed() < PATIENCE, "it was not cut");
@@ -27,12 +28,12 @@ fn dribble(socket: &mut TcpStream) -> (String, Duration) {
         let mut buffer = [0; 1024];
         match socket.read(&mut buffer) {
             Ok(0) => break,
-            Ok(count) => said.extend_from_slice(&buffer[..count]),
+            Ok(count) => message.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => break,
         }
     }
-    (String::from_utf8_lossy(&said).into_owned(), began.elapsed())
+    (String::from_utf8_lossy(&message).into_owned(), began.elapsed())
 }
 
 /// Sends a whole request and reads its answer, which keeps the connection.
@@ -43,20 +44,20 @@ fn whole(socket: &mut TcpStream) {
 }
 
 fn read_answer(socket: &mut TcpStream) {
-    let mut said = Vec::new();
-    while !said.ends_with(b"}") {
+    let mut message = Vec::new();
+    while !message.ends_with(b"}") {
         let mut byte = [0];
-        assert_eq!(socket.read(&mut byte).expect("an answer"), 1, "{}", String::from_utf8_lossy(&said));
-        said.push(byte[0]);
+        assert_eq!(socket.read(&mut byte).expect("an answer"), 1, "{}", String::from_utf8_lossy(&message));
+        message.push(byte[0]);
     }
-    assert!(said.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&said));
+    assert!(message.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&message));
 }
 
 #[test]
 fn a_first_head_that_dribbles_is_cut() {
     let node = node(400);
-    let (said, took) = dribble(&mut node.socket());
-    assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+    let (message, took) = dribble(&mut node.socket());
+    assert!(message.starts_with("HTTP/1.1 408"), "{message}");
     assert!((Duration::from_millis(350)..Duration::from_secs(4)).contains(&took), "{took:?}");
     assert_eq!(node.count("heads_timed_out_total"), 1);
 }
@@ -67,8 +68,8 @@ fn a_later_head_that_dribbles_is_cut_too() {
     let mut socket = node.socket();
     whole(&mut socket);
     whole(&mut socket);
-    let (said, took) = dribble(&mut socket);
-    assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+    let (message, took) = dribble(&mut socket);
+    assert!(message.starts_with("HTTP/1.1 408"), "{message}");
     assert!((Duration::from_millis(350)..Duration::from_secs(4)).contains(&took), "{took:?}");
     assert_eq!(node.count("heads_timed_out_total"), 1);
 }
@@ -81,7 +82,7 @@ fn a_head_that_comes_with_the_request_before_it_and_no_further_is_not_waited_for
     read_answer(&mut socket);
     let (_, took) = dribble(&mut socket);
     assert!(took < Duration::from_secs(4), "{took:?}");
-    // In one piece with the first, and then silence: nobody tells that it is a head.
+    // In one piece with the first, and then silence: it is not known to be a head.
     let mut socket = node.socket();
     socket.write_all(format!("{HEAD}GET /heal").as_bytes()).expect("send");
     read_answer(&mut socket);
@@ -91,9 +92,9 @@ fn a_head_that_comes_with_the_request_before_it_and_no_further_is_not_waited_for
 #[test]
 fn a_connection_without_a_word_is_cut() {
     let node = node(300);
-    let mut said = String::new();
-    node.socket().read_to_string(&mut said).expect("it is closed");
-    assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+    let mut message = String::new();
+    node.socket().read_to_string(&mut message).expect("it is closed");
+    assert!(message.starts_with("HTTP/1.1 408"), "{message}");
     eventually(|| (node.count("connections") <= 1).then_some(()));
 }
 
@@ -135,13 +136,13 @@ fn a_head_that_is_too_large_is_refused_at_once() {
         }
         let head = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}", "y".repeat(300_000));
         let mut sending = socket.try_clone().expect("a second handle");
-        let mut said = Vec::new();
+        let mut message = Vec::new();
         std::thread::scope(|scope| {
             scope.spawn(move || sending.write_all(head.as_bytes()));
-            let _ = socket.read_to_end(&mut said);
+            let _ = socket.read_to_end(&mut message);
         });
-        let said = String::from_utf8_lossy(&said);
-        assert!(said.is_empty() || said.starts_with("HTTP/1.1 431"), "{said}");
+        let message = String::from_utf8_lossy(&message);
+        assert!(message.is_empty() || message.starts_with("HTTP/1.1 431"), "{message}");
     }
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     node.must_be_healthy();

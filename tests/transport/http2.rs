@@ -57,7 +57,7 @@ async fn ten_streams_share_one_connection() {
     for stream in &mut streams {
         assert_eq!(stream.until("news").await, "to all");
     }
-    // An idle stream ends with its client's interest, the others go on.
+    // An idle stream ends with its client's interest, the others continue.
     streams.truncate(4);
     soon(async {
         while client.metric("streams_open").await != 4 {
@@ -135,7 +135,7 @@ async fn a_stop_ends_the_streams_of_http_2_with_a_reason() {
     node.signal(rustix::process::Signal::TERM);
     assert_eq!(stream.until("disconnect").await, "{\"reason\":\"shutdown\"}");
     assert_eq!(stream.next().await, None);
-    soon(client.ended()).await.expect("it is told, not broken");
+    soon(client.ended()).await.expect("it ends with GOAWAY, not with a break");
     assert_eq!(node.exited(), Some(0));
 }
 
@@ -152,11 +152,11 @@ async fn rapid_resets_end_the_connection_and_not_the_node() {
         frame(&mut bytes, 3, 0, 2 * request + 1, &8_u32.to_be_bytes());
     }
     let (mut reading, mut writing) = tcp.split();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let send = async { drop(writing.write_all(&bytes).await) };
-    let _ = soon(async { tokio::join!(send, reading.read_to_end(&mut heard)) }).await;
+    let _ = soon(async { tokio::join!(send, reading.read_to_end(&mut received)) }).await;
     let calm = b"too_many_resets";
-    assert!(heard.windows(calm.len()).any(|window| window == calm), "{} bytes heard", heard.len());
+    assert!(received.windows(calm.len()).any(|window| window == calm), "{} bytes received", received.len());
     node.must_be_healthy();
 }
 
@@ -183,8 +183,8 @@ async fn a_head_without_end_and_a_preface_without_more_are_cut() {
     }
     let (mut reading, mut writing) = tcp.split();
     let send = async { drop(writing.write_all(&bytes).await) };
-    let mut heard = Vec::new();
-    let _ = soon(async { tokio::join!(send, reading.read_to_end(&mut heard)) }).await;
+    let mut received = Vec::new();
+    let _ = soon(async { tokio::join!(send, reading.read_to_end(&mut received)) }).await;
     node.must_be_healthy();
     assert_eq!(node.count("heads_timed_out_total"), 2);
 }

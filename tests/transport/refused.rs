@@ -124,7 +124,7 @@ fn a_request_that_asks_for_another_protocol_is_answered_in_this_one() {
 }
 
 #[test]
-fn a_request_that_is_whole_when_its_client_has_said_all_is_answered() {
+fn a_complete_request_is_answered_after_its_client_closed_its_sending_side() {
     let node = Node::start("");
     for _ in 0..20 {
         let mut socket = node.socket();
@@ -146,7 +146,7 @@ fn a_request_that_is_whole_when_its_client_has_said_all_is_answered() {
     let mut both = String::new();
     socket.read_to_string(&mut both).expect("two answers");
     assert_eq!(both.matches("HTTP/1.1 200").count(), 2, "{both}");
-    // A stream has nobody left to read it.
+    // A stream has no reader any more.
     let mut stream = node.stream("/events?topic=t", &[]);
     stream.until("connection");
     stream.socket.shutdown(Shutdown::Write).expect("it is open");

@@ -10,7 +10,7 @@ use crate::{
     support::Node,
 };
 
-/// `serve` with these settings, which it must refuse; its exit code and what it says.
+/// Runs `serve` with these settings, which it must reject; its exit code and its output.
 fn refused(settings: &str) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().expect("a directory");
     let config = dir.path().join("config.toml");
@@ -101,16 +101,16 @@ async fn a_new_certificate_is_shown_to_new_connections_and_old_streams_go_on() {
 #[test]
 fn a_certificate_that_cannot_be_is_refused_at_the_start_with_what_to_do() {
     let (one, other) = (Pair::new(), Pair::new());
-    let (code, said) = refused(&format!("[server]\ntls_cert = \"{}\"\n", one.cert.display()));
-    assert_eq!(code, Some(64), "{said}");
-    assert!(said.contains("set `server.tls_key`"), "{said}");
+    let (code, message) = refused(&format!("[server]\ntls_cert = \"{}\"\n", one.cert.display()));
+    assert_eq!(code, Some(64), "{message}");
+    assert!(message.contains("set `server.tls_key`"), "{message}");
     let mixed = format!("[server]\ntls_cert = \"{}\"\ntls_key = \"{}\"\n", one.cert.display(), other.key.display());
-    let (code, said) = refused(&mixed);
-    assert_eq!(code, Some(64), "{said}");
-    assert!(said.contains("is not the key of the first certificate"), "{said}");
-    let (code, said) = refused("[server]\ntls_cert = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"\n");
-    assert_eq!(code, Some(64), "{said}");
-    assert!(said.contains("`server.tls_cert` = `/nowhere/cert.pem`: No such file"), "{said}");
+    let (code, message) = refused(&mixed);
+    assert_eq!(code, Some(64), "{message}");
+    assert!(message.contains("is not the key of the first certificate"), "{message}");
+    let (code, message) = refused("[server]\ntls_cert = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"\n");
+    assert_eq!(code, Some(64), "{message}");
+    assert!(message.contains("`server.tls_cert` = `/nowhere/cert.pem`: No such file"), "{message}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Answers that nobody takes: they end in time, on every protocol, and cost little until then.
+//! Unread responses: they end in time, on every protocol, and cost little until then.
 
 use std::{
     io::{Read, Write},
@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// What is asked for: an asset, the document, a small answer, a page of JSON, the export, events, those of a remote,
-/// several of these as one, figures, nothing.
+/// The request: an asset, the document, a small response, a page of JSON, the export, events, events of a remote,
+/// several merged streams, metrics, nothing.
 const PATHS: [&str; 10] = [
     "/dashboard.js",
     "/openapi.json",
@@ -32,7 +32,7 @@ const PATHS: [&str; 10] = [
     "/metrics",
     "/nowhere",
 ];
-/// What is merged.
+/// The merged sources.
 const MERGE: &[u8] = br#"[{"remote":"up","path":"/events?topic=t&history=100"}]"#;
 /// With all rights.
 const TOKEN: &str = "unread";
@@ -70,7 +70,7 @@ fn quick(settings: &str) -> Node {
     node(&format!("{settings}[emitter]\nwrite_deadline_ms = {}\n", DEADLINE.as_millis()))
 }
 
-/// The words of a client of HTTP/2 that asks for so many of these answers, and gives them no window.
+/// The bytes of an HTTP/2 client that requests this number of these responses, and gives them no window.
 fn asks(paths: &[&str], streams: u32, token: bool) -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     frame(&mut bytes, 4, 0, 0, &[0, 4, 0, 0, 0, 0]);
@@ -105,7 +105,7 @@ fn ended(socket: &mut TcpStream) -> Duration {
     let began = Instant::now();
     let mut bytes = [0; 4096];
     while socket.read(&mut bytes).is_ok_and(|count| count > 0) {
-        assert!(began.elapsed() < PATIENCE, "it goes on");
+        assert!(began.elapsed() < PATIENCE, "it continues");
     }
     began.elapsed()
 }
@@ -124,7 +124,7 @@ fn figure(node: &Node, name: &str) -> f64 {
 }
 
 #[test]
-fn answers_over_http_2_that_nobody_takes_end_with_their_connection() {
+fn unread_responses_over_http_2_end_with_their_connection() {
     let remote = node("");
     for (asks_for_token, token) in [(false, false), (true, true), (true, false)] {
         let node = with_remote(&remote, asks_for_token);
@@ -144,7 +144,7 @@ fn answers_over_http_2_that_nobody_takes_end_with_their_connection() {
 }
 
 #[tokio::test]
-async fn answers_over_tls_that_nobody_takes_end_with_their_connection() {
+async fn unread_responses_over_tls_end_with_their_connection() {
     let pair = Pair::new();
     let deadline = DEADLINE.as_millis();
     let node = Node::start(&format!(

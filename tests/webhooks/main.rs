@@ -1,5 +1,5 @@
-//! Webhooks, against the program: what is proven becomes an event once, what is not is told nothing. Named streams are in
-//! `named`.
+//! Webhooks, against the program: an authenticated delivery becomes an event once, another one gets no information.
+//! Named streams are in `named`.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -54,21 +54,21 @@ fn start() -> Node {
 #[test]
 fn a_delivery_of_each_scheme_becomes_an_event_for_whom_the_settings_say() {
     let node = start();
-    let mut news = node.stream("/api/sse/news", &[]);
-    news.until("connected");
+    let mut news_stream = node.stream("/api/sse/news", &[]);
+    news_stream.until("connected");
     let mut user = node.stream("/api/sse/managed/connect", &[("X-User-ID", "42")]);
     user.until("connection");
 
     let answer = Delivery::plain(&json!({ "status": "ok", "é": [1, "x"] })).taken(&node);
     assert_eq!(answer["delivered"], 1);
-    let event = news.next_own();
+    let event = news_stream.next_own();
     assert_eq!((event.event.as_str(), event.data.as_str()), ("done", r#"{"status":"ok","é":[1,"x"]}"#));
     assert_eq!(event.id, answer["id"].as_str().expect("an id"));
     assert_eq!(answer.as_object().expect("an object").len(), 2, "{answer}");
 
     let answer = Delivery::git("d-1", &json!({ "ref": "main" })).taken(&node);
     assert_eq!(answer["delivered"], 1);
-    let event = news.next_own();
+    let event = news_stream.next_own();
     assert_eq!((event.event.as_str(), event.data.as_str()), ("push", r#"{"ref":"main"}"#));
 
     let answer = Delivery::standard("msg_1", now(), &order(7)).taken(&node);
@@ -118,7 +118,7 @@ fn whatever_is_wrong_with_a_secret_the_answer_is_the_same() {
         let reply = delivery.send(&node);
         assert_eq!(undated(&reply), undated(&first), "{:?} {}", delivery.headers, delivery.body);
     }
-    // A field that is there twice is none.
+    // A repeated field counts as absent.
     let mut twice = Delivery::plain(&ok);
     twice.headers.push(("x-token", "plain-hush-1".into()));
     assert_eq!(undated(&twice.send(&node)), undated(&first));
@@ -158,7 +158,7 @@ fn a_repeated_delivery_is_appended_once_also_after_a_restart() {
 }
 
 #[test]
-fn a_delivery_out_of_which_no_event_can_be_made_says_what_is_missing() {
+fn a_delivery_that_cannot_be_mapped_is_refused_with_the_missing_field() {
     let node = start();
     let plain = |body: &str| Delivery::plain(&Value::Null).body(body).send(&node).problem(422);
     assert!(plain("{}").contains("`/status`"));
@@ -259,13 +259,13 @@ fn check_config(settings: &str, command: &str, secrets: &[(&str, &str)]) -> (Opt
 
 #[test]
 fn a_node_does_not_start_without_a_secret_or_with_a_wrong_one() {
-    for (name, value, said) in
+    for (name, value, message) in
         [("GIT_SECRET", " ", "is not set, or empty"), ("OLD_SECRET", "whsec_hush", "contains no valid secret")]
     {
         let secrets = SECRETS.map(|(own, secret)| if own == name { (own, value) } else { (own, secret) });
         let (code, output) = check_config(SETTINGS, "serve", &secrets);
         assert_eq!(code, Some(64), "{output}");
-        assert!(output.contains(&format!("`{name}`")) && output.contains(said), "{output}");
+        assert!(output.contains(&format!("`{name}`")) && output.contains(message), "{output}");
         assert!(output.contains(".secret_env`") && !output.contains("hush"), "{output}");
     }
     let (code, output) = check_config("[webhooks.a]\nsecret_enf = 'X'", "check-config", &[]);
@@ -277,7 +277,7 @@ fn a_node_does_not_start_without_a_secret_or_with_a_wrong_one() {
 }
 
 #[test]
-fn a_webhook_that_is_off_says_so_at_the_start_and_to_its_senders() {
+fn a_webhook_that_is_off_is_reported_at_the_start_and_to_its_senders() {
     let node = Node::start("");
     let log = node.logged("webhook off");
     assert!(log.contains("webhook off") && log.contains("UGC_WEBHOOK_SECRET"), "{log}");

@@ -1,4 +1,4 @@
-//! Named streams, and the page that tells of both.
+//! Named streams, and their page in the documentation.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[test]
-fn a_named_stream_hears_its_topics_and_resumes() {
+fn a_named_stream_receives_its_topics_and_resumes() {
     let node = start();
     let mut stream = node.stream("/api/sse/news?heartbeat=none", &[]);
     assert_eq!(stream.header("Content-Type"), Some("text/event-stream"));
@@ -45,7 +45,7 @@ fn a_named_stream_hears_its_topics_and_resumes() {
     node.json("POST", "/api/sse/parallel-tasks", &json!({})).problem(422);
 }
 
-/// What docs/webhooks.md tells people to type.
+/// The commands of docs/webhooks.md.
 #[test]
 fn the_commands_of_the_page_work() {
     let page = include_str!("../../docs/webhooks.md");
@@ -63,11 +63,11 @@ fn the_commands_of_the_page_work() {
     let blocks: Vec<_> = page.split("<!-- check: ").skip(1).collect();
     assert_eq!(blocks.len(), 4);
     for block in blocks {
-        let (said, rest) = block.split_once(" -->\n```sh\n").expect("a block follows");
+        let (message, rest) = block.split_once(" -->\n```sh\n").expect("a block follows");
         let (command, _) = rest.split_once("\n```\n").expect("it ends");
         let command = command.replace("localhost:8090", &node.addr.to_string());
         let done = Command::new("sh").args(["-c", &command]).env("NO_PROXY", "*").output().expect("sh");
         let output = String::from_utf8_lossy(&done.stdout);
-        assert!(done.status.success() && output.contains(said), "{command}\n{output}{done:?}");
+        assert!(done.status.success() && output.contains(message), "{command}\n{output}{done:?}");
     }
 }

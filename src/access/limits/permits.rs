@@ -67,7 +67,7 @@ impl Permits {
 // === impl Permit ===
 
 impl Permit {
-    /// The bytes that all permits of this caller count together. The owner of a permit subtracts what it has added.
+    /// The bytes that all permits of this caller count together. The owner of a permit subtracts its own bytes.
     pub(super) fn bytes(&self) -> Arc<AtomicUsize> {
         self.bytes.clone()
     }

@@ -1,5 +1,5 @@
-//! The basic promise of the hub. For any interleaving of appends, connects, slow readers and changes of pace, every
-//! emitter that catches up gets the events of its topics after its start, each once, in the journal's order.
+//! The basic promise of the hub: every emitter that catches up gets the events of its topics after its start, each
+//! once, in the journal's order. It holds for any order of appends, connects, slow readers and changes of pace.
 
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use tokio::task::{JoinHandle, spawn_local, yield_now};

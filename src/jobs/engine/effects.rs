@@ -1,6 +1,6 @@
 //! The shared state of all jobs of a node: the resources that they use, and the decisions that the actor carries out.
 //!
-//! A method of a job gets this in addition to the job itself, so a job never looks up another job, and no job is looked
+//! A method of a job gets this in addition to the job itself. So a job never looks up another job, and no job is looked
 //! up twice.
 
 use std::{

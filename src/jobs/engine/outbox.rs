@@ -55,8 +55,8 @@ const ENOUGH_BYTES: usize = 16 << 20;
 // === impl Outbox ===
 
 impl Outbox {
-    /// Maximum number of events. The last step of a turn and one batch of reports come on top of [`ENOUGH`], and each
-    /// step or report makes at most four events.
+    /// Maximum number of events. The last step of a turn and one batch of reports are added to [`ENOUGH`]. Each step or
+    /// report makes at most four events.
     pub(crate) const MAX: usize = ENOUGH + 4 * (REPORTS_PER_TURN + 1);
 
     pub(crate) fn new(write_ahead: bool) -> Self {

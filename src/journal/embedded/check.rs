@@ -1,7 +1,7 @@
 //! Checks the files of the store before the store opens them, while nothing has changed yet.
 //!
-//! The store itself would cut a log at the first entry that it cannot read, accept content that no checksum covers, and
-//! delete a tree that seems incomplete.
+//! The store itself would cut a log at the first unreadable entry and accept content that no checksum covers. It would
+//! also delete a tree that seems incomplete.
 //!
 //! ```text
 //!  N.jnl         commits ([`salvage`]); then zeros, or a commit that was incomplete when the process ended

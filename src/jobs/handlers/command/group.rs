@@ -5,8 +5,8 @@
 //! The system closes that end when the node ends, for any reason, and the shell then kills its own group.
 //!
 //! The lifeline starts first, and the program joins its group before `exec`. Until `exec` the forked child also holds a
-//! copy of the pipe's end. So at every moment of a start either the lifeline does not see the end of the pipe yet, or
-//! the program is already in the group that the lifeline kills.
+//! copy of the pipe's end. So at every moment of a start the lifeline does not see the end of the pipe yet, or the
+//! program is in the group that the lifeline kills.
 //!
 //! A process that makes a group or a session of its own (`setsid`) leaves the group; [`super::orphans`] finds it.
 

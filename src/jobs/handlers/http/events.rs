@@ -1,7 +1,7 @@
 //! A response that is itself an event stream: each of its events is forwarded, the last one is the result.
 //!
-//! The stream ends with the body, or with an event whose data is `[DONE]`, as streams of tokens do (chat completions as
-//! `OpenAI` defined them, and compatible servers). That event is only an end marker: it is neither forwarded nor
+//! The stream ends with the body, or with an event whose data is `[DONE]`. Streams of tokens end like this: chat
+//! completions of `OpenAI` and of compatible servers. That event is only an end marker: it is neither forwarded nor
 //! counted, and nothing after it is read, whether the server closes or not. A task may name its stream's last event
 //! (`endEvent`): then a body that ends without it is truncated. These servers send an event `error` when a stream fails
 //! after its status was sent. It is the error of the task, unless the task ignores such events (`errorEvents`).

@@ -1,4 +1,4 @@
-//! Relays that lead back to where they began: each event is in a topic once, and the loop is counted and reported.
+//! Relays that lead back to their start: each event is in a topic once, and the loop is counted and reported.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ fn selfish(more: &str) -> Node {
 }
 
 /// Nodes in a ring, each of which knows the next one as `next`, through a proxy.
-fn ring(count: usize, stripped: &'static [&'static str]) -> (Vec<Node>, Vec<Pipe>) {
+fn cycle(count: usize, stripped: &'static [&'static str]) -> (Vec<Node>, Vec<Pipe>) {
     let pipes: Vec<Pipe> = (0..count).map(|_| Pipe::start(stripped)).collect();
     let nodes: Vec<Node> = pipes.iter().map(|pipe| Node::start(&knowing(&[("next", pipe.upstream.url(""))]))).collect();
     for (at, pipe) in pipes.iter().enumerate() {
@@ -138,25 +138,25 @@ fn a_relay_from_another_topic_of_the_same_node_brings_its_events_once() {
 }
 
 #[test]
-fn a_ring_of_one_node_that_cannot_be_seen_is_noticed_and_reported() {
+fn a_cycle_of_one_node_without_via_is_detected_and_reported() {
     for stripped in [&[], WAY] {
-        let (nodes, _pipes) = ring(1, stripped);
+        let (nodes, _pipes) = cycle(1, stripped);
         let spec = json!({ "topic": "t", "sources": [{ "remote": "next", "path": "/events?topic=t" }] });
         let id = open(&nodes[0], &spec);
         goes_round_once(&nodes, "t", 1);
-        let told = states(&rows(&nodes[0], &format!("relay:{id}")), "relay_loop");
-        let first = &told[0];
+        let report = states(&rows(&nodes[0], &format!("relay:{id}")), "relay_loop");
+        let first = &report[0];
         assert_eq!((&first["source"], &first["code"], &first["dropped"]), (&json!("next"), &json!("loop"), &json!(1)));
         assert!(first["error"].as_str().is_some_and(|error| error.contains("`t`")), "{first}");
-        assert!(told.len() < 10, "{told:?}");
+        assert!(report.len() < 10, "{report:?}");
         assert_eq!(crate::rig::view(&nodes[0], &id)["status"], "running");
     }
 }
 
 #[test]
-fn rings_of_two_and_three_nodes_pass_each_event_round_once() {
+fn cycles_of_two_and_three_nodes_pass_each_event_once() {
     for (count, stripped) in [(2, &[] as &[&str]), (2, WAY), (3, WAY)] {
-        let (nodes, _pipes) = ring(count, stripped);
+        let (nodes, _pipes) = cycle(count, stripped);
         let spec = json!({ "topic": "t", "sources": [{ "remote": "next", "path": "/events?topic=t" }] });
         for node in &nodes {
             open(node, &spec);
@@ -171,7 +171,7 @@ fn rings_of_two_and_three_nodes_pass_each_event_round_once() {
 
 #[test]
 fn events_come_back_from_another_topic_of_a_neighbour() {
-    let (nodes, _pipes) = ring(2, &[]);
+    let (nodes, _pipes) = cycle(2, &[]);
     // All of both, gathered on the second node, is read back by the first one: that is no loop.
     open(&nodes[1], &json!({ "topic": "gathered", "sources": [{ "remote": "next", "path": "/events?topic=orders" }] }));
     open(
@@ -183,11 +183,11 @@ fn events_come_back_from_another_topic_of_a_neighbour() {
     assert_eq!(nodes[0].metric(LOOPS), 0.0, "{:#?}", rows(&nodes[0], "gathered"));
 }
 
-/// The second node merges, which takes the ids away, and the first one relays what comes of it.
+/// The second node merges, which removes the ids, and the first one relays the result.
 #[test]
-fn a_ring_through_a_merged_stream_is_noticed() {
+fn a_cycle_through_a_merged_stream_is_detected() {
     for stripped in [&[], WAY] {
-        let (nodes, _pipes) = ring(2, stripped);
+        let (nodes, _pipes) = cycle(2, stripped);
         let merge = json!({
             "remote": "next", "path": "/api/sse-proxy/merge-streams/sse-emitter", "method": "POST",
             "body": [{ "remote": "next", "path": "/events?topic=t" }],
