@@ -33,7 +33,7 @@ pub use self::{
 #[derive(Clone)]
 pub struct Json(Box<RawValue>);
 
-/// Checks a text and removes its insignificant white space. If there is none, the text is borrowed.
+/// Checks a text and removes its insignificant white space. A text without such white space is borrowed.
 ///
 /// # Errors
 /// If the text is not JSON, is nested deeper than [`MAX_DEPTH`], or has half of a surrogate pair.

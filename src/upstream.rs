@@ -133,7 +133,7 @@ pub struct Request {
     /// Header fields. Fields of the transport (`Host`, framing, connection) are removed. The defaults
     /// `accept-encoding: identity` and `user-agent: millstream/VERSION` are added.
     pub headers: HeaderMap,
-    /// The whole body; empty if there is none.
+    /// The whole body; empty for a request without a body.
     pub body: Bytes,
     /// The origin of the URL.
     pub trust: Trust,

@@ -354,7 +354,7 @@ impl Engine {
         tracing::info!(jobs = suspended, "unfinished jobs continue when the node starts again");
     }
 
-    /// Gives one task of an ending job its `error`; false if there is none.
+    /// Gives one task of an ending job its `error`; false if no such task is left.
     fn fail_next(&mut self, now: Instant) -> bool {
         let Some(id) = self.effects.failing.front().cloned() else { return false };
         if !self.registry.live(&id).is_some_and(|live| live.fail_next(&mut self.effects, now)) {
@@ -363,7 +363,7 @@ impl Engine {
         true
     }
 
-    /// Reports one task that an end of the node has interrupted; false if there is none.
+    /// Reports one task that an end of the node has interrupted; false if no such task is left.
     fn resume_next(&mut self, now: Instant) -> bool {
         let Some(id) = self.effects.interrupted.front().cloned() else { return false };
         if !self.registry.live(&id).is_some_and(|live| live.resume_next(&mut self.effects, now)) {

@@ -30,7 +30,7 @@ pub enum Refused {
     /// The expression is valid CEL, but uses a feature that filters do not have.
     #[error("{}{reason}", at(*column))]
     Forbidden {
-        /// The column of the first such word, from 1; 0 if there is none.
+        /// The column of the first such word, from 1; 0 if the column is unknown.
         column: usize,
         /// The feature that is not allowed, and the allowed ones.
         reason: String,

@@ -66,7 +66,7 @@ impl WebhookConfig {
         Ok(())
     }
 
-    /// Reads the secrets from the environment; `None` if there is none and it is optional.
+    /// Reads the secrets from the environment; `None` if no variable is set and the webhook is optional.
     ///
     /// # Errors
     /// Names the setting and the environment variable, never its value.

@@ -103,7 +103,7 @@ pub(super) fn read_written(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Decodes the commit at the beginning of `bytes`; `None` if there is none, or it has changed.
+/// Decodes the commit at the beginning of `bytes`; `None` if the bytes are not a commit, or have changed.
 pub(super) fn commit(bytes: &[u8]) -> Option<LogCommit> {
     let mut rest = bytes;
     tag(&mut rest, START)?;

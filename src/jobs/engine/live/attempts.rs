@@ -117,7 +117,7 @@ impl LiveJob {
         }
     }
 
-    /// Gives its `error` to one task that the ending has stopped; false if there is none.
+    /// Gives its `error` to one task that the ending has stopped; false if no such task is left.
     pub(crate) fn fail_next(&mut self, fx: &mut Effects, now: Instant) -> bool {
         let Some(ending) = self.ending else { return false };
         let Some(index) = self.failing.pop_front() else { return false };
@@ -125,7 +125,7 @@ impl LiveJob {
         true
     }
 
-    /// Reports one interrupted task and queues it again; false if there is none. A job whose tasks have all ended gets
+    /// Reports one interrupted task and queues it again; false if no such task is left. A job whose tasks have all ended gets
     /// the `complete` that it still needs.
     pub(crate) fn resume_next(&mut self, fx: &mut Effects, now: Instant) -> bool {
         if let Some(index) = self.interrupted.pop_front() {
