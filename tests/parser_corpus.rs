@@ -2,6 +2,11 @@
 //!
 //! The same laws as under the fuzzer (`fuzz/README.md`), so that what it once found stays found without it.
 
+#![allow(
+    unreachable_pub,
+    reason = "includes files of the program and of the fuzz crate, where these items are reachable"
+)]
+
 use std::{fs, path::Path};
 
 use millstream::{config, event, sse, topic};

@@ -15,7 +15,7 @@ const READ_TIME: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the server does not accept it.
-pub fn send(addr: SocketAddr, request: &str) -> Result<TcpStream, String> {
+pub(crate) fn send(addr: SocketAddr, request: &str) -> Result<TcpStream, String> {
     let failed = |error: std::io::Error| format!("cannot connect to {addr}: {error}");
     let mut socket = TcpStream::connect(addr).map_err(failed)?;
     socket.set_read_timeout(Some(READ_TIME)).and_then(|()| socket.set_nodelay(true)).map_err(failed)?;
@@ -27,7 +27,12 @@ pub fn send(addr: SocketAddr, request: &str) -> Result<TcpStream, String> {
 ///
 /// # Errors
 /// When there is no response.
-pub fn exchange(addr: SocketAddr, method: &str, path: &str, body: Option<&str>) -> Result<(u16, String), String> {
+pub(crate) fn exchange(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<(u16, String), String> {
     let fields = body.map_or_else(String::new, |body| {
         format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len())
     });

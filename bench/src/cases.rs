@@ -15,7 +15,7 @@ mod replay;
 
 /// A measurement with its arguments.
 #[derive(Debug, Subcommand)]
-pub enum Case {
+pub(crate) enum Case {
     /// Many subscribers, few publishers: latency, throughput, and whether every event arrives once and in order.
     Fanout(fanout::FanoutArguments),
     /// Many subscribers without events: how fast they connect, and the cost of each.
@@ -41,7 +41,7 @@ impl Case {
     ///
     /// # Errors
     /// The reason why nothing was measured.
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         match self {
             Self::Fanout(case) => case.run(),
             Self::Idle(case) => case.run(),

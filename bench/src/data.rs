@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 /// Where nodes and journals keep their data.
 #[derive(Args, Clone, Debug)]
-pub struct DirArguments {
+pub(crate) struct DirArguments {
     /// Directory for the data of the measurement; without it the system's directory for temporary files.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -16,7 +16,7 @@ pub struct DirArguments {
 
 /// When a journal syncs.
 #[derive(Args, Clone, Debug)]
-pub struct SyncArguments {
+pub(crate) struct SyncArguments {
     /// When an event is on the disk: always, interval or os.
     #[arg(id = "sync", long = "sync", value_name = "MODE", default_value = "always", value_parser = mode)]
     pub mode: SyncMode,
@@ -29,7 +29,7 @@ impl DirArguments {
     ///
     /// # Errors
     /// When it cannot be created.
-    pub fn create(&self) -> Result<TempDir, String> {
+    pub(crate) fn create(&self) -> Result<TempDir, String> {
         let parent = self.dir.clone().unwrap_or_else(std::env::temp_dir);
         let created = tempfile::Builder::new().prefix("millstream-bench-").tempdir_in(&parent);
         created.map_err(|error| format!("cannot create a directory in `{}`: {error}", parent.display()))
@@ -40,7 +40,7 @@ impl DirArguments {
 
 impl SyncArguments {
     /// The mode as it is written in settings.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{:?}", self.mode).to_lowercase()
     }
 }

@@ -45,7 +45,7 @@ const CONNECT_TIME: Duration = Duration::from_mins(1);
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// Running subscribers.
-pub struct SubscriberPool {
+pub(crate) struct SubscriberPool {
     workers: Vec<JoinHandle<Results>>,
     progress: Arc<Progress>,
     stop: CancellationToken,
@@ -71,7 +71,7 @@ struct Progress {
 
 /// The figures of a thread, or of all threads.
 #[derive(Debug)]
-pub struct Results {
+pub(crate) struct Results {
     /// The subscribers, with their numbers.
     pub subscribers: Vec<(usize, Subscriber)>,
     /// From the planned time to the reading, in microseconds, of events that count.
@@ -102,7 +102,7 @@ impl SubscriberPool {
     ///
     /// # Errors
     /// When a thread cannot start.
-    pub fn start(
+    pub(crate) fn start(
         target: &Target,
         count: usize,
         clock: Clock,
@@ -128,7 +128,7 @@ impl SubscriberPool {
     ///
     /// # Errors
     /// When one cannot connect, or it takes too long.
-    pub fn wait_established(&self) -> Result<u64, String> {
+    pub(crate) fn wait_established(&self) -> Result<u64, String> {
         let until = self.clock.now() + nanos(CONNECT_TIME);
         loop {
             self.check()?;
@@ -150,7 +150,7 @@ impl SubscriberPool {
     ///
     /// # Errors
     /// The first error of a subscriber.
-    pub fn wait_delivered(&self, count: u64, limit: Duration) -> Result<(), String> {
+    pub(crate) fn wait_delivered(&self, count: u64, limit: Duration) -> Result<(), String> {
         let begun = self.clock.now();
         while self.delivered() < count && self.clock.now() < begun + nanos(limit) {
             self.check()?;
@@ -163,23 +163,23 @@ impl SubscriberPool {
     }
 
     /// Events that arrived for the first time, so far.
-    pub fn delivered(&self) -> u64 {
+    pub(crate) fn delivered(&self) -> u64 {
         self.progress.delivered.load(Relaxed)
     }
 
     /// The time of the last of them.
-    pub fn delivered_at(&self) -> u64 {
+    pub(crate) fn delivered_at(&self) -> u64 {
         self.progress.delivered_at.load(Relaxed)
     }
 
     /// Events with a planned time from this one on count.
-    pub fn measure_from(&self, at: u64) {
+    pub(crate) fn measure_from(&self, at: u64) {
         self.progress.measure_from.store(at, Relaxed);
     }
 
     /// # Errors
     /// The first error of a subscriber.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let error = self.progress.error.lock().unwrap_or_else(PoisonError::into_inner);
         error.clone().map_or(Ok(()), Err)
     }
@@ -188,7 +188,7 @@ impl SubscriberPool {
     ///
     /// # Errors
     /// When a thread panicked.
-    pub fn finish(self) -> Result<Results, String> {
+    pub(crate) fn finish(self) -> Result<Results, String> {
         self.stop.cancel();
         let mut all = Results::new();
         for worker in self.workers {
@@ -210,12 +210,12 @@ impl Results {
     }
 
     /// `gap` frames of all subscribers.
-    pub fn gaps(&self) -> u64 {
+    pub(crate) fn gaps(&self) -> u64 {
         self.subscribers.iter().map(|(_, subscriber)| subscriber.gaps).sum()
     }
 
     /// Subscribers whose connection the server closed.
-    pub fn closed(&self) -> usize {
+    pub(crate) fn closed(&self) -> usize {
         self.subscribers.iter().filter(|(_, subscriber)| subscriber.closed).count()
     }
 }

@@ -28,7 +28,7 @@ static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 /// A child process; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     pid: u32,
     /// Its stdout, if the command pipes it.
     stdout: Option<ChildStdout>,
@@ -36,7 +36,7 @@ pub struct Process {
 
 /// A node of this measurement.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     process: Process,
     /// Its address.
     pub addr: SocketAddr,
@@ -49,7 +49,7 @@ impl Process {
     ///
     /// # Errors
     /// Those of the start itself.
-    pub fn start(command: &mut Command) -> std::io::Result<Self> {
+    pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
         // Under the lock, so that no child starts after `leave`.
         let mut children = children();
         let mut child = command.spawn()?;
@@ -59,12 +59,12 @@ impl Process {
     }
 
     /// Its process number.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// False once it has ended.
-    pub fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         children().iter_mut().any(|child| child.id() == self.pid && matches!(child.try_wait(), Ok(None)))
     }
 }
@@ -77,7 +77,7 @@ impl Drop for Process {
 }
 
 /// Ends all children and this program.
-pub fn leave() -> ! {
+pub(crate) fn leave() -> ! {
     // The lock is held to the end: a measuring thread cannot start another child.
     let mut children = children();
     children.drain(..).for_each(end);
@@ -111,7 +111,7 @@ impl Node {
     ///
     /// # Errors
     /// When it does not listen in time.
-    pub fn start() -> Result<Self, String> {
+    pub(crate) fn start() -> Result<Self, String> {
         Self::launch(&[], &[("MILLSTREAM__JOURNAL__KIND", "memory".to_owned())])
     }
 
@@ -119,7 +119,7 @@ impl Node {
     ///
     /// # Errors
     /// When it does not listen in time.
-    pub fn start_on(dir: &Path, settings: &[(&str, String)]) -> Result<Self, String> {
+    pub(crate) fn start_on(dir: &Path, settings: &[(&str, String)]) -> Result<Self, String> {
         Self::launch(&[OsStr::new("--data-dir"), dir.as_os_str()], settings)
     }
 
@@ -148,7 +148,7 @@ impl Node {
     }
 
     /// Its process number.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
 }
@@ -164,7 +164,7 @@ fn program() -> Result<PathBuf, String> {
 }
 
 /// Raises the limit of open files to the maximum: a subscriber needs one here and one in the server.
-pub fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

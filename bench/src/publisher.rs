@@ -19,7 +19,7 @@ use crate::{
 const RESPONSE_TIME: Duration = Duration::from_secs(15);
 
 /// The task of a publisher.
-pub struct Publisher {
+pub(crate) struct Publisher {
     /// Its number.
     pub index: usize,
     /// All publishers.
@@ -41,7 +41,7 @@ pub struct Publisher {
 
 /// The figures of a publisher.
 #[derive(Debug)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// Acknowledged events by topic.
     pub acknowledged: Vec<u64>,
     /// Acknowledged events that count.
@@ -51,7 +51,7 @@ pub struct Sent {
 }
 
 /// A connection for one request after another.
-pub struct Connection {
+pub(crate) struct Connection {
     socket: TcpStream,
     addr: SocketAddr,
     token: String,
@@ -66,7 +66,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When an event is not acknowledged.
-    pub fn run(&self, target: &Target, clock: Clock) -> Result<Sent, String> {
+    pub(crate) fn run(&self, target: &Target, clock: Clock) -> Result<Sent, String> {
         let mut connection = Connection::open(target)?;
         let mut sent = Sent { acknowledged: vec![0; self.topics], measured: 0, acks: histogram() };
         let every = self.every.map(nanos);
@@ -105,7 +105,7 @@ impl Publisher {
 
 impl Connection {
     /// Connects to the address for publishing.
-    pub fn open(target: &Target) -> Result<Self, String> {
+    pub(crate) fn open(target: &Target) -> Result<Self, String> {
         let addr = target.publishing_addr()?;
         let connect = || {
             let socket = TcpStream::connect_timeout(&addr, RESPONSE_TIME)?;
@@ -122,7 +122,7 @@ impl Connection {
     ///
     /// # Errors
     /// When there is none.
-    pub fn publish(&mut self, topic: &str, number: usize, payload: &str) -> Result<&[u8], String> {
+    pub(crate) fn publish(&mut self, topic: &str, number: usize, payload: &str) -> Result<&[u8], String> {
         let (path, body) = self.target.publication(&format!("{topic}{number}"), payload);
         self.exchange(&path, &body)
     }
@@ -131,7 +131,7 @@ impl Connection {
     ///
     /// # Errors
     /// When there is none.
-    pub fn post(&mut self, body: &str) -> Result<&[u8], String> {
+    pub(crate) fn post(&mut self, body: &str) -> Result<&[u8], String> {
         self.exchange("/events", body)
     }
 

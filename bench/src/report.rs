@@ -12,7 +12,7 @@ const TIME_MAX: u64 = 120_000_000;
 
 /// Rows in the order of the table.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     title: String,
     rows: Vec<(String, Value, &'static str)>,
     clean: bool,
@@ -22,17 +22,17 @@ pub struct Report {
 
 impl Report {
     /// A report of a case; it is clean until [`unclean`](Self::unclean).
-    pub fn new(case: &'static str, title: String) -> Self {
+    pub(crate) fn new(case: &'static str, title: String) -> Self {
         Self { title, rows: vec![("case".into(), case.into(), "")], clean: true }
     }
 
     /// A figure. The name ends with its unit, as in the API; the table also shows `note`.
-    pub fn put(&mut self, name: impl Into<String>, value: impl Into<Value>, note: &'static str) {
+    pub(crate) fn put(&mut self, name: impl Into<String>, value: impl Into<Value>, note: &'static str) {
         self.rows.push((name.into(), value.into(), note));
     }
 
     /// A figure with a fraction, rounded to its significant digits.
-    pub fn ratio(&mut self, name: impl Into<String>, value: Option<f64>, note: &'static str) {
+    pub(crate) fn ratio(&mut self, name: impl Into<String>, value: Option<f64>, note: &'static str) {
         // The share of a core that idle streams cost is some thousandths.
         let round = |value: f64| {
             let digits = if value.abs() < 0.1 { 1e6 } else { 1e3 };
@@ -42,24 +42,24 @@ impl Report {
     }
 
     /// Bytes, in MiB.
-    pub fn mib(&mut self, name: impl Into<String>, bytes: Option<u64>, note: &'static str) {
+    pub(crate) fn mib(&mut self, name: impl Into<String>, bytes: Option<u64>, note: &'static str) {
         self.ratio(name, bytes.map(|bytes| float(bytes) / f64::from(1 << 20)), note);
     }
 
     /// Percentiles of a histogram of microseconds, in milliseconds.
-    pub fn times(&mut self, names: &[(&str, f64)], times: &Histogram<u64>) {
+    pub(crate) fn times(&mut self, names: &[(&str, f64)], times: &Histogram<u64>) {
         for (name, percentile) in names {
             self.ratio(*name, millis(times, *percentile), "ms");
         }
     }
 
     /// Cores that other processes used meanwhile.
-    pub fn others(&mut self, cores: Option<f64>) {
+    pub(crate) fn others(&mut self, cores: Option<f64>) {
         self.ratio("otherCores", cores, "used by others; far from 0 the figures are of a busy machine");
     }
 
     /// Events that did not arrive once and in order, and `gap` frames. Any of them makes the report unclean.
-    pub fn losses(&mut self, losses: Losses, gaps: u64, note: &'static str) {
+    pub(crate) fn losses(&mut self, losses: Losses, gaps: u64, note: &'static str) {
         self.put("lost", losses.lost, note);
         self.put("duplicated", losses.duplicated, "");
         self.put("reordered", losses.reordered, "");
@@ -70,17 +70,17 @@ impl Report {
     }
 
     /// The measurement found a fault.
-    pub fn unclean(&mut self) {
+    pub(crate) fn unclean(&mut self) {
         self.clean = false;
     }
 
     /// True if all events arrived once and in order.
-    pub fn clean(&self) -> bool {
+    pub(crate) fn clean(&self) -> bool {
         self.clean
     }
 
     /// The table.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let width = self.rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         let mut text = format!("{}\n", self.title);
         for (name, value, note) in &self.rows[1..] {
@@ -99,7 +99,7 @@ impl Report {
     }
 
     /// The line of JSON.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let mut fields: Map<String, Value> =
             self.rows.iter().map(|(name, value, _)| (name.clone(), value.clone())).collect();
         fields.insert("clean".into(), self.clean.into());
@@ -108,34 +108,34 @@ impl Report {
 }
 
 /// A histogram of microseconds.
-pub fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(TIME_MAX, 3).expect("the bounds are valid")
 }
 
 /// Counts a time in nanoseconds.
-pub fn record(times: &mut Histogram<u64>, nanos: u64) {
+pub(crate) fn record(times: &mut Histogram<u64>, nanos: u64) {
     times.saturating_record(nanos / 1000);
 }
 
 /// A percentile of a histogram of microseconds, in milliseconds; `None` if it is empty.
-pub fn millis(times: &Histogram<u64>, percentile: f64) -> Option<f64> {
+pub(crate) fn millis(times: &Histogram<u64>, percentile: f64) -> Option<f64> {
     (!times.is_empty()).then(|| float(times.value_at_quantile(percentile)) / 1000.0)
 }
 
 /// The upper of the middle values; `None` if there is none.
-pub fn median(values: &[f64]) -> Option<f64> {
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }
 
 /// Exact below 2^53, which no count here reaches.
-pub fn float(count: u64) -> f64 {
+pub(crate) fn float(count: u64) -> f64 {
     count as f64
 }
 
 /// Events, or other items, per second.
-pub fn rate(count: u64, time: Duration) -> Option<f64> {
+pub(crate) fn rate(count: u64, time: Duration) -> Option<f64> {
     (time > Duration::ZERO).then(|| float(count) / time.as_secs_f64())
 }
 

@@ -15,7 +15,7 @@ const PUBLISHERS_MAX: usize = 1024;
 
 /// The request of a subscriber, and the expected confirmation.
 #[derive(Clone, Debug)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     /// The whole request head.
     pub request: String,
     /// The first sequence number that it gets.
@@ -26,7 +26,7 @@ pub struct Subscription {
 
 /// How a server confirms a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Greeting {
+pub(crate) enum Greeting {
     /// By its first frame, as a node does.
     Frame,
     /// By the head of the response.
@@ -35,7 +35,7 @@ pub enum Greeting {
 
 /// The state of a stream, and its counts so far.
 #[derive(Debug)]
-pub struct Subscriber {
+pub(crate) struct Subscriber {
     body: Body,
     decoder: Decoder,
     first: u64,
@@ -53,7 +53,7 @@ pub struct Subscriber {
 }
 
 /// An event that arrived for the first time.
-pub struct Delivery<'a> {
+pub(crate) struct Delivery<'a> {
     /// Its planned time.
     pub at: u64,
     pub sequence: u64,
@@ -65,7 +65,7 @@ pub struct Delivery<'a> {
 
 impl Subscription {
     /// Connects and sends the request.
-    pub async fn open(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+    pub(crate) async fn open(&self, addr: SocketAddr) -> io::Result<TcpStream> {
         let mut socket = TcpStream::connect(addr).await?;
         socket.set_nodelay(true)?;
         socket.write_all(self.request.as_bytes()).await?;
@@ -76,7 +76,7 @@ impl Subscription {
 // === impl Subscriber ===
 
 impl Subscriber {
-    pub fn new(subscription: &Subscription) -> Self {
+    pub(crate) fn new(subscription: &Subscription) -> Self {
         Self {
             body: Body::default(),
             decoder: Decoder::new(Limits::default()),
@@ -94,7 +94,7 @@ impl Subscriber {
     ///
     /// # Errors
     /// When the response is not a stream of this measurement.
-    pub fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Delivery<'_>)) -> Result<(), String> {
+    pub(crate) fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Delivery<'_>)) -> Result<(), String> {
         let Self { body, decoder, first, greeting, tracks, established, heartbeats, gaps, .. } = self;
         let mut refused = None;
         let taken = body.take(bytes, |data| {

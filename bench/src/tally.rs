@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// The events of one publisher that one subscriber got.
 #[derive(Clone, Debug, Default)]
-pub struct Track {
+pub(crate) struct Track {
     /// All numbers below have arrived, except those in `missing`.
     next: u64,
     /// Ranges that were skipped: from the first number to one past the last.
@@ -15,7 +15,7 @@ pub struct Track {
 
 /// Sums over subscribers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
+pub(crate) struct Losses {
     /// Acknowledged to the publisher, but never arrived.
     pub lost: u64,
     /// Arrived again.
@@ -28,12 +28,12 @@ pub struct Losses {
 
 impl Track {
     /// Starts at this number.
-    pub fn from(next: u64) -> Self {
+    pub(crate) fn from(next: u64) -> Self {
         Self { next, ..Self::default() }
     }
 
     /// Takes an event; true if it arrived for the first time.
-    pub fn take(&mut self, sequence: u64) -> bool {
+    pub(crate) fn take(&mut self, sequence: u64) -> bool {
         if sequence == self.next {
             self.next += 1;
             return true;
@@ -63,7 +63,7 @@ impl Track {
     }
 
     /// The faults, if `published` events were acknowledged.
-    pub fn losses(&self, published: u64) -> Losses {
+    pub(crate) fn losses(&self, published: u64) -> Losses {
         let holes: u64 = self.missing.iter().map(|(first, end)| end.min(&published).saturating_sub(*first)).sum();
         Losses {
             lost: holes + published.saturating_sub(self.next),
@@ -85,7 +85,7 @@ impl std::ops::AddAssign for Losses {
 
 impl Losses {
     /// True if all events arrived once and in order.
-    pub fn none(self) -> bool {
+    pub(crate) fn none(self) -> bool {
         self == Self::default()
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 
 /// Which server is measured.
 #[derive(Args, Clone, Debug)]
-pub struct TargetArguments {
+pub(crate) struct TargetArguments {
     /// A node that already runs, on loopback; without it the measurement starts one.
     #[arg(long, value_name = "URL", group = "running", value_parser = loopback)]
     url: Option<SocketAddr>,
@@ -44,7 +44,7 @@ pub struct TargetArguments {
 
 /// The server under load.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub(crate) struct Target {
     /// The address of its streams.
     pub addr: SocketAddr,
     /// Its process, if known.
@@ -84,7 +84,7 @@ impl TargetArguments {
     ///
     /// # Errors
     /// When the node does not start.
-    pub fn open(&self) -> Result<(Option<Node>, Target), String> {
+    pub(crate) fn open(&self) -> Result<(Option<Node>, Target), String> {
         if let Some(target) = self.running() {
             return Ok((None, target));
         }
@@ -112,17 +112,17 @@ impl TargetArguments {
 
 impl Target {
     /// A node of this measurement, with one thread that reads.
-    pub fn node(node: &Node) -> Self {
+    pub(crate) fn node(node: &Node) -> Self {
         Self { addr: node.addr, pid: Some(node.pid()), token: None, readers: 1, api: Api::Node }
     }
 
     /// CPU time and memory of the server so far; `None` if its process is unknown.
-    pub fn usage(&self) -> Option<Usage> {
+    pub(crate) fn usage(&self) -> Option<Usage> {
         self.pid.and_then(Usage::with_children)
     }
 
     /// A subscription to a topic, from now on or after a position. `first` is the first sequence number that it gets.
-    pub fn subscription(&self, topic: &str, after: Option<&str>, first: u64) -> Subscription {
+    pub(crate) fn subscription(&self, topic: &str, after: Option<&str>, first: u64) -> Subscription {
         let (path, greeting) = match &self.api {
             Api::Node => (format!("/events?topic={topic}"), Greeting::Frame),
             Api::Other(other) => (other.subscribe.path.replace("{topic}", topic), Greeting::Head),
@@ -134,7 +134,7 @@ impl Target {
     }
 
     /// Path and body of the POST that publishes an event.
-    pub fn publication(&self, topic: &str, data: &str) -> (String, String) {
+    pub(crate) fn publication(&self, topic: &str, data: &str) -> (String, String) {
         match &self.api {
             Api::Node => ("/events".to_owned(), format!(r#"{{"topic":"{topic}","data":{data}}}"#)),
             Api::Other(other) => {
@@ -148,7 +148,7 @@ impl Target {
     ///
     /// # Errors
     /// When none was named.
-    pub fn publishing_addr(&self) -> Result<SocketAddr, String> {
+    pub(crate) fn publishing_addr(&self) -> Result<SocketAddr, String> {
         match &self.api {
             Api::Node => Ok(self.addr),
             Api::Other(other) => {
@@ -159,7 +159,7 @@ impl Target {
     }
 
     /// The header line with the token, empty without one.
-    pub fn token_line(&self) -> String {
+    pub(crate) fn token_line(&self) -> String {
         self.token.as_ref().map_or_else(String::new, |token| format!("x-auth-token: {token}\r\n"))
     }
 }

@@ -10,7 +10,7 @@ const TICKS: u64 = 100;
 
 /// CPU time and memory of a process.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Usage {
+pub(crate) struct Usage {
     pub cpu: Duration,
     /// Resident memory in bytes.
     pub rss: u64,
@@ -18,7 +18,7 @@ pub struct Usage {
 
 /// Watches the load of other processes, the hypervisor included: figures of a busy machine are worth little.
 #[derive(Clone, Copy, Debug)]
-pub struct OtherLoad {
+pub(crate) struct OtherLoad {
     server: Option<u32>,
     before: Option<Machine>,
 }
@@ -35,7 +35,7 @@ struct Machine {
 
 impl Usage {
     /// Of a process without its children, so far; `None` if it does not exist.
-    pub fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         // The kernel's exact figure leaves out threads that have ended; the other one counts hundredths of a second.
@@ -43,19 +43,19 @@ impl Usage {
     }
 
     /// Of a process with its children: some servers are several processes. Memory that they share counts for each.
-    pub fn with_children(pid: u32) -> Option<Self> {
+    pub(crate) fn with_children(pid: u32) -> Option<Self> {
         let all = family(pid).into_iter().filter_map(Self::of);
         all.reduce(|all, one| Self { cpu: all.cpu + one.cpu, rss: all.rss + one.rss })
     }
 }
 
 /// Seconds of CPU time between two moments.
-pub fn cpu_seconds(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
+pub(crate) fn cpu_seconds(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
     before.zip(after).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64())
 }
 
 /// Proportional memory of a process and its children in bytes: memory that several share is divided among them.
-pub fn pss(pid: u32) -> Option<u64> {
+pub(crate) fn pss(pid: u32) -> Option<u64> {
     let rollup = |pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
     family(pid).into_iter().map(|pid| kib(&rollup(pid)?, "Pss:")).sum()
 }
@@ -79,12 +79,12 @@ fn family(pid: u32) -> Vec<u32> {
 
 impl OtherLoad {
     /// Starts to watch, beside this program and the process of the server.
-    pub fn watch(server: Option<u32>) -> Self {
+    pub(crate) fn watch(server: Option<u32>) -> Self {
         Self { server, before: Machine::now(server) }
     }
 
     /// The number of cores that others have used since then.
-    pub fn cores(self) -> Option<f64> {
+    pub(crate) fn cores(self) -> Option<f64> {
         let (before, after) = self.before.zip(Machine::now(self.server))?;
         let busy = after.busy.saturating_sub(before.busy);
         let others = busy.saturating_sub(after.ours.saturating_sub(before.ours));
@@ -104,7 +104,7 @@ impl Machine {
 }
 
 /// CPU time of the calling thread.
-pub fn thread_cpu() -> Duration {
+pub(crate) fn thread_cpu() -> Duration {
     fs::read_to_string("/proc/thread-self/schedstat").ok().and_then(|text| on_cpu(&text)).unwrap_or_default()
 }
 
@@ -136,12 +136,12 @@ fn busy(stat: &str) -> Option<Duration> {
 }
 
 /// The peak memory of a process so far, in bytes.
-pub fn rss_peak(pid: u32) -> Option<u64> {
+pub(crate) fn rss_peak(pid: u32) -> Option<u64> {
     kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
 }
 
 /// A line in kilobytes of a file in `/proc`, in bytes.
-pub fn kib(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }

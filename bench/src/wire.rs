@@ -5,14 +5,14 @@ const HEAD_MAX: usize = 16 << 10;
 
 /// The head of a response.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     pub status: u16,
     pub framing: Framing,
 }
 
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub(crate) enum Framing {
     /// After this number of bytes.
     Length(usize),
     /// With the chunk of size 0.
@@ -38,14 +38,14 @@ enum Deframer {
 
 /// The body of a response that is read piece by piece.
 #[derive(Debug, Default)]
-pub struct Body {
+pub(crate) struct Body {
     head: Vec<u8>,
     deframer: Option<Deframer>,
 }
 
 /// The identity of an event of a measurement, at the start of its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// The number of its publisher.
     pub publisher: usize,
     /// Its number among the events of that publisher in the topic, from 0.
@@ -58,7 +58,7 @@ pub struct Stamp {
 ///
 /// # Errors
 /// When it is not a head of HTTP/1.1, or too large.
-pub fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
+pub(crate) fn head(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return if bytes.len() > HEAD_MAX { Err("the response head does not end".into()) } else { Ok(None) };
     };
@@ -84,7 +84,7 @@ impl Body {
     ///
     /// # Errors
     /// Those of `each`, a broken framing, and a status other than 200.
-    pub fn take(&mut self, bytes: &[u8], each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+    pub(crate) fn take(&mut self, bytes: &[u8], each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
         let Self { head, deframer } = self;
         if let Some(deframer) = deframer {
             return deframer.push(bytes, each);
@@ -99,12 +99,12 @@ impl Body {
     }
 
     /// True once the head is complete.
-    pub fn begun(&self) -> bool {
+    pub(crate) fn begun(&self) -> bool {
         self.deframer.is_some()
     }
 
     /// True once the last chunk has come.
-    pub fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         matches!(self.deframer, Some(Deframer::Ended))
     }
 }
@@ -159,7 +159,7 @@ impl Deframer {
 
 impl Stamp {
     /// A payload of this length, or longer if the stamp itself is longer.
-    pub fn payload(self, bytes: usize) -> String {
+    pub(crate) fn payload(self, bytes: usize) -> String {
         let Self { publisher, sequence, at } = self;
         let mut text = format!(r#"{{"p":{publisher},"n":{sequence},"t":{at},"x":""#);
         let fill = bytes.saturating_sub(text.len() + 2);
@@ -169,7 +169,7 @@ impl Stamp {
     }
 
     /// The stamp of a payload; `None` without one.
-    pub fn read(data: &str) -> Option<Self> {
+    pub(crate) fn read(data: &str) -> Option<Self> {
         let (publisher, rest) = number(data.strip_prefix(r#"{"p":"#)?)?;
         let (sequence, rest) = number(rest.strip_prefix(r#","n":"#)?)?;
         let (at, _) = number(rest.strip_prefix(r#","t":"#)?)?;

@@ -18,11 +18,11 @@ use crate::{
 
 /// The positions of an event in the journals on its path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trail(Vec<Position>);
+pub(super) struct Trail(Vec<Position>);
 
 /// The origins of the events that a source has sent recently.
 #[derive(Debug, Default)]
-pub struct Recent {
+pub(super) struct Recent {
     known: HashSet<Position>,
     order: VecDeque<(Instant, Position)>,
 }
@@ -34,10 +34,10 @@ const EPOCHS: std::ops::Range<u64> = 1 << 47..1 << 48;
 
 impl Trail {
     /// Maximum number of hops of an event.
-    pub const MAX: usize = 16;
+    pub(super) const MAX: usize = 16;
 
     /// The path of an event; the last hop is the node from which it was read.
-    pub fn of(event: &RemoteEvent) -> Self {
+    pub(super) fn of(event: &RemoteEvent) -> Self {
         let words = event.trail.split_ascii_whitespace().chain([event.id.as_str()]);
         let hop = |word: &str| word.parse().ok().filter(|hop: &Position| EPOCHS.contains(&hop.epoch));
         let mut hops: Vec<Position> = words.filter_map(hop).take(Self::MAX + 1).collect();
@@ -47,27 +47,27 @@ impl Trail {
     }
 
     /// True if the number of hops exceeds the limit.
-    pub fn too_long(&self) -> bool {
+    pub(super) fn too_long(&self) -> bool {
         self.0.len() > Self::MAX
     }
 
     /// The origin of the event, if it was relayed before.
-    pub fn begin(&self) -> Option<Position> {
+    pub(super) fn begin(&self) -> Option<Position> {
         self.0.first().copied().filter(|_| self.0.len() > 1)
     }
 
     /// The offsets of the event in the journal of this epoch.
-    pub fn offsets(&self, epoch: u64) -> impl Iterator<Item = u64> {
+    pub(super) fn offsets(&self, epoch: u64) -> impl Iterator<Item = u64> {
         self.0.iter().filter(move |hop| hop.epoch == epoch).map(|hop| hop.offset)
     }
 
     /// The comment for passing the event on; `None` if there is no hop.
-    pub fn comment(&self) -> Option<String> {
+    pub(super) fn comment(&self) -> Option<String> {
         (!self.0.is_empty()).then(|| format!("{TRAIL}{}", self.words().join(" ")))
     }
 
     /// The hops as text.
-    pub fn words(&self) -> Vec<String> {
+    pub(super) fn words(&self) -> Vec<String> {
         self.0.iter().map(Position::to_string).collect()
     }
 }
@@ -81,7 +81,7 @@ impl Recent {
     const TIME: Duration = Duration::from_mins(1);
 
     /// Records the origin of an event; true if an event with the same origin arrived within [`TIME`](Self::TIME).
-    pub fn again(&mut self, begin: Position, now: Instant) -> bool {
+    pub(super) fn again(&mut self, begin: Position, now: Instant) -> bool {
         while let Some((at, oldest)) = self.order.front()
             && (self.order.len() >= Self::MAX || now.saturating_duration_since(*at) > Self::TIME)
         {

@@ -11,24 +11,24 @@ use serde_json::{Value, json};
 use crate::support::{Node, Reply, Stream};
 
 /// Their tokens; each token has the rights of its owner's name.
-pub const ADMIN: &str = "token-of-the-admin";
-pub const ALICE: &str = "token-of-alice";
-pub const BOB: &str = "token-of-bob";
-pub const WRONG: &str = "token-of-nobody";
+pub(crate) const ADMIN: &str = "token-of-the-admin";
+pub(crate) const ALICE: &str = "token-of-alice";
+pub(crate) const BOB: &str = "token-of-bob";
+pub(crate) const WRONG: &str = "token-of-nobody";
 
 /// The issuer of JWTs.
-pub struct Issuer {
+pub(crate) struct Issuer {
     pub key: KeyPair,
     algorithm: Algorithm,
 }
 
 /// The section of a token.
-pub fn token(name: &str, token: &str, more: &str) -> String {
+pub(crate) fn token(name: &str, token: &str, more: &str) -> String {
     format!("[[access.tokens]]\nname = \"{name}\"\nsha256 = \"{}\"\n{more}\n", digest(token))
 }
 
 /// Alice has rights, Bob has none of his own, the admin has all.
-pub fn tokens() -> String {
+pub(crate) fn tokens() -> String {
     let alice = "groups = [\"staff\"]\npublish = [\"orders:*\", \"all\", \"user:*\", \"group:staff\", \"emitter:*\"]\n\
                  subscribe = [\"orders:*\"]\njobs = true\nremotes = [\"reactive\"]\nmeta = { level = 3 }";
     [
@@ -41,7 +41,7 @@ pub fn tokens() -> String {
 }
 
 /// A node for the admin, Alice and Bob, and those whom the issuer knows.
-pub fn node(issuer: &Issuer) -> Node {
+pub(crate) fn node(issuer: &Issuer) -> Node {
     let keys = tempfile::tempdir().expect("a temp directory");
     let file = keys.path().join("issuer.pem");
     std::fs::write(&file, issuer.key.public_key_pem()).expect("write the key");
@@ -51,7 +51,7 @@ pub fn node(issuer: &Issuer) -> Node {
 }
 
 /// A request with this token, or without one. Of a stream only the head is read.
-pub fn ask(node: &Node, token: Option<&str>, method: &str, path: &str, body: Option<&Value>) -> Reply {
+pub(crate) fn ask(node: &Node, token: Option<&str>, method: &str, path: &str, body: Option<&Value>) -> Reply {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", node.addr);
     if let Some(token) = token {
         head += &format!("X-Auth-Token: {token}\r\n");
@@ -64,7 +64,7 @@ pub fn ask(node: &Node, token: Option<&str>, method: &str, path: &str, body: Opt
 }
 
 /// A stream that is this caller's; its first frame has come.
-pub fn stream(node: &Node, token: &str, path: &str) -> (Stream, Value) {
+pub(crate) fn stream(node: &Node, token: &str, path: &str) -> (Stream, Value) {
     let mut stream = node.stream(path, &[("X-Auth-Token", token)]);
     assert_eq!(stream.status, 200, "{}", stream.head);
     let connection = stream.until("connection").json();
@@ -72,14 +72,14 @@ pub fn stream(node: &Node, token: &str, path: &str) -> (Stream, Value) {
 }
 
 /// Publishes as this caller; the status.
-pub fn publish(node: &Node, token: &str, topic: &str, data: &str) -> u16 {
+pub(crate) fn publish(node: &Node, token: &str, topic: &str, data: &str) -> u16 {
     let event = json!({ "topic": topic, "event": "news", "data": data });
     ask(node, Some(token), "POST", "/events", Some(&event)).status
 }
 
 /// This number of seconds from now, in Unix seconds.
 #[expect(clippy::disallowed_methods, reason = "the wall clock of an issuer")]
-pub fn seconds_from_now(seconds: i64) -> i64 {
+pub(crate) fn seconds_from_now(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     i64::try_from(now).expect("before the year 292277026596") + seconds
 }
@@ -87,11 +87,11 @@ pub fn seconds_from_now(seconds: i64) -> i64 {
 // === impl Issuer ===
 
 impl Issuer {
-    pub fn ed25519() -> Self {
+    pub(crate) fn ed25519() -> Self {
         Self::new(&PKCS_ED25519, Algorithm::EdDSA)
     }
 
-    pub fn p256() -> Self {
+    pub(crate) fn p256() -> Self {
         Self::new(&PKCS_ECDSA_P256_SHA256, Algorithm::ES256)
     }
 
@@ -100,12 +100,12 @@ impl Issuer {
     }
 
     /// Signs these claims.
-    pub fn sign(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
         self.sign_as(None, claims)
     }
 
     /// A JWT with the id of its key.
-    pub fn sign_as(&self, kid: Option<&str>, claims: &Value) -> String {
+    pub(crate) fn sign_as(&self, kid: Option<&str>, claims: &Value) -> String {
         let header = Header { kid: kid.map(str::to_owned), ..Header::new(self.algorithm) };
         jsonwebtoken::encode(&header, claims, &self.private()).expect("it is signed")
     }
@@ -120,7 +120,7 @@ impl Issuer {
     }
 
     /// The public key as it stands in a set.
-    pub fn jwk(&self, kid: &str) -> Value {
+    pub(crate) fn jwk(&self, kid: &str) -> Value {
         let raw = self.key.public_key_raw();
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match self.algorithm {

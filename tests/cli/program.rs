@@ -13,10 +13,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Nothing here takes so long unless it hangs; generous, since the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running program; killed when it is dropped.
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     stdout: Output,
     stderr: Output,
@@ -29,14 +29,14 @@ struct Output {
 }
 
 /// A program that has ended.
-pub struct Ended {
+pub(crate) struct Ended {
     pub status: ExitStatus,
     pub stdout: String,
     pub stderr: String,
 }
 
 /// A node.
-pub struct Node {
+pub(crate) struct Node {
     pub program: Program,
     pub addr: SocketAddr,
 }
@@ -45,11 +45,11 @@ pub struct Node {
 
 impl Program {
     /// Starts `millstream` with these arguments, without the environment of the test run.
-    pub fn start(arguments: &[&str], input: Option<&str>) -> Self {
+    pub(crate) fn start(arguments: &[&str], input: Option<&str>) -> Self {
         Self::start_with(arguments, input, &[])
     }
 
-    pub fn start_with(arguments: &[&str], input: Option<&str>, env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(arguments: &[&str], input: Option<&str>, env: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MILLSTREAM_")) {
             command.env_remove(name);
@@ -66,21 +66,21 @@ impl Program {
         Self { child, stdout, stderr }
     }
 
-    pub fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         self.stdout.text()
     }
 
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).expect("it still runs");
     }
 
     /// Waits until this holds of its output.
-    pub fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let until = Instant::now() + PATIENCE;
         while !holds(self) {
             assert!(Instant::now() < until, "{what}\nstdout: {}\nstderr: {}", self.stdout(), self.stderr());
@@ -89,7 +89,7 @@ impl Program {
     }
 
     /// Waits for its end.
-    pub fn end(mut self) -> Ended {
+    pub(crate) fn end(mut self) -> Ended {
         let until = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
@@ -140,18 +140,18 @@ impl Output {
 // === impl Ended ===
 
 impl Ended {
-    pub fn code(&self) -> Option<i32> {
+    pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
     }
 
     /// Its stdout as lines of JSON.
-    pub fn rows(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn rows(&self) -> Vec<serde_json::Value> {
         let row = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.stdout.lines().map(row).collect()
     }
 
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code(), Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
@@ -160,11 +160,11 @@ impl Ended {
 // === impl Node ===
 
 impl Node {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with("127.0.0.1:0", &[], &[])
     }
 
-    pub fn start_with(listen: &str, arguments: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(listen: &str, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         let arguments = [&["serve", "--log", "warn", "--listen", listen], arguments].concat();
         let env = [&[("MILLSTREAM__JOURNAL__KIND", "memory")], env].concat();
         let program = Program::start_with(&arguments, None, &env);
@@ -174,22 +174,22 @@ impl Node {
         Self { addr: addr.unwrap_or_else(|| panic!("{line}\n{}", program.stderr())), program }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
     /// Runs a client command against this node to its end.
-    pub fn run(&self, arguments: &[&str], input: Option<&str>) -> Ended {
+    pub(crate) fn run(&self, arguments: &[&str], input: Option<&str>) -> Ended {
         self.begin(arguments, input).end()
     }
 
     /// Starts a client command against this node.
-    pub fn begin(&self, arguments: &[&str], input: Option<&str>) -> Program {
+    pub(crate) fn begin(&self, arguments: &[&str], input: Option<&str>) -> Program {
         Program::start_with(arguments, input, &[("MILLSTREAM_URL", &self.url())])
     }
 
     /// What GET answers, head and all.
-    pub fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let mut socket = TcpStream::connect(self.addr).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.addr).unwrap();
@@ -198,7 +198,7 @@ impl Node {
 }
 
 /// A file with this text, gone with its directory.
-pub fn file(name: &str, text: &str) -> (tempfile::TempDir, String) {
+pub(crate) fn file(name: &str, text: &str) -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(name);
     std::fs::write(&path, text).unwrap();

@@ -17,7 +17,7 @@ use millstream::{
 use crate::support::{eventually, steady::noise};
 
 /// A directory and the events that were acknowledged when it was made.
-pub struct Sound {
+pub(crate) struct Sound {
     dir: tempfile::TempDir,
     pub epoch: u64,
     /// Offset and data of each event, by topic.
@@ -27,7 +27,7 @@ pub struct Sound {
 
 /// What a look at a store that could be opened gives.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     /// All is there.
     Intact,
     /// These topics (or `records`) answer with an error; all others are whole.
@@ -39,15 +39,15 @@ pub enum Found {
 /// Bytes of a record beside each event that is larger: the store has it in parts.
 const LARGE: usize = 150_000;
 
-pub const TOPICS: [&str; 3] = ["a", "b", "c"];
+pub(crate) const TOPICS: [&str; 3] = ["a", "b", "c"];
 
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     // No page is answered from memory only because it is small.
     Config { sync: SyncMode::Os, min_free_bytes: 0, retention_bytes: 0, cache_bytes: 1 << 20, ..Config::default() }
 }
 
 /// Runs asynchronous work, bounded in time.
-pub fn wait<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), future).await.expect("no hang") })
 }
@@ -56,7 +56,7 @@ pub fn wait<T>(future: impl Future<Output = T>) -> T {
 
 impl Sound {
     /// Some hundred small events, all in the store's write-ahead log.
-    pub fn small() -> Self {
+    pub(crate) fn small() -> Self {
         let mut sound = Self::empty();
         let journal = journal::open(&config(), sound.dir.path()).expect("an empty directory");
         sound.fill(&journal, 100, 40);
@@ -64,7 +64,7 @@ impl Sound {
     }
 
     /// Large events that have gone to a table file, and small ones that are in the log alone.
-    pub fn with_tables() -> Self {
+    pub(crate) fn with_tables() -> Self {
         let mut sound = Self::empty();
         let journal = journal::open(&config(), sound.dir.path()).expect("an empty directory");
         sound.fill(&journal, 5, 40);
@@ -118,7 +118,7 @@ impl Sound {
     }
 
     /// A copy with one more event, which does not count as acknowledged.
-    pub fn with_one_more(&self, bytes: usize) -> tempfile::TempDir {
+    pub(crate) fn with_one_more(&self, bytes: usize) -> tempfile::TempDir {
         let dir = self.copy();
         let journal = journal::open(&config(), dir.path()).expect("it is sound");
         Self { dir: tempfile::tempdir().expect("a temp directory"), ..Self::empty() }.fill(&journal, 1, bytes);
@@ -128,24 +128,24 @@ impl Sound {
         image
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// A copy to damage.
-    pub fn copy(&self) -> tempfile::TempDir {
+    pub(crate) fn copy(&self) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a temp directory");
         copy(self.dir.path(), dir.path());
         dir
     }
 
     /// All files, as paths within the directory.
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         files(self.dir.path())
     }
 
     /// Reads everything back.
-    pub fn check(&self, journal: &journal::Shared) -> Found {
+    pub(crate) fn check(&self, journal: &journal::Shared) -> Found {
         if journal.epoch() != self.epoch {
             return Found::Silent("another epoch".into());
         }
@@ -187,7 +187,7 @@ fn read(journal: &journal::Shared, topic: &str) -> Result<Vec<(u64, String)>, Un
     }
 }
 
-pub fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -205,7 +205,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The content of the files below a directory, except for its last owner.
-pub fn contents(dir: &Path) -> BTreeMap<PathBuf, (u64, u32)> {
+pub(crate) fn contents(dir: &Path) -> BTreeMap<PathBuf, (u64, u32)> {
     let names = files(dir).into_iter().filter(|name| !name.ends_with("LOCK"));
     names
         .map(|name| {

@@ -38,7 +38,7 @@ fn class(path: &Path) -> String {
 }
 
 /// Where the head of a batch stands that no checksum covers: behind the end of the one before.
-pub fn heads(bytes: &[u8]) -> Vec<usize> {
+pub(crate) fn heads(bytes: &[u8]) -> Vec<usize> {
     const END: &[u8] = b"FJL\x03";
     let ends = bytes.windows(END.len()).enumerate().filter(|(_, window)| *window == END);
     ends.map(|(at, _)| at + END.len()).filter(|at| bytes.get(*at) == Some(&1)).collect()

@@ -65,13 +65,13 @@ fn killed_nodes_lose_nothing_with_sync_os() {
 }
 
 /// Long runs have ten times as many kills, or as many times as the variable sets.
-pub fn kills(usual: u64) -> u64 {
+pub(crate) fn kills(usual: u64) -> u64 {
     let Ok(long) = std::env::var("MILLSTREAM_LONG") else { return usual };
     usual * long.parse().ok().filter(|times| *times > 1).unwrap_or(10)
 }
 
 /// The random numbers of this run.
-pub fn seeded() -> StdRng {
+pub(crate) fn seeded() -> StdRng {
     let seed = std::env::var("MILLSTREAM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("MILLSTREAM_SEED={seed}");
     StdRng::seed_from_u64(seed)
@@ -79,7 +79,7 @@ pub fn seeded() -> StdRng {
 
 /// The node works for a random time, is killed, and starts again; sometimes the start is interrupted too. `progress`
 /// counts the work of the node.
-pub fn kill(node: &mut Node, rng: &mut StdRng, ledger: &Ledger, progress: impl Fn() -> u64) {
+pub(crate) fn kill(node: &mut Node, rng: &mut StdRng, ledger: &Ledger, progress: impl Fn() -> u64) {
     let more = match rng.random_range(0..10) {
         0 => 0,
         1 => 300,
@@ -148,7 +148,7 @@ fn run(sync: &str, usual: u64) {
 }
 
 /// The position before the first event.
-pub fn beginning(addr: SocketAddr) -> String {
+pub(crate) fn beginning(addr: SocketAddr) -> String {
     let mut stream = listen(addr, "/events?topics=t", None).expect("a stream");
     let from = stream.until("connection").json()["resume"]["from"].as_str().expect("a position").to_owned();
     assert!(from.ends_with("-0"), "{from}");

@@ -11,11 +11,11 @@ use std::{
 use serde_json::{Value, json};
 
 /// The publisher's name and its running number. Every payload contains them.
-pub type Payload = (String, u64);
+pub(crate) type Payload = (String, u64);
 
 /// An acknowledged event.
 #[derive(Clone, Debug)]
-pub struct Acked {
+pub(crate) struct Acked {
     pub offset: u64,
     pub payload: Payload,
     pub topics: Vec<String>,
@@ -23,7 +23,7 @@ pub struct Acked {
 
 /// Shared by all threads of a run.
 #[derive(Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     acked: Mutex<Vec<Acked>>,
     /// Sent without a key and never answered: it may be there or not.
     unknown: Mutex<HashSet<Payload>>,
@@ -40,31 +40,31 @@ pub struct Ledger {
 // === impl Ledger ===
 
 impl Ledger {
-    pub fn payload(publisher: &str, number: u64) -> Value {
+    pub(crate) fn payload(publisher: &str, number: u64) -> Value {
         json!({ "p": publisher, "n": number, "pad": "x".repeat((number % 97) as usize) })
     }
 
-    pub fn ack(&self, id: &str, payload: Payload, topics: &[&str]) {
+    pub(crate) fn ack(&self, id: &str, payload: Payload, topics: &[&str]) {
         let offset = self.offset(id);
         let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
         self.acked.lock().expect("no panic").push(Acked { offset, payload, topics });
     }
 
     /// A request was answered.
-    pub fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.answers.fetch_add(1, Relaxed);
     }
 
-    pub fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Relaxed)
     }
 
-    pub fn unknown(&self, payload: Payload) {
+    pub(crate) fn unknown(&self, payload: Payload) {
         self.unknown.lock().expect("no panic").insert(payload);
     }
 
     /// The offset of an id; all ids are of one epoch.
-    pub fn offset(&self, id: &str) -> u64 {
+    pub(crate) fn offset(&self, id: &str) -> u64 {
         let (epoch, offset) = id.rsplit_once('-').unwrap_or_else(|| panic!("`{id}` is no position"));
         let mut epochs = self.epochs.lock().expect("no panic");
         epochs.insert(epoch.to_owned());
@@ -72,19 +72,19 @@ impl Ledger {
         offset.parse().unwrap_or_else(|_| panic!("`{id}` is no position"))
     }
 
-    pub fn acked(&self) -> Vec<Acked> {
+    pub(crate) fn acked(&self) -> Vec<Acked> {
         let mut acked = self.acked.lock().expect("no panic").clone();
         acked.sort_by_key(|acked| acked.offset);
         acked
     }
 
-    pub fn is_unknown(&self, payload: &Payload) -> bool {
+    pub(crate) fn is_unknown(&self, payload: &Payload) -> bool {
         self.unknown.lock().expect("no panic").contains(payload)
     }
 
     /// What the acknowledgements say among themselves: no position given twice, no payload at two positions, and what a
     /// publisher sent one after the other stands in that order.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let acked = self.acked();
         let mut last: HashMap<&str, u64> = HashMap::new();
         for pair in acked.windows(2) {

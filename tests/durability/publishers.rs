@@ -18,7 +18,7 @@ use crate::{
 
 /// What a publisher does over and over.
 #[derive(Clone, Copy)]
-pub struct Manner {
+pub(crate) struct Manner {
     pub name: &'static str,
     /// The topics of each of its events.
     pub topics: &'static [&'static str],
@@ -33,24 +33,24 @@ pub struct Manner {
 // === impl Manner ===
 
 impl Manner {
-    pub const fn single(name: &'static str, topics: &'static [&'static str]) -> Self {
+    pub(crate) const fn single(name: &'static str, topics: &'static [&'static str]) -> Self {
         Self { name, topics, batch: 1, keyed: false, purge_every: 0 }
     }
 
-    pub const fn keyed(self) -> Self {
+    pub(crate) const fn keyed(self) -> Self {
         Self { keyed: true, ..self }
     }
 
-    pub const fn batches(self, batch: u64) -> Self {
+    pub(crate) const fn batches(self, batch: u64) -> Self {
         Self { batch, ..self }
     }
 
-    pub const fn purging(self, purge_every: u64) -> Self {
+    pub(crate) const fn purging(self, purge_every: u64) -> Self {
         Self { purge_every, ..self }
     }
 
     /// Publishes on its own thread until the ledger ends the run.
-    pub fn start(self, addr: SocketAddr, ledger: Arc<Ledger>) -> JoinHandle<()> {
+    pub(crate) fn start(self, addr: SocketAddr, ledger: Arc<Ledger>) -> JoinHandle<()> {
         thread::spawn(move || {
             let mut requests = 0;
             while !ledger.over.load(Relaxed) {

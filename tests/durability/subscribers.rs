@@ -16,7 +16,7 @@ use crate::{
 
 /// How a subscriber listens.
 #[derive(Clone, Copy, Debug)]
-pub struct Ear {
+pub(crate) struct Ear {
     /// Topics with commas, as in the query.
     pub topics: &'static str,
     /// Does not read during this number of kills, again and again.
@@ -27,38 +27,38 @@ pub struct Ear {
 
 /// The received events.
 #[derive(Debug)]
-pub struct Received {
+pub(crate) struct Received {
     pub topics: &'static str,
     pub items: Vec<Item>,
     pub connections: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
+pub(crate) enum Item {
     Event(u64, Payload),
     Gap,
 }
 
 /// The name of the event that ends a run, and of the topics' last.
-pub const END: &str = "end";
+pub(crate) const END: &str = "end";
 
 // === impl Ear ===
 
 impl Ear {
-    pub const fn on(topics: &'static str) -> Self {
+    pub(crate) const fn on(topics: &'static str) -> Self {
         Self { topics, stuck: 0, late: 0 }
     }
 
-    pub const fn stuck(self, kills: u64) -> Self {
+    pub(crate) const fn stuck(self, kills: u64) -> Self {
         Self { stuck: kills, ..self }
     }
 
-    pub const fn late(self, kills: u64) -> Self {
+    pub(crate) const fn late(self, kills: u64) -> Self {
         Self { late: kills, ..self }
     }
 
     /// True if it receives the topic.
-    pub fn receives(topics: &str, topic: &str) -> bool {
+    pub(crate) fn receives(topics: &str, topic: &str) -> bool {
         topics.split(',').any(|own| match own.strip_suffix('*') {
             Some(prefix) => topic.starts_with(prefix),
             None => own == topic,
@@ -66,7 +66,7 @@ impl Ear {
     }
 
     /// Listens from `start` on until the end event has come; connected when this returns.
-    pub fn start(self, addr: SocketAddr, ledger: Arc<Ledger>, start: String) -> JoinHandle<Received> {
+    pub(crate) fn start(self, addr: SocketAddr, ledger: Arc<Ledger>, start: String) -> JoinHandle<Received> {
         thread::spawn(move || self.listen(addr, &ledger, start))
     }
 
@@ -114,7 +114,13 @@ fn item(ledger: &Ledger, event: &Event) -> Item {
 
 impl Received {
     /// Listens once from `start` to the end.
-    pub fn fresh(addr: SocketAddr, ledger: &Ledger, topics: &'static str, query: &str, start: Option<&str>) -> Self {
+    pub(crate) fn fresh(
+        addr: SocketAddr,
+        ledger: &Ledger,
+        topics: &'static str,
+        query: &str,
+        start: Option<&str>,
+    ) -> Self {
         let mut received = Self { topics, items: Vec::new(), connections: 1 };
         let mut stream =
             listen(addr, &format!("/events?topics={topics}&heartbeat=none{query}"), start).expect("a stream");
@@ -129,13 +135,13 @@ impl Received {
         }
     }
 
-    pub fn gaps(&self) -> usize {
+    pub(crate) fn gaps(&self) -> usize {
         self.items.iter().filter(|item| **item == Item::Gap).count()
     }
 
     /// Offsets rise, no payload comes twice, each id has the payload that it was acknowledged for, and whatever was not
     /// acknowledged was at least sent.
-    pub fn check_order(&self, ledger: &Ledger) {
+    pub(crate) fn check_order(&self, ledger: &Ledger) {
         let acked = ledger.acked();
         let by_offset: HashMap<u64, &Payload> = acked.iter().map(|acked| (acked.offset, &acked.payload)).collect();
         let (mut last, mut payloads) = (0, HashSet::new());
@@ -154,7 +160,7 @@ impl Received {
     }
 
     /// No acknowledged event of its topics is missing, except for reported gaps.
-    pub fn check_whole(&self, ledger: &Ledger) {
+    pub(crate) fn check_whole(&self, ledger: &Ledger) {
         let mut items = self.items.iter().peekable();
         let mut reported = false;
         for acked in ledger.acked() {

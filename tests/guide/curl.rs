@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::Node;
 
 /// A running curl; killed when dropped.
-pub struct Curl {
+pub(crate) struct Curl {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
@@ -19,7 +19,7 @@ pub struct Curl {
 
 impl Curl {
     /// Sends an example in the guide's notation.
-    pub fn send(node: &Node, example: &str) -> Self {
+    pub(crate) fn send(node: &Node, example: &str) -> Self {
         let example = filled(node, example);
         let (head, body) = example.split_once("\n\n").unwrap_or((&example, ""));
         let mut lines = head.lines();
@@ -35,14 +35,14 @@ impl Curl {
         Self::spawn(curl)
     }
 
-    pub fn spawn(mut curl: Command) -> Self {
+    pub(crate) fn spawn(mut curl: Command) -> Self {
         let mut child = curl.stdout(Stdio::piped()).spawn().expect("curl is installed");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         Self { child, lines }
     }
 
     /// The rest of the output, up to and with the line that begins so; all of it where none does.
-    pub fn until(&mut self, beginning: &str) -> String {
+    pub(crate) fn until(&mut self, beginning: &str) -> String {
         let mut text = String::new();
         for line in self.lines.by_ref().map_while(Result::ok) {
             text.push_str(&line);
@@ -55,7 +55,7 @@ impl Curl {
     }
 
     /// The data of the next event of this name.
-    pub fn event(&mut self, name: &str) -> Value {
+    pub(crate) fn event(&mut self, name: &str) -> Value {
         self.until(&format!("event: {name}"));
         let block = self.until("data: ");
         let data = block.lines().last().and_then(|line| line.strip_prefix("data: "));
@@ -63,7 +63,7 @@ impl Curl {
     }
 
     /// Status and JSON of an answer that ends.
-    pub fn answer(mut self) -> (String, Value) {
+    pub(crate) fn answer(mut self) -> (String, Value) {
         let text = self.until("no line begins so");
         let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
         let status = head.lines().next().unwrap_or_default().trim().to_owned();
@@ -71,7 +71,7 @@ impl Curl {
     }
 
     /// Waits for curl's own end; true when the response was whole.
-    pub fn succeeded(&mut self) -> bool {
+    pub(crate) fn succeeded(&mut self) -> bool {
         self.child.wait().expect("curl ends").success()
     }
 }
@@ -84,7 +84,7 @@ impl Drop for Curl {
 }
 
 /// The example with what the guide leaves open.
-pub fn filled(node: &Node, example: &str) -> String {
+pub(crate) fn filled(node: &Node, example: &str) -> String {
     let port = format!("localhost:{}", node.addr.port());
     let example = example.replace("localhost:8090", &port).replace("localhost:8080", &port);
     // The token names the user in open mode.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::support::{Event, Node, Stream, eventually};
 
 /// Two nodes; work on the remote waits at gates.
-pub struct Pair {
+pub(crate) struct Pair {
     pub remote: Node,
     pub local: Node,
     gates: tempfile::TempDir,
@@ -18,7 +18,7 @@ pub struct Pair {
 
 /// A handler that waits for the file that its input names, deletes it and returns its attempt; one that returns its
 /// input; and one that returns this number of letters.
-pub const HANDLERS: &str = r#"
+pub(crate) const HANDLERS: &str = r#"
 [handlers.gated]
 kind = "command"
 command = ["sh", "-c", "read -r gate; gate=${gate#?}; gate=${gate%?}; until rm $gate 2>/dev/null; do sleep 0.02; done; echo \"{\\\"result\\\": $MILLSTREAM_ATTEMPT}\""]
@@ -34,30 +34,30 @@ command = ["sh", "-c", "read -r n; printf '{\"result\": \"'; yes xxxxxxxxx | tr 
 
 impl Pair {
     /// Both with these settings, and with handlers that only the remote has.
-    pub fn start(remote: &str, local: &str) -> Self {
+    pub(crate) fn start(remote: &str, local: &str) -> Self {
         let remote = Node::start(&format!("{HANDLERS}{remote}"));
         let local = Node::start(&pointing(&remote.addr.to_string(), local));
         Self { remote, local, gates: tempfile::tempdir().expect("a temp directory") }
     }
 
-    pub fn gate(&self, name: &str) -> PathBuf {
+    pub(crate) fn gate(&self, name: &str) -> PathBuf {
         self.gates.path().join(name)
     }
 
     /// A task on the remote that waits at a gate.
-    pub fn gated(&self, name: &str) -> Value {
+    pub(crate) fn gated(&self, name: &str) -> Value {
         json!({ "id": name, "run": "gated", "input": self.gate(name), "remote": "reactive" })
     }
 
     /// The one job on the remote.
-    pub fn remote_job(&self) -> Value {
+    pub(crate) fn remote_job(&self) -> Value {
         let jobs = self.remote.get("/api/jobs").json()["jobs"].take();
         assert_eq!(jobs.as_array().map(Vec::len), Some(1), "one job there: {jobs}");
         jobs[0].clone()
     }
 
     /// Waits until the one job on the remote is so.
-    pub fn remote_becomes(&self, status: &str) -> Value {
+    pub(crate) fn remote_becomes(&self, status: &str) -> Value {
         eventually(|| {
             let jobs = self.remote.get("/api/jobs").json();
             (jobs["jobs"][0]["status"] == status).then(|| self.remote_job())
@@ -66,29 +66,29 @@ impl Pair {
 }
 
 /// The settings of a node for which `reactive` is at this address, and which loses no time.
-pub fn pointing(address: &str, more: &str) -> String {
+pub(crate) fn pointing(address: &str, more: &str) -> String {
     format!(
         "[relay]\ninitial_retry_ms = 50\nmax_retry_ms = 200\n[remotes.reactive]\nbase_url = \"http://{address}\"\n{more}"
     )
 }
 
-pub const HYBRID: &str = "/api/sse-integration/hybrid-execution/sse-emitter";
+pub(crate) const HYBRID: &str = "/api/sse-integration/hybrid-execution/sse-emitter";
 
-pub fn submit(node: &Node, spec: &Value) -> String {
+pub(crate) fn submit(node: &Node, spec: &Value) -> String {
     node.post("/api/jobs", spec)["jobId"].as_str().expect("an id").to_owned()
 }
 
-pub fn watch(node: &Node, job: &str) -> Stream {
+pub(crate) fn watch(node: &Node, job: &str) -> Stream {
     node.stream(&format!("/api/jobs/{job}/events"), &[])
 }
 
 /// The whole history, at its end; coherent in all that can be checked of any.
-pub fn history(node: &Node, job: &str) -> Vec<Event> {
+pub(crate) fn history(node: &Node, job: &str) -> Vec<Event> {
     ended(&mut watch(node, job))
 }
 
 /// All events of a job's stream.
-pub fn ended(stream: &mut Stream) -> Vec<Event> {
+pub(crate) fn ended(stream: &mut Stream) -> Vec<Event> {
     let mut events = Vec::new();
     loop {
         let event = stream.next_own();
@@ -128,26 +128,26 @@ fn coherent(events: &[Event]) {
 }
 
 /// Names of the events of a task.
-pub fn names<'h>(events: &'h [Event], task: &str) -> Vec<&'h str> {
+pub(crate) fn names<'h>(events: &'h [Event], task: &str) -> Vec<&'h str> {
     let of = |event: &&Event| event.json()["taskId"] == *task;
     events.iter().filter(of).map(|event| event.event.as_str()).collect()
 }
 
 /// Data of all events of this name, and of this task if one is named.
-pub fn all(events: &[Event], name: &str, task: &str) -> Vec<Value> {
+pub(crate) fn all(events: &[Event], name: &str, task: &str) -> Vec<Value> {
     let data = events.iter().filter(|event| event.event == name).map(Event::json);
     data.filter(|data| task.is_empty() || data["taskId"] == *task).collect()
 }
 
 /// The one of these.
-pub fn one(events: &[Event], name: &str, task: &str) -> Value {
+pub(crate) fn one(events: &[Event], name: &str, task: &str) -> Value {
     let mut found = all(events, name, task);
     assert_eq!(found.len(), 1, "{name} of {task:?}: {events:?}");
     found.remove(0)
 }
 
 /// The one `task_retry` of a task beside those that say that its remote is away, of which there may be any number.
-pub fn retry(events: &[Event], task: &str) -> Value {
+pub(crate) fn retry(events: &[Event], task: &str) -> Value {
     let mut found = all(events, "task_retry", task);
     found.retain(|retry| retry["code"] != "remote_away");
     assert_eq!(found.len(), 1, "task_retry of {task:?}: {events:?}");
@@ -155,20 +155,20 @@ pub fn retry(events: &[Event], task: &str) -> Value {
 }
 
 /// `status`, `successCount`, `errorCount`.
-pub fn verdict(events: &[Event]) -> (String, u64, u64) {
+pub(crate) fn verdict(events: &[Event]) -> (String, u64, u64) {
     let complete = one(events, "complete", "");
     let count = |key: &str| complete[key].as_u64().expect("a count");
     (complete["status"].as_str().expect("a status").to_owned(), count("successCount"), count("errorCount"))
 }
 
 /// Opens a gate when a task waits at it, and waits until it is taken.
-pub fn open(gate: &Path) {
+pub(crate) fn open(gate: &Path) {
     std::fs::write(gate, "").expect("write a gate");
     eventually(|| (!gate.exists()).then_some(()));
 }
 
 /// Waits until a task of the job has begun.
-pub fn begun(node: &Node, job: &str, task: &str) -> Vec<Event> {
+pub(crate) fn begun(node: &Node, job: &str, task: &str) -> Vec<Event> {
     let mut stream = watch(node, job);
     let mut events = Vec::new();
     while !names(&events, task).contains(&"task_start") {

@@ -18,12 +18,13 @@ use crate::support::{
 };
 
 /// An event as a topic has it: name, data, upstream id.
-pub type Row = (String, String, String);
+pub(crate) type Row = (String, String, String);
 
-pub const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+pub(crate) const HEAD: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// Settings of a node that reads `up`.
-pub fn settings(up: SocketAddr) -> String {
+pub(crate) fn settings(up: SocketAddr) -> String {
     format!(
         "[relay]\ndefault_remote = \"up\"\ninitial_retry_ms = 20\nmax_retry_ms = 100\n\
          [remotes.up]\nbase_url = \"http://{up}\"\npaths = [\"/*\"]\nmax_connections = 4000\n"
@@ -31,30 +32,30 @@ pub fn settings(up: SocketAddr) -> String {
 }
 
 /// A node that reads this upstream.
-pub fn node(upstream: &Upstream) -> Node {
+pub(crate) fn node(upstream: &Upstream) -> Node {
     Node::start(&settings(upstream.addr))
 }
 
 /// Makes a relay; its id.
-pub fn relay(node: &Node, spec: &Value) -> String {
+pub(crate) fn relay(node: &Node, spec: &Value) -> String {
     let created = node.post("/api/relays", spec);
     assert_eq!(created["status"], "running", "{created}");
     created["id"].as_str().expect("an id").to_owned()
 }
 
 /// Makes a relay of one source; its id.
-pub fn relay_of(node: &Node, path: &str) -> String {
+pub(crate) fn relay_of(node: &Node, path: &str) -> String {
     relay(node, &json!({ "sources": [{ "path": path }] }))
 }
 
-pub fn view(node: &Node, id: &str) -> Value {
+pub(crate) fn view(node: &Node, id: &str) -> Value {
     let reply = node.get(&format!("/api/relays/{id}"));
     assert_eq!(reply.status, 200, "{reply:?}");
     reply.json()
 }
 
 /// Waits for the end of a relay; its status.
-pub fn ended(node: &Node, id: &str) -> String {
+pub(crate) fn ended(node: &Node, id: &str) -> String {
     eventually(|| {
         let view = view(node, id);
         (view["status"] != "running").then(|| view["status"].as_str().expect("a status").to_owned())
@@ -62,7 +63,7 @@ pub fn ended(node: &Node, id: &str) -> String {
 }
 
 /// All that a topic keeps.
-pub fn rows(node: &Node, topic: &str) -> Vec<Value> {
+pub(crate) fn rows(node: &Node, topic: &str) -> Vec<Value> {
     let (mut rows, mut after) = (Vec::new(), String::new());
     loop {
         let page = node.get(&format!("/api/topics/{topic}/events?limit=1000{after}")).json();
@@ -77,7 +78,7 @@ pub fn rows(node: &Node, topic: &str) -> Vec<Value> {
 }
 
 /// What of these came from a source.
-pub fn relayed(rows: &[Value]) -> Vec<Row> {
+pub(crate) fn relayed(rows: &[Value]) -> Vec<Row> {
     let text = |value: &Value| {
         value.as_str().map_or_else(|| if value.is_null() { String::new() } else { value.to_string() }, str::to_owned)
     };
@@ -86,13 +87,13 @@ pub fn relayed(rows: &[Value]) -> Vec<Row> {
 }
 
 /// The data of all states of this name.
-pub fn states(rows: &[Value], name: &str) -> Vec<Value> {
+pub(crate) fn states(rows: &[Value], name: &str) -> Vec<Value> {
     let of = |row: &&Value| row["event"] == name && row.get("source").is_none();
     rows.iter().filter(of).map(|row| row["data"].clone()).collect()
 }
 
 /// The history of a relay that has ended.
-pub fn history(node: &Node, id: &str) -> Vec<Value> {
+pub(crate) fn history(node: &Node, id: &str) -> Vec<Value> {
     ended(node, id);
     eventually(|| {
         let rows = rows(node, &format!("relay:{id}"));
@@ -101,32 +102,32 @@ pub fn history(node: &Node, id: &str) -> Vec<Value> {
 }
 
 /// One chunk of a chunked body; false when the client has gone.
-pub fn chunk(socket: &mut TcpStream, bytes: impl AsRef<[u8]>) -> bool {
+pub(crate) fn chunk(socket: &mut TcpStream, bytes: impl AsRef<[u8]>) -> bool {
     let bytes = bytes.as_ref();
     let framed = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
     socket.write_all(&framed).is_ok()
 }
 
 /// The head and the whole body in one chunk.
-pub fn stream(socket: &mut TcpStream, body: impl AsRef<[u8]>) {
+pub(crate) fn stream(socket: &mut TcpStream, body: impl AsRef<[u8]>) {
     let _ = socket.write_all(HEAD.as_bytes());
     chunk(socket, body);
     finish(socket);
 }
 
 /// The end of a chunked body.
-pub fn finish(socket: &mut TcpStream) {
+pub(crate) fn finish(socket: &mut TcpStream) {
     let _ = socket.write_all(b"0\r\n\r\n");
 }
 
 /// Closes with a reset.
-pub fn reset(socket: &TcpStream) {
+pub(crate) fn reset(socket: &TcpStream) {
     let socket = socket2::SockRef::from(socket);
     let _ = socket.set_linger(Some(Duration::ZERO));
 }
 
 /// Waits a moment for the client; true when it has gone.
-pub fn gone(socket: &mut TcpStream, wait: Duration) -> bool {
+pub(crate) fn gone(socket: &mut TcpStream, wait: Duration) -> bool {
     let _ = socket.set_read_timeout(Some(wait));
     match socket.read(&mut [0; 64]) {
         Ok(count) => count == 0,
@@ -135,24 +136,24 @@ pub fn gone(socket: &mut TcpStream, wait: Duration) -> bool {
 }
 
 /// The number after which a request continues.
-pub fn after(request: &Request) -> usize {
+pub(crate) fn after(request: &Request) -> usize {
     request.header("Last-Event-ID").and_then(|id| id.parse().ok()).unwrap_or(0)
 }
 
 /// The event of this number; the last one is called `done`.
-pub fn numbered(number: usize, total: usize) -> String {
+pub(crate) fn numbered(number: usize, total: usize) -> String {
     let name = if number == total { "event: done\n" } else { "" };
     format!("id: {number}\n{name}data: n{number}\n\n")
 }
 
 /// What all numbers look like in a topic.
-pub fn all_numbers(total: usize) -> Vec<Row> {
+pub(crate) fn all_numbers(total: usize) -> Vec<Row> {
     let name = |number| if number == total { "done" } else { "message" };
     (1..=total).map(|number| (name(number).into(), format!("n{number}"), number.to_string())).collect()
 }
 
 /// An upstream whose streams stay open and bring what the test pours in.
-pub struct Faucet {
+pub(crate) struct Faucet {
     pub upstream: Upstream,
     level: Arc<AtomicUsize>,
     /// Streams opened and closed so far.
@@ -164,7 +165,7 @@ pub struct Faucet {
 // === impl Faucet ===
 
 impl Faucet {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (level, opened, closed) =
             (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let done = Arc::<AtomicBool>::default();
@@ -196,17 +197,17 @@ impl Faucet {
     }
 
     /// Releases this number of further events.
-    pub fn pour(&self, count: usize) {
+    pub(crate) fn pour(&self, count: usize) {
         self.level.fetch_add(count, SeqCst);
     }
 
     /// Ends all streams in good order.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.done.store(true, SeqCst);
     }
 }
 
 /// Waits until a relay has this number of events.
-pub fn events(node: &Node, id: &str, count: u64) {
+pub(crate) fn events(node: &Node, id: &str, count: u64) {
     eventually(|| (view(node, id)["events"].as_u64() >= Some(count)).then_some(()));
 }

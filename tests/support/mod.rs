@@ -11,25 +11,25 @@ use std::{
 
 use serde_json::Value;
 
-pub mod pipe;
+pub(crate) mod pipe;
 mod raw;
-pub mod routes;
+pub(crate) mod routes;
 mod sse;
-pub mod steady;
-pub mod swarm;
-pub mod upstream;
+pub(crate) mod steady;
+pub(crate) mod swarm;
+pub(crate) mod upstream;
 
 #[allow(unused_imports, reason = "each test file uses its part")]
-pub use self::{
+pub(crate) use self::{
     raw::{assert_problem, assert_refused, until_idle},
     sse::{Event, Stream},
 };
 
 /// Longest wait for anything: far above what a loaded machine needs, far below what a hang takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node as a process of its own; killed when dropped.
-pub struct Node {
+pub(crate) struct Node {
     child: Child,
     pub addr: SocketAddr,
     /// Keeps the configuration and the log.
@@ -38,7 +38,7 @@ pub struct Node {
 }
 
 /// An answer.
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
@@ -48,18 +48,18 @@ pub struct Reply {
 
 impl Node {
     /// Starts a node on a free port with the built-in configuration and these settings over it.
-    pub fn start(settings: &str) -> Self {
+    pub(crate) fn start(settings: &str) -> Self {
         Self::launch(settings, "127.0.0.1:0", tempfile::tempdir().expect("a temp directory"))
     }
 
     /// Starts a node with only these settings; a restart also has the built-in ones.
-    pub fn start_bare(settings: &str) -> Self {
+    pub(crate) fn start_bare(settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
         Self::begin_with(settings, settings, dir, |dir| steady::serve(dir, &dir.join("data"), "127.0.0.1:0"))
     }
 
     /// Starts a node with these variables in its environment, at each start.
-    pub fn start_with_env(settings: &str, variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with_env(settings: &str, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
         let lines: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         std::fs::write(dir.path().join("environment"), lines.concat()).expect("write the environment");
@@ -91,78 +91,78 @@ impl Node {
     }
 
     /// Where its settings stand; to be changed before a SIGHUP.
-    pub fn config_file(&self) -> std::path::PathBuf {
+    pub(crate) fn config_file(&self) -> std::path::PathBuf {
         self.dir().join("config.toml")
     }
 
     /// From the next start on it has these settings.
-    pub fn configure(&mut self, settings: &str) {
+    pub(crate) fn configure(&mut self, settings: &str) {
         settings.clone_into(&mut self.config);
     }
 
     /// The directory of its configuration.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// All log lines so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     /// All log lines so far, once these words stand in them: lines are written by a thread of their own.
-    pub fn logged(&self, words: &str) -> String {
+    pub(crate) fn logged(&self, words: &str) -> String {
         eventually(|| Some(self.log()).filter(|log| log.contains(words)))
     }
 
     /// SIGKILL, and gone.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// SIGTERM; the exit code.
-    pub fn terminate(&mut self) -> Option<i32> {
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
         self.exited()
     }
 
     /// Waits for the end of the process; the exit code.
-    pub fn exited(&mut self) -> Option<i32> {
+    pub(crate) fn exited(&mut self) -> Option<i32> {
         let exited = eventually(|| self.child.try_wait().expect("it is our child"));
         exited.code()
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("the process is ours");
     }
 
     /// Kills the node and starts it again on the same port with the same data.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         self.start_again();
     }
 
     /// Starts a node that has ended again, on the same port with the same data.
-    pub fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a temp directory"));
         *self = Self::launch(&self.config, &self.addr.to_string(), dir);
     }
 
     /// Memory of its own in bytes, without the pages of its program that happen to be read.
-    pub fn resident(&self) -> u64 {
+    pub(crate) fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a Linux process");
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("it has memory");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 
     /// CPU time used so far.
-    pub fn cpu(&self) -> Duration {
+    pub(crate) fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a Linux process");
         let fields: Vec<&str> = stat.rsplit(')').next().expect("it has fields").split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
@@ -170,7 +170,7 @@ impl Node {
     }
 
     /// One request on a connection of its own.
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
+    pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
         let body = body.as_ref();
         let mut socket = self.socket();
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.addr);
@@ -187,30 +187,30 @@ impl Node {
         Reply::read(socket)
     }
 
-    pub fn get(&self, path: &str) -> Reply {
+    pub(crate) fn get(&self, path: &str) -> Reply {
         self.request("GET", path, &[], "")
     }
 
     /// POST of JSON; the answer must be a success.
-    pub fn post(&self, path: &str, body: &Value) -> Value {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Value {
         let reply = self.request("POST", path, &[("Content-Type", "application/json")], body.to_string());
         assert!(reply.status < 300, "POST {path}: {reply:?}");
         reply.json()
     }
 
     /// A request with a JSON body, whatever its answer.
-    pub fn json(&self, method: &str, path: &str, body: &Value) -> Reply {
+    pub(crate) fn json(&self, method: &str, path: &str, body: &Value) -> Reply {
         self.request(method, path, &[("Content-Type", "application/json")], body.to_string())
     }
 
     /// Publishes one event; its id.
-    pub fn publish(&self, topic: &str, event: &str, data: &Value) -> String {
+    pub(crate) fn publish(&self, topic: &str, event: &str, data: &Value) -> String {
         let answer = self.post("/events", &serde_json::json!({ "topic": topic, "event": event, "data": data }));
         answer["id"].as_str().expect("an id").to_owned()
     }
 
     /// The node's figure of this name at `/metrics`, labels included in the name.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text();
         let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
@@ -218,7 +218,7 @@ impl Node {
     }
 
     /// A connected socket with a bound on reads and writes.
-    pub fn socket(&self) -> TcpStream {
+    pub(crate) fn socket(&self) -> TcpStream {
         let socket = TcpStream::connect(self.addr).expect("connect");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
@@ -226,12 +226,12 @@ impl Node {
     }
 
     /// Opens a stream with GET.
-    pub fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Stream {
+    pub(crate) fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Stream {
         Stream::open(self.socket(), "GET", path, headers, "")
     }
 
     /// Opens a stream with POST.
-    pub fn post_stream(&self, path: &str, body: &Value) -> Stream {
+    pub(crate) fn post_stream(&self, path: &str, body: &Value) -> Stream {
         Stream::open(self.socket(), "POST", path, &[("Content-Type", "application/json")], &body.to_string())
     }
 }
@@ -257,7 +257,7 @@ impl std::fmt::Debug for Reply {
 }
 
 impl Reply {
-    pub fn read(mut socket: TcpStream) -> Self {
+    pub(crate) fn read(mut socket: TcpStream) -> Self {
         let mut bytes = Vec::new();
         // A reset after the answer is the server's way to refuse the rest of a body.
         let _ = socket.read_to_end(&mut bytes);
@@ -272,21 +272,21 @@ impl Reply {
         Self { status, head, body }
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 
     /// The problem that it is, with this status; its detail.
     #[track_caller]
-    pub fn problem(&self, status: u16) -> String {
+    pub(crate) fn problem(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("Content-Type"), Some("application/problem+json"), "{self:?}");
         assert_eq!(self.header("X-Content-Type-Options"), Some("nosniff"), "{self:?}");
@@ -314,7 +314,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Asks again until there is an answer; panics when patience ends.
-pub fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask() {
@@ -334,9 +334,9 @@ fn merged(settings: &str) -> String {
 
 /// As much of TOML as it takes to lay one file's sections over another's: headers in brackets, keys one per line.
 mod toml_text {
-    pub type Sections = Vec<(String, Vec<String>)>;
+    pub(super) type Sections = Vec<(String, Vec<String>)>;
 
-    pub fn split(text: &str) -> Sections {
+    pub(super) fn split(text: &str) -> Sections {
         let mut sections: Sections = vec![(String::new(), Vec::new())];
         for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
             if line.starts_with('[') {
@@ -348,7 +348,7 @@ mod toml_text {
         sections
     }
 
-    pub fn over(mut base: Sections, top: Sections) -> String {
+    pub(super) fn over(mut base: Sections, top: Sections) -> String {
         let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
         for (header, lines) in top {
             match base.iter_mut().find(|(own, _)| *own == header && !header.starts_with("[[")) {

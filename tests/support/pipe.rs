@@ -12,19 +12,19 @@ use socket2::SockRef;
 use super::upstream::Upstream;
 
 /// Passes each request on to one address; that may be known later than its own.
-pub struct Pipe {
+pub(crate) struct Pipe {
     pub upstream: Upstream,
     target: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 /// The fields in which the way of a request can stand.
-pub const WAY: &[&str] = &["via", "cdn-loop", "forwarded", "x-forwarded-for"];
+pub(crate) const WAY: &[&str] = &["via", "cdn-loop", "forwarded", "x-forwarded-for"];
 
 // === impl Pipe ===
 
 impl Pipe {
     /// A proxy that takes these fields out.
-    pub fn start(stripped: &'static [&'static str]) -> Self {
+    pub(crate) fn start(stripped: &'static [&'static str]) -> Self {
         let target = Arc::<Mutex<Option<SocketAddr>>>::default();
         let address = target.clone();
         let upstream = Upstream::start(move |request, socket| {
@@ -47,13 +47,13 @@ impl Pipe {
         Self { upstream, target }
     }
 
-    pub fn lead_to(&self, addr: SocketAddr) {
+    pub(crate) fn lead_to(&self, addr: SocketAddr) {
         *self.target.lock().expect("no panic while it is held") = Some(addr);
     }
 }
 
 /// Passes a GET on, and of its answer as much as the first frame of a stream; then it waits to reset both connections.
-pub struct Resetting {
+pub(crate) struct Resetting {
     pub addr: SocketAddr,
     cue: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -61,7 +61,7 @@ pub struct Resetting {
 // === impl Resetting ===
 
 impl Resetting {
-    pub fn start(node: SocketAddr) -> Self {
+    pub(crate) fn start(node: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
         let cue = Arc::<(Mutex<bool>, Condvar)>::default();
@@ -85,7 +85,7 @@ impl Resetting {
     }
 
     /// Resets all connections, and each later one behind its first frame.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         *self.cue.0.lock().expect("no panic while it is held") = true;
         self.cue.1.notify_all();
     }

@@ -15,7 +15,7 @@ use super::{Node, PATIENCE, Reply, eventually};
 impl Node {
     /// Sends these bytes on a new connection and reads one response up to the end of its framing; of an event stream
     /// only the head. Status 0: closed without a response.
-    pub fn raw(&self, bytes: impl AsRef<[u8]>) -> Reply {
+    pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> Reply {
         let bytes = bytes.as_ref();
         let mut socket = self.socket();
         let mut sending = socket.try_clone().expect("a second handle");
@@ -29,13 +29,13 @@ impl Node {
     }
 
     /// A GET with these raw header lines (each with its line end).
-    pub fn raw_get(&self, path: &str, lines: impl AsRef<[u8]>) -> Reply {
+    pub(crate) fn raw_get(&self, path: &str, lines: impl AsRef<[u8]>) -> Reply {
         let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.addr);
         self.raw([head.as_bytes(), lines.as_ref(), b"\r\n"].concat())
     }
 
     /// POST of bytes that claim to be JSON.
-    pub fn raw_post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
+    pub(crate) fn raw_post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
         let body = body.as_ref();
         let length = body.len();
         let head = format!(
@@ -47,7 +47,7 @@ impl Node {
 
     /// A connected socket with a small receive buffer, and packets as small as on a real network: on the loopback's
     /// large ones a small window stalls for reasons of its own.
-    pub fn tight_socket(&self) -> TcpStream {
+    pub(crate) fn tight_socket(&self) -> TcpStream {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(8192).expect("an option");
         socket.set_tcp_mss(1400).expect("an option");
@@ -59,7 +59,7 @@ impl Node {
     }
 
     /// Fails unless the node is well: it answers, serves a stream, and takes an event to it.
-    pub fn must_be_healthy(&self) {
+    pub(crate) fn must_be_healthy(&self) {
         eventually(|| (self.get("/readyz").status == 200).then_some(()));
         let mut stream = self.stream("/events?topic=health", &[]);
         stream.until("connection");
@@ -69,30 +69,30 @@ impl Node {
     }
 
     /// Open streams in the status.
-    pub fn streams(&self) -> u64 {
+    pub(crate) fn streams(&self) -> u64 {
         self.get("/api/sse/managed/status").json()["totalEmitters"].as_u64().expect("a count")
     }
 
     /// Time until the status has this number of streams.
-    pub fn until_streams(&self, count: u64) -> Duration {
+    pub(crate) fn until_streams(&self, count: u64) -> Duration {
         let begin = Instant::now();
         eventually(|| (self.streams() == count).then_some(()));
         begin.elapsed()
     }
 
     /// A figure that is a whole number; its name without the prefix.
-    pub fn count(&self, name: &str) -> u64 {
+    pub(crate) fn count(&self, name: &str) -> u64 {
         let value = self.metric(&format!("millstream_{name}"));
         format!("{value}").parse().unwrap_or_else(|_| panic!("{name} = {value} is no count"))
     }
 
     /// Streams closed for this reason.
-    pub fn closed(&self, reason: &str) -> u64 {
+    pub(crate) fn closed(&self, reason: &str) -> u64 {
         self.count(&format!("streams_closed_total{{reason=\"{reason}\"}}"))
     }
 
     /// CPU time that the node uses in the time from now.
-    pub fn cpu_over(&self, window: Duration) -> Duration {
+    pub(crate) fn cpu_over(&self, window: Duration) -> Duration {
         let (begin, before) = (Instant::now(), self.cpu());
         eventually(|| (begin.elapsed() >= window).then_some(()));
         self.cpu().saturating_sub(before)
@@ -100,7 +100,7 @@ impl Node {
 }
 
 /// Waits until each of these takes less than a fifth of a core over a second: what they had to do has come to an end.
-pub fn until_idle(nodes: &[Node]) {
+pub(crate) fn until_idle(nodes: &[Node]) {
     let most = Duration::from_millis(200);
     eventually(|| {
         let (begin, before) = (Instant::now(), nodes.iter().map(Node::cpu).collect::<Vec<_>>());
@@ -111,7 +111,7 @@ pub fn until_idle(nodes: &[Node]) {
 }
 
 /// The refusal is a problem with a text.
-pub fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
+pub(crate) fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
     assert!(statuses.contains(&reply.status), "{what}: {statuses:?} expected, {reply:?}");
     assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{what}: {reply:?}");
     let problem = reply.json();
@@ -121,7 +121,7 @@ pub fn assert_problem(what: &str, reply: &Reply, statuses: &[u16]) {
 }
 
 /// The framework's parser rejects invalid HTTP before there is a request: without a body, and the connection ends.
-pub fn assert_refused(what: &str, reply: &Reply, status: u16) {
+pub(crate) fn assert_refused(what: &str, reply: &Reply, status: u16) {
     assert_eq!(reply.status, status, "{what}: {reply:?}");
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// Method in lower case and path, of every route but the pages.
-pub fn route_table() -> BTreeSet<(String, String)> {
+pub(crate) fn route_table() -> BTreeSet<(String, String)> {
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let beside = std::fs::read_dir(here.join("http")).expect("the routes' folder");
     let files = beside.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file());

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// An event as a client sees it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub(crate) struct Event {
     /// The id of this event's own block; empty for control frames but the first.
     pub id: String,
     pub event: String,
@@ -20,7 +20,7 @@ pub struct Event {
 }
 
 /// An open stream.
-pub struct Stream {
+pub(crate) struct Stream {
     pub socket: TcpStream,
     pub head: String,
     pub status: u16,
@@ -39,11 +39,11 @@ pub struct Stream {
 
 impl Event {
     /// True for what a publisher sent through the journal, as opposed to frames of the stream itself.
-    pub fn is_own(&self) -> bool {
+    pub(crate) fn is_own(&self) -> bool {
         !self.id.is_empty() && self.event != "connection"
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
@@ -51,12 +51,12 @@ impl Event {
 // === impl Stream ===
 
 impl Stream {
-    pub fn open(socket: TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Self {
+    pub(crate) fn open(socket: TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Self {
         Self::try_open(socket, method, path, headers, body).expect("a response head")
     }
 
     /// Opens a stream of a node that may end meanwhile.
-    pub fn try_open(
+    pub(crate) fn try_open(
         mut socket: TcpStream,
         method: &str,
         path: &str,
@@ -100,12 +100,12 @@ impl Stream {
         })
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         super::header(&self.head, name)
     }
 
     /// The next event within `wait`; `None` when none came or the stream is over (see [`Self::over`]).
-    pub fn next_within(&mut self, wait: Duration) -> Option<Event> {
+    pub(crate) fn next_within(&mut self, wait: Duration) -> Option<Event> {
         let deadline = Instant::now() + wait;
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -121,12 +121,12 @@ impl Stream {
     }
 
     /// The next event; panics when none comes.
-    pub fn next(&mut self) -> Event {
+    pub(crate) fn next(&mut self) -> Event {
         self.next_within(super::PATIENCE).unwrap_or_else(|| panic!("no event came; finished: {}", self.finished))
     }
 
     /// The next event that is not a control frame.
-    pub fn next_own(&mut self) -> Event {
+    pub(crate) fn next_own(&mut self) -> Event {
         loop {
             let event = self.next();
             if event.is_own() {
@@ -136,7 +136,7 @@ impl Stream {
     }
 
     /// Skips events until one has this name.
-    pub fn until(&mut self, name: &str) -> Event {
+    pub(crate) fn until(&mut self, name: &str) -> Event {
         loop {
             let event = self.next();
             if event.event == name {
@@ -146,7 +146,7 @@ impl Stream {
     }
 
     /// All events until the stream is over.
-    pub fn rest(&mut self) -> Vec<Event> {
+    pub(crate) fn rest(&mut self) -> Vec<Event> {
         let deadline = Instant::now() + super::PATIENCE * 3;
         let mut events = Vec::new();
         while !self.over() {
@@ -157,7 +157,7 @@ impl Stream {
     }
 
     /// True once the server has closed the connection or ended the response, and all events were taken.
-    pub fn over(&self) -> bool {
+    pub(crate) fn over(&self) -> bool {
         self.events.is_empty() && (self.closed || self.finished)
     }
 
@@ -209,7 +209,7 @@ impl Stream {
 }
 
 /// The content of a complete chunked body.
-pub fn dechunk(mut raw: &[u8]) -> Vec<u8> {
+pub(super) fn dechunk(mut raw: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     while let Some(line) = raw.windows(2).position(|window| window == b"\r\n") {
         let size = std::str::from_utf8(&raw[..line]).ok().and_then(|text| usize::from_str_radix(text.trim(), 16).ok());

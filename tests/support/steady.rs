@@ -17,20 +17,20 @@ use super::{Node, PATIENCE, Reply, Stream};
 
 impl Node {
     /// Starts a node whose data directory is somewhere else.
-    pub fn start_on(data: &Path, settings: &str) -> Self {
+    pub(crate) fn start_on(data: &Path, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
         std::os::unix::fs::symlink(data, dir.path().join("data")).expect("a link");
         Self::launch(settings, "127.0.0.1:0", dir)
     }
 
     /// Starts a node with another stderr than its log.
-    pub fn start_with_stderr(settings: &str, stderr: Stdio) -> Self {
+    pub(crate) fn start_with_stderr(settings: &str, stderr: Stdio) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
         Self::begin(settings, dir, |dir| serve_with(dir, &dir.join("data"), "127.0.0.1:0", stderr))
     }
 
     /// Starts a node with this limit of open files.
-    pub fn start_with_files(limit: u64) -> Self {
+    pub(crate) fn start_with_files(limit: u64) -> Self {
         let dir = tempfile::tempdir().expect("a temp directory");
         Self::begin("", dir, |dir| {
             let mut shell = Command::new("sh");
@@ -42,12 +42,12 @@ impl Node {
     }
 
     /// Where its journal is.
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
     /// Starts a node that has ended again, and kills it after this time, most likely before it listens.
-    pub fn die_starting(&self, after: Duration) {
+    pub(crate) fn die_starting(&self, after: Duration) {
         let mut child = serve(self.dir.path(), &self.data_dir(), &self.addr.to_string());
         let begin = Instant::now();
         while begin.elapsed() < after {
@@ -59,7 +59,7 @@ impl Node {
 }
 
 /// Text of this number of bytes that cannot be compressed: its repetitions are farther apart than the window.
-pub fn noise(bytes: usize) -> String {
+pub(crate) fn noise(bytes: usize) -> String {
     let piece = bytes.min(100_000);
     let piece: String = std::iter::repeat_with(|| char::from(rand::random_range(b'0'..=b'z'))).take(piece).collect();
     let mut text = piece.repeat(bytes / piece.len().max(1) + 1);
@@ -68,18 +68,18 @@ pub fn noise(bytes: usize) -> String {
 }
 
 /// Prints, without the capture of the test harness, that a test shows nothing here.
-pub fn skipped(test: &str, why: &str) {
+pub(crate) fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why} ***");
 }
 
 /// Starts the program with the configuration and the log in `dir`.
-pub fn serve(dir: &Path, data: &Path, listen: &str) -> Child {
+pub(crate) fn serve(dir: &Path, data: &Path, listen: &str) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("log")).expect("open the log");
     serve_with(dir, data, listen, log.into())
 }
 
 /// Starts a node with another stderr.
-pub fn serve_with(dir: &Path, data: &Path, listen: &str, stderr: Stdio) -> Child {
+pub(crate) fn serve_with(dir: &Path, data: &Path, listen: &str, stderr: Stdio) -> Child {
     let environment = std::fs::read_to_string(dir.join("environment")).unwrap_or_default();
     Command::new(env!("CARGO_BIN_EXE_millstream"))
         .envs(environment.lines().filter_map(|line| line.split_once('=')))
@@ -95,7 +95,7 @@ pub fn serve_with(dir: &Path, data: &Path, listen: &str, stderr: Stdio) -> Child
 }
 
 /// What may come of a request to a node that may be gone.
-pub enum Asked {
+pub(crate) enum Asked {
     /// It has answered, whole.
     Answered(Reply),
     /// No server listened: it was not sent.
@@ -105,7 +105,7 @@ pub enum Asked {
 }
 
 /// One request to a node that may be gone.
-pub fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Asked {
+pub(crate) fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Asked {
     let Some(mut socket) = socket(addr) else { return Asked::Unsent };
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
     for (name, value) in headers {
@@ -121,7 +121,7 @@ pub fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)],
 }
 
 /// A stream of a node that may be gone; only one that is a stream.
-pub fn listen(addr: SocketAddr, path: &str, last_event_id: Option<&str>) -> Option<Stream> {
+pub(crate) fn listen(addr: SocketAddr, path: &str, last_event_id: Option<&str>) -> Option<Stream> {
     let resume: Vec<_> = last_event_id.map(|id| ("Last-Event-ID", id)).into_iter().collect();
     let stream = Stream::try_open(socket(addr)?, "GET", path, &resume, "").ok()?;
     (stream.status == 200).then_some(stream)

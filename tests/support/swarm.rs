@@ -8,7 +8,7 @@ use tokio::{
 };
 
 /// One stream of a swarm.
-pub struct Reader {
+pub(crate) struct Reader {
     lines: BufReader<TcpStream>,
     line: Vec<u8>,
     /// The id of the last event.
@@ -21,19 +21,22 @@ pub struct Reader {
 
 /// The events that a swarm's stream received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Received {
+pub(crate) struct Received {
     pub event: String,
     pub data: String,
 }
 
 /// Runs a future on a runtime of its own, bounded in time.
-pub fn run<T>(limit: Duration, future: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async { tokio::time::timeout(limit, future).await.expect("the swarm is done in time") })
 }
 
 /// Does the same for each number below `count`, all at once; the results in order.
-pub async fn all<T: 'static, F: Future<Output = T> + 'static>(count: usize, make: impl Fn(usize) -> F) -> Vec<T> {
+pub(crate) async fn all<T: 'static, F: Future<Output = T> + 'static>(
+    count: usize,
+    make: impl Fn(usize) -> F,
+) -> Vec<T> {
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
@@ -51,7 +54,7 @@ pub async fn all<T: 'static, F: Future<Output = T> + 'static>(count: usize, make
 
 impl Reader {
     /// Connects, asks for a stream and takes the response head, which must be a 200.
-    pub async fn open(addr: SocketAddr, path: &str, last_event_id: Option<&str>) -> io::Result<Self> {
+    pub(crate) async fn open(addr: SocketAddr, path: &str, last_event_id: Option<&str>) -> io::Result<Self> {
         let mut socket = TcpStream::connect(addr).await?;
         let resume = last_event_id.map_or_else(String::new, |id| format!("Last-Event-ID: {id}\r\n"));
         let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nAccept: text/event-stream\r\n{resume}\r\n");
@@ -73,7 +76,7 @@ impl Reader {
 
     /// The next event; `None` when the stream is over. Each frame is one chunk, so lines of the framing never stand
     /// inside an event.
-    pub async fn next(&mut self) -> io::Result<Option<Received>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Received>> {
         let mut received = Received::default();
         loop {
             let Some(line) = self.line().await? else { return Ok(None) };
@@ -95,7 +98,7 @@ impl Reader {
     }
 
     /// Skips to the next event of this name; an error when the stream ends before.
-    pub async fn until(&mut self, name: &str) -> io::Result<Received> {
+    pub(crate) async fn until(&mut self, name: &str) -> io::Result<Received> {
         while let Some(received) = self.next().await? {
             if received.event == name {
                 return Ok(received);

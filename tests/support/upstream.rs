@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Serves until dropped; one request per connection.
-pub struct Upstream {
+pub(crate) struct Upstream {
     pub addr: SocketAddr,
     seen: Arc<Mutex<Vec<Request>>>,
     over: Arc<AtomicBool>,
@@ -19,7 +19,7 @@ pub struct Upstream {
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     pub method: String,
     pub path: String,
     pub head: String,
@@ -30,12 +30,15 @@ pub struct Request {
 
 impl Upstream {
     /// Each request is answered by `answer` on a thread of its own; the connection ends with it.
-    pub fn start(answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
         Self::start_on(TcpListener::bind("127.0.0.1:0").expect("a free port"), answer)
     }
 
     /// An upstream on a port of the test's choice.
-    pub fn start_on(listener: TcpListener, answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start_on(
+        listener: TcpListener,
+        answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static,
+    ) -> Self {
         let addr = listener.local_addr().expect("it is bound");
         let (seen, over) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::<AtomicBool>::default());
         let (log, ended, answer) = (seen.clone(), over.clone(), Arc::new(answer));
@@ -57,17 +60,17 @@ impl Upstream {
     }
 
     /// An absolute URL of this upstream.
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
     /// The setting that permits tasks to reach it.
-    pub fn allowed(&self) -> String {
+    pub(crate) fn allowed(&self) -> String {
         format!("[egress]\nallow = [\"{}\"]\n", self.addr)
     }
 
     /// The requests for a path, so far.
-    pub fn seen(&self, path: &str) -> Vec<Request> {
+    pub(crate) fn seen(&self, path: &str) -> Vec<Request> {
         self.seen
             .lock()
             .expect("no thread panics with it")
@@ -105,13 +108,13 @@ impl Request {
         Some(Self { method, path, head, body })
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         super::header(&self.head, name)
     }
 }
 
 /// Answers whole.
-pub fn answer(socket: &mut TcpStream, status: &str, media: &str, body: impl AsRef<[u8]>) {
+pub(crate) fn answer(socket: &mut TcpStream, status: &str, media: &str, body: impl AsRef<[u8]>) {
     let body = body.as_ref();
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -122,11 +125,11 @@ pub fn answer(socket: &mut TcpStream, status: &str, media: &str, body: impl AsRe
 }
 
 /// Answers JSON.
-pub fn json(socket: &mut TcpStream, body: &serde_json::Value) {
+pub(crate) fn json(socket: &mut TcpStream, body: &serde_json::Value) {
     answer(socket, "200 OK", "application/json", body.to_string());
 }
 
 /// Never answers; returns when the client has given up.
-pub fn silence(socket: &mut TcpStream) {
+pub(crate) fn silence(socket: &mut TcpStream) {
     let _ = socket.read(&mut [0]);
 }

@@ -28,7 +28,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::support::{Node, PATIENCE};
 
 /// A certificate for `localhost` and its key, in a directory of their own.
-pub struct Pair {
+pub(crate) struct Pair {
     pub der: CertificateDer<'static>,
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -36,14 +36,14 @@ pub struct Pair {
 }
 
 /// One connection of HTTP/2.
-pub struct Client {
+pub(crate) struct Client {
     send: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
     pub host: String,
 }
 
 /// A response whose body may continue.
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     body: RecvStream,
@@ -52,14 +52,14 @@ pub struct Answer {
 }
 
 /// Waits, but not for ever.
-pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it happens in time")
 }
 
 // === impl Pair ===
 
 impl Pair {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
@@ -69,18 +69,18 @@ impl Pair {
     }
 
     /// The settings of a node that shows it.
-    pub fn settings(&self) -> String {
+    pub(crate) fn settings(&self) -> String {
         format!("[server]\ntls_cert = \"{}\"\ntls_key = \"{}\"\n", self.cert.display(), self.key.display())
     }
 
     /// Puts this pair into the place of another.
-    pub fn replace(&self, cert: &Path, key: &Path) {
+    pub(crate) fn replace(&self, cert: &Path, key: &Path) {
         std::fs::copy(&self.cert, cert).expect("copy");
         std::fs::copy(&self.key, key).expect("copy");
     }
 
     /// A TLS connection for which this certificate is the only one that will do.
-    pub async fn connect(&self, node: &Node, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, node: &Node, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).expect("a certificate");
         let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -99,12 +99,12 @@ impl Pair {
 
 impl Client {
     /// With prior knowledge, without TLS.
-    pub async fn plain(node: &Node) -> Self {
+    pub(crate) async fn plain(node: &Node) -> Self {
         Self::over(TcpStream::connect(node.addr).await.expect("connect"), node).await
     }
 
     /// By ALPN over TLS.
-    pub async fn tls(node: &Node, pair: &Pair) -> Self {
+    pub(crate) async fn tls(node: &Node, pair: &Pair) -> Self {
         let tls = pair.connect(node, &["h2", "http/1.1"]).await.expect("a handshake");
         assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         Self::over(tls, node).await
@@ -117,12 +117,17 @@ impl Client {
     }
 
     /// Sends a request as soon as the node takes one more.
-    pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, h2::Error> {
+    pub(crate) async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, h2::Error> {
         self.ask(method, path, &[], body).await
     }
 
     /// A request with these fields, and without a body.
-    pub async fn send_with(&self, method: &str, path: &str, fields: &[(&str, String)]) -> Result<Answer, h2::Error> {
+    pub(crate) async fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, String)],
+    ) -> Result<Answer, h2::Error> {
         self.ask(method, path, fields, None).await
     }
 
@@ -152,26 +157,26 @@ impl Client {
         Ok(Answer { status: head.status, headers: head.headers, body, decoder, events: VecDeque::new() })
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         soon(self.send("GET", path, None)).await.expect("an answer")
     }
 
     /// Opens a stream of a topic and waits for its first frame.
-    pub async fn stream(&self, topic: &str) -> Answer {
+    pub(crate) async fn stream(&self, topic: &str) -> Answer {
         let mut stream = self.get(&format!("/events?topic={topic}")).await;
         assert_eq!(stream.status, 200);
         stream.until("connection").await;
         stream
     }
 
-    pub async fn publish(&self, topic: &str, event: &str, data: &Value) {
+    pub(crate) async fn publish(&self, topic: &str, event: &str, data: &Value) {
         let body = serde_json::json!({ "topic": topic, "event": event, "data": data });
         let answer = soon(self.send("POST", "/events", Some(&body))).await.expect("an answer");
         assert_eq!(answer.status, 200);
     }
 
     /// A figure of the node, its name without the prefix.
-    pub async fn metric(&self, name: &str) -> u64 {
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text = self.get("/metrics").await.text().await;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("millstream_{name} ")));
         let value = line.and_then(|value| value.split('.').next()?.parse().ok());
@@ -179,12 +184,12 @@ impl Client {
     }
 
     /// Maximum number of concurrent requests, as the node has announced.
-    pub fn most_streams(&self) -> usize {
+    pub(crate) fn most_streams(&self) -> usize {
         self.send.current_max_send_streams()
     }
 
     /// How the connection has ended.
-    pub async fn ended(self) -> Result<(), h2::Error> {
+    pub(crate) async fn ended(self) -> Result<(), h2::Error> {
         drop(self.send);
         soon(self.connection).await.expect("no panic")
     }
@@ -194,7 +199,7 @@ impl Client {
 
 impl Answer {
     /// The next event, its name and data; `None` at the end.
-    pub async fn next(&mut self) -> Option<(String, String)> {
+    pub(crate) async fn next(&mut self) -> Option<(String, String)> {
         while self.events.is_empty() {
             let bytes = soon(self.body.data()).await?.ok()?;
             self.body.flow_control().release_capacity(bytes.len()).expect("it has come");
@@ -210,7 +215,7 @@ impl Answer {
     }
 
     /// Data of the next event of this name.
-    pub async fn until(&mut self, name: &str) -> String {
+    pub(crate) async fn until(&mut self, name: &str) -> String {
         loop {
             let (event, data) = self.next().await.expect("the stream continues");
             if event == name {
@@ -219,7 +224,7 @@ impl Answer {
         }
     }
 
-    pub async fn text(mut self) -> String {
+    pub(crate) async fn text(mut self) -> String {
         let mut text = Vec::new();
         while let Some(bytes) = soon(self.body.data()).await {
             let bytes = bytes.expect("a body");
@@ -230,7 +235,7 @@ impl Answer {
     }
 
     /// The error that the stream ends with.
-    pub async fn error(&mut self) -> h2::Error {
+    pub(crate) async fn error(&mut self) -> h2::Error {
         loop {
             match soon(self.body.data()).await.expect("it does not end well") {
                 Ok(bytes) => drop(self.body.flow_control().release_capacity(bytes.len())),
@@ -241,14 +246,14 @@ impl Answer {
 }
 
 /// A request of HTTP/1.1 on any connection; the input until it contains this text.
-pub async fn ask(io: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &str, until: &str) -> String {
+pub(crate) async fn ask(io: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &str, until: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     io.write_all(request.as_bytes()).await.expect("send");
     read_until(io, until).await
 }
 
 /// The input until it contains this text, or until the end.
-pub async fn read_until(io: &mut (impl AsyncRead + Unpin), until: &str) -> String {
+pub(crate) async fn read_until(io: &mut (impl AsyncRead + Unpin), until: &str) -> String {
     let mut bytes = Vec::new();
     while !String::from_utf8_lossy(&bytes).contains(until) {
         match soon(io.read_buf(&mut bytes)).await {
@@ -260,6 +265,6 @@ pub async fn read_until(io: &mut (impl AsyncRead + Unpin), until: &str) -> Strin
 }
 
 /// A pause that is part of what a client does.
-pub async fn pause(millis: u64) {
+pub(crate) async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }

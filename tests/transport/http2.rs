@@ -190,7 +190,7 @@ async fn a_head_without_end_and_a_preface_without_more_are_cut() {
 }
 
 /// A frame of HTTP/2.
-pub fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+pub(crate) fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let length = u32::try_from(payload.len()).expect("it is small").to_be_bytes();
     bytes.extend_from_slice(&length[1..]);
     bytes.extend_from_slice(&[kind, flags]);

@@ -17,7 +17,7 @@ fn hmac(key: &[u8], parts: &[&str]) -> Vec<u8> {
 }
 
 /// One delivery, with what proves it.
-pub struct Delivery {
+pub(crate) struct Delivery {
     path: &'static str,
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
@@ -26,12 +26,12 @@ pub struct Delivery {
 // === impl Delivery ===
 
 impl Delivery {
-    pub fn plain(body: &Value) -> Self {
+    pub(crate) fn plain(body: &Value) -> Self {
         let headers = vec![("x-token", "plain-hush-1".to_owned())];
         Self { path: "/api/webhooks/plain", headers, body: body.to_string() }
     }
 
-    pub fn standard(id: &str, seconds: u64, body: &Value) -> Self {
+    pub(crate) fn standard(id: &str, seconds: u64, body: &Value) -> Self {
         let (seconds, body) = (seconds.to_string(), body.to_string());
         let key = STANDARD.decode(&OLD_SECRET[6..]).expect("base64");
         let signature = STANDARD.encode(hmac(&key, &[id, ".", &seconds, ".", &body]));
@@ -43,7 +43,7 @@ impl Delivery {
         Self { path: "/api/webhooks/standard", headers, body }
     }
 
-    pub fn git(id: &str, body: &Value) -> Self {
+    pub(crate) fn git(id: &str, body: &Value) -> Self {
         let body = body.to_string();
         let signature = hmac(b"git-hush-2", &[&body]);
         let signature = signature.iter().fold("sha256=".to_owned(), |digits, byte| digits + &format!("{byte:02x}"));
@@ -56,23 +56,23 @@ impl Delivery {
     }
 
     /// With another value in this field.
-    pub fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         let field = self.headers.iter_mut().find(|(field, _)| *field == name).expect("it has the field");
         value.clone_into(&mut field.1);
         self
     }
 
-    pub fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(field, _)| *field != name);
         self
     }
 
-    pub fn body(mut self, body: &str) -> Self {
+    pub(crate) fn body(mut self, body: &str) -> Self {
         body.clone_into(&mut self.body);
         self
     }
 
-    pub fn send(&self, node: &Node) -> Reply {
+    pub(crate) fn send(&self, node: &Node) -> Reply {
         let mut headers = vec![("Content-Type", "application/json")];
         headers.extend(self.headers.iter().map(|(name, value)| (*name, value.as_str())));
         node.request("POST", self.path, &headers, &self.body)
@@ -80,17 +80,17 @@ impl Delivery {
 
     /// The answer to one that is taken.
     #[track_caller]
-    pub fn taken(&self, node: &Node) -> Value {
+    pub(crate) fn taken(&self, node: &Node) -> Value {
         let reply = self.send(node);
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.json()
     }
 }
 
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     now_ms() / 1000
 }
 
-pub fn order(n: u64) -> Value {
+pub(crate) fn order(n: u64) -> Value {
     json!({ "type": "order.paid", "data": { "n": n, "user": 42 } })
 }

@@ -19,7 +19,7 @@ use crate::{
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 #[derive(Args, Clone, Debug)]
-pub struct FanoutArguments {
+pub(crate) struct FanoutArguments {
     #[command(flatten)]
     target: TargetArguments,
     /// Subscribers; each subscribes to one topic.
@@ -60,7 +60,7 @@ struct ServerUse {
 // === impl FanoutArguments ===
 
 impl FanoutArguments {
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         let (_node, target) = self.target.open()?;
         let clock = Clock::start();
         let usage = || target.usage();

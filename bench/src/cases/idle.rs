@@ -17,7 +17,7 @@ use crate::{
 const SETTLE: Duration = Duration::from_millis(500);
 
 #[derive(Args, Clone, Debug)]
-pub struct IdleArguments {
+pub(crate) struct IdleArguments {
     #[command(flatten)]
     target: TargetArguments,
     /// Subscribers.
@@ -31,7 +31,7 @@ pub struct IdleArguments {
 // === impl IdleArguments ===
 
 impl IdleArguments {
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         let (_node, target) = self.target.open()?;
         let usage = || target.usage();
         let pss = || target.pid.and_then(pss);

@@ -30,7 +30,7 @@ mod watch;
 use self::{origin::Origin, peer::Peer};
 
 #[derive(Args, Clone, Debug)]
-pub struct JobsArguments {
+pub(crate) struct JobsArguments {
     /// Tasks of the job.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=40_000))]
     tasks: u32,
@@ -72,7 +72,7 @@ struct Runs {
 // === impl JobsArguments ===
 
 impl JobsArguments {
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         let Self { tasks, concurrency, rounds, .. } = self;
         let origin = Origin::start()?;
         let url = format!("http://{}/", origin.addr);

@@ -24,7 +24,7 @@ use crate::{
 };
 
 #[derive(Args, Clone, Debug)]
-pub struct JournalArguments {
+pub(crate) struct JournalArguments {
     /// Events.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
     events: u32,
@@ -57,7 +57,7 @@ const MAX_BYTES: u64 = 1 << 40;
 // === impl JournalArguments ===
 
 impl JournalArguments {
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         let data = self.dir.create()?;
         let runtime = runtime()?;
         let Self { events, topics, payload, batch, publishers, .. } = self;
@@ -185,12 +185,12 @@ impl JournalArguments {
 }
 
 /// A topic of a measured journal.
-pub fn topic(number: u32) -> Topic {
+pub(super) fn topic(number: u32) -> Topic {
     Topic::new(format!("bench:{number}")).expect("letters and digits are a valid name")
 }
 
 /// A runtime for the futures of a journal.
-pub fn runtime() -> Result<Runtime, String> {
+pub(super) fn runtime() -> Result<Runtime, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| format!("the runtime cannot start: {error}"))
 }

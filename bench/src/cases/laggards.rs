@@ -28,7 +28,7 @@ mod unfinished;
 use self::{memory::Memory, round::Round, stuck::StuckReaders, unfinished::UnfinishedRequests};
 
 #[derive(Args, Clone, Debug)]
-pub struct LaggardsArguments {
+pub(crate) struct LaggardsArguments {
     /// Subscribers that receive live events.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     subs: u32,
@@ -83,7 +83,7 @@ struct Rounds {
 // === impl LaggardsArguments ===
 
 impl LaggardsArguments {
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         let Self { subs, rate, replays, stuck, unfinished, events, payload, .. } = self;
         if *replays == 0 && *stuck == 0 && *unfinished == 0 {
             return Err("with `--replays 0 --stuck 0` and without `--unfinished` there is nothing to measure".into());

@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[derive(Args, Clone, Debug)]
-pub struct PublishArguments {
+pub(crate) struct PublishArguments {
     /// Events in a batch.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     batch: u16,
@@ -50,7 +50,7 @@ const BODIES: usize = 16;
 // === impl PublishArguments ===
 
 impl PublishArguments {
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         let Self { batch, connections, payload, .. } = self;
         let title = format!("publish: {connections} connections, batches of {batch}, {payload} bytes");
         let mut report = Report::new("publish", title);

@@ -30,7 +30,7 @@ mod source;
 use self::{nginx::Nginx, reader::Route, source::Source};
 
 #[derive(Args, Clone, Debug)]
-pub struct RelayArguments {
+pub(crate) struct RelayArguments {
     /// Events of each firehose.
     #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     events: u32,
@@ -71,7 +71,7 @@ struct MeasuredRoute {
 // === impl RelayArguments ===
 
 impl RelayArguments {
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         let Self { events, streams, payload, rate, rounds, .. } = self;
         let clock = Clock::start();
         let source = Source::start(clock)?;

@@ -28,7 +28,7 @@ const REPLAY_TIME: Duration = Duration::from_secs(30);
 const OBSERVER_TIME: Duration = Duration::from_secs(15);
 
 #[derive(Args, Clone, Debug)]
-pub struct ReplayArguments {
+pub(crate) struct ReplayArguments {
     #[command(flatten)]
     target: TargetArguments,
     /// Subscribers.
@@ -54,7 +54,7 @@ struct Observer {
 // === impl ReplayArguments ===
 
 impl ReplayArguments {
-    pub fn run(&self) -> Result<Report, String> {
+    pub(crate) fn run(&self) -> Result<Report, String> {
         let Self { subs, events, missed, payload, .. } = self;
         if missed >= events {
             return Err(format!(

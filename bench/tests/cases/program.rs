@@ -19,17 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BENCH: &str = env!("CARGO_BIN_EXE_millstream-bench");
 
 /// A running program; killed when it is dropped.
-pub struct Program(Child);
+pub(crate) struct Program(Child);
 
 /// A program that has ended.
-pub struct Ended {
+pub(crate) struct Ended {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 /// A node.
-pub struct Node {
+pub(crate) struct Node {
     _program: Program,
     pub url: String,
 }
@@ -38,7 +38,7 @@ pub struct Node {
 
 impl Program {
     /// Starts the load generator with arguments that blanks separate.
-    pub fn start(arguments: &str) -> Self {
+    pub(crate) fn start(arguments: &str) -> Self {
         Self::spawn(command(BENCH).args(arguments.split_whitespace()))
     }
 
@@ -48,7 +48,7 @@ impl Program {
     }
 
     /// The processes that it has started and that run now.
-    pub fn children(&self) -> Vec<u32> {
+    pub(crate) fn children(&self) -> Vec<u32> {
         // A child belongs to the thread that has started it.
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).into_iter().flatten().flatten();
         let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
@@ -57,14 +57,14 @@ impl Program {
             .collect()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
         kill_process(pid, signal).expect("it still runs");
     }
 
     /// Waits until a condition holds.
     #[track_caller]
-    pub fn wait_until<T>(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Option<T>) -> T {
+    pub(crate) fn wait_until<T>(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Option<T>) -> T {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(met) = condition(self) {
@@ -76,7 +76,7 @@ impl Program {
     }
 
     /// Waits for its end. What it writes is less than a pipe takes.
-    pub fn end(mut self) -> Ended {
+    pub(crate) fn end(mut self) -> Ended {
         let status = self.wait_until("the program ends", |program| program.0.try_wait().expect("it is a child"));
         Ended { code: status.code(), stdout: text(self.0.stdout.take()), stderr: text(self.0.stderr.take()) }
     }
@@ -106,13 +106,13 @@ impl Drop for Program {
 
 impl Ended {
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
     /// The line of JSON.
-    pub fn row(&self) -> Value {
+    pub(crate) fn row(&self) -> Value {
         serde_json::from_str(self.stdout.trim()).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 }
@@ -121,7 +121,7 @@ impl Ended {
 
 impl Node {
     /// Starts the node that the load generator would start.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let beside = || Path::new(BENCH).with_file_name("millstream").into_os_string();
         let mut command = command(std::env::var_os("MILLSTREAM_BIN").unwrap_or_else(beside));
         command.args(["serve", "--log", "warn", "--listen", "127.0.0.1:0"]).env("MILLSTREAM__JOURNAL__KIND", "memory");

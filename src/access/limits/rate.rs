@@ -12,7 +12,7 @@ use super::store::Store;
 
 /// A bucket for each caller: `limit` requests at once, refilled evenly over the window.
 #[derive(Debug)]
-pub struct Rate<C: Clock = DefaultClock> {
+pub(super) struct Rate<C: Clock = DefaultClock> {
     limiter: RateLimiter<u64, Store, C, StateInformationMiddleware>,
     limit: NonZeroU32,
     interval: Duration,
@@ -31,7 +31,7 @@ pub struct Allowance {
 
 /// Why a request is not permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TooMany {
+pub(super) enum TooMany {
     /// It will be permitted after this time.
     Wait(Duration),
     /// It is never permitted: it is more than the limit permits at once.
@@ -42,7 +42,7 @@ pub enum TooMany {
 
 impl<C: Clock> Rate<C> {
     /// `limit` requests in each window, for about `callers` callers with a rate of their own.
-    pub fn new(limit: NonZeroU32, window: Duration, callers: usize, clock: C) -> Self {
+    pub(super) fn new(limit: NonZeroU32, window: Duration, callers: usize, clock: C) -> Self {
         let interval = (window / limit.get()).max(Duration::from_nanos(1));
         let quota = Quota::with_period(interval).expect("the interval is not zero").allow_burst(limit);
         let limiter = RateLimiter::new(quota, Store::new(callers, interval.into()), clock);
@@ -50,7 +50,7 @@ impl<C: Clock> Rate<C> {
     }
 
     /// Takes `count` of a caller's allowance, or nothing.
-    pub fn take(&self, caller: u64, count: NonZeroU32) -> (Allowance, Result<(), TooMany>) {
+    pub(super) fn take(&self, caller: u64, count: NonZeroU32) -> (Allowance, Result<(), TooMany>) {
         match self.limiter.check_key_n(&caller, count) {
             Err(_) => (self.allowance(0), Err(TooMany::Never)),
             Ok(Ok(left)) => (self.allowance(left.remaining_burst_capacity()), Ok(())),
@@ -62,12 +62,12 @@ impl<C: Clock> Rate<C> {
     }
 
     /// Maximum number at once.
-    pub fn limit(&self) -> u32 {
+    pub(super) fn limit(&self) -> u32 {
         self.limit.get()
     }
 
     /// Number of callers with a rate of their own.
-    pub fn callers(&self) -> usize {
+    pub(super) fn callers(&self) -> usize {
         self.limiter.len()
     }
 

@@ -16,7 +16,7 @@ use governor::{
 /// callers share one state. So a crowd of new addresses does not affect known callers, and has the allowance of one
 /// caller.
 #[derive(Debug)]
-pub struct Store {
+pub(super) struct Store {
     /// Locked separately, so that the threads of the node do not wait for each other.
     shards: [Mutex<Shard>; SHARDS],
     crowd: Mutex<Option<Nanos>>,
@@ -41,7 +41,7 @@ const EVICT_EVERY: u64 = 1_000_000_000;
 
 impl Store {
     /// A store for at most about `max` callers.
-    pub fn new(max: usize, interval: Nanos) -> Self {
+    pub(super) fn new(max: usize, interval: Nanos) -> Self {
         let room = max.div_ceil(SHARDS).max(1);
         Self { shards: Default::default(), crowd: Mutex::default(), room, interval }
     }

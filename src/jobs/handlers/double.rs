@@ -23,12 +23,12 @@ use crate::{
 
 /// Records reports.
 #[derive(Default)]
-pub struct Recorder {
+pub(super) struct Recorder {
     reports: Mutex<Vec<(Report, bool)>>,
 }
 
 /// An upstream on a port of its own.
-pub struct Upstream {
+pub(super) struct Upstream {
     /// Its base URL.
     pub url: String,
     /// The requests as received, head and body.
@@ -39,7 +39,7 @@ pub struct Upstream {
 
 /// The reaction of the upstream to a request.
 #[derive(Clone)]
-pub enum Answer {
+pub(super) enum Answer {
     /// Sends this and closes.
     Send(Vec<u8>),
     /// Sends this and nothing more, without closing.
@@ -50,22 +50,22 @@ pub enum Answer {
 
 impl Recorder {
     /// All reports so far.
-    pub fn reports(&self) -> Vec<Report> {
+    pub(super) fn reports(&self) -> Vec<Report> {
         self.recorded().iter().map(|(report, _)| report.clone()).collect()
     }
 
     /// The progress of each report.
-    pub fn progress(&self) -> Vec<f64> {
+    pub(super) fn progress(&self) -> Vec<f64> {
         self.recorded().iter().map(|(report, _)| report.progress).collect()
     }
 
     /// The messages of the reports that had one.
-    pub fn messages(&self) -> Vec<String> {
+    pub(super) fn messages(&self) -> Vec<String> {
         self.recorded().iter().filter_map(|(report, _)| report.message.clone()).collect()
     }
 
     /// The data of the reports that must not be lost.
-    pub fn forwarded(&self) -> Vec<Value> {
+    pub(super) fn forwarded(&self) -> Vec<Value> {
         self.recorded()
             .iter()
             .filter(|(_, lossy)| !lossy)
@@ -89,7 +89,7 @@ impl Sink for Recorder {
 
 impl Upstream {
     /// Responds to each request with the result of `answer` for its head and body.
-    pub async fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+    pub(super) async fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("it is bound");
         let (seen, requests) = mpsc::channel(64);
@@ -116,7 +116,7 @@ impl Upstream {
     }
 
     /// Responds to every request with the same bytes.
-    pub async fn responding(bytes: impl Into<Vec<u8>>) -> Self {
+    pub(super) async fn responding(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::start(move |_| Answer::Send(bytes.clone())).await
     }
@@ -125,14 +125,14 @@ impl Upstream {
 // === helpers ===
 
 /// Dependencies whose client may connect to loopback.
-pub fn deps() -> Deps {
+pub(super) fn deps() -> Deps {
     let allow = vec!["127.0.0.0/8".parse().expect("a network")];
     let client = Client::new(Config { allow, ..Config::default() });
     Deps { client, own_url: Arc::new(OnceLock::new()), max_response_bytes: 4 << 20, max_event_bytes: 1 << 20 }
 }
 
 /// A first attempt at task `t1` of job `j1`.
-pub fn task(input: impl Into<Json>) -> (Task, Arc<Recorder>) {
+pub(super) fn task(input: impl Into<Json>) -> (Task, Arc<Recorder>) {
     let recorder = Arc::new(Recorder::default());
     let task = Task {
         job_id: "j1".into(),
@@ -150,7 +150,7 @@ pub fn task(input: impl Into<Json>) -> (Task, Arc<Recorder>) {
 }
 
 /// A complete response with a `Content-Length`.
-pub fn response(head: &str, body: &[u8]) -> Vec<u8> {
+pub(super) fn response(head: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
     bytes.extend_from_slice(body);
     bytes

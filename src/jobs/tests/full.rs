@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A memory journal that fails appends of events as long as it has errors.
-pub struct Faulty {
+pub(super) struct Faulty {
     pub inner: Arc<Memory>,
     pub errors: Mutex<VecDeque<AppendError>>,
     /// The value of `durable`.
@@ -41,7 +41,7 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    pub fn new(inner: Arc<Memory>) -> Self {
+    pub(super) fn new(inner: Arc<Memory>) -> Self {
         let (errors, writes) = (Mutex::default(), AtomicUsize::new(usize::MAX));
         Self { inner, errors, durable: false, writes, failing_keys: AtomicUsize::default(), damaged: None }
     }

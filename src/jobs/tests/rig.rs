@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Jobs with a memory journal, on the test's own thread, so that the test can control the clock.
-pub struct Rig {
+pub(super) struct Rig {
     pub jobs: Handle,
     pub journal: Arc<journal::Memory>,
     /// The shared parts of the node.
@@ -38,7 +38,7 @@ pub struct Rig {
 
 /// Settings of a rig.
 #[derive(Default)]
-pub struct Setup {
+pub(super) struct Setup {
     pub config: Config,
     pub journal: journal::Config,
     pub handlers: Handlers,
@@ -66,14 +66,14 @@ struct Closure<F>(F);
 
 /// The outcome of a test's task.
 #[expect(clippy::unnecessary_wraps, reason = "handlers return a result")]
-pub fn good(result: impl Into<Json>) -> Outcome {
+pub(super) fn good(result: impl Into<Json>) -> Outcome {
     Ok(Output::from(result.into()))
 }
 
 // === impl Setup ===
 
 impl Setup {
-    pub fn with<F, R>(self, name: &str, run: F) -> Self
+    pub(super) fn with<F, R>(self, name: &str, run: F) -> Self
     where
         F: Fn(Task) -> R + Send + Sync + 'static,
         R: Future<Output = Outcome> + Send + 'static,
@@ -81,7 +81,7 @@ impl Setup {
         self.bounded(name, None, run)
     }
 
-    pub fn bounded<F, R>(mut self, name: &str, concurrency: Option<usize>, run: F) -> Self
+    pub(super) fn bounded<F, R>(mut self, name: &str, concurrency: Option<usize>, run: F) -> Self
     where
         F: Fn(Task) -> R + Send + Sync + 'static,
         R: Future<Output = Outcome> + Send + 'static,
@@ -91,7 +91,7 @@ impl Setup {
     }
 
     /// Handlers that most tests need: `echo` returns its input, `hang` runs until its token fires.
-    pub fn usual() -> Self {
+    pub(super) fn usual() -> Self {
         Self::default().with("echo", |task| async move { good(task.input) }).with("hang", |task| async move {
             task.cancel.cancelled().await;
             Err(TaskError::fatal("stopped", "stopped"))
@@ -99,27 +99,27 @@ impl Setup {
     }
 
     /// Makes the first appends of the journal fail.
-    pub fn faulty(mut self, errors: impl IntoIterator<Item = AppendError>) -> Self {
+    pub(super) fn faulty(mut self, errors: impl IntoIterator<Item = AppendError>) -> Self {
         self.errors.extend(errors);
         self
     }
 
     /// Makes the first reads of the journal fail.
-    pub fn unreadable(self, failing_keys: usize) -> Self {
+    pub(super) fn unreadable(self, failing_keys: usize) -> Self {
         Self { failing_keys, ..self }
     }
 
     /// Uses a journal that outlives the node.
-    pub fn on(self, journal: &Arc<journal::Memory>) -> Self {
+    pub(super) fn on(self, journal: &Arc<journal::Memory>) -> Self {
         Self { durable: Some(journal.clone()), ..self }
     }
 
-    pub fn start(self) -> Rig {
+    pub(super) fn start(self) -> Rig {
         self.start_by(start_here)
     }
 
     /// Starts the jobs as a node does: on threads of their own.
-    pub fn start_on_threads(self) -> Rig {
+    pub(super) fn start_on_threads(self) -> Rig {
         self.start_by(start)
     }
 
@@ -156,7 +156,7 @@ where
 
 impl Rig {
     /// The node crashes; unwritten data is lost.
-    pub async fn crash(self) {
+    pub(super) async fn crash(self) {
         let Self { jobs, alive, .. } = self;
         drop(jobs);
         let gone = async {
@@ -168,23 +168,23 @@ impl Rig {
     }
 
     /// Submits a job and returns its id.
-    pub async fn submit(&self, spec: Value) -> String {
+    pub(super) async fn submit(&self, spec: Value) -> String {
         self.jobs.submit(submission(spec)).await.expect("the job is accepted").job_id
     }
 
     /// Submits a job and waits for its whole history.
-    pub async fn run(&self, spec: Value) -> History {
+    pub(super) async fn run(&self, spec: Value) -> History {
         let id = self.submit(spec).await;
         self.ended(&id).await
     }
 
     /// Waits until the job has ended.
-    pub async fn ended(&self, id: &str) -> History {
+    pub(super) async fn ended(&self, id: &str) -> History {
         self.until(id, |history| history.last().is_some_and(|event| event.name() == "complete")).await
     }
 
     /// Waits until the history satisfies the condition.
-    pub async fn until(&self, id: &str, wanted: impl Fn(&[SharedEvent]) -> bool) -> History {
+    pub(super) async fn until(&self, id: &str, wanted: impl Fn(&[SharedEvent]) -> bool) -> History {
         let mut head = self.journal.watch_head();
         let wait = async {
             loop {
@@ -200,7 +200,7 @@ impl Rig {
     }
 
     /// All events of a topic.
-    pub async fn topic(&self, topic: &Topic) -> Vec<SharedEvent> {
+    pub(super) async fn topic(&self, topic: &Topic) -> Vec<SharedEvent> {
         let (mut events, mut after) = (Vec::new(), 0);
         loop {
             let query = Query {
@@ -220,7 +220,7 @@ impl Rig {
     }
 
     /// The snapshot after the end.
-    pub async fn snapshot(&self, id: &str) -> Snapshot {
+    pub(super) async fn snapshot(&self, id: &str) -> Snapshot {
         loop {
             let snapshot = self.jobs.get(id).await.expect("the job is known");
             if snapshot.summary.status.ended() {
@@ -231,7 +231,7 @@ impl Rig {
     }
 
     /// Folds a history as a reader does, beginning with the spec's data in the snapshot.
-    pub fn refold(snapshot: &Snapshot, history: &History) -> Snapshot {
+    pub(super) fn refold(snapshot: &Snapshot, history: &History) -> Snapshot {
         let tasks = snapshot.tasks.iter().map(|task| TaskOrigin {
             id: task.task_id.to_string(),
             name: task.task_name.to_string(),
@@ -256,24 +256,24 @@ impl Rig {
 }
 
 /// Events of a job.
-pub struct History(pub Vec<SharedEvent>);
+pub(super) struct History(pub Vec<SharedEvent>);
 
 // === impl History ===
 
 impl History {
     /// The names of the events, of one task or of the job itself (`""`).
-    pub fn names(&self, task: &str) -> Vec<&str> {
+    pub(super) fn names(&self, task: &str) -> Vec<&str> {
         let of = |event: &&SharedEvent| event.data_value()["taskId"].as_str().unwrap_or("") == task;
         self.0.iter().filter(of).map(|event| event.name()).collect()
     }
 
     /// Data of all events with a name.
-    pub fn all(&self, name: &str) -> Vec<Value> {
+    pub(super) fn all(&self, name: &str) -> Vec<Value> {
         self.0.iter().filter(|event| event.name() == name).map(|event| event.data_value()).collect()
     }
 
     /// Data of the only event with this name, of a task if one is named.
-    pub fn one(&self, name: &str, task: &str) -> Value {
+    pub(super) fn one(&self, name: &str, task: &str) -> Value {
         let mut all = self.all(name);
         all.retain(|data| data["taskId"].as_str().unwrap_or("") == task);
         assert_eq!(all.len(), 1, "{name} of {task:?}: {all:?}");
@@ -281,14 +281,14 @@ impl History {
     }
 
     /// `status`, `successCount`, `errorCount` of `complete`.
-    pub fn verdict(&self) -> (String, u64, u64) {
+    pub(super) fn verdict(&self) -> (String, u64, u64) {
         let complete = self.one("complete", "");
         let count = |key: &str| complete[key].as_u64().unwrap();
         (complete["status"].as_str().unwrap().to_owned(), count("successCount"), count("errorCount"))
     }
 }
 
-pub fn submission(spec: Value) -> Submission {
+pub(super) fn submission(spec: Value) -> Submission {
     Submission {
         spec: serde_json::from_value(spec).expect("the spec has the right form"),
         user: None,

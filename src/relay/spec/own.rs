@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The common topic, if the source's URL is a stream of this node that contains a topic of the relay.
-pub fn returns(planned: &PlannedSource, target: Option<&Topic>) -> Option<Topic> {
+pub(super) fn returns(planned: &PlannedSource, target: Option<&Topic>) -> Option<Topic> {
     let source = &planned.source;
     if source.method != Method::GET || !source.remote.is_self() {
         return None;

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What becomes of an append.
-pub enum Fate {
+pub(super) enum Fate {
     /// It is written.
     Written,
     /// It is refused.
@@ -49,7 +49,7 @@ pub enum Fate {
 type Judge = Box<dyn FnMut(&Batch) -> Fate + Send>;
 
 /// A journal that outlives its node, and fails on demand.
-pub struct Faulty {
+pub(super) struct Faulty {
     memory: Memory,
     judge: Mutex<Judge>,
     late: Mutex<Option<Batch>>,
@@ -67,7 +67,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 // === impl Faulty ===
 
 impl Faulty {
-    pub fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let memory = Memory::new(&journal::Config::default());
         Arc::new(Self {
             memory,
@@ -80,25 +80,25 @@ impl Faulty {
     }
 
     /// From now on this decides.
-    pub fn judge(&self, judge: impl FnMut(&Batch) -> Fate + Send + 'static) {
+    pub(super) fn judge(&self, judge: impl FnMut(&Batch) -> Fate + Send + 'static) {
         *self.judge.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Box::new(judge);
     }
 
     /// All events of a relay.
-    pub async fn events(&self, id: &str) -> Vec<SharedEvent> {
+    pub(super) async fn events(&self, id: &str) -> Vec<SharedEvent> {
         let patterns = [Topic::relay(id).unwrap().into()].into();
         let query = Query { patterns, after: 0, floor: 0, limit: usize::MAX, max_bytes: usize::MAX };
         self.memory.read(query).await.unwrap().events
     }
 
     /// The upstream ids of what a relay has got.
-    pub async fn origins(&self, id: &str) -> Vec<u64> {
+    pub(super) async fn origins(&self, id: &str) -> Vec<u64> {
         let events = self.events(id).await;
         events.iter().filter_map(|event| event.origin.as_deref()?.parse().ok()).collect()
     }
 
     /// The data of the states of this name.
-    pub async fn states(&self, id: &str, name: &str) -> Vec<Value> {
+    pub(super) async fn states(&self, id: &str, name: &str) -> Vec<Value> {
         let events = self.events(id).await;
         events.iter().filter(|event| event.name() == name).map(|event| event.data_value()).collect()
     }
@@ -211,7 +211,7 @@ impl Journal for Faulty {
 
 /// An upstream of numbers, each with its id, one per chunk: `/{total}` closes after the last one, `/{total}/on` stays open.
 /// `/panic` sends one event of that name.
-pub async fn upstream() -> SocketAddr {
+pub(super) async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -253,12 +253,12 @@ pub async fn upstream() -> SocketAddr {
 }
 
 /// Relays that write into this journal, and may ask these upstreams by the name `up`.
-pub fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
+pub(super) fn relays(journal: &Arc<Faulty>, up: Option<SocketAddr>) -> Handle {
     supervised(journal, up, Supervisor::default())
 }
 
 /// Relays on this journal, under this supervisor.
-pub fn supervised(journal: &Arc<Faulty>, up: Option<SocketAddr>, supervisor: Supervisor) -> Handle {
+pub(super) fn supervised(journal: &Arc<Faulty>, up: Option<SocketAddr>, supervisor: Supervisor) -> Handle {
     let configs: BTreeMap<String, RemoteConfig> = up
         .map(|addr| {
             let base_url = Some(format!("http://{addr}"));
@@ -284,19 +284,19 @@ pub fn supervised(journal: &Arc<Faulty>, up: Option<SocketAddr>, supervisor: Sup
 }
 
 /// A relay of these paths; its id.
-pub async fn relay(relays: &Handle, paths: &[&str]) -> String {
+pub(super) async fn relay(relays: &Handle, paths: &[&str]) -> String {
     let sources: Vec<_> = paths.iter().map(|path| serde_json::json!({ "path": path })).collect();
     let spec: Spec = serde_json::from_value(serde_json::json!({ "sources": sources })).unwrap();
     relays.create(spec, None).await.unwrap().id
 }
 
 /// Waits for the end of a relay.
-pub async fn ended(relays: &Handle, id: &str) -> Status {
+pub(super) async fn ended(relays: &Handle, id: &str) -> Status {
     eventually(async || Some(relays.summary(id).await.unwrap().status).filter(|status| status.ended())).await
 }
 
 /// Asks until there is an answer.
-pub async fn eventually<T>(ask: impl AsyncFn() -> Option<T>) -> T {
+pub(super) async fn eventually<T>(ask: impl AsyncFn() -> Option<T>) -> T {
     let asking = async {
         loop {
             match ask().await {

@@ -16,7 +16,7 @@ const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Au
 const AHEAD: u64 = 50;
 
 /// Reads a date; the name of the day is not compared with it.
-pub fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
+pub(super) fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
     let (day, month, year, clock) = match text.split_once(", ") {
         Some((_, rest)) => {
             let (date, clock) = rest.strip_suffix(" GMT")?.rsplit_once(' ')?;

@@ -20,17 +20,17 @@ use tokio::{
 use crate::upstream::{Client, Config, Method, Request, Trust};
 
 /// Limit that only a failing test reaches.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server on a port of its own that lives as long as the test's runtime.
-pub struct Upstream {
+pub(super) struct Upstream {
     pub addr: SocketAddr,
     seen: Arc<Seen>,
 }
 
 /// The connections and requests of a server.
 #[derive(Default)]
-pub struct Seen {
+pub(super) struct Seen {
     accepted: AtomicUsize,
     requests: Mutex<Vec<String>>,
     closed: Notify,
@@ -40,7 +40,7 @@ pub struct Seen {
 
 /// The reaction of a server to one request.
 #[derive(Clone)]
-pub struct Step {
+pub(super) struct Step {
     bytes: Vec<u8>,
     then: Then,
 }
@@ -65,35 +65,35 @@ impl Step {
     }
 
     /// Sends the bytes, and reads the next request.
-    pub fn serve(bytes: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn serve(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(bytes, Then::Serve)
     }
 
     /// Sends the bytes, and closes.
-    pub fn close(bytes: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn close(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(bytes, Then::Close)
     }
 
     /// Sends the bytes, waits for the signal, and resets the connection.
-    pub fn reset_on_cue(bytes: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn reset_on_cue(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(bytes, Then::ResetOnCue)
     }
 
     /// Sends the bytes, and keeps the connection open.
-    pub fn hold(bytes: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn hold(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(bytes, Then::Hold)
     }
 }
 
 impl Upstream {
     /// Takes the next step for each request, on any connection. The last step repeats.
-    pub async fn steps<const N: usize>(steps: [Step; N]) -> Self {
+    pub(super) async fn steps<const N: usize>(steps: [Step; N]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         Self::steps_on(listener, steps)
     }
 
     /// Takes the next step for each request, on the listener of the test.
-    pub fn steps_on<const N: usize>(listener: TcpListener, steps: [Step; N]) -> Self {
+    pub(super) fn steps_on<const N: usize>(listener: TcpListener, steps: [Step; N]) -> Self {
         let addr = listener.local_addr().expect("it is bound");
         let seen = Arc::new(Seen::default());
         let (noted, taken) = (seen.clone(), Arc::new(AtomicUsize::new(0)));
@@ -126,7 +126,7 @@ impl Upstream {
     }
 
     /// Runs `script` for each connection.
-    pub async fn run<F>(script: fn(TcpStream, Arc<Seen>) -> F) -> Self
+    pub(super) async fn run<F>(script: fn(TcpStream, Arc<Seen>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -144,7 +144,7 @@ impl Upstream {
     }
 
     /// Responds to the first request of each connection with these bytes, and closes.
-    pub async fn answering(answer: impl Into<Vec<u8>>) -> Self {
+    pub(super) async fn answering(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
@@ -162,43 +162,43 @@ impl Upstream {
     }
 
     /// Responds with a redirect.
-    pub async fn redirecting(status: u16, target: &str) -> Self {
+    pub(super) async fn redirecting(status: u16, target: &str) -> Self {
         Self::answering(format!("HTTP/1.1 {status} Moved\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n")).await
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
     /// Number of connections so far.
-    pub fn accepted(&self) -> usize {
+    pub(super) fn accepted(&self) -> usize {
         self.seen.accepted.load(Ordering::SeqCst)
     }
 
     /// The requests so far, head and body.
-    pub fn requests(&self) -> Vec<String> {
+    pub(super) fn requests(&self) -> Vec<String> {
         self.seen.requests()
     }
 
     /// Sends the signal for which a script waits.
-    pub fn cue(&self) {
+    pub(super) fn cue(&self) {
         self.seen.cue.notify_one();
     }
 
     /// Waits until the client has closed a connection that a script watches.
-    pub async fn closed(&self) {
+    pub(super) async fn closed(&self) {
         timeout(PATIENCE, self.seen.closed.notified()).await.expect("the client must close the connection");
     }
 }
 
 impl Seen {
     /// The requests so far.
-    pub fn requests(&self) -> Vec<String> {
+    pub(super) fn requests(&self) -> Vec<String> {
         self.requests.lock().expect("no test panics with it").clone()
     }
 
     /// Reads a request with its body and stores it; false if the client has closed.
-    pub async fn request(&self, stream: &mut TcpStream) -> bool {
+    pub(super) async fn request(&self, stream: &mut TcpStream) -> bool {
         let mut read = Vec::new();
         loop {
             if let Some(end) = read.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -218,7 +218,7 @@ impl Seen {
     }
 
     /// Waits until the client closes, and notifies the test.
-    pub async fn watch(&self, stream: &mut TcpStream) {
+    pub(super) async fn watch(&self, stream: &mut TcpStream) {
         let mut rest = [0; 64];
         while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {}
         self.closed.notify_one();
@@ -226,22 +226,22 @@ impl Seen {
 }
 
 /// A client whose guard permits these entries.
-pub fn client(allow: &[&str]) -> Client {
+pub(super) fn client(allow: &[&str]) -> Client {
     client_with(allow, Config::default())
 }
 
 /// A client with these settings whose guard permits these entries.
-pub fn client_with(allow: &[&str], config: Config) -> Client {
+pub(super) fn client_with(allow: &[&str], config: Config) -> Client {
     let allow = allow.iter().map(|entry| entry.parse().expect("a valid entry")).collect();
     Client::new(Config { allow, ..config })
 }
 
 /// A GET of a URL from the configuration.
-pub fn get(url: impl Into<String>) -> Request {
+pub(super) fn get(url: impl Into<String>) -> Request {
     Request { head_timeout: PATIENCE, ..Request::new(Method::GET, url, Trust::Operator) }
 }
 
 /// A GET of a URL from a client.
-pub fn guarded(url: impl Into<String>) -> Request {
+pub(super) fn guarded(url: impl Into<String>) -> Request {
     Request { trust: Trust::Client, ..get(url) }
 }

@@ -19,7 +19,7 @@ use tokio::{
 
 /// A server whose thread ends with the program.
 #[derive(Debug)]
-pub struct Origin {
+pub(super) struct Origin {
     pub addr: SocketAddr,
     counts: Arc<Counts>,
 }
@@ -44,7 +44,7 @@ const BODY: &str = r#"{"id":"order-4711","status":"shipped","items":[{"sku":"A-1
 
 impl Origin {
     /// Listens on a free port of loopback.
-    pub fn start() -> Result<Self, String> {
+    pub(super) fn start() -> Result<Self, String> {
         let failed = |error: io::Error| format!("no port for the origin: {error}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let listen = async {
@@ -74,12 +74,12 @@ impl Origin {
     }
 
     /// Answered requests so far.
-    pub fn answered(&self) -> u64 {
+    pub(super) fn answered(&self) -> u64 {
         self.counts.answered.load(Relaxed)
     }
 
     /// Accepted connections so far.
-    pub fn connections(&self) -> u64 {
+    pub(super) fn connections(&self) -> u64 {
         self.counts.connections.load(Relaxed)
     }
 }

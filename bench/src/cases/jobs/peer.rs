@@ -9,12 +9,12 @@ use serde::Deserialize;
 
 /// The program `gets`.
 #[derive(Debug)]
-pub struct Peer(PathBuf);
+pub(super) struct Peer(PathBuf);
 
 /// Its figures of a run.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Row {
+pub(super) struct Row {
     /// GETs per second.
     pub rate: f64,
     /// GETs that failed.
@@ -30,7 +30,7 @@ const PATH: &str = "bench/peers/target/release/gets";
 
 impl Peer {
     /// The named program, or that of this repository if it was built.
-    pub fn find(named: Option<&Path>) -> Option<Self> {
+    pub(super) fn find(named: Option<&Path>) -> Option<Self> {
         match named {
             Some(path) => Some(Self(path.to_owned())),
             None => Path::new(PATH).is_file().then(|| Self(PATH.into())),
@@ -41,7 +41,7 @@ impl Peer {
     ///
     /// # Errors
     /// When it cannot start, or does not print its figures.
-    pub fn run(&self, url: &str, count: u32, concurrency: u16) -> Result<Row, String> {
+    pub(super) fn run(&self, url: &str, count: u32, concurrency: u16) -> Result<Row, String> {
         let name = self.0.display();
         let output = Command::new(&self.0).arg(url).args([count.to_string(), concurrency.to_string()]).output();
         let output = output.map_err(|error| format!("`{name}` cannot be started: {error}"))?;

@@ -11,7 +11,7 @@ use crate::{call::send, wire::Body};
 
 /// The ends of a job's tasks.
 #[derive(Debug, Default)]
-pub struct Ends {
+pub(super) struct Ends {
     /// Events that end a task, by its number.
     each: Vec<u32>,
     /// Tasks without a result.
@@ -32,7 +32,7 @@ struct TaskEnd<'a> {
 ///
 /// # Errors
 /// When the node refuses the job or the stream breaks off.
-pub fn run(node: SocketAddr, url: &str, tasks: u32, concurrency: u16) -> Result<Ends, String> {
+pub(super) fn run(node: SocketAddr, url: &str, tasks: u32, concurrency: u16) -> Result<Ends, String> {
     let mut body = format!(r#"{{"concurrency":{concurrency},"tasks":["#);
     for number in 0..tasks {
         let comma = if number == 0 { "" } else { "," };
@@ -100,12 +100,12 @@ impl Ends {
     }
 
     /// Tasks without an end event, and one more if `complete` is missing or has other counts.
-    pub fn lost(&self) -> u64 {
+    pub(super) fn lost(&self) -> u64 {
         self.each.iter().filter(|count| **count == 0).count() as u64 + u64::from(!self.counts_match)
     }
 
     /// End events after the first one of their task.
-    pub fn duplicated(&self) -> u64 {
+    pub(super) fn duplicated(&self) -> u64 {
         self.each.iter().map(|count| u64::from(count.saturating_sub(1))).sum()
     }
 }

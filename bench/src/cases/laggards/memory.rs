@@ -14,7 +14,7 @@ use crate::{
 
 /// Memory at one moment, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Memory {
+pub(super) struct Memory {
     pub rss: u64,
     pub pss: u64,
     /// Of the kernel for all TCP sockets of the machine, including the ends of this program.
@@ -23,7 +23,7 @@ pub struct Memory {
 
 /// Memory at three moments, and the bytes of the readers when they took no more.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cost {
+pub(super) struct Cost {
     pub before: Memory,
     /// All are connected, and nothing was published to them.
     pub connected: Memory,
@@ -41,7 +41,7 @@ pub struct Cost {
 
 impl Memory {
     /// Memory now; zeros where the system does not show it.
-    pub fn now(target: &Target) -> Self {
+    pub(super) fn now(target: &Target) -> Self {
         let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
         Self {
             rss: target.pid.and_then(Usage::of).map_or(0, |usage| usage.rss),
@@ -51,7 +51,7 @@ impl Memory {
     }
 
     /// Reports the round with the highest cost.
-    pub fn put(report: &mut Report, readers: u32, rounds: &[Cost]) {
+    pub(super) fn put(report: &mut Report, readers: u32, rounds: &[Cost]) {
         let growth = |cost: &&Cost| cost.stuck.rss.saturating_sub(cost.before.rss);
         let Some(cost) = rounds.iter().max_by_key(growth) else { return };
         let Cost { before, connected, stuck, offered, taken, lagged } = cost;
@@ -72,7 +72,7 @@ impl Memory {
 }
 
 /// Bytes in the kernel at both ends of each reader's connection; `None` if the system does not show them.
-pub fn queues(node: SocketAddr, readers: &HashSet<u16>) -> Option<Vec<u64>> {
+pub(super) fn queues(node: SocketAddr, readers: &HashSet<u16>) -> Option<Vec<u64>> {
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
     let mut sums: HashMap<u16, u64> = readers.iter().map(|port| (*port, 0)).collect();
     for (local, remote, sending, receiving) in table.lines().skip(1).filter_map(row) {

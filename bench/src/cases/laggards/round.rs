@@ -32,7 +32,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const DRAIN_TIME: Duration = Duration::from_secs(20);
 
 /// The figures of a round.
-pub struct Round {
+pub(crate) struct Round {
     /// Latency of live events, in milliseconds.
     pub p50: f64,
     pub p99: f64,
@@ -44,12 +44,12 @@ pub struct Round {
 
 impl LaggardsArguments {
     /// A round on a topic of its own.
-    pub fn round(&self, target: &Target) -> Result<Round, String> {
+    pub(crate) fn round(&self, target: &Target) -> Result<Round, String> {
         self.round_on(target, &new_topic())
     }
 
     /// A round on a topic that others may have subscribed to; its name is `topic` and 0.
-    pub fn round_on(&self, target: &Target, topic: &str) -> Result<Round, String> {
+    pub(crate) fn round_on(&self, target: &Target, topic: &str) -> Result<Round, String> {
         let (round, ()) = self.live(target, topic, || {
             pause(Duration::from_secs(self.secs.into()));
             Ok(())
@@ -58,7 +58,12 @@ impl LaggardsArguments {
     }
 
     /// A round with replays; also gives their seconds.
-    pub fn round_with_replays(&self, target: &Target, history: &str, before: &str) -> Result<(Round, f64), String> {
+    pub(crate) fn round_with_replays(
+        &self,
+        target: &Target,
+        history: &str,
+        before: &str,
+    ) -> Result<(Round, f64), String> {
         self.live(target, &new_topic(), || self.replay(target, history, before))
     }
 

@@ -34,7 +34,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(10);
 const FILL_TIME: Duration = Duration::from_secs(60);
 
 /// Connected readers whose buffers are full, and their cost.
-pub struct StuckReaders {
+pub(super) struct StuckReaders {
     sockets: Vec<TcpStream>,
     target: Target,
     cost: Cost,
@@ -50,7 +50,7 @@ impl StuckReaders {
     ///
     /// # Errors
     /// When they cannot connect, or do not get stuck.
-    pub fn connect(target: &Target, count: u32, live: &str) -> Result<Self, String> {
+    pub(super) fn connect(target: &Target, count: u32, live: &str) -> Result<Self, String> {
         let mut cost = Cost { before: Memory::now(target), ..Cost::default() };
         let lagged_before = lagged(target)?;
         let topic = format!("stuck:{}", Ulid::new());
@@ -84,7 +84,7 @@ impl StuckReaders {
     ///
     /// # Errors
     /// When they were not stuck the whole time.
-    pub fn finish(self) -> Result<Cost, String> {
+    pub(super) fn finish(self) -> Result<Cost, String> {
         let taken: u64 = kernel_queues(&self.target, &self.sockets)?.iter().sum();
         if taken < self.taken {
             return Err(format!("the node disconnected stuck readers: {taken} of {} bytes are left", self.taken));

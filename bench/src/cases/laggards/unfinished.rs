@@ -18,7 +18,7 @@ const AT_ONCE: usize = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections that stay open. One that the node closes is opened again.
-pub struct UnfinishedRequests {
+pub(super) struct UnfinishedRequests {
     stop: Arc<AtomicBool>,
     keeper: JoinHandle<Result<u64, String>>,
 }
@@ -30,7 +30,7 @@ impl UnfinishedRequests {
     ///
     /// # Errors
     /// When one cannot be opened.
-    pub fn connect(target: &Target, count: u32) -> Result<Self, String> {
+    pub(super) fn connect(target: &Target, count: u32) -> Result<Self, String> {
         let addr = target.addr;
         let mut sockets = (0..count).map(|index| open(addr, index)).collect::<Result<Vec<_>, _>>()?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -55,7 +55,7 @@ impl UnfinishedRequests {
     ///
     /// # Errors
     /// When one could not be opened again.
-    pub fn finish(self) -> Result<u64, String> {
+    pub(super) fn finish(self) -> Result<u64, String> {
         self.stop.store(true, Relaxed);
         self.keeper.join().map_err(|_| "the thread of the connections panicked".to_owned())?
     }

@@ -11,7 +11,7 @@ use std::{
 use crate::{clock::pause, process::Process};
 
 /// An nginx of this measurement; it ends when this is dropped.
-pub struct Nginx {
+pub(super) struct Nginx {
     process: Process,
     pub addr: SocketAddr,
 }
@@ -26,7 +26,7 @@ impl Nginx {
     ///
     /// # Errors
     /// When it is installed but does not listen in time.
-    pub fn start(dir: &Path, source: SocketAddr) -> Result<Option<Self>, String> {
+    pub(super) fn start(dir: &Path, source: SocketAddr) -> Result<Option<Self>, String> {
         let failed = |error: std::io::Error| format!("nginx cannot be started: {error}");
         let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|port| port.local_addr()).map_err(failed)?;
         fs::create_dir_all(dir).map_err(failed)?;
@@ -51,7 +51,7 @@ impl Nginx {
     }
 
     /// Its process number. There is one process, without a master.
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.process.pid()
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 
 /// A route to a stream of the source.
 #[derive(Clone, Debug)]
-pub struct Route {
+pub(super) struct Route {
     addr: SocketAddr,
     kind: Kind,
 }
@@ -35,24 +35,24 @@ enum Kind {
 }
 
 /// True if the node has relays.
-pub fn has_relays(addr: SocketAddr) -> Result<bool, String> {
+pub(super) fn has_relays(addr: SocketAddr) -> Result<bool, String> {
     Ok(exchange(addr, "GET", "/api/relays", None)?.0 == 200)
 }
 
 // === impl Route ===
 
 impl Route {
-    pub fn plain(addr: SocketAddr, prefix: &'static str) -> Self {
+    pub(super) fn plain(addr: SocketAddr, prefix: &'static str) -> Self {
         Self { addr, kind: Kind::Plain(prefix) }
     }
 
-    pub fn relay(addr: SocketAddr) -> Self {
+    pub(super) fn relay(addr: SocketAddr) -> Self {
         Self { addr, kind: Kind::Relay }
     }
 
     /// Counts the events of a firehose on a new thread. [`follow`](Self::follow) also checks that each event arrives
     /// once: here that would cost too much.
-    pub fn count(&self, events: u32, bytes: u32) -> Result<JoinHandle<Result<u64, String>>, String> {
+    pub(super) fn count(&self, events: u32, bytes: u32) -> Result<JoinHandle<Result<u64, String>>, String> {
         let mut socket = self.open(&format!("/firehose/{events}/{bytes}"))?;
         let read = move || {
             let (mut counter, mut buffer) = (Counter::default(), vec![0; 256 << 10]);
@@ -69,7 +69,13 @@ impl Route {
     }
 
     /// Reads a paced stream: the latency of its events, and its losses.
-    pub fn follow(&self, events: u64, bytes: u32, rate: u32, clock: Clock) -> Result<(Histogram<u64>, Losses), String> {
+    pub(super) fn follow(
+        &self,
+        events: u64,
+        bytes: u32,
+        rate: u32,
+        clock: Clock,
+    ) -> Result<(Histogram<u64>, Losses), String> {
         let mut socket = self.open(&format!("/paced/{events}/{bytes}/{rate}"))?;
         let (mut latency, mut arrived) = (histogram(), 0);
         let (mut track, mut body, mut buffer) = (Track::default(), Body::default(), vec![0; 64 << 10]);

@@ -18,7 +18,7 @@ use crate::{
 
 /// A server whose threads end with the program.
 #[derive(Debug)]
-pub struct Source {
+pub(super) struct Source {
     pub addr: SocketAddr,
 }
 
@@ -29,7 +29,7 @@ const PIECE: usize = 32 << 10;
 
 impl Source {
     /// Listens on a free port of loopback.
-    pub fn start(clock: Clock) -> Result<Self, String> {
+    pub(super) fn start(clock: Clock) -> Result<Self, String> {
         let failed = |error: io::Error| format!("no port for the source: {error}");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;

@@ -67,7 +67,7 @@ impl Environment {
 ///
 /// # Errors
 /// If no directory of `path` has such a program. A name with a slash is used unchanged.
-pub fn find(program: &str, path: Option<&OsStr>) -> io::Result<PathBuf> {
+pub(super) fn find(program: &str, path: Option<&OsStr>) -> io::Result<PathBuf> {
     if program.contains('/') {
         return Ok(program.into());
     }
@@ -82,7 +82,7 @@ pub fn find(program: &str, path: Option<&OsStr>) -> io::Result<PathBuf> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn environment(set: &[(&str, &str)], pass: &[&str]) -> Environment {
@@ -91,7 +91,7 @@ pub mod tests {
     }
 
     /// A variable of this process that is not passed on by default.
-    pub fn other() -> (String, String) {
+    pub(crate) fn other() -> (String, String) {
         let plain = |(name, value): &(String, String)| {
             !ALWAYS.contains(&name.as_str()) && !name.starts_with(OWN_PREFIX) && name != "_" && !value.contains('\n')
         };

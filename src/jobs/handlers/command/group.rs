@@ -25,7 +25,7 @@ const SCRIPT: &str = "trap '' HUP INT QUIT TERM USR1 USR2; echo; read -r _; kill
 
 /// A process group that is killed when this is dropped.
 #[derive(Debug)]
-pub struct Group {
+pub(super) struct Group {
     /// `None` once it was killed.
     id: Option<Pid>,
     /// Leads the group. It is not waited for before the group is killed, so the id cannot belong to another process.
@@ -40,7 +40,7 @@ impl Group {
     ///
     /// # Errors
     /// If the program cannot be started.
-    pub async fn start(command: &mut Command) -> io::Result<(Self, Child)> {
+    pub(super) async fn start(command: &mut Command) -> io::Result<(Self, Child)> {
         let marker = Marker::new();
         // Without a shell only the death of the node is not covered, so the start does not fail.
         let lifeline = lifeline()
@@ -57,7 +57,7 @@ impl Group {
     }
 
     /// Kills every remaining process of the group, including the lifeline.
-    pub fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         if let Some(id) = self.id.take() {
             // Without a lifeline the group is usually empty.
             let _ = kill_process_group(id, Signal::KILL);

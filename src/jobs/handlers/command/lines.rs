@@ -3,11 +3,11 @@
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 /// Maximum bytes of a line of output.
-pub const LINE_MAX: usize = 1 << 20;
+pub(super) const LINE_MAX: usize = 1 << 20;
 
 /// The lines of a stream.
 #[derive(Debug)]
-pub struct Lines<R> {
+pub(super) struct Lines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,
     max: usize,
@@ -20,7 +20,7 @@ pub struct Lines<R> {
 
 /// One line, with its number from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line<'a> {
+pub(super) enum Line<'a> {
     /// Its bytes without the line end.
     Whole(u64, &'a [u8]),
     /// It has more bytes than lines without announcement; the next call returns it.
@@ -31,7 +31,7 @@ pub enum Line<'a> {
 
 /// The last bytes of a stream.
 #[derive(Debug)]
-pub struct Tail<R> {
+pub(super) struct Tail<R> {
     reader: R,
     bytes: Vec<u8>,
     max: usize,
@@ -42,7 +42,7 @@ pub struct Tail<R> {
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     /// Lines of at most `max` bytes. [`Line::Long`] comes before the first line of more than `free` bytes.
-    pub fn new(reader: R, max: usize, free: usize) -> Self {
+    pub(super) fn new(reader: R, max: usize, free: usize) -> Self {
         Self {
             reader: BufReader::new(reader),
             line: Vec::new(),
@@ -56,7 +56,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
     /// The next line; `None` at the end, also after a failure of the pipe. It may be cancelled and called again: no
     /// byte is lost.
-    pub async fn next(&mut self) -> Option<Line<'_>> {
+    pub(super) async fn next(&mut self) -> Option<Line<'_>> {
         if std::mem::take(&mut self.given) {
             self.line.clear();
         }
@@ -91,12 +91,12 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
 impl<R: AsyncRead + Unpin> Tail<R> {
     /// The last `max` bytes.
-    pub fn new(reader: R, max: usize) -> Self {
+    pub(super) fn new(reader: R, max: usize) -> Self {
         Self { reader, bytes: Vec::new(), max, cut: false }
     }
 
     /// Reads the available bytes; false at the end. May be cancelled and called again.
-    pub async fn read(&mut self) -> bool {
+    pub(super) async fn read(&mut self) -> bool {
         let more = matches!(self.reader.read_buf(&mut self.bytes).await, Ok(1..));
         // It grows to twice the size before it is trimmed, so each byte is moved at most once.
         if self.bytes.len() > self.max * 2 {
@@ -106,7 +106,7 @@ impl<R: AsyncRead + Unpin> Tail<R> {
     }
 
     /// The last bytes as text.
-    pub fn text(&mut self) -> String {
+    pub(super) fn text(&mut self) -> String {
         self.trim();
         let text = String::from_utf8_lossy(&self.bytes);
         // The cut may have split a character.

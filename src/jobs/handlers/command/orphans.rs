@@ -29,7 +29,7 @@ use tokio::{
 };
 
 /// The environment variable with the marker of programs and their children.
-pub const VARIABLE: &str = "MILLSTREAM_LIFELINE";
+pub(super) const VARIABLE: &str = "MILLSTREAM_LIFELINE";
 
 /// Children often die together; one sweep handles all that die within this time.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -77,7 +77,7 @@ struct State {
 
 /// The marker of a running program. When it is dropped, the program counts as ended.
 #[derive(Debug)]
-pub struct Marker(u64);
+pub(super) struct Marker(u64);
 
 static FAMILY: LazyLock<Family> = LazyLock::new(|| Family {
     name: format!("{:016x}", rand::random::<u64>()),
@@ -90,7 +90,7 @@ static FAMILY: LazyLock<Family> = LazyLock::new(|| Family {
 ///
 /// # Errors
 /// If it cannot be started.
-pub fn spawn(command: &mut tokio::process::Command) -> io::Result<tokio::process::Child> {
+pub(super) fn spawn(command: &mut tokio::process::Command) -> io::Result<tokio::process::Child> {
     // Held during the start: a sweep must not see a child before it is registered.
     let mut state = FAMILY.state();
     let child = command.spawn()?;
@@ -101,7 +101,7 @@ pub fn spawn(command: &mut tokio::process::Command) -> io::Result<tokio::process
 }
 
 /// The marker of this process itself, for processes that it starts in addition to programs.
-pub fn inherited() -> Option<(&'static str, &'static str)> {
+pub(super) fn inherited() -> Option<(&'static str, &'static str)> {
     FAMILY.outer.as_deref().map(|outer| (VARIABLE, outer))
 }
 
@@ -214,7 +214,7 @@ impl State {
 
 impl Marker {
     /// The marker of a program that will start.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut state = FAMILY.state();
         state.watch();
         state.last += 1;
@@ -224,7 +224,7 @@ impl Marker {
     }
 
     /// The value of the environment variable.
-    pub fn value(&self) -> String {
+    pub(super) fn value(&self) -> String {
         let own = format!("{}-{}", FAMILY.name, self.0);
         FAMILY.outer.as_ref().map_or(own.clone(), |outer| format!("{outer}/{own}"))
     }

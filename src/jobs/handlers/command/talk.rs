@@ -19,7 +19,7 @@ const EXCERPT: usize = 200;
 
 /// The output so far.
 #[derive(Debug)]
-pub struct Talk {
+pub(super) struct Talk {
     program: String,
     /// The first result or error. Later output is read but ignored.
     pub outcome: Option<Result<Json, TaskError>>,
@@ -40,7 +40,7 @@ struct Begun {
 
 impl Talk {
     /// The talk of this program, without output.
-    pub fn new(program: &str) -> Self {
+    pub(super) fn new(program: &str) -> Self {
         Self { program: program.to_owned(), outcome: None, progress: 0.0, begun: None }
     }
 
@@ -48,7 +48,7 @@ impl Talk {
     ///
     /// # Errors
     /// `bad_output` for a line that is too long, or that starts a result or an error and is not valid.
-    pub fn take(&mut self, line: Line<'_>) -> Result<Vec<Report>, TaskError> {
+    pub(super) fn take(&mut self, line: Line<'_>) -> Result<Vec<Report>, TaskError> {
         let (number, bytes) = match line {
             Line::Whole(number, bytes) => (number, json::without_mark(bytes).trim_ascii()),
             Line::Long => return Ok(Vec::new()),
@@ -82,7 +82,7 @@ impl Talk {
     }
 
     /// The error for a result that the program did not finish, if there is one.
-    pub fn unfinished(&self) -> Option<TaskError> {
+    pub(super) fn unfinished(&self) -> Option<TaskError> {
         let begun = self.begun.as_ref().filter(|begun| is_outcome(&begun.text))?;
         Some(self.bad(begun.number, "begins a result that has no end"))
     }

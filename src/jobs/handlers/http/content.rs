@@ -16,7 +16,7 @@ const LARGE: usize = 128 * 1024;
 
 /// The media type of a response.
 #[derive(Clone, Debug)]
-pub struct Media {
+pub(super) struct Media {
     /// Without parameters, in lower case; empty if the response names none.
     essence: String,
     /// The encoding of its text, if the response names a known one.
@@ -32,7 +32,7 @@ const BINARY_APPLICATIONS: [&str; 4] =
 
 impl Media {
     /// The media type in the fields of a response.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
         let field = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let mut parts = split(field);
         let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -46,17 +46,17 @@ impl Media {
     }
 
     /// True for this type.
-    pub fn is(&self, media: &str) -> bool {
+    pub(super) fn is(&self, media: &str) -> bool {
         self.essence == media
     }
 
     /// Any bytes as text for people.
-    pub fn lossy<'b>(&self, bytes: &'b [u8]) -> Cow<'b, str> {
+    pub(super) fn lossy<'b>(&self, bytes: &'b [u8]) -> Cow<'b, str> {
         self.charset.unwrap_or(UTF_8).decode_with_bom_removal(bytes).0
     }
 
     /// The body as a result, with its `encoding` if it is not text. Large bodies are parsed on another thread.
-    pub async fn interpret(self, bytes: Bytes, reserve: &Reserve) -> (Json, Option<&'static str>) {
+    pub(super) async fn interpret(self, bytes: Bytes, reserve: &Reserve) -> (Json, Option<&'static str>) {
         if bytes.len() < LARGE {
             return self.read(&bytes);
         }

@@ -43,7 +43,7 @@ enum End {
 
 /// Forwards the events until the stream ends. Their number is not limited: only the last one is stored, and a full sink
 /// makes the upstream wait.
-pub async fn forward(
+pub(super) async fn forward(
     mut body: Chunks,
     max_event_bytes: usize,
     input: &Input,

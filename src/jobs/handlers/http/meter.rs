@@ -12,7 +12,7 @@ use crate::{
 
 /// Reports each full percentage once. Reports nothing if the length is unknown, or if the body came in one piece: the
 /// end of the task follows immediately.
-pub struct Meter<'a> {
+pub(crate) struct Meter<'a> {
     progress: &'a Progress,
     total: Option<u64>,
     read: u64,
@@ -23,7 +23,7 @@ pub struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     /// A meter for a body of `total` bytes.
-    pub fn new(progress: &'a Progress, total: Option<u64>) -> Self {
+    pub(crate) fn new(progress: &'a Progress, total: Option<u64>) -> Self {
         Self { progress, total: total.filter(|total| *total > 0), read: 0, last: 0 }
     }
 
@@ -32,7 +32,12 @@ impl<'a> Meter<'a> {
     /// # Errors
     /// `response_too_large` above `limit` bytes, before the body is read if its length is known; or the failure of the
     /// connection.
-    pub async fn collect(&mut self, body: &mut Chunks, limit: usize, reserve: &Reserve) -> Result<Bytes, TaskError> {
+    pub(crate) async fn collect(
+        &mut self,
+        body: &mut Chunks,
+        limit: usize,
+        reserve: &Reserve,
+    ) -> Result<Bytes, TaskError> {
         if self.total.is_some_and(|total| total > limit as u64) {
             return Err(upstream::Error::TooLarge { limit }.into());
         }

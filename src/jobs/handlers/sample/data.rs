@@ -10,7 +10,7 @@ pub const ORDERS_PATH: &str = "/api/sse/samples/orders.csv";
 pub const QUOTES_PATH: &str = "/api/sse/samples/quotes";
 
 /// A picture of 1600 × 1000 pixels.
-pub const HARBOUR: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/harbour.png"));
+pub(super) const HARBOUR: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/harbour.png"));
 
 const ORDERS: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/orders.csv"));
 

@@ -27,17 +27,17 @@ use crate::{
 const PAGES_MAX: u32 = 100;
 
 /// The node as its own upstream.
-pub struct Node {
+pub(super) struct Node {
     client: Client,
     url: Arc<OnceLock<String>>,
     max_response_bytes: usize,
 }
 
 /// Downloads the orders.
-pub struct Fetch(pub Node);
+pub(super) struct Fetch(pub Node);
 
 /// Collects the quotes.
-pub struct ThirdParty(pub Node);
+pub(super) struct ThirdParty(pub Node);
 
 #[derive(Deserialize)]
 struct Page {
@@ -56,7 +56,7 @@ struct Quote {
 
 impl Node {
     /// The node of these dependencies.
-    pub fn new(deps: &Deps) -> Self {
+    pub(super) fn new(deps: &Deps) -> Self {
         Self { client: deps.client.clone(), url: deps.own_url.clone(), max_response_bytes: deps.max_response_bytes }
     }
 

@@ -19,7 +19,7 @@ struct Order {
     unit_price: f64,
 }
 
-pub fn run(steps: &Steps) -> Result<Value, TaskError> {
+pub(super) fn run(steps: &Steps) -> Result<Value, TaskError> {
     describe(orders_csv(), steps)
 }
 

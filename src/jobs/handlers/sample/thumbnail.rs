@@ -18,7 +18,7 @@ const DECODED: f64 = 10.0;
 /// Share of each width; the first third of it is resizing.
 const SHARE: f64 = 30.0;
 
-pub fn run(steps: &Steps) -> Result<Value, TaskError> {
+pub(super) fn run(steps: &Steps) -> Result<Value, TaskError> {
     steps.done(0.0, "decoding the picture")?;
     let mut picture = image::load_from_memory_with_format(HARBOUR, ImageFormat::Png).map_err(|error| broken(&error))?;
     let (full_width, full_height) = (picture.width(), picture.height());

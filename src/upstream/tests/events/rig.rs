@@ -11,82 +11,83 @@ use crate::upstream::{
 };
 
 /// The head of a stream whose end is marked.
-pub const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+pub(super) const CHUNKED: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 /// The last chunk.
-pub const LAST: &str = "0\r\n\r\n";
+pub(super) const LAST: &str = "0\r\n\r\n";
 
 /// One chunk. An empty text has no chunk, since an empty chunk is the last one.
-pub fn chunk(text: &str) -> String {
+pub(super) fn chunk(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{:x}\r\n{text}\r\n", text.len()) }
 }
 
 /// A complete stream.
-pub fn stream(text: &str) -> String {
+pub(super) fn stream(text: &str) -> String {
     format!("{CHUNKED}{}{LAST}", chunk(text))
 }
 
 /// The beginning of a stream.
-pub fn begun(text: &str) -> String {
+pub(super) fn begun(text: &str) -> String {
     format!("{CHUNKED}{}", chunk(text))
 }
 
 /// A response with this status line.
-pub fn status(line: &str) -> String {
+pub(super) fn status(line: &str) -> String {
     format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n")
 }
 
 /// A remote at this upstream.
-pub fn remote(upstream: &Upstream, config: RemoteConfig, client: &Client) -> Arc<Remote> {
+pub(super) fn remote(upstream: &Upstream, config: RemoteConfig, client: &Client) -> Arc<Remote> {
     at(&upstream.url(""), config, client)
 }
 
 /// A remote at this base URL.
-pub fn at(base: &str, config: RemoteConfig, client: &Client) -> Arc<Remote> {
+pub(super) fn at(base: &str, config: RemoteConfig, client: &Client) -> Arc<Remote> {
     let config = RemoteConfig { base_url: Some(base.into()), paths: vec!["/*".into()], ..config };
     Arc::new(config.build("up", client).expect("valid settings"))
 }
 
 /// A stream of this remote.
-pub fn of(remote: Arc<Remote>) -> Source {
+pub(super) fn of(remote: Arc<Remote>) -> Source {
     let url = remote.client_url("/events").expect("a valid path");
     let pace = Pace { initial: Duration::from_millis(5), max: Duration::from_millis(20) };
     Source { pace, ..Source::get(remote, url, Purpose::Relay) }
 }
 
 /// A stream of a remote at this upstream.
-pub fn source(upstream: &Upstream, config: RemoteConfig) -> Source {
+pub(super) fn source(upstream: &Upstream, config: RemoteConfig) -> Source {
     of(remote(upstream, config, &client(&[])))
 }
 
 /// A reader from the beginning of the stream.
-pub fn open(source: Source) -> EventSource {
+pub(super) fn open(source: Source) -> EventSource {
     EventSource::new(source, Cursor::default(), Connections::new(10))
 }
 
 /// The next item.
-pub async fn next(stream: &mut EventSource) -> StreamEvent {
+pub(super) async fn next(stream: &mut EventSource) -> StreamEvent {
     timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("the stream has not ended")
 }
 
 /// The next item as a short text.
-pub async fn next_brief(stream: &mut EventSource) -> String {
+pub(super) async fn next_brief(stream: &mut EventSource) -> String {
     brief(&next(stream).await)
 }
 
 /// Skips a delay. Needs a runtime of one thread.
-pub async fn skip(delay: Duration) {
+pub(super) async fn skip(delay: Duration) {
     tokio::time::pause();
     tokio::time::advance(delay).await;
     tokio::time::resume();
 }
 
 /// Reads a stream from the beginning to the end.
-pub async fn read(source: Source) -> (Vec<StreamEvent>, Cursor) {
+pub(super) async fn read(source: Source) -> (Vec<StreamEvent>, Cursor) {
     read_after(source, Cursor::default()).await
 }
 
 /// Reads a stream to its end, without delays. Joins successive events into one item.
-pub async fn read_after(source: Source, cursor: Cursor) -> (Vec<StreamEvent>, Cursor) {
+pub(super) async fn read_after(source: Source, cursor: Cursor) -> (Vec<StreamEvent>, Cursor) {
     let mut stream = EventSource::new(source, cursor, Connections::new(10));
     let mut items = Vec::new();
     while let Some(next) = timeout(PATIENCE, stream.next()).await.expect("an item in time") {
@@ -103,7 +104,7 @@ pub async fn read_after(source: Source, cursor: Cursor) -> (Vec<StreamEvent>, Cu
 }
 
 /// An item as a short text: an event is `id=data`, a control frame is `!name`.
-pub fn brief(item: &StreamEvent) -> String {
+pub(super) fn brief(item: &StreamEvent) -> String {
     match item {
         StreamEvent::Open { resumed_after, may_have_missed, .. } => {
             let after = resumed_after.as_ref().map_or_else(String::new, |id| format!(" after {id}"));
@@ -123,12 +124,12 @@ pub fn brief(item: &StreamEvent) -> String {
 }
 
 /// Reads a stream to its end. Returns the items as short texts.
-pub async fn read_brief(source: Source) -> Vec<String> {
+pub(super) async fn read_brief(source: Source) -> Vec<String> {
     read(source).await.0.iter().map(brief).collect()
 }
 
 /// The delays of the retries.
-pub fn delays(items: &[StreamEvent]) -> Vec<Duration> {
+pub(super) fn delays(items: &[StreamEvent]) -> Vec<Duration> {
     let delays = items.iter().filter_map(|item| match item {
         StreamEvent::Retry { delay, .. } => Some(*delay),
         _ => None,
@@ -137,7 +138,7 @@ pub fn delays(items: &[StreamEvent]) -> Vec<Duration> {
 }
 
 /// Why the reader gave up.
-pub fn reason(items: &[StreamEvent]) -> String {
+pub(super) fn reason(items: &[StreamEvent]) -> String {
     match items.last() {
         Some(StreamEvent::GaveUp(failure)) => failure.to_string(),
         last => panic!("the reader did not give up: {last:?}"),
@@ -145,7 +146,7 @@ pub fn reason(items: &[StreamEvent]) -> String {
 }
 
 /// A header field of the request with this number, from 0.
-pub fn field(upstream: &Upstream, number: usize, name: &str) -> Option<String> {
+pub(super) fn field(upstream: &Upstream, number: usize, name: &str) -> Option<String> {
     let request = upstream.requests().get(number).cloned().expect("the request arrived");
     let head = request.split("\r\n\r\n").next().unwrap_or_default().to_owned();
     head.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
