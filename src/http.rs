@@ -20,6 +20,7 @@ mod emitter;
 mod emitters;
 mod error;
 mod fallback;
+mod flood;
 mod frame_schemas;
 mod frontend;
 mod gate;

@@ -33,11 +33,11 @@
 //! | catching up | ending | the journal is unavailable | `shard.rs` `take_page` |
 //! | live | ending | the outbox is full and the policy is `disconnect` | `overflow.rs` |
 //! | both | ending | the last event of the stream (`until`) is queued | `emitter.rs` `offer`, `queue_page` |
-//! | both | ending | lifetime, token, write deadline, input flood | `emitter.rs` `check_deadlines`, by a tick of the shard |
+//! | both | ending | lifetime, token, write deadline | `emitter.rs` `check_deadlines`, by a tick of the shard |
 //! | both | ending | the API, the stop of the node | `shard.rs` `disconnect`, `drain` |
 //! | ending | closed | all frames are sent, the last one is `disconnect` with the reason | `socket_writer.rs` |
 //! | ending | closed | the client takes nothing: the connection is cut | `shard.rs` `tick` |
-//! | each | closed | the client closes the connection | `subscription.rs`, `shard.rs` `remove` |
+//! | each | closed | the client closes the connection, or floods it | `subscription.rs`, `shard.rs` `remove` |
 //!
 //! The states are those of `Phase` in `emitter.rs`. An emitter that is connecting has none: it is not registered yet. A closed
 //! one is gone.

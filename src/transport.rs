@@ -199,13 +199,18 @@ impl Transport {
         }
     }
 
-    /// Discards input until the client ends or the time is over.
+    /// Discards input until the client ends, or floods a stream's connection, or the time is over.
     fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut bytes = [0; 4096];
         loop {
+            if let Err(error) = self.watch.request().check_stream() {
+                return Poll::Ready(error);
+            }
             let mut buffer = ReadBuf::new(&mut bytes);
             match read(&self.stage, cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.watch.request().count_input(buffer.filled().len(), 0);
+                }
                 Poll::Ready(_) => return Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
                 Poll::Pending => break,
             }
@@ -224,11 +229,6 @@ impl Transport {
         count > 0
     }
 
-    /// An error for a stream whose client has closed its sending side.
-    fn check_over(&self) -> io::Result<()> {
-        if self.watch.is_over() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
-    }
-
     fn is_served(&self) -> bool {
         matches!(&*self.stage.borrow(), At::Served(_) | At::Flushing(..))
     }
@@ -244,6 +244,7 @@ fn read(stage: &Stage, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<i
 
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let streams = self.watch.request().check_stream()?;
         if self.last.is_some() {
             return self.poll_last(cx).map(Err);
         }
@@ -261,26 +262,28 @@ impl AsyncRead for Transport {
                 if self.is_served() {
                     // A complete request gets its response; a stream has lost its reader.
                     self.watch.request().set_ended();
-                    self.check_over()?;
+                    self.watch.request().check_stream()?;
                 }
                 return Poll::Ready(Ok(()));
             }
+            let (came, requests) = (buffer.filled().len() - before, self.requests.passed());
             let passed = self.requests.take(&buffer.filled()[before..]);
+            self.watch.request().count_input(came, self.requests.passed() - requests);
             buffer.set_filled(before + passed);
             self.watch.request().set_expects(self.requests.expects());
             if passed > 0 || self.give(buffer) {
                 return Poll::Ready(Ok(()));
             }
         }
-        // The response is sent with the next flush.
-        Poll::Pending
+        // The rejection is sent with the next flush, but a stream continues until its client ends.
+        if streams { self.poll_last(cx).map(Err) } else { Poll::Pending }
     }
 }
 
 impl AsyncWrite for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let gone = || Err(io::ErrorKind::BrokenPipe.into());
-        self.check_over()?;
+        self.watch.request().check_stream()?;
         if !bytes.is_empty() {
             // The response begins.
             self.watch.request().set_asks(false);
@@ -303,7 +306,7 @@ impl AsyncWrite for Transport {
         let done = self.poll(|connection| connection.poll_flush(cx), gone);
         ready!(self.outlet.watch(done, 0, cx))?;
         self.outlet.flushed();
-        self.check_over()?;
+        self.watch.request().check_stream()?;
         if self.watch.request().set_asks(false) {
             self.write_now(CONTINUE, cx);
         }
@@ -346,9 +349,10 @@ impl Handover {
         self.request.answering()
     }
 
-    /// The response is a stream: it ends when its client closes its sending side.
-    pub fn streams(&self) {
-        self.request.set_streams();
+    /// The response is a stream, or takes long. Until it is complete, the connection ends when its client closes its
+    /// sending side, or sends more than this number of bytes after the request.
+    pub fn streams(&self, most_input: u64) {
+        self.request.set_streams(most_input);
     }
 
     /// True if the client of the current request waits for `100 Continue`.

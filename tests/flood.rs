@@ -5,9 +5,12 @@ mod support;
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    sync::Arc,
     time::Duration,
 };
 
+use actix_web::{App as WebApp, HttpServer};
+use millstream::{app::App, config::Config, hub::Reason, journal::Kind};
 use support::{Node, Stream, eventually};
 
 /// CPU time is counted over so long.
@@ -111,6 +114,49 @@ fn assert_unread_flood_is_harmless(query: &str, flood: &[u8]) {
     assert!(gone < Duration::from_secs(2) && used < IDLE, "gone after {gone:?}, then {used:?} of CPU in {WINDOW:?}");
     assert_eq!(node.closed("input_flood"), 1);
     node.must_be_healthy();
+}
+
+/// In another program's server: one client sends the flood with its request, one sends it later and reads nothing, and
+/// one sends a little.
+#[actix_web::test]
+async fn a_flood_behind_a_stream_in_another_programs_server_ends_it() {
+    let mut config = Config::default();
+    config.journal.kind = Kind::Memory;
+    let app = Arc::new(App::with_handlers(config, []).expect("a node"));
+    let (connections, routed) = (app.connections().clone(), app.clone());
+    let server = HttpServer::new(move || WebApp::new().configure(routed.routes()))
+        .workers(1)
+        .on_connect(move |io, data| connections.enter(io, data))
+        .disable_signals()
+        .bind(("127.0.0.1", 0))
+        .expect("a port");
+    let addr = server.addrs()[0];
+    let server = server.run();
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    let counters = app.node().clone();
+    let clients = move || {
+        let counters = counters.hub.counters();
+        let ask = b"GET /events?topic=t HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let connect = || TcpStream::connect(addr).expect("a connection");
+        let ended = |streams| eventually(|| (counters.closed(Reason::InputFlood) == streams).then_some(()));
+        let mut calm = connect();
+        calm.write_all(ask).expect("send");
+        push(&mut calm, &pipelined_requests(1000));
+        let mut at_once = connect();
+        push(&mut at_once, &[&ask[..], &pipelined_requests(256 << 10)].concat());
+        ended(1);
+        let mut later = connect();
+        later.write_all(ask).expect("send");
+        assert!(later.read(&mut [0; 64]).expect("a response") > 0);
+        push(&mut later, &pipelined_requests(1 << 20));
+        // The input of the calm client has been checked by then, too.
+        ended(2);
+        assert_eq!(counters.open(), 1, "a few bytes do not end a stream");
+    };
+    actix_web::rt::task::spawn_blocking(clients).await.expect("the clients");
+    app.stop().await;
+    handle.stop(true).await;
 }
 
 #[test]

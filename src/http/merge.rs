@@ -15,6 +15,7 @@ use super::{
     body::Json,
     connect::heartbeat,
     error::Field,
+    flood::InputWatch,
     frame_schemas::MergedFrame,
     limited, permit,
     pull::{self, EndMode},
@@ -99,7 +100,7 @@ pub(super) async fn merge(
     }));
     let teller = node.clone();
     let end = EndMode::LastFrame(Box::new(move |reason| disconnect(&teller, reason.as_str(), None, Duration::ZERO)));
-    Ok(pull::open(&node, &request, &identity, pull::input(&request), (frames, upstreams), end, permit))
+    Ok(pull::open(&node, &request, &identity, InputWatch::start(&request), (frames, upstreams), end, permit))
 }
 
 /// The remote that a source names.

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::{
     Code, Identity, Problem, Refusal, accept, address, body,
+    flood::InputWatch,
     frame_schemas::RemoteFrame,
     head::is_head,
     identity::Admin,
@@ -205,11 +206,11 @@ async fn pass(
     let patient = matches!(method, Method::GET | Method::HEAD) && accept::takes_stream(request.headers());
     let proxied = ProxyRequest { remote, method, url, headers: fields(request), body, via: address::via(request) };
     let heartbeat = Duration::from_millis(node.config.emitter.heartbeat_ms);
-    let input = pull::input(request);
+    let input = InputWatch::start(request);
     let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
     let answer = tokio::select! {
         answer = proxied.open(&connections, heartbeat) => answer,
-        () = pull::flooded(input) => return Err(Problem::malformed("nothing may follow the request for a stream")),
+        () = input.flooded() => return Err(Problem::malformed("nothing may follow the request for a stream")),
         () = node.stopping.cancelled() => {
             return match patient {
                 true => Ok(refused_for_now(node, Refusal::NodeStopping)),

@@ -13,20 +13,20 @@ use actix_web::{
     http::{ConnectionType, Method, StatusCode, Version, header},
     web::Bytes,
 };
-use tokio::time::{Duration, Instant};
+use tokio::time::Duration;
 
 use super::{
     Problem, Refusal,
     answer::Holds,
     connection::{Connection, ConnectionPermit},
     error::Refused,
+    flood::InputWatch,
     head::is_head,
 };
 use crate::{
     access::{self, Identity},
-    hub::{Connect, ConnectError, Framing, MOST_INPUT, Reason, StreamTask, Subscription},
+    hub::{Connect, ConnectError, Framing, Reason, StreamTask, Subscription},
     node::Node,
-    socket::Socket,
     sse::{self, Frame},
     transport::Handover,
 };
@@ -34,40 +34,19 @@ use crate::{
 /// The body of an event stream.
 ///
 /// On a connection of the node's own listener the body only takes over the connection, and a [`StreamTask`] writes the
-/// frames. In another program's server the framework polls the body for frames, and the body also watches the
-/// connection. Bytes that a client sends after its request make the framework poll the body without end, since it has
-/// no buffer for more than 128 KiB. Too many polls without a frame in a short time therefore end the connection. If the
-/// client also does not read, the framework does not poll the body; for this case the hub checks the number of received
-/// bytes ([`Connect::flooded`]).
+/// frames. In another program's server the framework polls the body for frames.
 struct Body {
     /// `None` after the frames have taken over the connection.
     frames: Option<Subscription>,
     /// `Some` on the node's own listener. In another program's server it is `None`, and the framework continues to poll
     /// this body.
     takeover: Option<(Handover, Rc<ConnectionPermit>, Framing)>,
-    storm: Storm,
+    input: InputWatch,
 }
 
 /// Marks a stream that replaces a problem response.
 struct ReplacesProblem;
 
-/// Detects a body that is polled again and again without a frame.
-pub(super) struct Storm {
-    idle_polls: u32,
-    counting_since: Instant,
-}
-
-/// Bytes that a client sends after its request.
-#[derive(Clone, Copy)]
-pub(super) struct Input {
-    socket: Socket,
-    before: Option<u64>,
-}
-
-/// This number of polls without a frame within [`STORM_TIME`] is a flood: timers and the shard wake a body only a few
-/// times a second.
-const STORM_POLLS: u32 = 2000;
-const STORM_TIME: Duration = Duration::from_secs(2);
 /// Maximum reconnection time that is passed on from an upstream: an hour.
 const LONGEST_RETRY_MS: u64 = 60 * 60 * 1000;
 /// Memory of an emitter whose client does not read, in addition to its history: its entry in the shard, and its task.
@@ -94,65 +73,17 @@ impl MessageBody for Body {
             });
         }
         let Some(frames) = &mut self.frames else { return Poll::Pending };
-        match frames.poll_frame(cx) {
-            Poll::Ready(frame) => {
-                self.storm.reset();
-                Poll::Ready(frame.map(|frame| Ok(frame.frame())))
-            }
-            Poll::Pending if self.storm.is_flood() => {
-                self.frames.as_mut().expect("it was polled").set_end(Reason::InputFlood);
-                Poll::Ready(Some(Err(flood())))
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        frames.poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame.frame())))
     }
 }
 
-// === impl Storm ===
-
-impl Storm {
-    pub(super) fn new() -> Self {
-        Self { idle_polls: 0, counting_since: Instant::now() }
-    }
-
-    /// Resets the count, since there was a frame.
-    pub(super) fn reset(&mut self) {
-        self.idle_polls = 0;
-    }
-
-    /// Counts a poll without a frame; true if there were too many.
-    pub(super) fn is_flood(&mut self) -> bool {
-        if self.idle_polls == 0 {
-            self.counting_since = Instant::now();
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(frames) = &mut self.frames
+            && self.input.has_flooded()
+        {
+            frames.set_end(Reason::InputFlood);
         }
-        self.idle_polls += 1;
-        if self.idle_polls <= STORM_POLLS {
-            return false;
-        }
-        self.idle_polls = 0;
-        self.counting_since.elapsed() < STORM_TIME
-    }
-}
-
-pub(super) fn flood() -> io::Error {
-    io::Error::other("input flood behind an event stream")
-}
-
-// === impl Input ===
-
-impl Input {
-    /// Counts the bytes from this moment.
-    pub(super) fn of(socket: Socket) -> Self {
-        Self { socket, before: socket.received() }
-    }
-
-    /// True if the client has sent more than any client of a stream needs; `None` if the system does not report it.
-    pub(super) fn flooded(&self) -> Option<bool> {
-        self.socket.received().zip(self.before).map(|(now, before)| now.saturating_sub(before) > MOST_INPUT)
-    }
-
-    pub(super) fn cut(&self) {
-        self.socket.cut();
     }
 }
 
@@ -174,12 +105,8 @@ pub(super) async fn open(
     let connection = Connection::of(request);
     let handover = connection.as_ref().and_then(Connection::handover);
     connect.cut = connection.as_ref().and_then(Connection::cutter);
-    if let Some(socket) = connection.as_ref().and_then(Connection::socket)
-        && handover.is_none()
-    {
-        let input = Input::of(socket);
-        connect.flooded = Some(Box::new(move || input.flooded() == Some(true)));
-    }
+    // A stream that takes over the connection checks the limit itself.
+    let input = if handover.is_some() { InputWatch::default() } else { InputWatch::start(request) };
     let framing = if request.version() < Version::HTTP_11 { Framing::UntilClosed } else { Framing::Chunked };
     let takeover = handover.map(|(handover, permit)| (handover, permit, framing));
     match node.hub.connect(connect).await {
@@ -187,7 +114,8 @@ pub(super) async fn open(
         Ok(_) if identity.ended(&node.clock) => Err(access::Refused::Expired.into()),
         Ok(frames) => {
             let taken = takeover.is_some();
-            let mut response = respond(request, Body { frames: Some(frames), takeover, storm: Storm::new() });
+            let body = Body { frames: Some(frames), takeover, input: input.clone() };
+            let mut response = respond(request, input.guard(body));
             if taken {
                 response.head_mut().set_connection_type(ConnectionType::Close);
             }

@@ -14,10 +14,11 @@ use super::{
     Identity, Problem,
     connection::Connection,
     emitters::page_size,
+    flood::InputWatch,
     frontend::Frontend,
     head::is_head,
     identity::Admin,
-    limited, permit, pull,
+    limited, permit,
     query::{NoQuery, Query},
     turn::{Size, Turn},
 };
@@ -257,7 +258,8 @@ impl Reading {
         let stopping = node.stopping.child_token();
         let mut late = pin!(sleep(wait));
         let mut ended = pin!(identity.end(&node.clock));
-        let mut flooded = pin!(pull::flooded(pull::input(request)));
+        let input = InputWatch::start(request);
+        let mut flooded = pin!(input.flooded());
         let mut poll = tokio::select! {
             poll = Frontend::of(request).polls.register(self.topic.clone()) => poll,
             () = &mut late => return self.page(node, request).await,

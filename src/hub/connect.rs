@@ -47,9 +47,6 @@ pub struct Connect {
     pub greeting: Greeting,
     /// Ends the connection from outside, for a client that reads nothing: its body is not polled then. Called at most once.
     pub cut: Option<Box<dyn Fn()>>,
-    /// Returns true if the client floods its connection. Called once per second, for a connection that the hub does not read
-    /// itself.
-    pub flooded: Option<Box<dyn Fn() -> bool>>,
     /// A bound on waiting bytes that this stream shares with other streams.
     pub shared: Option<SharedBound>,
     /// A value that is dropped when the stream ends, such as a quota guard.
@@ -98,7 +95,6 @@ impl Connect {
             until_after: 0,
             greeting: Greeting::default(),
             cut: None,
-            flooded: None,
             shared: None,
             keep: None,
             on_close: None,

@@ -86,8 +86,6 @@ pub(super) enum Phase {
 pub(super) const TICK: Duration = Duration::from_millis(500);
 /// A client must read something of the end of its stream within this time; otherwise its connection is cut.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval at which the input of a connection is checked that the hub does not read itself.
-const FLOOD_CHECK: Duration = Duration::from_secs(1);
 /// Weight of filters in one turn of the thread: a millisecond or two. If events have few readers, that is many events, so
 /// that a delayed shard catches up with publishers, which also get turns.
 pub(super) const TURN_OFFERS: usize = 16384;
@@ -376,10 +374,6 @@ impl Emitter {
 
     /// Ends the stream if its lifetime is over; true if its connection must be cut.
     pub(super) fn check_deadlines(&mut self, write_deadline: Duration, now: Instant) -> bool {
-        if self.request.flooded.as_ref().is_some_and(|flooded| flooded()) {
-            self.end(Reason::InputFlood, now);
-            return true;
-        }
         if self.deadline(write_deadline, now) <= now {
             self.end(Reason::WriteDeadline, now);
             return true;
@@ -426,9 +420,6 @@ impl Emitter {
             if self.request.heartbeat.kind != HeartbeatKind::None {
                 next = next.min(self.heartbeat_at() - TICK / 2);
             }
-        }
-        if self.request.flooded.is_some() {
-            next = next.min(now + FLOOD_CHECK);
         }
         // A check that is due now, but could not be done, is repeated with the next tick.
         next.max(now + TICK / 2)

@@ -6,7 +6,9 @@
 //! is created if a head is still incomplete after the framework has read it.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -55,8 +57,13 @@ struct StateCells {
     expects: Cell<u64>,
     /// True if `100 Continue` must be sent.
     asks: Cell<bool>,
-    /// True if the response is a stream, which ends when its client closes its sending side.
-    streams: Cell<bool>,
+    /// Received bytes.
+    came: Cell<u64>,
+    /// For each request without a response yet: the received bytes before the read that completed its head.
+    waiting: RefCell<VecDeque<u64>>,
+    /// `Some` for a stream: its connection ends after this number of received bytes, or when the client closes its sending
+    /// side.
+    stream_limit: Cell<Option<u64>>,
     /// True if the client has closed its sending side.
     ended: Cell<bool>,
 }
@@ -109,7 +116,9 @@ impl StateCells {
             begun: Cell::new(0),
             expects: Cell::new(0),
             asks: Cell::new(false),
-            streams: Cell::new(false),
+            came: Cell::new(0),
+            waiting: RefCell::default(),
+            stream_limit: Cell::new(None),
             ended: Cell::new(false),
         }
     }
@@ -122,6 +131,7 @@ impl RequestState {
     pub(super) fn answering(&self) -> Answering {
         self.0.doing.set(Doing::Answer(false));
         self.0.begun.set(self.0.begun.get() + 1);
+        self.0.waiting.borrow_mut().pop_front();
         Answering(self.clone())
     }
 
@@ -145,9 +155,17 @@ impl RequestState {
         self.0.asks.replace(asks)
     }
 
-    /// The response is a stream.
-    pub(super) fn set_streams(&self) {
-        self.0.streams.set(true);
+    /// Counts received bytes, and the requests whose heads have become complete with them.
+    pub(super) fn count_input(&self, bytes: usize, requests: u64) {
+        let came = self.0.came.get();
+        self.0.waiting.borrow_mut().extend((0..requests).map(|_| came));
+        self.0.came.set(came + bytes as u64);
+    }
+
+    /// The response is a stream. Its client may send at most this number of bytes after the request.
+    pub(super) fn set_streams(&self, most_input: u64) {
+        let end = self.0.waiting.borrow().front().copied().unwrap_or(self.0.came.get());
+        self.0.stream_limit.set(Some(end + most_input));
     }
 
     /// The client has closed its sending side.
@@ -155,14 +173,21 @@ impl RequestState {
         self.0.ended.set(true);
     }
 
-    /// True for a stream whose client has closed its sending side.
-    pub(super) fn is_over(&self) -> bool {
-        self.0.streams.get() && self.0.ended.get()
+    /// True if the response is a stream. An error if its client has closed its sending side, or has sent too much.
+    pub(super) fn check_stream(&self) -> io::Result<bool> {
+        match self.0.stream_limit.get() {
+            Some(_) if self.0.ended.get() => Err(io::ErrorKind::ConnectionAborted.into()),
+            Some(limit) if self.0.came.get() > limit => {
+                Err(io::Error::other("the client floods a stream's connection"))
+            }
+            limit => Ok(limit.is_some()),
+        }
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
+        self.0.0.stream_limit.set(None);
         let doing = &self.0.0.doing;
         doing.set(if doing.get() == Doing::Answer(true) { Doing::Rest } else { Doing::Nothing });
     }
@@ -178,11 +203,6 @@ impl Watch {
 
     pub(super) fn request(&self) -> &RequestState {
         &self.request
-    }
-
-    /// True for a stream whose client has closed its sending side.
-    pub(super) fn is_over(&self) -> bool {
-        self.request.is_over()
     }
 
     /// Bytes have arrived.

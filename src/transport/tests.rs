@@ -101,6 +101,97 @@ async fn input_that_only_begins_like_http_2_arrives_complete() {
     }
 }
 
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+#[tokio::test]
+async fn a_client_may_send_little_behind_the_request_for_a_stream() {
+    let (mut transport, mut client) = connection().await;
+    let large = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(2000));
+    let mut input = [0; 4096];
+    client.write_all(large.as_bytes()).await.unwrap();
+    assert_eq!(transport.read(&mut input).await.unwrap(), large.len());
+    let answering = transport.handover().answering();
+    transport.handover().streams(4 * REQUEST.len() as u64);
+    transport.flush().await.expect("the request itself does not count");
+    for _ in 0..4 {
+        client.write_all(REQUEST).await.unwrap();
+        assert_eq!(transport.read(&mut input).await.unwrap(), REQUEST.len());
+    }
+    transport.flush().await.unwrap();
+    // The next request is answered. It is no stream, so its client may send more.
+    drop(answering);
+    let answering = transport.handover().answering();
+    for _ in 0..4 {
+        client.write_all(&REQUEST.repeat(10)).await.unwrap();
+        assert_eq!(transport.read(&mut input).await.unwrap(), 10 * REQUEST.len());
+        transport.flush().await.unwrap();
+    }
+    drop(answering);
+}
+
+#[tokio::test]
+async fn a_client_that_floods_the_connection_of_a_stream_loses_it() {
+    let most = 4 * REQUEST.len() as u64;
+    let mut input = [0; 4096];
+    let (mut transport, mut client) = connection().await;
+    client.write_all(REQUEST).await.unwrap();
+    assert_eq!(transport.read(&mut input).await.unwrap(), REQUEST.len());
+    let _answering = transport.handover().answering();
+    transport.handover().streams(most);
+    transport.flush().await.unwrap();
+    client.write_all(&REQUEST.repeat(5)).await.unwrap();
+    assert_eq!(transport.read(&mut input).await.unwrap(), 5 * REQUEST.len());
+    assert!(transport.read(&mut input).await.is_err());
+    assert!(transport.write(b"frame").await.is_err());
+    // With the request: the framework has the input before it answers.
+    let (mut transport, mut client) = connection().await;
+    client.write_all(&REQUEST.repeat(6)).await.unwrap();
+    assert_eq!(transport.read(&mut input).await.unwrap(), 6 * REQUEST.len());
+    let _answering = transport.handover().answering();
+    transport.handover().streams(most);
+    assert!(transport.flush().await.is_err());
+}
+
+#[tokio::test]
+async fn input_behind_the_request_for_a_stream_that_is_no_request_is_bounded_too() {
+    for flood in [true, false] {
+        let (mut transport, mut client) = connection().await;
+        let mut input = [0; 4096];
+        client.write_all(REQUEST).await.unwrap();
+        assert_eq!(transport.read(&mut input).await.unwrap(), REQUEST.len());
+        let _answering = transport.handover().answering();
+        transport.handover().streams(1000);
+        client.write_all(b"GET \0 HTTP/1.1\r\n\r\n").await.unwrap();
+        let more = async {
+            if flood {
+                client.write_all(&[b'x'; 2000]).await.unwrap();
+            } else {
+                client.shutdown().await.unwrap();
+            }
+        };
+        let (read, ()) = tokio::join!(transport.read(&mut input), more);
+        assert!(read.is_err(), "the stream ends with its client");
+    }
+}
+
+/// A client that always has its next request sent early never floods.
+#[tokio::test]
+async fn long_requests_one_after_the_other_are_no_flood() {
+    let (mut transport, mut client) = connection().await;
+    let mut input = [0; 4096];
+    client.write_all(REQUEST).await.unwrap();
+    transport.read_exact(&mut input[..REQUEST.len()]).await.unwrap();
+    for _ in 0..50 {
+        let answering = transport.handover().answering();
+        transport.handover().streams(4 * REQUEST.len() as u64);
+        client.write_all(REQUEST).await.unwrap();
+        transport.read_exact(&mut input[..REQUEST.len()]).await.unwrap();
+        transport.flush().await.unwrap();
+        drop(answering);
+        transport.flush().await.unwrap();
+    }
+}
+
 /// The room of a connection with a write deadline of ten seconds, and this number of waiting streams.
 fn room(waiting: usize) -> Room {
     let room = Room::new(Unsent::new(Duration::from_secs(10), usize::MAX));

@@ -186,21 +186,6 @@ async fn a_client_that_does_not_read_the_last_frame_is_cut() {
     assert_eq!((rig.hub.counters().closed(Reason::Removed), rig.hub.counters().open()), (1, 0));
 }
 
-/// A client that sends without end may prevent polls of its own body: the tick checks the input itself.
-#[actix_rt::test]
-async fn a_client_that_floods_its_connection_is_cut_without_a_last_frame() {
-    let rig = Rig::new();
-    let flooding = Rc::new(Cell::new(false));
-    let asked = flooding.clone();
-    let (connect, slot, cuts) = droppable(rig.connect(&["a"]));
-    slot.replace(Some(rig.greeted(Connect { flooded: Some(Box::new(move || asked.get())), ..connect }).await));
-    sleep(30 * SECOND).await;
-    assert_eq!(cuts.get(), 0);
-    flooding.set(true);
-    sleep(6 * SECOND).await;
-    assert_eq!((cuts.get(), rig.hub.counters().closed(Reason::InputFlood)), (1, 1));
-}
-
 /// A job's stream often ends with its largest event: a slow client gets the full write deadline for it.
 #[actix_rt::test]
 async fn the_client_of_a_complete_stream_has_time_to_read_it() {
