@@ -55,7 +55,6 @@ mod output;
 pub mod passthrough;
 mod record;
 mod recovery;
-mod request;
 pub mod spec;
 pub mod state;
 mod stats;
@@ -69,8 +68,7 @@ pub use self::{
     error::Error,
     handle::{Handle, start},
     output::LAST_EVENT,
-    request::Limits,
-    spec::{FieldError, Spec},
+    spec::{FieldError, Limits, Spec},
     state::{Created, Listing, Status, Summary, View},
     stats::Stats,
 };

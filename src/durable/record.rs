@@ -11,11 +11,9 @@ use ulid::{Generator, Ulid};
 
 use crate::journal::{AppendError, Batch, Record, RecordWrite, Shared, Unavailable};
 
-/// The keys of all records of one kind of entity.
+/// The keys of all records of this kind of entity. They begin with `{kind}/`.
 #[derive(Clone, Copy, Debug)]
-pub struct Records {
-    kind: &'static str,
-}
+pub struct Records(pub &'static str);
 
 /// Why a record was not read.
 #[derive(Debug)]
@@ -32,14 +30,9 @@ const CLEAR_PAGE: usize = 16;
 // === impl Records ===
 
 impl Records {
-    /// The records whose keys begin with `{kind}/`.
-    pub const fn of(kind: &'static str) -> Self {
-        Self { kind }
-    }
-
     /// The key of a record.
     pub fn key(self, id: &str, name: impl Display) -> String {
-        format!("{}/{id}/{name}", self.kind)
+        format!("{}/{id}/{name}", self.0)
     }
 
     /// The key of the record that makes the entity exist.
@@ -49,7 +42,7 @@ impl Records {
 
     /// The id of the entity that a record belongs to.
     pub fn id(self, key: &str) -> Option<&str> {
-        key.strip_prefix(self.kind)?.strip_prefix('/')?.split_once('/').map(|(id, _)| id)
+        key.strip_prefix(self.0)?.strip_prefix('/')?.split_once('/').map(|(id, _)| id)
     }
 
     /// The ids of the next entities that have records, from at most `limit` keys, and the key to continue after; `None`
@@ -63,11 +56,11 @@ impl Records {
         after: Option<String>,
         limit: usize,
     ) -> Result<(Vec<String>, Option<String>), Unavailable> {
-        let keys = journal.keys(format!("{}/", self.kind), after, limit).await?;
+        let keys = journal.keys(format!("{}/", self.0), after, limit).await?;
         let mut ids: Vec<String> = keys.iter().filter_map(|key| self.id(key).map(str::to_owned)).collect();
         ids.dedup();
         // `0` follows `/`: this key sorts after all records of the entity and before those of the next one.
-        let after_id = |last: String| self.id(&last).map(|id| format!("{}/{id}0", self.kind)).unwrap_or(last);
+        let after_id = |last: String| self.id(&last).map(|id| format!("{}/{id}0", self.0)).unwrap_or(last);
         let next = keys.into_iter().next_back().map(after_id);
         Ok((ids, next))
     }
@@ -152,7 +145,7 @@ mod tests {
     use super::*;
     use crate::journal::{Config, Memory};
 
-    const THINGS: Records = Records::of("thing");
+    const THINGS: Records = Records("thing");
 
     async fn journal(keys: &[&str]) -> Shared {
         let journal: Shared = Arc::new(Memory::new(&Config::default()));

@@ -93,7 +93,7 @@ pub(super) async fn merge(
     sources.iter_mut().for_each(|planned| planned.source.via = via.clone());
     let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
     let upstreams = sources.len();
-    let merged = Merged::new(sources, &connections, form).ignoring(ignored);
+    let merged = Merged::new(sources, &connections, form, ignored);
     let frames = Box::pin(stream::unfold(merged, async |mut merged| {
         let frame = merged.next().await?;
         Some((Ok::<Bytes, Infallible>(frame), merged))

@@ -84,7 +84,7 @@ pub(crate) enum Written {
 }
 
 /// The records of jobs.
-pub(crate) const RECORDS: Records = Records::of("job");
+pub(crate) const RECORDS: Records = Records("job");
 /// The version of [`SpecRecord`].
 pub(crate) const VERSION: u32 = 1;
 /// The record of a cancellation, the only ending that does not follow from the history, the spec or the clock.

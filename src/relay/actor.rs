@@ -22,7 +22,7 @@ use super::{
         effect::{Caller, Effect},
     },
     recovery,
-    spec::Plan,
+    spec::PlannedSource,
     upstream::{
         Report, Start, UpstreamId,
         actor::{self as upstream, Reconnect, UpstreamActor},
@@ -38,40 +38,27 @@ use crate::{
 /// How often expired relays are removed.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// The actor, as its handle needs it.
-pub(super) struct Running {
-    pub(super) relays: Mailbox<RelaysActor>,
-    /// Closed when the actor has ended.
-    pub(super) stats: watch::Receiver<Stats>,
-    /// Stops the relays when it fires.
-    pub(super) stop: CancellationToken,
-}
-
-/// Starts the relays of a node, on a thread of their own; a test may have them on its own thread.
+/// Starts the relays of a node, on a thread of their own, until `stop` fires.
 ///
 /// # Panics
 /// Outside of an actix system.
-pub(super) fn launch(config: Config, deps: Deps, own_thread: bool) -> Running {
-    let (ready, read) = watch::channel(false);
+pub(super) fn launch(
+    config: Config,
+    deps: Deps,
+    stop: CancellationToken,
+) -> (Mailbox<RelaysActor>, watch::Receiver<Stats>) {
+    let (ready, is_ready) = watch::channel(false);
     let (figures, stats) = watch::channel(Stats::default());
-    let stop = CancellationToken::new();
-    let stopped = stop.clone();
-    let make = move |_: &mut Context<RelaysActor>| RelaysActor {
+    let addr = RelaysActor::start_in_arbiter(&Arbiter::new().handle(), move |_| RelaysActor {
         engine: Engine::new(config, &deps),
         upstreams: HashMap::new(),
         ready,
         figures,
-        stop: stopped,
-        own_thread,
+        stop,
         _vital: deps.supervisor.vital("relays"),
         deps,
-    };
-    let addr = if own_thread {
-        RelaysActor::start_in_arbiter(&Arbiter::new().handle(), make)
-    } else {
-        RelaysActor::create(make)
-    };
-    Running { relays: Mailbox::new(addr, read), stats, stop }
+    });
+    (Mailbox::new(addr, is_ready), stats)
 }
 
 /// The actor.
@@ -83,8 +70,6 @@ pub(super) struct RelaysActor {
     figures: watch::Sender<Stats>,
     /// Fires when the relays are to stop.
     stop: CancellationToken,
-    /// The thread ends with the actor.
-    own_thread: bool,
     deps: Deps,
     /// A panic of the actor ends the node. Dropped last, so that it also notices a panic while the other fields are dropped.
     _vital: Vital,
@@ -100,7 +85,7 @@ struct Upstream {
 /// Create a relay of this user.
 #[derive(Message)]
 #[rtype(result = "Result<Created, Error>")]
-pub(super) struct Create(pub(super) Spec, pub(super) Plan, pub(super) Option<String>);
+pub(super) struct Create(pub(super) Spec, pub(super) Vec<PlannedSource>, pub(super) Option<String>);
 
 /// Delete a relay.
 #[derive(Message)]
@@ -161,7 +146,11 @@ impl RelaysActor {
                         send(upstream.addr.clone(), Reconnect(self.deps.connections.of(&owner)));
                     }
                 }
-                Effect::Stop(id) => self.stop_upstream(id),
+                Effect::Stop(id) => {
+                    if let Some(upstream) = self.upstreams.remove(&id) {
+                        send(upstream.addr, upstream::Stop);
+                    }
+                }
                 Effect::RetryLater => {
                     ctx.run_later(RETRY, |relays, ctx| {
                         relays.engine.retry();
@@ -188,12 +177,6 @@ impl RelaysActor {
                 send(relays, UpstreamDied(id));
             }
         });
-    }
-
-    fn stop_upstream(&mut self, id: UpstreamId) {
-        if let Some(upstream) = self.upstreams.remove(&id) {
-            send(upstream.addr, upstream::Stop);
-        }
     }
 
     /// Hands a request to the engine; the answer follows when the engine has it.
@@ -252,19 +235,19 @@ impl Actor for RelaysActor {
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
-        let upstreams: Vec<_> = self.upstreams.keys().copied().collect();
-        upstreams.into_iter().for_each(|id| self.stop_upstream(id));
-        if self.own_thread {
-            Arbiter::current().stop();
+        for (_, upstream) in self.upstreams.drain() {
+            send(upstream.addr, upstream::Stop);
         }
+        // The thread ends with the actor.
+        Arbiter::current().stop();
     }
 }
 
 impl Handler<Create> for RelaysActor {
     type Result = ResponseFuture<Result<Created, Error>>;
 
-    fn handle(&mut self, Create(spec, plan, user): Create, ctx: &mut Context<Self>) -> Self::Result {
-        self.serve(ctx, |engine, caller| engine.create(spec, plan, user, caller))
+    fn handle(&mut self, Create(spec, sources, user): Create, ctx: &mut Context<Self>) -> Self::Result {
+        self.serve(ctx, |engine, caller| engine.create(spec, sources, user, caller))
     }
 }
 

@@ -11,15 +11,14 @@ use std::{
 
 use super::{
     Config, Created, Deps, Error, Filter, Limits, Listing, Spec, Stats, Status, Summary, View,
-    member::{self, Member},
-    output,
-    record::{self, EndRecord, Progress, SpecRecord},
+    member::Member,
+    record::{self, EndRecord, Progress, Reason, SpecRecord},
     recovery::Found,
-    spec::{FieldError, Key, Plan, PlannedSource},
+    spec::{FieldError, Key, PlannedSource},
     upstream::{Report, UpstreamId},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     durable::{self, MAX_REQUESTS},
     event::{MAX_TOPICS_PER_EVENT, now_ms},
     journal::{AppendError, Batch, Expect, Unavailable},
@@ -38,7 +37,7 @@ mod tests;
 use self::{
     effect::{AppendFailure, Caller, Done, Effect, Effects, Lane, Work},
     registry::{Change, Deletion, Registry, Relay, Source},
-    source_group::{Reason, Scope, SourceGroup},
+    source_group::{Scope, SourceGroup},
 };
 
 /// The relays of a node.
@@ -122,18 +121,24 @@ impl Engine {
     }
 
     /// Creates a relay of this user. The caller is answered when the journal has its records.
-    pub(super) fn create(&mut self, spec: Spec, plan: Plan, user: Option<String>, caller: Caller<Created>) {
+    pub(super) fn create(
+        &mut self,
+        spec: Spec,
+        sources: Vec<PlannedSource>,
+        user: Option<String>,
+        caller: Caller<Created>,
+    ) {
         if let Err(error) = self.admit(user.as_deref(), spec.bytes()) {
             return self.effects.answer(caller, Err(error));
         }
         let id = durable::new_id(&mut self.ids).to_string();
-        let progress: Vec<_> = plan.sources.iter().map(|source| Progress::initial(&source.start)).collect();
+        let progress: Vec<_> = sources.iter().map(|source| Progress::initial(&source.start)).collect();
         let record = SpecRecord { version: record::VERSION, created_at: now_ms(), user, spec };
         let mut records = vec![durable::put(record::RELAYS.spec(&id), &record)];
         let cursor = |(index, progress)| durable::put(record::cursor_key(&id, index), progress);
         records.extend(progress.iter().enumerate().map(cursor));
         let relay = Relay::new(id.clone(), record, &progress, None);
-        self.creating.insert(id.clone(), Creating { relay, sources: plan.sources, caller, failed: None });
+        self.creating.insert(id.clone(), Creating { relay, sources, caller, failed: None });
         self.effects.append(Lane::Relay(id), Batch { records, ..Batch::default() });
     }
 
@@ -210,11 +215,13 @@ impl Engine {
         let mut sharing: HashMap<(Key, String), Vec<Unfinished>> = HashMap::new();
         let now = self.clock.moment();
         for Found { id, record, progress, end } in found {
-            // The age of an end that is ahead of the clock begins now.
-            let steady = |end: &EndRecord| now.steady.saturating_sub(now.wall.saturating_sub(end.ended_at));
-            let ended = end.as_ref().map(steady);
-            self.registry.insert(Relay::new(id.clone(), record, &progress, end.zip(ended)));
-            if ended.is_some() {
+            let end = end.map(|EndRecord { status, ended_at: wall }| {
+                // The age of an end that is ahead of the clock begins now.
+                let steady = now.steady.saturating_sub(now.wall.saturating_sub(wall));
+                (status, Moment { steady, wall })
+            });
+            self.registry.insert(Relay::new(id.clone(), record, &progress, end));
+            if end.is_some() {
                 continue;
             }
             for (index, progress) in progress.into_iter().enumerate() {
@@ -277,17 +284,16 @@ impl Engine {
         match (failed, result) {
             (None, Err(failure)) => {
                 // The answer may have been lost, so the relay may exist: its records are deleted.
-                let records = record::delete_all(&id, relay.sources.len());
-                let failed = Some(failure.into());
+                let (records, failed) = (relay.delete_records(), Some(failure.into()));
                 self.creating.insert(id.clone(), Creating { relay, sources, caller, failed });
                 self.effects.append(Lane::Relay(id), Batch { records, ..Batch::default() });
             }
             (Some(error), _) => self.effects.answer(caller, Err(error.into())),
             (None, Ok(())) => {
-                let (target, Summary { topic, status, events_url, .. }) = (relay.target.clone(), relay.summary());
+                let Summary { topic, status, events_url, .. } = relay.summary();
+                let members: Vec<_> = (0..sources.len()).map(|index| relay.member(index)).collect();
                 self.registry.insert(relay);
-                for (index, source) in sources.into_iter().enumerate() {
-                    let member = Member::new(&id, index, &source.label, target.as_ref());
+                for (source, member) in sources.into_iter().zip(members) {
                     self.attach(source, member);
                 }
                 self.effects.answer(caller, Ok(Created { id, topic, status, events_url }));
@@ -352,20 +358,12 @@ impl Engine {
         {
             relay.failures += 1;
             if relay.failures.is_power_of_two() {
-                spans::relay(id).in_scope(|| {
-                    tracing::warn!(relay_id = id, %error, failures = relay.failures, "a relay waits for the journal");
-                });
+                let _span = spans::relay(id).entered();
+                tracing::warn!(relay_id = id, %error, failures = relay.failures, "a relay waits for the journal");
             }
             relay.delayed.push(change);
             self.effects.delay(Lane::Relay(id.to_owned()));
         }
-    }
-
-    /// Takes the change that is being written.
-    fn take_current(&mut self, id: &str) -> Option<(&mut Relay, Change)> {
-        let relay = self.registry.get_mut(id)?;
-        let change = relay.current.take()?;
-        Some((relay, change))
     }
 
     /// Deletes a relay, once no write of its upstreams is in flight.
@@ -377,10 +375,8 @@ impl Engine {
             return;
         }
         *stage = Deletion::Whole;
-        let topics = member::topics(id, relay.target.as_ref());
-        let last = output::end(id, topics, Status::Deleted, relay.sources.len(), relay.events());
-        let events = if relay.status.ended() { Vec::new() } else { vec![last] };
-        let records = record::delete_all(id, relay.sources.len());
+        let events = if relay.status.ended() { Vec::new() } else { vec![relay.last_event(Status::Deleted)] };
+        let records = relay.delete_records();
         self.append_end(id, Batch { events, records, ..Batch::default() });
     }
 
@@ -391,9 +387,8 @@ impl Engine {
             return;
         }
         relay.current = Some(Change::End(Some(at)));
-        let topics = member::topics(id, relay.target.as_ref());
         let batch = Batch {
-            events: vec![output::end(id, topics, status, relay.sources.len(), relay.events())],
+            events: vec![relay.last_event(status)],
             records: vec![durable::put(record::end_key(id), &EndRecord { status, ended_at: at.wall })],
             expect: vec![Expect { key: record::end_key(id), revision: None }],
         };
@@ -407,7 +402,8 @@ impl Engine {
 
     fn change_appended(&mut self, id: &str, result: Result<(), AppendFailure>) {
         self.ends_in_flight -= 1;
-        let Some((relay, change)) = self.take_current(id) else { return };
+        let Some(relay) = self.registry.get_mut(id) else { return };
+        let Some(change) = relay.current.take() else { return };
         match (change, result) {
             // A conflict: an earlier attempt was written.
             (Change::End(Some(at)), Ok(()) | Err(AppendFailure::Journal(AppendError::Conflict(_)))) => {
@@ -420,7 +416,7 @@ impl Engine {
                 Err(AppendFailure::Journal(AppendError::Unavailable(Unavailable::Full(_)))),
             ) => {
                 relay.current = Some(Change::Delete(caller, Deletion::Records));
-                let records = record::delete_all(id, relay.sources.len());
+                let records = relay.delete_records();
                 return self.append_end(id, Batch { records, ..Batch::default() });
             }
             (Change::Delete(caller, _), result) => self.deleted(id, caller, result),
@@ -442,9 +438,8 @@ impl Engine {
                 self.remove_next();
             }
             (None, Err(error)) => {
-                spans::relay(id).in_scope(|| {
-                    tracing::warn!(relay_id = id, %error, "an ended relay could not be removed; trying again");
-                });
+                let _span = spans::relay(id).entered();
+                tracing::warn!(relay_id = id, %error, "an ended relay could not be removed; trying again");
                 self.registry.keep(id);
                 self.removing = false;
             }
@@ -487,14 +482,13 @@ impl Engine {
     }
 
     fn reopened(&mut self, id: &str, result: Result<Vec<(usize, Progress)>, Unavailable>) {
-        let Some((_, Change::Restart(scope))) = self.take_current(id) else { return };
+        let Some(relay) = self.registry.get_mut(id) else { return };
+        let Some(Change::Restart(scope)) = relay.current.take() else { return };
         match (result, scope) {
             (Ok(progress), scope) => {
+                progress.iter().for_each(|(index, progress)| relay.sources[*index].reopen(progress));
                 self.registry.reopen(id);
                 for (index, progress) in progress {
-                    if let Some(relay) = self.registry.get_mut(id) {
-                        relay.sources[index].reopen(&progress);
-                    }
                     if let Some((source, member)) = self.plan(id, index, &progress) {
                         self.begin(Ok(source), vec![member], progress);
                     }
@@ -568,13 +562,13 @@ impl Engine {
     /// A source as the current settings permit it. A source that they do not permit any more is given up.
     fn plan(&mut self, id: &str, index: usize, progress: &Progress) -> Option<(PlannedSource, Arc<Member>)> {
         let relay = self.registry.get(id)?;
-        let label = relay.spec.sources[index].label.as_deref().unwrap_or_default();
-        let member = Member::new(id, index, label, relay.target.as_ref());
-        match Plan::source(&relay.spec, index, Limits { config: &self.config, remotes: &self.remotes }) {
+        let member = relay.member(index);
+        match relay.spec.source(index, Limits { config: &self.config, remotes: &self.remotes }) {
             Ok(source) => Some((source, member)),
             Err(FieldError { field, detail }) => {
                 let code = if field.ends_with(".remote") { "unknown_remote" } else { "refused" };
-                self.begin(Err((detail, code.to_owned())), vec![member], progress.clone());
+                let reason = Reason { error: detail, code: code.to_owned() };
+                self.begin(Err(reason), vec![member], progress.clone());
                 None
             }
         }

@@ -7,8 +7,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Config, Created, Deps, Error, Filter, Limits, Listing, Spec, Stats, Summary, View,
-    actor::{Create, Delete, GetSummary, GetView, List, RelaysActor, Restart, Running, launch},
-    spec::Plan,
+    actor::{self, Create, Delete, GetSummary, GetView, List, RelaysActor, Restart},
 };
 use crate::{durable::Mailbox, upstream::Remotes};
 
@@ -31,18 +30,15 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Panics
 /// Outside of an actix system.
 pub fn start(config: Config, deps: Deps) -> Handle {
-    Handle::start(config, deps, true)
+    let limits = Arc::new((config.clone(), deps.remotes.clone()));
+    let stop = CancellationToken::new();
+    let (relays, stats) = actor::launch(config, deps, stop.clone());
+    Handle { relays, limits, stats, _guard: Arc::new(stop.clone().drop_guard()), stop }
 }
 
 // === impl Handle ===
 
 impl Handle {
-    pub(super) fn start(config: Config, deps: Deps, own_thread: bool) -> Self {
-        let limits = Arc::new((config.clone(), deps.remotes.clone()));
-        let Running { relays, stats, stop } = launch(config, deps, own_thread);
-        Self { relays, limits, stats, _guard: Arc::new(stop.clone().drop_guard()), stop }
-    }
-
     /// Creates a relay of this user. When this returns, the relay is in the journal and its sources are being connected.
     /// Dropping the future does not take the request back.
     ///
@@ -50,8 +46,8 @@ impl Handle {
     /// Nothing was stored; the variant shows what the caller can do.
     pub async fn create(&self, mut spec: Spec, user: Option<String>) -> Result<Created, Error> {
         let (config, remotes) = &*self.limits;
-        let plan = Plan::check(&mut spec, Limits { config, remotes }).map_err(Error::Invalid)?;
-        self.relays.ask(Create(spec, plan, user)).await?
+        let sources = spec.check(Limits { config, remotes }).map_err(Error::Invalid)?;
+        self.relays.ask(Create(spec, sources, user)).await?
     }
 
     /// A relay with its sources.
@@ -101,9 +97,7 @@ impl Handle {
     /// outlives the process. When this returns, nothing is appended any more. It waits at most ten seconds.
     pub async fn stop(&self) {
         self.stop.cancel();
-        // The figures are closed when the actor has ended.
-        let mut stats = self.stats.clone();
-        if timeout(STOP_TIMEOUT, stats.wait_for(|_| false)).await.is_err() {
+        if timeout(STOP_TIMEOUT, self.relays.ended()).await.is_err() {
             tracing::error!("the relays did not stop in time");
         }
     }

@@ -101,8 +101,9 @@ struct Envelope<'a> {
 // === impl Merged ===
 
 impl Merged {
-    /// A stream of these sources. It connects when it is first read.
-    pub fn new(plan: Vec<Planned>, connections: &Connections, form: Form) -> Self {
+    /// A stream of these sources. It connects when it is first read. The first frame lists the parameters of the request
+    /// that are `ignored`.
+    pub fn new(plan: Vec<Planned>, connections: &Connections, form: Form, ignored: Vec<String>) -> Self {
         let (mut sources, mut endpoints) = (SelectAll::new(), Vec::with_capacity(plan.len()));
         for (index, Planned { label, path, source }) in plan.into_iter().enumerate() {
             endpoints.push(Endpoint { source: label, remote: source.remote.name().to_owned(), path });
@@ -113,13 +114,7 @@ impl Merged {
             }));
             sources.push(reading);
         }
-        Self { sources, endpoints, ignored: Vec::new(), form, phase: Phase::Begin, completed: 0, failed: 0, events: 0 }
-    }
-
-    /// Sets the parameters that the first frame lists as ignored.
-    #[must_use]
-    pub fn ignoring(self, ignored: Vec<String>) -> Self {
-        Self { ignored, ..self }
+        Self { sources, endpoints, ignored, form, phase: Phase::Begin, completed: 0, failed: 0, events: 0 }
     }
 
     /// The next frames, never empty; `None` after the last frame.

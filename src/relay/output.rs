@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Status, member::Member, trail::Trail};
+use super::{Status, member::Member, record::Reason, trail::Trail};
 use crate::{
     event::{Draft, Event, Invalid, SharedEvent, names, now_ms},
     json::{self, Json},
@@ -69,7 +69,7 @@ pub(super) enum SourceEvent {
     /// An event was dropped because it returned.
     Loop { event: String, origin: Option<String>, via: Vec<String>, dropped: u64, error: String, code: &'static str },
     /// The source was given up.
-    Error { error: String, code: String },
+    Error(Reason),
     /// The source was read to its end.
     Complete { events: u64, end: End },
 }
@@ -107,7 +107,7 @@ impl SourceEvent {
             Self::Gap { .. } => "relay_gap",
             Self::Skipped { .. } => "relay_skipped",
             Self::Loop { .. } => "relay_loop",
-            Self::Error { .. } => "relay_error",
+            Self::Error(_) => "relay_error",
             Self::Complete { .. } => "relay_complete",
         }
     }

@@ -62,12 +62,16 @@ pub(super) enum Ended {
     /// It was read to its end.
     Complete(End),
     /// It was given up.
-    Failed {
-        /// The reason, for people.
-        error: String,
-        /// The reason as one stable word.
-        code: String,
-    },
+    Failed(Reason),
+}
+
+/// Why a source was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reason {
+    /// For people.
+    pub(super) error: String,
+    /// One stable word.
+    pub(super) code: String,
 }
 
 /// How a relay ended: the value of an end record.
@@ -80,7 +84,7 @@ pub(super) struct EndRecord {
 }
 
 /// The records of all relays.
-pub(super) const RELAYS: Records = Records::of("relay");
+pub(super) const RELAYS: Records = Records("relay");
 /// The current version of [`SpecRecord`].
 pub(super) const VERSION: u32 = 1;
 

@@ -39,13 +39,12 @@ pub(super) async fn read(reader: &Reader) -> Option<(Vec<Found>, u64)> {
                 Ok(found) => relays.extend(found),
                 Err(ReadFailure::Stopped) => return None,
                 Err(ReadFailure::Damaged(reason)) => {
-                    spans::relay(&id).in_scope(|| {
-                        tracing::error!(
-                            relay_id = id,
-                            reason,
-                            "the record of a relay cannot be read; it stays in the journal"
-                        );
-                    });
+                    let _span = spans::relay(&id).entered();
+                    tracing::error!(
+                        relay_id = id,
+                        reason,
+                        "the record of a relay cannot be read; it stays in the journal"
+                    );
                     unreadable += 1;
                 }
             }

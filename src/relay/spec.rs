@@ -1,22 +1,26 @@
 //! The request body of a relay, before and after it is checked.
 //!
-//! [`Spec`] is the JSON of the HTTP contract, section 4, and refuses unknown fields. [`Plan`] is the result of
-//! [`Plan::check`], which reports all mistakes at once.
+//! [`Spec`] is the JSON of the HTTP contract, section 4, and refuses unknown fields. [`Spec::check`] reports all mistakes
+//! at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
+use super::Config;
 use crate::{
     json::Json,
-    topic::Topic,
-    upstream::events::{Repeat, Source},
+    upstream::{
+        Remotes,
+        events::{Repeat, Source},
+    },
 };
 
 mod check;
 mod own;
+mod request;
 #[cfg(test)]
 mod tests;
 
@@ -100,20 +104,18 @@ pub struct FieldError {
     pub detail: String,
 }
 
-/// A checked spec.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The topic beside the relay's own.
-    pub target: Option<Topic>,
-    /// The streams to read.
-    pub sources: Vec<PlannedSource>,
+/// What a spec is checked against.
+#[derive(Clone, Copy)]
+pub struct Limits<'a> {
+    /// The settings of section `[relay]`.
+    pub config: &'a Config,
+    /// The remotes that a source can name.
+    pub remotes: &'a Remotes,
 }
 
 /// A checked source.
 #[derive(Clone, Debug)]
 pub struct PlannedSource {
-    /// The label, unique in the relay.
-    pub label: String,
     /// The request, and how it is repeated.
     pub source: Source,
     /// The id after which the source begins; empty for its start.
@@ -182,4 +184,13 @@ impl Key {
         text(format!("{:?} {:?} {timing:?}", source.repeat, source.end_event).as_bytes());
         Self(hash.finalize().into())
     }
+}
+
+/// The name, or the name with a number if the label is taken. Adds it to the labels.
+pub(super) fn unused_label(labels: &mut HashSet<String>, name: &str, separator: char) -> String {
+    let numbered = (2_u32..).map(|number| format!("{name}{separator}{number}"));
+    let mut candidates = std::iter::once(name.to_owned()).chain(numbered);
+    let label = candidates.find(|label| !labels.contains(label)).expect("there are more numbers than sources");
+    labels.insert(label.clone());
+    label
 }

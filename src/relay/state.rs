@@ -158,17 +158,6 @@ pub struct Listing {
 // === impl Status ===
 
 impl Status {
-    /// The status as the API writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Partial => "partial",
-            Self::Failed => "failed",
-            Self::Deleted => "deleted",
-        }
-    }
-
     /// True when no more events follow.
     pub fn ended(self) -> bool {
         self != Self::Running

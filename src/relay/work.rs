@@ -11,7 +11,7 @@ use super::{
     },
     member::Member,
     output::SourceEvent,
-    record::{self, Ended, Progress},
+    record::{self, Ended, Progress, Reason},
 };
 use crate::{
     durable,
@@ -40,22 +40,18 @@ pub(super) async fn perform(journal: Shared, supervisor: Supervisor, work: Work)
             let reopened = guarded(reopen(&journal, &relay, &sources)).await;
             Done::Reopen(relay, reopened)
         }
-        Work::GiveUp(upstream, members, error, code) => {
+        Work::GiveUp(upstream, members, reason) => {
             let given_up = Cell::new(Ok(None));
             // Nothing else would end these sources, so the supervisor repeats this after a panic.
-            let attempt = || async { given_up.set(give_up(&journal, &members, &error, &code).await) };
+            let attempt = || async { given_up.set(give_up(&journal, &members, &reason).await) };
             supervisor.keep("failures of sources", attempt).await;
             Done::GiveUp(upstream, given_up.into_inner())
         }
         Work::Purge(relay) => {
-            let purge = async || match Topic::relay(&relay) {
-                Ok(topic) => journal.purge(topic).await.map(drop),
-                Err(_) => Ok(()),
-            };
-            if let Err(error) = guarded(purge()).await {
-                spans::relay(&relay).in_scope(|| {
-                    tracing::warn!(relay_id = relay, %error, "the events of an ended relay were not deleted");
-                });
+            let purge = async { journal.purge(Topic::relay(&relay).expect("an id is a short word")).await };
+            if let Err(error) = guarded(purge).await {
+                let _span = spans::relay(&relay).entered();
+                tracing::warn!(relay_id = relay, %error, "the events of an ended relay were not deleted");
             }
             Done::Purge
         }
@@ -121,12 +117,7 @@ async fn reopen(journal: &Shared, relay: &str, sources: &[usize]) -> Result<Vec<
 }
 
 /// Writes that equal sources are given up, after what the journal has: a write whose answer was lost may have been written.
-async fn give_up(
-    journal: &Shared,
-    members: &[Arc<Member>],
-    error: &str,
-    code: &str,
-) -> Result<Option<Progress>, Unavailable> {
+async fn give_up(journal: &Shared, members: &[Arc<Member>], reason: &Reason) -> Result<Option<Progress>, Unavailable> {
     let (mut batch, mut last) = (Batch::default(), None);
     for member in members {
         let key = record::cursor_key(&member.relay, member.index);
@@ -134,9 +125,8 @@ async fn give_up(
         if progress.ended.is_none() {
             progress.seq += 1;
             progress.since = now_ms();
-            progress.ended = Some(Ended::Failed { error: error.to_owned(), code: code.to_owned() });
-            let event = SourceEvent::Error { error: error.to_owned(), code: code.to_owned() };
-            batch.events.push(event.draft(member));
+            progress.ended = Some(Ended::Failed(reason.clone()));
+            batch.events.push(SourceEvent::Error(reason.clone()).draft(member));
             batch.records.push(durable::put(key.clone(), &progress));
             batch.expect.push(Expect { key, revision: Some(revision) });
         }

@@ -10,7 +10,7 @@ use crate::{
     relay::{
         Error,
         member::Member,
-        record::Progress,
+        record::{Progress, Reason},
         stats::Stats,
         upstream::{Start, UpstreamId},
     },
@@ -59,8 +59,8 @@ pub(crate) enum Work {
     Read(UpstreamId, History),
     /// Write these sources of a relay as running, and the relay too.
     Reopen(String, Vec<usize>),
-    /// Write that these equal sources, whose upstream has this number, are given up for this reason: a text and a code.
-    GiveUp(UpstreamId, Vec<Arc<Member>>, String, String),
+    /// Write that these equal sources, whose upstream has this number, are given up.
+    GiveUp(UpstreamId, Vec<Arc<Member>>, Reason),
     /// Delete the events of this relay.
     Purge(String),
 }

@@ -9,12 +9,13 @@ use super::effect::Caller;
 use crate::{
     clock::Moment,
     durable::{self, Retention},
-    event::now_ms,
+    event::{Draft, now_ms},
+    journal::RecordWrite,
     relay::{
         Filter, Listing, Spec, Status, Summary, View,
-        member::Member,
-        record::{EndRecord, Ended, Progress, SpecRecord},
-        spec::Plan,
+        member::{self, Member},
+        output,
+        record::{self, Ended, Progress, SpecRecord},
         state::{SourceView, State},
         upstream::UpstreamId,
     },
@@ -38,15 +39,14 @@ pub(super) struct Registry {
 pub(super) struct Relay {
     pub(super) id: String,
     pub(super) user: Option<String>,
-    pub(super) spec: Arc<Spec>,
+    pub(super) spec: Spec,
     /// The size of the spec.
-    pub(super) bytes: usize,
-    pub(super) target: Option<Topic>,
-    pub(super) created_at: u64,
+    bytes: usize,
+    target: Option<Topic>,
+    created_at: u64,
     pub(super) status: Status,
-    pub(super) ended_at: Option<u64>,
-    /// The time of the end by the monotonic clock, from which the age is measured.
-    pub(super) ended: Option<u64>,
+    /// When it ended; the age is measured by the steady clock.
+    ended: Option<Moment>,
     pub(super) sources: Vec<Source>,
     /// The change that is being written. The changes of a relay follow one another.
     pub(super) current: Option<Change>,
@@ -80,7 +80,7 @@ pub(super) enum Deletion {
 }
 
 /// One source of a relay.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Source {
     pub(super) state: State,
     /// Unix milliseconds.
@@ -135,7 +135,7 @@ impl Registry {
     pub(super) fn insert(&mut self, relay: Relay) {
         self.bytes += relay.bytes;
         match relay.ended {
-            Some(ended) => self.retention.push(ended, relay.id.clone()),
+            Some(ended) => self.retention.push(ended.steady, relay.id.clone()),
             None => self.running += 1,
         }
         self.relays.insert(relay.id.clone(), relay);
@@ -166,7 +166,7 @@ impl Registry {
     /// Ends a relay.
     pub(super) fn end(&mut self, id: &str, status: Status, at: Moment) {
         if let Some(relay) = self.relays.get_mut(id) {
-            (relay.status, relay.ended_at, relay.ended) = (status, Some(at.wall), Some(at.steady));
+            (relay.status, relay.ended) = (status, Some(at));
             self.running -= 1;
             self.retention.push(at.steady, id.to_owned());
         }
@@ -177,7 +177,7 @@ impl Registry {
         if let Some(relay) = self.relays.get_mut(id)
             && relay.status.ended()
         {
-            (relay.status, relay.ended_at, relay.ended) = (Status::Running, None, None);
+            (relay.status, relay.ended) = (Status::Running, None);
             self.running += 1;
             self.retention.remove(&relay.id);
         }
@@ -203,7 +203,7 @@ impl Registry {
     /// Keeps an ended relay that could not be removed, so that it expires again.
     pub(super) fn keep(&mut self, id: &str) {
         if let Some(ended) = self.relays.get(id).and_then(|relay| relay.ended) {
-            self.retention.push(ended, id.to_owned());
+            self.retention.push(ended.steady, id.to_owned());
             self.retention.sort();
         }
     }
@@ -228,19 +228,18 @@ impl Registry {
 // === impl Relay ===
 
 impl Relay {
-    /// A relay with these records. `ended` is the time of its end by the monotonic clock.
-    pub(super) fn new(id: String, record: SpecRecord, progress: &[Progress], end: Option<(EndRecord, u64)>) -> Self {
+    /// A relay with these records, which may have ended.
+    pub(super) fn new(id: String, record: SpecRecord, progress: &[Progress], end: Option<(Status, Moment)>) -> Self {
         let SpecRecord { created_at, user, spec, .. } = record;
-        let (end, ended) = end.unzip();
+        let (status, ended) = end.unzip();
         Self {
             id,
             user,
             bytes: spec.bytes(),
-            target: Plan::target(&spec),
-            spec: Arc::new(spec),
+            target: spec.target(),
+            spec,
             created_at,
-            status: end.as_ref().map_or(Status::Running, |end| end.status),
-            ended_at: end.map(|end| end.ended_at),
+            status: status.unwrap_or(Status::Running),
             ended,
             sources: progress.iter().map(Source::new).collect(),
             current: None,
@@ -263,7 +262,7 @@ impl Relay {
             status: self.status,
             events_url: format!("/api/relays/{}/events", self.id),
             created_at: self.created_at,
-            ended_at: self.ended_at,
+            ended_at: self.ended.map(|ended| ended.wall),
             events: self.events(),
         }
     }
@@ -285,13 +284,30 @@ impl Relay {
     }
 
     /// Events of all its sources.
-    pub(super) fn events(&self) -> u64 {
+    fn events(&self) -> u64 {
         self.sources.iter().map(|source| source.events).sum()
     }
 
     /// The status that follows from its sources.
     pub(super) fn outcome(&self) -> Status {
         Status::of(self.sources.iter().map(|source| source.state))
+    }
+
+    /// The source with this number, as its upstream sees it.
+    pub(super) fn member(&self, index: usize) -> Arc<Member> {
+        let label = self.spec.sources[index].label.as_deref().unwrap_or_default();
+        Member::new(&self.id, index, label, self.target.as_ref())
+    }
+
+    /// Its last event.
+    pub(super) fn last_event(&self, status: Status) -> Draft {
+        let topics = member::topics(&self.id, self.target.as_ref());
+        output::end(&self.id, topics, status, self.sources.len(), self.events())
+    }
+
+    /// Deletes its records.
+    pub(super) fn delete_records(&self) -> Vec<RecordWrite> {
+        record::delete_all(&self.id, self.sources.len())
     }
 
     /// The upstreams that read its sources.
@@ -308,20 +324,9 @@ impl Relay {
 impl Source {
     /// A source that continues from the position in its record.
     pub(super) fn new(progress: &Progress) -> Self {
-        let (state, last_error) = match &progress.ended {
-            None => (State::Connecting, None),
-            Some(Ended::Complete(_)) => (State::Ended, None),
-            Some(Ended::Failed { error, .. }) => (State::Failed, Some(error.clone())),
-        };
-        Self {
-            state,
-            since: progress.since,
-            events: progress.cursor.events,
-            last_event_id: progress.cursor.last_id.clone(),
-            reconnects: progress.opens.saturating_sub(1),
-            last_error,
-            upstream: None,
-        }
+        let mut source = Self::default();
+        source.update(progress, State::Connecting, None);
+        Self { since: progress.since, ..source }
     }
 
     /// Shows what the journal has, and an error if there is one. `state` is the state of a source that has not ended.
@@ -329,15 +334,15 @@ impl Source {
         self.events = progress.cursor.events;
         self.last_event_id.clone_from(&progress.cursor.last_id);
         self.reconnects = progress.opens.saturating_sub(1);
-        let state = match &progress.ended {
-            None => state,
-            Some(Ended::Complete(_)) => State::Ended,
-            Some(Ended::Failed { .. }) => State::Failed,
+        let (state, failure) = match &progress.ended {
+            None => (state, None),
+            Some(Ended::Complete(_)) => (State::Ended, None),
+            Some(Ended::Failed(reason)) => (State::Failed, Some(reason.error.as_str())),
         };
         if self.state != state {
             (self.state, self.since) = (state, now_ms());
         }
-        if let Some(error) = error {
+        if let Some(error) = error.or(failure) {
             self.last_error = Some(error.to_owned());
         }
     }

@@ -21,11 +21,11 @@ use crate::{
         loops,
         member::Member,
         output::{self, MAX_ORIGIN, RelayOutput, SourceEvent},
-        record::{self, Ended, Progress},
+        record::{self, Ended, Progress, Reason},
         spec::PlannedSource,
         state::State,
         stats::Stats,
-        upstream::{Batch, Report, Start, UpstreamId},
+        upstream::{Report, Start, UpstreamId},
     },
     shares::Owner,
     spans,
@@ -75,9 +75,6 @@ pub(super) struct Scope<'a> {
     pub(super) registry: &'a mut Registry,
     pub(super) effects: &'a mut Effects,
 }
-
-/// Why a source is given up: a text and a code.
-pub(super) type Reason = (String, String);
 
 /// A write until the journal has taken it.
 struct Write {
@@ -169,17 +166,11 @@ impl SourceGroup {
     fn fail(&mut self, error: String) {
         let remote = self.source.as_ref().map(|source| source.source.remote.name());
         for member in &self.members {
-            spans::relay(&member.relay).in_scope(|| {
-                tracing::error!(
-                    relay_id = member.relay,
-                    label = member.label,
-                    remote,
-                    error,
-                    "a source of a relay was given up"
-                );
-            });
+            let Member { relay, label, .. } = &**member;
+            let _span = spans::relay(relay).entered();
+            tracing::error!(relay_id = relay, label, remote, error, "a source of a relay was given up");
         }
-        self.failing.get_or_insert((error, INTERNAL.to_owned()));
+        self.failing.get_or_insert(Reason { error, code: INTERNAL.to_owned() });
     }
 
     /// Carries out the next steps, until the group has to wait. True when it is over.
@@ -231,9 +222,9 @@ impl SourceGroup {
         match result {
             Ok(Some(progress)) => {
                 self.progress = progress;
-                let error = self.failing.as_ref().map(|(error, _)| error.as_str());
-                self.show(scope, error);
-                (scope.effects.stats.sources_failed, self.over) = (scope.effects.stats.sources_failed + 1, true);
+                self.show(scope, self.failing.as_ref().map(|reason| reason.error.as_str()));
+                scope.effects.stats.sources_failed += 1;
+                self.over = true;
             }
             Ok(None) | Err(Unavailable::Closed) => self.over = true,
             Err(error) => self.postpone(&error.to_string(), scope),
@@ -246,14 +237,9 @@ impl SourceGroup {
         scope.effects.delay(Lane::Upstream(self.id));
         if self.write.as_mut().is_some_and(|write| !std::mem::replace(&mut write.unclear, true)) {
             for member in &self.members {
-                spans::relay(&member.relay).in_scope(|| {
-                    tracing::warn!(
-                        relay_id = member.relay,
-                        label = member.label,
-                        error,
-                        "a source of a relay waits for the journal"
-                    );
-                });
+                let Member { relay, label, .. } = &**member;
+                let _span = spans::relay(relay).entered();
+                tracing::warn!(relay_id = relay, label, error, "a source of a relay waits for the journal");
             }
             self.show(scope, Some(error));
         }
@@ -261,12 +247,12 @@ impl SourceGroup {
 
     /// Prepares the next write, or carries out the steps before it.
     fn prepare(&mut self, scope: &mut Scope<'_>) {
-        if let Some((error, code)) = self.failing.clone() {
+        if let Some(reason) = self.failing.clone() {
             scope.effects.detached.extend(self.joining.drain(..));
             self.over = self.members.is_empty();
             if !self.over {
                 self.busy = true;
-                scope.effects.work(Work::GiveUp(self.id, self.members.clone(), error, code));
+                scope.effects.work(Work::GiveUp(self.id, self.members.clone(), reason));
             }
             return;
         }
@@ -313,7 +299,7 @@ impl SourceGroup {
 
     /// Turns a report into a write, if it needs one.
     fn take(&mut self, report: Report, scope: &mut Scope<'_>) {
-        let Report { reconnects, cursor, batch: Batch { mut outputs, counted, missed, then }, .. } = report;
+        let Report { reconnects, mut outputs, counted, missed, then, cursor, .. } = report;
         let looped = loops::count(&mut outputs, &self.members, self.looped);
         let mut write = self.write_for(Purpose::Report);
         write.counted = Stats { events: counted.events.saturating_sub(looped), loops_dropped: looped, ..counted };
@@ -337,7 +323,7 @@ impl SourceGroup {
             }
             Some(StreamEvent::Retry { attempt, delay, failure }) => {
                 self.state = State::Waiting;
-                let (error, code) = reason(&failure);
+                let Reason { error, code } = reason(&failure);
                 write.error = Some(error.clone());
                 let retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 // A remote that is gone for days must not push the events of others out of the topics.
@@ -349,11 +335,10 @@ impl SourceGroup {
                 Some(SourceEvent::Complete { events: write.progress.cursor.events, end })
             }
             Some(StreamEvent::GaveUp(failure)) => {
-                let (error, code) = reason(&failure);
-                write.progress.ended = Some(Ended::Failed { error: error.clone(), code: code.clone() });
+                let reason = reason(&failure);
+                write.progress.ended = Some(Ended::Failed(reason.clone()));
                 write.counted.sources_failed = 1;
-                write.error = Some(error.clone());
-                Some(SourceEvent::Error { error, code })
+                Some(SourceEvent::Error(reason))
             }
         };
         if let Some(event) = event {
@@ -440,5 +425,5 @@ impl SourceGroup {
 }
 
 fn reason(failure: &Failure) -> Reason {
-    (failure.to_string(), failure.code().to_owned())
+    Reason { error: failure.to_string(), code: failure.code().to_owned() }
 }

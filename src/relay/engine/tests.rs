@@ -12,7 +12,6 @@ use crate::{
         output::{Arrival, RelayOutput},
         state::State,
         trail::Trail,
-        upstream::Batch as Batched,
     },
     supervise::Supervisor,
     upstream::{
@@ -88,10 +87,10 @@ impl Case {
     }
 
     /// Sends an upstream's report.
-    fn report(&mut self, upstream: UpstreamId, events: u64, batch: Batched) {
+    fn report(&mut self, upstream: UpstreamId, events: u64, report: Report) {
         let mut cursor = Cursor::after(events.to_string());
         cursor.events = events;
-        self.engine.reported(Report { upstream, reconnects: self.reconnects, batch, cursor });
+        self.engine.reported(Report { upstream, reconnects: self.reconnects, cursor, ..report });
     }
 
     /// A relay of this source whose records are written, and the number of its upstream if that was started.
@@ -99,8 +98,8 @@ impl Case {
         let (caller, mut answer) = oneshot::channel();
         let mut spec: Spec = serde_json::from_value(json!({ "sources": [source] })).unwrap();
         let limits = Limits { config: &self.engine.config, remotes: &self.engine.remotes };
-        let plan = Plan::check(&mut spec, limits).unwrap();
-        self.engine.create(spec, plan, None, caller);
+        let sources = spec.check(limits).unwrap();
+        self.engine.create(spec, sources, None, caller);
         self.write();
         self.carry_out();
         let started = match self.effects.front() {
@@ -129,20 +128,20 @@ impl Case {
     }
 }
 
-fn state(then: StreamEvent) -> Batched {
-    Batched { then: Some(then), ..Batched::default() }
+fn state(then: StreamEvent) -> Report {
+    Report { then: Some(then), ..Report::default() }
 }
 
-fn opened() -> Batched {
+fn opened() -> Report {
     state(StreamEvent::Open { reconnects: 0, resumed_after: None, may_have_missed: false })
 }
 
-fn event() -> Batched {
+fn event() -> Report {
     let (event, id, trail) = ("e".into(), "1".into(), String::new());
     let event = RemoteEvent { event, data: "d".into(), id, trail, control: false };
     let arrival = Arrival::new(event, Trail::default(), false);
     let counted = Stats { events: 1, ..Stats::default() };
-    Batched { outputs: vec![RelayOutput::Event(arrival)], counted, ..Batched::default() }
+    Report { outputs: vec![RelayOutput::Event(arrival)], counted, ..Report::default() }
 }
 
 fn full() -> Unavailable {
@@ -155,8 +154,8 @@ fn a_relay_exists_when_its_records_are_written() {
     let (caller, mut answer) = oneshot::channel();
     let mut spec: Spec = serde_json::from_value(json!({ "sources": [{ "path": "/a" }] })).unwrap();
     let limits = Limits { config: &case.engine.config, remotes: &case.engine.remotes };
-    let plan = Plan::check(&mut spec, limits).unwrap();
-    case.engine.create(spec, plan, None, caller);
+    let sources = spec.check(limits).unwrap();
+    case.engine.create(spec, sources, None, caller);
     let (lane, attempt) = case.append();
     let keys: Vec<_> = attempt.batch.records.iter().map(|record| record.key.rsplit_once('/').unwrap().1).collect();
     assert_eq!(keys, ["spec", "0"]);
@@ -285,10 +284,9 @@ fn an_upstream_that_dies_ends_its_relay_alone() {
     assert!(case.next().is_none(), "the write in flight comes first");
     case.written(lane);
     assert!(matches!(case.next(), Some(Effect::Taken(_))));
-    let Some(Effect::Work(Work::GiveUp(_, members, _, code))) = case.next() else { panic!("it is not given up") };
-    assert_eq!((members[0].relay.as_str(), code.as_str()), (bad.as_str(), "internal"));
-    let (error, code) = ("e".to_owned(), "internal".to_owned());
-    let progress = Progress { ended: Some(record::Ended::Failed { error, code }), ..Progress::default() };
+    let Some(Effect::Work(Work::GiveUp(_, members, reason))) = case.next() else { panic!("it is not given up") };
+    assert_eq!((members[0].relay.as_str(), reason.code.as_str()), (bad.as_str(), "internal"));
+    let progress = Progress { ended: Some(record::Ended::Failed(reason)), ..Progress::default() };
     case.engine.done(Done::GiveUp(up, Ok(Some(progress))));
     assert!(matches!(case.next(), Some(Effect::Stop(_))));
     assert_eq!(case.write(), ["relay_end"]);
@@ -357,8 +355,8 @@ fn a_request_that_must_not_be_repeated_is_noted_before_it_is_sent() {
         spec: serde_json::from_value(json!({ "sources": [{ "path": "/a", "method": "POST", "label": "a" }] })).unwrap(),
     };
     next.engine.restore(vec![Found { id: "r".into(), record, progress: vec![progress], end: None }], 0);
-    let Some(Effect::Work(Work::GiveUp(_, _, error, _))) = next.next() else { panic!("it is not given up") };
-    assert!(error.contains("POST"), "{error}");
+    let Some(Effect::Work(Work::GiveUp(_, _, reason))) = next.next() else { panic!("it is not given up") };
+    assert!(reason.error.contains("POST"), "{}", reason.error);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A source is a path of the default remote, or an object. All sources are checked before the first request, and each
 //! mistake is reported with its field.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -11,11 +11,8 @@ use utoipa::ToSchema;
 use super::Planned;
 use crate::{
     json::{Json, Objects},
-    relay::{
-        FieldError,
-        request::{Limits, SourceRequest},
-    },
-    upstream::{Purpose, events::Source},
+    relay::{FieldError, Limits, spec},
+    upstream::Purpose,
 };
 
 /// A source with more than a path.
@@ -51,84 +48,54 @@ pub fn sources(limits: Limits<'_>, written: Vec<Json>) -> Result<Vec<Planned>, V
     let max = limits.config.max_sources;
     if written.is_empty() || written.len() > max {
         let detail = format!("names {} sources; it takes 1 to {max} (`relay.max_sources`)", written.len());
-        return Err(vec![FieldError { field: "body".into(), detail }]);
+        return Err(vec![FieldError::new("body", detail)]);
     }
-    let (mut labels, mut paths) = (BTreeSet::new(), Vec::new());
+    let mut labels = HashSet::new();
     for (index, value) in written.into_iter().enumerate() {
-        let mut at = At { index, errors: &mut errors };
-        let Some(spec) = at.read(&value) else { continue };
-        if let Some(label) = &spec.label
-            && !labels.insert(label.clone())
-        {
-            at.error("label", format!("`{}` is the label of two sources", label.escape_debug()));
+        let mut fail = |field: &str, detail: String| {
+            let dot = if field.is_empty() { "" } else { "." };
+            errors.push(FieldError::new(format!("[{index}]{dot}{field}"), detail));
+        };
+        let Some(SourceSpec { remote, path, method, headers, body, label }) = read(&value, &mut fail) else { continue };
+        if let Some(label) = &label {
+            if !labels.insert(label.clone()) {
+                fail("label", format!("`{}` is the label of two sources", label.escape_debug()));
+            }
+            if label.is_empty() || label.len() > MAX_LABEL || label.contains(char::is_control) {
+                fail("label", format!("a label has 1 to {MAX_LABEL} bytes and no control characters"));
+            }
         }
-        paths.push((spec.path.clone(), spec.label.clone()));
-        planned.extend(at.source(&spec, limits));
+        let request = spec::SourceSpec { remote, path, method, headers, body, ..Default::default() };
+        if let Some(source) = request.request(limits, Purpose::Merge, &mut fail) {
+            planned.push((request.path, label, source));
+        }
     }
     if !errors.is_empty() {
         return Err(errors);
     }
-    let named = planned.into_iter().zip(paths).map(|(source, (path, label))| {
-        let label = label.unwrap_or_else(|| unused(&mut labels, &path)).into();
+    let named = planned.into_iter().map(|(path, label, source)| {
+        let label = label.unwrap_or_else(|| spec::unused_label(&mut labels, &path, '#')).into();
         Planned { label, path, source }
     });
     Ok(named.collect())
 }
 
-/// The path, or the path with a number when it is taken.
-fn unused(labels: &mut BTreeSet<String>, path: &str) -> String {
-    let numbered = (2_u32..).map(|number| format!("{path}#{number}"));
-    let mut candidates = std::iter::once(path.to_owned()).chain(numbered);
-    let label = candidates.find(|label| !labels.contains(label)).expect("there are more numbers than sources");
-    labels.insert(label.clone());
-    label
-}
-
-/// Collects the mistakes of one source.
-struct At<'a> {
-    index: usize,
-    errors: &'a mut Vec<FieldError>,
-}
-
-// === impl At ===
-
-impl At<'_> {
-    fn error(&mut self, field: &str, detail: impl Into<String>) {
-        let dot = if field.is_empty() { "" } else { "." };
-        self.errors.push(FieldError { field: format!("[{}]{dot}{field}", self.index), detail: detail.into() });
+/// A source as the client has written it.
+fn read(value: &Json, fail: &mut impl FnMut(&str, String)) -> Option<SourceSpec> {
+    if let Some(path) = value.string() {
+        return Some(SourceSpec { path, ..SourceSpec::default() });
     }
-
-    fn read(&mut self, value: &Json) -> Option<SourceSpec> {
-        if let Some(path) = value.string() {
-            return Some(SourceSpec { path, ..SourceSpec::default() });
-        }
-        match value.get().as_bytes() {
-            [b'{', ..] => {
-                match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(value.get())) {
-                    Ok(Objects(spec)) => Some(spec),
-                    Err(error) => {
-                        let path = error.path().to_string();
-                        self.error(if path == "." { "" } else { &path }, error.inner().to_string());
-                        None
-                    }
-                }
-            }
-            _ => {
-                self.error("", "a source is a path (a string) or an object with `path`");
-                None
-            }
-        }
+    if !value.get().starts_with('{') {
+        fail("", "a source is a path (a string) or an object with `path`".into());
+        return None;
     }
-
-    fn source(&mut self, spec: &SourceSpec, limits: Limits<'_>) -> Option<Source> {
-        let SourceSpec { remote, path, method, headers, body, label } = spec;
-        let bad = |label: &String| label.is_empty() || label.len() > MAX_LABEL || label.contains(char::is_control);
-        if label.as_ref().is_some_and(bad) {
-            self.error("label", format!("a label has 1 to {MAX_LABEL} bytes and no control characters"));
+    match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(value.get())) {
+        Ok(Objects(spec)) => Some(spec),
+        Err(error) => {
+            let path = error.path().to_string();
+            fail(if path == "." { "" } else { &path }, error.inner().to_string());
+            None
         }
-        let (remote, method) = (remote.as_deref(), method.as_deref());
-        let written = SourceRequest { remote, path, method, headers: headers.as_ref(), body: body.as_ref() };
-        written.source(limits, Purpose::Merge, &mut |field, detail| self.error(field, detail))
     }
 }
 

@@ -6,33 +6,31 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    relay::{Config, Limits},
+    relay::Config,
     upstream::{Client, RemoteConfig, Remotes},
 };
 
-fn check(spec: &Value) -> Result<Plan, Vec<FieldError>> {
+fn check(spec: &Value) -> Result<(Spec, Vec<PlannedSource>), Vec<FieldError>> {
     let config = RemoteConfig { base_url: Some("http://h".into()), ..RemoteConfig::default() };
     let remotes = BTreeMap::from([("up".to_owned(), config)]);
     let remotes = Remotes::build(&remotes, &Client::new(crate::upstream::Config::default())).unwrap();
     let config = Config { default_remote: Some("up".into()), ..Config::default() };
     let mut spec = Spec::deserialize(spec).unwrap();
-    Plan::check(&mut spec, Limits { config: &config, remotes: &remotes })
-}
-
-fn plan(spec: &Value) -> Plan {
-    check(spec).unwrap()
+    let planned = spec.check(Limits { config: &config, remotes: &remotes })?;
+    Ok((spec, planned))
 }
 
 fn source(source: &Value) -> PlannedSource {
-    plan(&json!({ "sources": [source] })).sources.remove(0)
+    check(&json!({ "sources": [source] })).unwrap().1.remove(0)
 }
 
 #[test]
 fn labels_are_given_and_stay_unique() {
-    let plan = plan(&json!({ "sources": [
+    let spec = json!({ "sources": [
         { "path": "/api/sse/a" }, { "path": "/api/sse/a" }, { "path": "/api/sse/a", "label": "up" },
-    ] }));
-    let labels: Vec<_> = plan.sources.iter().map(|source| source.label.as_str()).collect();
+    ] });
+    let (spec, _) = check(&spec).unwrap();
+    let labels: Vec<_> = spec.sources.iter().map(|source| source.label.as_deref().unwrap()).collect();
     assert_eq!(labels, ["up-2", "up-3", "up"]);
 }
 

@@ -1,4 +1,4 @@
-//! A journal that fails on demand, an upstream that counts, and relays between them on the test's own thread.
+//! A journal that fails on demand, an upstream that counts, and relays between them.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use crate::{
         self, AppendError, Batch, BoxFuture, Journal, Memory, Page, Query, Receipt, Record, Since, Stats, TopicInfo,
         Unavailable,
     },
-    relay::{Config, Deps, Handle, Spec, Status},
+    relay::{self, Config, Deps, Handle, Spec, Status},
     shares::Share,
     supervise::Supervisor,
     topic::{Pattern, Topic},
@@ -268,19 +268,16 @@ pub(super) fn supervised(journal: &Arc<Faulty>, up: Option<SocketAddr>, supervis
         .collect();
     let remotes = Remotes::build(&configs, &Client::new(crate::upstream::Config::default())).unwrap();
     let config = Config { initial_retry_ms: 10, default_remote: Some("up".into()), ..Config::default() };
-    Handle::start(
-        config,
-        Deps {
-            journal: journal.clone(),
-            max_event_bytes: 1 << 20,
-            remotes,
-            connections: Connections::new(100),
-            share: Share::WHOLE,
-            clock: Clock::system(),
-            supervisor,
-        },
-        false,
-    )
+    let deps = Deps {
+        journal: journal.clone(),
+        max_event_bytes: 1 << 20,
+        remotes,
+        connections: Connections::new(100),
+        share: Share::WHOLE,
+        clock: Clock::system(),
+        supervisor,
+    };
+    relay::start(config, deps)
 }
 
 /// A relay of these paths; its id.

@@ -14,7 +14,7 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::{Pending, Report, Start, UpstreamId};
+use super::{Pending, Report, Start};
 use crate::{
     journal::Shared,
     relay::{Deps, loops},
@@ -26,7 +26,6 @@ use crate::{
 
 /// Reads one upstream.
 pub(crate) struct UpstreamActor {
-    id: UpstreamId,
     /// The actor of the relays.
     relays: WeakRecipient<Report>,
     /// Searched for events that return.
@@ -40,8 +39,6 @@ pub(crate) struct UpstreamActor {
     reporting: bool,
     /// Duplicates that the reader has dropped and that are counted already.
     duplicates: u64,
-    /// Reconnects that the engine has ordered.
-    reconnects: u64,
 }
 
 /// Answered with true when the journal has taken the report.
@@ -70,16 +67,14 @@ impl UpstreamActor {
             source = source.delayed(rand::rng().random_range(Duration::ZERO..=request.pace.initial));
         }
         Self {
-            id,
             relays,
             journal: deps.journal.clone(),
             request,
             source: Some(source),
             reading: None,
-            pending: Pending::new(cursor, deps.max_event_bytes),
+            pending: Pending::new(id, cursor, deps.max_event_bytes),
             reporting: false,
             duplicates: 0,
-            reconnects: 0,
         }
     }
 
@@ -89,14 +84,14 @@ impl UpstreamActor {
             return;
         }
         let Some(mut source) = self.source.take() else { return };
-        let connection = self.reconnects;
+        let connection = self.pending.reconnects();
         let reading = async move {
             let next = source.next().await;
             (source, next)
         };
         let reading = reading.into_actor(self).map(move |(source, next), upstream, ctx| {
             // A future may be polled once more after it was cancelled.
-            if connection == upstream.reconnects {
+            if connection == upstream.pending.reconnects() {
                 upstream.took(source, next, ctx);
             }
         });
@@ -138,13 +133,12 @@ impl UpstreamActor {
 
     /// Sends the next report. Answers false if nothing is to be read any more.
     fn next_report(&mut self) -> impl Future<Output = bool> + use<> {
-        let (mut batch, cursor) = self.pending.take();
-        let (upstream, reconnects) = (self.id, self.reconnects);
+        let mut report = self.pending.take();
         let (relays, journal) = (self.relays.clone(), self.journal.clone());
         async move {
-            loops::find(&journal, &mut batch.outputs).await;
+            loops::find(&journal, &mut report.outputs).await;
             let Some(relays) = relays.upgrade() else { return false };
-            relays.send(Report { upstream, reconnects, batch, cursor }).await.unwrap_or(false)
+            relays.send(report).await.unwrap_or(false)
         }
     }
 }
@@ -164,10 +158,9 @@ impl Handler<Reconnect> for UpstreamActor {
         if let Some(reading) = self.reading.take() {
             ctx.cancel_future(reading);
         }
-        self.pending.reconnect();
-        self.source = Some(EventSource::new(self.request.clone(), self.pending.cursor().clone(), connections));
+        let cursor = self.pending.reconnect();
+        self.source = Some(EventSource::new(self.request.clone(), cursor, connections));
         self.duplicates = 0;
-        self.reconnects += 1;
         self.read(ctx);
     }
 }

@@ -1,38 +1,12 @@
-//! The request for a stream of a remote, as a client writes it; shared by relays and merged streams. Pure.
+//! The rules of a request for a stream of a remote; shared by relays and merged streams. Pure.
 //!
 //! All mistakes are reported, each with its field. No message quotes the value of a header field, which may be a secret.
-
-use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::Config;
-use crate::{
-    json::Json,
-    upstream::{Purpose, Remotes, events::Source, is_reserved, parse_method},
-};
-
-/// What a request is checked against.
-#[derive(Clone, Copy)]
-pub struct Limits<'a> {
-    /// The settings of section `[relay]`.
-    pub config: &'a Config,
-    /// The remotes that a request can name.
-    pub remotes: &'a Remotes,
-}
-
-/// A request as a client writes it.
-pub(super) struct SourceRequest<'a> {
-    /// The remote; without it, `relay.default_remote`.
-    pub(super) remote: Option<&'a str>,
-    pub(super) path: &'a str,
-    /// The method; without it, GET.
-    pub(super) method: Option<&'a str>,
-    pub(super) headers: Option<&'a BTreeMap<String, String>>,
-    /// The body: a string as it is, any other value as JSON.
-    pub(super) body: Option<&'a Json>,
-}
+use super::{Limits, SourceSpec};
+use crate::upstream::{Purpose, events::Source, is_reserved, parse_method};
 
 /// Maximum number of header fields of one request; less than common servers accept.
 const MAX_HEADERS: usize = 64;
@@ -41,22 +15,22 @@ const MAX_HEADERS: usize = 64;
 const READER_FIELDS: [HeaderName; 3] =
     [header::ACCEPT, header::ACCEPT_ENCODING, HeaderName::from_static("last-event-id")];
 
-// === impl SourceRequest ===
+// === impl SourceSpec ===
 
-impl SourceRequest<'_> {
-    /// The source that the request names. `fail` gets the field and the text of each mistake.
-    pub(super) fn source(
+impl SourceSpec {
+    /// The request for this source. `fail` gets the field and the text of each mistake.
+    pub(in crate::relay) fn request(
         &self,
         limits: Limits<'_>,
         purpose: Purpose,
-        fail: &mut impl FnMut(&'static str, String),
+        fail: &mut impl FnMut(&str, String),
     ) -> Option<Source> {
         let method = self.method(fail);
         let mut headers = self.headers(purpose, fail);
         if self.body.is_some() && method == Some(Method::GET) {
             fail("body", "a GET has no body; say `\"method\": \"POST\"`".into());
         }
-        let (body, media) = match self.body.map(|body| (body, body.string())) {
+        let (body, media) = match self.body.as_ref().map(|body| (body, body.string())) {
             None => (Bytes::new(), None),
             Some((_, Some(text))) => (Bytes::from(text), Some("text/plain; charset=utf-8")),
             Some((json, None)) => (Bytes::from(json.get().to_owned()), Some("application/json")),
@@ -64,7 +38,7 @@ impl SourceRequest<'_> {
         if let Some(media) = media {
             headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static(media));
         }
-        let Some(name) = self.remote.or(limits.config.default_remote.as_deref()) else {
+        let Some(name) = self.remote.as_deref().or(limits.config.default_remote.as_deref()) else {
             fail("remote", "is missing, and the node has no `relay.default_remote`".into());
             return None;
         };
@@ -73,22 +47,22 @@ impl SourceRequest<'_> {
             fail("path", "is missing: name a path of the remote, such as `/api/sse/sample-parallel`".into());
             return None;
         }
-        let url = remote.client_url(self.path).map_err(|bad| fail("path", bad.to_string())).ok()?;
+        let url = remote.client_url(&self.path).map_err(|bad| fail("path", bad.to_string())).ok()?;
         let pace = limits.config.pace();
         Some(Source { method: method?, headers, body, pace, ..Source::get(remote, url, purpose) })
     }
 
-    fn method(&self, fail: &mut impl FnMut(&'static str, String)) -> Option<Method> {
-        parse_method(self.method.unwrap_or("GET")).map_err(|reason| fail("method", reason)).ok()
+    fn method(&self, fail: &mut impl FnMut(&str, String)) -> Option<Method> {
+        parse_method(self.method.as_deref().unwrap_or("GET")).map_err(|reason| fail("method", reason)).ok()
     }
 
-    fn headers(&self, purpose: Purpose, fail: &mut impl FnMut(&'static str, String)) -> HeaderMap {
+    fn headers(&self, purpose: Purpose, fail: &mut impl FnMut(&str, String)) -> HeaderMap {
         let mut fields = HeaderMap::new();
-        if let Some(written) = self.headers.filter(|written| written.len() > MAX_HEADERS) {
+        if let Some(written) = self.headers.as_ref().filter(|written| written.len() > MAX_HEADERS) {
             fail("headers", format!("has {} fields, at most {MAX_HEADERS}", written.len()));
             return fields;
         }
-        for (name, value) in self.headers.into_iter().flatten() {
+        for (name, value) in self.headers.iter().flatten() {
             let shown: String = name.escape_debug().take(64).collect();
             let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value).ok());
             let Some((name, mut value)) = parsed else {
