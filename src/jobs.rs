@@ -56,7 +56,7 @@ pub use self::{
     handle::{Handle, Submission, Submitted, TaskResult, start},
     handler::{Handlers, TaskHandler},
     memory::Memory,
-    spec::{FieldError, Limits, OnDisconnect, Plan, Spec},
+    spec::{Limits, OnDisconnect, Plan, Spec},
     state::{JobState, Snapshot, Status, Summary},
     stats::Stats,
 };

@@ -7,13 +7,15 @@
 //! Unchanged are digits, the order of names, repeated names and escapes. Rejected are text that is not JSON, escapes that
 //! are half of a surrogate pair, and nesting deeper than [`MAX_DEPTH`]. Numbers have no range.
 //!
-//! [`Objects`] reads typed values, and rejects a JSON array where an object is expected.
+//! [`Objects`] reads typed values, and rejects a JSON array where an object is expected. [`FieldError`] is a mistake in a
+//! body.
 
 use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
+mod field_error;
 mod objects;
 mod pretty;
 mod scan;
@@ -24,6 +26,7 @@ pub(crate) use self::scan::Scanner;
 #[cfg(test)]
 pub(crate) use self::tests::spelled;
 pub use self::{
+    field_error::FieldError,
     objects::Objects,
     pretty::pretty,
     scan::{Invalid, MAX_DEPTH, MAX_RESULT_DEPTH},

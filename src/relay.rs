@@ -68,7 +68,7 @@ pub use self::{
     error::Error,
     handle::{Handle, start},
     output::LAST_EVENT,
-    spec::{FieldError, Limits, Spec},
+    spec::{Limits, Spec},
     state::{Created, Listing, Status, Summary, View},
     stats::Stats,
 };

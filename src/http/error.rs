@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{code::Code, refusal::Refusal};
-use crate::{access::limits::Exceeded, event, hub, journal, topic};
+use crate::{access::limits::Exceeded, event, hub, journal, json::FieldError, topic};
 
 /// A problem as RFC 9457 defines it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -26,7 +26,7 @@ pub struct Problem {
     pub code: Code,
     /// The wrong fields of the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub errors: Vec<Field>,
+    pub errors: Vec<FieldError>,
     /// Seconds after which to try again.
     #[serde(skip)]
     pub retry_after: Option<u64>,
@@ -42,15 +42,6 @@ pub struct Problem {
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) detail: String,
-}
-
-/// A wrong field.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Field {
-    /// Path of the field, such as `tasks[3].url`.
-    pub field: String,
-    /// Description of the fault.
-    pub detail: String,
 }
 
 /// Seconds after which a client may repeat a request that was refused for now, unless a reason gives another time.
@@ -100,11 +91,11 @@ impl Problem {
 
     /// 422 for one field.
     pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::fields(vec![Field { field: field.into(), detail: detail.into() }])
+        Self::fields(vec![FieldError::new(field, detail)])
     }
 
     /// 422 for some fields.
-    pub fn fields(errors: Vec<Field>) -> Self {
+    pub fn fields(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [one] => format!("`{}`: {}", one.field, one.detail),
             many => format!("{} fields are wrong", many.len()),

@@ -16,13 +16,13 @@ use super::{
     Identity, Problem,
     body::Json,
     connect::StreamParameters,
-    error::Field,
     frame_schemas::JobFrame,
     jobs::{IdempotencyKey, submit_spec},
     permit,
 };
 use crate::{
     jobs::spec::{Notify, OnDisconnect, Spec, TaskSpec},
+    json::FieldError,
     node::Node,
     upstream::Remotes,
 };
@@ -112,7 +112,7 @@ pub(super) async fn parallel_tasks(
     for (index, task) in spec.tasks.iter_mut().enumerate() {
         if task.remote.get_or_insert_with(|| remote.clone()) != &remote {
             let detail = format!("the URL names remote `{remote}`; leave this out, or submit to `/api/jobs`");
-            strangers.push(Field { field: format!("tasks[{index}].remote"), detail });
+            strangers.push(FieldError::new(format!("tasks[{index}].remote"), detail));
         }
     }
     if !strangers.is_empty() {
@@ -138,7 +138,7 @@ impl HybridSpec {
         for (index, task) in local_tasks.into_iter().map(Entry::into_task).enumerate() {
             if task.remote.is_some() {
                 let detail = "this node runs the tasks in `localTasks`; move this one to `remoteTasks`";
-                errors.push(Field { field: format!("localTasks[{index}].remote"), detail: detail.into() });
+                errors.push(FieldError::new(format!("localTasks[{index}].remote"), detail));
             }
             tasks.push(task);
         }
@@ -147,7 +147,7 @@ impl HybridSpec {
             if task.remote.is_none() {
                 let detail = "no remote is named here, and the settings have no `default_remote` in `[relay]`";
                 let field = if index == 0 { "remote".to_owned() } else { format!("remoteTasks[{index}].remote") };
-                errors.push(Field { field, detail: detail.into() });
+                errors.push(FieldError::new(field, detail));
             }
             tasks.push(task);
         }
@@ -202,7 +202,7 @@ fn by_list(problem: Problem, local: usize) -> Problem {
     if problem.errors.is_empty() {
         return problem;
     }
-    let named = |Field { field, detail }| {
+    let named = |FieldError { field, detail }| {
         let path = field.strip_prefix("tasks[").and_then(|rest| {
             let (number, behind) = rest.split_once(']')?;
             let index: usize = number.parse().ok()?;
@@ -211,7 +211,7 @@ fn by_list(problem: Problem, local: usize) -> Problem {
                 None => format!("localTasks[{index}]{behind}"),
             })
         });
-        Field { field: path.unwrap_or(field), detail }
+        FieldError { field: path.unwrap_or(field), detail }
     };
     Problem::fields(problem.errors.into_iter().map(named).collect())
 }

@@ -14,7 +14,6 @@ use super::{
     answer::Shared,
     body::Json,
     connect::{StreamParameters, basics, last_event_id},
-    error::Field,
     frame_schemas::JobFrame,
     frontend::Frontend,
     head::is_head,
@@ -297,10 +296,7 @@ async fn watch(
 impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::Invalid(errors) => {
-                let field = |error: jobs::spec::FieldError| Field { field: error.field, detail: error.detail };
-                Self::fields(errors.into_iter().map(field).collect())
-            }
+            SubmitError::Invalid(errors) => Self::fields(errors),
             SubmitError::KeyReused => Self::wrong(error.to_string()).coded(Code::KeyReused),
             SubmitError::Full => Self::refused(Refusal::JobsFull, error.to_string()),
             SubmitError::Starting => Self::refused(Refusal::NodeStarting, error.to_string()),

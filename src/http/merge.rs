@@ -14,7 +14,6 @@ use super::{
     Identity, Problem, address,
     body::Json,
     connect::heartbeat,
-    error::Field,
     flood::InputWatch,
     frame_schemas::MergedFrame,
     limited, permit,
@@ -27,7 +26,7 @@ use crate::{
     json,
     node::Node,
     relay::{
-        FieldError, Limits,
+        Limits,
         merge::{self, Form, Heartbeat, Merged, SourceSpec},
     },
 };
@@ -89,7 +88,7 @@ pub(super) async fn merge(
     let limits = Limits { config: &node.config.relay, remotes: &node.remotes };
     let via = address::via(&request);
     node.upstream.permits(&via).map_err(|error| Problem::looped(error.to_string()))?;
-    let mut sources = merge::sources(limits, body.value).map_err(wrong)?;
+    let mut sources = merge::sources(limits, body.value).map_err(Problem::fields)?;
     sources.iter_mut().for_each(|planned| planned.source.via = via.clone());
     let connections = node.connections.of(&identity.user.as_deref().map(Into::into));
     let upstreams = sources.len();
@@ -107,8 +106,4 @@ pub(super) async fn merge(
 #[derive(Deserialize)]
 struct Named {
     remote: Option<String>,
-}
-
-fn wrong(errors: Vec<FieldError>) -> Problem {
-    Problem::fields(errors.into_iter().map(|FieldError { field, detail }| Field { field, detail }).collect())
 }

@@ -11,7 +11,6 @@ use super::{
     Code, Identity, Problem, Refusal,
     body::Json,
     connect::{StreamParameters, basics, last_event_id},
-    error::Field,
     frame_schemas::RelayFrame,
     listing,
     permit::{self, To},
@@ -149,10 +148,7 @@ impl From<relay::Error> for Problem {
     fn from(error: relay::Error) -> Self {
         use relay::Error as E;
         match error {
-            E::Invalid(errors) => {
-                let field = |error: relay::FieldError| Field { field: error.field, detail: error.detail };
-                Self::fields(errors.into_iter().map(field).collect())
-            }
+            E::Invalid(errors) => Self::fields(errors),
             E::Unknown(_) => Self::unknown(error.to_string()).coded(Code::UnknownRelay),
             E::Full(_) => Self::refused(Refusal::RelaysFull, error.to_string()),
             E::Starting => Self::refused(Refusal::NodeStarting, error.to_string()),

@@ -1,13 +1,13 @@
 //! Errors of the jobs component, grouped by the reaction of the caller.
 
-use super::{spec::FieldError, status::Status};
-use crate::{durable::Refused, journal::Unavailable};
+use super::status::Status;
+use crate::{durable::Refused, journal::Unavailable, json::FieldError};
 
 /// Why a job was not accepted. Nothing of it was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// The spec is wrong: correct it.
-    #[error("the job has {} mistakes, the first: {}", .0.len(), first(.0))]
+    #[error("the job has {} mistakes, the first: {}", .0.len(), FieldError::first(.0))]
     Invalid(Vec<FieldError>),
     /// The key belongs to another job: use a new key, or the body of that job.
     #[error("the idempotency key was used for another job; take a new key")]
@@ -99,8 +99,4 @@ impl From<Refused> for Error {
             Refused::Stopping => Self::Stopping,
         }
     }
-}
-
-fn first(errors: &[FieldError]) -> String {
-    errors.first().map_or_else(String::new, |e| format!("`{}`: {}", e.field, e.detail))
 }

@@ -17,7 +17,7 @@ use super::{
     handler::Handlers,
     record::{self, Key},
     recovery::Recovery,
-    spec::{FieldError, Limits, Plan, Spec},
+    spec::{Limits, Plan, Spec},
     state::{JobState, Snapshot, Summary},
     stats::{Figures, Stats},
     status::Status,
@@ -27,6 +27,7 @@ use crate::{
     durable::{Mailbox, Reader},
     event::Position,
     journal::{Query, Shared},
+    json::FieldError,
     topic::Topic,
     upstream::{Remotes, Via},
 };

@@ -142,15 +142,6 @@ pub struct Notify {
     pub topic: Option<String>,
 }
 
-/// A mistake in a spec.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldError {
-    /// Path of the field, such as `tasks[3].url`.
-    pub field: String,
-    /// Description of the mistake, and the accepted form.
-    pub detail: String,
-}
-
 /// A spec that was checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -233,13 +224,5 @@ impl TaskSpec {
             ..HttpInput::get(url)
         };
         Json::of(&input).expect("its keys are texts")
-    }
-}
-
-// === impl FieldError ===
-
-impl FieldError {
-    pub(crate) fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { field: field.into(), detail: detail.into() }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     member::Member,
     record::{self, EndRecord, Progress, Reason, SpecRecord},
     recovery::Found,
-    spec::{FieldError, Key, PlannedSource},
+    spec::{Key, PlannedSource},
     upstream::{Report, UpstreamId},
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     durable::{self, MAX_REQUESTS},
     event::{MAX_TOPICS_PER_EVENT, now_ms},
     journal::{AppendError, Batch, Expect, Unavailable},
+    json::FieldError,
     shares::{Denied, Share},
     spans,
     upstream::Remotes,

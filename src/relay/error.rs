@@ -1,13 +1,12 @@
 //! The errors of relays, by what the caller can do about them.
 
-use super::spec::FieldError;
-use crate::{durable::Refused, journal::Unavailable};
+use crate::{durable::Refused, journal::Unavailable, json::FieldError};
 
 /// Why a relay was not created, found or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Fix the spec.
-    #[error("the relay has {} mistakes, the first: {}", .0.len(), first(.0))]
+    #[error("the relay has {} mistakes, the first: {}", .0.len(), FieldError::first(.0))]
     Invalid(Vec<FieldError>),
     /// There is no such relay any more.
     #[error("no relay `{0}`; it may have been deleted, or has left after its end (`relay.retention_ms`)")]
@@ -41,8 +40,4 @@ impl From<Refused> for Error {
             Refused::Stopping => Self::Stopping,
         }
     }
-}
-
-fn first(errors: &[FieldError]) -> String {
-    errors.first().map_or_else(String::new, |error| format!("`{}`: {}", error.field, error.detail))
 }

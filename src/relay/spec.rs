@@ -94,16 +94,6 @@ pub struct SourceSpec {
     pub initial_retry_ms: Option<u64>,
 }
 
-/// One mistake in a spec.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = RelayFieldError)]
-pub struct FieldError {
-    /// The path of the field, such as `sources[1].path`.
-    pub field: String,
-    /// The mistake, and what the field accepts.
-    pub detail: String,
-}
-
 /// What a spec is checked against.
 #[derive(Clone, Copy)]
 pub struct Limits<'a> {
@@ -149,14 +139,6 @@ impl Spec {
             }
         }
         spec
-    }
-}
-
-// === impl FieldError ===
-
-impl FieldError {
-    pub(super) fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { field: field.into(), detail: detail.into() }
     }
 }
 

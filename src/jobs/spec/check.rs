@@ -4,9 +4,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use url::Url;
 
-use super::{FieldError, Kind, Notify, Plan, PlannedTask, Spec, TaskSpec};
+use super::{Kind, Notify, Plan, PlannedTask, Spec, TaskSpec};
 use crate::{
     jobs::{handler::Handlers, handlers::HttpInput},
+    json::FieldError,
     topic::Topic,
     upstream::{Remotes, Via, parse_method},
 };

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     jobs::handler::{Handlers, Output, Registered, Task, TaskError, TaskHandler},
     journal::BoxFuture,
+    json::FieldError,
     upstream::{self, Client, RemoteConfig, Remotes},
 };
 

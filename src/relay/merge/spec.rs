@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use super::Planned;
 use crate::{
-    json::{Json, Objects},
-    relay::{FieldError, Limits, spec},
+    json::{FieldError, Json, Objects},
+    relay::{Limits, spec},
     upstream::Purpose,
 };
 

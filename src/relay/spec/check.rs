@@ -2,8 +2,9 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{FieldError, Key, Limits, PlannedSource, Spec, own, unused_label};
+use super::{Key, Limits, PlannedSource, Spec, own, unused_label};
 use crate::{
+    json::FieldError,
     relay::Config,
     topic::Topic,
     upstream::{

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    json::FieldError,
     relay::Config,
     upstream::{Client, RemoteConfig, Remotes},
 };
