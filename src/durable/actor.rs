@@ -41,8 +41,8 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         Self { addr, ready, permits: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
 
-    /// Sends a request and waits for its answer. The actor carries out a request that it has received, even if this
-    /// future is dropped.
+    /// Sends a request and waits for its answer. It is sent after the recovery: before that it is unknown which entities
+    /// exist. The actor carries out a request that it has received, even if this future is dropped.
     ///
     /// # Errors
     /// If the recovery takes longer than ten seconds, or the actor has ended.
@@ -51,7 +51,11 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         M: Message<Result: Send> + Send + 'static,
         A: Handler<M>,
     {
-        self.ready().await?;
+        match timeout(START_TIMEOUT, self.ready.clone().wait_for(|ready| *ready)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(Refused::Stopping),
+            Err(_) => return Err(Refused::Starting),
+        }
         let _permit = self.permits.acquire().await;
         self.ask_now(message).await
     }
@@ -66,19 +70,6 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         A: Handler<M>,
     {
         self.addr.send(message).await.map_err(|_| Refused::Stopping)
-    }
-
-    /// Waits until the recovery has finished: before that it is unknown which entities exist.
-    ///
-    /// # Errors
-    /// If the recovery takes longer than ten seconds, or the actor has ended.
-    pub async fn ready(&self) -> Result<(), Refused> {
-        let mut ready = self.ready.clone();
-        match timeout(START_TIMEOUT, ready.wait_for(|ready| *ready)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(Refused::Stopping),
-            Err(_) => Err(Refused::Starting),
-        }
     }
 
     /// Waits until the actor has ended.

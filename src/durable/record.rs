@@ -41,7 +41,7 @@ impl Records {
     }
 
     /// The id of the entity that a record belongs to.
-    pub fn id(self, key: &str) -> Option<&str> {
+    fn id(self, key: &str) -> Option<&str> {
         key.strip_prefix(self.0)?.strip_prefix('/')?.split_once('/').map(|(id, _)| id)
     }
 

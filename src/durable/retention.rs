@@ -39,13 +39,8 @@ impl<T: Ord + Copy, I: PartialEq> Retention<T, I> {
     }
 
     /// Number of ended entities.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.ended.len()
-    }
-
-    /// True if there is no ended entity.
-    pub fn is_empty(&self) -> bool {
-        self.ended.is_empty()
     }
 }
 
@@ -71,6 +66,6 @@ mod tests {
         assert_eq!(kept.expired(Some(10), 4), None);
         assert_eq!(kept.expired(Some(10), 2), Some('b'));
         kept.remove(&'c');
-        assert_eq!((kept.oldest(), kept.len()), (Some('d'), 0));
+        assert_eq!((kept.oldest(), kept.count()), (Some('d'), 0));
     }
 }

@@ -36,8 +36,8 @@ mod source_group;
 mod tests;
 
 use self::{
-    effect::{AppendFailure, Caller, Done, Effect, Effects, Lane, Work},
-    registry::{Change, Deletion, Registry, Relay, Source},
+    effect::{AppendFailure, Caller, Done, Effect, Effects, FAULT, Lane, Work},
+    registry::{Change, Deletion, Registry, Relay},
     source_group::{Scope, SourceGroup},
 };
 
@@ -74,9 +74,6 @@ struct Creating {
     /// Why it was not written. What may have been written after all is being deleted.
     failed: Option<Unavailable>,
 }
-
-/// A source that the journal has kept and that has not ended.
-type Unfinished = (PlannedSource, Arc<Member>, Progress);
 
 /// A question about relays.
 pub(super) enum Question {
@@ -166,7 +163,7 @@ impl Engine {
 
     /// Records that an upstream has ended without a report: its actor has panicked.
     pub(super) fn upstream_died(&mut self, id: UpstreamId) {
-        self.with_group(id, |group, _| group.die());
+        self.with_group(id, |group, _| group.fail(FAULT.to_owned()));
     }
 
     /// Takes a result of the journal.
@@ -213,7 +210,7 @@ impl Engine {
     /// Begins the relays that the journal has kept. Equal sources at the same position share an upstream again.
     pub(super) fn restore(&mut self, found: Vec<Found>, unreadable: u64) {
         self.effects.stats.records_unreadable = unreadable;
-        let mut sharing: HashMap<(Key, String), Vec<Unfinished>> = HashMap::new();
+        let mut sharing: HashMap<_, Vec<_>> = HashMap::new();
         let now = self.clock.moment();
         for Found { id, record, progress, end } in found {
             let end = end.map(|EndRecord { status, ended_at: wall }| {
@@ -458,8 +455,8 @@ impl Engine {
     fn begin_restart(&mut self, id: &str, scope: Result<Caller<()>, usize>) {
         let Some(relay) = self.registry.get_mut(id) else { return };
         let (user, ended) = (relay.user.clone(), relay.status.ended());
-        let idle = |source: &Source| source.upstream.is_none() || source.state.over();
-        let mut again: Vec<usize> = (0..relay.sources.len()).filter(|index| idle(&relay.sources[*index])).collect();
+        let idle = relay.sources.iter().enumerate().filter(|(_, source)| source.upstream.is_none());
+        let mut again: Vec<usize> = idle.map(|(index, _)| index).collect();
         match &scope {
             // Another restart may have been faster.
             Err(source) => again.retain(|index| index == source),

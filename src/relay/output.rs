@@ -115,14 +115,7 @@ impl SourceEvent {
     /// The event for one member.
     pub(super) fn draft(&self, member: &Member) -> Draft {
         let data = SourceEventData { relay_id: &member.relay, source: &member.label, event: self, timestamp: now_ms() };
-        let data = serde_json::to_string(&data).expect("plain data serialises");
-        Draft {
-            topics: member.topics.clone(),
-            event: self.name().to_owned(),
-            data,
-            publisher: format!("relay:{}", member.relay),
-            ..Draft::default()
-        }
+        state(&member.relay, member.topics.clone(), self.name(), &data)
     }
 
     /// A gap that a remote reports. Its data is left out if it does not fit into an event of this node.
@@ -192,12 +185,16 @@ impl Arrival {
 
 /// The last event of a relay.
 pub(super) fn end(id: &str, topics: Vec<Topic>, status: Status, sources: usize, events: u64) -> Draft {
-    let data = EndData { relay_id: id, status, sources, events, timestamp: now_ms() };
+    state(id, topics, LAST_EVENT, &EndData { relay_id: id, status, sources, events, timestamp: now_ms() })
+}
+
+/// An event of the relay itself.
+fn state(relay: &str, topics: Vec<Topic>, name: &str, data: &impl Serialize) -> Draft {
     Draft {
         topics,
-        event: LAST_EVENT.to_owned(),
-        data: serde_json::to_string(&data).expect("plain data serialises"),
-        publisher: format!("relay:{id}"),
+        event: name.to_owned(),
+        data: serde_json::to_string(data).expect("plain data serialises"),
+        publisher: format!("relay:{relay}"),
         ..Draft::default()
     }
 }

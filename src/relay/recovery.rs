@@ -49,10 +49,10 @@ pub(super) async fn read(reader: &Reader) -> Option<(Vec<Found>, u64)> {
                 }
             }
         }
-        after = match next {
-            Some(next) => Some(next),
-            None => return Some((relays, unreadable)),
-        };
+        if next.is_none() {
+            return Some((relays, unreadable));
+        }
+        after = next;
     }
 }
 

@@ -181,15 +181,6 @@ impl Status {
     }
 }
 
-// === impl State ===
-
-impl State {
-    /// True when no upstream reads the source any more.
-    pub(super) fn over(self) -> bool {
-        matches!(self, Self::Ended | Self::Failed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

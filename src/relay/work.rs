@@ -16,7 +16,7 @@ use super::{
 use crate::{
     durable,
     event::now_ms,
-    journal::{AppendError, Batch, Expect, Page, Query, Shared, Unavailable},
+    journal::{AppendError, Batch, Expect, Query, Shared, Unavailable},
     spans,
     supervise::Supervisor,
     topic::{Pattern, Topic},
@@ -83,15 +83,16 @@ async fn append(journal: &Shared, attempt: Attempt) -> Result<(), AppendError> {
 }
 
 /// The next page of a history; `None` at its end.
-async fn read(journal: &Shared, history: History) -> Result<Option<HistoryPage>, Unavailable> {
-    let through = history.through.unwrap_or_else(|| *journal.watch_head().borrow());
-    if history.after >= through {
+async fn read(journal: &Shared, mut history: History) -> Result<Option<HistoryPage>, Unavailable> {
+    let (through, after) = (*history.through.get_or_insert_with(|| *journal.watch_head().borrow()), history.after);
+    if after >= through {
         return Ok(None);
     }
-    let (patterns, after) = ([Pattern::Exact(history.topic)].into(), history.after);
+    let patterns = [Pattern::Exact(history.topic.clone())].into();
     let query = Query { patterns, after, floor: after, limit: PAGE_EVENTS, max_bytes: PAGE_BYTES };
-    let Page { events, through: read, .. } = journal.read(query).await?;
-    Ok((read > after).then_some(HistoryPage { events, after: read, through }))
+    let page = journal.read(query).await?;
+    history.after = page.through;
+    Ok((page.through > after).then_some((history, page.events)))
 }
 
 /// Writes that these sources, and the relay, have not ended.

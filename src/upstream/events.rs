@@ -134,9 +134,9 @@ impl EventSource {
         &self.cursor
     }
 
-    /// Number of events that the server sent again after a reconnect, and that were skipped.
-    pub fn duplicates(&self) -> u64 {
-        self.duplicates
+    /// Number of events since the last call that the server sent again after a reconnect, and that were skipped.
+    pub fn take_duplicates(&mut self) -> u64 {
+        std::mem::take(&mut self.duplicates)
     }
 
     /// Takes the end of the stream, if it follows directly after the last events. The caller stores it together with them.

@@ -170,12 +170,12 @@ impl Registry {
 
     /// Number of jobs that have not ended.
     pub(crate) fn unfinished(&self) -> usize {
-        self.jobs.len() - self.ended.len()
+        self.jobs.len() - self.ended.count()
     }
 
     /// Number of ended jobs that exist in the journal.
     pub(crate) fn ended(&self) -> usize {
-        self.ended.len()
+        self.ended.count()
     }
 
     pub(crate) fn job(&self, id: &str) -> Result<&Job, Error> {

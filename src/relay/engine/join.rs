@@ -57,15 +57,8 @@ pub(crate) struct History {
     found: u64,
 }
 
-/// A page of a history.
-#[derive(Debug)]
-pub(crate) struct HistoryPage {
-    pub(crate) events: Vec<SharedEvent>,
-    /// The next page begins after this offset.
-    pub(crate) after: u64,
-    /// The last offset of the history.
-    pub(crate) through: u64,
-}
+/// A page of a history, which continues after it.
+pub(crate) type HistoryPage = (History, Vec<SharedEvent>);
 
 /// The next step of a join.
 pub(super) enum Next {
@@ -128,8 +121,8 @@ impl Join {
     pub(super) fn read(&mut self, page: Option<HistoryPage>, group: &Progress) {
         let Some(history) = &mut self.history else { return };
         match (page, self.stage) {
-            (Some(HistoryPage { mut events, after, through }), stage) => {
-                (history.after, history.through) = (after, Some(through));
+            (Some((read, mut events)), stage) => {
+                *history = read;
                 events.retain(|event| event.source() == Some(&history.label));
                 if stage == Stage::Count {
                     history.found += events.len() as u64;

@@ -13,7 +13,7 @@ use crate::{
     journal::RecordWrite,
     relay::{
         Filter, Listing, Spec, Status, Summary, View,
-        member::{self, Member},
+        member::Member,
         output,
         record::{self, Ended, Progress, SpecRecord},
         state::{SourceView, State},
@@ -295,14 +295,19 @@ impl Relay {
 
     /// The source with this number, as its upstream sees it.
     pub(super) fn member(&self, index: usize) -> Arc<Member> {
-        let label = self.spec.sources[index].label.as_deref().unwrap_or_default();
-        Member::new(&self.id, index, label, self.target.as_ref())
+        let label = self.spec.sources[index].label.clone().unwrap_or_default();
+        Arc::new(Member { relay: self.id.clone(), index, label, topics: self.topics() })
+    }
+
+    /// The topics that get its events: its target, if it has one, and its own topic.
+    fn topics(&self) -> Vec<Topic> {
+        let own = Topic::relay(&self.id).expect("an id is a short word");
+        self.target.iter().cloned().chain([own]).collect()
     }
 
     /// Its last event.
     pub(super) fn last_event(&self, status: Status) -> Draft {
-        let topics = member::topics(&self.id, self.target.as_ref());
-        output::end(&self.id, topics, status, self.sources.len(), self.events())
+        output::end(&self.id, self.topics(), status, self.sources.len(), self.events())
     }
 
     /// Deletes its records.

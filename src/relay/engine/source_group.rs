@@ -47,8 +47,6 @@ pub(super) struct SourceGroup {
     join: Option<Join>,
     /// The progress that the journal has.
     progress: Progress,
-    /// The `seq` of the last write.
-    seq: u64,
     state: State,
     pub(super) started: bool,
     /// Reconnects that were ordered. A report from before the last one does not concern the new connection.
@@ -104,8 +102,6 @@ enum Purpose {
 
 /// The first consecutive failures are reported in band; after them only the 16th, 32nd and so on.
 const REPORTED_RETRIES: u32 = 8;
-/// The code of sources that this program itself has failed.
-const INTERNAL: &str = "internal";
 
 // === impl SourceGroup ===
 
@@ -126,8 +122,7 @@ impl SourceGroup {
             Ok(_) => None,
             Err(refusal) => Some(refusal.clone()),
         };
-        let (source, seq) = (source.ok(), progress.seq);
-        Self { id, source, max_event_bytes, members, progress, seq, failing, ..Self::default() }
+        Self { id, source: source.ok(), max_event_bytes, members, progress, failing, ..Self::default() }
     }
 
     /// True if one more member can join: the sources do not end, and an event has room for the member's topics.
@@ -158,19 +153,15 @@ impl SourceGroup {
         }
     }
 
-    /// Gives the sources up, because the upstream has panicked.
-    pub(super) fn die(&mut self) {
-        self.fail(FAULT.to_owned());
-    }
-
-    fn fail(&mut self, error: String) {
+    /// Gives the sources up, because this program itself has failed them.
+    pub(super) fn fail(&mut self, error: String) {
         let remote = self.source.as_ref().map(|source| source.source.remote.name());
         for member in &self.members {
             let Member { relay, label, .. } = &**member;
             let _span = spans::relay(relay).entered();
             tracing::error!(relay_id = relay, label, remote, error, "a source of a relay was given up");
         }
-        self.failing.get_or_insert(Reason { error, code: INTERNAL.to_owned() });
+        self.failing.get_or_insert(Reason { error, code: "internal".to_owned() });
     }
 
     /// Carries out the next steps, until the group has to wait. True when it is over.
@@ -201,7 +192,7 @@ impl SourceGroup {
                 (self.write, self.join) = (None, None);
                 scope.effects.detached.extend(self.joining.pop_front());
             }
-            Err(AppendFailure::Fault) => self.die(),
+            Err(AppendFailure::Fault) => self.fail(FAULT.to_owned()),
             Err(AppendFailure::Journal(error)) => {
                 self.fail(format!("the journal does not take what the source brought: {error}"));
             }
@@ -261,7 +252,8 @@ impl SourceGroup {
             // A request that must not be repeated is noted before it is sent.
             let mut write = self.write_for(Purpose::Request);
             (write.progress.asked, write.progress.since) = (true, now_ms());
-            return self.set_write(write);
+            self.write = Some(write);
+            return;
         }
         if !self.started {
             scope.effects.push(Effect::Start(Box::new(Start {
@@ -289,7 +281,8 @@ impl SourceGroup {
                 Next::Write(outputs, own) => (Purpose::Join, outputs, own),
                 Next::Last(progress) => (Purpose::LastJoin, Vec::new(), progress),
             };
-            return self.set_write(Write { outputs, progress, ..self.write_for(purpose) });
+            self.write = Some(Write { outputs, progress, ..self.write_for(purpose) });
+            return;
         }
         self.over = self.members.is_empty();
         if let Some(report) = self.report.take() {
@@ -347,10 +340,11 @@ impl SourceGroup {
             needed = true;
         }
         if needed {
-            return self.set_write(write);
+            self.write = Some(write);
+        } else {
+            self.show(scope, write.error.as_deref());
+            scope.effects.push(Effect::Taken(self.id));
         }
-        self.show(scope, write.error.as_deref());
-        scope.effects.push(Effect::Taken(self.id));
     }
 
     /// An empty write behind the last one.
@@ -358,23 +352,18 @@ impl SourceGroup {
         Write {
             purpose,
             outputs: Vec::new(),
-            progress: Progress { seq: self.seq + 1, ..self.progress.clone() },
+            progress: Progress { seq: self.progress.seq + 1, ..self.progress.clone() },
             error: None,
             counted: Stats::default(),
             unclear: false,
         }
     }
 
-    fn set_write(&mut self, write: Write) {
-        self.seq = self.seq.max(write.progress.seq);
-        self.write = Some(write);
-    }
-
     /// Tries the write, for all that want it now.
     fn attempt(&mut self, effects: &mut Effects) {
         let Some(write) = &self.write else { return };
-        let newcomer: Vec<Arc<Member>> = self.join.iter().map(|join| join.member.clone()).collect();
-        let members = if newcomer.is_empty() { &self.members } else { &newcomer };
+        let newcomer = self.join.as_ref().map(|join| std::slice::from_ref(&join.member));
+        let members = newcomer.unwrap_or(&self.members);
         let events = output::drafts(&write.outputs, members, self.max_event_bytes);
         let value = durable::encode(&write.progress);
         let key = |member: &Arc<Member>| record::cursor_key(&member.relay, member.index);

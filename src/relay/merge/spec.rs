@@ -65,9 +65,9 @@ pub fn sources(limits: Limits<'_>, written: Vec<Json>) -> Result<Vec<Planned>, V
                 fail("label", format!("a label has 1 to {MAX_LABEL} bytes and no control characters"));
             }
         }
-        let request = spec::SourceSpec { remote, path, method, headers, body, ..Default::default() };
-        if let Some(source) = request.request(limits, Purpose::Merge, &mut fail) {
-            planned.push((request.path, label, source));
+        let source = spec::SourceSpec { remote, path, method, headers, body, ..Default::default() };
+        if let Some(request) = source.request(limits, Purpose::Merge, &mut fail) {
+            planned.push((source.path, label, request));
         }
     }
     if !errors.is_empty() {

@@ -37,8 +37,6 @@ pub(crate) struct UpstreamActor {
     pending: Pending,
     /// A report is on its way to the journal.
     reporting: bool,
-    /// Duplicates that the reader has dropped and that are counted already.
-    duplicates: u64,
 }
 
 /// Answered with true when the journal has taken the report.
@@ -74,7 +72,6 @@ impl UpstreamActor {
             reading: None,
             pending: Pending::new(id, cursor, deps.max_event_bytes),
             reporting: false,
-            duplicates: 0,
         }
     }
 
@@ -104,8 +101,7 @@ impl UpstreamActor {
         for next in next.into_iter().chain(source.take_end().map(StreamEvent::End)) {
             self.pending.add(next, source.cursor(), Instant::now());
         }
-        let duplicates = source.duplicates();
-        self.pending.duplicates(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
+        self.pending.duplicates(source.take_duplicates());
         self.source = Some(source);
         self.report(ctx);
         self.read(ctx);
@@ -160,7 +156,6 @@ impl Handler<Reconnect> for UpstreamActor {
         }
         let cursor = self.pending.reconnect();
         self.source = Some(EventSource::new(self.request.clone(), cursor, connections));
-        self.duplicates = 0;
         self.read(ctx);
     }
 }
