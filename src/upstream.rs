@@ -62,7 +62,7 @@ pub use self::{
     connections::{Busy, Connections, Figures, OpenStream, Purpose, StreamPermit},
     error::Error,
     fields::{HOP_BY_HOP, is_reserved},
-    guard::{Allow, BadAllow, Net},
+    guard::{Allow, Net},
     method::parse_method,
     redirect::parse_url,
     remote::{BadPath, Remote, RemoteConfig, Remotes, UnknownRemote},

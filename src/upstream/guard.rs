@@ -11,7 +11,7 @@ use std::{
 
 mod allow;
 
-pub use self::allow::{Allow, BadAllow, Net};
+pub use self::allow::{Allow, Net};
 
 /// The rules for requests whose URL comes from a client.
 #[derive(Debug, Default)]
@@ -47,7 +47,11 @@ impl Guard {
         if own {
             return Err("an address of this node");
         }
-        not_public(addr.ip()).map_or(Ok(()), Err)
+        let kind = match addr.ip() {
+            IpAddr::V4(ip) => not_public_v4(ip),
+            IpAddr::V6(ip) => not_public_v6(ip),
+        };
+        kind.map_or(Ok(()), Err)
     }
 
     /// True if the node listens on this address.
@@ -75,13 +79,6 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 /// The kind of an address that is not public unicast, by the IANA registries of special-purpose addresses.
-fn not_public(ip: IpAddr) -> Option<&'static str> {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => not_public_v4(ip),
-        IpAddr::V6(ip) => not_public_v6(ip),
-    }
-}
-
 fn not_public_v4(ip: Ipv4Addr) -> Option<&'static str> {
     Some(match ip.octets() {
         [0, ..] => "an unspecified address",
@@ -99,12 +96,13 @@ fn not_public_v4(ip: Ipv4Addr) -> Option<&'static str> {
 }
 
 fn not_public_v6(ip: Ipv6Addr) -> Option<&'static str> {
-    let s = ip.segments();
-    Some(match s {
+    Some(match ip.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => "an unspecified address",
         [0, 0, 0, 0, 0, 0, 0, 1] => "a loopback address",
         // NAT64 and 6to4 contain the IPv4 address that receives the packet.
-        [0x64, 0xff9b, 0, 0, 0, 0, a, b] | [0x2002, a, b, ..] => return not_public_v4(embedded(a, b)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            return not_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+        }
         [0xfc00..=0xfdff, ..] => "a unique local address",
         [0xfe80..=0xfebf, ..] => "a link-local address",
         [0xff00..=0xffff, ..] => "a multicast address",
@@ -115,10 +113,6 @@ fn not_public_v6(ip: Ipv6Addr) -> Option<&'static str> {
         // Only 2000::/3 is assigned as global unicast. The rest is obsolete, reserved, or a translation prefix.
         _ => "not a global unicast address",
     })
-}
-
-fn embedded(high: u16, low: u16) -> Ipv4Addr {
-    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One exception from the egress guard, and its text form in `[egress] allow`.
+//! One exception from the egress guard, as it is written in `[egress] allow`.
 
 use std::{
     fmt,
@@ -12,13 +12,18 @@ use url::Host;
 /// A target that is not public, but permitted: `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80`, `api.internal:8443`.
 ///
 /// Without a port it permits every port. A host name permits every address of that name, but only under the name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Allow {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    target: Target,
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
     /// Addresses, under any name.
-    Addr(Net, Option<u16>),
+    Addr(Net),
     /// A host name, in lowercase and without a final dot.
-    Host(String, Option<u16>),
+    Host(String),
 }
 
 /// A block of addresses: `10.0.0.0/8`, `::1`. IPv4-mapped addresses are converted to IPv4.
@@ -29,34 +34,24 @@ pub struct Net {
     prefix: u8,
 }
 
-/// Why a text is not a valid [`Allow`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{text}` is not an egress target: {reason}; write it like `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80` or `api.internal`"
-)]
-pub struct BadAllow {
-    text: String,
-    reason: &'static str,
-}
-
 // === impl Allow ===
 
 impl Allow {
     /// True if the entry permits a connection to `addr`, an address of `host` in canonical form.
     pub(super) fn permits(&self, host: &str, addr: SocketAddr) -> bool {
-        let (named, port) = match self {
-            Self::Addr(net, port) => (net.contains(addr.ip()), port),
-            Self::Host(name, port) => (name.eq_ignore_ascii_case(host.strip_suffix('.').unwrap_or(host)), port),
+        let named = match &self.target {
+            Target::Addr(net) => net.contains(addr.ip()),
+            Target::Host(name) => name.eq_ignore_ascii_case(host.strip_suffix('.').unwrap_or(host)),
         };
-        named && port.is_none_or(|port| port == addr.port())
+        named && self.port.is_none_or(|port| port == addr.port())
     }
 
     /// True if the entry means one target, not a whole network. Only such an entry permits the node itself: an operator who
     /// permits a network rarely intends to permit the node in it.
     pub(super) fn is_specific(&self) -> bool {
-        match self {
-            Self::Addr(net, port) => port.is_some() || net.prefix == net.bits(),
-            Self::Host(..) => true,
+        match &self.target {
+            Target::Addr(net) => self.port.is_some() || net.prefix == net.bits(),
+            Target::Host(_) => true,
         }
     }
 
@@ -69,72 +64,44 @@ impl Allow {
             Some((target, port)) if !target.contains(':') || target.contains(']') => (target, Some(port)),
             _ => (text, None),
         };
-        let port = match port {
+        let port = port.map(|text| match text.parse() {
             // `parse` alone would accept `+80`.
-            Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => match port.parse() {
-                Ok(0) | Err(_) => return Err("the port is a number from 1 to 65535"),
-                Ok(port) => Some(port),
-            },
-            Some(_) => return Err("the port is a number from 1 to 65535"),
-            None => None,
-        };
-        if let Some((addr, prefix)) = target.split_once('/') {
-            let prefix = prefix.parse().map_err(|_| "the prefix length is not a number")?;
-            return Ok(Self::Addr(Net::new(ip(addr).ok_or("the network has no address")?, prefix)?, port));
-        }
-        if let Some(ip) = ip(target) {
-            return Ok(Self::Addr(Net::single(ip), port));
-        }
-        match Host::parse(target) {
-            Ok(Host::Domain(name)) => Ok(Self::Host(name.strip_suffix('.').unwrap_or(&name).to_owned(), port)),
-            Ok(Host::Ipv4(ip)) => Ok(Self::Addr(Net::single(ip.into()), port)),
-            Ok(Host::Ipv6(ip)) => Ok(Self::Addr(Net::single(ip.into()), port)),
-            Err(_) => Err("neither an address nor a host name"),
-        }
+            Ok(port @ 1..) if !text.starts_with('+') => Ok(port),
+            _ => Err("the port is a number from 1 to 65535"),
+        });
+        Ok(Self { port: port.transpose()?, target: Target::parse(target)? })
     }
 }
 
 impl FromStr for Allow {
-    type Err = BadAllow;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, BadAllow> {
-        Self::parse(text).map_err(|reason| BadAllow { text: text.to_owned(), reason })
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|reason| {
+            format!(
+                "`{text}` is not an egress target: {reason}; write it like `127.0.0.1:9000`, `10.1.0.0/16`, `[::1]:80` or `api.internal`"
+            )
+        })
     }
 }
 
-impl TryFrom<String> for Allow {
-    type Error = BadAllow;
+// === impl Target ===
 
-    fn try_from(text: String) -> Result<Self, BadAllow> {
-        text.parse()
-    }
-}
-
-impl From<Allow> for String {
-    fn from(allow: Allow) -> Self {
-        allow.to_string()
-    }
-}
-
-impl fmt::Display for Allow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let port = match self {
-            Self::Addr(net, None) => return write!(f, "{net}"),
-            Self::Host(name, None) => return f.write_str(name),
-            Self::Addr(net, Some(port)) => {
-                match net.addr {
-                    IpAddr::V6(addr) if net.prefix == net.bits() => write!(f, "[{addr}]")?,
-                    IpAddr::V6(addr) => write!(f, "[{addr}]/{}", net.prefix)?,
-                    IpAddr::V4(_) => write!(f, "{net}")?,
-                }
-                port
-            }
-            Self::Host(name, Some(port)) => {
-                f.write_str(name)?;
-                port
-            }
-        };
-        write!(f, ":{port}")
+impl Target {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        if let Some((addr, prefix)) = text.split_once('/') {
+            let prefix = prefix.parse().map_err(|_| "the prefix length is not a number")?;
+            return Net::new(ip(addr).ok_or("the network has no address")?, prefix).map(Self::Addr);
+        }
+        if let Some(ip) = ip(text) {
+            return Ok(Self::Addr(Net::single(ip)));
+        }
+        match Host::parse(text) {
+            Ok(Host::Domain(name)) => Ok(Self::Host(name.strip_suffix('.').unwrap_or(&name).to_owned())),
+            Ok(Host::Ipv4(ip)) => Ok(Self::Addr(Net::single(ip.into()))),
+            Ok(Host::Ipv6(ip)) => Ok(Self::Addr(Net::single(ip.into()))),
+            Err(_) => Err("neither an address nor a host name"),
+        }
     }
 }
 
@@ -149,11 +116,8 @@ fn ip(text: &str) -> Option<IpAddr> {
 // === impl Net ===
 
 impl Net {
-    /// Creates a block.
-    ///
-    /// # Errors
-    /// When the prefix is too long, or the address has bits beyond it: then one of them is a mistake.
-    pub fn new(addr: IpAddr, prefix: u8) -> Result<Self, &'static str> {
+    /// Creates a block. Fails if the prefix is too long, or the address has bits beyond it: then one of them is a mistake.
+    fn new(addr: IpAddr, prefix: u8) -> Result<Self, &'static str> {
         let net = Self { addr, prefix };
         if prefix > net.bits() {
             return Err("the prefix is longer than the address");
@@ -165,7 +129,7 @@ impl Net {
     }
 
     /// Creates a block of one address.
-    pub fn single(addr: IpAddr) -> Self {
+    fn single(addr: IpAddr) -> Self {
         let addr = addr.to_canonical();
         Self { addr, prefix: if addr.is_ipv4() { 32 } else { 128 } }
     }
@@ -231,38 +195,42 @@ fn number(addr: IpAddr) -> u128 {
 mod tests {
     use super::*;
 
+    /// The entry with this target, in its shortest form, and this port.
+    fn entry(target: &str, port: Option<u16>) -> Allow {
+        Allow { target: target.parse().map_or_else(|_| Target::Host(target.to_owned()), Target::Addr), port }
+    }
+
     #[test]
-    fn entries_keep_their_text() {
-        for text in [
-            "127.0.0.1:9000",
-            "10.1.0.0/16",
-            "10.1.0.0/16:8080",
-            "127.0.0.1",
-            "::1",
-            "[::1]:80",
-            "fd00::/8",
-            "[fd00::]/8:443",
-            "api.internal",
-            "api.internal:8443",
-            "localhost",
-            "0.0.0.0/0",
-            "::/0",
+    fn entries_have_a_target_and_a_port() {
+        for (text, target, port) in [
+            ("127.0.0.1:9000", "127.0.0.1", Some(9000)),
+            ("10.1.0.0/16", "10.1.0.0/16", None),
+            ("10.1.0.0/16:8080", "10.1.0.0/16", Some(8080)),
+            ("127.0.0.1", "127.0.0.1", None),
+            ("::1", "::1", None),
+            ("[::1]:80", "::1", Some(80)),
+            ("fd00::/8", "fd00::/8", None),
+            ("[fd00::]/8:443", "fd00::/8", Some(443)),
+            ("api.internal", "api.internal", None),
+            ("api.internal:8443", "api.internal", Some(8443)),
+            ("localhost", "localhost", None),
+            ("0.0.0.0/0", "0.0.0.0/0", None),
+            ("::/0", "::/0", None),
         ] {
-            let allow: Allow = text.parse().expect(text);
-            assert_eq!(allow.to_string(), text);
+            assert_eq!(text.parse(), Ok(entry(target, port)), "{text}");
         }
     }
 
     #[test]
-    fn every_form_of_a_target_becomes_one_text() {
-        for (text, same) in [
-            ("API.Internal.", "api.internal"),
-            ("[::1]", "::1"),
-            ("2130706433", "127.0.0.1"),
-            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
-            ("bücher.example", "xn--bcher-kva.example"),
+    fn every_form_of_a_target_becomes_one_entry() {
+        for (text, target, port) in [
+            ("API.Internal.", "api.internal", None),
+            ("[::1]", "::1", None),
+            ("2130706433", "127.0.0.1", None),
+            ("[::ffff:10.0.0.1]:80", "10.0.0.1", Some(80)),
+            ("bücher.example", "xn--bcher-kva.example", None),
         ] {
-            assert_eq!(text.parse::<Allow>().expect(text).to_string(), same);
+            assert_eq!(text.parse(), Ok(entry(target, port)), "{text}");
         }
     }
 
