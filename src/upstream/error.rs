@@ -3,7 +3,7 @@
 //! Owns the error type of outgoing requests, and translates the errors of the transport into it. So jobs, relays and
 //! remote jobs report failures with the same codes. An HTTP status is not an error, but a response.
 
-use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use awc::error::PayloadError;
 use http::Method;
@@ -84,19 +84,11 @@ pub enum Error {
     #[error("the response body ended before it was complete")]
     Truncated,
     /// The response head has more fields than permitted.
-    #[error("the response has more than {limit} header fields")]
-    TooManyFields {
-        /// The limit in force.
-        limit: usize,
-    },
+    #[error("the response has more than {} header fields", MAX_FIELDS)]
+    TooManyFields,
     /// The response head is too large; the parser does not report which limit was exceeded.
-    #[error("the response head has more than {bytes} bytes or {fields} fields")]
-    HeadTooLarge {
-        /// Maximum number of bytes.
-        bytes: usize,
-        /// Maximum number of fields.
-        fields: usize,
-    },
+    #[error("the response head has more than {} bytes or {} fields", MAX_BYTES, MAX_PARSED)]
+    HeadTooLarge,
     /// The response body is larger than the caller permits.
     #[error("the response has more than {limit} bytes")]
     TooLarge {
@@ -147,7 +139,7 @@ impl Error {
             Self::IdleTimeout { .. } => "idle_timeout",
             Self::Closed => "closed",
             Self::Truncated => "truncated",
-            Self::TooLarge { .. } | Self::TooManyFields { .. } | Self::HeadTooLarge { .. } => "response_too_large",
+            Self::TooLarge { .. } | Self::TooManyFields | Self::HeadTooLarge => "response_too_large",
             Self::TooManyRedirects { .. } | Self::Redirect { .. } => "redirect",
             Self::Loop { .. } => "loop_detected",
             Self::Encoding(_) => "unsupported_encoding",
@@ -157,34 +149,25 @@ impl Error {
 
     /// True if the same request may succeed later. The upstream may already have acted on it.
     pub fn retryable(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::Resolve { .. }
-            | Self::Connect { .. }
-            | Self::ConnectTimeout { .. }
-            | Self::HeadTimeout { .. }
-            | Self::IdleTimeout { .. }
-            | Self::Closed
-            | Self::Truncated
-            | Self::BadStatus => true,
-            Self::BadUrl { .. }
-            | Self::BadMethod(_)
-            | Self::Refused { .. }
-            | Self::Tls { .. }
-            | Self::TooLarge { .. }
-            | Self::TooManyFields { .. }
-            | Self::HeadTooLarge { .. }
-            | Self::TooManyRedirects { .. }
-            | Self::Redirect { .. }
-            | Self::Loop { .. }
-            | Self::Encoding(_)
-            | Self::Protocol(_) => false,
-        }
+                | Self::Connect { .. }
+                | Self::ConnectTimeout { .. }
+                | Self::HeadTimeout { .. }
+                | Self::IdleTimeout { .. }
+                | Self::Closed
+                | Self::Truncated
+                | Self::BadStatus
+        )
     }
 
     /// Translates an error of awc while it reads a body.
     pub(super) fn in_body(error: &PayloadError) -> Self {
-        match find::<io::Error>(error) {
-            Some(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+        match error {
+            PayloadError::Incomplete(Some(e)) | PayloadError::Io(e)
+                if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) =>
+            {
                 Self::Protocol(e.to_string())
             }
             _ => Self::Truncated,
@@ -192,11 +175,8 @@ impl Error {
     }
 
     /// Translates an error between the TCP connection and the end of the TLS handshake. `host` includes the port.
-    pub(super) fn in_handshake(error: &(dyn StdError + 'static), host: String) -> Self {
-        if let Some(own) = find::<Self>(error) {
-            return own.clone();
-        }
-        match find::<rustls::Error>(error) {
+    pub(super) fn in_handshake(error: &io::Error, host: String) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
                 let reason = "its certificate is from an authority that is not trusted here; to trust it, put the \
                               authority's certificate into `[egress] ca_file`";
@@ -211,8 +191,8 @@ impl Error {
 impl From<HeadError> for Error {
     fn from(error: HeadError) -> Self {
         match error {
-            HeadError::TooLarge => Self::HeadTooLarge { bytes: MAX_BYTES, fields: MAX_PARSED },
-            HeadError::TooManyFields => Self::TooManyFields { limit: MAX_FIELDS },
+            HeadError::TooLarge => Self::HeadTooLarge,
+            HeadError::TooManyFields => Self::TooManyFields,
             HeadError::Status => Self::BadStatus,
             HeadError::Incomplete => Self::Closed,
             HeadError::Coding(coding) => Self::Encoding(coding),
@@ -221,35 +201,13 @@ impl From<HeadError> for Error {
     }
 }
 
-/// Finds a `T` in an error and its sources. `source()` of an `io::Error` skips the wrapped error, so it is unwrapped.
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match wrapped {
-            Some(inner) => Some(inner as &(dyn StdError + 'static)),
-            None => error.source(),
-        };
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_this_module_is_found_below_io_errors() {
-        let wrapped = io::Error::other(io::Error::other(Error::Truncated));
-        assert_eq!(find::<Error>(&wrapped), Some(&Error::Truncated));
-    }
-
-    #[test]
     fn a_tls_error_and_a_lost_connection_have_different_codes() {
-        let tls = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError));
+        let tls = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
         assert_eq!(Error::in_handshake(&tls, "h:443".into()).code(), "tls");
         let lost = io::Error::from(io::ErrorKind::ConnectionReset);
         assert_eq!(Error::in_handshake(&lost, "h:443".into()).code(), "connect_failed");
