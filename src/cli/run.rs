@@ -34,7 +34,7 @@ const JOB_MAX: u64 = 64 << 20;
 
 /// Maximum number of submissions while no response arrives, and the first delay between them.
 const SUBMISSIONS: u32 = 4;
-const SUBMIT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5), 2);
+const SUBMIT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
 
 /// Maximum time without a connection to the stream of the job.
 const GIVE_UP_AFTER: Duration = Duration::from_mins(2);

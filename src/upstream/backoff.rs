@@ -7,47 +7,39 @@ use rand::RngExt;
 
 mod date;
 
-/// Delays that grow exponentially, with jitter: clients that failed together do not come back together. The one backoff of
-/// this program.
+/// Delays that double, with jitter: clients that failed at the same time do not retry at the same time. The one backoff
+/// of this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The delay before the first retry.
     pub initial: Duration,
     /// The longest delay that growth reaches; a hint may be longer.
     pub max: Duration,
-    /// The factor by which each delay grows, mostly 2; below 1 counts as 1.
-    pub factor: u32,
-    /// The longest hint that is followed.
+    /// The longest hint that is followed: an upstream must not stop its clients for a day.
     pub longest_hint: Duration,
 }
 
 impl Backoff {
     /// Growth from `initial` to `max`. Hints are followed however long they are.
-    pub const fn new(initial: Duration, max: Duration, factor: u32) -> Self {
-        Self { initial, max, factor, longest_hint: Duration::MAX }
-    }
-
-    /// Limits the hints: an upstream that asks for a day must not park its clients for a day.
-    #[must_use]
-    pub const fn with_longest_hint(self, longest_hint: Duration) -> Self {
-        Self { longest_hint, ..self }
+    pub const fn new(initial: Duration, max: Duration) -> Self {
+        Self { initial, max, longest_hint: Duration::MAX }
     }
 
     /// The delay before retry number `attempt`, counted from 0: between half of the grown delay and all of it, and
     /// never below `hint`, the delay that the upstream has asked for, as far as it is followed.
     pub fn delay(&self, attempt: u32, hint: Option<Duration>, rng: &mut impl rand::Rng) -> Duration {
-        let full = self.initial.saturating_mul(self.factor.max(1).saturating_pow(attempt)).min(self.max);
+        let full = self.initial.saturating_mul(2_u32.saturating_pow(attempt)).min(self.max);
         let floor = hint.unwrap_or_default().min(self.longest_hint);
         rng.random_range((full / 2).max(floor)..=full.max(floor))
     }
 }
 
-/// What `Retry-After` asks for, as seconds or as a date; a date that has passed asks for nothing, hence zero.
-/// `None` if the field is missing or not understood.
+/// The delay in `Retry-After`, as seconds or as a date; zero for a date in the past. `None` if the field is missing or
+/// cannot be parsed.
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than a u64 takes mean "never"; the longest wait is the nearest to that.
+        // A number above the largest one means "never".
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     Some(date::parse(value, now)?.duration_since(now).unwrap_or_default())
@@ -59,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30), 2);
+    const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
     fn headers(value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(value))])
@@ -91,8 +83,8 @@ mod tests {
     #[test]
     fn a_hint_counts_up_to_its_limit() {
         let mut rng = StdRng::seed_from_u64(3);
-        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 2);
-        let backoff = backoff.with_longest_hint(Duration::from_mins(5));
+        let longest_hint = Duration::from_mins(5);
+        let backoff = Backoff { longest_hint, ..Backoff::new(Duration::from_millis(500), Duration::from_secs(30)) };
         for _ in 0..50 {
             let first = backoff.delay(0, None, &mut rng);
             assert!((250..=500).contains(&first.as_millis()), "{first:?}");
@@ -106,7 +98,7 @@ mod tests {
 
     #[test]
     fn no_delay_stays_no_delay() {
-        let none = Backoff::new(Duration::ZERO, Duration::ZERO, 2);
+        let none = Backoff::new(Duration::ZERO, Duration::ZERO);
         assert_eq!(none.delay(9, None, &mut StdRng::seed_from_u64(7)), Duration::ZERO);
     }
 

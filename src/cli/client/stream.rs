@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Growth of the delay if the server sets none.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 2);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// Maximum delay that a server can set.
 const HINT_MAX: Duration = Duration::from_mins(1);

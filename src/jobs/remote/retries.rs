@@ -21,7 +21,7 @@ const LONGEST_HINT: Duration = Duration::from_mins(5);
 
 impl Retries {
     pub(super) fn new(remote: &Remote, pace: Pace) -> Self {
-        let backoff = Backoff::new(pace.initial, pace.max, 2).with_longest_hint(LONGEST_HINT);
+        let backoff = Backoff { longest_hint: LONGEST_HINT, ..Backoff::new(pace.initial, pace.max) };
         Self { left: remote.max_retries(), backoff, failures: 0 }
     }
 

@@ -17,36 +17,25 @@ const AHEAD: u64 = 50;
 
 /// Reads a date; the name of the day is not compared with it.
 pub(super) fn parse(text: &str, now: SystemTime) -> Option<SystemTime> {
-    let (day, month, year, clock) = match text.split_once(", ") {
-        Some((_, rest)) => {
-            let (date, clock) = rest.strip_suffix(" GMT")?.rsplit_once(' ')?;
-            match date.split_once('-') {
-                Some((day, rest)) => {
-                    let (month, year) = rest.split_once('-')?;
-                    (number(day, 2)?, month, whole_year(number(year, 2)?, now), clock)
-                }
-                None => {
-                    let (day, rest) = date.split_once(' ')?;
-                    let (month, year) = rest.split_once(' ')?;
-                    (number(day, 2)?, month, number(year, 4)?, clock)
-                }
-            }
+    let words: Vec<&str> = text.splitn(7, ' ').collect();
+    let (day, month, year, clock) = match *words {
+        [name, day, month, year, clock, "GMT"] if name.ends_with(',') => {
+            (number(day, 2)?, month, number(year, 4)?, clock)
         }
-        None => {
-            let (_, rest) = text.split_once(' ')?;
-            let (month, rest) = rest.split_once(' ')?;
-            // The day has two characters; a single digit follows a space.
-            let (day, rest) = rest.split_at_checked(2)?;
-            let (clock, year) = rest.strip_prefix(' ')?.split_once(' ')?;
-            let day = day.strip_prefix(' ').map_or_else(|| number(day, 2), |day| number(day, 1))?;
-            (day, month, number(year, 4)?, clock)
+        [name, date, clock, "GMT"] if name.ends_with(',') => {
+            let [day, month, year] = parts(date, '-')?;
+            (number(day, 2)?, month, whole_year(number(year, 2)?, now), clock)
         }
+        // A day of one digit follows two spaces.
+        [_, month, "", day, clock, year] => (number(day, 1)?, month, number(year, 4)?, clock),
+        [_, month, day, clock, year] => (number(day, 2)?, month, number(year, 4)?, clock),
+        _ => return None,
     };
     let month = MONTHS.iter().position(|name| *name == month)?;
-    let mut parts = clock.split(':');
-    let (hour, minute, second) = (number(parts.next()?, 2)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
+    let [hour, minute, second] = parts(clock, ':')?;
+    let (hour, minute, second) = (number(hour, 2)?, number(minute, 2)?, number(second, 2)?);
     // A leap second is valid.
-    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 {
+    if hour > 23 || minute > 59 || second > 60 {
         return None;
     }
     if year < 1970 || day == 0 || day > days_in(month, year) {
@@ -72,6 +61,11 @@ fn year_of(time: SystemTime) -> u64 {
         year += 1;
     }
     year
+}
+
+/// The three parts of a date or of a time.
+fn parts(text: &str, separator: char) -> Option<[&str; 3]> {
+    text.splitn(4, separator).collect::<Vec<_>>().try_into().ok()
 }
 
 fn number(text: &str, digits: usize) -> Option<u64> {

@@ -164,7 +164,7 @@ impl Policy {
 
     fn delay(&self, retry_after: Option<Duration>, rng: &mut impl rand::Rng) -> Duration {
         let initial = self.retry.unwrap_or(self.pace.initial);
-        let backoff = Backoff::new(initial, self.pace.max.max(initial), 2);
+        let backoff = Backoff::new(initial, self.pace.max.max(initial));
         let floor = retry_after.unwrap_or_default().min(MAX_REQUESTED).max(initial);
         let delay = backoff.delay(self.growth, Some(floor), rng);
         // Readers that lost their connections at the same time must not all reconnect at the same time.

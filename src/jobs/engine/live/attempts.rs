@@ -27,8 +27,10 @@ use crate::{
 
 /// Delays before a failed task runs again: half a second, doubled up to half a minute. That is short enough for a short
 /// failure and long enough for an upstream that is down. A `Retry-After` must not delay a task for a day.
-const RETRY_DELAYS: Backoff =
-    Backoff::new(Duration::from_millis(500), Duration::from_secs(30), 2).with_longest_hint(Duration::from_secs(5 * 60));
+const RETRY_DELAYS: Backoff = Backoff {
+    longest_hint: Duration::from_mins(5),
+    ..Backoff::new(Duration::from_millis(500), Duration::from_secs(30))
+};
 
 /// Maximum number of crashes while a task runs. Then it is not run again: it may be the cause.
 const MAX_RESTARTS: u32 = 3;
