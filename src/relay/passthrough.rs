@@ -11,7 +11,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::upstream::{
     Chunks, Connections, HeaderMap, Method, Purpose, Remote, Request, StreamPermit, Url, Via,
-    events::{Failure, OpenedStream, Opening, open},
+    events::{Failure, OpenedStream, open},
 };
 
 mod weaver;
@@ -58,15 +58,12 @@ impl ProxyRequest {
         let Self { remote, method, url, headers, body, via } = self;
         let permit = connections.acquire(&remote, &method, url.path(), Purpose::Proxy);
         let request = Request { via: Some(via), ..remote.request(method, &url, headers, body) };
-        let idle = remote.read_timeout();
-        match open(remote.client().clone(), request, idle, permit).await.map_err(|refused| refused.failure)? {
-            Opening::NoContent => Ok(None),
-            Opening::Stream(opened) => {
-                let OpenedStream { chunks, permit, .. } = *opened;
-                let ended = Box::pin(permit.end_token().cancelled_owned());
-                Ok(Some(Passthrough { chunks, permit, ended, weaver: Weaver::default(), heartbeat }))
-            }
-        }
+        let idle = remote.read_timeout;
+        let opened = open(remote.client().clone(), request, idle, permit).await.map_err(|refused| refused.failure)?;
+        Ok(opened.map(|OpenedStream { chunks, permit, .. }| {
+            let ended = Box::pin(permit.end_token().cancelled_owned());
+            Passthrough { chunks, permit, ended, weaver: Weaver::default(), heartbeat }
+        }))
     }
 }
 

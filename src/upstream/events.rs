@@ -6,9 +6,9 @@
 //! down, and the source buffers one chunk of the body at most.
 //!
 //! ```text
-//!             ┌── lost: StreamEvent::Retry, wait ────┐
-//!             v                               │
-//!  connect ─> StreamEvent::Open ─> StreamEvent::Events* ────┴─> StreamEvent::End | StreamEvent::GaveUp
+//!             ┌── lost: Retry, wait ──┐
+//!             v                       │
+//!  connect ─> Open ─> Events* ────────┴─> End | GaveUp
 //! ```
 
 use std::time::Duration;
@@ -30,7 +30,7 @@ mod policy;
 mod source;
 mod stream_event;
 
-pub(crate) use self::open::{OpenedStream, Opening, open};
+pub(crate) use self::open::{OpenedStream, open};
 pub use self::{
     cursor::Cursor,
     failure::Failure,
@@ -39,7 +39,6 @@ pub use self::{
     stream_event::{End, RemoteEvent, StreamEvent, TRAIL, TRAIL_MAX},
 };
 use self::{
-    cursor::Novelty,
     dialect::{Dialect, Frame},
     open::OpenError,
     policy::{Decision, Policy},
@@ -64,7 +63,7 @@ pub struct EventSource {
 
 enum State {
     Waiting(Instant),
-    Connecting(BoxFuture<'static, Result<Opening, OpenError>>),
+    Connecting(BoxFuture<'static, Result<Option<OpenedStream>, OpenError>>),
     Open(Box<Stream>),
     Done,
 }
@@ -95,15 +94,16 @@ impl EventSource {
     /// Creates a reader that begins after `cursor`. It connects at the first call of [`next`](Self::next).
     pub fn new(source: Source, cursor: Cursor, connections: Connections) -> Self {
         let max_retries = match source.repeat {
-            Repeat::UntilEnd => Some(source.remote.max_retries()),
+            Repeat::UntilEnd => Some(source.remote.max_retries),
             Repeat::Forever => None,
         };
         // Events from before a restart show that the remote serves this request.
         let read_before = cursor.events > 0;
+        let mut policy = Policy::new(source.pace, max_retries, read_before);
+        // Proxies and merges have a client that waits, so they fail instead of waiting for a permit.
+        policy.waits = matches!(source.purpose, Purpose::Relay | Purpose::Job);
         Self {
-            // Proxies and merges have a client that waits, so they fail instead of waiting for a permit.
-            policy: Policy::new(source.pace, max_retries, read_before)
-                .waiting(matches!(source.purpose, Purpose::Relay | Purpose::Job)),
+            policy,
             may_have_missed: read_before && cursor.resume_id().is_none(),
             reconnects: 0,
             duplicates: 0,
@@ -123,11 +123,6 @@ impl EventSource {
         self
     }
 
-    /// The description of the stream.
-    pub fn source(&self) -> &Source {
-        &self.source
-    }
-
     /// The position after everything that [`next`](Self::next) has returned. A caller that stores it together with the events
     /// can resume after a restart without loss and without duplicates.
     pub fn cursor(&self) -> &Cursor {
@@ -141,13 +136,9 @@ impl EventSource {
 
     /// Takes the end of the stream, if it follows directly after the last events. The caller stores it together with them.
     pub fn take_end(&mut self) -> Option<End> {
-        match self.queued.take() {
-            Some(StreamEvent::End(end)) => Some(end),
-            other => {
-                self.queued = other;
-                None
-            }
-        }
+        let Some(StreamEvent::End(end)) = self.queued else { return None };
+        self.queued = None;
+        Some(end)
     }
 
     /// Waits for the next change or the next events; `None` after the end.
@@ -191,7 +182,7 @@ impl EventSource {
         }
     }
 
-    fn connect(&self) -> BoxFuture<'static, Result<Opening, OpenError>> {
+    fn connect(&self) -> BoxFuture<'static, Result<Option<OpenedStream>, OpenError>> {
         let Source { remote, method, url, headers, body, via, purpose, read_timeout, .. } = &self.source;
         let permit = self.connections.acquire(remote, method, url.path(), *purpose);
         let mut headers = headers.clone();
@@ -205,24 +196,23 @@ impl EventSource {
         }
         let mut request = remote.request(method.clone(), url, headers, body.clone());
         request.via = Some(via.clone());
-        let idle = read_timeout.unwrap_or(remote.read_timeout());
+        let idle = read_timeout.unwrap_or(remote.read_timeout);
         request.head_timeout = request.head_timeout.min(idle);
         Box::pin(open(remote.client().clone(), request, idle, permit))
     }
 
-    fn on_response(&mut self, result: Result<Opening, OpenError>) -> StreamEvent {
+    fn on_response(&mut self, result: Result<Option<OpenedStream>, OpenError>) -> StreamEvent {
         match result {
             Err(OpenError { failure, sent }) => self.on_failure(failure, sent),
-            Ok(Opening::NoContent) => {
+            Ok(None) => {
                 self.state = State::Done;
                 StreamEvent::End(End::NoContent)
             }
-            Ok(Opening::Stream(opened)) => {
-                let OpenedStream { chunks, end_marked, permit } = *opened;
-                let max = self.source.remote.max_event_bytes();
+            Ok(Some(OpenedStream { chunks, end_marked, permit })) => {
+                let max = self.source.remote.max_event_bytes;
                 // A line also contains the name of its field.
                 let decoder = Decoder::new(Limits { line: max.saturating_add(64), event: max });
-                let (unparsed, dialect, trail) = (Bytes::new(), Dialect::new(), String::new());
+                let (unparsed, dialect, trail) = (Bytes::new(), Dialect::default(), String::new());
                 let stream = Stream { chunks, unparsed, end_marked, decoder, permit, dialect, trail };
                 self.state = State::Open(Box::new(stream));
                 let may_have_missed = std::mem::take(&mut self.may_have_missed);
@@ -255,12 +245,11 @@ impl EventSource {
                 if let Frame::Greeting(Some(position)) = frame {
                     cursor.set_id(&position);
                 }
-                let novelty = if control { Novelty::New } else { cursor.add(event, data, own_id.then_some(id)) };
-                if novelty == Novelty::Duplicate {
-                    *duplicates += 1;
-                } else {
+                if control || cursor.add(event, data, own_id.then_some(id)) {
                     let id = if control { String::new() } else { cursor.last_id.clone() };
                     events.push(RemoteEvent { event: event.to_owned(), data: data.to_owned(), id, trail, control });
+                } else {
+                    *duplicates += 1;
                 }
             }
         });
@@ -286,7 +275,7 @@ impl EventSource {
         if let State::Open(stream) = &self.state
             && self.source.repeat == Repeat::UntilEnd
             && self.source.end_event.is_none()
-            && !stream.dialect.announced_close()
+            && !stream.dialect.announced_close
         {
             let end = if stream.end_marked { End::Closed } else { End::Unknown };
             self.state = State::Done;
@@ -305,18 +294,18 @@ impl EventSource {
     fn on_failure(&mut self, failure: Failure, sent: bool) -> StreamEvent {
         let may_repeat = !sent || self.source.may_repeat();
         let now = Instant::now();
-        let decision = self.policy.on_failure(now, &failure, may_repeat, &mut self.rng);
-        if let Decision::Retry { attempt, delay } = decision {
-            self.state = State::Waiting(now + delay);
-            return StreamEvent::Retry { attempt, delay, failure };
-        }
-        self.state = State::Done;
-        StreamEvent::GaveUp(match decision {
+        let last = match self.policy.on_failure(now, &failure, may_repeat, &mut self.rng) {
+            Decision::Retry { attempt, delay } => {
+                self.state = State::Waiting(now + delay);
+                return StreamEvent::Retry { attempt, delay, failure };
+            }
+            Decision::GiveUp => failure,
             Decision::NotRepeatable => {
                 Failure::NotRepeated { method: self.source.method.clone(), failure: Box::new(failure) }
             }
-            _ => failure,
-        })
+        };
+        self.state = State::Done;
+        StreamEvent::GaveUp(last)
     }
 }
 
@@ -324,14 +313,5 @@ impl EventSource {
 fn store_trail(trail: &mut String, comment: &str) {
     if let Some(path) = comment.strip_prefix(TRAIL) {
         path[..path.floor_char_boundary(TRAIL_MAX)].clone_into(trail);
-    }
-}
-
-impl std::fmt::Debug for EventSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EventSource")
-            .field("source", &self.source)
-            .field("cursor", &self.cursor)
-            .finish_non_exhaustive()
     }
 }

@@ -59,9 +59,12 @@ pub struct Remote {
     client: Client,
     /// Permits for open streams of this remote.
     pub(super) permits: Pool,
-    read_timeout: Duration,
-    max_retries: u32,
-    max_event_bytes: usize,
+    /// Maximum pause of a connection to the remote.
+    pub read_timeout: Duration,
+    /// Maximum number of reconnects of a stream without a new event.
+    pub max_retries: u32,
+    /// Maximum size of a line, and of the data of an event, in bytes.
+    pub max_event_bytes: usize,
     repeat_post: bool,
 }
 
@@ -129,10 +132,9 @@ impl RemoteConfig {
         if self.base_url.is_none() && self.base_url_env.is_none() {
             return Err(format!("{} is missing; write it as `http://host:port`", key("base_url")));
         }
-        self.base_url
-            .as_ref()
-            .map_or(Ok(()), |url| base_url(url).map(drop))
-            .map_err(|error| format!("{}: {error}", key("base_url")))?;
+        if let Some(url) = &self.base_url {
+            base_url(url).map_err(|error| format!("{}: {error}", key("base_url")))?;
+        }
         Paths::new(&self.paths).map_err(|error| format!("{}: {error}", key("paths")))?;
         self.header_fields().map_err(|error| format!("{}: {error}", key("headers")))?;
         Ok(())
@@ -217,21 +219,6 @@ impl Remote {
         &self.name
     }
 
-    /// Maximum pause of a connection to the remote.
-    pub fn read_timeout(&self) -> Duration {
-        self.read_timeout
-    }
-
-    /// Maximum number of reconnects of a stream without a new event.
-    pub fn max_retries(&self) -> u32 {
-        self.max_retries
-    }
-
-    /// Maximum size of a line, and of the data of an event, in bytes.
-    pub fn max_event_bytes(&self) -> usize {
-        self.max_event_bytes
-    }
-
     /// True if a request with this method can be repeated: the method is safe, or the settings permit it.
     pub fn may_repeat(&self, method: &Method) -> bool {
         is_safe(method) || self.repeat_post
@@ -256,14 +243,11 @@ impl Remote {
     }
 
     /// Creates a request to this remote with its credentials. Header fields of the settings replace those of `headers`.
-    pub fn request(&self, method: Method, url: &Url, headers: HeaderMap, body: Bytes) -> Request {
-        let mut all = headers;
-        for name in self.headers.keys() {
-            all.remove(name);
-        }
-        all.extend(self.headers.clone());
+    pub fn request(&self, method: Method, url: &Url, mut headers: HeaderMap, body: Bytes) -> Request {
+        // Replaces the fields with these names.
+        headers.extend(self.headers.clone());
         Request {
-            headers: all,
+            headers,
             body,
             via: Some(Via::default()),
             head_timeout: self.read_timeout.min(HEAD_TIMEOUT_MAX),
@@ -309,18 +293,13 @@ impl Remotes {
     /// [`UnknownRemote`] if no remote has this name.
     pub fn get(&self, name: &str) -> Result<&Arc<Remote>, UnknownRemote> {
         self.0.get(name).ok_or_else(|| {
-            let names: Vec<String> = self.names().map(|name| format!("`{name}`")).collect();
+            let names: Vec<&str> = self.0.keys().map(String::as_str).collect();
             let known = match names.is_empty() {
                 true => "none is configured (`[remotes.NAME]`)".into(),
-                false => format!("there are {}", names.join(", ")),
+                false => format!("there are `{}`", names.join("`, `")),
             };
             UnknownRemote { name: name.chars().take(64).collect(), known }
         })
-    }
-
-    /// All names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
     }
 }
 

@@ -67,7 +67,7 @@ impl Session {
                         }
                     }
                     Some(StreamEvent::Retry { failure: Failure::Busy(_), .. }) => {}
-                    Some(StreamEvent::Retry { failure, .. }) if fruitless.lost(remote.max_retries()) => break failure,
+                    Some(StreamEvent::Retry { failure, .. }) if fruitless.lost(remote.max_retries) => break failure,
                     Some(StreamEvent::Retry { failure, attempt, delay }) => {
                         tracing::debug!(job_id = %self.tasks.job, remote = remote.name(), %failure, attempt, ?delay, "the remote's events broke off");
                         // The first loss of a connection is not reported: it usually reconnects immediately.

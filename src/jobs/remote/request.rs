@@ -111,7 +111,7 @@ pub(super) async fn result(remote: &Remote, path: &str, limit: usize) -> Result<
         let (status, _) = answer(response).await?;
         return Err(refused(Some(status), "the response has no result".into()));
     }
-    let body = response.body.idle_timeout(remote.read_timeout());
+    let body = response.body.idle_timeout(remote.read_timeout);
     let body = Chunks::of(&response.headers, body).map_err(encoded)?;
     let late = |_| Error::IdleTimeout { after: RESULT_TIMEOUT };
     let body = timeout(RESULT_TIMEOUT, body.collect(limit)).await.unwrap_or_else(|after| Err(late(after)));

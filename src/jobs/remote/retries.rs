@@ -22,7 +22,7 @@ const LONGEST_HINT: Duration = Duration::from_mins(5);
 impl Retries {
     pub(super) fn new(remote: &Remote, pace: Pace) -> Self {
         let backoff = Backoff { longest_hint: LONGEST_HINT, ..Backoff::new(pace.initial, pace.max) };
-        Self { left: remote.max_retries(), backoff, failures: 0 }
+        Self { left: remote.max_retries, backoff, failures: 0 }
     }
 
     /// The delay before the next request; `None` without a next request. Waiting for a free connection uses no retry.

@@ -142,7 +142,7 @@ impl Join {
     fn copy(&mut self, page: Vec<SharedEvent>) -> Next {
         for event in &page {
             let origin = event.origin.as_deref().unwrap_or_default();
-            self.own.cursor.record(names::original(event.name()), &event.data, origin);
+            self.own.cursor.add(names::original(event.name()), &event.data, Some(origin));
         }
         self.own.seq += 1;
         Next::Write(page.into_iter().map(RelayOutput::Copy).collect(), self.own.clone())

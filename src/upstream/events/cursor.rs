@@ -30,13 +30,6 @@ pub struct Cursor {
     duplicate_id: Option<String>,
 }
 
-/// Whether an event is new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Novelty {
-    New,
-    Duplicate,
-}
-
 /// Number of events in which duplicates are found.
 const WINDOW: usize = 32;
 /// Maximum length of an id in bytes. Servers limit header fields, so a longer id cannot be sent back. It counts as no id,
@@ -59,11 +52,6 @@ impl Cursor {
         HeaderValue::from_bytes(self.last_id.as_bytes()).ok()
     }
 
-    /// Adds an event that another reader of the stream has received. `id` is the current id at that event.
-    pub fn record(&mut self, event: &str, data: &str, id: &str) {
-        self.add(event, data, Some(id));
-    }
-
     /// Call it when a connection is open: its first events may be duplicates.
     pub(super) fn on_open(&mut self) {
         self.duplicates_from = (!self.recent.is_empty() && self.resume_id().is_some()).then_some(0);
@@ -79,8 +67,9 @@ impl Cursor {
         }
     }
 
-    /// Adds a received event, unless it is a duplicate. `id` is the event's own id, if it has one.
-    pub(super) fn add(&mut self, event: &str, data: &str, id: Option<&str>) -> Novelty {
+    /// Adds an event that this or another reader of the stream has received. `id` is the event's own id, if it has one.
+    /// Returns false for a duplicate, which is not added.
+    pub fn add(&mut self, event: &str, data: &str, id: Option<&str>) -> bool {
         let fingerprint = fingerprint(id.or(self.duplicate_id.as_deref()).unwrap_or(&self.last_id), event, data);
         let duplicate = self
             .duplicates_from
@@ -90,7 +79,7 @@ impl Cursor {
             if let Some(id) = id {
                 self.duplicate_id = Some(id.to_owned());
             }
-            return Novelty::Duplicate;
+            return false;
         }
         self.duplicates_from = None;
         let shared_id = self.duplicate_id.take();
@@ -102,7 +91,7 @@ impl Cursor {
             self.recent.pop_front();
         }
         self.recent.push_back(fingerprint);
-        Novelty::New
+        true
     }
 }
 
@@ -122,7 +111,7 @@ mod tests {
     use super::*;
 
     fn read(cursor: &mut Cursor, events: &[(&str, Option<&str>)]) -> Vec<String> {
-        let new = events.iter().filter(|(data, id)| cursor.add("message", data, *id) == Novelty::New);
+        let new = events.iter().filter(|(data, id)| cursor.add("message", data, *id));
         new.map(|(data, _)| (*data).to_owned()).collect()
     }
 

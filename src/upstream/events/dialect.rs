@@ -8,13 +8,14 @@ use serde::Deserialize;
 use crate::json;
 
 /// Recognizes the control frames of one connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Dialect {
-    /// True before the first event.
-    first: bool,
+    /// True after the first event.
+    begun: bool,
     /// True if the first event shows that the server is a Millstream.
     is_millstream: bool,
-    announced_close: bool,
+    /// True if the server announced that it closes the connection, so the client should reconnect.
+    pub announced_close: bool,
 }
 
 /// The kind of a frame.
@@ -59,14 +60,9 @@ struct Resume {
 // === impl Dialect ===
 
 impl Dialect {
-    /// Creates the state of a new connection.
-    pub(super) fn new() -> Self {
-        Self { first: true, is_millstream: false, announced_close: false }
-    }
-
     /// Classifies the next event of the connection.
     pub(super) fn classify(&mut self, event: &str, data: &str, own_id: Option<&str>) -> Frame {
-        let first = std::mem::take(&mut self.first);
+        let first = !std::mem::replace(&mut self.begun, true);
         if first && let Some(greeting) = greeting(data) {
             self.is_millstream = true;
             // With the position, no event is lost if the connection breaks before the first event. Version 0.1 sends
@@ -87,11 +83,6 @@ impl Dialect {
         self.announced_close |= event == "disconnect";
         Frame::Control
     }
-
-    /// True if the server announced that it closes the connection, so the client should reconnect.
-    pub(super) fn announced_close(&self) -> bool {
-        self.announced_close
-    }
 }
 
 fn greeting(data: &str) -> Option<Greeting> {
@@ -106,34 +97,34 @@ mod tests {
 
     #[test]
     fn control_frames_are_recognized_only_after_a_greeting() {
-        let mut dialect = Dialect::new();
+        let mut dialect = Dialect::default();
         assert_eq!(dialect.classify("connection", HELLO, None), Frame::Greeting(Some("a-1".into())));
         assert_eq!(dialect.classify("heartbeat", "{}", None), Frame::Control);
         assert_eq!(dialect.classify("heartbeat", "{}", Some("a-2")), Frame::Event);
         assert_eq!(dialect.classify("order", "{}", None), Frame::Event);
-        assert!(!dialect.announced_close());
+        assert!(!dialect.announced_close);
         assert_eq!(dialect.classify("disconnect", "{}", None), Frame::Control);
-        assert!(dialect.announced_close());
-        let mut other = Dialect::new();
+        assert!(dialect.announced_close);
+        let mut other = Dialect::default();
         assert_eq!(other.classify("message", "hello", None), Frame::Event);
         assert_eq!(other.classify("connection", HELLO, None), Frame::Event);
         assert_eq!(other.classify("disconnect", "{}", None), Frame::Event);
-        assert!(!other.announced_close());
+        assert!(!other.announced_close);
     }
 
     #[test]
     fn a_greeting_can_have_another_name() {
-        let renamed = Dialect::new().classify("connected", HELLO, None);
+        let renamed = Dialect::default().classify("connected", HELLO, None);
         assert_eq!(renamed, Frame::Greeting(Some("a-1".into())));
-        assert_eq!(Dialect::new().classify("connection", &HELLO.replace("connected", "x"), None), Frame::Event);
+        assert_eq!(Dialect::default().classify("connection", &HELLO.replace("connected", "x"), None), Frame::Event);
     }
 
     #[test]
     fn the_position_of_a_greeting_is_its_id_or_the_start_of_a_live_stream() {
         let resumed = HELLO.replace("live", "resumed");
-        assert_eq!(Dialect::new().classify("connection", &resumed, None), Frame::Greeting(None));
+        assert_eq!(Dialect::default().classify("connection", &resumed, None), Frame::Greeting(None));
         for hello in [HELLO, &resumed] {
-            let mut dialect = Dialect::new();
+            let mut dialect = Dialect::default();
             assert_eq!(dialect.classify("connection", hello, Some("a-7")), Frame::Greeting(Some("a-7".into())));
             // A later frame with this name is a published event.
             assert_eq!(dialect.classify("connection", hello, Some("a-8")), Frame::Event);

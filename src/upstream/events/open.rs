@@ -11,14 +11,6 @@ use crate::{
     upstream::{Busy, Chunks, Client, Request, Response, connections::StreamPermit, fields::field_text, retry_after},
 };
 
-/// A valid response.
-pub(crate) enum Opening {
-    /// Status 204: the stream has ended.
-    NoContent,
-    /// An event stream.
-    Stream(Box<OpenedStream>),
-}
-
 /// An open event stream.
 pub(crate) struct OpenedStream {
     pub chunks: Chunks,
@@ -40,13 +32,13 @@ const EXCERPT: usize = 200;
 const EXCERPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sends a request for an event stream, and checks the response by the rules of the standard. `idle` is the maximum pause of
-/// the stream.
+/// the stream. Returns `None` for status 204: the stream has ended.
 pub(crate) async fn open(
     client: Client,
     request: Request,
     idle: Duration,
     permit: Result<StreamPermit, Busy>,
-) -> Result<Opening, OpenError> {
+) -> Result<Option<OpenedStream>, OpenError> {
     let permit = permit.map_err(|busy| OpenError { failure: Failure::Busy(busy), sent: false })?;
     let ended = permit.end_token();
     let mut redirected = false;
@@ -63,10 +55,10 @@ pub(crate) async fn open(
     answer.map_err(|failure| OpenError { sent: redirected || !failure.is_unsent(), failure })
 }
 
-async fn check(response: Response, idle: Duration, permit: StreamPermit) -> Result<Opening, Failure> {
+async fn check(response: Response, idle: Duration, permit: StreamPermit) -> Result<Option<OpenedStream>, Failure> {
     match response.status {
         StatusCode::OK => {}
-        StatusCode::NO_CONTENT => return Ok(Opening::NoContent),
+        StatusCode::NO_CONTENT => return Ok(None),
         _ => return Err(status_failure(response).await),
     }
     let media_type = field_text(&response.headers, &header::CONTENT_TYPE);
@@ -76,7 +68,7 @@ async fn check(response: Response, idle: Duration, permit: StreamPermit) -> Resu
     }
     let end_marked = response.body.is_end_marked();
     let chunks = Chunks::of(&response.headers, response.body.idle_timeout(idle)).map_err(Failure::Encoding)?;
-    Ok(Opening::Stream(Box::new(OpenedStream { chunks, end_marked, permit })))
+    Ok(Some(OpenedStream { chunks, end_marked, permit }))
 }
 
 async fn status_failure(response: Response) -> Failure {

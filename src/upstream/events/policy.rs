@@ -39,8 +39,8 @@ pub(super) struct Policy {
     /// True if the current connection has brought a new event.
     progressed: bool,
     ever_open: bool,
-    /// True if the stream waits without limit for a permit.
-    waits: bool,
+    /// True if the stream waits without limit for a permit. Default: false.
+    pub waits: bool,
 }
 
 /// The reaction to a failure.
@@ -92,11 +92,6 @@ impl Policy {
             ever_open: served,
             waits: false,
         }
-    }
-
-    /// Sets whether the stream waits without limit for a permit.
-    pub(super) fn waiting(self, waits: bool) -> Self {
-        Self { waits, ..self }
     }
 
     /// Call it when a connection is open.
@@ -331,7 +326,7 @@ mod tests {
     async fn a_stream_can_wait_without_limit_for_a_permit() {
         use crate::upstream::Busy;
         let mut case = Case::new(Some(2));
-        case.policy = case.policy.waiting(true);
+        case.policy.waits = true;
         assert!((0..50).all(|_| case.fail(&Failure::Busy(Busy::Node(1))).is_some()));
         let mut limited = Case::new(Some(2));
         assert!((0..50).any(|_| limited.fail(&Failure::Busy(Busy::Node(1))).is_none()));

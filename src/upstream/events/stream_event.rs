@@ -58,17 +58,15 @@ pub enum StreamEvent {
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// The server responded with status 204.
     #[serde(rename = "204")]
     NoContent,
     /// The server sent the configured last event.
-    #[serde(rename = "end_event")]
     EndEvent,
     /// The server closed the stream properly.
-    #[serde(rename = "closed")]
     Closed,
     /// The connection ended. A cut cannot be excluded, since the response does not mark the end of its body.
-    #[serde(rename = "unknown")]
     Unknown,
 }

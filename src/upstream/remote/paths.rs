@@ -3,21 +3,13 @@
 //! The allow-list checks a path in the form in which it is sent: URL parsing has already resolved `..` and its encoded
 //! forms.
 
-use std::fmt::Write as _;
-
 use url::Url;
 
 use crate::text::{excerpt, one_line};
 
-/// The allow-list of a remote.
+/// The allow-list of a remote: exact paths, and prefixes with a final `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Paths(Vec<Entry>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Entry {
-    Exact(String),
-    Prefix(String),
-}
+pub(super) struct Paths(Vec<String>);
 
 /// Why a path is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,24 +42,22 @@ const MAX_BYTES: usize = 4096;
 impl Paths {
     /// Parses the entries of the setting.
     pub(super) fn new(entries: &[String]) -> Result<Self, String> {
-        let parse = |text: &String| {
+        for text in entries {
             if !text.starts_with('/') {
                 return Err(format!("`{text}` must begin with `/`"));
             }
-            match text.strip_suffix('*') {
-                Some(prefix) if !prefix.contains('*') => Ok(Entry::Prefix(prefix.to_owned())),
-                None if !text.contains('*') => Ok(Entry::Exact(text.clone())),
-                _ => Err(format!("in `{text}` the `*` must be the last character: it means any rest")),
+            if text.strip_suffix('*').unwrap_or(text).contains('*') {
+                return Err(format!("in `{text}` the `*` must be the last character: it means any rest"));
             }
-        };
-        entries.iter().map(parse).collect::<Result<_, _>>().map(Self)
+        }
+        Ok(Self(entries.to_vec()))
     }
 
     /// True if an entry permits this path, which has no query.
     pub(super) fn permit(&self, path: &str) -> bool {
-        self.0.iter().any(|entry| match entry {
-            Entry::Exact(exact) => path == exact,
-            Entry::Prefix(prefix) => path.starts_with(prefix.as_str()),
+        self.0.iter().any(|entry| match entry.strip_suffix('*') {
+            Some(prefix) => path.starts_with(prefix),
+            None => path == entry,
         })
     }
 }
@@ -76,17 +66,10 @@ impl Paths {
 
 impl BadPath {
     pub(super) fn refused(remote: &str, path: &str, paths: &Paths) -> Self {
-        let mut permitted = String::new();
-        for entry in &paths.0 {
-            let separator = if permitted.is_empty() { "" } else { ", " };
-            let _ = match entry {
-                Entry::Exact(exact) => write!(permitted, "{separator}`{exact}`"),
-                Entry::Prefix(prefix) => write!(permitted, "{separator}`{prefix}*`"),
-            };
-        }
-        if permitted.is_empty() {
-            permitted.push_str("nothing");
-        }
+        let permitted = match paths.0.is_empty() {
+            true => "nothing".into(),
+            false => format!("`{}`", paths.0.join("`, `")),
+        };
         Self::Refused { remote: remote.to_owned(), path: shown(path), permitted }
     }
 }
