@@ -17,20 +17,19 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, HOST, USER_AGENT, VIA};
+use http::header::VIA;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
 
 mod backoff;
 mod body;
-mod chunks;
 mod connect;
 mod connections;
 mod egress;
@@ -69,17 +68,8 @@ pub use self::{
     status::{Verdict, describe, verdict},
     via::Via,
 };
-pub(crate) use self::{chunks::Chunks, egress::serve_thread};
-use self::{
-    connect::Connector,
-    egress::{Egress, Reply},
-    guard::Guard,
-    head::Head,
-    redirect::Hop,
-};
-
-/// The default `User-Agent`.
-const PRODUCT: &str = concat!("millstream/", env!("CARGO_PKG_VERSION"));
+pub(crate) use self::{body::Chunks, egress::serve_thread};
+use self::{connect::Connector, egress::Egress, guard::Guard, head::Head, redirect::Hop};
 
 /// Settings of the [`Client`].
 #[derive(Clone, Debug)]
@@ -160,9 +150,6 @@ pub struct Response {
     pub body: Body,
 }
 
-/// W3C Trace Context.
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
 // === impl Config ===
 
 impl Default for Config {
@@ -190,20 +177,17 @@ impl Client {
     /// Creates a client with empty pools and the clock of a node.
     pub fn with_clock(config: Config, clock: Clock) -> Self {
         let guard = Arc::new(Guard::new(config.allow.clone()));
-        Self::with(config, guard, Arc::default(), clock, Egress::default())
+        let [guarded, operator] = connectors(&config, &guard);
+        let (config, node, egress) = (Arc::new(config), Arc::default(), Egress::default());
+        Self { config, guard, node, clock, egress, guarded, operator }
     }
 
     /// Creates a client with empty pools, the guard of this one, and another time limit for connecting.
     #[must_use]
     pub fn with_connect_timeout(&self, limit: Duration) -> Self {
         let config = Config { connect_timeout: limit, ..Config::clone(&self.config) };
-        Self::with(config, self.guard.clone(), self.node.clone(), self.clock.clone(), self.egress.clone())
-    }
-
-    fn with(config: Config, guard: Arc<Guard>, node: Arc<OnceLock<String>>, clock: Clock, egress: Egress) -> Self {
-        let connector = |guard| Arc::new(Connector::new(&config, guard));
-        let (guarded, operator) = (connector(Some(guard.clone())), connector(None));
-        Self { config: Arc::new(config), guard, node, clock, egress, guarded, operator }
+        let [guarded, operator] = connectors(&config, &self.guard);
+        Self { config: Arc::new(config), guarded, operator, ..self.clone() }
     }
 
     /// Sets the addresses on which this node listens; the guard refuses them. An unspecified address such as
@@ -228,21 +212,19 @@ impl Client {
     /// True if the URL names this node by an address on which it listens, or by a host name. Resolves no name.
     pub fn is_own(&self, url: &Url) -> bool {
         let Some(port) = url.port_or_known_default() else { return false };
-        let ip = match url.host() {
-            Some(url::Host::Ipv4(ip)) => ip.into(),
-            Some(url::Host::Ipv6(ip)) => ip.into(),
+        let is_own = |ip: IpAddr| self.guard.is_own(SocketAddr::new(ip, port));
+        match url.host() {
+            Some(url::Host::Ipv4(ip)) => is_own(ip.into()),
+            Some(url::Host::Ipv6(ip)) => is_own(ip.into()),
             Some(url::Host::Domain("localhost")) => {
-                return [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
-                    .into_iter()
-                    .any(|ip| self.guard.is_own(SocketAddr::new(ip, port)));
+                is_own(Ipv4Addr::LOCALHOST.into()) || is_own(Ipv6Addr::LOCALHOST.into())
             }
             Some(url::Host::Domain(name)) => {
                 let known = self.config.hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
-                return known && (url.port().is_none() || self.guard.has_port(port));
+                known && (url.port().is_none() || self.guard.has_port(port))
             }
-            None => return false,
-        };
-        self.guard.is_own(SocketAddr::new(ip, port))
+            None => false,
+        }
     }
 
     /// Sends a request and waits for the response head. [`Response::body`] reads the body.
@@ -261,7 +243,7 @@ impl Client {
         if let (Some(via), Some(node)) = (&request.via, self.node.get()) {
             request.headers.insert(VIA, via.extended(node)?);
             if let Some(trace) = via.traceparent() {
-                request.headers.entry(TRACEPARENT).or_insert(trace);
+                request.headers.entry("traceparent").or_insert(trace);
             }
         }
         let after = request.head_timeout;
@@ -269,14 +251,14 @@ impl Client {
     }
 
     async fn follow(&self, request: Request, redirected: &mut bool) -> Result<Response, Error> {
-        let Request { method, url, headers, body, trust, redirects: limit, .. } = request;
-        let mut hop = Hop::first(method, &url, headers, body, trust)?;
+        let limit = request.redirects;
+        let mut hop = Hop::first(request)?;
         for left in (0..=limit).rev() {
             let connector = match hop.trust {
                 Trust::Client => &self.guarded,
                 Trust::Operator => &self.operator,
             };
-            let Reply { head, body } = self.egress.send(connector.clone(), hop.clone()).await?;
+            let (head, body) = self.egress.send(connector.clone(), hop.clone()).await?;
             hop = match redirect::location(head.status, &head.headers) {
                 Some(_) if left == 0 && limit > 0 => break,
                 Some(location) if limit > 0 => {
@@ -284,14 +266,18 @@ impl Client {
                     hop.follow(head.status, location)?
                 }
                 _ => {
-                    let Head { status, headers, framing } = head;
-                    let (body, received) = (Body::new(body, framing), self.clock.now());
-                    return Ok(Response { status, headers, url: hop.url, received, body });
+                    let Head { status, headers, .. } = head;
+                    return Ok(Response { status, headers, url: hop.url, received: self.clock.now(), body });
                 }
             };
         }
         Err(Error::TooManyRedirects { limit })
     }
+}
+
+/// The connectors with and without the guard.
+fn connectors(config: &Config, guard: &Arc<Guard>) -> [Arc<Connector>; 2] {
+    [Some(guard.clone()), None].map(|guard| Arc::new(Connector::new(config, guard)))
 }
 
 impl fmt::Debug for Client {
@@ -327,25 +313,5 @@ impl fmt::Debug for Request {
             .field("url", &url)
             .field("trust", &self.trust)
             .finish_non_exhaustive()
-    }
-}
-
-// === impl Hop ===
-
-impl Hop {
-    /// The header fields to send. awc adds `content-length` and `date`.
-    fn fields(&self) -> HeaderMap {
-        let mut headers = self.headers.clone();
-        let host = &self.url[url::Position::BeforeHost..url::Position::AfterPort];
-        headers.insert(HOST, HeaderValue::from_str(host).expect("a host has only characters of a field value"));
-        // Bodies are forwarded as they arrive, so they must not be compressed.
-        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
-        headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(PRODUCT));
-        headers
-    }
-
-    /// True if an empty body is sent with `content-length: 0`. Some servers respond 411 without it.
-    fn announces_empty_body(&self) -> bool {
-        matches!(self.method, Method::POST | Method::PUT | Method::PATCH)
     }
 }

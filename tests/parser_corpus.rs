@@ -17,7 +17,6 @@ mod config_law;
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "../src/upstream/head.rs"]
-#[expect(dead_code, reason = "the law uses a part of it")]
 mod head;
 #[path = "../src/access/jwt/header.rs"]
 mod header;

@@ -5,21 +5,31 @@
 
 use std::{fmt, mem, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use tokio::time::{Instant, timeout};
-
-use super::{
-    Error,
-    egress::{BodyReceiver, Rest},
-    head::Framing,
+use bytes::Bytes;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
 };
+
+use super::{Error, head::Framing};
+
+mod chunks;
+
+pub(crate) use self::chunks::Chunks;
 
 /// Default limit of a pause.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// A piece of a body, never empty; `None` at its complete end. If the channel closes without it, the connection was lost.
+/// The error is boxed because the channel allocates room for 32 pieces.
+pub(super) type Piece = Option<Result<Bytes, Box<Error>>>;
+
 /// The body of a response.
 pub struct Body {
-    receiver: BodyReceiver,
+    /// Bytes that arrived together with the head.
+    first: Bytes,
+    /// The pieces after them; `None` if none follows.
+    rest: Option<mpsc::Receiver<Piece>>,
     /// Remaining bytes, if the length is known.
     remaining: Option<u64>,
     end_marked: bool,
@@ -32,9 +42,10 @@ pub struct Body {
 // === impl Body ===
 
 impl Body {
-    pub(super) fn new(receiver: BodyReceiver, framing: Framing) -> Self {
-        let (remaining, end_marked) = (framing.length(), framing != Framing::UntilClose);
-        Self { receiver, remaining, end_marked, idle_timeout: IDLE_TIMEOUT, pause_start: None }
+    pub(super) fn new(framing: Framing, first: Bytes, rest: Option<mpsc::Receiver<Piece>>) -> Self {
+        let end_marked = framing != Framing::UntilClose;
+        let remaining = if let Framing::Length(length) = framing { Some(length) } else { None };
+        Self { first, rest, remaining, end_marked, idle_timeout: IDLE_TIMEOUT, pause_start: None }
     }
 
     /// Sets the maximum pause between two chunks. Default: 60 s.
@@ -63,7 +74,7 @@ impl Body {
     /// # Errors
     /// [`Error::IdleTimeout`], [`Error::Truncated`], or [`Error::Protocol`] for a broken framing.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, Error>> {
-        let first = mem::take(&mut self.receiver.first);
+        let first = mem::take(&mut self.first);
         let piece = if first.is_empty() { self.next().await } else { Some(Ok(first)) };
         match &piece {
             Some(Ok(bytes)) => {
@@ -72,18 +83,14 @@ impl Body {
             Some(Err(_)) | None => {
                 self.remaining = Some(0);
                 // Closes the connection of an unfinished body.
-                self.receiver.rest = Rest::Ended;
+                self.rest = None;
             }
         }
         piece
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        let pieces = match &mut self.receiver.rest {
-            Rest::Ended => return None,
-            Rest::Failed(error) => return Some(Err(error.clone())),
-            Rest::Pending(pieces) => pieces,
-        };
+        let pieces = self.rest.as_mut()?;
         // A late call returns a piece that arrived in time: `timeout` polls its future first.
         let waited = self.pause_start.get_or_insert_with(Instant::now).elapsed();
         let next = timeout(self.idle_timeout.saturating_sub(waited), pieces.recv()).await;
@@ -100,21 +107,8 @@ impl Body {
     ///
     /// # Errors
     /// [`Error::TooLarge`] as soon as the size is known, and the errors of [`chunk`](Self::chunk).
-    pub async fn collect(mut self, limit: usize) -> Result<Bytes, Error> {
-        let announced = usize::try_from(self.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
-        if announced > limit {
-            return Err(Error::TooLarge { limit });
-        }
-        // The announced length is not trusted: the buffer grows with the received bytes.
-        let mut whole = BytesMut::new();
-        while let Some(chunk) = self.chunk().await {
-            let chunk = chunk?;
-            if chunk.len() > limit - whole.len() {
-                return Err(Error::TooLarge { limit });
-            }
-            whole.extend_from_slice(&chunk);
-        }
-        Ok(whole.freeze())
+    pub async fn collect(self, limit: usize) -> Result<Bytes, Error> {
+        Chunks::Plain(self).collect(limit).await
     }
 }
 

@@ -7,7 +7,10 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -53,7 +56,11 @@ pub(super) type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Makes the connections of one trust level.
 pub(super) struct Connector {
-    tcp: Tcp,
+    /// Distinguishes the connections of this connector from those of others.
+    pub id: u64,
+    guard: Option<Arc<Guard>>,
+    lookup: Lookup,
+    lookups: Arc<Semaphore>,
     tls: Arc<ClientConfig>,
     /// Time limit of lookup, TCP and TLS together.
     limit: Duration,
@@ -61,14 +68,6 @@ pub(super) struct Connector {
     pub idle_connections: usize,
     /// Time after which an idle connection is closed.
     pub idle_timeout: Duration,
-}
-
-/// The part below TLS: lookup, guard, TCP.
-struct Tcp {
-    guard: Option<Arc<Guard>>,
-    lookup: Lookup,
-    lookups: Arc<Semaphore>,
-    limit: Duration,
 }
 
 /// Resolves a name to addresses; blocks.
@@ -82,8 +81,7 @@ impl Connector {
     /// It accepts certificates of the public authorities and of `config.roots`. It skips a root that cannot be parsed;
     /// [`read_roots`] has refused it before.
     pub(super) fn new(config: &Config, guard: Option<Arc<Guard>>) -> Self {
-        let limit = config.connect_timeout;
-        let tcp = Tcp { guard, lookup: system_lookup, lookups: Arc::new(Semaphore::new(LOOKUPS)), limit };
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let mut trusted: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
         trusted.add_parsable_certificates(config.roots.iter().cloned());
         // The provider is passed in, since a process-wide default may be missing or set by another library.
@@ -99,8 +97,16 @@ impl Connector {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let Config { idle_connections, idle_timeout, .. } = *config;
-        Self { tcp, tls: Arc::new(tls), limit, idle_connections, idle_timeout }
+        Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            guard,
+            lookup: system_lookup,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            tls: Arc::new(tls),
+            limit: config.connect_timeout,
+            idle_connections: config.idle_connections,
+            idle_timeout: config.idle_timeout,
+        }
     }
 
     /// Connects to the host of a URL.
@@ -109,7 +115,7 @@ impl Connector {
     /// The error of the failed step, or [`Error::ConnectTimeout`].
     pub(super) async fn connect(&self, url: &Url) -> Result<Socket, Error> {
         let steps = async {
-            let stream = self.tcp.connect(url).await?;
+            let stream = self.connect_tcp(url).await?;
             match url.scheme() {
                 "https" => self.encrypt(url, stream).await.map(|stream| Either::Right(Box::new(stream))),
                 _ => Ok(Either::Left(stream)),
@@ -125,12 +131,8 @@ impl Connector {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(io::Error::other(error)))?;
         TlsConnector::from(self.tls.clone()).connect(name, stream).await.map_err(failed)
     }
-}
 
-// === impl Tcp ===
-
-impl Tcp {
-    async fn connect(&self, url: &Url) -> Result<TcpStream, Error> {
+    async fn connect_tcp(&self, url: &Url) -> Result<TcpStream, Error> {
         let host = url.host_str().ok_or_else(|| Error::BadUrl { reason: "the host is missing".into() })?;
         let port = url.port_or_known_default().unwrap_or(80);
         let addrs = self.permitted(host, self.resolve(host, port).await?)?;
@@ -161,17 +163,16 @@ impl Tcp {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
         let failed = |reason: String| Error::Resolve { host: host.to_owned(), reason };
-        let permit = self.lookups.clone().acquire_owned().await.map_err(|_| failed("the resolver is closed".into()))?;
+        let permit = self.lookups.clone().acquire_owned().await.expect("it is never closed");
         let (name, lookup) = (host.to_owned(), self.lookup);
         // The thread holds the permit: a lookup whose request was cancelled still occupies the thread.
         let lookup = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             lookup(&name, port)
         });
-        match lookup.await {
-            Ok(Ok(addrs)) if addrs.is_empty() => Err(failed("the name has no address".into())),
-            Ok(Ok(addrs)) => Ok(addrs),
-            Ok(Err(error)) => Err(failed(error.to_string())),
+        match lookup.await.map_err(io::Error::from).flatten() {
+            Ok(addrs) if addrs.is_empty() => Err(failed("the name has no address".into())),
+            Ok(addrs) => Ok(addrs),
             Err(error) => Err(failed(error.to_string())),
         }
     }
@@ -210,26 +211,21 @@ fn authority(url: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+    use std::sync::atomic::AtomicU16;
 
     use super::*;
 
-    fn tcp(guard: Option<Guard>) -> Tcp {
-        Tcp {
-            guard: guard.map(Arc::new),
-            lookup: system_lookup,
-            lookups: Arc::new(Semaphore::new(1)),
-            limit: Duration::from_secs(5),
-        }
+    fn connector(guard: Option<Guard>) -> Connector {
+        Connector::new(&Config::default(), guard.map(Arc::new))
     }
 
     #[test]
     fn only_the_permitted_addresses_of_a_name_are_used() {
         let addrs: Vec<SocketAddr> =
             ["10.0.0.1:80", "8.8.8.8:80", "[::1]:80"].map(|a| a.parse().expect("an address")).into();
-        let tcp = tcp(Some(Guard::default()));
-        assert_eq!(tcp.permitted("h", addrs.clone()), Ok(vec![addrs[1]]));
-        let error = tcp.permitted("h", vec![addrs[0], addrs[2]]).expect_err("no address is public");
+        let connector = connector(Some(Guard::default()));
+        assert_eq!(connector.permitted("h", addrs.clone()), Ok(vec![addrs[1]]));
+        let error = connector.permitted("h", vec![addrs[0], addrs[2]]).expect_err("no address is public");
         assert_eq!(error, Error::Refused { host: "h".into(), addr: addrs[0], reason: "a private address" });
     }
 
@@ -246,19 +242,19 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let guard = Guard::new(vec![format!("127.0.0.1:{port}").parse().expect("a valid entry")]);
-        let tcp = Tcp { lookup: rebinding, ..tcp(Some(guard)) };
+        let connector = Connector { lookup: rebinding, ..connector(Some(guard)) };
         let url: Url = format!("http://rebinding.example:{port}/").parse().expect("a URL");
-        let stream = tcp.connect(&url).await.expect("the first answer is permitted");
+        let stream = connector.connect_tcp(&url).await.expect("the first answer is permitted");
         assert_eq!(stream.peer_addr().expect("connected").ip().to_string(), "127.0.0.1");
         assert_eq!(LOOKUPS.load(Relaxed), 1, "one lookup for check and connection");
-        let error = tcp.connect(&url).await.map(drop).expect_err("the second answer is refused");
+        let error = connector.connect_tcp(&url).await.map(drop).expect_err("the second answer is refused");
         assert_eq!(error.code(), "egress_refused");
     }
 
     #[test]
     fn without_guard_every_address_is_used() {
         let addrs = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
-        assert_eq!(tcp(None).permitted("h", addrs.clone()), Ok(addrs));
+        assert_eq!(connector(None).permitted("h", addrs.clone()), Ok(addrs));
     }
 
     #[test]

@@ -220,7 +220,18 @@ impl Connections {
     pub fn list(&self) -> Vec<OpenStream> {
         let now = self.now();
         let entries: Vec<Arc<Entry>> = self.lock().values().cloned().collect();
-        entries.iter().map(|entry| entry.open(now)).collect()
+        let shown = entries.iter().map(|entry| OpenStream {
+            id: entry.id.to_string(),
+            remote: entry.remote.clone(),
+            method: entry.method.to_string(),
+            path: entry.path.clone(),
+            purpose: entry.purpose,
+            opened_at: entry.opened_at,
+            events: entry.events.load(Relaxed),
+            bytes: entry.bytes.load(Relaxed),
+            idle_ms: now.saturating_sub(entry.last_read.load(Relaxed)),
+        });
+        shown.collect()
     }
 
     /// Ends the stream with this id; false if there is no such stream. Its reader gets an error.
@@ -278,24 +289,6 @@ impl StreamPermit {
 impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.entry.id);
-    }
-}
-
-// === impl Entry ===
-
-impl Entry {
-    fn open(&self, now: u64) -> OpenStream {
-        OpenStream {
-            id: self.id.to_string(),
-            remote: self.remote.clone(),
-            method: self.method.to_string(),
-            path: self.path.clone(),
-            purpose: self.purpose,
-            opened_at: self.opened_at,
-            events: self.events.load(Relaxed),
-            bytes: self.bytes.load(Relaxed),
-            idle_ms: now.saturating_sub(self.last_read.load(Relaxed)),
-        }
     }
 }
 

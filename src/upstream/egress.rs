@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use bytes::Bytes;
+use futures::FutureExt as _;
 use tokio::{
     runtime::Builder,
     select,
@@ -22,8 +22,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Error,
+    body::{Body, Piece},
     connect::Connector,
-    exchange::{IncomingBody, exchange},
+    exchange::{BodyEnd, IncomingBody, exchange},
     head::Head,
     pool::Pool,
     redirect::Hop,
@@ -42,33 +43,8 @@ thread_local! {
 struct Submission {
     connector: Arc<Connector>,
     hop: Hop,
-    reply: oneshot::Sender<Result<Reply, Error>>,
+    reply: oneshot::Sender<Result<(Head, Body), Error>>,
 }
-
-/// The head of a response, and its body.
-pub(super) struct Reply {
-    pub head: Head,
-    pub body: BodyReceiver,
-}
-
-/// The caller's end of a body.
-pub(super) struct BodyReceiver {
-    /// Bytes that arrived together with the head.
-    pub first: Bytes,
-    pub rest: Rest,
-}
-
-/// The part of a body after the first piece.
-pub(super) enum Rest {
-    /// No bytes follow.
-    Ended,
-    Failed(Error),
-    Pending(mpsc::Receiver<Piece>),
-}
-
-/// A piece of a body, never empty; `None` at its complete end. If the channel closes without it, the connection was lost.
-/// The error is boxed because the channel allocates room for 32 pieces.
-pub(super) type Piece = Option<Result<Bytes, Box<Error>>>;
 
 /// Maximum number of requests that wait for a sending task. Further callers wait for room.
 const QUEUE: usize = 1024;
@@ -80,7 +56,7 @@ impl Egress {
     ///
     /// # Errors
     /// See [`Error`].
-    pub(super) async fn send(&self, connector: Arc<Connector>, hop: Hop) -> Result<Reply, Error> {
+    pub(super) async fn send(&self, connector: Arc<Connector>, hop: Hop) -> Result<(Head, Body), Error> {
         let (reply, response) = oneshot::channel();
         let sender = local_sender().unwrap_or_else(|| self.0.get_or_init(start_thread).clone());
         sender.send(Submission { connector, hop, reply }).await.map_err(|_| Error::Closed)?;
@@ -153,52 +129,39 @@ async fn serve(pool: Rc<Pool>, submission: Submission) {
         Ok(response) => response,
         Err(error) => return drop(reply.send(Err(error))),
     };
-    let (first, end) = incoming.gather(Bytes::new());
-    let (rest, sender) = match end {
-        Some(Ok(())) => {
-            incoming.release();
-            return drop(reply.send(Ok(Reply { head, body: BodyReceiver { first, rest: Rest::Ended } })));
-        }
-        Some(Err(error)) => (Rest::Failed(error), None),
-        None => {
-            let (sender, pieces) = mpsc::channel(1);
-            (Rest::Pending(pieces), Some(sender))
-        }
-    };
-    let sent = reply.send(Ok(Reply { head, body: BodyReceiver { first, rest } })).is_ok();
-    if let Some(sender) = sender.filter(|_| sent) {
-        forward(incoming, sender).await;
+    let (first, end) = incoming.read().now_or_never().unwrap_or_default();
+    if end == Some(Ok(())) {
+        // Most small bodies are complete here, and need no channel.
+        incoming.release();
+        let body = Body::new(head.framing, first, None);
+        return drop(reply.send(Ok((head, body))));
+    }
+    let (sender, pieces) = mpsc::channel(1);
+    let body = Body::new(head.framing, first, Some(pieces));
+    if reply.send(Ok((head, body))).is_ok() {
+        forward(incoming, sender, end).await;
     }
 }
 
-/// Forwards a body as fast as the caller reads it.
-async fn forward(mut incoming: IncomingBody, sender: mpsc::Sender<Piece>) {
-    loop {
-        let next = select! {
+/// Forwards a body as fast as the caller reads it. `end` is its end, if it was already reached.
+async fn forward(mut incoming: IncomingBody, sender: mpsc::Sender<Piece>, mut end: Option<BodyEnd>) {
+    while end.is_none() {
+        let (bytes, reached) = select! {
             biased;
             () = sender.closed() => return,
-            next = incoming.next() => next,
+            read = incoming.read() => read,
         };
-        let (piece, end) = match next {
-            Some(Ok(first)) => {
-                let (bytes, end) = incoming.gather(first);
-                (Some(bytes), end)
-            }
-            Some(Err(error)) => (None, Some(Err(error))),
-            None => (None, Some(Ok(()))),
-        };
-        if let Some(bytes) = piece
-            && sender.send(Some(Ok(bytes))).await.is_err()
-        {
+        end = reached;
+        if !bytes.is_empty() && sender.send(Some(Ok(bytes))).await.is_err() {
             return;
         }
-        match end {
-            None => {}
-            Some(Ok(())) => {
-                incoming.release();
-                return drop(sender.send(None).await);
-            }
-            Some(Err(error)) => return drop(sender.send(Some(Err(error.into()))).await),
-        }
     }
+    let last = match end {
+        Some(Err(error)) => Some(Err(error)),
+        _ => {
+            incoming.release();
+            None
+        }
+    };
+    drop(sender.send(last).await);
 }

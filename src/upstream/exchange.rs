@@ -6,8 +6,7 @@
 
 use std::{
     cell::{RefCell, RefMut},
-    fmt,
-    future::{Ready, ready},
+    future::ready,
     io,
     pin::Pin,
     rc::Rc,
@@ -21,12 +20,15 @@ use actix_http::{
     header::{HeaderMap as AwcHeaders, HeaderName as AwcName, HeaderValue as AwcValue},
 };
 use actix_rt::net::{ActixStream, Ready as Readiness};
-use actix_service::Service;
+use actix_service::IntoService as _;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _};
-use http::Method;
+use http::{
+    HeaderValue, Method,
+    header::{ACCEPT_ENCODING, HOST, USER_AGENT},
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
@@ -43,23 +45,26 @@ use super::{
 pub(super) struct IncomingBody {
     payload: Payload,
     connection: SharedWire,
+    connector: Arc<Connector>,
     pool: Rc<Pool>,
     key: Key,
 }
 
+/// The end of a body: complete, or the reason why it is cut off. Boxed, since each waiting stream has room for it.
+pub(super) type BodyEnd = Result<(), Box<Error>>;
+
 /// A connection that awc and the exchange share. Both are on one thread, and neither holds the borrow across a call of
 /// the other.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct SharedWire(Rc<RefCell<Wire<Socket>>>);
 
-/// The connector of an awc client. It returns the one connection.
-#[derive(Clone)]
-struct SingleConnection(SharedWire);
+/// The default `User-Agent`.
+const PRODUCT: &str = concat!("millstream/", env!("CARGO_PKG_VERSION"));
 
 /// Maximum size of a piece that is gathered from several small ones.
 const PIECE: usize = 16 * 1024;
 
-/// awc's limit for connecting. [`SingleConnection`] is always ready.
+/// awc's time limit for connecting. It has no effect, since awc receives its connection at once.
 const UNUSED_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Sends a request and waits for the head of the response.
@@ -71,24 +76,32 @@ pub(super) async fn exchange(
     connector: &Arc<Connector>,
     hop: &Hop,
 ) -> Result<(Head, IncomingBody), Error> {
-    let key = Key::new(connector.clone(), hop.url.origin());
-    if let Some(wire) = pool.take(&key) {
+    let key = (connector.id, hop.url.origin());
+    let idle = pool.take(&key);
+    let received = |connection, (head, payload)| {
+        (head, IncomingBody { payload, connection, connector: connector.clone(), pool: pool.clone(), key })
+    };
+    if let Some(wire) = idle {
         let connection = SharedWire::new(wire);
-        match send(pool, key.clone(), connection.clone(), hop).await {
+        match send(&connection, hop).await {
             // The server closed the idle connection while the request was sent. RFC 9112, section 9.3.1, permits to
             // repeat an idempotent request.
             Err(Error::Closed) if is_idempotent(&hop.method) && !connection.wire().is_answered() => {}
-            result => return result,
+            result => return result.map(|response| received(connection, response)),
         }
     }
     let connection = SharedWire::new(Wire::new(connector.connect(&hop.url).await?));
-    send(pool, key, connection, hop).await
+    let response = send(&connection, hop).await?;
+    Ok(received(connection, response))
 }
 
-async fn send(pool: &Rc<Pool>, key: Key, connection: SharedWire, hop: &Hop) -> Result<(Head, IncomingBody), Error> {
+async fn send(connection: &SharedWire, hop: &Hop) -> Result<(Head, Payload), Error> {
     connection.wire().begin(hop.method == Method::HEAD);
+    let io = connection.clone();
+    let connect =
+        move |info: ConnectInfo<Uri>| ready(Ok::<_, ConnectError>(Connection::new(info.request().clone(), io.clone())));
     let client = awc::Client::builder()
-        .connector(awc::Connector::new().connector(SingleConnection(connection.clone())).timeout(UNUSED_TIMEOUT))
+        .connector(awc::Connector::new().connector(connect.into_service()).timeout(UNUSED_TIMEOUT))
         .disable_timeout()
         .disable_redirects()
         .no_default_headers()
@@ -96,15 +109,17 @@ async fn send(pool: &Rc<Pool>, key: Key, connection: SharedWire, hop: &Hop) -> R
     let method = awc::http::Method::from_bytes(hop.method.as_str().as_bytes()).expect("both crates accept any token");
     let mut request = client.request(method, uri(hop)?);
     *request.headers_mut() = headers(hop);
-    let sent = if hop.body.is_empty() && !hop.announces_empty_body() {
+    // Some servers respond 411 to these methods without `content-length: 0`.
+    let announced = matches!(hop.method, Method::POST | Method::PUT | Method::PATCH);
+    let sent = if hop.body.is_empty() && !announced {
         request.send_body(body::None::new()).await
     } else {
         request.send_body(hop.body.clone()).await
     };
     // The wire knows the cause of a failure; the error of awc is only a translation.
-    let mut response = sent.map_err(|_| connection.wire().take_failure().unwrap_or(Error::Closed))?;
-    let head = connection.wire().take_response().ok_or(Error::Closed)?;
-    Ok((head, IncomingBody { payload: response.take_payload(), connection, pool: pool.clone(), key }))
+    let head = connection.wire().take_outcome().unwrap_or(Err(Error::Closed))?;
+    let mut response = sent.map_err(|_| Error::Closed)?;
+    Ok((head, response.take_payload()))
 }
 
 /// The target in awc's type.
@@ -115,9 +130,15 @@ fn uri(hop: &Hop) -> Result<Uri, Error> {
         .map_err(|error: awc::http::uri::InvalidUri| Error::BadUrl { reason: error.to_string() })
 }
 
-/// The header fields in awc's types, which are those of an older version of the `http` crate.
+/// The header fields to send, in awc's types, which are those of an older version of the `http` crate. awc adds
+/// `content-length` and `date`.
 fn headers(hop: &Hop) -> AwcHeaders {
-    let fields = hop.fields();
+    let mut fields = hop.headers.clone();
+    let host = &hop.url[url::Position::BeforeHost..url::Position::AfterPort];
+    fields.insert(HOST, HeaderValue::from_str(host).expect("a host has only characters of a field value"));
+    // Bodies are forwarded as they arrive, so they must not be compressed.
+    fields.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+    fields.entry(USER_AGENT).or_insert(HeaderValue::from_static(PRODUCT));
     let mut headers = AwcHeaders::with_capacity(fields.len());
     for (name, value) in &fields {
         let name = AwcName::from_bytes(name.as_str().as_bytes()).expect("both versions accept the same names");
@@ -129,37 +150,30 @@ fn headers(hop: &Hop) -> AwcHeaders {
 // === impl IncomingBody ===
 
 impl IncomingBody {
-    /// The next bytes, never empty; `None` at the end.
-    pub(super) async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        loop {
-            return match self.payload.next().await? {
-                Ok(bytes) if bytes.is_empty() => continue,
-                Ok(bytes) => Some(Ok(bytes)),
-                Err(error) => Some(Err(Error::in_body(&error))),
-            };
-        }
-    }
-
-    /// Appends to `first` the bytes that are available now, up to a limit. Also returns the end, if it was reached.
-    pub(super) fn gather(&mut self, first: Bytes) -> (Bytes, Option<Result<(), Error>>) {
-        let Some(second) = self.next().now_or_never() else { return (first, None) };
-        let mut whole = BytesMut::new();
-        let mut next = Some(second);
+    /// Waits for bytes, and returns all that are available, up to a limit. Also returns the end, if it was reached. The
+    /// bytes may be empty.
+    pub(super) async fn read(&mut self) -> (Bytes, Option<BodyEnd>) {
+        let mut next = self.payload.next().await;
+        let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
         let end = loop {
             match next {
-                None => break None,
-                Some(None) => break Some(Ok(())),
-                Some(Some(Err(error))) => break Some(Err(error)),
-                Some(Some(Ok(more))) => {
+                None => break Some(Ok(())),
+                Some(Err(error)) => break Some(Err(Error::in_body(&error).into())),
+                // A single piece is not copied.
+                Some(Ok(bytes)) if first.is_empty() => first = bytes,
+                Some(Ok(bytes)) => {
                     if whole.is_empty() {
                         whole.extend_from_slice(&first);
                     }
-                    whole.extend_from_slice(&more);
+                    whole.extend_from_slice(&bytes);
                     if whole.len() >= PIECE {
                         break None;
                     }
-                    next = self.next().now_or_never();
                 }
+            }
+            match self.payload.next().now_or_never() {
+                Some(available) => next = available,
+                None => break None,
             }
         };
         (if whole.is_empty() { first } else { whole.freeze() }, end)
@@ -167,26 +181,12 @@ impl IncomingBody {
 
     /// Keeps the connection for another request. Call it at the complete end of the body.
     pub(super) fn release(self) {
-        let Self { payload, connection, pool, key } = self;
+        let Self { payload, connection, connector, pool, key } = self;
         // The payload holds the connection too.
         drop(payload);
         if let Some(wire) = Rc::into_inner(connection.0).map(RefCell::into_inner).filter(Wire::is_reusable) {
-            pool.put(key, wire);
+            pool.put(key, wire, &connector);
         }
-    }
-}
-
-// === impl SingleConnection ===
-
-impl Service<ConnectInfo<Uri>> for SingleConnection {
-    type Response = Connection<Uri, SharedWire>;
-    type Error = ConnectError;
-    type Future = Ready<Result<Self::Response, ConnectError>>;
-
-    actix_service::always_ready!();
-
-    fn call(&self, info: ConnectInfo<Uri>) -> Self::Future {
-        ready(Ok(Connection::new(info.request().clone(), self.0.clone())))
     }
 }
 
@@ -199,12 +199,6 @@ impl SharedWire {
 
     fn wire(&self) -> RefMut<'_, Wire<Socket>> {
         self.0.borrow_mut()
-    }
-}
-
-impl fmt::Debug for SharedWire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SharedWire")
     }
 }
 

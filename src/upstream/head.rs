@@ -74,14 +74,6 @@ impl Framing {
             Self::UntilClose => Bytes::from_static(b"HTTP/1.0 200 OK\r\n\r\n"),
         }
     }
-
-    /// Length of the body in bytes, if it is known.
-    pub(super) fn length(self) -> Option<u64> {
-        match self {
-            Self::Length(length) => Some(length),
-            Self::Chunked | Self::UntilClose => None,
-        }
-    }
 }
 
 // === parsing ===

@@ -6,9 +6,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    hash::{Hash, Hasher},
     rc::{Rc, Weak},
-    sync::Arc,
     time::Duration,
 };
 
@@ -30,37 +28,15 @@ pub(super) struct Pool {
 struct Idle {
     wire: Wire<Socket>,
     since: Instant,
+    timeout: Duration,
 }
 
-/// Connections with equal keys are interchangeable: the same connector, with its trust level, made them to one origin.
-#[derive(Clone)]
-pub(super) struct Key(Arc<Connector>, Origin);
+/// Connections with equal keys are interchangeable: the connector with this id, with its trust level, made them to one
+/// origin.
+pub(super) type Key = (u64, Origin);
 
 /// Shortest pause between two searches for expired connections.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
-
-// === impl Key ===
-
-impl Key {
-    pub(super) fn new(connector: Arc<Connector>, origin: Origin) -> Self {
-        Self(connector, origin)
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) && self.1 == other.1
-    }
-}
-
-impl Eq for Key {}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.0).hash(state);
-        self.1.hash(state);
-    }
-}
 
 // === impl Pool ===
 
@@ -69,39 +45,44 @@ impl Pool {
     pub(super) fn take(&self, key: &Key) -> Option<Wire<Socket>> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(key)?;
-        while let Some(Idle { mut wire, since }) = connections.pop() {
-            if since.elapsed() < key.0.idle_timeout && wire.is_idle() {
-                return Some(wire);
+        while let Some(mut idle) = connections.pop() {
+            if !idle.remaining().is_zero() && idle.wire.is_idle() {
+                return Some(idle.wire);
             }
         }
         None
     }
 
     /// Keeps a connection for the next request, or closes it at the limit. Needs a thread with local tasks.
-    pub(super) fn put(self: &Rc<Self>, key: Key, wire: Wire<Socket>) {
-        let limit = key.0.idle_connections;
-        let timeout = key.0.idle_timeout;
+    pub(super) fn put(self: &Rc<Self>, key: Key, wire: Wire<Socket>, connector: &Connector) {
+        let timeout = connector.idle_timeout;
         let mut idle = self.idle.borrow_mut();
         if idle.is_empty() {
             spawn_local(sweep(Rc::downgrade(self), timeout));
         }
         let connections = idle.entry(key).or_default();
-        if connections.len() < limit {
-            connections.push(Idle { wire, since: Instant::now() });
+        if connections.len() < connector.idle_connections {
+            connections.push(Idle { wire, since: Instant::now(), timeout });
         }
     }
 
     /// Closes expired connections. Returns the time until the next one expires; `None` if no connection is left.
     fn sweep(&self) -> Option<Duration> {
-        let mut next = None;
-        self.idle.borrow_mut().retain(|key, connections| {
-            connections.retain(|idle| idle.since.elapsed() < key.0.idle_timeout);
-            let remaining =
-                connections.iter().map(|idle| key.0.idle_timeout.saturating_sub(idle.since.elapsed())).min();
-            next = next.into_iter().chain(remaining).min();
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|_, connections| {
+            connections.retain(|idle| !idle.remaining().is_zero());
             !connections.is_empty()
         });
-        next
+        idle.values().flatten().map(Idle::remaining).min()
+    }
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// The time until the connection expires.
+    fn remaining(&self) -> Duration {
+        self.timeout.saturating_sub(self.since.elapsed())
     }
 }
 

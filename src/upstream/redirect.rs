@@ -14,7 +14,7 @@ use http::{
 use url::Url;
 
 use super::{
-    Error, Trust,
+    Error, Request, Trust,
     fields::{HOP_BY_HOP, TRANSPORT},
 };
 
@@ -101,17 +101,12 @@ impl Hop {
     ///
     /// # Errors
     /// [`Error::BadUrl`] and [`Error::BadMethod`].
-    pub(super) fn first(
-        method: Method,
-        url: &str,
-        headers: HeaderMap,
-        body: Bytes,
-        trust: Trust,
-    ) -> Result<Self, Error> {
+    pub(super) fn first(request: Request) -> Result<Self, Error> {
+        let Request { method, url, headers, body, trust, .. } = request;
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(Error::BadMethod(method));
         }
-        let mut hop = Self { method, url: parse_url(url)?, headers, body, trust };
+        let mut hop = Self { method, url: parse_url(&url)?, headers, body, trust };
         hop.remove(&HOP_BY_HOP);
         hop.remove(&TRANSPORT);
         Ok(hop)
@@ -184,7 +179,8 @@ mod tests {
             ]
             .map(|(name, value)| (name, HeaderValue::from_static(value))),
         );
-        Hop::first(method, url, headers, Bytes::from_static(b"body"), Trust::Operator).expect("a valid request")
+        let body = Bytes::from_static(b"body");
+        Hop::first(Request { headers, body, ..Request::new(method, url, Trust::Operator) }).expect("a valid request")
     }
 
     fn names(hop: &Hop) -> Vec<&str> {
@@ -257,7 +253,7 @@ mod tests {
     #[test]
     fn connect_and_trace_are_refused() {
         for method in [Method::CONNECT, Method::TRACE] {
-            let hop = Hop::first(method, "http://h/", HeaderMap::new(), Bytes::new(), Trust::Client);
+            let hop = Hop::first(Request::new(method, "http://h/", Trust::Client));
             assert_eq!(hop.expect_err("the method is refused").code(), "bad_method");
         }
     }

@@ -26,9 +26,11 @@ use super::{
 };
 
 /// A connection to a server, and its position within a response.
+#[derive(Debug)]
 pub(super) struct Wire<Io> {
     io: Io,
-    position: Position,
+    /// How the end of the body is marked; `None` before the head of the response is complete.
+    framing: Option<Framing>,
     /// True if the current request is HEAD, whose response has no body.
     head_only: bool,
     /// Bytes that were read and that awc does not have yet.
@@ -37,26 +39,14 @@ pub(super) struct Wire<Io> {
     searched: usize,
     /// The head for awc.
     head: Bytes,
-    /// The head that the server sent.
-    response: Option<Head>,
-    /// Why the response is rejected. awc's own error would be less specific.
-    failure: Option<Error>,
+    /// The head that the server sent, or why it is rejected. awc's own error would be less specific.
+    outcome: Option<Result<Head, Error>>,
     /// True if the server keeps the connection open after this response.
     persistent: bool,
     /// True if bytes arrived after the request was sent.
     answered: bool,
     /// The rest of a request whose response began early. It is sent while the response is read.
     unsent: BytesMut,
-}
-
-/// Which part of the response comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Position {
-    Head,
-    /// A body with a marked end, or the end of the response.
-    Marked,
-    /// A body that ends with the connection.
-    UntilClose,
 }
 
 /// Minimum free space of the buffer before a read, in bytes.
@@ -69,27 +59,21 @@ impl<Io> Wire<Io> {
     pub(super) fn new(io: Io) -> Self {
         Self {
             io,
-            position: Position::Marked,
+            framing: None,
             head_only: false,
             read: BytesMut::new(),
             searched: 0,
             head: Bytes::new(),
-            response: None,
-            failure: None,
+            outcome: None,
             persistent: true,
             answered: false,
             unsent: BytesMut::new(),
         }
     }
 
-    /// Takes the head of the response.
-    pub(super) fn take_response(&mut self) -> Option<Head> {
-        self.response.take()
-    }
-
-    /// Takes the reason why the response was rejected.
-    pub(super) fn take_failure(&mut self) -> Option<Error> {
-        self.failure.take()
+    /// Takes the head of the response, or the reason why it was rejected.
+    pub(super) fn take_outcome(&mut self) -> Option<Result<Head, Error>> {
+        self.outcome.take()
     }
 
     /// True if the server has sent bytes since the last request.
@@ -99,37 +83,34 @@ impl<Io> Wire<Io> {
 
     /// True if the connection can serve another request. Call it only after the body has ended.
     pub(super) fn is_reusable(&self) -> bool {
-        self.persistent && self.position == Position::Marked && self.read.is_empty() && self.unsent.is_empty()
+        self.persistent && self.framing.is_some() && self.read.is_empty() && self.unsent.is_empty()
     }
 
     /// Prepares for a request. `head_only`: it is HEAD, so its response has no body.
     pub(super) fn begin(&mut self, head_only: bool) {
-        self.position = Position::Head;
+        self.framing = None;
         self.head_only = head_only;
         self.answered = false;
     }
 
     fn reject(&mut self, error: HeadError) -> io::Result<()> {
-        self.failure = Some(error.into());
+        self.outcome = Some(Err(error.into()));
         Err(io::ErrorKind::InvalidData.into())
     }
 
     /// Parses the complete heads in the buffer. Returns false if more bytes are needed.
     fn parse(&mut self) -> Result<bool, HeadError> {
-        while self.position == Position::Head {
+        while self.framing.is_none() {
             let Some(end) = end_of_head(&self.read, &mut self.searched)? else { return Ok(false) };
             let parsed = parse(&self.read[..end], self.head_only)?;
             self.read.advance(end);
             self.searched = 0;
             // An interim response is skipped (RFC 9110, section 15.2).
             let Some((head, persistent)) = parsed else { continue };
-            self.position = match head.framing {
-                Framing::UntilClose => Position::UntilClose,
-                Framing::Length(_) | Framing::Chunked => Position::Marked,
-            };
+            self.framing = Some(head.framing);
             self.head = head.framing.as_head();
             self.persistent = persistent;
-            self.response = Some(head);
+            self.outcome = Some(Ok(head));
         }
         Ok(true)
     }
@@ -192,7 +173,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<Io> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut wire.io).poll_read(cx, buf))?;
-        if buf.filled().len() == before && wire.position == Position::Marked {
+        if buf.filled().len() == before && wire.framing != Some(Framing::UntilClose) {
             // awc reads a body with a marked end only while bytes are missing.
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }

@@ -43,15 +43,15 @@ async fn awc_receives_a_head_with_the_framing_and_an_unchanged_body() {
 async fn the_end_of_the_connection_ends_only_a_body_without_a_marked_end() {
     let (_, end, mut wire) = read(b"HTTP/1.1 203 OK\r\nX: y\r\n\r\nok").await;
     assert!(end.is_ok() && !wire.is_reusable());
-    let head = wire.take_response().unwrap();
+    let head = wire.take_outcome().unwrap().unwrap();
     assert_eq!((head.status.as_u16(), &head.headers["x"]), (203, &http::HeaderValue::from_static("y")));
-    assert_eq!(wire.take_response(), None);
+    assert_eq!(wire.take_outcome(), None);
     let (_, end, _) = read(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok").await;
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     for cut in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n"] {
         let (_, end, mut wire) = read(cut.as_bytes()).await;
         assert!(end.is_err());
-        assert_eq!((wire.take_failure(), wire.is_answered()), (Some(Error::Closed), !cut.is_empty()), "{cut}");
+        assert_eq!((wire.take_outcome(), wire.is_answered()), (Some(Err(Error::Closed)), !cut.is_empty()), "{cut}");
     }
 }
 
@@ -59,7 +59,7 @@ async fn the_end_of_the_connection_ends_only_a_body_without_a_marked_end() {
 async fn a_rejected_head_keeps_its_reason() {
     let (bytes, end, mut wire) = read(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok").await;
     assert!(bytes.is_empty() && end.is_err());
-    assert_eq!(wire.take_failure(), Some(Error::Encoding("gzip".into())));
+    assert_eq!(wire.take_outcome(), Some(Err(Error::Encoding("gzip".into()))));
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn an_early_response_ends_the_wait_until_the_request_is_sent() {
     let body = [b'b'; 1000];
     let (sent, mut server) = tokio::join!(wire.write_all(&body), answering);
     sent.unwrap();
-    assert_eq!(wire.take_response().unwrap().status.as_u16(), 413);
+    assert_eq!(wire.take_outcome().unwrap().unwrap().status.as_u16(), 413);
     assert!(!wire.is_reusable(), "the server has not received the whole request");
     // A server that continues to read receives the whole request.
     let mut read = vec![0; 38];

@@ -15,8 +15,11 @@ use http::{HeaderMap, header};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::StreamReader;
 
-use super::{Body, Error, fields::field_text};
-use crate::text::{excerpt, one_line};
+use super::Body;
+use crate::{
+    text::{excerpt, one_line},
+    upstream::{Error, fields::field_text},
+};
 
 /// The bytes of a body.
 pub(crate) enum Chunks {
@@ -48,13 +51,12 @@ impl Chunks {
             "" | "identity" => Ok(Self::Plain(body)),
             // An empty body is not valid gzip, but some servers name the encoding anyway.
             "gzip" | "x-gzip" if body.content_length() == Some(0) => Ok(Self::Plain(body)),
-            "gzip" | "x-gzip" => Ok(Self::gzip(body)),
+            "gzip" | "x-gzip" => {
+                let chunks = stream::unfold(body, async |mut body| Some((body.chunk().await?, body)));
+                Ok(Self::Gzip(Box::new(Inflating::new(chunks))))
+            }
             _ => Err(excerpt(&one_line(&encoding), 40)),
         }
-    }
-
-    fn gzip(body: Body) -> Self {
-        Self::Gzip(Box::new(Inflating::new(stream::unfold(body, async |mut body| Some((body.chunk().await?, body))))))
     }
 
     /// The next bytes, never empty; `None` at the end.
@@ -83,6 +85,7 @@ impl Chunks {
         if self.content_length().is_some_and(|announced| announced > limit as u64) {
             return Err(Error::TooLarge { limit });
         }
+        // The announced length is not trusted: the buffer grows with the received bytes.
         let mut whole = BytesMut::new();
         while let Some(chunk) = self.next().await {
             let chunk = chunk?;
