@@ -6,8 +6,10 @@
 
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::Error;
+use crate::text::hex;
 
 /// The members of the field, in order of the hops, and the trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,13 @@ impl Via {
     /// The `traceparent` of an outgoing request, with a new span id; `None` without a trace.
     pub fn traceparent(&self) -> Option<HeaderValue> {
         self.trace.as_ref().map(Trace::next)
+    }
+
+    /// The `traceparent` of an outgoing request. Without a trace, the request begins one whose id is made from `seed`. The
+    /// flag "sampled" is not set in it: the node records no spans.
+    pub fn traceparent_or_new(&self, seed: &str) -> HeaderValue {
+        let new = || Trace { id: hex(&Sha256::digest(seed)[..16]), sampled: false }.next();
+        self.traceparent().unwrap_or_else(new)
     }
 
     /// Keeps only the nodes: data that outlives the request does not need the proxies.

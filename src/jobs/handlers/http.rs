@@ -14,8 +14,8 @@ use crate::{
     sse,
     text::{excerpt, one_line},
     upstream::{
-        self, Chunks, Client, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Trust,
-        Verdict, describe, retry_after, verdict,
+        self, Chunks, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Trust, Verdict, describe,
+        retry_after, verdict,
     },
 };
 
@@ -47,23 +47,15 @@ const CONDITIONS: [&str; 2] = ["if-none-match", "if-modified-since"];
 /// The handler of tasks that have a `url`. The input is an [`Input`].
 #[derive(Debug)]
 pub struct HttpTask {
-    exchange: Exchange,
+    deps: Deps,
 }
 
 /// The handler of `kind = "http"`: it posts the task's input as JSON to the operator's URL, or sends GET if the input
 /// is `null`.
 #[derive(Debug)]
 pub struct Endpoint {
-    exchange: Exchange,
+    deps: Deps,
     url: String,
-}
-
-/// Sends a request and makes the task's output from the response.
-#[derive(Debug)]
-struct Exchange {
-    client: Client,
-    max_response_bytes: usize,
-    max_event_bytes: usize,
 }
 
 // === impl HttpTask ===
@@ -71,7 +63,7 @@ struct Exchange {
 impl HttpTask {
     /// A handler that sends its requests with the client of `deps`.
     pub fn new(deps: &Deps) -> Self {
-        Self { exchange: Exchange::new(deps) }
+        Self { deps: deps.clone() }
     }
 }
 
@@ -82,7 +74,7 @@ impl TaskHandler for HttpTask {
                 .input
                 .read()
                 .map_err(|error| TaskError::fatal("bad_input", format!("the HTTP task is malformed: {error}")))?;
-            self.exchange.run(input.request(&task, Trust::Client)?, &input, &task).await
+            attempt(&self.deps, input.request(&task, Trust::Client)?, &input, &task).await
         })
     }
 }
@@ -96,7 +88,7 @@ impl Endpoint {
     /// If the URL is not valid or not permitted.
     pub fn new(deps: &Deps, url: &str) -> Result<Self, upstream::Error> {
         upstream::parse_url(url)?;
-        Ok(Self { exchange: Exchange::new(deps), url: url.to_owned() })
+        Ok(Self { deps: deps.clone(), url: url.to_owned() })
     }
 }
 
@@ -109,61 +101,54 @@ impl TaskHandler for Endpoint {
             if !task.input.is_null() {
                 // Also a string is sent as JSON, not as its content.
                 request.body = Bytes::from(task.input.get().to_owned());
-                request
-                    .headers
-                    .insert(HeaderName::from_static("content-type"), HeaderValue::from_static("application/json"));
+                request.headers.insert("content-type", HeaderValue::from_static("application/json"));
             }
-            self.exchange.run(request, &input, &task).await
+            attempt(&self.deps, request, &input, &task).await
         })
     }
 }
 
-// === impl Exchange ===
+// === one attempt ===
 
-impl Exchange {
-    fn new(deps: &Deps) -> Self {
-        let (max_response_bytes, max_event_bytes) = (deps.max_response_bytes, deps.max_event_bytes);
-        Self { client: deps.client.clone(), max_response_bytes, max_event_bytes }
-    }
-
-    async fn run(&self, mut request: Request, input: &Input, task: &Task) -> Result<Output, TaskError> {
-        request.head_timeout = HEAD_TIMEOUT;
-        let is_head = request.method == Method::HEAD;
-        let conditional = CONDITIONS.iter().any(|name| request.headers.contains_key(*name));
-        unless_cancelled(&task.cancel, async {
-            let mut response = self.client.send(request).await?;
-            response.body = response.body.idle_timeout(IDLE_TIMEOUT);
-            let status = response.status;
-            let succeeded = verdict(status) == Verdict::Success || (status == StatusCode::NOT_MODIFIED && conditional);
-            let output = match succeeded {
-                true => self.read(response, is_head, input, task).await,
-                false => Err(status_error(response).await),
-            };
-            output.map_err(|error| TaskError { http_status: Some(status.as_u16()), ..error })
-        })
-        .await
-    }
-
-    async fn read(&self, response: Response, is_head: bool, input: &Input, task: &Task) -> Result<Output, TaskError> {
-        let Response { status, headers, body, .. } = response;
+/// Sends a request and makes the task's output from the response.
+async fn attempt(deps: &Deps, mut request: Request, input: &Input, task: &Task) -> Result<Output, TaskError> {
+    request.head_timeout = HEAD_TIMEOUT;
+    let is_head = request.method == Method::HEAD;
+    let conditional = CONDITIONS.iter().any(|name| request.headers.contains_key(*name));
+    unless_cancelled(&task.cancel, async {
+        let mut response = deps.client.send(request).await?;
+        response.body = response.body.idle_timeout(IDLE_TIMEOUT);
+        let status = response.status;
+        let succeeded = verdict(status) == Verdict::Success || (status == StatusCode::NOT_MODIFIED && conditional);
+        let output = match succeeded {
+            true if is_head || is_bodiless(status) => Ok(Output::default()),
+            true => read(deps, response, input, task).await,
+            false => Err(status_error(response).await),
+        };
         let http_status = Some(status.as_u16());
-        if is_head || is_bodiless(status) {
-            return Ok(Output { http_status, ..Output::default() });
+        match output {
+            Ok(output) => Ok(Output { http_status, ..output }),
+            Err(error) => Err(TaskError { http_status, ..error }),
         }
-        let mut body = Chunks::of(&headers, body).map_err(|encoding| {
-            let message = format!("the response is encoded as `{encoding}`; `identity` and `gzip` are taken");
-            TaskError::fatal("unsupported_encoding", message)
-        })?;
-        let media = Media::of(&headers);
-        if media.is(sse::MEDIA_TYPE) {
-            let result = events::forward(body, self.max_event_bytes, input, &task.progress).await?;
-            return Ok(Output { result: result.into(), http_status, encoding: None });
-        }
-        let mut meter = Meter::new(&task.progress, body.content_length());
-        let bytes = meter.collect(&mut body, self.max_response_bytes, &task.reserve).await?;
-        let (result, encoding) = media.interpret(bytes, &task.reserve).await;
-        Ok(Output { result, http_status, encoding })
+    })
+    .await
+}
+
+/// Makes the output from the body of a success.
+async fn read(deps: &Deps, response: Response, input: &Input, task: &Task) -> Result<Output, TaskError> {
+    let Response { headers, body, .. } = response;
+    let mut body = Chunks::of(&headers, body).map_err(|encoding| {
+        let message = format!("the response is encoded as `{encoding}`; `identity` and `gzip` are taken");
+        TaskError::fatal("unsupported_encoding", message)
+    })?;
+    let media = Media::of(&headers);
+    if media.is(sse::MEDIA_TYPE) {
+        return Ok(events::forward(body, deps.max_event_bytes, input, &task.progress).await?.into());
     }
+    let mut meter = Meter::new(&task.progress, body.content_length());
+    let bytes = meter.collect(&mut body, deps.max_response_bytes, &task.reserve).await?;
+    let (result, encoding) = media.interpret(bytes, &task.reserve).await;
+    Ok(Output { result, encoding, ..Output::default() })
 }
 
 // === impl TaskError ===

@@ -85,7 +85,7 @@ impl Media {
         (!malformed).then_some(text)
     }
 
-    /// True for types that are text by their name: other types may begin with the bytes of a byte order bom by chance.
+    /// True for types that are text by their name: other types may begin with the bytes of a byte order mark by chance.
     fn names_text(&self) -> bool {
         self.charset.is_some()
             || self.names_json()

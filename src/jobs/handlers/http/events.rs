@@ -31,16 +31,6 @@ const ERROR: &str = "error";
 /// Maximum characters of an error event without a message in the error.
 const ERROR_EXCERPT: usize = 300;
 
-/// What ends a stream before its body ends.
-enum End {
-    /// Its last event, or `[DONE]`.
-    Done,
-    /// An event `error` with these data.
-    Failed(String),
-    /// An id that is too long.
-    LongId,
-}
-
 /// Forwards the events until the stream ends. Their number is not limited: only the last one is stored, and a full sink
 /// makes the upstream wait.
 pub(super) async fn forward(
@@ -51,21 +41,27 @@ pub(super) async fn forward(
 ) -> Result<Value, TaskError> {
     // The limit of a line includes the name of its field.
     let mut decoder = Decoder::new(Limits { line: max_event_bytes.saturating_add(64), event: max_event_bytes });
-    let (mut count, mut last, mut end) = (0_u64, Value::Null, None);
+    let (mut count, mut last) = (0_u64, Value::Null);
+    // Set if the stream ends before its body does.
+    let mut end = None;
     let mut events = Vec::new();
     while let Some(chunk) = body.next().await {
         for piece in chunk?.chunks(PIECE) {
             let taken = decoder.push(piece, |item| match item {
                 _ if end.is_some() => {}
                 Item::Event { event: ERROR, data, .. } if input.error_events == ErrorEvents::Fail => {
-                    end = Some(End::Failed(data.to_owned()));
+                    let message = format!("the stream ended with `event: error`: {}", message_of(data));
+                    end = Some(Err(TaskError::transient("error_event", message)));
                 }
-                Item::Event { data: DONE, .. } => end = Some(End::Done),
-                Item::Event { id, .. } if id.len() > ID_MAX => end = Some(End::LongId),
+                Item::Event { data: DONE, .. } => end = Some(Ok(())),
+                Item::Event { id, .. } if id.len() > ID_MAX => {
+                    let message = format!("the id of an event of the stream has more than {ID_MAX} bytes");
+                    end = Some(Err(TaskError::fatal("response_too_large", message)));
+                }
                 Item::Event { event, data, id, .. } => {
                     events.push(json!({"event": event, "data": data, "id": id}));
                     if input.end_event.as_deref() == Some(event) {
-                        end = Some(End::Done);
+                        end = Some(Ok(()));
                     }
                 }
                 Item::Id(_) | Item::Comment(_) | Item::Retry(_) => {}
@@ -76,18 +72,9 @@ pub(super) async fn forward(
                 // The progress of a stream is unknown.
                 progress.forward(0.0, event).await;
             }
-            match end {
+            if let Some(end) = end {
                 // Dropping the body closes its connection.
-                Some(End::Done) => return Ok(result(count, &last)),
-                Some(End::Failed(data)) => {
-                    let message = format!("the stream ended with `event: error`: {}", message_of(&data));
-                    return Err(TaskError::transient("error_event", message));
-                }
-                Some(End::LongId) => {
-                    let message = format!("the id of an event of the stream has more than {ID_MAX} bytes");
-                    return Err(TaskError::fatal("response_too_large", message));
-                }
-                None => {}
+                return end.map(|()| result(count, &last));
             }
             taken.map_err(|error| {
                 TaskError::fatal("response_too_large", format!("{error} (`journal.max_event_bytes`)"))

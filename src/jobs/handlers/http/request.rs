@@ -25,7 +25,7 @@ pub struct Input {
     pub method: String,
     /// Header fields, each name once. They replace the fields that are added: `Idempotency-Key`, `traceparent`, and the
     /// content type.
-    #[serde(default, deserialize_with = "fields", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// `null` for no body. A string is sent unchanged, as `text/plain` unless the headers set a type; any other value
     /// as JSON.
@@ -38,7 +38,7 @@ pub struct Input {
     #[serde(
         default,
         rename = "errorEvents",
-        deserialize_with = "error_events",
+        deserialize_with = "or_default",
         skip_serializing_if = "ErrorEvents::is_default"
     )]
     pub error_events: ErrorEvents,
@@ -63,11 +63,7 @@ fn method<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_else(get))
 }
 
-fn error_events<'de, D: Deserializer<'de>>(from: D) -> Result<ErrorEvents, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
-}
-
-fn fields<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -117,14 +113,11 @@ impl Input {
         };
         request.body = body;
         if let Some(media) = media {
-            let name = HeaderName::from_static("content-type");
-            request.headers.entry(name).or_insert(HeaderValue::from_static(media));
+            request.headers.entry("content-type").or_insert(HeaderValue::from_static(media));
         }
-        let key = HeaderName::from_static("idempotency-key");
-        request.headers.entry(key).or_insert_with(|| idempotency_key(task));
-        let trace = HeaderName::from_static("traceparent");
-        let onward = || task.via.traceparent().unwrap_or_else(|| traceparent(&task.job_id));
-        request.headers.entry(trace).or_insert_with(onward);
+        request.headers.entry("idempotency-key").or_insert_with(|| idempotency_key(task));
+        // All requests of a job share the trace, and each attempt is a span.
+        request.headers.entry("traceparent").or_insert_with(|| task.via.traceparent_or_new(&task.job_id));
         Ok(request)
     }
 
@@ -161,13 +154,4 @@ fn idempotency_key(task: &Task) -> HeaderValue {
     HeaderValue::from_maybe_shared(key.clone()).unwrap_or_else(|_| {
         HeaderValue::from_str(&hex(&Sha256::digest(&key))).expect("hexadecimal digits are header text")
     })
-}
-
-/// A W3C trace context of a job that was submitted without one: all requests of a job share the trace, and each attempt
-/// is a span. The flag "sampled" is not set: the node records no spans.
-fn traceparent(job_id: &str) -> HeaderValue {
-    let trace = hex(&Sha256::digest(job_id)[..16]);
-    // Zero means "no span" in the standard.
-    let span = rand::random::<u64>().max(1);
-    HeaderValue::try_from(format!("00-{trace}-{span:016x}-00")).expect("hexadecimal digits are header text")
 }

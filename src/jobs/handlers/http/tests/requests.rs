@@ -6,6 +6,7 @@ use wiremock::{
 };
 
 use super::*;
+use crate::upstream::Client;
 
 /// Runs a task whose one request must match; returns the request.
 async fn sent(expected: MockBuilder, input: impl FnOnce(&str) -> Value) -> Request {
