@@ -30,7 +30,6 @@ pub(crate) use self::captured::Captured;
 use self::{
     form::{SpanFields, TextLines},
     lines::{Lines, Stderr},
-    note::Note,
 };
 
 /// Settings of section `[telemetry]`.
@@ -100,7 +99,7 @@ pub fn install(config: &Config) -> Result<(), String> {
     if LINES.get().is_some() {
         return Ok(());
     }
-    let lines = Lines::start(config.queue_bytes, Note(config.format), Stderr)
+    let lines = Lines::start(config.queue_bytes, config.format, Stderr)
         .map_err(|error| format!("no thread for the log: {error}"))?;
     let dispatch = dispatch(filter, config.format, stderr_takes_colours(), lines.clone());
     tracing::dispatcher::set_global_default(dispatch).map_err(|error| format!("the log cannot be set up: {error}"))?;

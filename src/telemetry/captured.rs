@@ -8,7 +8,7 @@ use std::{
 
 use tracing::Dispatch;
 
-use super::{EnvFilter, Format, Lines, Note, dispatch, log_panic};
+use super::{EnvFilter, Format, Lines, dispatch, log_panic};
 
 /// Lines of a subscriber so far.
 pub(crate) struct Captured {
@@ -25,7 +25,7 @@ impl Captured {
     /// A subscriber with this filter, and its lines.
     pub(crate) fn start(filter: &str, form: Format, colours: bool) -> (Self, Dispatch) {
         let out = Out::default();
-        let lines = Lines::start(1 << 20, Note(form), out.clone()).unwrap();
+        let lines = Lines::start(1 << 20, form, out.clone()).unwrap();
         let dispatch = dispatch(EnvFilter::try_new(filter).unwrap(), form, colours, lines.clone());
         (Self { lines, out }, dispatch)
     }

@@ -13,7 +13,7 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::Note;
+use super::{Format, note::note};
 
 /// Handle for adding lines to the queue. Clones share the queue.
 #[derive(Clone, Debug)]
@@ -55,6 +55,8 @@ struct Line {
 struct Batch {
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
+    /// Bytes that came from the queue; the others are notes.
+    queued: usize,
 }
 
 /// A line of a batch.
@@ -69,7 +71,8 @@ struct Piece {
 /// Empties the queue.
 struct Writer<W> {
     queue: Arc<Queue>,
-    note: Note,
+    /// Form of the notes.
+    form: Format,
     out: W,
     /// Lines that stderr did not accept since the last written line.
     refused: u64,
@@ -86,7 +89,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 impl Lines {
     /// Starts the writer. Its thread ends with the process.
-    pub(super) fn start(max_bytes: usize, note: Note, out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(max_bytes: usize, form: Format, out: impl Write + Send + 'static) -> io::Result<Self> {
         let queue = Arc::new(Queue {
             state: Mutex::default(),
             work: Condvar::new(),
@@ -94,7 +97,7 @@ impl Lines {
             max_bytes,
             dropped: AtomicU64::new(0),
         });
-        let writer = Writer { queue: queue.clone(), note, out, refused: 0, incomplete: false };
+        let writer = Writer { queue: queue.clone(), form, out, refused: 0, incomplete: false };
         thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
         Ok(Self(queue))
     }
@@ -164,7 +167,7 @@ impl Queue {
     }
 
     /// Waits for lines, or for dropped lines that no note has reported, and returns the next batch.
-    fn next(&self, note: Note, refused: u64) -> Batch {
+    fn next(&self, form: Format, refused: u64) -> Batch {
         let mut state = self.state();
         while state.lines.is_empty() && state.lost == 0 {
             state.idle = true;
@@ -177,19 +180,15 @@ impl Queue {
         while batch.bytes.len() < BATCH_BYTES
             && let Some(line) = state.lines.pop_front()
         {
-            batch.note(note, missing + line.lost_before);
+            batch.note(form, missing + line.lost_before);
             missing = 0;
             batch.add(&line.text, 1, false);
+            batch.queued += line.text.len();
         }
         if state.lines.is_empty() {
-            batch.note(note, missing + std::mem::take(&mut state.lost));
+            batch.note(form, missing + std::mem::take(&mut state.lost));
         }
         batch
-    }
-
-    fn written(&self, batch: &Batch) {
-        let bytes: usize = batch.line_bytes();
-        self.state().bytes -= bytes;
     }
 }
 
@@ -201,20 +200,10 @@ impl Batch {
         self.pieces.push(Piece { end: self.bytes.len(), lines, note });
     }
 
-    fn note(&mut self, note: Note, lost: u64) {
+    fn note(&mut self, form: Format, lost: u64) {
         if lost > 0 {
-            self.add(note.of(lost).as_bytes(), lost, true);
+            self.add(note(form, lost).as_bytes(), lost, true);
         }
-    }
-
-    /// Bytes that came from the queue.
-    fn line_bytes(&self) -> usize {
-        let mut begin = 0;
-        let sizes = self.pieces.iter().map(|piece| {
-            let size = piece.end - std::mem::replace(&mut begin, piece.end);
-            if piece.note { 0 } else { size }
-        });
-        sizes.sum()
     }
 }
 
@@ -223,10 +212,10 @@ impl Batch {
 impl<W: Write> Writer<W> {
     fn run(mut self) {
         loop {
-            let batch = self.queue.next(self.note, self.refused);
+            let batch = self.queue.next(self.form, self.refused);
             self.refused = 0;
             self.write(&batch);
-            self.queue.written(&batch);
+            self.queue.state().bytes -= batch.queued;
         }
     }
 

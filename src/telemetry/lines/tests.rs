@@ -1,7 +1,6 @@
 //! Tests of the queue with a stderr that blocks, fails, or accepts only a part of the bytes.
 
 use super::*;
-use crate::telemetry::Format;
 
 /// A stderr whose behaviour the test sets.
 #[derive(Clone, Default)]
@@ -33,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Pipe {
     fn lines(&self, max_bytes: usize) -> Lines {
-        Lines::start(max_bytes, Note(Format::Text), self.clone()).unwrap()
+        Lines::start(max_bytes, Format::Text, self.clone()).unwrap()
     }
 
     fn set(&self, mode: Mode) {
