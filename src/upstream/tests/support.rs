@@ -88,41 +88,34 @@ impl Step {
 impl Upstream {
     /// Takes the next step for each request, on any connection. The last step repeats.
     pub(super) async fn steps<const N: usize>(steps: [Step; N]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        Self::steps_on(listener, steps)
+        Self::steps_on(listener().await, steps)
     }
 
     /// Takes the next step for each request, on the listener of the test.
     pub(super) fn steps_on<const N: usize>(listener: TcpListener, steps: [Step; N]) -> Self {
-        let addr = listener.local_addr().expect("it is bound");
-        let seen = Arc::new(Seen::default());
-        let (noted, taken) = (seen.clone(), Arc::new(AtomicUsize::new(0)));
-        let steps = Arc::new(steps);
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                noted.accepted.fetch_add(1, Ordering::SeqCst);
-                let (steps, taken, seen) = (steps.clone(), taken.clone(), noted.clone());
-                tokio::spawn(async move {
-                    while seen.request(&mut stream).await {
-                        let Step { bytes, then } = &steps[taken.fetch_add(1, Ordering::SeqCst).min(N - 1)];
-                        if stream.write_all(bytes).await.is_err() {
+        let script = Arc::new((steps, AtomicUsize::new(0)));
+        Self::serve(listener, move |mut stream, seen| {
+            let script = script.clone();
+            async move {
+                let (steps, taken) = &*script;
+                while seen.request(&mut stream).await {
+                    let Step { bytes, then } = &steps[taken.fetch_add(1, Ordering::SeqCst).min(N - 1)];
+                    if stream.write_all(bytes).await.is_err() {
+                        return;
+                    }
+                    match then {
+                        Then::Serve => {}
+                        Then::Close => return,
+                        Then::ResetOnCue => {
+                            seen.cue.notified().await;
+                            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                             return;
                         }
-                        match then {
-                            Then::Serve => {}
-                            Then::Close => return,
-                            Then::ResetOnCue => {
-                                seen.cue.notified().await;
-                                let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-                                return;
-                            }
-                            Then::Hold => return seen.watch(&mut stream).await,
-                        }
+                        Then::Hold => return seen.watch(&mut stream).await,
                     }
-                });
+                }
             }
-        });
-        Self { addr, seen }
+        })
     }
 
     /// Runs `script` for each connection.
@@ -130,7 +123,18 @@ impl Upstream {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::serve(listener().await, script)
+    }
+
+    /// Responds to the first request of each connection with these bytes, and closes.
+    pub(super) async fn answering(answer: impl Into<Vec<u8>>) -> Self {
+        Self::steps([Step::close(answer)]).await
+    }
+
+    fn serve<F>(listener: TcpListener, script: impl Fn(TcpStream, Arc<Seen>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let addr = listener.local_addr().expect("it is bound");
         let seen = Arc::new(Seen::default());
         let noted = seen.clone();
@@ -138,24 +142,6 @@ impl Upstream {
             while let Ok((stream, _)) = listener.accept().await {
                 noted.accepted.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(script(stream, noted.clone()));
-            }
-        });
-        Self { addr, seen }
-    }
-
-    /// Responds to the first request of each connection with these bytes, and closes.
-    pub(super) async fn answering(answer: impl Into<Vec<u8>>) -> Self {
-        let answer = answer.into();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("it is bound");
-        let seen = Arc::new(Seen::default());
-        let noted = seen.clone();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                noted.accepted.fetch_add(1, Ordering::SeqCst);
-                if noted.request(&mut stream).await {
-                    let _ = stream.write_all(&answer).await;
-                }
             }
         });
         Self { addr, seen }
@@ -223,6 +209,10 @@ impl Seen {
         while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {}
         self.closed.notify_one();
     }
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.expect("a free port")
 }
 
 /// A client whose guard permits these entries.
