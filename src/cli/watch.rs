@@ -38,8 +38,8 @@ pub(super) struct WatchArguments {
     /// End after N events.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Print each event as a JSON line, `{id, topic, event, data, timestamp}` as far as they are known, instead of the
-    /// columns time (UTC), topic, id, event and data. Unknown columns are `-`.
+    /// Print each event as a JSON line, with the known fields of `{id, topic, event, data, timestamp}`. The default is the
+    /// columns time (UTC), topic, id, event and data; unknown columns are `-`.
     #[arg(long)]
     json: bool,
     /// Also print control frames: connection, heartbeat, gap, disconnect.

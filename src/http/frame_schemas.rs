@@ -37,7 +37,7 @@ pub(super) struct TopicFrame {
 /// A frame of a job's events, until `complete`.
 ///
 /// All events carry `jobId` and `timestamp`. Of each task: `task_start {taskId, taskName, source}`,
-/// `task_progress {taskId, progress, message?, data?}`, `task_retry {taskId, attempt, delayMs, error, code}`, and at its end
+/// `task_progress {taskId, progress, message?, data?}`, `task_retry {taskId, attempt, delayMs, error, code}`. At its end
 /// `task_complete {taskId, taskName, result, attempts, durationMs}` or `error {taskId, taskName, error, code, retryable,
 /// attempts}`. After each task `progress {step, totalSteps, progress}`. At the end `aggregated_result {results}` and
 /// `complete {status, totalTasks, successCount, errorCount, errors, durationMs}`. The control frames are those of every stream
@@ -84,11 +84,11 @@ enum JobEvent {
 ///
 /// Events of the sources are passed on as received, except for `id:` and for names of control frames, which get the
 /// prefix `remote.`. These events report the state of a source: `relay_open`,
-/// `relay_retry {source, attempt, retryInMs, error}`, `relay_gap`,
-/// `relay_loop {source, event, origin, via, dropped, error, code}` for events that returned to a topic where they had
-/// already been, `relay_error {source, error, code}` and
-/// `relay_complete {source, events, end: 204|end_event|closed|unknown}`. The control frames are those of every stream
-/// over topics (`TopicFrame`); `connection` also has `relayId` and `eventsUrl`.
+/// `relay_retry {source, attempt, retryInMs, error}`, `relay_gap`, `relay_error {source, error, code}` and
+/// `relay_complete {source, events, end: 204|end_event|closed|unknown}`.
+/// `relay_loop {source, event, origin, via, dropped, error, code}` reports events that returned to a topic where they
+/// had already been. The control frames are those of every stream over topics (`TopicFrame`); `connection` also has
+/// `relayId` and `eventsUrl`.
 #[derive(ToSchema)]
 #[schema(examples(json!({
     "id": "9c1f00aa0b77-12", "event": "relay_retry",

@@ -176,7 +176,7 @@ pub(crate) async fn write_cancelled(journal: &Shared, job_id: &str) -> Result<()
 }
 
 /// Deletes everything of a job. The spec and the key are deleted first, in one commit. If the node ends before the rest
-/// is deleted, the next start finishes the purge ([`tidy`]), and does not take the job for a new one.
+/// is deleted, the next start finishes the purge ([`tidy`]). It does not take the job for a new one.
 pub(crate) async fn purge(journal: &Shared, job_id: &str, key_record: Option<String>) -> Result<(), AppendError> {
     let keys = [RECORDS.spec(job_id), ending_key(job_id)].into_iter().chain(key_record);
     let records = keys.map(durable::delete).collect();

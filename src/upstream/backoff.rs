@@ -25,8 +25,8 @@ impl Backoff {
         Self { initial, max, longest_hint: Duration::MAX }
     }
 
-    /// The delay before retry number `attempt`, counted from 0: between half of the grown delay and all of it, and
-    /// never below `hint`, the delay that the upstream has asked for, as far as it is followed.
+    /// The delay before retry number `attempt`, counted from 0: between half of the grown delay and all of it. It is never
+    /// below `hint`, the delay that the upstream has asked for, as far as it is followed.
     pub fn delay(&self, attempt: u32, hint: Option<Duration>, rng: &mut impl rand::Rng) -> Duration {
         let full = self.initial.saturating_mul(2_u32.saturating_pow(attempt)).min(self.max);
         let floor = hint.unwrap_or_default().min(self.longest_hint);

@@ -2,7 +2,7 @@
 //!
 //! A task on the caller's thread sends a request if that thread runs local tasks, as the arbiters of actix do. Otherwise
 //! one thread of the client sends it. The caller receives the head through a oneshot channel, and the body through a
-//! channel of one piece, so that a slow reader slows the server down.
+//! channel of one piece. So a slow reader slows the server down.
 
 use std::{
     cell::RefCell,

@@ -85,7 +85,7 @@ struct Stream {
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Maximum number of bytes that are parsed at once. An event has at least six bytes, and receives a copy of the current
-/// id, so this also limits the memory of the events that are returned together.
+/// id. So this also limits the memory of the events that are returned together.
 const PIECE: usize = 16 * 1024;
 
 // === impl EventSource ===

@@ -1,7 +1,7 @@
 //! One hop of a request, and the next hop after a redirect; pure.
 //!
-//! Owns the rules for URLs (scheme, no credentials), the header fields that a caller can set, and the parts of a request
-//! that survive a redirect. The connector, which every hop passes, asks the guard.
+//! Owns the rules for URLs (scheme, no credentials), and the header fields that a caller can set. Decides which parts of a
+//! request survive a redirect. The connector, which every hop passes, asks the guard.
 
 use bytes::Bytes;
 use http::{

@@ -1,7 +1,7 @@
 //! The connection below awc. It parses the head of each response, and gives awc a head with nothing but the framing.
 //!
 //! awc 3.11 misreads some responses without an error (`docs/upstream-reports/`). It takes an interim response (1xx) for
-//! the final one, a body that ends with its connection for an empty body, and a lost connection for the end of the body.
+//! the final one, and a lost connection for the end of the body. A body that ends with its connection is empty for it.
 //! So heads are parsed here, once, and awc receives one of three:
 //! - `content-length` for a body of known length, or for no body (HEAD, 204, 304);
 //! - `transfer-encoding: chunked`;

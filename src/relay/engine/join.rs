@@ -1,8 +1,8 @@
-//! How a source joins an upstream that others read already: it gets the events that they got before; pure.
+//! A source joins an upstream that other sources read already, and gets the events that they got before; pure.
 //!
-//! The events are copied from the history of another member. The newcomer's cursor moves with each page that is copied, in
-//! the same commit, so after a crash the newcomer continues as a source that has read that far by itself. If the history
-//! is not complete any more, the newcomer reads the remote itself.
+//! The events are copied from the history of another member. Each copied page and the newcomer's cursor are one commit. So
+//! after a crash the newcomer continues as a source that has read that far by itself. If the history is not complete any
+//! more, the newcomer reads the remote itself.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The process group of a program: killed as a whole, even when the node dies.
 //!
 //! A killed program leaves its children running; a killed group does not. No code of the node runs when the node itself
-//! is killed, so a *lifeline* leads each group: a small shell that reads from a pipe whose other end the node holds.
+//! is killed. So a *lifeline* leads each group: a small shell that reads from a pipe, whose other end the node holds.
 //! The system closes that end when the node ends, for any reason, and the shell then kills its own group.
 //!
 //! The lifeline starts first, and the program joins its group before `exec`. Until `exec` the forked child also holds a
