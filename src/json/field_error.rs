@@ -1,9 +1,9 @@
-//! A mistake in a JSON body, by field.
+//! An error in a JSON body, with its field.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A wrong field.
+/// A field of a JSON body that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = Field)]
 pub struct FieldError {
@@ -16,12 +16,12 @@ pub struct FieldError {
 // === impl FieldError ===
 
 impl FieldError {
-    /// A mistake in this field.
+    /// An error in this field.
     pub fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { field: field.into(), detail: detail.into() }
     }
 
-    /// The first of some mistakes as text; empty if there is none.
+    /// Describes the first error, with its field. Empty for an empty list.
     pub(crate) fn first(errors: &[Self]) -> String {
         errors.first().map_or_else(String::new, |error| format!("`{}`: {}", error.field, error.detail))
     }

@@ -127,8 +127,8 @@ impl LiveJob {
         true
     }
 
-    /// Reports one interrupted task and queues it again; false if no such task is left. A job whose tasks have all ended gets
-    /// the `complete` that it still needs.
+    /// Reports one interrupted task and queues it again; false if no such task is left. A job whose tasks have all ended
+    /// gets the `complete` that it still needs.
     pub(crate) fn resume_next(&mut self, fx: &mut Effects, now: Instant) -> bool {
         if let Some(index) = self.interrupted.pop_front() {
             self.resume(index, fx, now);
