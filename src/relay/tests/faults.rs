@@ -64,6 +64,33 @@ async fn while_the_journal_takes_nothing_the_upstream_is_held_and_that_is_shown(
     assert_eq!(journal.origins(&id).await, (1..=5000).collect::<Vec<_>>());
 }
 
+/// A full report stops the reading. It continues when the report is on its way, not when it is written: otherwise every
+/// other commit has only the first events that follow.
+#[actix_rt::test]
+async fn while_a_report_is_written_the_next_one_is_filled() {
+    let journal = Faulty::new();
+    let relays = relays(&journal, Some(upstream().await));
+    let commits = Arc::new(AtomicUsize::new(0));
+    let (counted, mut refused) = (commits.clone(), false);
+    // Each batch of upstream events is refused once, and repeated after a pause in which the next one can be read.
+    journal.judge(move |batch| {
+        if batch.events.iter().all(|event| event.origin.is_none()) {
+            return Fate::Written;
+        }
+        refused = !refused;
+        if refused {
+            return Fate::Refused;
+        }
+        counted.fetch_add(1, SeqCst);
+        Fate::Written
+    });
+    let id = relay(&relays, &["/2400/on/500"]).await;
+    eventually(async || (journal.origins(&id).await.len() == 2400).then_some(())).await;
+    // The first commit has what had arrived, and about 345 events fill a report.
+    let commits = commits.load(SeqCst);
+    assert!(commits <= 9, "{commits} commits");
+}
+
 #[actix_rt::test]
 async fn a_full_journal_lets_relays_be_deleted() {
     let journal = Faulty::new();

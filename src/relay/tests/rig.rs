@@ -210,7 +210,7 @@ impl Journal for Faulty {
 }
 
 /// An upstream of numbers, each with its id, one per chunk: `/{total}` closes after the last one, `/{total}/on` stays open.
-/// `/panic` sends one event of that name.
+/// `/{total}/on/{length}` fills the data up to this length. `/panic` sends one event of that name.
 pub(super) async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -231,8 +231,10 @@ pub(super) async fn upstream() -> SocketAddr {
                     .map_or(0, |id| id.parse().unwrap());
                 let mut parts = path.split('/').skip(1);
                 let total: u64 = parts.next().unwrap().parse().unwrap_or(0);
-                let mut events: Vec<_> =
-                    (after + 1..=total).map(|number| format!("id: {number}\ndata: n{number}\n\n")).collect();
+                let stays_open = parts.next().is_some();
+                let length: usize = parts.next().map_or(0, |length| length.parse().unwrap());
+                let event = |number| format!("id: {number}\ndata: {:length$}\n\n", format!("n{number}"));
+                let mut events: Vec<_> = (after + 1..=total).map(event).collect();
                 if path == "/panic" {
                     events.push("event: panic\ndata: x\n\n".into());
                 }
@@ -240,7 +242,7 @@ pub(super) async fn upstream() -> SocketAddr {
                     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
                         .to_owned();
                 events.iter().for_each(|event| answer.push_str(&format!("{:x}\r\n{event}\r\n", event.len())));
-                if parts.next().is_none() {
+                if !stays_open {
                     answer.push_str("0\r\n\r\n");
                 }
                 if socket.write_all(answer.as_bytes()).await.is_ok() {

@@ -97,8 +97,9 @@ impl UpstreamActor {
 
     fn took(&mut self, mut source: EventSource, next: Option<StreamEvent>, ctx: &mut Context<Self>) {
         self.reading = None;
-        // Without a next one, the last was reported, and the engine stops this actor.
-        for next in next.into_iter().chain(source.take_end().map(StreamEvent::End)) {
+        // Nothing follows the end. The engine stops this actor when it has the last report.
+        let Some(next) = next else { return };
+        for next in [next].into_iter().chain(source.take_end().map(StreamEvent::End)) {
             self.pending.add(next, source.cursor(), Instant::now());
         }
         self.pending.duplicates(source.take_duplicates());
@@ -114,12 +115,16 @@ impl UpstreamActor {
         }
         self.reporting = true;
         // Reads that are ready come first, so that all that the connection has at once goes into one report.
-        let report = yield_now().into_actor(self).then(|(), upstream, _| upstream.next_report().into_actor(upstream));
+        let report = yield_now().into_actor(self).then(|(), upstream, ctx| {
+            let report = upstream.next_report();
+            // The reading has stopped if the report was full. The next one is collected while this one is written.
+            upstream.read(ctx);
+            report.into_actor(upstream)
+        });
         ctx.spawn(report.map(|taken, upstream, ctx| {
             upstream.reporting = false;
             if taken {
                 upstream.report(ctx);
-                upstream.read(ctx);
             } else {
                 // The relays end, or have closed this upstream.
                 ctx.stop();
