@@ -86,7 +86,7 @@ async fn while_a_report_is_written_the_next_one_is_filled() {
     });
     let id = relay(&relays, &["/2400/on/500"]).await;
     eventually(async || (journal.origins(&id).await.len() == 2400).then_some(())).await;
-    // The first commit has what had arrived, and about 345 events fill a report.
+    // The first commit has the events that had arrived. About 345 events fill a report.
     let commits = commits.load(SeqCst);
     assert!(commits <= 9, "{commits} commits");
 }
