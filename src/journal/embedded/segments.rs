@@ -1,0 +1,438 @@
+//! A log of segments: commits are appended to files, and only the oldest file is ever removed.
+//!
+//! ```text
+//!  commit ──> frame ──write──> active segment ──(sync)──> MARK ──> acknowledged
+//!                                   │ full
+//!  0000000007.seg  0000000008.seg  0000000009.seg          MARK: acknowledged, synced, oldest
+//!   oldest: its live items are     active: reserved,
+//!   moved, then it is removed      appended to
+//! ```
+//!
+//! It promises: an opening returns every acknowledged commit, or fails and changes nothing. After a crash of the
+//! machine the promise covers the commits that were on the disk; then a new epoch begins. Damage of acknowledged data
+//! is always detected, because the frames are chained and `MARK` has the number of the last commit.
+//!
+//! A commit that fails changes nothing: the next one is written to the same position. After a failed sync the file is
+//! never synced again, since the operating system may have dropped its content: [`Segments::recover`] continues in a
+//! new file.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use bytes::Bytes;
+
+use super::store::StoreError;
+
+mod disk;
+mod frame;
+mod high_water_mark;
+mod open;
+
+#[cfg(test)]
+mod tests;
+
+use self::{
+    disk::{Disk, DiskFile},
+    frame::{Body, Draft, Frame, HEADER_BYTES, Header, JournalState},
+    high_water_mark::{HighWaterMark, HighWaterMarkFile},
+};
+
+/// The log, and what it has written. One thread appends; readers use [`Files`].
+pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
+    options: Options,
+    files: Arc<Files>,
+    high_water_mark_file: HighWaterMarkFile,
+    high_water_mark: HighWaterMark,
+    generation: u64,
+    epoch: u64,
+    /// The greatest number of a segment that is in use.
+    last_number: u32,
+    active: Arc<dyn DiskFile>,
+    /// The end of the log.
+    end: Point,
+    /// Everything before it is on the disk.
+    synced: Point,
+    /// Files that have commits after `synced`, oldest first.
+    unsynced: Vec<Arc<dyn DiskFile>>,
+    /// True if a segment was created whose name is not on the disk.
+    unsynced_names: bool,
+    /// True after a sync failed, until [`Segments::recover`].
+    sync_failed: bool,
+    /// True after a sync of `MARK` failed: segments are not removed any more, since the file may name a removed one.
+    removal_stopped: bool,
+    /// Memory for frames.
+    buffer: Vec<u8>,
+}
+
+/// Settings of a log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
+    /// Size of a segment in bytes. A larger frame has a segment of its own.
+    pub segment_bytes: u32,
+    /// True if each commit is on the disk before it is acknowledged.
+    pub always: bool,
+    /// The boot of the machine; 0 if it is unknown.
+    pub boot: u128,
+}
+
+/// A position between two frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Point {
+    segment: u32,
+    position: u32,
+    commit: u64,
+    chain: u64,
+    state: JournalState,
+}
+
+/// The location of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Location {
+    pub segment: u32,
+    pub position: u32,
+}
+
+/// The open files, for readers.
+#[derive(Default)]
+pub(super) struct Files(RwLock<BTreeMap<u32, Arc<dyn DiskFile>>>);
+
+/// Bytes that were copied to another location, with all bodies in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copied {
+    pub from: Location,
+    pub bytes: u32,
+    pub to: Location,
+}
+
+/// The name of a segment that is being created.
+const NEXT: &str = "next.tmp";
+/// Maximum length of a frame. Positions in a segment have 32 bits.
+const MAX_FRAME_BYTES: usize = 1 << 30;
+
+// === impl Segments ===
+
+impl Segments {
+    /// Number of the last commit.
+    pub(super) fn commit_number(&self) -> u64 {
+        self.end.commit
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn state(&self) -> JournalState {
+        self.end.state
+    }
+
+    pub(super) fn files(&self) -> Arc<Files> {
+        self.files.clone()
+    }
+
+    /// Number of the oldest segment, and of the active one.
+    pub(super) fn numbers(&self) -> (u32, u32) {
+        (self.high_water_mark.oldest, self.end.segment)
+    }
+
+    /// Writes a commit. When it returns, the commit is as durable as the settings promise. Returns the location of its
+    /// first body; the others follow it.
+    ///
+    /// # Errors
+    /// If the disk fails. Nothing has changed then. A commit that failed may be in the log again after a crash of the
+    /// process.
+    pub(super) fn commit(&mut self, draft: &Draft) -> Result<Location, StoreError> {
+        self.check_sync()?;
+        if draft.max_length() > MAX_FRAME_BYTES {
+            return Err(StoreError::Io(format!("a commit has more than {MAX_FRAME_BYTES} bytes")));
+        }
+        self.make_room(draft.max_length())?;
+        let mut end = self.end;
+        end.commit += 1;
+        end.state = draft.state();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let (chain, bodies_at) = draft.encode(&self.end.state, end.commit, self.end.chain, &mut buffer);
+        let written = self.active.write_at(&buffer, self.end.position.into());
+        end.chain = chain;
+        end.position += in_segment(buffer.len());
+        self.buffer = buffer;
+        written.map_err(|error| StoreError::io(&error))?;
+        if self.options.always {
+            self.sync_files()?;
+        }
+        let synced = if self.options.always { end.commit } else { self.high_water_mark.synced };
+        self.write_high_water_mark(HighWaterMark {
+            acknowledged: end.commit,
+            synced,
+            clean: false,
+            ..self.high_water_mark
+        })?;
+        let location = Location { segment: end.segment, position: self.end.position + in_segment(bodies_at) };
+        self.end = end;
+        if self.options.always {
+            self.synced = end;
+        }
+        Ok(location)
+    }
+
+    /// Waits until all commits are on the disk.
+    ///
+    /// # Errors
+    /// If the disk fails. Nothing can be written then before [`recover`](Self::recover).
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        self.check_sync()?;
+        self.sync_files()?;
+        self.synced = self.end;
+        self.write_high_water_mark(HighWaterMark { synced: self.end.commit, ..self.high_water_mark })
+    }
+
+    /// Continues after a failed sync: copies the commits that are not on the disk to a new segment. Returns the places
+    /// of the copies.
+    ///
+    /// # Errors
+    /// If the commits cannot be read any more, or the disk still fails. It may be called again.
+    pub(super) fn recover(&mut self) -> Result<Vec<Copied>, StoreError> {
+        let lost = |segment: u32| {
+            let what =
+                format!("commits after {} in segment {segment} are lost after a failed sync", self.synced.commit);
+            StoreError::Damaged(what)
+        };
+        let mut frames = Vec::new();
+        let mut copied = Vec::new();
+        let mut point = self.synced;
+        for (segment, file) in self.files.from(self.synced.segment) {
+            if segment != point.segment {
+                let header = open::read_header(&*file).map_err(|error| StoreError::io(&error))?;
+                // A segment of an earlier attempt, or one without a commit.
+                let Some(_) = header.filter(|header| header.chain == point.chain) else { continue };
+                point = Point { segment, position: in_segment(HEADER_BYTES), ..point };
+            }
+            let from = Location { segment, position: point.position };
+            let begins = frames.len();
+            let mut reader = open::Reader::new(&*file, point.position.into());
+            while point.commit < self.end.commit {
+                let Ok(frame) = reader.frame(&point).map_err(|error| StoreError::io(&error))? else { break };
+                let (next, length) = (point.after(&frame), frame.length);
+                frames.extend_from_slice(reader.take(length));
+                point = next;
+            }
+            let bytes = in_segment(frames.len() - begins);
+            if bytes > 0 {
+                copied.push((from, bytes, begins));
+            }
+        }
+        if point.commit != self.end.commit {
+            return Err(lost(point.segment));
+        }
+        let (file, segment) = self.create(&self.synced, &frames, 0, true)?;
+        let first = in_segment(HEADER_BYTES);
+        let end = Point { segment, position: first + in_segment(frames.len()), ..point };
+        self.unsynced.clear();
+        self.install(file, end);
+        self.disk.sync().map_err(|error| StoreError::io(&error))?;
+        self.unsynced_names = false;
+        self.sync_failed = false;
+        // The new segment replaces all after the one with the last sync. `MARK` must never name one of them as the
+        // oldest, since a loss of the commits before it would not be detected. If a removal fails, the next opening
+        // repeats it.
+        for (number, _) in self.files.from(self.synced.segment + 1).into_iter().filter(|(number, _)| *number < segment)
+        {
+            self.files.remove(number);
+            let _ = self.disk.remove(&name_of(number));
+        }
+        self.synced = end;
+        self.write_high_water_mark(HighWaterMark { synced: end.commit, ..self.high_water_mark })?;
+        let location = |begins: usize| Location { segment, position: first + in_segment(begins) };
+        Ok(copied.into_iter().map(|(from, bytes, begins)| Copied { from, bytes, to: location(begins) }).collect())
+    }
+
+    /// Removes the oldest segment, of which nothing may be live any more: its live items were moved by later commits.
+    /// Does nothing if it is the active one.
+    ///
+    /// # Errors
+    /// If the disk fails. The segment is kept then, or is removed by the next opening.
+    pub(super) fn remove_oldest(&mut self) -> Result<(), StoreError> {
+        let oldest = self.high_water_mark.oldest;
+        if oldest == self.end.segment {
+            return Ok(());
+        }
+        if self.removal_stopped {
+            return Err(StoreError::Disk("`MARK` could not be written to the disk; restart the node".into()));
+        }
+        self.sync()?;
+        let next = self.files.from(oldest + 1).first().map_or(self.end.segment, |(number, _)| *number);
+        self.write_high_water_mark(HighWaterMark { oldest: next, ..self.high_water_mark })?;
+        if let Err(error) = self.high_water_mark_file.sync() {
+            self.removal_stopped = true;
+            return Err(StoreError::io(&error));
+        }
+        self.files.remove(oldest);
+        // If this fails, the next opening removes the file.
+        self.disk.remove(&name_of(oldest)).map_err(|error| StoreError::io(&error))
+    }
+
+    /// Waits until everything is on the disk, and records a clean stop.
+    ///
+    /// # Errors
+    /// If the disk fails. The next opening then treats the stop as a crash.
+    pub(super) fn close(mut self) -> Result<(), StoreError> {
+        self.sync()?;
+        let clean = HighWaterMark { clean: true, ..self.high_water_mark };
+        // Both slots, so that damage of one does not hide the clean stop.
+        self.write_high_water_mark(clean)?;
+        self.write_high_water_mark(clean)?;
+        self.high_water_mark_file.sync().map_err(|error| StoreError::io(&error))
+    }
+
+    fn check_sync(&self) -> Result<(), StoreError> {
+        match self.sync_failed {
+            true => Err(StoreError::Disk("an earlier sync failed".into())),
+            false => Ok(()),
+        }
+    }
+
+    /// Begins a new segment if the active one has no room for a frame.
+    fn make_room(&mut self, bytes: usize) -> Result<(), StoreError> {
+        let room = (self.options.segment_bytes as usize).saturating_sub(self.end.position as usize);
+        if bytes <= room || self.end.position as usize == HEADER_BYTES {
+            return Ok(());
+        }
+        let (file, segment) = self.create(&self.end, &[], bytes, self.options.always)?;
+        self.install(file, Point { segment, position: in_segment(HEADER_BYTES), ..self.end });
+        Ok(())
+    }
+
+    /// Creates a segment after a point with these frames, and with room for a frame of `room` bytes. With `sync` the
+    /// content is on the disk when this returns, but not the name.
+    fn create(
+        &self,
+        after: &Point,
+        frames: &[u8],
+        room: usize,
+        sync: bool,
+    ) -> Result<(Arc<dyn DiskFile>, u32), StoreError> {
+        let number = self.last_number + 1;
+        let header = Header {
+            number: number.into(),
+            generation: self.generation,
+            epoch: self.epoch,
+            first_commit: after.commit + 1,
+            chain: after.chain,
+            state: after.state,
+        };
+        let length = u64::from(self.options.segment_bytes).max((HEADER_BYTES + frames.len() + room) as u64);
+        open::create(&*self.disk, &header, frames, length, sync)
+            .map(|file| (file, number))
+            .map_err(|error| StoreError::io(&error))
+    }
+
+    /// Appends to this segment from now on.
+    fn install(&mut self, file: Arc<dyn DiskFile>, end: Point) {
+        self.files.add(end.segment, file.clone());
+        self.unsynced.push(file.clone());
+        self.unsynced_names = true;
+        self.last_number = end.segment;
+        self.active = file;
+        self.end = end;
+    }
+
+    /// Syncs all files, and the names of new ones.
+    fn sync_files(&mut self) -> Result<(), StoreError> {
+        let mut sync = || {
+            self.unsynced.iter().try_for_each(|file| file.sync())?;
+            if self.unsynced_names {
+                self.disk.sync()?;
+                self.unsynced_names = false;
+            }
+            Ok(())
+        };
+        sync().map_err(|error: io::Error| {
+            self.sync_failed = true;
+            StoreError::io(&error)
+        })?;
+        // The active file is written to again.
+        self.unsynced.drain(..self.unsynced.len() - 1);
+        Ok(())
+    }
+
+    fn write_high_water_mark(&mut self, high_water_mark: HighWaterMark) -> Result<(), StoreError> {
+        self.high_water_mark_file.write(high_water_mark).map_err(|error| StoreError::io(&error))?;
+        self.high_water_mark = high_water_mark;
+        Ok(())
+    }
+}
+
+// === impl Point ===
+
+impl Point {
+    fn after(&self, frame: &Frame<'_>) -> Self {
+        Self {
+            segment: self.segment,
+            position: self.position + in_segment(frame.length),
+            commit: frame.commit,
+            chain: frame.chain,
+            state: frame.state,
+        }
+    }
+}
+
+// === impl Copied ===
+
+impl Copied {
+    /// The new location of a body; `None` if it was not copied.
+    pub(super) fn moved(&self, location: Location) -> Option<Location> {
+        let distance = location.position.checked_sub(self.from.position)?;
+        let copied = location.segment == self.from.segment && distance < self.bytes;
+        copied.then(|| Location { position: self.to.position + distance, ..self.to })
+    }
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// If it has changed, or the disk cannot read it.
+    pub(super) fn read(&self, location: Location, body: Body) -> Result<Bytes, StoreError> {
+        let Location { segment, position } = location;
+        let file = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned();
+        let file = file.ok_or_else(|| StoreError::Damaged(format!("segment {segment} was removed")))?;
+        let mut bytes = vec![0; body.length as usize];
+        file.read_at(&mut bytes, position.into()).map_err(|error| StoreError::io(&error))?;
+        match body.is_of(&bytes) {
+            true => Ok(bytes.into()),
+            false => Err(StoreError::Damaged(format!(
+                "{} bytes at byte {position} of segment {segment} have changed",
+                bytes.len()
+            ))),
+        }
+    }
+
+    fn add(&self, segment: u32, file: Arc<dyn DiskFile>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(segment, file);
+    }
+
+    fn remove(&self, segment: u32) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+    }
+
+    /// The files from a segment on, in order.
+    fn from(&self, segment: u32) -> Vec<(u32, Arc<dyn DiskFile>)> {
+        let files = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        files.range(segment..).map(|(number, file)| (*number, file.clone())).collect()
+    }
+}
+
+/// The name of a segment's file.
+fn name_of(number: u32) -> String {
+    format!("{number:010}.seg")
+}
+
+/// A length or a position within a segment.
+fn in_segment(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a segment is shorter than 4 GiB")
+}

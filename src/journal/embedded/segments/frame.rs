@@ -1,0 +1,365 @@
+//! The format of segments: a header, then frames. One frame is one commit.
+//!
+//! ```text
+//!  segment = header (144 bytes), frames, zeros or the end of the file
+//!  header  = "MSSEG001", number u64, generation u64, epoch u64, first commit u64, chain u64, 11 values u64, checksum
+//!  frame   = "MSFR", heads u32, bodies u32, 0 u32, commit u64, chain u64; heads; bodies; zeros to a multiple of 8
+//!  heads   = changed values (number u8, difference i64), items (postcard)
+//!  bodies  = the body of each item that has one, in the order of the items
+//! ```
+//!
+//! Integers have a fixed size and are little endian, outside of postcard. Checksums are XXH3 with 64 bits; that of a
+//! body is cut to 32 bits. The *chain* of a frame is the checksum of its first 24 bytes, seeded with the chain of the
+//! frame before, then used as the seed for the checksum of its heads. So a frame is valid only after the frames that it
+//! was written after: one that is stale, moved or skipped is not.
+//!
+//! The first frame of a segment follows the chain and the values in the header, so each segment can be read alone. It
+//! replaces the commits of earlier segments from its first commit on: a commit that was rejected, or that was lost with
+//! the power, may still lie there.
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Length of the header of a segment, in bytes.
+pub(super) const HEADER_BYTES: usize = 48 + FIELDS * 8 + 8;
+/// Length of a frame without heads and bodies, in bytes.
+pub(super) const FRAME_BYTES: usize = 32;
+const SEGMENT_MAGIC: &[u8; 8] = b"MSSEG001";
+const FRAME_MAGIC: &[u8; 4] = b"MSFR";
+const ALIGNMENT: usize = 8;
+
+/// The header of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub number: u64,
+    /// The copy of the data that the segment belongs to. A later generation replaces all earlier ones.
+    pub generation: u64,
+    pub epoch: u64,
+    /// Number of the commit in its first frame.
+    pub first_commit: u64,
+    /// Chain of the frame before its first one.
+    pub chain: u64,
+    /// The state after that frame.
+    pub state: JournalState,
+}
+
+/// The values of the journal as a whole. Each frame has those that it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(in crate::journal::embedded) enum Field {
+    /// Offset of the last event.
+    Head,
+    /// Timestamp of the last commit.
+    LastTimestamp,
+    /// The latest time for which retention has deleted events.
+    Swept,
+    /// The last id of a topic.
+    LastTopic,
+    /// The last revision of a record.
+    Revision,
+    TrimmedThrough,
+    /// Offset of the newest event that was deleted from all its topics.
+    DeletedThrough,
+    /// Timestamp of that event.
+    DeletedTimestamp,
+    ForgottenThrough,
+    PinnedForgottenThrough,
+    /// Sequence number of the last applied message, if the journal is a replica of another log.
+    Applied,
+}
+
+/// Number of values.
+const FIELDS: usize = Field::Applied as usize + 1;
+
+/// All values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::journal::embedded) struct JournalState([u64; FIELDS]);
+
+/// An item of a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::journal::embedded) enum Item<'a> {
+    /// An event, or an event of an earlier segment that was moved. The later one of an offset counts.
+    Event {
+        /// Difference to the offset of the event before it in the frame; of the first event: to the head before the
+        /// frame.
+        offset: i64,
+        /// Difference to the timestamp of the commit.
+        age: i64,
+        /// Size in bytes, as retention counts it.
+        size: u32,
+        /// Ids of its topics, the primary topic first.
+        topics: Vec<u64>,
+        /// Time of its expiry.
+        expires: Option<u64>,
+        /// Hash of publisher and key, and hash of the content that a duplicate must have.
+        key: Option<(u128, u128)>,
+        body: Body,
+    },
+    /// A topic, and the offset up to which its events were deleted. The later one of an id counts.
+    Topic { id: u64, name: &'a str, trimmed_through: u64 },
+    /// A topic that was removed.
+    RemovedTopic { id: u64 },
+    /// A record, or a record of an earlier segment that was moved. The later one of a key counts.
+    Record { key: &'a str, revision: u64, body: Body },
+    /// A record that was deleted.
+    DeletedRecord { key: &'a str, revision: u64 },
+}
+
+/// Length and checksum of the body of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::journal::embedded) struct Body {
+    pub length: u32,
+    pub checksum: u32,
+}
+
+/// A frame that is being prepared. Its memory is used again for the next one.
+#[derive(Default)]
+pub(in crate::journal::embedded) struct Draft {
+    state: JournalState,
+    items: usize,
+    heads: Vec<u8>,
+    bodies: Vec<u8>,
+}
+
+/// The frame at a position of a segment.
+#[derive(Debug)]
+pub(super) struct Frame<'a> {
+    pub commit: u64,
+    pub chain: u64,
+    pub state: JournalState,
+    pub items: Vec<Item<'a>>,
+    /// Distance from the beginning of the frame to its bodies.
+    pub bodies_at: usize,
+    pub length: usize,
+}
+
+/// Why there is no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoFrame {
+    /// The bytes are not the frame that follows. This is also the normal end.
+    Invalid,
+    /// The frame is the next one, but one of its bodies has changed: the number of the item.
+    Body(usize),
+}
+
+// === impl Header ===
+
+impl Header {
+    pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        let fields = [self.number, self.generation, self.epoch, self.first_commit, self.chain];
+        bytes[..8].copy_from_slice(SEGMENT_MAGIC);
+        for (part, field) in bytes[8..].chunks_exact_mut(8).zip(fields.iter().chain(&self.state.0)) {
+            part.copy_from_slice(&field.to_le_bytes());
+        }
+        let checksum = xxh3_64(&bytes[..HEADER_BYTES - 8]);
+        bytes[HEADER_BYTES - 8..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+        let (content, checksum) = bytes.split_last_chunk()?;
+        let mut state = JournalState::default();
+        for (index, field) in state.0.iter_mut().enumerate() {
+            *field = u64_at(content, 48 + 8 * index)?;
+        }
+        let header = Self {
+            number: u64_at(content, 8)?,
+            generation: u64_at(content, 16)?,
+            epoch: u64_at(content, 24)?,
+            first_commit: u64_at(content, 32)?,
+            chain: u64_at(content, 40)?,
+            state,
+        };
+        let valid = content.starts_with(SEGMENT_MAGIC) && xxh3_64(content) == u64::from_le_bytes(*checksum);
+        valid.then_some(header)
+    }
+}
+
+// === impl JournalState ===
+
+impl JournalState {
+    pub(in crate::journal::embedded) fn get(&self, field: Field) -> u64 {
+        self.0[field as usize]
+    }
+
+    pub(in crate::journal::embedded) fn set(&mut self, field: Field, value: u64) {
+        self.0[field as usize] = value;
+    }
+
+    /// The values that differ from `before`, each with the difference.
+    fn changes(&self, before: &Self) -> Vec<(u8, i64)> {
+        let pairs = (0..).zip(self.0.iter().zip(&before.0));
+        let changed = pairs.filter(|(_, (new, old))| new != old);
+        changed.map(|(field, (new, old))| (field, new.wrapping_sub(*old).cast_signed())).collect()
+    }
+
+    fn changed(mut self, changes: &[(u8, i64)]) -> Option<Self> {
+        for (field, difference) in changes {
+            let value = self.0.get_mut(usize::from(*field))?;
+            *value = value.wrapping_add_signed(*difference);
+        }
+        Some(self)
+    }
+}
+
+// === impl Body ===
+
+impl Body {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let length = u32::try_from(bytes.len()).expect("a body is shorter than a segment");
+        Self { length, checksum: checksum(bytes) }
+    }
+
+    pub(super) fn is_of(self, bytes: &[u8]) -> bool {
+        self.length as usize == bytes.len() && self.checksum == checksum(bytes)
+    }
+}
+
+// === impl Item ===
+
+impl Item<'_> {
+    pub(in crate::journal::embedded) fn body(&self) -> Option<Body> {
+        match self {
+            Self::Event { body, .. } | Self::Record { body, .. } => Some(*body),
+            Self::Topic { .. } | Self::RemovedTopic { .. } | Self::DeletedRecord { .. } => None,
+        }
+    }
+}
+
+// === impl Draft ===
+
+impl Draft {
+    /// Begins a frame after which the values are these.
+    pub(in crate::journal::embedded) fn begin(&mut self, state: JournalState) {
+        self.state = state;
+        self.items = 0;
+        self.heads.clear();
+        self.bodies.clear();
+    }
+
+    /// Appends the bytes of a body. The item that it belongs to must be added next.
+    pub(in crate::journal::embedded) fn body(&mut self, bytes: &[u8]) -> Body {
+        self.bodies.extend_from_slice(bytes);
+        Body::of(bytes)
+    }
+
+    pub(in crate::journal::embedded) fn add(&mut self, item: &Item<'_>) {
+        self.items += 1;
+        self.heads = append(item, std::mem::take(&mut self.heads));
+    }
+
+    pub(super) fn state(&self) -> JournalState {
+        self.state
+    }
+
+    /// An upper bound of the length of the frame.
+    pub(super) fn max_length(&self) -> usize {
+        const STATE_AND_COUNT: usize = FIELDS * 11 + 12;
+        FRAME_BYTES + STATE_AND_COUNT + self.heads.len() + self.bodies.len() + ALIGNMENT
+    }
+
+    /// Writes the frame to `out`. Returns its chain, and the distance from its beginning to its bodies.
+    pub(super) fn encode(&self, before: &JournalState, commit: u64, chain: u64, out: &mut Vec<u8>) -> (u64, usize) {
+        out.clear();
+        out.resize(FRAME_BYTES, 0);
+        *out = append(&self.state.changes(before), std::mem::take(out));
+        *out = append(&self.items, std::mem::take(out));
+        out.extend_from_slice(&self.heads);
+        let bodies_at = out.len();
+        let length = |bytes: usize| u32::try_from(bytes).expect("a frame is shorter than a segment").to_le_bytes();
+        out[..4].copy_from_slice(FRAME_MAGIC);
+        out[4..8].copy_from_slice(&length(bodies_at - FRAME_BYTES));
+        out[8..12].copy_from_slice(&length(self.bodies.len()));
+        out[16..24].copy_from_slice(&commit.to_le_bytes());
+        let chain = chain_of(&out[..24], &out[FRAME_BYTES..], chain);
+        out[24..32].copy_from_slice(&chain.to_le_bytes());
+        out.extend_from_slice(&self.bodies);
+        out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+        (chain, bodies_at)
+    }
+}
+
+// === impl Frame ===
+
+impl<'a> Frame<'a> {
+    /// The length that the first bytes of a frame announce, which may have changed.
+    pub(super) fn announced_length(bytes: &[u8]) -> Option<usize> {
+        let head = bytes.get(..FRAME_BYTES)?;
+        let (heads, bodies) = (u32_at(head, 4)? as usize, u32_at(head, 8)? as usize);
+        head.starts_with(FRAME_MAGIC).then(|| (FRAME_BYTES + heads + bodies).next_multiple_of(ALIGNMENT))
+    }
+
+    /// Reads the frame at the beginning of `bytes`, with the commit after `commit`. It follows the frame with this
+    /// chain, after which the values were `state`.
+    pub(super) fn decode(bytes: &'a [u8], commit: u64, chain: u64, state: &JournalState) -> Result<Self, NoFrame> {
+        let frame = Self::decode_heads(bytes, commit, chain, state).ok_or(NoFrame::Invalid)?;
+        match frame.damaged_body(bytes) {
+            None => Ok(frame),
+            Some(item) => Err(NoFrame::Body(item)),
+        }
+    }
+
+    fn decode_heads(bytes: &'a [u8], commit: u64, chain: u64, state: &JournalState) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(FRAME_BYTES)?;
+        let (heads, bodies) = (u32_at(head, 4)? as usize, u32_at(head, 8)? as usize);
+        let own = chain_of(&head[..24], rest.get(..heads)?, chain);
+        let bodies_at = FRAME_BYTES + heads;
+        let unpadded = bodies_at + bodies;
+        let length = unpadded.next_multiple_of(ALIGNMENT);
+        let valid = head.starts_with(FRAME_MAGIC)
+            && own == u64_at(head, 24)?
+            && u64_at(head, 16)? == commit + 1
+            && bytes.get(unpadded..length)?.iter().all(|byte| *byte == 0);
+        if !valid {
+            return None;
+        }
+        let (changes, rest) = postcard::take_from_bytes::<Vec<(u8, i64)>>(&rest[..heads]).ok()?;
+        let (count, mut rest) = postcard::take_from_bytes::<usize>(rest).ok()?;
+        let mut items = Vec::with_capacity(count.min(heads));
+        for _ in 0..count {
+            let (item, after) = postcard::take_from_bytes(rest).ok()?;
+            items.push(item);
+            rest = after;
+        }
+        let sizes = items.iter().filter_map(Item::body).map(|body| body.length as usize);
+        let complete = rest.is_empty() && sizes.sum::<usize>() == bodies;
+        let state = state.changed(&changes)?;
+        complete.then_some(Self { commit: commit + 1, chain: own, state, items, bodies_at, length })
+    }
+
+    /// The first item whose body has changed.
+    fn damaged_body(&self, bytes: &[u8]) -> Option<usize> {
+        let mut position = self.bodies_at;
+        self.items.iter().position(|item| {
+            let Some(body) = item.body() else { return false };
+            let end = position + body.length as usize;
+            let intact = bytes.get(position..end).is_some_and(|bytes| body.is_of(bytes));
+            position = end;
+            !intact
+        })
+    }
+}
+
+/// The chain of a frame; see the documentation of this file.
+fn chain_of(head: &[u8], heads: &[u8], before: u64) -> u64 {
+    xxh3_64_with_seed(heads, xxh3_64_with_seed(head, before))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half of a checksum")]
+fn checksum(bytes: &[u8]) -> u32 {
+    xxh3_64(bytes) as u32
+}
+
+fn append(value: &impl Serialize, to: Vec<u8>) -> Vec<u8> {
+    postcard::to_extend(value, to).expect("plain data in memory serialise")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
