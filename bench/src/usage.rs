@@ -56,8 +56,10 @@ pub(crate) fn cpu_seconds(before: Option<Usage>, after: Option<Usage>) -> Option
 
 /// Proportional memory of a process and its children in bytes: memory that several share is divided among them.
 pub(crate) fn pss(pid: u32) -> Option<u64> {
-    let rollup = |pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
-    family(pid).into_iter().map(|pid| kib(&rollup(pid)?, "Pss:")).sum()
+    let own = |pid| kib(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:");
+    // A child may end at any moment.
+    let children = family(pid).into_iter().skip(1).filter_map(own);
+    Some(own(pid)? + children.sum::<u64>())
 }
 
 /// A process and its descendants.

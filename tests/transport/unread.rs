@@ -60,7 +60,7 @@ fn with_remote(remote: &Node, token: bool) -> Node {
     );
     let up = format!("[remotes.up]\nbase_url = \"http://{}\"\npaths = [\"/*\"]\n", remote.addr);
     Node::start(&format!(
-        "[server]\nsend_buffer_bytes = 4096\nmax_connections = 40\nmax_unsent_bytes = 25165824\n[emitter]\nwrite_deadline_ms = {}\n{up}{}",
+        "[server]\nsend_buffer_bytes = 4096\nmax_connections = 40\nmax_unsent_bytes = 268435456\n[emitter]\nwrite_deadline_ms = {}\n{up}{}",
         DEADLINE.as_millis(),
         if token { &*access } else { "" }
     ))

@@ -31,7 +31,7 @@ fn state(first: u64) -> JournalState {
     state
 }
 
-/// A frame of all kinds of items, after these state.
+/// A frame of all kinds of items.
 fn frame(draft: &mut Draft) -> Vec<Item<'static>> {
     draft.begin(state(3));
     let large = draft.body(&text(1, 5000));
