@@ -17,7 +17,9 @@ use std::{
 
 use actix_http::{
     HttpMessage as _, Payload, body,
-    header::{HeaderMap as AwcHeaders, HeaderName as AwcName, HeaderValue as AwcValue},
+    header::{
+        ACCEPT_ENCODING, HOST, HeaderMap as AwcHeaders, HeaderName as AwcName, HeaderValue as AwcValue, USER_AGENT,
+    },
 };
 use actix_rt::net::{ActixStream, Ready as Readiness};
 use actix_service::IntoService as _;
@@ -25,10 +27,7 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _};
-use http::{
-    HeaderValue, Method,
-    header::{ACCEPT_ENCODING, HOST, USER_AGENT},
-};
+use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
@@ -133,16 +132,18 @@ fn uri(hop: &Hop) -> Result<Uri, Error> {
 /// The header fields to send, in awc's types, which are those of an older version of the `http` crate. awc adds
 /// `content-length` and `date`.
 fn headers(hop: &Hop) -> AwcHeaders {
-    let mut fields = hop.headers.clone();
+    let mut headers = AwcHeaders::with_capacity(hop.headers.len() + 3);
     let host = &hop.url[url::Position::BeforeHost..url::Position::AfterPort];
-    fields.insert(HOST, HeaderValue::from_str(host).expect("a host has only characters of a field value"));
-    // Bodies are forwarded as they arrive, so they must not be compressed.
-    fields.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
-    fields.entry(USER_AGENT).or_insert(HeaderValue::from_static(PRODUCT));
-    let mut headers = AwcHeaders::with_capacity(fields.len());
-    for (name, value) in &fields {
+    headers.append(HOST, AwcValue::from_str(host).expect("a host has only characters of a field value"));
+    for (name, value) in &hop.headers {
         let name = AwcName::from_bytes(name.as_str().as_bytes()).expect("both versions accept the same names");
         headers.append(name, AwcValue::from_bytes(value.as_bytes()).expect("both versions accept the same values"));
+    }
+    // Bodies are forwarded as they arrive, so they must not be compressed.
+    for (name, default) in [(ACCEPT_ENCODING, "identity"), (USER_AGENT, PRODUCT)] {
+        if !headers.contains_key(&name) {
+            headers.append(name, AwcValue::from_static(default));
+        }
     }
     headers
 }
