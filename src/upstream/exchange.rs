@@ -133,12 +133,12 @@ fn uri(hop: &Hop) -> Result<Uri, Error> {
 /// `content-length` and `date`.
 fn headers(hop: &Hop) -> AwcHeaders {
     let mut headers = AwcHeaders::with_capacity(hop.headers.len() + 3);
-    let host = &hop.url[url::Position::BeforeHost..url::Position::AfterPort];
-    headers.append(HOST, AwcValue::from_str(host).expect("a host has only characters of a field value"));
     for (name, value) in &hop.headers {
         let name = AwcName::from_bytes(name.as_str().as_bytes()).expect("both versions accept the same names");
         headers.append(name, AwcValue::from_bytes(value.as_bytes()).expect("both versions accept the same values"));
     }
+    let host = &hop.url[url::Position::BeforeHost..url::Position::AfterPort];
+    headers.insert(HOST, AwcValue::from_str(host).expect("a host has only characters of a field value"));
     // Bodies are forwarded as they arrive, so they must not be compressed.
     for (name, default) in [(ACCEPT_ENCODING, "identity"), (USER_AGENT, PRODUCT)] {
         if !headers.contains_key(&name) {

@@ -189,8 +189,8 @@ impl Segments {
         self.write_high_water_mark(HighWaterMark { synced: self.end.commit, ..self.high_water_mark })
     }
 
-    /// Continues after a failed sync: copies the commits that are not on the disk to a new segment. Returns the places
-    /// of the copies.
+    /// Continues after a failed sync: copies the commits that are not on the disk to a new segment. Returns the
+    /// locations of the copies. Holds all these commits in memory.
     ///
     /// # Errors
     /// If the commits cannot be read any more, or the disk still fails. It may be called again.
@@ -244,7 +244,8 @@ impl Segments {
             let _ = self.disk.remove(&name_of(number));
         }
         self.synced = end;
-        self.write_high_water_mark(HighWaterMark { synced: end.commit, ..self.high_water_mark })?;
+        // The copies are in use, so the caller needs their locations. An error only leaves a mark that promises less.
+        let _ = self.write_high_water_mark(HighWaterMark { synced: end.commit, ..self.high_water_mark });
         let location = |begins: usize| Location { segment, position: first + in_segment(begins) };
         Ok(copied.into_iter().map(|(from, bytes, begins)| Copied { from, bytes, to: location(begins) }).collect())
     }
