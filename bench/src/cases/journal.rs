@@ -10,11 +10,14 @@ use clap::Args;
 use futures::future::join_all;
 use millstream::{
     event::Draft,
-    journal::{Batch, Config, Embedded, Journal, Query, Unavailable},
+    journal::{Batch, Config, Embedded, Journal, Query, SyncMode, Unavailable},
     topic::{Pattern, Topic},
 };
 use tokio::runtime::Runtime;
 
+mod paced;
+
+use self::paced::Pace;
 use crate::{
     clock::nanos,
     data::{DirArguments, SyncArguments},
@@ -40,6 +43,12 @@ pub(crate) struct JournalArguments {
     /// Publishers at once.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     publishers: u32,
+    /// Seconds of single commits at a steady rate, with `sync = "os"`; 0: none.
+    #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    paced_secs: u32,
+    /// These commits per second, over 1,000 topics that keep 50 events each.
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    paced_per_s: u32,
     #[command(flatten)]
     sync: SyncArguments,
     #[command(flatten)]
@@ -102,7 +111,20 @@ impl JournalArguments {
             let (count, time) = self.fill(&runtime, &journal, 2000 * publishers, 1, publishers)?;
             report.ratio(name, rate(count, time), "");
         }
+        if self.paced_secs > 0 {
+            self.paced(&mut report)?;
+        }
         Ok(report)
+    }
+
+    fn paced(&self, report: &mut Report) -> Result<(), String> {
+        let pace = Pace { per_s: self.paced_per_s, secs: self.paced_secs, topics: 1000, payload: self.payload };
+        let data = self.dir.create()?;
+        let config = Config { sync: SyncMode::Os, retention_events: 50, ..Config::default() };
+        let journal = Embedded::open(&config, data.path()).map(Arc::new).map_err(|error| error.to_string())?;
+        pace.journal(&journal, report)?;
+        drop(journal);
+        pace.bare(self.dir.create()?.path(), report)
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {

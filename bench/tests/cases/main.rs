@@ -83,14 +83,23 @@ fn the_journal_is_measured_alone_behind_http_and_beside_laggards() {
         assert!(matches!(ended.code, Some(0 | 1)), "{}", ended.stderr);
         ended.row()
     };
-    let alone = row("journal --events 5000 --topics 5");
+    let alone = row("journal --events 5000 --topics 5 --paced-secs 1 --paced-per-s 1000");
     assert_eq!(
         (&alone["events"], &alone["resumedEvents"], &alone["clean"]),
         (&5000.into(), &1000.into(), &true.into())
     );
     assert_positive(
         &alone,
-        &["appendedPerS", "openedAfterCrashMs", "nodeReadyMs", "nodeRssMib", "diskBytesPerEvent", "resumeP99Ms"],
+        &[
+            "appendedPerS",
+            "openedAfterCrashMs",
+            "nodeReadyMs",
+            "nodeRssMib",
+            "diskBytesPerEvent",
+            "resumeP99Ms",
+            "commitMaxMs",
+            "bareMaxMs",
+        ],
     );
     let behind = row("publish --secs 1 --sync os");
     assert_positive(&behind, &["batchedPerS", "journalPerS", "journalToHttp", "eightToOne"]);
