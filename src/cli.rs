@@ -54,7 +54,7 @@ enum Command {
     /// Create and inspect tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Inspect, verify, export, compact or repair a journal.
+    /// Inspect, verify, export, import, compact or repair a journal.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
     /// Check the settings and print them as JSON.
@@ -162,7 +162,7 @@ impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let code = match error {
             OpenError::Damaged { .. } => EXIT_DAMAGED,
-            OpenError::NotADirectory(_) | OpenError::Missing(_) => EXIT_USAGE,
+            OpenError::NotADirectory(_) | OpenError::Missing(_) | OpenError::OldFormat(_) => EXIT_USAGE,
             OpenError::InUse { .. } | OpenError::Io { .. } => 1,
         };
         Self { message: error.to_string(), code }

@@ -28,6 +28,7 @@ use crate::{
 mod config;
 mod embedded;
 mod error;
+mod import;
 mod insist;
 mod log;
 mod maintenance;
@@ -44,6 +45,7 @@ pub use self::{
     config::{Config, Kind, Retention, SyncMode},
     embedded::{Embedded, OfflineJournal, Repaired, compact},
     error::{AppendError, OpenError, Unavailable},
+    import::{Import, ImportError, Imported},
     insist::{RETRY, insist},
     maintenance::{Compacted, Export, Finding, Inspection, Maintenance, MaintenanceReport, Verified},
     memory::Memory,
@@ -294,7 +296,9 @@ pub struct Stats {
     pub duplicates: u64,
     /// Commits to the disk since the start. One commit writes all batches that wait.
     pub commits: u64,
-    /// Bytes on the disk. Deleted data count until they are compacted.
+    /// Commits since the start that held the thread of their publisher for more than 1 ms.
+    pub worker_stalls: u64,
+    /// Bytes on the disk. Deleted data count until their segment is cleaned.
     pub disk_bytes: u64,
     /// Bytes that wait to be written.
     pub queued_bytes: u64,
@@ -322,6 +326,7 @@ impl Stats {
         let help = "Events not appended because their publisher had sent them before.";
         rows.counter("journal_duplicates", help, self.duplicates);
         rows.counter("journal_commits", "Commits to the disk. One commit writes all batches that wait.", self.commits);
+        rows.counter("worker_stalls", "Commits that held a worker thread for more than 1 ms.", self.worker_stalls);
     }
 }
 

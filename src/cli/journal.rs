@@ -1,6 +1,12 @@
-//! `journal`: inspects, verifies, exports, compacts or repairs a journal: of a stopped node, or through a running one.
+//! `journal`: inspects, verifies, exports, imports, compacts or repairs a journal: of a stopped node, or through a
+//! running one.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -9,11 +15,11 @@ use serde_json::Value;
 use super::{
     EXIT_DAMAGED, Failure,
     client::{Api, ClientArguments},
-    text::{escape_controls, print_line},
+    text::{escape_controls, print_line, shorten},
 };
 use crate::{
     event::Position,
-    journal::{self, Export, OfflineJournal, OpenError, Repaired, Unavailable},
+    journal::{self, Export, Import, ImportError, Imported, OfflineJournal, OpenError, Repaired, Unavailable},
     topic::Pattern,
     upstream::Method,
 };
@@ -24,6 +30,11 @@ mod print;
 pub(super) enum JournalCommand {
     /// Print events as JSON lines, in journal order.
     Export(ExportArguments),
+    /// Append events as JSON lines, as `export` prints them, to the journal of a stopped node.
+    ///
+    /// The events get new ids and timestamps. Topics `job:…` are skipped, because an export does not have their jobs.
+    /// At a line that is not an event the import ends; the events before it are imported.
+    Import(ImportArguments),
     /// Print a summary of the journal.
     Inspect(InspectArguments),
     /// Read everything and report damage; exit code 65 if the journal is damaged.
@@ -69,6 +80,25 @@ pub(super) struct ExportArguments {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct ImportArguments {
+    /// Data directory of a stopped node; created if it does not exist.
+    #[arg(long, value_name = "DIR", required_unless_present = "url", conflicts_with = "url")]
+    data_dir: Option<PathBuf>,
+    /// The other commands have it. Here it gets a message that names the alternative.
+    #[arg(long, hide = true)]
+    url: Option<String>,
+    /// File with the events; default, or `-`: stdin.
+    #[arg(value_name = "FILE|-")]
+    file: Option<PathBuf>,
+    /// Maximum size of an event, if the node has another `journal.max_event_bytes` than its default.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(EVENT_BYTES))]
+    max_event_bytes: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct RepairArguments {
     #[command(flatten)]
     which: Which,
@@ -80,6 +110,11 @@ pub(super) struct RepairArguments {
     json: bool,
 }
 
+/// Permitted values of `--max-event-bytes`.
+const EVENT_BYTES: RangeInclusive<i64> = 4096..=256 << 20;
+/// Maximum length of the reason why a line is not an event.
+const REASON_CHARACTERS: usize = 400;
+
 /// The location of the journal.
 enum Target<'a> {
     Offline(&'a Path),
@@ -89,6 +124,7 @@ enum Target<'a> {
 pub(super) async fn journal(command: &JournalCommand) -> Result<u8, Failure> {
     match command {
         JournalCommand::Export(arguments) => export(arguments).await,
+        JournalCommand::Import(arguments) => import(arguments).await,
         JournalCommand::Inspect(arguments) => inspect(arguments).await,
         JournalCommand::Verify(arguments) => verify(arguments).await,
         JournalCommand::Repair(arguments) => repair(arguments),
@@ -155,6 +191,48 @@ async fn export_from(api: &Api, arguments: &ExportArguments) -> Result<u8, Failu
         }
     }
     Ok(0)
+}
+
+async fn import(arguments: &ImportArguments) -> Result<u8, Failure> {
+    let Some(dir) = &arguments.data_dir else {
+        return Err(Failure::usage(
+            "events are imported while the node is stopped: stop it, and name its `--data-dir`; a running node gets \
+             events by `POST /events`",
+        ));
+    };
+    // Opened first: without input nothing is created.
+    let input = input(arguments.file.as_deref())?;
+    let requested = arguments.max_event_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    let max_event_bytes = requested.unwrap_or_else(|| journal::Config::default().max_event_bytes);
+    let mut import = Import::open(dir, max_event_bytes).map_err(|error| in_use(error, dir))?;
+    let done = import.run(input).await;
+    let imported = import.imported();
+    import.close().await;
+    done.map_err(|error| incomplete(&error, imported))?;
+    print_line(&if arguments.json { value(&imported).to_string() } else { print::imported(imported) })?;
+    Ok(0)
+}
+
+fn input(file: Option<&Path>) -> Result<Box<dyn BufRead>, Failure> {
+    let Some(file) = file.filter(|file| *file != Path::new("-")) else { return Ok(Box::new(io::stdin().lock())) };
+    let opened = File::open(file);
+    let opened = opened.map_err(|error| Failure::usage(format!("cannot read `{}`: {error}", file.display())))?;
+    Ok(Box::new(BufReader::new(opened)))
+}
+
+/// An import that has ended early: the reason, and how to import the rest.
+fn incomplete(error: &ImportError, imported: Imported) -> Failure {
+    // The reason may have text of the line.
+    let reason = shorten(&error.to_string(), REASON_CHARACTERS);
+    let message = format!(
+        "{reason}. Before that: {}. `tail -n +{}` prints the rest of the input",
+        print::imported(imported),
+        imported.lines + 1
+    );
+    match error {
+        ImportError::Line { .. } => Failure::usage(message),
+        ImportError::Input(_) | ImportError::Journal(_) => Failure::new(message),
+    }
 }
 
 async fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
@@ -230,11 +308,23 @@ fn refused(error: OpenError, dir: &Path) -> Failure {
     }
 }
 
+/// Like [`refused`], for a command that no running node offers.
+fn in_use(error: OpenError, dir: &Path) -> Failure {
+    match error {
+        OpenError::InUse { owner, .. } => Failure::new(format!(
+            "the journal in `{}` is in use by process {}; stop that process, or publish to it by `POST /events`",
+            dir.display(),
+            escape_controls(&owner)
+        )),
+        error => error.into(),
+    }
+}
+
 fn beyond_repair(error: &OpenError, dir: &Path) -> Failure {
     match error {
         OpenError::Damaged { what, .. } => Failure {
             message: format!(
-                "the store in `{0}` cannot be opened at all: {what}. Nothing was changed. Restore a backup, or move \
+                "the journal in `{0}` cannot be read at all: {what}. Nothing was changed. Restore a backup, or move \
                  `{0}/journal` away: the next start then creates an empty one",
                 dir.display()
             ),

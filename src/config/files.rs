@@ -15,13 +15,13 @@ pub struct TooFewFiles {
     needed: u64,
 }
 
-/// Open files of an idle node, without connections and journal tables: threads, listener, signals, log.
+/// Open files of an idle node, without connections and segments of the journal: threads, listener, signals, log.
 const OWN_FILES: u64 = 64;
 /// Open files per worker thread.
 const WORKER_FILES: u64 = 4;
-/// Files reserved for the journal's tables, remotes and tasks, unless the limit is low.
+/// Files reserved for the journal's segments, remotes and tasks, unless the limit is low.
 const SPARE_FILES: u64 = 500;
-/// Minimum number of files for connections, tables, remotes and tasks; with fewer, a node is not usable.
+/// Minimum number of files for connections, segments, remotes and tasks; with fewer, a node is not usable.
 const LEAST: u64 = 16;
 const MOST_CONNECTIONS: u64 = 1_000_000;
 
@@ -48,7 +48,7 @@ impl Server {
             return Err(TooFewFiles { limit, needed });
         }
         let connections = match self.max_connections {
-            // With a low limit connections get only half of the rest: tables, remotes and tasks need files too.
+            // With a low limit connections get only half of the rest: segments, remotes and tasks need files too.
             0 => limit.saturating_sub(SPARE_FILES).max((limit - own) / 2).min(MOST_CONNECTIONS),
             set => (set as u64).min(limit - own),
         };

@@ -34,7 +34,7 @@ const MAX_PAGE: usize = 1000;
 #[schema(examples(json!({
     "totalEmitters": 1, "totalUsers": 1, "totalGroups": 1, "totalTopics": 3, "emittersByUser": { "42": 1 },
     "emittersByGroup": { "ops": 1 }, "droppedEvents": 0, "journal": journal::Stats::default(), "jobs": jobs::Stats::default(),
-    "relays": relay::Stats::default(), "upstreamStreams": 0, "uptimeMs": 60_000, "version": "0.1.0",
+    "relays": relay::Stats::default(), "upstreamStreams": 0, "uptimeMs": 60_000, "version": "0.2.0",
 })))]
 struct NodeStatus {
     #[serde(flatten)]

@@ -9,7 +9,7 @@ use crate::node::Node;
 
 /// The response of a living process.
 #[derive(Serialize, ToSchema)]
-#[schema(examples(json!({ "status": "ok", "version": "0.1.0" })))]
+#[schema(examples(json!({ "status": "ok", "version": "0.2.0" })))]
 struct Health {
     /// `ok`.
     status: &'static str,

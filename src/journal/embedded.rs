@@ -1,12 +1,12 @@
 //! The journal on disk: the adapter for one node, in its data directory.
 //!
 //! ```text
-//!  append ──bounded queue──> writer thread ──commit, sync──> store ─┐
-//!                               └──apply──> index (memory) ──> head │ wakes the tails
-//!  read, since ──offsets──> index ──payloads──> cache, or the store on a blocking thread
+//!  append ──┬─small──────────────> committer ──frame──> segments ──(sync)──> MARK ─┐
+//!           └─queue──> writer thread ──┘  └──apply──> index (memory) ──> head      │ wakes the tails
+//!  read, since ──offsets──> index ──locations──> cache, or segments on a blocking thread
 //! ```
 //!
-//! The index uses about 60 bytes per stored event. Payloads are on disk; a cache of `cache_bytes` holds recent and often
+//! The index uses about 80 bytes per stored event. Payloads are on disk; a cache of `cache_bytes` holds recent and often
 //! read ones. Every acknowledgement fulfils the promise of `sync`. If acknowledged data are missing or have changed, the
 //! directory is rejected and never opened in part: see [`OpenError::Damaged`].
 
@@ -22,11 +22,11 @@ use std::{
 
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use super::{
     AppendError, Batch, BoxFuture, Compacted, Config, Journal, Maintenance, MaintenanceReport, Notifier, OpenError,
-    Page, Query, Receipt, Record, Since, Stats, TopicInfo, Unavailable,
+    Page, Query, Receipt, Record, Since, Stats, SyncMode, TopicInfo, Unavailable,
     log::{BackwardSearch, Log},
     notifier::Notifiers,
 };
@@ -36,43 +36,41 @@ use crate::{
     topic::{Pattern, Topic},
 };
 
-mod check;
+mod committer;
 mod data_dir;
+mod error;
 mod exchange;
+mod items;
 mod offline;
 mod open;
 mod own_files;
 mod read;
 mod repair;
-mod restore;
-mod rows;
-mod salvage;
-mod scan;
-// Not in use yet: the store of rows is still below the journal.
-#[cfg(test)]
 mod segments;
-mod snapshot;
-mod store;
-mod values;
 mod verify;
 mod writer;
 
 #[cfg(test)]
 pub(super) mod tests;
 
+use self::{
+    committer::{Append, SharedCommitter},
+    error::StoreError,
+    segments::Files,
+    writer::Command,
+};
 pub use self::{
     offline::{OfflineJournal, compact},
     repair::Repaired,
-};
-use self::{
-    store::{Store, StoreError},
-    writer::{Append, Command},
 };
 
 /// The adapter `kind = "embedded"`.
 pub struct Embedded {
     shared: Arc<EmbeddedState>,
-    /// `None` during `drop`.
+    committer: SharedCommitter,
+    /// True if callers may commit.
+    callers_commit: bool,
+    /// `None` during `drop`, and in a journal that is only read.
     commands: Option<mpsc::Sender<Command>>,
     writer: Option<JoinHandle<()>>,
     /// Free KiB of the queue of the writer.
@@ -90,19 +88,22 @@ pub struct Embedded {
 /// State that writer and readers share.
 struct EmbeddedState {
     log: RwLock<Log>,
-    /// `None` after it was closed, and while it is opened again.
-    store: RwLock<Option<Store>>,
+    files: Arc<Files>,
     events: Cache<u64, SharedEvent, Footprint>,
     head: watch::Sender<u64>,
     notifiers: Notifiers,
     epoch: u64,
     clock: Clock,
     commits: AtomicU64,
+    /// Commits that held the thread of their caller for long.
+    stalls: AtomicU64,
     disk_bytes: AtomicU64,
     /// The reason why writes are rejected now.
     refusal: RwLock<Option<Unavailable>>,
-    /// True after the store was closed for good. False while it is opened again.
+    /// True after the journal was closed.
     closed: AtomicBool,
+    /// Wakes the writer thread.
+    wake: Notify,
 }
 
 /// Gives the cache the size of events.
@@ -113,6 +114,8 @@ struct Footprint;
 const QUEUE: usize = 4096;
 /// Maximum number of reads from the disk at once. More would take processor time from the delivery.
 const READERS: usize = 2;
+/// Maximum size of a batch that its caller commits. A larger one would hold the caller's thread.
+const CALLER_BYTES: usize = 64 << 10;
 
 // === impl Embedded ===
 
@@ -131,19 +134,28 @@ impl Embedded {
     /// If another process uses the directory, it cannot be used, or its content is damaged.
     pub fn with_clock(config: &Config, dir: &Path, clock: Clock) -> Result<Self, OpenError> {
         let (commands, waiting) = mpsc::channel(QUEUE);
-        let (shared, writer) = open::open(config, dir, clock, waiting)?;
+        let (shared, committer, writer) = open::open(config, dir, clock, waiting)?;
+        let mut journal = Self::around(config, shared, committer);
+        (journal.commands, journal.writer) = (Some(commands), Some(writer));
+        Ok(journal)
+    }
+
+    /// A journal that is only read.
+    fn around(config: &Config, shared: Arc<EmbeddedState>, committer: SharedCommitter) -> Self {
         let queue_kib = u32::try_from(config.queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
-        Ok(Self {
+        Self {
             shared,
-            commands: Some(commands),
-            writer: Some(writer),
+            committer,
+            callers_commit: config.sync != SyncMode::Always,
+            commands: None,
+            writer: None,
             queue: Arc::new(Semaphore::new(queue_kib as usize)),
             queue_kib,
             queue_wait: Duration::from_millis(config.queue_wait_ms),
             readers: Arc::new(Semaphore::new(READERS)),
             maintenance: Semaphore::new(1),
             searches: Semaphore::new(1),
-        })
+        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Unavailable> {
@@ -159,10 +171,28 @@ impl Embedded {
     }
 
     async fn write(&self, batch: Batch) -> Result<Vec<Receipt>, AppendError> {
-        let kib = u32::try_from(batch_bytes(&batch) / 1024).unwrap_or(u32::MAX).saturating_add(1).min(self.queue_kib);
+        let bytes = batch_bytes(&batch);
+        let batch = match self.commit_here(batch, bytes) {
+            Ok(done) => return done,
+            Err(batch) => batch,
+        };
+        let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX).saturating_add(1).min(self.queue_kib);
         let permit = tokio::time::timeout(self.queue_wait, self.queue.clone().acquire_many_owned(kib)).await;
         let permit = permit.map_err(|_| Unavailable::Busy)?.map_err(|_| Unavailable::Closed)?;
-        self.ask(|reply| Command::Append(Append { batch, reply, permit })).await?
+        self.ask(|reply| Command::Append(Append { batch, reply, _permit: permit })).await?
+    }
+
+    /// Commits on the thread of the caller. Returns the batch if it is left to the writer thread: it is large, others
+    /// wait before it, another thread commits, or the last commit took long. So no caller waits for another one's disk.
+    fn commit_here(&self, batch: Batch, bytes: usize) -> Result<Result<Vec<Receipt>, AppendError>, Batch> {
+        let none_waits = self.queue.available_permits() == self.queue_kib as usize;
+        if !self.callers_commit || bytes > CALLER_BYTES || !none_waits {
+            return Err(batch);
+        }
+        match self.committer.try_lock().ok().as_deref_mut() {
+            Some(Some(committer)) if !committer.is_slow() => Ok(committer.append(batch)),
+            _ => Err(batch),
+        }
     }
 }
 
@@ -257,12 +287,14 @@ impl Journal for Embedded {
             match work {
                 Maintenance::Compact => {
                     let bytes_before = self.disk_bytes();
-                    self.ask(Command::Flush).await??;
-                    // On another thread, so that commits do not wait for it.
-                    self.run_blocking(|shared| shared.with_store(Store::compact)).await?;
+                    self.ask(Command::Compact).await??;
                     Ok(MaintenanceReport::Compacted(Compacted { bytes_before, bytes_after: self.disk_bytes() }))
                 }
-                Maintenance::Verify => self.run_blocking(EmbeddedState::verify).await.map(MaintenanceReport::Verified),
+                Maintenance::Verify => {
+                    let scan = self.ask(Command::Scan).await??;
+                    let verified = self.run_blocking(move |_| verify::verify(&scan).map(|found| found.verified));
+                    verified.await.map(MaintenanceReport::Verified)
+                }
             }
         })
     }
@@ -274,6 +306,7 @@ impl Journal for Embedded {
     fn stats(&self) -> Stats {
         Stats {
             commits: self.shared.commits.load(Ordering::Relaxed),
+            worker_stalls: self.shared.stalls.load(Ordering::Relaxed),
             refusing: self.shared.refusal().is_some(),
             disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
             queued_bytes: (u64::from(self.queue_kib) - self.queue.available_permits() as u64) * 1024,
@@ -322,21 +355,9 @@ impl EmbeddedState {
         *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    fn store_slot(&self) -> RwLockWriteGuard<'_, Option<Store>> {
-        self.store.write().expect("no code that holds the lock panics")
-    }
-
-    fn set_store(&self, store: Option<Store>) {
-        *self.store_slot() = store;
-    }
-
-    fn with_store<T>(&self, work: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let slot = self.store.read().expect("no code that holds the lock panics");
-        let absent = || match self.closed.load(Ordering::Relaxed) {
-            true => StoreError::Closed,
-            false => StoreError::Io("the store is being reopened".into()),
-        };
-        work(slot.as_ref().ok_or_else(absent)?)
+    /// Wakes the writer thread, which looks for work.
+    fn wake_writer(&self) {
+        self.wake.notify_one();
     }
 
     /// Publishes that events up to `head` can be read.
@@ -346,9 +367,7 @@ impl EmbeddedState {
 
     /// Updates the number of bytes on the disk.
     fn refresh_disk_usage(&self) {
-        if let Ok(bytes) = self.with_store(|store| Ok(store.disk_bytes())) {
-            self.disk_bytes.store(bytes, Ordering::Relaxed);
-        }
+        self.disk_bytes.store(self.files.disk_bytes(), Ordering::Relaxed);
     }
 }
 

@@ -82,6 +82,13 @@ pub enum OpenError {
     /// The path of the data directory is not a directory.
     #[error("the data directory `{}` is not a directory; name another one with `--data-dir`", .0.display())]
     NotADirectory(PathBuf),
+    /// Version 0.1 wrote the journal. Nothing was changed.
+    #[error(
+        "the journal in `{dir}` has the format of Millstream 0.1, the last version that reads it: with that version run \
+         `millstream journal export --data-dir {dir} > events.jsonl`, move `{dir}/journal` away, then with this version run \
+         `millstream journal import --data-dir {dir} events.jsonl`. Nothing was changed", dir = .0.display()
+    )]
+    OldFormat(PathBuf),
     /// The operating system does not permit the access.
     #[error("the data directory `{}` cannot be used: {reason}", dir.display())]
     Io {

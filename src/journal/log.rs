@@ -24,6 +24,7 @@ mod records;
 mod restore;
 mod retention;
 mod search;
+mod segments;
 mod topics;
 
 #[cfg(test)]
@@ -31,11 +32,11 @@ mod tests;
 
 pub(super) use self::{
     changes::Changes,
-    dedupe::hashes,
+    entries::Stored,
     group::{CommitGroup, PlannedEvent, PlannedWrite},
     read::{EventRef, Selection},
     records::RecordInfo,
-    restore::{EventMeta, LogState},
+    restore::{EventMeta, LogState, Restore},
     search::BackwardSearch,
     topics::TopicId,
 };
@@ -44,6 +45,7 @@ use self::{
     entries::{EventIndex, Extra, IndexEntry, TopicSet},
     records::RecordIndex,
     retention::RetentionRules,
+    segments::SegmentItems,
     topics::TopicIndex,
 };
 
@@ -68,13 +70,16 @@ pub(super) struct Log {
     /// The latest time for which retention has deleted events.
     swept: u64,
     /// Restored events whose timestamps are ahead of the clock; they get the age of the next event that is not.
-    ahead: Vec<EventMeta>,
+    ahead: Vec<(u64, IndexEntry)>,
     entries: EventIndex,
     topics: TopicIndex,
     records: RecordIndex,
     dedupe: Dedupe,
     rules: RetentionRules,
     bytes: u64,
+    /// Bytes of the payloads that the adapter has stored.
+    stored_bytes: u64,
+    segments: SegmentItems,
     /// The greatest offset that retention or a purge deleted from any topic. `trimmed_through` of a topic is never greater.
     trimmed_through: u64,
     last_deleted: LastDeleted,
@@ -106,6 +111,8 @@ impl Log {
             dedupe: Dedupe::default(),
             rules: RetentionRules::new(config),
             bytes: 0,
+            stored_bytes: 0,
+            segments: SegmentItems::default(),
             trimmed_through: 0,
             last_deleted: LastDeleted::default(),
             expiring: BTreeSet::new(),
@@ -171,7 +178,7 @@ impl Log {
         Some((self.position(offset), entry.key()?.1))
     }
 
-    fn push(&mut self, planned: &PlannedEvent) {
+    fn push(&mut self, planned: &PlannedEvent, stored: Stored) {
         let event = &planned.event;
         let (now, topics) = (self.last_timestamp, &planned.topics);
         for (topic, id) in event.topics.iter().zip(topics) {
@@ -181,14 +188,13 @@ impl Log {
         let extra = Extra { expires: ttl.map(|ttl| now.saturating_add(ttl)), key: planned.key };
         self.insert_entry(
             event.position.offset,
-            IndexEntry {
-                timestamp: now,
-                size: size(event),
-                kept_by: 0,
-                pinned_by: 0,
-                topics: TopicSet::new(topics.to_vec()).expect("an event has a topic: Draft::check"),
-                extra: (extra.expires.is_some() || extra.key.is_some()).then(|| Box::new(extra)),
-            },
+            IndexEntry::new(
+                now,
+                size(event),
+                TopicSet::new(topics.to_vec()).expect("an event has a topic: Draft::check"),
+                stored,
+                extra,
+            ),
         );
         self.stats.appended += 1;
         for id in topics {
@@ -222,8 +228,21 @@ impl Log {
         if let Some(expires) = entry.expires() {
             self.expiring.insert((expires, offset));
         }
+        self.stored_bytes += u64::from(entry.stored.length);
+        self.segments.add(entry.stored);
         self.entries.insert(offset, entry);
         self.bytes += size;
+    }
+
+    /// Adds, replaces or, with `None`, removes a record.
+    fn write_record(&mut self, key: String, known: Option<RecordInfo>) {
+        if let Some(before) = self.records.get(&key) {
+            self.segments.remove(before.stored);
+        }
+        if let Some(known) = known {
+            self.segments.add(known.stored);
+        }
+        self.records.write(key, known);
     }
 }
 

@@ -81,7 +81,7 @@ pub struct Finding {
 #[schema(as = JournalInspection, examples(json!({
     "epoch": "9c1f00aa0b77", "head": "9c1f00aa0b77-12", "oldest": 1_790_000_000_000_u64, "newest": 1_790_000_000_400_u64,
     "events": 12, "bytes": 2048, "pinnedBytes": 0, "topics": 1, "records": 0, "recordBytes": 0, "appended": 12, "trimmed": 0,
-    "duplicates": 0, "commits": 9, "diskBytes": 4096, "queuedBytes": 0, "refusing": false,
+    "duplicates": 0, "commits": 9, "workerStalls": 0, "diskBytes": 4096, "queuedBytes": 0, "refusing": false,
     "topTopics": [{ "topic": "order:7", "events": 12, "bytes": 2048, "first": "9c1f00aa0b77-1", "last": "9c1f00aa0b77-12" }],
 })))]
 pub struct Inspection {

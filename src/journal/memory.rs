@@ -185,7 +185,7 @@ impl MemoryState {
         let mut group = self.log.begin(now);
         let receipts = group.add(&self.log, batch)?;
         self.events.extend(group.events.iter().map(|planned| (planned.event.position.offset, planned.event.clone())));
-        self.log.apply(&group);
+        self.log.apply(&group, &[]);
         for PlannedWrite { key, value, .. } in group.records {
             match value {
                 Some(value) => drop(self.records.insert(key, value)),
@@ -235,7 +235,7 @@ impl MemoryState {
     }
 
     fn remove_dropped(&mut self) {
-        for (_, offset) in self.log.take_changes().dropped {
+        for offset in self.log.take_changes().dropped {
             self.events.remove(&offset);
         }
     }

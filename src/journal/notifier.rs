@@ -145,12 +145,6 @@ impl Notifiers {
         notifiers.push(Arc::downgrade(notifier));
     }
 
-    /// Wakes all tails. For an adapter that does not know which events are new.
-    pub(super) fn notify_all(&self, head: u64) {
-        let notifiers = self.0.read().expect("no code that holds the lock panics");
-        notifiers.iter().filter_map(Weak::upgrade).for_each(|notifier| notifier.notify(head));
-    }
-
     /// Records a commit. Must be called for each commit, in commit order: a tail skips events of which it is not
     /// notified.
     pub(super) fn committed(&self, events: &[PlannedEvent], head: u64) -> PendingWakes {

@@ -43,16 +43,17 @@ fn moved(data: &Path) -> std::io::Result<()> {
     fs::rename(data, data.with_file_name("elsewhere"))
 }
 
-const REMOVALS: [(&str, Removal); 6] = [
+const REMOVALS: [(&str, Removal); 7] = [
     ("removed", |data| fs::remove_dir_all(data)),
     ("moved", moved),
     ("its journal is removed", |data| fs::remove_dir_all(data.join("journal"))),
-    ("its store is moved", |data| fs::rename(data.join("journal/store"), data.join("store"))),
-    ("the store's log is removed", |data| {
-        let log = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "jnl");
-        let mut logs = fs::read_dir(data.join("journal/store"))?.filter_map(Result::ok).filter(log);
-        logs.try_for_each(|entry| fs::remove_file(entry.path()))
+    ("its journal is moved", |data| fs::rename(data.join("journal"), data.join("moved"))),
+    ("its segments are removed", |data| {
+        let segment = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "seg");
+        let mut segments = fs::read_dir(data.join("journal"))?.filter_map(Result::ok).filter(segment);
+        segments.try_for_each(|entry| fs::remove_file(entry.path()))
     }),
+    ("its high water mark is removed", |data| fs::remove_file(data.join("journal/MARK"))),
     ("replaced by a copy", |data| {
         moved(data)?;
         let copied =

@@ -65,23 +65,26 @@ impl Data {
         files
     }
 
-    /// The store's log.
+    /// The last segment of the log.
     fn log(&self) -> PathBuf {
-        let is_log = |path: &&PathBuf| path.extension().is_some_and(|kind| kind == "jnl");
-        self.files().keys().rfind(is_log).unwrap().clone()
+        let is_segment = |path: &&PathBuf| path.extension().is_some_and(|kind| kind == "seg");
+        self.files().keys().rfind(is_segment).unwrap().clone()
     }
 
-    /// Changes one byte of a log: where this text stands, or the tag of the entry that it stands in.
-    fn damage(path: &Path, text: &str, tag: bool) {
-        let mut bytes = fs::read(path).unwrap();
+    /// Changes one byte of the log: where this text stands, or in the head of the commit that it stands in.
+    fn damage(&self, text: &str, head: bool) {
+        let path = self.log();
+        let mut bytes = fs::read(&path).unwrap();
         let mut at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
-        if tag {
-            let key = bytes[..at].windows(8).rposition(|window| window == b"e\0\0\0\0\0\0\0").unwrap();
-            at = key - 21;
-            assert_eq!(bytes[at], 2, "an entry begins here");
+        if head {
+            at = bytes[..at].windows(4).rposition(|window| window == b"MSFR").unwrap() + 20;
         }
         bytes[at] ^= 0xff;
         fs::write(path, bytes).unwrap();
+    }
+
+    fn verify(&self, code: i32) -> Value {
+        self.journal(&["verify", "--json"]).expect(code).rows().remove(0)
     }
 
     /// The node refuses the directory.
@@ -94,19 +97,18 @@ impl Data {
 
     /// Repairs it, and checks that a node continues with it and reports the gap to old clients.
     fn repair(&self) -> (Value, Vec<Value>) {
-        let old = self.path().join("journal/store");
+        let old = self.path().join("journal");
         let before = self.files();
         let planned = self.journal(&["repair", "--dry-run", "--json"]).expect(0).rows().remove(0);
-        assert_eq!((&planned["damagedStore"], before == self.files()), (&Value::Null, true));
+        assert_eq!((&planned["damagedJournal"], before == self.files()), (&Value::Null, true));
         let repaired = self.journal(&["repair", "--json"]).expect(0).rows().remove(0);
         assert_eq!(planned["events"], repaired["events"]);
-        let damaged = PathBuf::from(repaired["damagedStore"].as_str().unwrap());
-        for (path, bytes) in before.iter().filter(|(path, _)| path.starts_with(&old)) {
+        let damaged = PathBuf::from(repaired["damagedJournal"].as_str().unwrap());
+        for (path, bytes) in &before {
             let kept = fs::read(damaged.join(path.strip_prefix(&old).unwrap())).unwrap();
             assert!(kept == *bytes, "{} has changed", path.display());
         }
-        let verified = self.journal(&["verify", "--json"]).expect(0).rows().remove(0);
-        assert_eq!(verified["events"], repaired["events"]);
+        assert_eq!(self.verify(0)["events"], repaired["events"]);
         let export = self.export();
         let node = self.serve();
         let events = node.get("/api/admin/journal/export");
@@ -212,14 +214,13 @@ fn where_there_is_no_journal_none_is_made() {
 }
 
 #[test]
-fn a_changed_byte_in_the_log_costs_its_own_commit_alone() {
-    // One in the data, and one in what holds the entries of the log together.
-    for (lost, tag) in [("payload-0-", false), ("payload-4-", false), ("payload-5-", true)] {
+fn a_changed_byte_in_the_head_of_a_commit_costs_that_commit_alone() {
+    for lost in ["payload-0-", "payload-4-", "payload-5-"] {
         let data = Data::of_killed_node(7);
         let before = data.export();
-        Data::damage(&data.log(), lost, tag);
-        let verified = data.journal(&["verify", "--json"]).expect(65).rows().remove(0);
-        assert_eq!(verified["counts"]["damaged-log"], 1, "{verified}");
+        data.damage(lost, true);
+        let verified = data.verify(65);
+        assert_eq!(verified["counts"]["damaged-commits"], 1, "{verified}");
         data.journal(&["export"]).expect(65);
         data.journal(&["compact"]).expect(65);
         // What can still be read behind the damage is left there.
@@ -231,6 +232,32 @@ fn a_changed_byte_in_the_log_costs_its_own_commit_alone() {
     }
 }
 
+/// The log is whole, so a node starts and all other events are there.
+#[test]
+fn a_changed_byte_in_an_event_costs_that_event_alone() {
+    for lost in ["payload-0-", "payload-4-", "payload-6-"] {
+        let data = Data::of_killed_node(7);
+        let before = data.export();
+        data.damage(lost, false);
+        let verified = data.verify(65);
+        assert_eq!(verified["counts"], serde_json::json!({ "damaged-event": 1 }), "{verified}");
+        let export = data.journal(&["export"]).expect(65);
+        assert!(export.stderr.contains("damaged") && export.stderr.contains("0000000001.seg"), "{}", export.stderr);
+        let node = data.serve();
+        let gap = node.run(&["watch", "--all", "t:*", "--history", "100", "--until", "gap"], None).expect(0);
+        assert!(gap.stdout.contains("damaged"), "{}", gap.stdout);
+        let running = node.run(&["journal", "verify", "--json"], None).expect(65).rows().remove(0);
+        assert_eq!(running["counts"], verified["counts"]);
+        node.program.signal(Signal::KILL);
+        node.program.end();
+        // The damage is still reported where the event is moved to.
+        data.journal(&["compact"]).expect(0);
+        assert_eq!(data.verify(65)["counts"], verified["counts"]);
+        let (repaired, after) = data.repair();
+        assert_eq!((&repaired["lostEvents"], after), (&1.into(), without(&before, lost)));
+    }
+}
+
 #[test]
 fn a_log_that_was_cut_off_costs_its_end() {
     let data = Data::of_killed_node(6);
@@ -239,7 +266,7 @@ fn a_log_that_was_cut_off_costs_its_end() {
     let bytes = fs::read(&log).unwrap();
     let cut = bytes.windows(10).position(|window| window == b"payload-4-").unwrap();
     fs::write(&log, &bytes[..cut]).unwrap();
-    let verified = data.journal(&["verify", "--json"]).expect(65).rows().remove(0);
+    let verified = data.verify(65);
     assert_eq!(verified["counts"]["lost-commits"], 1, "{verified}");
     data.assert_refused();
     let (_, after) = data.repair();
@@ -247,21 +274,19 @@ fn a_log_that_was_cut_off_costs_its_end() {
 }
 
 #[test]
-fn a_changed_byte_in_a_table_costs_little() {
+fn a_changed_byte_in_a_compacted_log_costs_little() {
     let data = Data::of_killed_node(30);
     data.journal(&["compact"]).expect(0);
     let before = data.export();
-    let largest =
-        data.files().into_iter().max_by_key(|(path, bytes)| (path.parent().unwrap().ends_with("tables"), bytes.len()));
-    let (table, mut bytes) = largest.unwrap();
-    let middle = bytes.len() / 3;
-    bytes[middle] ^= 1;
-    fs::write(&table, bytes).unwrap();
-    let verified = data.journal(&["verify", "--json"]).expect(65).rows().remove(0);
-    assert!(verified["counts"]["unreadable"].as_u64().unwrap() > 0, "{verified}");
+    let log = data.log();
+    let mut bytes = fs::read(&log).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[used / 3] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let verified = data.verify(65);
+    assert_eq!(verified["counts"]["damaged-event"], 1, "{verified}");
     let (repaired, after) = data.repair();
-    assert_eq!(after.len() as u64 + repaired["lostEvents"].as_u64().unwrap(), 30, "{repaired}");
-    assert!(after.len() >= 15, "{repaired}");
+    assert_eq!((&repaired["lostEvents"], after.len()), (&1.into(), 29), "{repaired}");
     assert!(after.iter().all(|row| before.contains(row)));
 }
 
@@ -284,14 +309,52 @@ fn a_missing_or_damaged_high_water_mark_is_created_again() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_is_reported_as_beyond_repair() {
+fn a_journal_of_which_nothing_can_be_read_is_not_repaired() {
     let data = Data::of_killed_node(1);
-    fs::write(data.path().join("journal/store/version"), "?").unwrap();
+    for path in data.files().keys() {
+        fs::write(path, "?".repeat(1000)).unwrap();
+    }
+    let verified = data.verify(65);
+    assert_eq!(verified["counts"], serde_json::json!({ "damaged-mark": 1, "damaged-commits": 1 }), "{verified}");
+    data.assert_refused();
     let before = data.files();
     let message = data.journal(&["repair"]).expect(65).stderr;
-    assert!(message.contains("backup") && message.contains("Nothing was changed"), "{message}");
-    data.journal(&["verify"]).expect(65);
+    for words in ["cannot be read at all", "Nothing was changed", "Restore a backup"] {
+        assert!(message.contains(words), "`{words}` is not in: {message}");
+    }
     assert!(before == data.files());
+}
+
+#[test]
+fn a_file_that_the_system_cannot_read_is_no_damage_and_is_not_repaired() {
+    let data = Data::of_killed_node(1);
+    let log = data.log();
+    fs::rename(&log, data.path().join("beside")).unwrap();
+    fs::create_dir(&log).unwrap();
+    let before = data.files();
+    for command in ["repair", "verify", "inspect", "export", "compact"] {
+        let message = data.journal(&[command]).expect(1).stderr;
+        assert!(message.contains("directory") && !message.contains("damaged"), "{message}");
+        assert_eq!(command == "repair", message.contains("nothing was changed"), "{message}");
+    }
+    assert!(before == data.files());
+    fs::remove_dir(&log).unwrap();
+    fs::rename(data.path().join("beside"), &log).unwrap();
+    data.verify(0);
+}
+
+#[test]
+fn a_repair_in_words_names_what_was_kept_and_where_the_damaged_journal_is() {
+    let data = Data::of_killed_node(3);
+    data.damage("payload-1-", true);
+    let planned = data.journal(&["repair", "--dry-run"]).expect(0).stdout;
+    assert!(planned.contains("would keep 2 events") && !planned.contains("journal.damaged-"), "{planned}");
+    let repaired = data.journal(&["repair"]).expect(0).stdout;
+    let damaged = format!("the damaged journal is in `{}/journal.damaged-", data.path().display());
+    for words in ["damaged-commits: commit 2", "kept 2 events", damaged.as_str(), "a new epoch has begun"] {
+        assert!(repaired.contains(words), "`{words}` is not in: {repaired}");
+    }
+    assert!(data.journal(&["repair"]).expect(0).stdout.contains("nothing was changed"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod reads;
 mod refusals;
+mod segments;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    segments::{Frame, HIGH_WATER_MARK, SLOTS, frames, segment},
     store::{Sound, contents},
     support::{Node, eventually, steady::skipped},
 };
@@ -33,7 +34,7 @@ fn watch(mut child: Child) -> (Option<i32>, String) {
     (code, message)
 }
 
-/// Damages a copy of the store; `serve` must say these words, and change nothing.
+/// Damages a copy of the journal; `serve` must say these words, and change nothing.
 #[track_caller]
 fn refused(sound: &Sound, damage: impl FnOnce(&Path), words: &[&str]) {
     let dir = sound.copy();
@@ -62,9 +63,6 @@ fn cut(path: &Path, length: u64) {
     file.set_len(length).expect("a length");
 }
 
-const LOG: &str = "journal/store/0.jnl";
-const HIGH_WATER_MARK: &str = "journal/MARK";
-
 #[test]
 fn a_missing_changed_or_empty_high_water_mark_is_damage() {
     let sound = Sound::small();
@@ -73,44 +71,84 @@ fn a_missing_changed_or_empty_high_water_mark_is_damage() {
         |dir| fs::remove_file(dir.join(HIGH_WATER_MARK)).expect("it is there"),
         &["`journal/MARK` is missing"],
     );
-    refused(&sound, |dir| flip(&dir.join(HIGH_WATER_MARK), 9), &["`journal/MARK`: it is not as it was written"]);
-    refused(&sound, |dir| cut(&dir.join(HIGH_WATER_MARK), 0), &["`journal/MARK`: it is not as it was written"]);
-    refused(&sound, |dir| cut(&dir.join(HIGH_WATER_MARK), 20), &["`journal/MARK`: it is not as it was written"]);
+    let changed = "`journal/MARK` is not as it was written";
+    let both = |dir: &Path| [0, SLOTS.0].iter().for_each(|slot| flip(&dir.join(HIGH_WATER_MARK), slot + 9));
+    refused(&sound, both, &[changed]);
+    refused(&sound, |dir| cut(&dir.join(HIGH_WATER_MARK), 0), &[changed]);
+    refused(&sound, |dir| cut(&dir.join(HIGH_WATER_MARK), 20), &[changed]);
 }
 
 #[test]
-fn a_store_that_is_missing_or_has_lost_files_is_damage() {
+fn a_journal_that_has_lost_segments_is_damage() {
     let sound = Sound::small();
-    let store = |dir: &Path| dir.join("journal/store");
-    refused(&sound, |dir| fs::remove_dir_all(store(dir)).expect("it is there"), &["`journal/store` is missing"]);
-    for (file, word) in [
-        ("keyspaces/1/current", "the file `current` is missing"),
-        ("keyspaces/0/current", "the file `current` is missing"),
-        ("keyspaces/1/v0", "list of tables"),
-        ("version", "`version` is missing"),
-        ("0.jnl", "write-ahead log is missing"),
-    ] {
-        refused(&sound, |dir| fs::remove_file(store(dir).join(file)).expect("it is there"), &[word]);
+    let remove = |dir: &Path, number| fs::remove_file(dir.join(segment(number))).expect("it is there");
+    let oldest = ["the oldest segment, `journal/0000000001.seg`, is missing"];
+    refused(&sound, |dir| remove(dir, 1), &oldest);
+
+    let sound = Sound::with_segments();
+    let last = *sound.segments().last().expect("segments");
+    // Its commits: 5 small ones, 12 large ones, and 20 small ones.
+    let acknowledged = "commit 37 was acknowledged";
+    let ends = |number: u32| {
+        let frames = frames(&fs::read(sound.dir().join(segment(number))).expect("a segment"));
+        format!("byte {} of `{}`", frames.last().expect("a commit").end, segment(number))
+    };
+    refused(&sound, |dir| remove(dir, 1), &oldest);
+    for lost in [2, last - 1, last] {
+        refused(&sound, |dir| remove(dir, lost), &[acknowledged, &ends(lost - 1)]);
     }
-    for tree in ["keyspaces/0", "keyspaces/1"] {
-        refused(&sound, |dir| fs::remove_dir_all(store(dir).join(tree)).expect("it is there"), &["a tree is missing"]);
-    }
+    // All but the oldest one, and all but the last one.
+    refused(&sound, |dir| (2..=last).for_each(|number| remove(dir, number)), &[acknowledged, &ends(1)]);
+    refused(&sound, |dir| (1..last).for_each(|number| remove(dir, number)), &oldest);
+    // One with the name of another, or without content, or with another header.
+    let rename = |dir: &Path| fs::rename(dir.join(segment(3)), dir.join(segment(2))).expect("it is there");
+    let copy = |dir: &Path| fs::copy(dir.join(segment(1)), dir.join(segment(2))).expect("it is there");
+    let header = |number: u32| format!("the header of `{}` is damaged", segment(number));
+    refused(&sound, rename, &[acknowledged, &header(2)]);
+    refused(&sound, |dir| _ = copy(dir), &[acknowledged, &header(2)]);
+    refused(&sound, |dir| cut(&dir.join(segment(2)), 0), &[acknowledged, &header(2)]);
+    refused(&sound, |dir| flip(&dir.join(segment(last)), 40), &[acknowledged, &header(last)]);
 }
 
 #[test]
 fn a_log_that_was_changed_or_cut_off_is_damage() {
     let sound = Sound::small();
-    let length = fs::metadata(sound.dir().join(LOG)).expect("a file").len();
-    let middle = usize::try_from(length / 2).expect("it is small");
-    refused(&sound, |dir| flip(&dir.join(LOG), middle), &["commit 100 was acknowledged", "0.jnl", "at byte"]);
-    refused(&sound, |dir| cut(&dir.join(LOG), length - 1), &["commit 100 was acknowledged"]);
-    refused(&sound, |dir| cut(&dir.join(LOG), length / 2), &["commit 100 was acknowledged"]);
-    // An empty log is what a new one looks like: that something is missing shows once the store is open.
-    let dir = sound.copy();
-    cut(&dir.path().join(LOG), 0);
-    let (code, message) = serve(dir.path());
-    assert_eq!(code, Some(65), "{message}");
-    assert!(message.contains("its store is empty, but commits were acknowledged"), "{message}");
+    let log = segment(1);
+    let frames = frames(&fs::read(sound.dir().join(&log)).expect("a file"));
+    let (middle, last) = (&frames[frames.len() / 2], frames.last().expect("a frame"));
+    let acknowledged = "commit 100 was acknowledged";
+    let location = |frame: &Frame| format!("byte {} of `{log}`", frame.head.start);
+    let changed = |dir: &Path| flip(&dir.join(&log), middle.head.start + 20);
+    refused(&sound, changed, &[acknowledged, "commit 51 cannot be read", &location(middle)]);
+    let cut = |dir: &Path, length: usize| cut(&dir.join(&log), length as u64);
+    refused(&sound, |dir| cut(dir, last.end - 1), &[acknowledged, "ends with commit 99", &location(last)]);
+    refused(&sound, |dir| cut(dir, middle.head.end), &[acknowledged, "ends with commit 50", &location(middle)]);
+    refused(&sound, |dir| cut(dir, 0), &[acknowledged, &format!("the header of `{log}` is damaged")]);
+}
+
+/// Version 0.1 had its data in `journal/store`. They are not read, and not taken for an empty journal.
+#[test]
+fn a_journal_of_version_0_1_is_refused_with_the_way_to_convert_it() {
+    let dir = tempfile::tempdir().expect("a temp directory");
+    fs::create_dir_all(dir.path().join("journal/store/keyspaces")).expect("a directory");
+    fs::write(dir.path().join("journal/store/0.jnl"), "FJL").expect("a file");
+    fs::write(dir.path().join(HIGH_WATER_MARK), [1; 64]).expect("a file");
+    let before = contents(dir.path());
+    let mut outputs = vec![("serve", serve(dir.path()))];
+    for command in ["inspect", "export", "verify", "repair", "compact"] {
+        let mut journal = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        journal.args(["journal", command, "--data-dir"]).arg(dir.path());
+        let journal = journal.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        outputs.push((command, watch(journal.spawn().expect("the binary starts"))));
+    }
+    for (command, (code, message)) in outputs {
+        assert_eq!(code, Some(64), "{command}: {message}");
+        let location = dir.path().display().to_string();
+        for word in ["Millstream 0.1", "journal export", "journal import", "Nothing was changed", &location] {
+            assert!(message.contains(word), "{command}: `{word}` is not in: {message}");
+        }
+        assert_eq!(contents(dir.path()), before, "{command}");
+    }
 }
 
 #[test]

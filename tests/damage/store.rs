@@ -1,4 +1,4 @@
-//! Stores to damage: made once, as a killed node leaves them, and copied for each case.
+//! Journals to damage: made once, as a killed node leaves them, and copied for each case.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use millstream::{
     topic::{Pattern, Topic},
 };
 
-use crate::support::{eventually, steady::noise};
+use crate::support::steady::noise;
 
 /// A directory and the events that were acknowledged when it was made.
 pub(crate) struct Sound {
@@ -25,7 +25,7 @@ pub(crate) struct Sound {
     pub records: BTreeMap<String, Vec<u8>>,
 }
 
-/// What a look at a store that could be opened gives.
+/// What a look at a journal that could be opened gives.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// All is there.
@@ -36,14 +36,22 @@ pub(crate) enum Found {
     Silent(String),
 }
 
-/// Bytes of a record beside each event that is larger: the store has it in parts.
+/// Bytes of a record beside each event that is larger.
 const LARGE: usize = 150_000;
 
 pub(crate) const TOPICS: [&str; 3] = ["a", "b", "c"];
 
 pub(crate) fn config() -> Config {
-    // No page is answered from memory only because it is small.
-    Config { sync: SyncMode::Os, min_free_bytes: 0, retention_bytes: 0, cache_bytes: 1 << 20, ..Config::default() }
+    Config {
+        sync: SyncMode::Os,
+        min_free_bytes: 0,
+        retention_bytes: 0,
+        // The size of a segment is a part of it: here 4 MiB.
+        max_bytes: 64 << 20,
+        // No page is answered from memory only because it is small.
+        cache_bytes: 1 << 20,
+        ..Config::default()
+    }
 }
 
 /// Runs asynchronous work, bounded in time.
@@ -55,7 +63,7 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
 // === impl Sound ===
 
 impl Sound {
-    /// Some hundred small events, all in the store's write-ahead log.
+    /// Some hundred small events, all in one segment.
     pub(crate) fn small() -> Self {
         let mut sound = Self::empty();
         let journal = journal::open(&config(), sound.dir.path()).expect("an empty directory");
@@ -63,20 +71,19 @@ impl Sound {
         sound.killed(&journal)
     }
 
-    /// Large events that have gone to a table file, and small ones that are in the log alone.
-    pub(crate) fn with_tables() -> Self {
+    /// Large events that fill several segments, and small ones before and after them.
+    pub(crate) fn with_segments() -> Self {
         let mut sound = Self::empty();
         let journal = journal::open(&config(), sound.dir.path()).expect("an empty directory");
         sound.fill(&journal, 5, 40);
         sound.fill(&journal, 12, 900_000);
-        let tables = sound.dir.path().join("journal/store/keyspaces/1/tables");
-        eventually(|| fs::read_dir(&tables).ok()?.next().map(drop));
-        // The table is named by a later version of the list of tables; then nothing moves any more.
         wait(journal.close());
         drop(journal);
-        let journal = eventually(|| journal::open(&config(), sound.dir.path()).ok());
+        let journal = journal::open(&config(), sound.dir.path()).expect("it is sound");
         sound.fill(&journal, 20, 40);
-        sound.killed(&journal)
+        let sound = sound.killed(&journal);
+        assert!(sound.segments().len() > 3, "{:?}", sound.files());
+        sound
     }
 
     fn empty() -> Self {
@@ -106,26 +113,27 @@ impl Sound {
 
     /// Leaves the directory as SIGKILL does: the system has all written bytes, and nothing was closed.
     fn killed(self, journal: &journal::Shared) -> Self {
-        let killed = Self { dir: tempfile::tempdir().expect("a temp directory"), ..Self::empty() };
-        copy(self.dir.path(), killed.dir.path());
+        let copy = self.copy();
+        let killed = self.at(copy);
         wait(journal.close());
-        // An opening cuts the unused rest of the log off, which is some 64 MiB of zeros.
-        let opened = journal::open(&config(), killed.dir.path()).expect("SIGKILL is no damage");
-        let image = Self { dir: tempfile::tempdir().expect("a temp directory"), ..self };
-        copy(killed.dir.path(), image.dir.path());
-        wait(opened.close());
-        image
+        let copy = killed.copy();
+        let opened = journal::open(&config(), copy.path()).expect("SIGKILL is no damage");
+        assert_eq!(killed.check(&opened), Found::Intact);
+        killed
     }
 
-    /// A copy with one more event, which does not count as acknowledged.
-    pub(crate) fn with_one_more(&self, bytes: usize) -> tempfile::TempDir {
-        let dir = self.copy();
-        let journal = journal::open(&config(), dir.path()).expect("it is sound");
-        Self { dir: tempfile::tempdir().expect("a temp directory"), ..Self::empty() }.fill(&journal, 1, bytes);
-        let image = tempfile::tempdir().expect("a temp directory");
-        copy(dir.path(), image.path());
-        wait(journal.close());
-        image
+    /// The same journal after one more event of this number of bytes.
+    pub(crate) fn with_one_more(&self, bytes: usize) -> Self {
+        let (events, records) = (self.events.clone(), self.records.clone());
+        let mut more = Self { dir: self.copy(), epoch: self.epoch, events, records };
+        let journal = journal::open(&config(), more.dir.path()).expect("it is sound");
+        more.fill(&journal, 1, bytes);
+        more.killed(&journal)
+    }
+
+    /// The same events and records, in another directory.
+    pub(crate) fn at(self, dir: tempfile::TempDir) -> Self {
+        Self { dir, ..self }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -142,6 +150,32 @@ impl Sound {
     /// All files, as paths within the directory.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         files(self.dir.path())
+    }
+
+    /// The numbers of its segments, in order.
+    pub(crate) fn segments(&self) -> Vec<u32> {
+        let names = self.files().into_iter().filter(|file| file.extension().is_some_and(|kind| kind == "seg"));
+        let number = |file: PathBuf| file.file_stem()?.to_str()?.parse().ok();
+        names.map(|file| number(file).expect("its name is a number")).collect()
+    }
+
+    /// The offsets of all events. Each is also the number of its commit.
+    pub(crate) fn offsets(&self) -> impl Iterator<Item = u64> {
+        self.events.values().flatten().map(|(offset, _)| *offset)
+    }
+
+    /// The offsets of the events in a journal, which must be as they were.
+    pub(crate) fn kept(&self, journal: &journal::Shared) -> Result<Vec<u64>, String> {
+        let mut kept = Vec::new();
+        for (topic, events) in &self.events {
+            for event in read(journal, topic).map_err(|error| error.to_string())? {
+                if !events.contains(&event) {
+                    return Err(format!("event {} of `{topic}` is another one", event.0));
+                }
+                kept.push(event.0);
+            }
+        }
+        Ok(kept)
     }
 
     /// Reads everything back.
@@ -205,12 +239,12 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The content of the files below a directory, except for its last owner.
-pub(crate) fn contents(dir: &Path) -> BTreeMap<PathBuf, (u64, u32)> {
+pub(crate) fn contents(dir: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
     let names = files(dir).into_iter().filter(|name| !name.ends_with("LOCK"));
     names
         .map(|name| {
             let bytes = fs::read(dir.join(&name)).expect("a file");
-            (name, (bytes.len() as u64, crc32fast::hash(&bytes)))
+            (name, (bytes.len() as u64, xxhash_rust::xxh3::xxh3_64(&bytes)))
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::super::text::escape_controls;
-use crate::journal::Repaired;
+use crate::journal::{Imported, Repaired};
 
 /// The summary, one figure per line, and the largest topics.
 pub(super) fn inspection(answer: &Value) -> String {
@@ -53,9 +53,9 @@ pub(super) fn verified(answer: &Value) -> String {
     text
 }
 
-/// The number of kept and lost items, and the path of the damaged store.
+/// The number of kept and lost items, and the path of the damaged journal.
 pub(super) fn repaired(repaired: &Repaired, dry_run: bool) -> String {
-    let Repaired { events, lost_events, topics, records, lost_records, damaged_store, .. } = repaired;
+    let Repaired { events, lost_events, topics, records, lost_records, damaged_journal, .. } = repaired;
     let found = serde_json::to_value(&repaired.found).unwrap_or_default();
     let would = if dry_run { "would keep" } else { "kept" };
     let mut text = format!(
@@ -63,15 +63,21 @@ pub(super) fn repaired(repaired: &Repaired, dry_run: bool) -> String {
          {lost_records} records",
         verified(&found)
     );
-    if let Some(path) = damaged_store {
+    if let Some(path) = damaged_journal {
         let _ = write!(
             text,
-            "\nthe damaged store is in `{}`; nothing uses it, delete it when you do not need it any more\n\
+            "\nthe damaged journal is in `{}`; nothing uses it, delete it when you do not need it any more\n\
              a new epoch has begun: clients that resume get a gap",
             path.display()
         );
     }
     text
+}
+
+/// The number of imported events, and of those that were skipped.
+pub(super) fn imported(imported: Imported) -> String {
+    let Imported { imported, skipped, .. } = imported;
+    format!("imported {imported} events ({skipped} of job histories skipped)")
 }
 
 fn words(value: &Value) -> String {

@@ -4,52 +4,36 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     Embedded, OpenError,
-    data_dir::DataDir,
+    data_dir::{self, DataDir},
+    open,
     repair::{self, Repaired},
-    scan::unbounded,
-    snapshot::{self, JournalSnapshot},
-    store::StoreError,
-    verify,
+    segments::{Directory, Scan},
+    verify::{self, unbounded},
 };
 use crate::journal::{Compacted, Inspection, Journal, Maintenance, Shared, Unavailable, Verified};
 
-/// A stopped journal. It is read through a copy, so that reading changes nothing. No node can open it meanwhile.
+/// A stopped journal. Reading changes nothing, and no node can open it meanwhile.
 pub struct OfflineJournal {
-    snapshot: JournalSnapshot,
+    data_dir: DataDir,
 }
 
 // === impl OfflineJournal ===
 
 impl OfflineJournal {
-    /// Locks a data directory and copies its journal.
+    /// Locks a data directory.
     ///
     /// # Errors
     /// If there is no journal in it, or a node uses it.
     pub fn at(dir: &Path) -> Result<Self, OpenError> {
-        Ok(Self { snapshot: JournalSnapshot::at(dir)? })
+        Ok(Self { data_dir: DataDir::take_existing(dir)? })
     }
 
-    /// Opens the copy. Nothing is deleted by retention.
+    /// Opens it for reading. Nothing is deleted by retention.
     ///
     /// # Errors
     /// If the journal is damaged.
     pub fn open(&self) -> Result<Shared, OpenError> {
-        let damaged = |what: String| self.damaged(what);
-        if let Err(why) = &self.snapshot.high_water_mark {
-            return Err(damaged(format!("its file `journal/MARK`: {why}")));
-        }
-        if self.snapshot.logs.damaged > 0 {
-            return Err(damaged("its log has damaged parts".to_owned()));
-        }
-        match Embedded::open(&unbounded(), self.snapshot.dir()) {
-            Ok(journal) => Ok(Arc::new(journal)),
-            Err(OpenError::Damaged { what, .. }) => Err(damaged(what)),
-            // Report the original directory, not the copy.
-            Err(OpenError::Io { reason, .. }) => {
-                Err(OpenError::Io { dir: self.snapshot.data_dir.dir().to_owned(), reason })
-            }
-            Err(error) => Err(error),
-        }
+        Ok(Arc::new(open::open_to_read(&unbounded(), &self.data_dir)?))
     }
 
     /// Summary of the journal.
@@ -57,16 +41,15 @@ impl OfflineJournal {
     /// # Errors
     /// If the journal is damaged.
     pub async fn inspect(&self) -> Result<Inspection, OpenError> {
-        let journal = self.open()?;
-        let inspection = Inspection::of(&*journal).await;
-        journal.close().await;
+        let dir = self.data_dir.dir();
+        let inspection = Inspection::of(&*self.open()?).await;
         let mut inspection = inspection.map_err(|error| match error {
-            Unavailable::Damaged(what) | Unavailable::Unreadable { reason: what, .. } => self.damaged(what),
-            error => OpenError::Io { dir: self.snapshot.data_dir.dir().to_owned(), reason: error.to_string() },
+            Unavailable::Damaged(what) | Unavailable::Unreadable { reason: what, .. } => {
+                OpenError::Damaged { dir: dir.to_owned(), what }
+            }
+            error => OpenError::Io { dir: dir.to_owned(), reason: error.to_string() },
         })?;
-        inspection.last_stop = Some(self.snapshot.last_stop().as_str());
-        // The size of the original, not of the copy.
-        inspection.stats.disk_bytes = snapshot::disk_bytes(&self.snapshot.data_dir.store()).unwrap_or(0);
+        inspection.last_stop = Some(self.last_stop()?);
         Ok(inspection)
     }
 
@@ -75,32 +58,43 @@ impl OfflineJournal {
     /// # Errors
     /// If the operating system cannot read the files.
     pub fn verify(&self) -> Result<Verified, OpenError> {
-        match verify::scan(&self.snapshot) {
-            Ok(scan) => Ok(scan.findings),
-            Err(StoreError::Damaged(what)) => {
-                let mut findings = Verified::default();
-                findings.damage("unreadable", format!("the store cannot be opened: {what}"));
-                Ok(findings)
-            }
-            Err(refused) => Err(OpenError::store(self.snapshot.data_dir.dir(), &refused)),
-        }
+        let found = verify::verify(&self.scan()?);
+        found.map(|found| found.verified).map_err(|error| OpenError::store(self.data_dir.dir(), &error))
     }
 
-    /// Creates a new store from everything that can be read; `None` if there is no damage. A `dry_run` writes nothing.
+    /// Creates a new journal from everything that can be read; `None` if there is no damage. A `dry_run` writes nothing.
     ///
     /// # Errors
-    /// If the store cannot be opened, or the new one cannot be written. Then nothing has changed.
+    /// If the files cannot be read, contain nothing that can be kept, or the new ones cannot be written. Then nothing has
+    /// changed.
     pub fn repair(&self, dry_run: bool) -> Result<Option<Repaired>, OpenError> {
-        let dir = self.snapshot.data_dir.dir();
-        let scan = verify::scan(&self.snapshot).map_err(|error| OpenError::store(dir, &error))?;
-        if !scan.findings.damaged {
+        let failed = |error| OpenError::store(self.data_dir.dir(), &error);
+        let scan = self.scan()?;
+        let found = verify::verify(&scan).map_err(failed)?;
+        if !found.verified.damaged {
             return Ok(None);
         }
-        repair::repair(&self.snapshot, scan, dry_run).map(Some).map_err(|error| OpenError::store(dir, &error))
+        if (found.verified.events, found.verified.topics, found.verified.records) == (0, 0, 0) {
+            let what = found.verified.findings.first().map_or_else(String::new, |finding| finding.detail.clone());
+            return Err(OpenError::Damaged { dir: self.data_dir.dir().to_owned(), what });
+        }
+        repair::repair(&self.data_dir, &scan, &found, dry_run).map(Some).map_err(failed)
     }
 
-    fn damaged(&self, what: String) -> OpenError {
-        OpenError::Damaged { dir: self.snapshot.data_dir.dir().to_owned(), what }
+    fn scan(&self) -> Result<Scan, OpenError> {
+        let scan = Scan::of(&Directory::at(&self.data_dir.journal()), data_dir::boot_id());
+        scan.map_err(|error| OpenError::unreadable(self.data_dir.dir(), &error))
+    }
+
+    /// How the node that wrote it has stopped, for messages and the field `lastStop`.
+    fn last_stop(&self) -> Result<&'static str, OpenError> {
+        let boot = data_dir::boot_id();
+        Ok(match self.scan()?.high_water_mark {
+            Ok(high_water_mark) if high_water_mark.clean => "in order",
+            Ok(high_water_mark) if high_water_mark.machine_crashed(boot) => "the machine stopped",
+            Ok(_) => "killed",
+            Err(_) => "unknown",
+        })
     }
 }
 
@@ -109,14 +103,12 @@ impl OfflineJournal {
 /// # Errors
 /// If there is no journal, a node uses it, or it is damaged.
 pub async fn compact(dir: &Path) -> Result<Compacted, OpenError> {
-    let data_dir = DataDir::take_existing(dir)?;
-    let store = data_dir.store();
-    let refresh_disk_usage = || snapshot::disk_bytes(&store).map_err(|error| OpenError::io(dir, &error));
-    let bytes_before = refresh_disk_usage()?;
-    drop(data_dir);
+    drop(DataDir::take_existing(dir)?);
     let journal = Embedded::open(&unbounded(), dir)?;
     let report = journal.maintain(Maintenance::Compact).await;
     journal.close().await;
-    report.map_err(|error| OpenError::Io { dir: dir.to_owned(), reason: error.to_string() })?;
-    Ok(Compacted { bytes_before, bytes_after: refresh_disk_usage()? })
+    match report.map_err(|error| OpenError::Io { dir: dir.to_owned(), reason: error.to_string() })? {
+        crate::journal::MaintenanceReport::Compacted(compacted) => Ok(compacted),
+        crate::journal::MaintenanceReport::Verified(_) => unreachable!("a compaction was requested"),
+    }
 }

@@ -1,34 +1,41 @@
-//! Opens a journal: locks the directory, checks that all acknowledged data are there, and chooses the epoch.
+//! Opens a journal: locks the directory, checks that all acknowledged data are there, and restores the index.
 
 use std::{
-    collections::BTreeSet,
     io,
     path::Path,
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, RwLock,
         atomic::{AtomicBool, AtomicU64},
     },
     thread::{self, JoinHandle},
 };
 
 use quick_cache::sync::Cache;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
-    EmbeddedState, Footprint, OpenError, check,
-    data_dir::{self, DataDir, HighWaterMark, HighWaterMarkFile},
-    restore::{self, Restored},
-    rows::{self, STATE_KEY, StateRow},
-    store::{Store, StoreError},
-    writer::{Command, InitialState, Writer},
+    Embedded, EmbeddedState, Footprint, OpenError, StoreError,
+    committer::{Committer, SharedCommitter},
+    data_dir::{self, DataDir},
+    items::Restored,
+    segments::{Directory, Files, JournalState, Options, Scan, Segments},
+    writer::{Command, Writer},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     journal::{Config, SyncMode, log::Log, new_epoch, notifier::Notifiers},
 };
 
 /// Initial estimate of the number of events in the cache.
 const CACHED_EVENTS: usize = 1 << 14;
+/// Size of a segment: a sixteenth of the journal, within these limits.
+const MIN_SEGMENT_BYTES: u64 = 4 << 20;
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// In a large journal segments are larger, so that at most about 400 files are open.
+const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+const MANY_SEGMENTS: u64 = 200;
+/// Timestamps ahead of the clock by less than this are not logged.
+const WARN_AHEAD_MS: u64 = 60_000;
 
 /// Opens the journal and starts its writer.
 pub(super) fn open(
@@ -36,123 +43,84 @@ pub(super) fn open(
     dir: &Path,
     clock: Clock,
     commands: mpsc::Receiver<Command>,
-) -> Result<(Arc<EmbeddedState>, JoinHandle<()>), OpenError> {
+) -> Result<(Arc<EmbeddedState>, SharedCommitter, JoinHandle<()>), OpenError> {
     let data_dir = DataDir::take(dir)?;
-    let boot = data_dir::boot_id();
-    let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what };
-    let refused = |error: io::Error| OpenError::io(dir, &error);
-    let known = HighWaterMark::read(&data_dir.high_water_mark()).map_err(refused)?;
-    let known = known.map_err(|why| damaged(format!("its file `journal/MARK`: {why}")))?;
-    check_files(&data_dir, known).map_err(refused)?.map_err(&damaged)?;
-    if let Some(high_water_mark) = known.filter(|high_water_mark| high_water_mark.commit > 0) {
-        let complete = high_water_mark.synced || !machine_crashed(high_water_mark, boot);
-        check::check(&data_dir.store(), complete.then_some(high_water_mark.commit))
-            .map_err(|error| OpenError::store(dir, &error))?;
+    let mut restored = Restored::default();
+    let disk = Arc::new(Directory::at(&data_dir.journal()));
+    let options = options(config, data_dir::boot_id());
+    let segments =
+        Segments::open(disk, options, new_epoch(), &mut restored).map_err(|error| OpenError::store(dir, &error))?;
+    if !restored.damaged.is_empty() {
+        tracing::error!(
+            items = restored.damaged.len(),
+            "some events or records of the journal are damaged and cannot be read; see `millstream journal verify`"
+        );
     }
-    let store = Store::open(&data_dir.store()).map_err(|error| OpenError::store(dir, &error))?;
-    let failed = |error: StoreError| OpenError::store(dir, &error);
-    let restored = match restore::restore(&store, config, clock.moment()).map_err(failed)? {
-        Some(restored) => restored,
-        None if known.is_none_or(|high_water_mark| high_water_mark.commit == 0) => {
-            init_store(&store, config).map_err(failed)?
-        }
-        None => return Err(damaged("its store is empty, but commits were acknowledged".into())),
-    };
-    let epoch = choose_epoch(&store, known, &restored, boot, dir)?;
-    let Restored { mut log, state, fragmented } = restored;
-    log.set_epoch(epoch);
-    let commit =
-        state.commit.max(known.map_or(0, |high_water_mark| high_water_mark.commit)) + u64::from(epoch != state.epoch);
-    if epoch != state.epoch {
-        store_epoch(&store, epoch, commit, &log).map_err(failed)?;
-    }
-    let high_water_mark = HighWaterMark { commit, clean: false, synced: config.sync == SyncMode::Always, boot };
-    let file = HighWaterMarkFile::open(&data_dir.high_water_mark(), high_water_mark).map_err(refused)?;
-    file.write(high_water_mark).and_then(|()| file.sync()).map_err(refused)?;
+    let now = clock.moment();
+    warn_ahead(&segments.state(), now);
+    let topic_segments = std::mem::take(&mut restored.topic_segments);
+    let log = restored.finish(config, segments.epoch(), &segments.state(), now);
+    let shared = Arc::new(state(config, log, segments.files(), clock));
+    let committer = Committer::new(shared.clone(), data_dir, config.clone(), segments, topic_segments);
+    let committer: SharedCommitter = Arc::new(Mutex::new(Some(committer)));
+    let writer = Writer::new(shared.clone(), committer.clone());
+    let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(commands));
+    let thread = thread.map_err(|error| OpenError::io(dir, &error))?;
+    Ok((shared, committer, thread))
+}
 
-    let after = InitialState { commit, changes: log.take_changes(), fragmented };
-    let shared = Arc::new(EmbeddedState {
+/// Opens a journal that is only read. Nothing is changed.
+pub(super) fn open_to_read(config: &Config, data_dir: &DataDir) -> Result<Embedded, OpenError> {
+    let failed = |error: StoreError| OpenError::store(data_dir.dir(), &error);
+    let mut restored = Restored::default();
+    let disk = Directory::at(&data_dir.journal());
+    let scan = Scan::of(&disk, data_dir::boot_id()).map_err(|error| OpenError::unreadable(data_dir.dir(), &error))?;
+    let state_at_end = scan.read_intact(&mut restored).map_err(failed)?.state();
+    let epoch = scan.epoch().unwrap_or_else(new_epoch);
+    let clock = Clock::system();
+    let log = restored.finish(config, epoch, &state_at_end, clock.moment());
+    let shared = Arc::new(state(config, log, Arc::new(scan.files()), clock));
+    Ok(Embedded::around(config, shared, Arc::new(Mutex::new(None))))
+}
+
+fn state(config: &Config, log: Log, files: Arc<Files>, clock: Clock) -> EmbeddedState {
+    EmbeddedState {
+        epoch: log.epoch(),
         head: watch::Sender::new(log.head()),
         log: RwLock::new(log),
         events: Cache::with_weighter(CACHED_EVENTS, config.cache_bytes, Footprint),
-        disk_bytes: AtomicU64::new(store.disk_bytes()),
-        store: RwLock::new(Some(store)),
+        disk_bytes: AtomicU64::new(files.disk_bytes()),
+        files,
         notifiers: Notifiers::default(),
-        epoch,
         clock,
         commits: AtomicU64::new(0),
+        stalls: AtomicU64::new(0),
         refusal: RwLock::default(),
         closed: AtomicBool::new(false),
-    });
-    let writer = Writer::new(shared.clone(), data_dir, file, config.clone(), boot, after);
-    let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(commands));
-    let thread = thread.map_err(refused)?;
-    Ok((shared, thread))
-}
-
-/// Checks that high-water mark and store both exist, or neither.
-fn check_files(data_dir: &DataDir, high_water_mark: Option<HighWaterMark>) -> io::Result<Result<(), String>> {
-    let stored = data_dir::exists(&data_dir.store())?;
-    match high_water_mark {
-        None if stored => return Ok(Err("its file `journal/MARK` is missing".into())),
-        Some(high_water_mark) if high_water_mark.commit > 0 && !stored => {
-            return Ok(Err("its directory `journal/store` is missing".into()));
-        }
-        // The mark is written first. So a store without a mark is never a beginning that was interrupted.
-        None => {
-            let first = HighWaterMark { commit: 0, clean: false, synced: true, boot: data_dir::boot_id() };
-            HighWaterMarkFile::open(&data_dir.high_water_mark(), first)
-                .map_err(data_dir::with_path(&data_dir.high_water_mark()))?;
-        }
-        Some(_) => {}
+        wake: Notify::new(),
     }
-    Ok(Ok(()))
 }
 
-fn init_store(store: &Store, config: &Config) -> Result<Restored, StoreError> {
-    let log = Log::new(config, new_epoch());
-    let state = StateRow::new(log.epoch(), 0, &log.log_state());
-    let mut commit = store.commit()?;
-    commit.put(STATE_KEY, rows::encode(&state));
-    commit.write(true)?;
-    Ok(Restored { log, state, fragmented: BTreeSet::new() })
+/// The settings of the log of segments.
+pub(super) fn options(config: &Config, boot: u128) -> Options {
+    let bytes = (config.max_bytes / 16).clamp(MIN_SEGMENT_BYTES, SEGMENT_BYTES);
+    let bytes = bytes.max((config.max_bytes / MANY_SEGMENTS).min(MAX_SEGMENT_BYTES));
+    let segment_bytes = u32::try_from(bytes).expect("it is at most 1 GiB");
+    Options { segment_bytes, always: config.sync == SyncMode::Always, boot }
 }
 
-/// The epoch to use. After a machine crash with a `sync` other than `always`, offsets may have been acknowledged and
-/// lost. They must not be used again in the same epoch, so a new one begins.
-fn choose_epoch(
-    store: &Store,
-    high_water_mark: Option<HighWaterMark>,
-    restored: &Restored,
-    boot: u128,
-    dir: &Path,
-) -> Result<u64, OpenError> {
-    let epoch = restored.state.epoch;
-    let Some(high_water_mark) = high_water_mark else { return Ok(epoch) };
-    if machine_crashed(high_water_mark, boot) && !high_water_mark.synced {
-        let lost = high_water_mark.commit.saturating_sub(restored.state.commit);
+fn warn_ahead(state: &JournalState, now: Moment) {
+    let last = state.log_state().last_timestamp;
+    if let Some(ahead_ms) = last.checked_sub(now.wall).filter(|ahead| *ahead > WARN_AHEAD_MS) {
         tracing::warn!(
-            commits = lost,
-            "the machine stopped before all commits were on the disk; a new epoch begins, so that clients get a gap"
+            ahead_ms,
+            "the last event is ahead of the clock; events ahead of the clock get the age of the event after them"
         );
-        return Ok(new_epoch());
     }
-    if restored.state.commit < high_water_mark.commit {
-        let (has, had) = (restored.state.commit, high_water_mark.commit);
-        let what = format!("commit {had} was acknowledged, and the store ends with commit {has}");
-        return Err(OpenError::Damaged { dir: dir.to_owned(), what });
-    }
-    store.sync().map_err(|error| OpenError::store(dir, &error))?;
-    Ok(epoch)
 }
 
-/// True if the machine crashed, and not only the process.
-fn machine_crashed(high_water_mark: HighWaterMark, boot: u128) -> bool {
-    !high_water_mark.clean && (high_water_mark.boot != boot || boot == 0)
-}
-
-fn store_epoch(store: &Store, epoch: u64, commit: u64, log: &Log) -> Result<(), StoreError> {
-    let mut batch = store.commit()?;
-    batch.put(STATE_KEY, rows::encode(&StateRow::new(epoch, commit, &log.log_state())));
-    batch.write(true)
+impl OpenError {
+    pub(super) fn unreadable(dir: &Path, error: &io::Error) -> Self {
+        Self::store(dir, &StoreError::io(error))
+    }
 }

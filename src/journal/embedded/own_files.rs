@@ -5,18 +5,18 @@ use std::{
     fs,
     io::ErrorKind,
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use super::{data_dir::DataDir, salvage};
+use super::{data_dir::DataDir, segments::name_of};
 
 /// The files of a journal in use.
 pub(super) struct OwnFiles {
     dir: PathBuf,
-    store: PathBuf,
-    /// Device and inode number of each file.
-    files: Vec<(PathBuf, (u64, u64))>,
+    journal: PathBuf,
+    /// Device and inode number of each file. The last one is the active segment.
+    files: Vec<(PathBuf, Option<(u64, u64)>)>,
     seen: Option<Instant>,
 }
 
@@ -27,13 +27,19 @@ const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 impl OwnFiles {
     /// Records the identity of the files.
-    pub(super) fn of(data_dir: &DataDir) -> Self {
-        let paths = [data_dir.lock(), data_dir.high_water_mark(), data_dir.store()];
-        let files = paths.into_iter().filter_map(|path| {
-            let about = fs::metadata(&path).ok()?;
-            Some((path, (about.dev(), about.ino())))
-        });
-        Self { dir: data_dir.dir().to_owned(), store: data_dir.store(), files: files.collect(), seen: None }
+    pub(super) fn of(data_dir: &DataDir, active: u32) -> Self {
+        let journal = data_dir.journal();
+        let paths = [data_dir.lock(), data_dir.high_water_mark(), journal.join(name_of(active))];
+        let files = paths.into_iter().map(|path| (path.clone(), identity(&path).ok()));
+        Self { dir: data_dir.dir().to_owned(), files: files.collect(), journal, seen: None }
+    }
+
+    /// Records the identity of another active segment.
+    pub(super) fn follow(&mut self, active: u32) {
+        let path = self.journal.join(name_of(active));
+        let own = identity(&path).ok();
+        self.files.pop();
+        self.files.push((path, own));
     }
 
     /// Fails if a file is missing or was replaced. Other errors are ignored: the writes report them.
@@ -43,23 +49,19 @@ impl OwnFiles {
         }
         self.seen = None;
         for (path, own) in &self.files {
-            let same = match fs::metadata(path) {
-                Ok(about) => (about.dev(), about.ino()) == *own,
+            let same = match identity(path) {
+                Ok(found) => own.is_none_or(|own| found == own),
                 Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
             };
             if !same {
                 return Err(self.removed(path));
             }
         }
-        let log = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| salvage::is_log(&entry.path()));
-        if fs::read_dir(&self.store).is_ok_and(|entries| !entries.into_iter().any(log)) {
-            return Err(self.removed(&self.store.join("*.jnl")));
-        }
         self.seen = Some(Instant::now());
         Ok(())
     }
 
-    fn removed(&self, what: &std::path::Path) -> String {
+    fn removed(&self, what: &Path) -> String {
         format!(
             "the data directory `{}` was removed, moved or replaced while the node runs (`{}` is another file now): new events \
              would be lost; restore the directory, or restart the node",
@@ -67,4 +69,8 @@ impl OwnFiles {
             what.display()
         )
     }
+}
+
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    fs::metadata(path).map(|about| (about.dev(), about.ino()))
 }

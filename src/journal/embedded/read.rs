@@ -2,32 +2,18 @@
 //!
 //! Cached events are returned at once. Events of the store are read on a thread that may block.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use tokio::task::spawn_blocking;
 
-use super::{
-    Embedded, EmbeddedState,
-    restore::{damaged, row_name},
-    rows,
-    store::StoreError,
-    values,
-    writer::unavailable,
-};
+use super::{Embedded, EmbeddedState, StoreError, items};
 use crate::{
     event::{Position, SharedEvent},
     journal::{
         Page, Query, Record, Since, Unavailable,
-        log::{EventRef, Selection},
+        log::{EventRef, Selection, Stored},
     },
 };
-
-/// Maximum time for which a value may differ from the index: the store replaces a value shortly before the index.
-const VALUE_WAIT: Duration = Duration::from_millis(200);
-const POLL_EVERY: Duration = Duration::from_millis(1);
 
 /// The payloads of selected events.
 struct Fetched {
@@ -101,13 +87,16 @@ impl Embedded {
         &self,
         work: impl FnOnce(&EmbeddedState) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Unavailable> {
+        if self.shared.closed.load(Ordering::Relaxed) {
+            return Err(Unavailable::Closed);
+        }
         let turn = self.readers.clone().acquire_owned().await.map_err(|_| Unavailable::Closed)?;
         let shared: Arc<EmbeddedState> = self.shared.clone();
         let work = spawn_blocking(move || {
             let _turn = turn;
             work(&shared)
         });
-        work.await.map_err(|_| Unavailable::Closed)?.map_err(|error| unavailable(&error))
+        work.await.map_err(|_| Unavailable::Closed)?.map_err(|error| (&error).into())
     }
 }
 
@@ -122,8 +111,8 @@ impl EmbeddedState {
         max_bytes: usize,
     ) -> Result<Fetched, StoreError> {
         let mut damage = None;
-        for EventRef { offset, primary_topic } in selected {
-            let event = match self.find(*primary_topic, *offset) {
+        for EventRef { offset, stored } in selected {
+            let event = match self.find(*offset, *stored) {
                 Ok(Some(event)) => event,
                 // Return the events before the damage; the reader's next call continues there.
                 Ok(None) | Err(StoreError::Damaged(_)) if !events.is_empty() => {
@@ -131,7 +120,7 @@ impl EmbeddedState {
                 }
                 Ok(None) if damage.is_none() => return Ok(Fetched { events, full: false, missing: Some(*offset) }),
                 Err(StoreError::Damaged(what)) => {
-                    // Damage affects a block with many events: skip all consecutive damaged events in one step.
+                    // Damage may affect many events: skip all consecutive damaged events in one step.
                     damage = Some(StoreError::Unreadable { through: *offset, what });
                     continue;
                 }
@@ -150,51 +139,47 @@ impl EmbeddedState {
         damage.map_or(Ok(Fetched { events, full: false, missing: None }), Err)
     }
 
-    /// An event from the cache or the store; `None` if it was deleted meanwhile.
-    fn find(&self, primary_topic: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
-        if let Some(event) = self.events.get(&offset) {
-            return Ok(Some(event));
-        }
-        match self.load(primary_topic, offset)? {
-            None if self.log().contains(offset) => {
-                let what = format!("event {offset} has no data; see `millstream journal verify`");
-                Err(StoreError::Damaged(what))
+    /// An event from the cache or the disk; `None` if it was deleted meanwhile.
+    fn find(&self, offset: u64, mut stored: Stored) -> Result<Option<SharedEvent>, StoreError> {
+        loop {
+            if let Some(event) = self.events.get(&offset) {
+                return Ok(Some(event));
             }
-            found => Ok(found),
+            match self.load(offset, stored) {
+                Ok(event) => return Ok(Some(event)),
+                Err(error) => match self.log().stored(offset) {
+                    None => return Ok(None),
+                    // It was moved meanwhile.
+                    Some(now) if now != stored => stored = now,
+                    Some(_) => return Err(error),
+                },
+            }
         }
     }
 
-    fn load(&self, primary_topic: u64, offset: u64) -> Result<Option<SharedEvent>, StoreError> {
-        let key = rows::event_key(primary_topic, offset);
-        let Some(row) = self.with_store(|store| store.get(key))? else { return Ok(None) };
+    fn load(&self, offset: u64, stored: Stored) -> Result<SharedEvent, StoreError> {
+        let damaged = |what: &dyn std::fmt::Display| StoreError::Damaged(format!("event {offset} is damaged: {what}"));
+        let bytes = self.files.read(stored).map_err(|error| match error {
+            StoreError::Damaged(what) => damaged(&what),
+            error => error,
+        })?;
         let position = Position { epoch: self.epoch, offset };
-        let event = rows::decode_event(&row, position).map_err(|bad| damaged(&row_name(&key), &bad))?;
-        let event = Arc::new(event);
+        let event = Arc::new(items::decode_event(&bytes, position).map_err(|error| damaged(&error))?);
         self.events.insert(offset, event.clone());
-        Ok(Some(event))
+        Ok(event)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a thread that may wait for the disk")]
-    pub(super) fn record(&self, key: &str) -> Result<Option<Record>, StoreError> {
-        // Value and revision are read separately. The store replaces or deletes a value shortly before the index, so read
-        // until both belong together.
-        let mut deadline = Instant::now() + VALUE_WAIT;
+    fn record(&self, key: &str) -> Result<Option<Record>, StoreError> {
         loop {
             let Some(known) = self.log().record(key) else { return Ok(None) };
-            let value = self.with_store(|store| values::read(&store.snapshot(), key, known))?;
-            let in_parts = rows::parts_in(known.size) > 0;
-            let unchanged = self.log().record(key) == Some(known);
-            match value {
-                // Parts carry their revision; a single row does not.
-                Some(value) if in_parts || unchanged => {
-                    return Ok(Some(Record { value, revision: known.revision }));
+            match self.files.read(known.stored) {
+                Ok(value) => return Ok(Some(Record { value, revision: known.revision })),
+                // It was moved or replaced meanwhile.
+                Err(_) if self.log().record(key) != Some(known) => {}
+                Err(StoreError::Damaged(what)) => {
+                    return Err(StoreError::Damaged(format!("record `{key}` is damaged: {what}")));
                 }
-                _ if !unchanged => deadline = Instant::now() + VALUE_WAIT,
-                _ if Instant::now() < deadline => std::thread::sleep(POLL_EVERY),
-                _ => {
-                    let record = row_name(&rows::record_key(key));
-                    return Err(StoreError::Damaged(format!("{record} has no value")));
-                }
+                Err(error) => return Err(error),
             }
         }
     }

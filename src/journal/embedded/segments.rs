@@ -24,20 +24,29 @@ use std::{
 
 use bytes::Bytes;
 
-use super::store::StoreError;
+use super::StoreError;
+use crate::journal::log::Stored;
 
 mod disk;
 mod frame;
-mod high_water_mark;
+pub(super) mod high_water_mark;
 mod open;
+mod reader;
+mod scan;
 
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::{
+    disk::Directory,
+    frame::{Body, Draft, Field, Item, JournalState},
+    scan::{Scan, Visit},
+};
 use self::{
     disk::{Disk, DiskFile},
-    frame::{Body, Draft, Frame, HEADER_BYTES, Header, JournalState},
+    frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header},
     high_water_mark::{HighWaterMark, HighWaterMarkFile},
+    reader::Reader,
 };
 
 /// The log, and what it has written. One thread appends; readers use [`Files`].
@@ -49,17 +58,18 @@ pub(super) struct Segments {
     high_water_mark: HighWaterMark,
     generation: u64,
     epoch: u64,
-    /// The greatest number of a segment that is in use.
+    /// The greatest number of a segment.
     last_number: u32,
-    active: Arc<dyn DiskFile>,
+    /// The names of all segments up to this number are on the disk.
+    named: u32,
     /// The end of the log.
     end: Point,
+    /// Reserved bytes of the active segment.
+    reserved: u64,
     /// Everything before it is on the disk.
     synced: Point,
-    /// Files that have commits after `synced`, oldest first.
-    unsynced: Vec<Arc<dyn DiskFile>>,
-    /// True if a segment was created whose name is not on the disk.
-    unsynced_names: bool,
+    /// Files that may have commits after `synced`, oldest first. The last one is the active segment.
+    unsynced: Vec<(u32, Arc<dyn DiskFile>)>,
     /// True after a sync failed, until [`Segments::recover`].
     sync_failed: bool,
     /// True after a sync of `MARK` failed: segments are not removed any more, since the file may name a removed one.
@@ -90,10 +100,19 @@ struct Point {
 }
 
 /// The location of a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Location {
     pub segment: u32,
     pub position: u32,
+}
+
+/// A sync that runs without the log, so that commits continue beside it.
+pub(super) struct Sync {
+    disk: Arc<dyn Disk>,
+    files: Vec<Arc<dyn DiskFile>>,
+    /// The names of all segments up to this number are synced too.
+    names: Option<u32>,
+    through: Point,
 }
 
 /// The open files, for readers.
@@ -112,6 +131,10 @@ pub(super) struct Copied {
 const NEXT: &str = "next.tmp";
 /// Maximum length of a frame. Positions in a segment have 32 bits.
 const MAX_FRAME_BYTES: usize = 1 << 30;
+/// Space is reserved in steps: the reserved length doubles up to this step.
+const RESERVE_BYTES: u64 = 4 << 20;
+const FIRST_RESERVE_BYTES: u64 = 256 << 10;
+const MAX_SPARE_BYTES: usize = 64 << 10;
 
 // === impl Segments ===
 
@@ -133,49 +156,111 @@ impl Segments {
         self.files.clone()
     }
 
+    /// Number of the last commit that is on the disk.
+    pub(super) fn synced_commit(&self) -> u64 {
+        self.synced.commit
+    }
+
+    /// A lower bound of the bytes that are not on the disk.
+    pub(super) fn unsynced_bytes(&self) -> u64 {
+        match self.end.segment == self.synced.segment {
+            true => (self.end.position - self.synced.position).into(),
+            false => u64::from(self.options.segment_bytes.saturating_sub(self.synced.position) + self.end.position),
+        }
+    }
+
     /// Number of the oldest segment, and of the active one.
     pub(super) fn numbers(&self) -> (u32, u32) {
         (self.high_water_mark.oldest, self.end.segment)
+    }
+
+    /// Bytes of the frames in the active segment.
+    pub(super) fn active_bytes(&self) -> u32 {
+        self.end.position
+    }
+
+    /// Size of a segment in bytes.
+    pub(super) fn segment_bytes(&self) -> u32 {
+        self.options.segment_bytes
+    }
+
+    /// True if a sync failed. Nothing can be written then before [`recover`](Self::recover).
+    pub(super) fn needs_recovery(&self) -> bool {
+        self.sync_failed
     }
 
     /// Writes a commit. When it returns, the commit is as durable as the settings promise. Returns the location of its
     /// first body; the others follow it.
     ///
     /// # Errors
-    /// If the disk fails. Nothing has changed then. A commit that failed may be in the log again after a crash of the
-    /// process.
+    /// If the disk fails. Nothing has changed then. If the disk also rejects the removal of the frame, the commit may be
+    /// in the log again after the process was killed.
     pub(super) fn commit(&mut self, draft: &Draft) -> Result<Location, StoreError> {
         self.check_sync()?;
         if draft.max_length() > MAX_FRAME_BYTES {
             return Err(StoreError::Io(format!("a commit has more than {MAX_FRAME_BYTES} bytes")));
         }
-        self.make_room(draft.max_length())?;
+        self.make_room(draft.max_length(), if draft.adds_data() { self.spare_bytes() } else { 0 })?;
         let mut end = self.end;
         end.commit += 1;
         end.state = draft.state();
         let mut buffer = std::mem::take(&mut self.buffer);
         let (chain, bodies_at) = draft.encode(&self.end.state, end.commit, self.end.chain, &mut buffer);
-        let written = self.active.write_at(&buffer, self.end.position.into());
+        let written = self.active().write_at(&buffer, self.end.position.into());
         end.chain = chain;
         end.position += in_segment(buffer.len());
         self.buffer = buffer;
-        written.map_err(|error| StoreError::io(&error))?;
-        if self.options.always {
-            self.sync_files()?;
+        let done = written.map_err(|error| StoreError::io(&error)).and_then(|()| self.acknowledge(end));
+        if let Err(error) = done {
+            // The frame may be complete. A rejected commit must not be there after a restart.
+            let _ = self.active().write_at(&[0; FRAME_BYTES], self.end.position.into());
+            return Err(error);
         }
-        let synced = if self.options.always { end.commit } else { self.high_water_mark.synced };
-        self.write_high_water_mark(HighWaterMark {
-            acknowledged: end.commit,
-            synced,
-            clean: false,
-            ..self.high_water_mark
-        })?;
-        let location = Location { segment: end.segment, position: self.end.position + in_segment(bodies_at) };
+        let position = self.end.position + in_segment(bodies_at);
         self.end = end;
         if self.options.always {
             self.synced = end;
         }
-        Ok(location)
+        Ok(Location { segment: end.segment, position })
+    }
+
+    /// Makes a written commit as durable as the settings promise, and records it in `MARK`.
+    fn acknowledge(&mut self, end: Point) -> Result<(), StoreError> {
+        if self.options.always {
+            self.sync_files()?;
+        }
+        let synced = if self.options.always { end.commit } else { self.high_water_mark.synced };
+        let high_water_mark = HighWaterMark { acknowledged: end.commit, synced, clean: false, ..self.high_water_mark };
+        self.write_high_water_mark(high_water_mark)
+    }
+
+    /// Begins a sync of all commits; `None` if all are on the disk.
+    pub(super) fn begin_sync(&self) -> Option<Sync> {
+        let (end, last_number) = (self.end, self.last_number);
+        let names = (self.named < last_number).then_some(last_number);
+        if self.sync_failed || (self.synced.commit == end.commit && names.is_none()) {
+            return None;
+        }
+        let files = self.unsynced.iter().map(|(_, file)| file.clone()).collect();
+        Some(Sync { disk: self.disk.clone(), files, names, through: end })
+    }
+
+    /// Ends a sync with its result.
+    ///
+    /// # Errors
+    /// If it failed. Nothing can be written then before [`recover`](Self::recover).
+    pub(super) fn end_sync(&mut self, sync: &Sync, result: io::Result<()>) -> Result<(), StoreError> {
+        if let Err(error) = result {
+            self.sync_failed = true;
+            return Err(StoreError::io(&error));
+        }
+        // After a recovery beside it, the commits are in another segment.
+        if self.synced.commit < sync.through.commit && sync.through.segment >= self.synced.segment {
+            self.synced = sync.through;
+        }
+        self.named = self.named.max(sync.names.unwrap_or(0));
+        self.unsynced.retain(|(number, _)| *number >= sync.through.segment);
+        self.write_high_water_mark(HighWaterMark { synced: self.synced.commit, ..self.high_water_mark })
     }
 
     /// Waits until all commits are on the disk.
@@ -184,9 +269,10 @@ impl Segments {
     /// If the disk fails. Nothing can be written then before [`recover`](Self::recover).
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
         self.check_sync()?;
-        self.sync_files()?;
-        self.synced = self.end;
-        self.write_high_water_mark(HighWaterMark { synced: self.end.commit, ..self.high_water_mark })
+        match self.begin_sync() {
+            Some(sync) => self.end_sync(&sync, sync.run()),
+            None => Ok(()),
+        }
     }
 
     /// Continues after a failed sync: copies the commits that are not on the disk to a new segment. Returns the
@@ -205,16 +291,16 @@ impl Segments {
         let mut point = self.synced;
         for (segment, file) in self.files.from(self.synced.segment) {
             if segment != point.segment {
-                let header = open::read_header(&*file).map_err(|error| StoreError::io(&error))?;
+                let header = reader::read_header(&*file).map_err(|error| StoreError::io(&error))?;
                 // A segment of an earlier attempt, or one without a commit.
                 let Some(_) = header.filter(|header| header.chain == point.chain) else { continue };
                 point = Point { segment, position: in_segment(HEADER_BYTES), ..point };
             }
             let from = Location { segment, position: point.position };
             let begins = frames.len();
-            let mut reader = open::Reader::new(&*file, point.position.into());
+            let mut reader = Reader::new(&*file, point.position.into());
             while point.commit < self.end.commit {
-                let Ok(frame) = reader.frame(&point).map_err(|error| StoreError::io(&error))? else { break };
+                let Some(frame) = reader.frame(&point).map_err(|error| StoreError::io(&error))? else { break };
                 let (next, length) = (point.after(&frame), frame.length);
                 frames.extend_from_slice(reader.take(length));
                 point = next;
@@ -231,9 +317,9 @@ impl Segments {
         let first = in_segment(HEADER_BYTES);
         let end = Point { segment, position: first + in_segment(frames.len()), ..point };
         self.unsynced.clear();
-        self.install(file, end);
+        self.install(file, end)?;
         self.disk.sync().map_err(|error| StoreError::io(&error))?;
-        self.unsynced_names = false;
+        self.named = segment;
         self.sync_failed = false;
         // The new segment replaces all after the one with the last sync. `MARK` must never name one of them as the
         // oldest, since a loss of the commits before it would not be detected. If a removal fails, the next opening
@@ -295,15 +381,49 @@ impl Segments {
         }
     }
 
-    /// Begins a new segment if the active one has no room for a frame.
-    fn make_room(&mut self, bytes: usize) -> Result<(), StoreError> {
+    /// The files for a verification, which runs without the log. It reads them up to the last commit.
+    pub(super) fn scan(&self) -> io::Result<Scan> {
+        Scan::of_open(self.high_water_mark, self.files.from(self.high_water_mark.oldest))
+    }
+
+    /// Begins a new segment, unless the active one is empty.
+    ///
+    /// # Errors
+    /// If the disk fails. The active segment stays in use then.
+    pub(super) fn rotate(&mut self) -> Result<(), StoreError> {
+        self.check_sync()?;
+        if self.end.position as usize == HEADER_BYTES { Ok(()) } else { self.begin_segment(0) }
+    }
+
+    /// Bytes that only deletions may use, so that they are possible on a full disk.
+    fn spare_bytes(&self) -> usize {
+        (self.options.segment_bytes as usize / 64).min(MAX_SPARE_BYTES)
+    }
+
+    /// Begins a new segment if the active one has no room for a frame, and reserves space for it and the spare bytes.
+    fn make_room(&mut self, bytes: usize, spare: usize) -> Result<(), StoreError> {
         let room = (self.options.segment_bytes as usize).saturating_sub(self.end.position as usize);
-        if bytes <= room || self.end.position as usize == HEADER_BYTES {
-            return Ok(());
+        if bytes + spare > room && self.end.position as usize > HEADER_BYTES {
+            return self.begin_segment(bytes + spare);
         }
-        let (file, segment) = self.create(&self.end, &[], bytes, self.options.always)?;
-        self.install(file, Point { segment, position: in_segment(HEADER_BYTES), ..self.end });
+        let needed = u64::from(self.end.position) + (bytes + spare) as u64;
+        if needed > self.reserved {
+            let length = self.length_for(needed);
+            self.active().reserve(length).map_err(|error| StoreError::io(&error))?;
+            self.reserved = length;
+        }
         Ok(())
+    }
+
+    fn begin_segment(&mut self, room: usize) -> Result<(), StoreError> {
+        let (file, segment) = self.create(&self.end, &[], room, self.options.always)?;
+        self.install(file, Point { segment, position: in_segment(HEADER_BYTES), ..self.end })
+    }
+
+    /// The length to reserve for this number of bytes.
+    fn length_for(&self, bytes: u64) -> u64 {
+        let step = bytes.next_power_of_two().clamp(FIRST_RESERVE_BYTES, RESERVE_BYTES);
+        bytes.next_multiple_of(step).min(self.options.segment_bytes.into()).max(bytes)
     }
 
     /// Creates a segment after a point with these frames, and with room for a frame of `room` bytes. With `sync` the
@@ -324,38 +444,40 @@ impl Segments {
             chain: after.chain,
             state: after.state,
         };
-        let length = u64::from(self.options.segment_bytes).max((HEADER_BYTES + frames.len() + room) as u64);
+        let length = self.length_for((HEADER_BYTES + frames.len() + room) as u64);
         open::create(&*self.disk, &header, frames, length, sync)
             .map(|file| (file, number))
             .map_err(|error| StoreError::io(&error))
     }
 
     /// Appends to this segment from now on.
-    fn install(&mut self, file: Arc<dyn DiskFile>, end: Point) {
+    fn install(&mut self, file: Arc<dyn DiskFile>, end: Point) -> Result<(), StoreError> {
         self.files.add(end.segment, file.clone());
-        self.unsynced.push(file.clone());
-        self.unsynced_names = true;
+        self.reserved = file.len().map_err(|error| StoreError::io(&error))?;
+        self.unsynced.push((end.segment, file));
         self.last_number = end.segment;
-        self.active = file;
         self.end = end;
+        Ok(())
+    }
+
+    fn active(&self) -> &dyn DiskFile {
+        let (_, active) = self.unsynced.last().expect("the active segment is always in it");
+        &**active
     }
 
     /// Syncs all files, and the names of new ones.
     fn sync_files(&mut self) -> Result<(), StoreError> {
-        let mut sync = || {
-            self.unsynced.iter().try_for_each(|file| file.sync())?;
-            if self.unsynced_names {
-                self.disk.sync()?;
-                self.unsynced_names = false;
-            }
-            Ok(())
-        };
-        sync().map_err(|error: io::Error| {
+        let names = (self.named < self.last_number).then_some(self.last_number);
+        let files = self.unsynced.iter().map(|(_, file)| file.clone()).collect();
+        let sync = Sync { disk: self.disk.clone(), files, names, through: self.end };
+        sync.run().map_err(|error| {
             self.sync_failed = true;
             StoreError::io(&error)
         })?;
+        self.named = self.last_number;
         // The active file is written to again.
         self.unsynced.drain(..self.unsynced.len() - 1);
+        self.synced = self.end;
         Ok(())
     }
 
@@ -363,6 +485,26 @@ impl Segments {
         self.high_water_mark_file.write(high_water_mark).map_err(|error| StoreError::io(&error))?;
         self.high_water_mark = high_water_mark;
         Ok(())
+    }
+}
+
+// === impl Sync ===
+
+impl Sync {
+    /// Waits until the files and names are on the disk.
+    pub(super) fn run(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| file.sync())?;
+        if self.names.is_some() { self.disk.sync() } else { Ok(()) }
+    }
+}
+
+// === impl Location ===
+
+impl Location {
+    /// The body at this location.
+    pub(super) fn of(self, body: Option<Body>) -> Stored {
+        let Body { length, checksum } = body.unwrap_or_default();
+        Stored { segment: self.segment, position: self.position, length, checksum }
     }
 }
 
@@ -383,11 +525,16 @@ impl Point {
 // === impl Copied ===
 
 impl Copied {
+    /// True if it was copied from this segment.
+    pub(super) fn is_from(&self, segment: u32) -> bool {
+        self.from.segment == segment
+    }
+
     /// The new location of a body; `None` if it was not copied.
-    pub(super) fn moved(&self, location: Location) -> Option<Location> {
-        let distance = location.position.checked_sub(self.from.position)?;
-        let copied = location.segment == self.from.segment && distance < self.bytes;
-        copied.then(|| Location { position: self.to.position + distance, ..self.to })
+    pub(super) fn moved(&self, stored: Stored) -> Option<Stored> {
+        let distance = stored.position.checked_sub(self.from.position)?;
+        let copied = stored.segment == self.from.segment && distance < self.bytes;
+        copied.then(|| Stored { segment: self.to.segment, position: self.to.position + distance, ..stored })
     }
 }
 
@@ -398,19 +545,39 @@ impl Files {
     ///
     /// # Errors
     /// If it has changed, or the disk cannot read it.
-    pub(super) fn read(&self, location: Location, body: Body) -> Result<Bytes, StoreError> {
-        let Location { segment, position } = location;
-        let file = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned();
-        let file = file.ok_or_else(|| StoreError::Damaged(format!("segment {segment} was removed")))?;
-        let mut bytes = vec![0; body.length as usize];
-        file.read_at(&mut bytes, position.into()).map_err(|error| StoreError::io(&error))?;
-        match body.is_of(&bytes) {
-            true => Ok(bytes.into()),
+    pub(super) fn read(&self, stored: Stored) -> Result<Bytes, StoreError> {
+        let bytes = self.read_unchecked(stored)?;
+        let Stored { segment, position, length, checksum } = stored;
+        match (Body { length, checksum }).is_of(&bytes) {
+            true => Ok(bytes),
             false => Err(StoreError::Damaged(format!(
-                "{} bytes at byte {position} of segment {segment} have changed",
-                bytes.len()
+                "{length} bytes at byte {position} of `journal/{}` have changed",
+                name_of(segment)
             ))),
         }
+    }
+
+    /// Reads a body that may have changed.
+    ///
+    /// # Errors
+    /// If the disk cannot read it.
+    pub(super) fn read_unchecked(&self, stored: Stored) -> Result<Bytes, StoreError> {
+        let Stored { segment, position, length, .. } = stored;
+        let file = self.get(segment).ok_or(StoreError::Removed(segment))?;
+        let mut bytes = vec![0; length as usize];
+        file.read_at(&mut bytes, position.into()).map_err(|error| StoreError::io(&error))?;
+        Ok(bytes.into())
+    }
+
+    /// Bytes of all files on the disk.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let files = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        files.values().map(|file| file.disk_bytes().unwrap_or(0)).sum()
+    }
+
+    /// An open file; `None` if it was removed.
+    pub(super) fn get(&self, segment: u32) -> Option<Arc<dyn DiskFile>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
     }
 
     fn add(&self, segment: u32, file: Arc<dyn DiskFile>) {
@@ -429,8 +596,14 @@ impl Files {
 }
 
 /// The name of a segment's file.
-fn name_of(number: u32) -> String {
+pub(super) fn name_of(number: u32) -> String {
     format!("{number:010}.seg")
+}
+
+/// The number of a segment's file; `None` for other files.
+fn number_of(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".seg")?.parse().ok()?;
+    (name_of(number) == name).then_some(number)
 }
 
 /// A length or a position within a segment.

@@ -1,4 +1,4 @@
-//! Tests of the journal on disk that the contract cannot contain: stored rows, and the index restored from them.
+//! Tests of the journal on disk that the contract cannot contain: its files, and the index restored from them.
 
 use std::{
     path::PathBuf,
@@ -119,8 +119,29 @@ impl Reopened {
         self.get(key.into()).await.unwrap().map(|record| record.value)
     }
 
-    fn count_rows(&self, kind: u8) -> usize {
-        self.shared.with_store(|store| Ok(store.scan(kind, &[]).count())).unwrap()
+    /// Number of segments on the disk.
+    fn segments(&self) -> usize {
+        let names = std::fs::read_dir(self.dir.join("journal")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".seg")).count()
+    }
+
+    /// Waits until the writer thread has nothing to clean.
+    async fn cleaned(&self) {
+        let is_due = || self.committer.lock().unwrap().as_ref().unwrap().is_cleaning_due();
+        while is_due() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// The directory, as soon as the writer of the journal has ended.
+    fn stopped(&self) -> data_dir::DataDir {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            match data_dir::DataDir::take(&self.dir) {
+                Err(OpenError::InUse { .. }) if Instant::now() < until => std::thread::yield_now(),
+                taken => return taken.unwrap(),
+            }
+        }
     }
 }
 

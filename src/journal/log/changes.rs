@@ -1,4 +1,4 @@
-//! Changes that an adapter must store: deleted events, and topics with a new `trimmed_through`.
+//! Changes that an adapter must store or apply: deleted events, and topics with a new `trimmed_through`.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,10 @@ use super::topics::TopicId;
 /// Changes of the index beside those of groups.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// Events that no topic keeps: primary topic and offset.
-    pub dropped: Vec<(TopicId, u64)>,
+    /// Offsets of events that no topic keeps.
+    pub dropped: Vec<u64>,
+    /// Offsets of restored events that have another time than the stored one.
+    pub corrected: Vec<u64>,
     /// Topics that were removed, or have a new `trimmed_through`.
     pub topics: BTreeSet<TopicId>,
-}
-
-// === impl Changes ===
-
-impl Changes {
-    /// Number of changes.
-    pub(crate) fn len(&self) -> usize {
-        self.dropped.len() + self.topics.len()
-    }
-
-    /// Adds later changes.
-    pub(crate) fn merge(&mut self, later: Self) {
-        self.dropped.extend(later.dropped);
-        self.topics.extend(later.topics);
-    }
 }

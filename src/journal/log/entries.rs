@@ -17,9 +17,25 @@ pub(super) struct IndexEntry {
     pub kept_by: u8,
     /// Number of pinned topics that keep the event.
     pub pinned_by: u8,
+    /// True if the event expires. Being a `bool`, it also makes an `Option` of the entry as small as the entry.
+    expires: bool,
     pub topics: TopicSet,
+    pub stored: Stored,
     /// Metadata that few events have.
-    pub extra: Option<Box<Extra>>,
+    extra: Option<Box<Extra>>,
+}
+
+/// Where an adapter has stored a payload or the value of a record. The index keeps it, and uses only the length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Number of the file.
+    pub segment: u32,
+    /// Position of its first byte in the file.
+    pub position: u32,
+    /// Number of bytes.
+    pub length: u32,
+    /// Checksum of the bytes.
+    pub checksum: u32,
 }
 
 /// Metadata that few events have.
@@ -39,24 +55,41 @@ pub(super) enum TopicSet {
 }
 
 const BLOCK: usize = 16;
+/// There may be millions of entries.
+const _: () = assert!(size_of::<Option<IndexEntry>>() == 56);
 
+/// The entries are separate, so that their allocation has no remainder.
 struct Block {
     live: usize,
-    entries: [Option<IndexEntry>; BLOCK],
+    entries: Box<[Option<IndexEntry>; BLOCK]>,
 }
 
 /// Index entries by offset.
 #[derive(Default)]
 pub(super) struct EventIndex {
-    blocks: BTreeMap<u64, Box<Block>>,
+    blocks: BTreeMap<u64, Block>,
     live: usize,
 }
 
 // === impl IndexEntry ===
 
 impl IndexEntry {
+    /// An entry that no topic keeps yet.
+    pub(super) fn new(timestamp: u64, size: u32, topics: TopicSet, stored: Stored, extra: Extra) -> Self {
+        let expires = extra.expires.is_some();
+        let extra = (expires || extra.key.is_some()).then(|| Box::new(extra));
+        Self { timestamp, size, kept_by: 0, pinned_by: 0, expires, topics, stored, extra }
+    }
+
     pub(super) fn expires(&self) -> Option<u64> {
-        self.extra.as_ref()?.expires
+        self.extra.as_ref().filter(|_| self.expires)?.expires
+    }
+
+    /// Changes the time of its expiry, if it has one.
+    pub(super) fn change_expiry(&mut self, change: impl FnOnce(u64) -> u64) {
+        if let Some(expires) = self.extra.as_mut().and_then(|extra| extra.expires.as_mut()) {
+            *expires = change(*expires);
+        }
     }
 
     pub(super) fn key(&self) -> Option<(u128, u128)> {
@@ -86,11 +119,6 @@ impl TopicSet {
             Self::Many(ids) => ids,
         }
     }
-
-    /// The topic under which the payload is stored. It does not change while any topic keeps the event.
-    pub(super) fn primary_topic(&self) -> TopicId {
-        self.ids()[0]
-    }
 }
 
 // === impl EventIndex ===
@@ -101,7 +129,7 @@ impl EventIndex {
     }
 
     pub(super) fn insert(&mut self, offset: u64, entry: IndexEntry) {
-        let empty = || Box::new(Block { live: 0, entries: array::from_fn(|_| None) });
+        let empty = || Block { live: 0, entries: Box::new(array::from_fn(|_| None)) };
         let block = self.blocks.entry(block_of(offset)).or_insert_with(empty);
         if block.entries[slot(offset)].replace(entry).is_none() {
             block.live += 1;
@@ -115,6 +143,11 @@ impl EventIndex {
 
     pub(super) fn get_mut(&mut self, offset: u64) -> Option<&mut IndexEntry> {
         self.blocks.get_mut(&(block_of(offset)))?.entries[slot(offset)].as_mut()
+    }
+
+    /// All entries, in order.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut IndexEntry> {
+        self.blocks.values_mut().flat_map(|block| block.entries.iter_mut().flatten())
     }
 
     /// The entry with the greatest offset.
@@ -137,11 +170,19 @@ impl EventIndex {
         Some(entry)
     }
 
+    /// All entries, in order. Each block is freed after its last entry was returned.
+    pub(super) fn into_entries(self) -> impl Iterator<Item = (u64, IndexEntry)> {
+        self.blocks.into_iter().flat_map(|(number, block)| {
+            let entries = (number * BLOCK as u64..).zip(*block.entries);
+            entries.filter_map(|(offset, entry)| Some((offset, entry?)))
+        })
+    }
+
     /// Entries with a greater offset, in order. Clients choose `after`, so it may be any number.
     pub(super) fn after(&self, after: u64) -> impl Iterator<Item = (u64, &IndexEntry)> {
         let blocks = self.blocks.range((Bound::Included(block_of(after)), Bound::Unbounded));
         let entries = blocks.flat_map(|(number, block)| {
-            let entries = (number * BLOCK as u64..).zip(&block.entries);
+            let entries = (number * BLOCK as u64..).zip(block.entries.iter());
             entries.filter_map(|(offset, entry)| Some((offset, entry.as_ref()?)))
         });
         entries.skip_while(move |(offset, _)| *offset <= after)

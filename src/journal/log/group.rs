@@ -1,18 +1,15 @@
 //! A commit group: batches that are committed together. It is planned against the log, written by the adapter, and then
 //! applied to the log. A group that cannot be written changes nothing.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     Log, dedupe,
+    entries::Stored,
     records::RecordInfo,
-    restore::{EventMeta, LogState},
-    size,
+    restore::LogState,
     topics::{TopicId, pinned},
 };
 use crate::{
@@ -92,16 +89,22 @@ impl Log {
         }
     }
 
-    /// Adds a committed group to the log.
-    pub(crate) fn apply(&mut self, group: &CommitGroup) {
-        for PlannedWrite { key, value, revision } in &group.records {
-            let known = value.as_ref().map(|value| RecordInfo { revision: *revision, size: value.len() as u64 });
-            self.records.write(key.clone(), known);
-        }
+    /// Adds a committed group to the log. `stored` has the payload of each event, then the value of each record that is
+    /// not deleted. It is empty if the adapter stores nothing on a disk.
+    pub(crate) fn apply(&mut self, group: &CommitGroup, stored: &[Stored]) {
+        let mut stored = stored.iter().copied();
         self.records.revision = self.records.revision.max(group.next_revision.saturating_sub(1));
         self.stats.duplicates += group.duplicates;
         for planned in &group.events {
-            self.push(planned);
+            self.push(planned, stored.next().unwrap_or_default());
+        }
+        for PlannedWrite { key, value, revision } in &group.records {
+            let known = value.as_ref().map(|value| {
+                let length = u32::try_from(value.len()).expect("a value is shorter than 4 GiB");
+                let in_memory = || Stored { length, ..Stored::default() };
+                RecordInfo { revision: *revision, stored: stored.next().unwrap_or_else(in_memory) }
+            });
+            self.write_record(key.clone(), known);
         }
     }
 }
@@ -122,25 +125,6 @@ impl CommitGroup {
             revision: self.next_revision - 1,
             ..log.log_state()
         }
-    }
-
-    /// Metadata of its events, as the adapter stores them.
-    pub(crate) fn event_metas(&self) -> impl Iterator<Item = EventMeta> {
-        self.events.iter().map(|PlannedEvent { event, topics, key }| EventMeta {
-            offset: event.position.offset,
-            timestamp: event.timestamp,
-            size: size(event),
-            topics: topics.to_vec(),
-            expires: event.expires,
-            key: *key,
-        })
-    }
-
-    /// The last write of each record. All rows of a commit have one sequence number, so two writes of one row would have
-    /// no order.
-    pub(crate) fn last_records(&self) -> impl Iterator<Item = &PlannedWrite> {
-        let mut seen = HashSet::new();
-        self.records.iter().rev().filter(move |write| seen.insert(write.key.as_str()))
     }
 
     /// Adds a batch. A rejected batch changes nothing.

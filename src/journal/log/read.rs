@@ -2,8 +2,8 @@
 
 use super::{
     Log,
-    entries::IndexEntry,
-    topics::{TopicId, TopicLog},
+    entries::{IndexEntry, Stored},
+    topics::TopicLog,
 };
 use crate::{
     journal::{Page, Query, TopicInfo, Trimmed},
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventRef {
     pub offset: u64,
-    pub primary_topic: TopicId,
+    pub stored: Stored,
 }
 
 /// The events of a page or of the tail, without payloads.
@@ -67,9 +67,9 @@ impl Log {
         }
     }
 
-    /// True while any topic keeps this event.
-    pub(crate) fn contains(&self, offset: u64) -> bool {
-        self.entries.contains(offset)
+    /// Where the payload of an event is stored; `None` if no topic keeps the event.
+    pub(crate) fn stored(&self, offset: u64) -> Option<Stored> {
+        self.entries.get(offset).map(|entry| entry.stored)
     }
 
     pub(crate) fn before_time(&self, timestamp: u64) -> u64 {
@@ -180,5 +180,5 @@ impl Log {
 }
 
 fn event_ref(offset: u64, entry: &IndexEntry) -> EventRef {
-    EventRef { offset, primary_topic: entry.topics.primary_topic() }
+    EventRef { offset, stored: entry.stored }
 }

@@ -1,12 +1,15 @@
 //! Restores an index from the disk, event by event. Also the data that an adapter must store for this.
 
+use std::collections::{BTreeMap, HashMap};
+
 use super::{
     LastDeleted, Log,
-    entries::{Extra, IndexEntry, TopicSet},
-    records::RecordInfo,
+    entries::{EventIndex, Extra, IndexEntry, Stored, TopicSet},
+    records::{RecordIndex, RecordInfo},
+    segments::SegmentItems,
     topics::{TopicId, pinned},
 };
-use crate::{clock::Moment, journal::Stats, topic::Topic};
+use crate::{clock::Moment, journal::Config, topic::Topic};
 
 /// The state of the whole log that an adapter stores. Times are wall-clock times.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +35,19 @@ pub(crate) struct EventMeta {
     pub topics: Vec<TopicId>,
     pub expires: Option<u64>,
     pub key: Option<(u128, u128)>,
+    pub stored: Stored,
+}
+
+/// An index that is being restored. Events, topics and records are added as the adapter finds them: of two with the same
+/// offset, id or key the later one counts.
+#[derive(Default)]
+pub(crate) struct Restore {
+    /// Their times are wall-clock times.
+    events: EventIndex,
+    topics: BTreeMap<TopicId, (Topic, u64)>,
+    records: RecordIndex,
+    /// For events with a time to live: the latest time for which retention had deleted events before them.
+    swept: HashMap<u64, u64>,
 }
 
 /// Maximum number of events with timestamps ahead of the clock that wait for an event with an earlier timestamp.
@@ -72,21 +88,74 @@ impl Log {
         self.topics.get(id).map(|log| (&log.name, log.trimmed_through))
     }
 
-    /// Metadata of the stored events after `after` and up to `through`.
-    pub(crate) fn event_metas(&self, after: u64, through: u64) -> impl Iterator<Item = EventMeta> {
-        let entries = self.entries.after(after).take_while(move |(offset, _)| *offset <= through);
-        entries.map(|(offset, entry)| EventMeta {
+    /// Metadata of a stored event.
+    pub(crate) fn event_meta(&self, offset: u64) -> Option<EventMeta> {
+        let entry = self.entries.get(offset)?;
+        Some(EventMeta {
             offset,
             timestamp: self.to_wall_clock(entry.timestamp),
             size: entry.size,
             topics: entry.topics.ids().to_vec(),
             expires: entry.expires().map(|at| self.to_wall_clock(at)),
             key: entry.key(),
+            stored: entry.stored,
         })
     }
 
-    /// Step 1: restores the state, and sets the time for expiry.
-    pub(crate) fn restore_state(&mut self, log_state: &LogState, now: Moment) {
+    /// Offset and location of the stored events after `after`, in order.
+    pub(crate) fn stored_after(&self, after: u64) -> impl Iterator<Item = (u64, Stored)> {
+        self.entries.after(after).map(|(offset, entry)| (offset, entry.stored))
+    }
+
+    /// The records after the key `after`, in the order of their keys.
+    pub(crate) fn records_after(&self, after: Option<&str>) -> impl Iterator<Item = (&str, RecordInfo)> {
+        self.records.after(after)
+    }
+
+    /// Number of events and records that are stored in a segment.
+    pub(crate) fn items_in(&self, segment: u32) -> u64 {
+        self.segments.count(segment)
+    }
+
+    /// Ids of all topics.
+    pub(crate) fn topic_ids(&self) -> impl Iterator<Item = TopicId> {
+        self.topics.after(None).map(|(_, id)| id)
+    }
+
+    /// Bytes of all payloads and records, with a flat rate for the metadata of each item.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        const ITEM_BYTES: u64 = 64;
+        let items = self.entries.len() as u64 + self.records.len() + self.topics.len() as u64;
+        self.stored_bytes + self.records.bytes() + items * ITEM_BYTES
+    }
+
+    /// Records that the payload of an event was moved.
+    pub(crate) fn move_event(&mut self, offset: u64, stored: Stored) {
+        if let Some(entry) = self.entries.get_mut(offset) {
+            let before = std::mem::replace(&mut entry.stored, stored);
+            self.segments.remove(before);
+            self.segments.add(stored);
+        }
+    }
+
+    /// Records that the value of a record was moved.
+    pub(crate) fn move_record(&mut self, key: &str, stored: Stored) {
+        if let Some(known) = self.records.get(key) {
+            self.write_record(key.to_owned(), Some(RecordInfo { stored, ..known }));
+        }
+    }
+
+    /// Records that payloads and values were moved: those for which `moved` returns a location.
+    pub(crate) fn move_all(&mut self, moved: impl Fn(Stored) -> Option<Stored>) {
+        self.segments = SegmentItems::default();
+        let events = self.entries.iter_mut().map(|entry| &mut entry.stored);
+        for stored in events.chain(self.records.iter_mut().map(|known| &mut known.stored)) {
+            *stored = moved(*stored).unwrap_or(*stored);
+            self.segments.add(*stored);
+        }
+    }
+
+    fn restore_state(&mut self, log_state: &LogState, now: Moment) {
         self.update_clock_offset(now);
         self.head = log_state.head;
         self.last_timestamp = now.steady;
@@ -103,85 +172,53 @@ impl Log {
         self.topics.pinned_forgotten_through = log_state.pinned_forgotten_through;
     }
 
-    /// Step 2, for each topic: restores it.
-    pub(crate) fn restore_topic(&mut self, id: TopicId, name: &Topic, trimmed_through: u64) {
-        let limits = self.rules.limits(name);
-        self.changes.topics.extend(self.topics.restore(name, id, trimmed_through, limits));
-    }
-
-    /// Step 3, for each event in order: restores it. It is dropped if it has expired or no topic keeps it.
+    /// Restores an event; its times are wall-clock times. It is dropped if it has expired or no topic keeps it.
     ///
     /// A timestamp ahead of the clock does not give an age. Such an event gets the age of the next event whose
     /// timestamp is not ahead; without such an event its age starts now.
-    pub(crate) fn restore_event(&mut self, mut meta: EventMeta) {
-        meta.timestamp = self.to_steady(meta.timestamp);
-        meta.expires = meta.expires.map(|at| self.to_steady(at));
-        if meta.timestamp > self.last_timestamp {
-            self.ahead.push(meta);
+    fn restore_event(&mut self, offset: u64, mut entry: IndexEntry) {
+        entry.timestamp = self.to_steady(entry.timestamp);
+        entry.change_expiry(|at| self.to_steady(at));
+        if entry.timestamp > self.last_timestamp {
+            self.ahead.push((offset, entry));
             if self.ahead.len() >= AHEAD {
-                self.insert_ahead();
+                self.insert_ahead(self.last_timestamp);
             }
             return;
         }
-        let timestamp = meta.timestamp;
-        self.insert_ahead_with(timestamp);
-        self.insert_restored(meta, timestamp);
+        let timestamp = entry.timestamp;
+        self.insert_ahead(timestamp);
+        self.insert_restored(offset, entry, timestamp);
     }
 
-    /// Inserts the waiting events with the time of the last commit.
-    pub(crate) fn insert_ahead(&mut self) {
-        self.insert_ahead_with(self.last_timestamp);
-    }
-
-    fn insert_ahead_with(&mut self, timestamp: u64) {
-        for meta in std::mem::take(&mut self.ahead) {
-            self.insert_restored(meta, timestamp);
+    /// Inserts the waiting events with this time.
+    fn insert_ahead(&mut self, timestamp: u64) {
+        for (offset, entry) in std::mem::take(&mut self.ahead) {
+            self.changes.corrected.push(offset);
+            self.insert_restored(offset, entry, timestamp);
         }
     }
 
     /// Inserts an event with this time, or with that of the event before it if that is later.
-    fn insert_restored(&mut self, meta: EventMeta, timestamp: u64) {
-        let EventMeta { offset, timestamp: own, size, topics, expires, key } = meta;
-        let timestamp = self.entries.last().map_or(timestamp, |last| last.timestamp.max(timestamp));
-        let expires = expires.map(|at| timestamp.saturating_add(at.saturating_sub(own)));
-        let extra = (expires.is_some() || key.is_some()).then(|| Box::new(Extra { expires, key }));
-        let Some(topics) = TopicSet::new(topics) else { return };
-        let entry = IndexEntry { timestamp, size, kept_by: 0, pinned_by: 0, topics, extra };
-        let primary_topic = entry.topics.primary_topic();
+    fn insert_restored(&mut self, offset: u64, mut entry: IndexEntry, timestamp: u64) {
+        let own = entry.timestamp;
+        entry.timestamp = self.entries.last().map_or(timestamp, |last| last.timestamp.max(timestamp));
+        let timestamp = entry.timestamp;
+        entry.change_expiry(|at| timestamp.saturating_add(at.saturating_sub(own)));
         if !entry.expired(self.last_timestamp) {
             self.insert_entry(offset, entry);
         }
-        if !self.entries.contains(offset) {
-            self.changes.dropped.push((primary_topic, offset));
-        }
     }
 
-    /// Restores a record, at any time after step 1.
-    pub(crate) fn restore_record(&mut self, key: String, revision: u64, size: u64) {
-        self.records.write(key, Some(RecordInfo { revision, size }));
-    }
-
-    /// Last step: applies the limits, which may be lower than before.
-    pub(crate) fn finish_restore(&mut self) {
-        self.insert_ahead();
+    /// Applies the limits, which may be lower than before.
+    fn apply_limits(&mut self) {
         let now = self.last_timestamp;
         self.dedupe.expire(now);
-        let ids: Vec<TopicId> = self.topics.after(None).map(|(_, id)| id).collect();
+        let ids: Vec<TopicId> = self.topic_ids().collect();
         for id in ids {
             self.trim_topic(id, now);
         }
         self.trim_node(now);
-    }
-
-    /// Sets the epoch, if a new one began when the journal was opened.
-    pub(crate) fn set_epoch(&mut self, epoch: u64) {
-        self.epoch = epoch;
-    }
-
-    /// Takes over the counters of an earlier index.
-    pub(crate) fn inherit_stats(&mut self, earlier: &Self) {
-        let Stats { appended, trimmed, duplicates, .. } = earlier.stats;
-        self.stats = Stats { appended, trimmed, duplicates, ..self.stats };
     }
 
     /// Metadata of a record.
@@ -192,5 +229,76 @@ impl Log {
     /// The keys that begin with `prefix`, in order, after the key `after`, at most `limit`.
     pub(crate) fn record_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<String> {
         self.records.keys(prefix, after, limit)
+    }
+}
+
+// === impl Restore ===
+
+impl Restore {
+    /// Adds an event. `swept` is the latest time for which retention had deleted events before it was written.
+    pub(crate) fn event(&mut self, meta: EventMeta, swept: u64) {
+        let EventMeta { offset, timestamp, size, topics, expires, key, stored } = meta;
+        let Some(topics) = TopicSet::new(topics) else { return };
+        self.events.insert(offset, IndexEntry::new(timestamp, size, topics, stored, Extra { expires, key }));
+        if expires.is_some() {
+            self.swept.insert(offset, swept);
+        }
+    }
+
+    /// Adds a topic.
+    pub(crate) fn topic(&mut self, id: TopicId, name: Topic, trimmed_through: u64) {
+        self.topics.insert(id, (name, trimmed_through));
+    }
+
+    /// Removes a topic.
+    pub(crate) fn removed_topic(&mut self, id: TopicId) {
+        self.topics.remove(&id);
+    }
+
+    /// Events with a topic that was not added: topics and payload, in order.
+    pub(crate) fn events_of_unknown_topics(&self) -> impl Iterator<Item = (u64, &[TopicId], Stored)> {
+        let events = self.events.after(0).map(|(offset, entry)| (offset, entry.topics.ids(), entry.stored));
+        events.filter(|(_, topics, _)| topics.iter().any(|id| !self.topics.contains_key(id)))
+    }
+
+    /// The greatest offset that was deleted from a topic.
+    pub(crate) fn trimmed_through(&self) -> u64 {
+        self.topics.values().map(|(_, trimmed_through)| *trimmed_through).max().unwrap_or(0)
+    }
+
+    /// True if the topic was added.
+    pub(crate) fn has_topic(&self, id: TopicId) -> bool {
+        self.topics.contains_key(&id)
+    }
+
+    /// Adds a record, or removes it.
+    pub(crate) fn record(&mut self, key: &str, known: Option<RecordInfo>) {
+        self.records.write(key.to_owned(), known);
+    }
+
+    /// The restored index. Nothing beyond the head of the state may have been added.
+    pub(crate) fn finish(self, config: &Config, epoch: u64, log_state: &LogState, now: Moment) -> Log {
+        let Self { events, topics, records, swept } = self;
+        let mut log = Log::new(config, epoch);
+        records.iter().for_each(|known| log.segments.add(known.stored));
+        log.records = records;
+        log.restore_state(log_state, now);
+        for (id, (name, trimmed_through)) in topics {
+            let limits = log.rules.limits(&name);
+            log.changes.topics.extend(log.topics.restore(&name, id, trimmed_through, limits));
+        }
+        for (offset, entry) in events.into_entries() {
+            // If the clock was set back, an event that had expired and was deleted must not appear again.
+            let deleted = entry.expires().is_some_and(|at| {
+                let before = swept.get(&offset).copied().unwrap_or(0);
+                now.wall < at && before < at && at <= log_state.swept
+            });
+            if !deleted {
+                log.restore_event(offset, entry);
+            }
+        }
+        log.insert_ahead(log.last_timestamp);
+        log.apply_limits();
+        log
     }
 }

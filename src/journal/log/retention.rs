@@ -220,7 +220,9 @@ impl Log {
         if let Some(expires) = entry.expires() {
             self.expiring.remove(&(expires, offset));
         }
-        self.changes.dropped.push((entry.topics.primary_topic(), offset));
+        self.stored_bytes -= u64::from(entry.stored.length);
+        self.segments.remove(entry.stored);
+        self.changes.dropped.push(offset);
     }
 }
 

@@ -7,7 +7,7 @@ fn append(log: &mut Log, name: &str, draft: Draft) {
     let draft = Draft { topics: vec![Topic::new(name).unwrap()], data: "x".into(), ..draft };
     let mut group = log.begin(Moment { steady: 0, wall: 0 });
     group.add(log, Batch::events(vec![draft])).unwrap();
-    log.apply(&group);
+    log.apply(&group, &[]);
 }
 
 fn sweep(log: &mut Log, now: u64) {

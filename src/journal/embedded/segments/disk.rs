@@ -4,12 +4,14 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::{fs::FallocateFlags, io::Errno};
+
+use crate::journal::embedded::error::with_path;
 
 /// A directory of files.
 pub(in crate::journal::embedded) trait Disk: Send + Sync {
@@ -36,6 +38,9 @@ pub(in crate::journal::embedded) trait Disk: Send + Sync {
 pub(in crate::journal::embedded) trait DiskFile: Send + Sync {
     /// Its length in bytes.
     fn len(&self) -> io::Result<u64>;
+
+    /// The bytes that it takes on the disk.
+    fn disk_bytes(&self) -> io::Result<u64>;
 
     /// Reads bytes from a position until `buf` is full.
     ///
@@ -69,12 +74,16 @@ impl Directory {
 
 impl Disk for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(&self.0)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names = fs::read_dir(&self.0)
+            .map_err(with_path(&self.0))?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         names.collect()
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.0.join(name))?))
+        let path = self.0.join(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        Ok(Arc::new(file.map_err(with_path(&path))?))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -99,6 +108,10 @@ impl Disk for Directory {
 impl DiskFile for File {
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn disk_bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.blocks() * 512)
     }
 
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {

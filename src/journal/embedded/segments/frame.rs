@@ -3,7 +3,7 @@
 //! ```text
 //!  segment = header (144 bytes), frames, zeros or the end of the file
 //!  header  = "MSSEG001", number u64, generation u64, epoch u64, first commit u64, chain u64, 11 values u64, checksum
-//!  frame   = "MSFR", heads u32, bodies u32, 0 u32, commit u64, chain u64; heads; bodies; zeros to a multiple of 8
+//!  frame   = "MSFR", heads u32, bodies u32, check u32, commit u64, chain u64; heads; bodies; zeros to a multiple of 8
 //!  heads   = changed values (number u8, difference i64), items (postcard)
 //!  bodies  = the body of each item that has one, in the order of the items
 //! ```
@@ -11,11 +11,14 @@
 //! Integers have a fixed size and are little endian, outside of postcard. Checksums are XXH3 with 64 bits; that of a
 //! body is cut to 32 bits. The *chain* of a frame is the checksum of its first 24 bytes, seeded with the chain of the
 //! frame before, then used as the seed for the checksum of its heads. So a frame is valid only after the frames that it
-//! was written after: one that is stale, moved or skipped is not.
+//! was written after: one that is stale, moved or skipped is not. The *check* is the lower half of the chain that the
+//! frame would have after the chain 0 and with 0 as check. It is for a repair, which continues after a damaged frame.
 //!
 //! The first frame of a segment follows the chain and the values in the header, so each segment can be read alone. It
 //! replaces the commits of earlier segments from its first commit on: a commit that was rejected, or that was lost with
 //! the power, may still lie there.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -32,7 +35,8 @@ const ALIGNMENT: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub number: u64,
-    /// The copy of the data that the segment belongs to. A later generation replaces all earlier ones.
+    /// The copy of the data that the segment belongs to. Only the generation of the oldest segment counts: a copy is
+    /// complete when `MARK` names its first segment as the oldest one.
     pub generation: u64,
     pub epoch: u64,
     /// Number of the commit in its first frame.
@@ -80,15 +84,13 @@ pub(in crate::journal::embedded) struct JournalState([u64; FIELDS]);
 pub(in crate::journal::embedded) enum Item<'a> {
     /// An event, or an event of an earlier segment that was moved. The later one of an offset counts.
     Event {
-        /// Difference to the offset of the event before it in the frame; of the first event: to the head before the
-        /// frame.
-        offset: i64,
-        /// Difference to the timestamp of the commit.
+        offset: u64,
+        /// Timestamp of the commit minus that of the event, in milliseconds.
         age: i64,
         /// Size in bytes, as retention counts it.
         size: u32,
         /// Ids of its topics, the primary topic first.
-        topics: Vec<u64>,
+        topics: Cow<'a, [u64]>,
         /// Time of its expiry.
         expires: Option<u64>,
         /// Hash of publisher and key, and hash of the content that a duplicate must have.
@@ -106,7 +108,7 @@ pub(in crate::journal::embedded) enum Item<'a> {
 }
 
 /// Length and checksum of the body of an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::journal::embedded) struct Body {
     pub length: u32,
     pub checksum: u32,
@@ -116,6 +118,7 @@ pub(in crate::journal::embedded) struct Body {
 #[derive(Default)]
 pub(in crate::journal::embedded) struct Draft {
     state: JournalState,
+    adds_data: bool,
     items: usize,
     heads: Vec<u8>,
     bodies: Vec<u8>,
@@ -131,15 +134,7 @@ pub(super) struct Frame<'a> {
     /// Distance from the beginning of the frame to its bodies.
     pub bodies_at: usize,
     pub length: usize,
-}
-
-/// Why there is no frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoFrame {
-    /// The bytes are not the frame that follows. This is also the normal end.
-    Invalid,
-    /// The frame is the next one, but one of its bodies has changed: the number of the item.
-    Body(usize),
+    bytes: &'a [u8],
 }
 
 // === impl Header ===
@@ -231,9 +226,19 @@ impl Item<'_> {
 // === impl Draft ===
 
 impl Draft {
-    /// Begins a frame after which the values are these.
-    pub(in crate::journal::embedded) fn begin(&mut self, state: JournalState) {
+    pub(super) fn adds_data(&self) -> bool {
+        self.adds_data
+    }
+
+    /// Bytes of its items.
+    pub(in crate::journal::embedded) fn bytes(&self) -> usize {
+        self.heads.len() + self.bodies.len()
+    }
+
+    /// Begins a frame after which the values are these. A frame that only deletes may use spare space on a full disk.
+    pub(in crate::journal::embedded) fn begin(&mut self, state: JournalState, adds_data: bool) {
         self.state = state;
+        self.adds_data = adds_data;
         self.items = 0;
         self.heads.clear();
         self.bodies.clear();
@@ -245,12 +250,25 @@ impl Draft {
         Body::of(bytes)
     }
 
+    /// Like [`body`](Self::body), for a value in postcard.
+    pub(in crate::journal::embedded) fn encoded_body(&mut self, value: &impl Serialize) -> Body {
+        let begins = self.bodies.len();
+        self.bodies = append(value, std::mem::take(&mut self.bodies));
+        Body::of(&self.bodies[begins..])
+    }
+
+    /// Like [`body`](Self::body), for bytes that were stored before with this checksum.
+    pub(in crate::journal::embedded) fn stored_body(&mut self, bytes: &[u8], checksum: u32) -> Body {
+        self.bodies.extend_from_slice(bytes);
+        Body { length: u32::try_from(bytes.len()).expect("a body is shorter than a segment"), checksum }
+    }
+
     pub(in crate::journal::embedded) fn add(&mut self, item: &Item<'_>) {
         self.items += 1;
         self.heads = append(item, std::mem::take(&mut self.heads));
     }
 
-    pub(super) fn state(&self) -> JournalState {
+    pub(in crate::journal::embedded) fn state(&self) -> JournalState {
         self.state
     }
 
@@ -273,6 +291,8 @@ impl Draft {
         out[4..8].copy_from_slice(&length(bodies_at - FRAME_BYTES));
         out[8..12].copy_from_slice(&length(self.bodies.len()));
         out[16..24].copy_from_slice(&commit.to_le_bytes());
+        let check = check_of(&out[..24], &out[FRAME_BYTES..]);
+        out[12..16].copy_from_slice(&check.to_le_bytes());
         let chain = chain_of(&out[..24], &out[FRAME_BYTES..], chain);
         out[24..32].copy_from_slice(&chain.to_le_bytes());
         out.extend_from_slice(&self.bodies);
@@ -292,29 +312,31 @@ impl<'a> Frame<'a> {
     }
 
     /// Reads the frame at the beginning of `bytes`, with the commit after `commit`. It follows the frame with this
-    /// chain, after which the values were `state`.
-    pub(super) fn decode(bytes: &'a [u8], commit: u64, chain: u64, state: &JournalState) -> Result<Self, NoFrame> {
-        let frame = Self::decode_heads(bytes, commit, chain, state).ok_or(NoFrame::Invalid)?;
-        match frame.damaged_body(bytes) {
-            None => Ok(frame),
-            Some(item) => Err(NoFrame::Body(item)),
-        }
+    /// chain, after which the values were `state`. `None` if the bytes are not that frame, which is also the normal end.
+    /// Its bodies may have changed: see [`is_intact`](Self::is_intact).
+    pub(super) fn decode(bytes: &'a [u8], commit: u64, chain: u64, state: &JournalState) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(FRAME_BYTES)?;
+        let heads = rest.get(..u32_at(head, 4)? as usize)?;
+        let valid = head.starts_with(FRAME_MAGIC)
+            && u64_at(head, 16)? == commit + 1
+            && u64_at(head, 24)? == chain_of(&head[..24], heads, chain);
+        if valid { Self::parse(bytes, state) } else { None }
     }
 
-    fn decode_heads(bytes: &'a [u8], commit: u64, chain: u64, state: &JournalState) -> Option<Self> {
+    /// Reads the frame at the beginning of `bytes`, wherever it stands in the log.
+    pub(super) fn decode_alone(bytes: &'a [u8], state: &JournalState) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(FRAME_BYTES)?;
+        let heads = rest.get(..u32_at(head, 4)? as usize)?;
+        let valid = head.starts_with(FRAME_MAGIC) && u32_at(head, 12)? == check_of(&head[..24], heads);
+        if valid { Self::parse(bytes, state) } else { None }
+    }
+
+    fn parse(bytes: &'a [u8], state: &JournalState) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(FRAME_BYTES)?;
         let (heads, bodies) = (u32_at(head, 4)? as usize, u32_at(head, 8)? as usize);
-        let own = chain_of(&head[..24], rest.get(..heads)?, chain);
         let bodies_at = FRAME_BYTES + heads;
-        let unpadded = bodies_at + bodies;
-        let length = unpadded.next_multiple_of(ALIGNMENT);
-        let valid = head.starts_with(FRAME_MAGIC)
-            && own == u64_at(head, 24)?
-            && u64_at(head, 16)? == commit + 1
-            && bytes.get(unpadded..length)?.iter().all(|byte| *byte == 0);
-        if !valid {
-            return None;
-        }
+        let length = (bodies_at + bodies).next_multiple_of(ALIGNMENT);
+        let bytes = bytes.get(..length)?;
         let (changes, rest) = postcard::take_from_bytes::<Vec<(u8, i64)>>(&rest[..heads]).ok()?;
         let (count, mut rest) = postcard::take_from_bytes::<usize>(rest).ok()?;
         let mut items = Vec::with_capacity(count.min(heads));
@@ -324,20 +346,31 @@ impl<'a> Frame<'a> {
             rest = after;
         }
         let sizes = items.iter().filter_map(Item::body).map(|body| body.length as usize);
-        let complete = rest.is_empty() && sizes.sum::<usize>() == bodies;
-        let state = state.changed(&changes)?;
-        complete.then_some(Self { commit: commit + 1, chain: own, state, items, bodies_at, length })
+        if !rest.is_empty() || sizes.sum::<usize>() != bodies {
+            return None;
+        }
+        let (commit, chain, state) = (u64_at(head, 16)?, u64_at(head, 24)?, state.changed(&changes)?);
+        Some(Self { commit, chain, state, items, bodies_at, length, bytes })
     }
 
-    /// The first item whose body has changed.
-    fn damaged_body(&self, bytes: &[u8]) -> Option<usize> {
+    /// The bodies that have changed, each with its distance from the beginning of the frame.
+    pub(super) fn damaged_bodies(&self) -> impl Iterator<Item = (Body, usize)> {
+        let bodies = self.items_at().filter_map(|(item, begins)| Some((item.body()?, begins)));
+        bodies.filter(|(body, begins)| !body.is_of(&self.bytes[*begins..*begins + body.length as usize]))
+    }
+
+    /// True if no body has changed.
+    pub(super) fn is_intact(&self) -> bool {
+        self.damaged_bodies().next().is_none()
+    }
+
+    /// The items, each with the distance from the beginning of the frame to its body.
+    pub(super) fn items_at(&self) -> impl Iterator<Item = (&Item<'a>, usize)> {
         let mut position = self.bodies_at;
-        self.items.iter().position(|item| {
-            let Some(body) = item.body() else { return false };
-            let end = position + body.length as usize;
-            let intact = bytes.get(position..end).is_some_and(|bytes| body.is_of(bytes));
-            position = end;
-            !intact
+        self.items.iter().map(move |item| {
+            let begins = position;
+            position += item.body().map_or(0, |body| body.length as usize);
+            (item, begins)
         })
     }
 }
@@ -345,6 +378,12 @@ impl<'a> Frame<'a> {
 /// The chain of a frame; see the documentation of this file.
 fn chain_of(head: &[u8], heads: &[u8], before: u64) -> u64 {
     xxh3_64_with_seed(heads, xxh3_64_with_seed(head, before))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half of a chain")]
+fn check_of(head: &[u8], heads: &[u8]) -> u32 {
+    let head = [&head[..12], &[0; 4], &head[16..24]].concat();
+    chain_of(&head, heads, 0) as u32
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the lower half of a checksum")]

@@ -33,13 +33,13 @@ pub(in crate::journal::embedded) struct HighWaterMark {
 }
 
 /// The open file.
-pub(super) struct HighWaterMarkFile {
+pub(in crate::journal::embedded) struct HighWaterMarkFile {
     file: Arc<dyn DiskFile>,
     /// Sequence number of the last slot that was written.
     sequence: u64,
 }
 
-pub(super) const NAME: &str = "MARK";
+pub(in crate::journal::embedded) const NAME: &str = "MARK";
 const MAGIC: &[u8; 8] = b"MSMARK02";
 const SLOT_BYTES: usize = 64;
 /// Distance of the slots: they are in different sectors, so that an interrupted write damages only one of them.
@@ -60,8 +60,13 @@ impl HighWaterMarkFile {
         Ok(file)
     }
 
+    /// True if nothing was written to it.
+    pub(super) fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.file.len()? == 0)
+    }
+
     /// Opens the file and reads it. The inner value is `None` if no slot is valid.
-    pub(super) fn open(disk: &dyn Disk) -> io::Result<(Self, Option<HighWaterMark>)> {
+    pub(in crate::journal::embedded) fn open(disk: &dyn Disk) -> io::Result<(Self, Option<HighWaterMark>)> {
         let file = disk.open(NAME)?;
         let mut valid = None;
         for position in [0, DISTANCE] {
@@ -79,7 +84,7 @@ impl HighWaterMarkFile {
     }
 
     /// Writes the content. It outlives the process when this returns, and the machine after [`sync`](Self::sync).
-    pub(super) fn write(&mut self, high_water_mark: HighWaterMark) -> io::Result<()> {
+    pub(in crate::journal::embedded) fn write(&mut self, high_water_mark: HighWaterMark) -> io::Result<()> {
         let sequence = self.sequence + 1;
         self.file.write_at(&high_water_mark.encode(sequence), sequence % 2 * DISTANCE)?;
         self.sequence = sequence;
@@ -94,8 +99,18 @@ impl HighWaterMarkFile {
 // === impl HighWaterMark ===
 
 impl HighWaterMark {
+    /// Number of the last acknowledged commit that must be there.
+    pub(in crate::journal::embedded) fn promised(&self, boot: u128) -> u64 {
+        if self.may_have_lost(boot) { self.synced } else { self.acknowledged }
+    }
+
+    /// True if commits may be missing without damage: the machine crashed, and they may not have been on the disk.
+    pub(in crate::journal::embedded) fn may_have_lost(&self, boot: u128) -> bool {
+        !self.always && self.machine_crashed(boot)
+    }
+
     /// True if the machine has stopped without a clean stop of the journal, so that writes without a sync may be lost.
-    pub(super) fn machine_crashed(&self, boot: u128) -> bool {
+    pub(in crate::journal::embedded) fn machine_crashed(&self, boot: u128) -> bool {
         !self.clean && (self.boot != boot || boot == 0)
     }
 

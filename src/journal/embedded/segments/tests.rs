@@ -8,17 +8,13 @@ mod format;
 
 use self::disk::TestDisk;
 use super::*;
-use super::{
-    frame::{Field, Item},
-    open::Visit,
-};
 use std::collections::BTreeMap;
 
 /// The content of a log: the events by offset, and the records by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Content {
-    events: BTreeMap<u64, (Location, Body)>,
-    records: BTreeMap<String, (u64, Location, Body)>,
+    events: BTreeMap<u64, Stored>,
+    records: BTreeMap<String, (u64, Stored)>,
 }
 
 /// A log in use, and what it has acknowledged.
@@ -29,15 +25,11 @@ struct Opened {
 }
 
 impl Visit for Content {
-    fn item(&mut self, item: &Item<'_>, location: Location, before: &JournalState, after: &JournalState) {
+    fn item(&mut self, item: &Item<'_>, stored: Stored, _: &JournalState, _: &JournalState) {
         match item {
-            Item::Event { offset, body, .. } => {
-                let offset = before.get(Field::Head).checked_add_signed(*offset).unwrap();
-                assert!(offset <= after.get(Field::Head), "the state include the event");
-                self.events.insert(offset, (location, *body));
-            }
-            Item::Record { key, revision, body } => {
-                self.records.insert((*key).to_owned(), (*revision, location, *body));
+            Item::Event { offset, .. } => drop(self.events.insert(*offset, stored)),
+            Item::Record { key, revision, .. } => {
+                self.records.insert((*key).to_owned(), (*revision, stored));
             }
             Item::DeletedRecord { key, .. } => drop(self.records.remove(*key)),
             Item::Topic { .. } | Item::RemovedTopic { .. } => {}
@@ -64,11 +56,11 @@ impl Opened {
         let mut state = self.log.state();
         let offset = state.get(Field::Head) + 1;
         state.set(Field::Head, offset);
-        self.draft.begin(state);
+        self.draft.begin(state, true);
         let body = self.draft.body(body);
-        self.draft.add(&event(1, body));
+        self.draft.add(&event(offset, body));
         let location = self.log.commit(&self.draft)?;
-        self.content.events.insert(offset, (location, body));
+        self.content.events.insert(offset, location.of(Some(body)));
         Ok(offset)
     }
 
@@ -76,11 +68,11 @@ impl Opened {
         let mut state = self.log.state();
         let revision = state.get(Field::Revision) + 1;
         state.set(Field::Revision, revision);
-        self.draft.begin(state);
+        self.draft.begin(state, true);
         let body = self.draft.body(value);
         self.draft.add(&Item::Record { key, revision, body });
         let location = self.log.commit(&self.draft)?;
-        self.content.records.insert(key.to_owned(), (revision, location, body));
+        self.content.records.insert(key.to_owned(), (revision, location.of(Some(body))));
         Ok(())
     }
 
@@ -91,27 +83,25 @@ impl Opened {
             return Ok(());
         }
         self.content.events.retain(|offset, _| *offset >= keep);
-        let in_oldest = |location: &Location| location.segment == oldest;
-        let live: Vec<_> = self.content.events.iter().filter(|(_, (location, _))| in_oldest(location)).collect();
-        let live: Vec<_> = live.into_iter().map(|(offset, (location, body))| (*offset, *location, *body)).collect();
-        for (offset, location, body) in live {
-            let bytes = self.log.files().read(location, body)?;
-            let state = self.log.state();
-            self.draft.begin(state);
+        let live = self.content.events.iter().filter(|(_, stored)| stored.segment == oldest);
+        let live: Vec<_> = live.map(|(offset, stored)| (*offset, *stored)).collect();
+        for (offset, stored) in live {
+            let bytes = self.log.files().read(stored)?;
+            self.draft.begin(self.log.state(), true);
             let body = self.draft.body(&bytes);
-            self.draft.add(&event(offset.cast_signed() - state.get(Field::Head).cast_signed(), body));
+            self.draft.add(&event(offset, body));
             let location = self.log.commit(&self.draft)?;
-            self.content.events.insert(offset, (location, body));
+            self.content.events.insert(offset, location.of(Some(body)));
         }
-        let records: Vec<_> = self.content.records.iter().filter(|(_, (_, location, _))| in_oldest(location)).collect();
-        let records: Vec<_> = records.into_iter().map(|(key, record)| (key.clone(), *record)).collect();
-        for (key, (revision, location, body)) in records {
-            let bytes = self.log.files().read(location, body)?;
-            self.draft.begin(self.log.state());
+        let records = self.content.records.iter().filter(|(_, (_, stored))| stored.segment == oldest);
+        let records: Vec<_> = records.map(|(key, record)| (key.clone(), *record)).collect();
+        for (key, (revision, stored)) in records {
+            let bytes = self.log.files().read(stored)?;
+            self.draft.begin(self.log.state(), true);
             let body = self.draft.body(&bytes);
             self.draft.add(&Item::Record { key: &key, revision, body });
             let location = self.log.commit(&self.draft)?;
-            self.content.records.insert(key, (revision, location, body));
+            self.content.records.insert(key, (revision, location.of(Some(body))));
         }
         self.log.remove_oldest()
     }
@@ -119,32 +109,30 @@ impl Opened {
     /// Continues after a failed sync.
     fn recover(&mut self) -> Result<(), StoreError> {
         let copied = self.log.recover()?;
-        let events = self.content.events.values_mut().map(|(location, _)| location);
-        for location in events.chain(self.content.records.values_mut().map(|(_, location, _)| location)) {
-            if let Some(moved) = copied.iter().find_map(|copied| copied.moved(*location)) {
-                *location = moved;
+        let records = self.content.records.values_mut().map(|(_, stored)| stored);
+        for stored in self.content.events.values_mut().chain(records) {
+            if let Some(moved) = copied.iter().find_map(|copied| copied.moved(*stored)) {
+                *stored = moved;
             }
         }
         Ok(())
     }
 
     fn body(&self, offset: u64) -> Bytes {
-        let (location, body) = self.content.events[&offset];
-        self.log.files().read(location, body).unwrap()
+        self.log.files().read(self.content.events[&offset]).unwrap()
     }
 
     /// The content with the bytes of all bodies.
     fn bytes(&self) -> (BTreeMap<u64, Bytes>, BTreeMap<String, Bytes>) {
-        let read = |location, body| self.log.files().read(location, body).unwrap();
-        let events = self.content.events.iter().map(|(offset, (location, body))| (*offset, read(*location, *body)));
-        let records =
-            self.content.records.iter().map(|(key, (_, location, body))| (key.clone(), read(*location, *body)));
+        let read = |stored| self.log.files().read(stored).unwrap();
+        let events = self.content.events.iter().map(|(offset, stored)| (*offset, read(*stored)));
+        let records = self.content.records.iter().map(|(key, (_, stored))| (key.clone(), read(*stored)));
         (events.collect(), records.collect())
     }
 }
 
-fn event(offset: i64, body: Body) -> Item<'static> {
-    Item::Event { offset, age: 0, size: body.length, topics: vec![1], expires: None, key: None, body }
+fn event(offset: u64, body: Body) -> Item<'static> {
+    Item::Event { offset, age: 0, size: body.length, topics: vec![1].into(), expires: None, key: None, body }
 }
 
 /// A body that differs for each number.
@@ -214,4 +202,55 @@ fn a_segment_without_reserved_space_grows() {
     }
     drop(log);
     assert_eq!(open(&disk, options(false, 1)).unwrap().content.events.len(), 100);
+}
+
+/// A replica gets its offsets from another log, and records how far it has applied that log.
+#[test]
+fn offsets_with_gaps_are_restored_with_the_applied_sequence_number() {
+    let disk = TestDisk::new();
+    let mut log = open(&disk, options(true, 1)).unwrap();
+    for (offset, applied) in [(10, 3), (11, 4), (1 << 40, 900)] {
+        let mut state = log.log.state();
+        state.set(Field::Head, offset);
+        state.set(Field::Applied, applied);
+        log.draft.begin(state, true);
+        let body = log.draft.body(b"replicated");
+        log.draft.add(&event(offset, body));
+        log.log.commit(&log.draft).unwrap();
+    }
+    drop(log);
+    let log = open(&disk, options(true, 1)).unwrap();
+    assert_eq!(log.content.events.keys().copied().collect::<Vec<_>>(), [10, 11, 1 << 40]);
+    assert_eq!((log.log.state().get(Field::Head), log.log.state().get(Field::Applied)), (1 << 40, 900));
+}
+
+#[test]
+fn a_copy_of_the_data_counts_only_if_it_was_completed() {
+    let disk = TestDisk::new();
+    let mut log = open(&disk, options(true, 1)).unwrap();
+    log.append(b"first").unwrap();
+    log.put("key", b"value").unwrap();
+    let (content, oldest) = (log.content.clone(), log.log.numbers().0);
+    drop(log);
+    // The copy has one record, in a segment behind the others.
+    let header =
+        Header { number: 9, generation: 1, epoch: 5, first_commit: 1, chain: 77, state: JournalState::default() };
+    let mut draft = Draft::default();
+    draft.begin(header.state, true);
+    let body = draft.body(b"copied");
+    draft.add(&Item::Record { key: "key", revision: 8, body });
+    let mut frame = Vec::new();
+    draft.encode(&header.state, 1, header.chain, &mut frame);
+    open::create(&*disk, &header, &frame, 4096, true).unwrap();
+    let incomplete = disk.copy();
+    let log = open(&incomplete, options(true, 1)).unwrap();
+    assert_eq!((&log.content, log.log.numbers()), (&content, (oldest, oldest)));
+    drop(log);
+    assert!(!incomplete.names().contains(&name_of(9)), "it is removed");
+
+    let (mut file, high_water_mark) = HighWaterMarkFile::open(&*disk).unwrap();
+    file.write(HighWaterMark { oldest: 9, acknowledged: 1, synced: 1, ..high_water_mark.unwrap() }).unwrap();
+    let log = open(&disk, options(true, 1)).unwrap();
+    assert_eq!((log.content.events.len(), log.content.records["key"].0, log.log.epoch()), (0, 8, 5));
+    assert_eq!(disk.names(), [name_of(9), "MARK".into()]);
 }

@@ -1,9 +1,12 @@
-//! Damage of each kind of row: it is detected, and everything else is kept.
+//! Damage of each part of the log: it is detected, and everything else is kept.
 
-use super::{store::Commit, *};
-use crate::journal::{Maintenance, MaintenanceReport, Unavailable, Verified};
+use std::{fs, os::unix::fs::FileExt, path::PathBuf};
 
-mod parts;
+use super::{
+    segments::{Directory, Scan, name_of},
+    *,
+};
+use crate::journal::{Maintenance, MaintenanceReport, Unavailable, Verified, log::Stored};
 
 /// A closed journal with events, topics and records of all kinds.
 async fn filled() -> Reopened {
@@ -24,45 +27,57 @@ const ALL: [&str; 4] = ["few-2", "few-3", "both", "brief"];
 
 /// Opens the stopped journal as soon as the writer of the earlier one has ended.
 fn offline(again: &Reopened) -> OfflineJournal {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        match OfflineJournal::at(&again.dir) {
-            Err(OpenError::InUse { .. }) if Instant::now() < until => std::thread::yield_now(),
-            offline => return offline.unwrap(),
-        }
-    }
+    drop(again.stopped());
+    OfflineJournal::at(&again.dir).unwrap()
 }
 
-/// Writes into the store without the journal.
-fn tamper(again: &Reopened, change: impl FnOnce(&mut Commit)) {
-    drop(offline(again));
-    let store = Store::open(&again.dir.join("journal/store")).unwrap();
-    let mut commit = store.commit().unwrap();
-    change(&mut commit);
-    commit.write(true).unwrap();
+fn segment(again: &Reopened, number: u32) -> PathBuf {
+    again.dir.join("journal").join(name_of(number))
 }
 
-fn spoil(again: &Reopened, key: &[u8]) -> Verified {
-    tamper(again, |commit| commit.put(key, vec![1, 2, 3, 4, 5, 6]));
-    offline(again).verify().unwrap()
+/// Changes a byte of a file.
+fn flip(path: &Path, position: u64) {
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, position).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], position).unwrap();
+}
+
+/// The location of an event.
+fn stored(again: &mut Reopened, offset: u64) -> Stored {
+    drop(again.stopped());
+    again.open().unwrap();
+    let stored = again.shared.log().stored(offset).unwrap();
+    again.drop();
+    drop(again.stopped());
+    stored
+}
+
+/// Changes a byte of the body of an event.
+fn spoil_event(again: &mut Reopened, offset: u64) {
+    let stored = stored(again, offset);
+    flip(&segment(again, stored.segment), stored.position.into());
+}
+
+/// Changes a byte of the heads of the commit of an event, which lie before the bodies.
+fn spoil_commit(again: &mut Reopened, offset: u64) {
+    let stored = stored(again, offset);
+    flip(&segment(again, stored.segment), u64::from(stored.position) - 1);
+}
+
+fn assert_found(verified: &Verified, kind: &str, what: &str) {
+    assert_eq!((verified.damaged, verified.counts.get(kind)), (true, Some(&1)), "{verified:?}");
+    let finding = verified.findings.iter().find(|finding| finding.kind == kind).unwrap();
+    assert!(finding.detail.contains(what), "{verified:?}");
 }
 
 /// Repairs the journal and opens it.
 fn repaired(again: &mut Reopened) -> Repaired {
     let repaired = offline(again).repair(false).unwrap().expect("it is damaged");
-    assert!(!offline(again).verify().unwrap().damaged, "{:?}", offline(again).verify().unwrap());
+    let verified = offline(again).verify().unwrap();
+    assert!(!verified.damaged, "{verified:?}");
     again.open().unwrap();
     repaired
-}
-
-fn id_of(again: &Reopened, name: &str) -> u64 {
-    drop(offline(again));
-    let store = Store::open(&again.dir.join("journal/store")).unwrap();
-    let mut topics = store.scan(b't', &[]).map(|row| {
-        let (key, row) = row.unwrap();
-        (rows::number_of(&key).unwrap(), rows::decode::<rows::TopicRow>(&row).unwrap())
-    });
-    topics.find(|(_, row)| row.name.as_str() == name).unwrap().0
 }
 
 #[tokio::test]
@@ -70,8 +85,8 @@ async fn an_intact_journal_has_no_findings_and_is_not_repaired() {
     let again = filled().await;
     let verified = offline(&again).verify().unwrap();
     assert_eq!(
-        (verified.damaged, verified.events, verified.topics, verified.records),
-        (false, 4, 3, 1),
+        (verified.damaged, verified.events, verified.topics, verified.records, verified.findings.len()),
+        (false, 4, 3, 1, 0),
         "{verified:?}"
     );
     assert!(offline(&again).repair(false).unwrap().is_none());
@@ -80,13 +95,15 @@ async fn an_intact_journal_has_no_findings_and_is_not_repaired() {
 #[tokio::test]
 async fn only_a_damaged_event_is_lost() {
     let mut again = filled().await;
-    let key = rows::event_key(id_of(&again, "a"), 5);
-    let verified = spoil(&again, &key);
-    assert_eq!(
-        (verified.damaged, verified.counts["damaged-row"], verified.findings.len()),
-        (true, 1, 1),
-        "{verified:?}"
-    );
+    spoil_event(&mut again, 5);
+    assert_found(&offline(&again).verify().unwrap(), "damaged-event", "event 5");
+    again.open().unwrap();
+    let query = |after| Query { patterns: vec![Pattern::any()].into(), after, floor: 0, limit: 9, max_bytes: 999 };
+    let page = again.read(query(0)).await.unwrap();
+    assert_eq!((page.events.len(), page.through), (2, 4), "the page ends before it");
+    assert!(matches!(again.read(query(4)).await, Err(Unavailable::Unreadable { through: 5, .. })));
+    assert_eq!(again.read(query(5)).await.unwrap().events.len(), 1);
+    again.drop();
     let done = repaired(&mut again);
     assert_eq!((done.events, done.lost_events, done.records), (3, 1, 1));
     assert_eq!(again.data().await, ["few-2", "few-3", "brief"]);
@@ -94,70 +111,26 @@ async fn only_a_damaged_event_is_lost() {
 }
 
 #[tokio::test]
-async fn an_event_without_data_is_detected() {
+async fn only_a_damaged_record_is_lost() {
     let mut again = filled().await;
-    let key = rows::event_key(id_of(&again, "b"), 6);
-    tamper(&again, |commit| commit.delete(key));
-    let verified = offline(&again).verify().unwrap();
-    assert_eq!((verified.damaged, verified.counts["missing-data"]), (true, 1), "{verified:?}");
-    assert!(again.open().is_err(), "the last events are checked when the journal is opened");
-    assert_eq!(repaired(&mut again).lost_events, 1);
-    assert_eq!(again.data().await, ALL[..3]);
-}
-
-/// Events contain all of their metadata.
-#[tokio::test]
-async fn a_damaged_index_is_restored() {
-    let mut again = filled().await;
-    let first = {
-        drop(offline(&again));
-        let store = Store::open(&again.dir.join("journal/store")).unwrap();
-        let keys: Vec<_> = store.scan(b'i', &[]).map(|row| row.unwrap().0).collect();
-        keys
-    };
-    for key in &first {
-        spoil(&again, key);
-    }
-    assert!(again.open().is_err());
-    let done = repaired(&mut again);
-    assert_eq!((done.events, done.lost_events), (4, 0), "{done:?}");
-    assert_eq!(again.data().await, ALL);
-    // Trimmed offsets, topics, times to live and keys are unchanged.
-    assert_eq!(again.after(1).await.trimmed[0].topic, "few");
-    let topics = again.topics(Pattern::any(), None, 9).await.unwrap();
-    let shown: Vec<_> = topics.iter().map(|info| (info.topic.as_str(), info.events)).collect();
-    assert_eq!(shown, [("a", 1), ("b", 2), ("few", 2)]);
-    let repeat = Draft { key: Some("k".into()), ..draft(&["a", "b"], "both") };
-    assert_eq!(again.append(vec![repeat]).await[0].position.offset, 5);
-    again.sweep(now_ms() + (1 << 41)).await.unwrap();
-    assert!(!again.data().await.contains(&"brief".to_owned()));
-}
-
-#[tokio::test]
-async fn a_damaged_topic_is_restored_from_its_events() {
-    let mut again = filled().await;
-    let key = rows::topic_key(id_of(&again, "b"));
-    spoil(&again, &key);
-    let done = repaired(&mut again);
-    assert_eq!((done.events, done.topics), (4, 3), "{done:?}");
-    assert_eq!(again.data().await, ALL);
-}
-
-#[tokio::test]
-async fn a_record_is_restored_from_its_value() {
-    let mut again = filled().await;
-    spoil(&again, &rows::record_index_key("r"));
-    assert_eq!(repaired(&mut again).lost_records, 0);
-    assert_eq!(again.get("r".into()).await.unwrap().unwrap().value, "value");
+    again.open().unwrap();
+    again.write("s", Some(Bytes::from_static(b"other"))).await;
+    let stored = again.shared.log().record("r").unwrap().stored;
     again.close().await;
-    let verified = spoil(&again, &rows::record_key("r"));
-    assert!(verified.damaged);
+    flip(&segment(&again, stored.segment), stored.position.into());
+    assert_found(&offline(&again).verify().unwrap(), "damaged-record", "record `r`");
+    again.open().unwrap();
+    assert!(matches!(again.get("r".into()).await, Err(Unavailable::Damaged(what)) if what.contains("record `r`")));
+    assert_eq!(again.value("s").await.unwrap(), "other");
+    again.close().await;
     let done = repaired(&mut again);
-    assert_eq!((done.lost_records, again.get("r".into()).await.unwrap()), (1, None));
+    assert_eq!((done.records, done.lost_records), (1, 1));
+    assert_eq!((again.value("r").await, again.value("s").await.unwrap()), (None, "other".into()));
+    assert_eq!(again.data().await, ALL);
 }
 
 #[tokio::test]
-async fn without_a_state_row_a_journal_continues_after_its_last_event() {
+async fn only_the_events_of_a_damaged_commit_are_lost() {
     let mut again = filled().await;
     let epoch = {
         again.open().unwrap();
@@ -165,55 +138,107 @@ async fn without_a_state_row_a_journal_continues_after_its_last_event() {
         again.close().await;
         epoch
     };
-    spoil(&again, rows::STATE_KEY);
+    spoil_commit(&mut again, 5);
+    let refused = again.open();
+    assert!(
+        matches!(&refused, Err(OpenError::Damaged { what, .. }) if what.contains("commit 5 cannot be read")),
+        "{refused:?}"
+    );
+    assert_found(&offline(&again).verify().unwrap(), "damaged-commits", "commit 5 cannot be read");
     let done = repaired(&mut again);
-    assert_eq!(done.events, 4);
+    assert_eq!((done.events, done.topics, done.records), (3, 2, 1));
+    assert_eq!(again.data().await, ["few-2", "few-3", "brief"]);
     assert_ne!(again.epoch(), epoch);
+    // Trimmed offsets, topics, times to live and keys are unchanged.
+    assert!(again.after(1).await.trimmed.iter().any(|trimmed| trimmed.topic == "few"));
+    assert_eq!(again.put(&["a"], "next").await, 7);
+    assert_eq!(again.value("r").await.unwrap(), "value");
+    again.sweep(now_ms() + (1 << 41)).await.unwrap();
+    assert!(!again.data().await.contains(&"brief".to_owned()));
+}
+
+/// The first commit of a topic has its name; the later ones do not.
+#[tokio::test]
+async fn a_damaged_topic_is_restored_from_its_events() {
+    let mut again = Reopened::new(Config::default());
+    for n in 0..3 {
+        again.put(&["t"], &n.to_string()).await;
+    }
+    again.close().await;
+    spoil_commit(&mut again, 1);
+    let done = repaired(&mut again);
+    assert_eq!((done.events, done.topics), (2, 1), "{done:?}");
+    assert_eq!(again.data().await, ["1", "2"]);
+    assert_ne!(again.all().await.trimmed, [], "earlier events may be missing");
+}
+
+#[tokio::test]
+async fn a_journal_without_its_high_water_mark_is_repaired() {
+    let mut again = filled().await;
+    fs::remove_file(again.dir.join("journal/MARK")).unwrap();
+    assert!(matches!(again.open(), Err(OpenError::Damaged { what, .. }) if what.contains("MARK")));
+    assert_found(&offline(&again).verify().unwrap(), "damaged-mark", "is missing");
+    let done = repaired(&mut again);
+    assert_eq!((done.events, done.lost_events), (4, 0));
     assert_eq!((again.data().await, again.put(&["a"], "next").await), (ALL.map(str::to_owned).to_vec(), 7));
 }
 
 #[tokio::test]
-async fn an_interrupted_repair_leaves_the_old_store() {
+async fn a_damaged_header_loses_no_event() {
     let mut again = filled().await;
-    let journal = again.dir.join("journal");
-    let key = rows::event_key(id_of(&again, "a"), 5);
-    spoil(&again, &key);
+    flip(&segment(&again, 1), 20);
+    assert!(matches!(again.open(), Err(OpenError::Damaged { what, .. }) if what.contains("0000000001.seg")));
+    assert_found(&offline(&again).verify().unwrap(), "damaged-commits", "header");
+    assert_eq!(repaired(&mut again).events, 4);
+    assert_eq!(again.data().await, ALL);
+}
+
+#[tokio::test]
+async fn an_interrupted_repair_leaves_the_old_journal() {
+    let mut again = filled().await;
+    spoil_event(&mut again, 5);
     // During the write of the new one, and between the two renames of a file system without exchange.
-    std::fs::create_dir(journal.join("store.new")).unwrap();
-    std::fs::write(journal.join("store.new/version"), "half").unwrap();
+    fs::create_dir(again.dir.join("journal.new")).unwrap();
+    fs::write(again.dir.join("journal.new/MARK"), "half").unwrap();
     assert!(offline(&again).verify().unwrap().damaged);
-    std::fs::rename(journal.join("store"), journal.join("store.damaged-1")).unwrap();
-    assert!(matches!(again.open(), Err(OpenError::Damaged { .. })));
-    assert_eq!(offline(&again).verify().unwrap().counts["damaged-row"], 1);
+    fs::rename(again.dir.join("journal"), again.dir.join("journal.damaged-1")).unwrap();
+    assert_found(&offline(&again).verify().unwrap(), "damaged-event", "event 5");
     repaired(&mut again);
     assert_eq!(again.data().await, ["few-2", "few-3", "brief"]);
-    assert!(!journal.join("store.new").exists() && !journal.join("look").exists());
+    assert!(!again.dir.join("journal.new").exists());
 }
 
 /// Changes each byte of the log, one after the other: nothing panics, and all kept events are unchanged.
 #[tokio::test]
 async fn a_damaged_byte_of_the_log_loses_at_most_its_commit() {
     let mut again = Reopened::new(Config::default());
-    for n in 0..4 {
-        again.put(&["t"], &format!("event-{n}")).await;
+    let all: Vec<String> = (0..4).map(|n| format!("event-{n}")).collect();
+    for data in &all {
+        again.put(&["t"], data).await;
     }
     again.drop();
-    drop(offline(&again));
-    let log = again.dir.join("journal/store/0.jnl");
-    let sound = std::fs::read(&log).unwrap();
+    let data_dir = again.stopped();
+    let log = segment(&again, 1);
+    let sound = fs::read(&log).unwrap();
     let end = sound.iter().rposition(|byte| *byte != 0).unwrap();
-    let all: Vec<String> = (0..4).map(|n| format!("event-{n}")).collect();
-    for at in (0..=end).step_by(37) {
-        let mut bytes = sound[..=end].to_vec();
-        bytes[at] ^= 0x55;
-        std::fs::write(&log, bytes).unwrap();
-        let snapshot = snapshot::JournalSnapshot::at(&again.dir).unwrap();
-        let Ok(scan) = verify::scan(&snapshot) else { continue };
-        assert!(scan.findings.damaged, "byte {at}");
-        let kept: Vec<u64> = scan.events.keys().copied().collect();
-        assert!(kept.len() >= all.len() - 1, "byte {at}: {kept:?}");
+    for at in 0..=end {
+        flip(&log, at as u64);
+        let scan = Scan::of(&Directory::at(&data_dir.journal()), data_dir::boot_id()).unwrap();
+        let found = verify::verify(&scan).unwrap();
+        let kept = found.log.stored_after(0).filter(|(_, stored)| !found.is_damaged(*stored));
+        let kept: Vec<String> = kept
+            .map(|(offset, stored)| {
+                let bytes = scan.files().read(stored).unwrap();
+                let event = items::decode_event(&bytes, crate::event::Position { epoch: 0, offset }).unwrap();
+                event.data.to_string()
+            })
+            .collect();
+        // Zeros behind the bodies have no meaning.
+        assert!(found.verified.damaged || kept == all, "byte {at}: {kept:?}");
+        assert!(kept.len() >= all.len() - 1, "byte {at}: {kept:?}, {:?}", found.verified);
+        assert!(kept.iter().all(|data| all.contains(data)), "byte {at}: {kept:?}");
+        flip(&log, at as u64);
     }
-    std::fs::write(&log, sound).unwrap();
 }
 
 #[tokio::test]
@@ -233,15 +258,10 @@ async fn a_journal_in_use_is_verified_and_compacted_one_at_a_time() {
         assert!(matches!(again.maintain(work).await, Err(Unavailable::Working)));
     }
     drop(turn);
-    let keys = again.shared.with_store(|store| store.scan(b'e', &[]).map(|row| row.map(|(key, _)| key)).collect());
-    let keys: Vec<_> = keys.unwrap();
-    let spoil = |store: &Store| {
-        let mut commit = store.commit().unwrap();
-        commit.put(&keys[0], vec![0; 9]);
-        commit.delete(&keys[1]);
-        commit.write(false)
-    };
-    again.shared.with_store(spoil).unwrap();
+    let stored = again.shared.log().stored(7).unwrap();
+    flip(&segment(&again, stored.segment), stored.position.into());
     let damaged = verified(again.maintain(Maintenance::Verify).await);
-    assert_eq!((damaged.damaged, damaged.counts["damaged-row"], damaged.counts["missing-data"]), (true, 1, 1));
+    assert_found(&damaged, "damaged-event", "event 7");
+    flip(&segment(&again, stored.segment), 20);
+    assert_found(&verified(again.maintain(Maintenance::Verify).await), "damaged-commits", "header");
 }

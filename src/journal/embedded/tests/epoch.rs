@@ -1,7 +1,10 @@
 //! The epoch after a crash, and the detection of missing commits.
 
 use super::{
-    data_dir::{self, HighWaterMark, HighWaterMarkFile},
+    segments::{
+        Directory,
+        high_water_mark::{HighWaterMark, HighWaterMarkFile},
+    },
     *,
 };
 
@@ -27,18 +30,11 @@ async fn with_high_water_mark(clean: bool, change: impl FnOnce(HighWaterMark) ->
     } else {
         again.drop();
     }
-    let data_dir = loop {
-        match data_dir::DataDir::take(&again.dir) {
-            Err(OpenError::InUse { .. }) => std::thread::yield_now(),
-            taken => break taken.unwrap(),
-        }
-    };
-    let high_water_mark = HighWaterMark::read(&data_dir.high_water_mark()).unwrap().unwrap().unwrap();
+    let data_dir = again.stopped();
+    let (mut file, high_water_mark) = HighWaterMarkFile::open(&Directory::at(&data_dir.journal())).unwrap();
+    let high_water_mark = high_water_mark.unwrap();
     assert_eq!(high_water_mark.clean, clean);
-    HighWaterMarkFile::open(&data_dir.high_water_mark(), high_water_mark)
-        .unwrap()
-        .write(change(high_water_mark))
-        .unwrap();
+    file.write(change(high_water_mark)).unwrap();
     (again, epoch)
 }
 
@@ -50,7 +46,7 @@ async fn the_epoch_continues_if_nothing_can_be_missing() {
         (true, |high_water_mark| high_water_mark),
         (false, |high_water_mark| high_water_mark),
         // Synced before each acknowledgement, so a crash of the machine loses nothing.
-        (false, |high_water_mark| HighWaterMark { boot: high_water_mark.boot ^ 1, synced: true, ..high_water_mark }),
+        (false, |high_water_mark| HighWaterMark { boot: high_water_mark.boot ^ 1, always: true, ..high_water_mark }),
     ];
     for (clean, change) in cases {
         let (mut again, epoch) = with_high_water_mark(clean, change).await;
@@ -82,7 +78,7 @@ async fn a_new_epoch_begins_after_a_machine_crash_without_sync() {
 async fn missing_commits_are_no_damage_after_a_machine_crash_without_sync() {
     let change = |high_water_mark: HighWaterMark| HighWaterMark {
         boot: high_water_mark.boot ^ 1,
-        commit: high_water_mark.commit + 5,
+        acknowledged: high_water_mark.acknowledged + 5,
         ..high_water_mark
     };
     let (mut again, epoch) = with_high_water_mark(false, change).await;
@@ -95,12 +91,14 @@ async fn missing_commits_are_no_damage_after_a_machine_crash_without_sync() {
 
 #[tokio::test]
 async fn missing_commits_are_damage_in_all_other_cases() {
-    let one_more =
-        |high_water_mark: HighWaterMark| HighWaterMark { commit: high_water_mark.commit + 1, ..high_water_mark };
+    let one_more = |high_water_mark: HighWaterMark| HighWaterMark {
+        acknowledged: high_water_mark.acknowledged + 1,
+        ..high_water_mark
+    };
     let synced = |high_water_mark: HighWaterMark| HighWaterMark {
-        commit: high_water_mark.commit + 1,
+        acknowledged: high_water_mark.acknowledged + 1,
         boot: high_water_mark.boot ^ 1,
-        synced: true,
+        always: true,
         ..high_water_mark
     };
     let cases: [Case; 3] = [(true, one_more), (false, one_more), (false, synced)];

@@ -1,30 +1,7 @@
-//! Rejected writes leave nothing behind, and deletions are accepted on a full disk.
+//! Deletions are accepted on a full disk.
 
 use super::*;
 use crate::journal::RecordWrite;
-
-/// A write may fail after all of it has reached the log. Its publisher sends it again.
-#[tokio::test]
-async fn a_rejected_commit_is_cut_off() {
-    let mut again = Reopened::new(Config::default());
-    for n in 0..4 {
-        again.put(&["t"], &n.to_string()).await;
-    }
-    again.drop();
-    let store = again.dir.join("journal/store");
-    // Three of four commits were acknowledged.
-    check::cut(&store, 3).unwrap();
-    let opened = Store::open(&store).unwrap();
-    assert_eq!(restore::state(&opened).unwrap().unwrap().commit, 3);
-    assert_eq!(opened.scan(b'e', &[]).count(), 3);
-    drop(opened);
-    check::cut(&store, 3).unwrap();
-    assert_eq!(
-        restore::state(&Store::open(&store).unwrap()).unwrap().unwrap().commit,
-        3,
-        "the second cut changes nothing"
-    );
-}
 
 #[tokio::test]
 async fn deletions_are_accepted_on_a_full_disk() {
@@ -46,15 +23,4 @@ async fn deletions_are_accepted_on_a_full_disk() {
     assert_eq!((again.purge(topic("t")).await.unwrap(), again.stats().records), (1, 0));
     again.sweep(now_ms()).await.unwrap();
     assert!(again.stats().refusing, "as long as it is full");
-}
-
-/// A clone would keep the store open.
-#[tokio::test]
-async fn a_store_with_a_clone_is_not_alone() {
-    let again = Reopened::new(Config::default());
-    let clone = again.shared.with_store(|store| Ok(store.clone())).unwrap();
-    let alone = || again.shared.with_store(|store| Ok(store.alone())).unwrap();
-    assert!(!alone());
-    drop(clone);
-    assert!(alone());
 }

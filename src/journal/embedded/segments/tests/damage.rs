@@ -23,7 +23,7 @@ fn small_log(clean: bool) -> (Arc<TestDisk>, Opened) {
     (disk, kept)
 }
 
-/// Opens a damaged copy. True if it was rejected. Otherwise everything must be there.
+/// Opens a damaged copy. True if it was rejected, or the read of an item is. Otherwise everything must be there.
 fn rejected(disk: &Arc<TestDisk>, kept: &Opened, what: &str) -> bool {
     match open(disk, Options { segment_bytes: 2048, ..options(false, 1) }) {
         Err(StoreError::Damaged(why)) => {
@@ -36,8 +36,11 @@ fn rejected(disk: &Arc<TestDisk>, kept: &Opened, what: &str) -> bool {
             content.events.retain(|offset, _| kept.content.events.contains_key(offset));
             assert_eq!(content, kept.content, "{what}: opened without an acknowledged item");
             assert_eq!(found.log.epoch(), kept.log.epoch(), "{what}");
-            found.bytes();
-            false
+            let records = found.content.records.values().map(|(_, stored)| stored);
+            let reads = found.content.events.values().chain(records).map(|stored| found.log.files().read(*stored));
+            let errors: Vec<_> = reads.filter_map(Result::err).collect();
+            assert!(errors.iter().all(|error| matches!(error, StoreError::Damaged(_))), "{what}: {errors:?}");
+            !errors.is_empty()
         }
     }
 }

@@ -220,6 +220,10 @@ impl DiskFile for TestFile {
         self.with(|state, index| Ok(state.files[index].now.len() as u64))
     }
 
+    fn disk_bytes(&self) -> io::Result<u64> {
+        self.len()
+    }
+
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
         self.with(|state, index| {
             let begins = usize::try_from(position).unwrap();

@@ -3,7 +3,7 @@
 use super::{
     super::{
         disk::Directory,
-        frame::{HEADER_BYTES, Header, NoFrame},
+        frame::{HEADER_BYTES, Header},
     },
     *,
 };
@@ -33,13 +33,13 @@ fn state(first: u64) -> JournalState {
 
 /// A frame of all kinds of items.
 fn frame(draft: &mut Draft) -> Vec<Item<'static>> {
-    draft.begin(state(3));
+    draft.begin(state(3), true);
     let large = draft.body(&text(1, 5000));
     let mut items = vec![Item::Event {
-        offset: -4,
+        offset: 400,
         age: 90,
         size: 77,
-        topics: vec![1, 300],
+        topics: vec![1, 300].into(),
         expires: Some(1 << 40),
         key: Some((u128::MAX, 5)),
         body: large,
@@ -61,7 +61,7 @@ fn a_frame_is_read_as_it_was_written() {
     bytes.extend_from_slice(b"the next frame");
     let read = Frame::decode(&bytes, 40, 7, &state(1)).unwrap();
     assert_eq!((read.commit, read.chain, read.bodies_at), (41, chain, bodies_at));
-    assert_eq!((read.state, read.items), (state(3), items));
+    assert_eq!((read.state, &read.items), (state(3), &items));
     assert_eq!(&bytes[bodies_at..bodies_at + 5000], text(1, 5000));
 }
 
@@ -71,13 +71,18 @@ fn a_frame_is_valid_only_behind_the_frame_that_it_was_written_after() {
     frame(&mut draft);
     let (_, bodies_at) = draft.encode(&state(1), 41, 7, &mut bytes);
     for (commit, chain) in [(39, 7), (41, 7), (40, 8)] {
-        assert_eq!(Frame::decode(&bytes, commit, chain, &state(1)).unwrap_err(), NoFrame::Invalid);
+        assert!(Frame::decode(&bytes, commit, chain, &state(1)).is_none());
     }
     for cut in [0, 31, 32, bodies_at, bytes.len() - 1] {
-        assert_eq!(Frame::decode(&bytes[..cut], 40, 7, &state(1)).unwrap_err(), NoFrame::Invalid, "cut at {cut}");
+        assert!(Frame::decode(&bytes[..cut], 40, 7, &state(1)).is_none(), "cut at {cut}");
     }
+    let alone = |bytes: &[u8]| Frame::decode_alone(bytes, &state(1)).map(|frame| frame.commit);
+    assert_eq!(alone(&bytes), Some(41));
     bytes[bodies_at + 9] ^= 1;
-    assert_eq!(Frame::decode(&bytes, 40, 7, &state(1)).unwrap_err(), NoFrame::Body(0));
+    let damaged = Frame::decode(&bytes, 40, 7, &state(1)).unwrap();
+    assert_eq!(damaged.damaged_bodies().map(|(_, begins)| begins).collect::<Vec<_>>(), [bodies_at]);
+    bytes[bodies_at - 9] ^= 1;
+    assert_eq!(alone(&bytes), None);
 }
 
 #[test]
