@@ -32,7 +32,7 @@ mod tests;
 
 pub(super) use self::{
     changes::Changes,
-    entries::Stored,
+    entries::{Stored, TopicSet},
     group::{CommitGroup, PlannedEvent, PlannedWrite},
     read::{EventRef, Selection},
     records::RecordInfo,
@@ -42,7 +42,7 @@ pub(super) use self::{
 };
 use self::{
     dedupe::Dedupe,
-    entries::{EventIndex, Extra, IndexEntry, TopicSet},
+    entries::{EventIndex, Extra, IndexEntry},
     records::RecordIndex,
     retention::RetentionRules,
     segments::SegmentItems,
@@ -71,6 +71,8 @@ pub(super) struct Log {
     swept: u64,
     /// Restored events whose timestamps are ahead of the clock; they get the age of the next event that is not.
     ahead: Vec<(u64, IndexEntry)>,
+    /// The time of the last restored event.
+    restored_until: u64,
     entries: EventIndex,
     topics: TopicIndex,
     records: RecordIndex,
@@ -105,6 +107,7 @@ impl Log {
             shift: 0,
             swept: 0,
             ahead: Vec::new(),
+            restored_until: 0,
             entries: EventIndex::default(),
             topics: TopicIndex::default(),
             records: RecordIndex::default(),
@@ -188,13 +191,7 @@ impl Log {
         let extra = Extra { expires: ttl.map(|ttl| now.saturating_add(ttl)), key: planned.key };
         self.insert_entry(
             event.position.offset,
-            IndexEntry::new(
-                now,
-                size(event),
-                TopicSet::new(topics.to_vec()).expect("an event has a topic: Draft::check"),
-                stored,
-                extra,
-            ),
+            IndexEntry::new(now, size(event), TopicSet::of(topics), stored, extra),
         );
         self.stats.appended += 1;
         for id in topics {
@@ -203,8 +200,15 @@ impl Log {
         self.trim_node(now);
     }
 
-    /// Adds an event to the index: to those of its topics that exist and have not deleted it.
-    fn insert_entry(&mut self, offset: u64, mut entry: IndexEntry) {
+    /// Adds an event to the index.
+    fn insert_entry(&mut self, offset: u64, entry: IndexEntry) {
+        if let Some(entry) = self.count_entry(offset, entry) {
+            self.entries.insert(offset, entry);
+        }
+    }
+
+    /// Adds an event to those of its topics that exist and have not deleted it. Returns it if any topic keeps it.
+    fn count_entry(&mut self, offset: u64, mut entry: IndexEntry) -> Option<IndexEntry> {
         let size = u64::from(entry.size);
         for id in entry.topics.ids() {
             let Some(log) = self.topics.get_mut(*id).filter(|log| log.trimmed_through < offset) else { continue };
@@ -217,7 +221,7 @@ impl Log {
         }
         self.head = self.head.max(offset);
         if entry.kept_by == 0 {
-            return;
+            return None;
         }
         if entry.pinned_by > 0 {
             self.stats.pinned_bytes += size;
@@ -230,8 +234,8 @@ impl Log {
         }
         self.stored_bytes += u64::from(entry.stored.length);
         self.segments.add(entry.stored);
-        self.entries.insert(offset, entry);
         self.bytes += size;
+        Some(entry)
     }
 
     /// Adds, replaces or, with `None`, removes a record.

@@ -7,13 +7,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::segments::{Body, Draft, Field, Files, Item, JournalState, Visit};
+use super::segments::{Body, Draft, Extra, Field, Files, Item, JournalState, Visit};
 use crate::{
     clock::Moment,
     event::{self, Event, Filter, Position},
     journal::{
         Config,
-        log::{CommitGroup, EventMeta, LastDeleted, Log, LogState, RecordInfo, Restore, Stored, TopicId, size},
+        log::{
+            CommitGroup, EventMeta, LastDeleted, Log, LogState, RecordInfo, Restore, Stored, TopicId, TopicSet, size,
+        },
     },
     topic::Topic,
 };
@@ -25,13 +27,20 @@ struct EventBody<'a> {
     event: &'a str,
     data: &'a str,
     timestamp: u64,
+    publisher: &'a str,
+    #[serde(borrow)]
+    extra: Option<Box<EventExtra<'a>>>,
+}
+
+/// Fields that few events have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct EventExtra<'a> {
     retry: Option<u64>,
     comment: Option<&'a str>,
     expires: Option<u64>,
     /// JSON, because metadata have any type.
     filter: Option<String>,
     origin: Option<&'a str>,
-    publisher: &'a str,
     key: Option<&'a str>,
 }
 
@@ -51,35 +60,39 @@ pub(super) struct Restored {
 
 /// Adds the body of an event.
 fn encode_event(draft: &mut Draft, event: &Event) -> Body {
-    draft.encoded_body(&EventBody {
-        topics: Cow::Borrowed(&event.topics),
-        event: &event.event,
-        data: &event.data,
-        timestamp: event.timestamp,
+    let extra = EventExtra {
         retry: event.retry,
         comment: event.comment.as_deref(),
         expires: event.expires,
         filter: event.filter.as_ref().and_then(|filter| serde_json::to_string(filter).ok()),
         origin: event.origin.as_deref(),
-        publisher: &event.publisher,
         key: event.key.as_deref(),
+    };
+    draft.encoded_body(&EventBody {
+        topics: Cow::Borrowed(&event.topics),
+        event: &event.event,
+        data: &event.data,
+        timestamp: event.timestamp,
+        publisher: &event.publisher,
+        extra: (extra != EventExtra::default()).then(|| Box::new(extra)),
     })
 }
 
 /// Reads the body of the event at a position. The error is the reason why it is not one.
 pub(super) fn decode_event(bytes: &[u8], position: Position) -> Result<Event, postcard::Error> {
     let body: EventBody<'_> = postcard::from_bytes(bytes)?;
+    let extra = body.extra.map(|extra| *extra).unwrap_or_default();
     let draft = event::Draft {
         topics: body.topics.into_owned(),
         event: body.event.to_owned(),
         data: body.data.to_owned(),
-        retry: body.retry,
-        comment: body.comment.map(str::to_owned),
-        key: body.key.map(str::to_owned),
+        retry: extra.retry,
+        comment: extra.comment.map(str::to_owned),
+        key: extra.key.map(str::to_owned),
         publisher: body.publisher.to_owned(),
-        ttl_ms: body.expires.map(|expires| expires.saturating_sub(body.timestamp)),
-        filter: body.filter.map(|json| Filter::restore(&json)),
-        origin: body.origin.map(str::to_owned),
+        ttl_ms: extra.expires.map(|expires| expires.saturating_sub(body.timestamp)),
+        filter: extra.filter.map(|json| Filter::restore(&json)),
+        origin: extra.origin.map(str::to_owned),
     };
     Ok(draft.into_event(position, body.timestamp))
 }
@@ -96,11 +109,9 @@ pub(super) fn add_group(draft: &mut Draft, group: &CommitGroup, log_state: &LogS
         bodies.push(body);
         draft.add(&Item::Event {
             offset: event.position.offset,
-            age: 0,
             size: size(event),
-            topics: Cow::Borrowed(&planned.topics),
-            expires: event.expires,
-            key: planned.key,
+            topics: TopicSet::of(&planned.topics),
+            extra: boxed(Extra { age: 0, expires: event.expires, key: planned.key }),
             body,
         });
     }
@@ -118,6 +129,10 @@ pub(super) fn add_group(draft: &mut Draft, group: &CommitGroup, log_state: &LogS
     bodies
 }
 
+fn boxed(extra: Extra) -> Option<Box<Extra>> {
+    (extra != Extra::default()).then(|| Box::new(extra))
+}
+
 pub(super) fn add_topic(draft: &mut Draft, id: TopicId, name: &Topic, trimmed_through: u64) {
     draft.add(&Item::Topic { id, name: name.as_str(), trimmed_through });
 }
@@ -127,7 +142,7 @@ pub(super) fn add_event(draft: &mut Draft, meta: EventMeta, bytes: &[u8]) -> Bod
     let EventMeta { offset, timestamp, size, topics, expires, key, stored } = meta;
     let age = draft.state().get(Field::LastTimestamp).wrapping_sub(timestamp).cast_signed();
     let body = draft.stored_body(bytes, stored.checksum);
-    draft.add(&Item::Event { offset, age, size, topics: topics.into(), expires, key, body });
+    draft.add(&Item::Event { offset, size, topics, extra: boxed(Extra { age, expires, key }), body });
     body
 }
 
@@ -179,12 +194,14 @@ impl JournalState {
 impl Visit for Restored {
     fn item(&mut self, item: &Item<'_>, stored: Stored, before: &JournalState, after: &JournalState) {
         match item {
-            Item::Event { offset, age, size, topics, expires, key, .. } => {
+            Item::Event { offset, size, topics, extra, .. } => {
+                let none = Extra::default();
+                let Extra { age, expires, key } = extra.as_deref().unwrap_or(&none);
                 let meta = EventMeta {
                     offset: *offset,
                     timestamp: after.get(Field::LastTimestamp).wrapping_sub(age.cast_unsigned()),
                     size: *size,
-                    topics: topics.to_vec(),
+                    topics: topics.clone(),
                     expires: *expires,
                     key: *key,
                     stored,

@@ -63,7 +63,7 @@ pub(super) fn open(
     let shared = Arc::new(state(config, log, segments.files(), clock));
     let committer = Committer::new(shared.clone(), data_dir, config.clone(), segments, topic_segments);
     let committer: SharedCommitter = Arc::new(Mutex::new(Some(committer)));
-    let writer = Writer::new(shared.clone(), committer.clone());
+    let writer = Writer::new(shared.clone(), committer.clone(), config.sync == SyncMode::Always);
     let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(commands));
     let thread = thread.map_err(|error| OpenError::io(dir, &error))?;
     Ok((shared, committer, thread))

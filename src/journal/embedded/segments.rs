@@ -16,37 +16,34 @@
 //! never synced again, since the operating system may have dropped its content: [`Segments::recover`] continues in a
 //! new file.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, PoisonError, RwLock},
-};
-
-use bytes::Bytes;
+use std::{io, sync::Arc};
 
 use super::StoreError;
 use crate::journal::log::Stored;
 
 mod disk;
+mod files;
 mod frame;
 pub(super) mod high_water_mark;
 mod open;
 mod reader;
 mod scan;
+mod sync;
 
 #[cfg(test)]
 mod tests;
 
 pub(super) use self::{
     disk::Directory,
-    frame::{Body, Draft, Field, Item, JournalState},
+    files::Files,
+    frame::{Body, Draft, Extra, Field, Item, JournalState},
     scan::{Scan, Visit},
+    sync::Sync,
 };
 use self::{
     disk::{Disk, DiskFile},
     frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header},
     high_water_mark::{HighWaterMark, HighWaterMarkFile},
-    reader::Reader,
 };
 
 /// The log, and what it has written. One thread appends; readers use [`Files`].
@@ -104,27 +101,6 @@ struct Point {
 pub(super) struct Location {
     pub segment: u32,
     pub position: u32,
-}
-
-/// A sync that runs without the log, so that commits continue beside it.
-pub(super) struct Sync {
-    disk: Arc<dyn Disk>,
-    files: Vec<Arc<dyn DiskFile>>,
-    /// The names of all segments up to this number are synced too.
-    names: Option<u32>,
-    through: Point,
-}
-
-/// The open files, for readers.
-#[derive(Default)]
-pub(super) struct Files(RwLock<BTreeMap<u32, Arc<dyn DiskFile>>>);
-
-/// Bytes that were copied to another location, with all bodies in them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Copied {
-    pub from: Location,
-    pub bytes: u32,
-    pub to: Location,
 }
 
 /// The name of a segment that is being created.
@@ -234,108 +210,6 @@ impl Segments {
         self.write_high_water_mark(high_water_mark)
     }
 
-    /// Begins a sync of all commits; `None` if all are on the disk.
-    pub(super) fn begin_sync(&self) -> Option<Sync> {
-        let (end, last_number) = (self.end, self.last_number);
-        let names = (self.named < last_number).then_some(last_number);
-        if self.sync_failed || (self.synced.commit == end.commit && names.is_none()) {
-            return None;
-        }
-        let files = self.unsynced.iter().map(|(_, file)| file.clone()).collect();
-        Some(Sync { disk: self.disk.clone(), files, names, through: end })
-    }
-
-    /// Ends a sync with its result.
-    ///
-    /// # Errors
-    /// If it failed. Nothing can be written then before [`recover`](Self::recover).
-    pub(super) fn end_sync(&mut self, sync: &Sync, result: io::Result<()>) -> Result<(), StoreError> {
-        if let Err(error) = result {
-            self.sync_failed = true;
-            return Err(StoreError::io(&error));
-        }
-        // After a recovery beside it, the commits are in another segment.
-        if self.synced.commit < sync.through.commit && sync.through.segment >= self.synced.segment {
-            self.synced = sync.through;
-        }
-        self.named = self.named.max(sync.names.unwrap_or(0));
-        self.unsynced.retain(|(number, _)| *number >= sync.through.segment);
-        self.write_high_water_mark(HighWaterMark { synced: self.synced.commit, ..self.high_water_mark })
-    }
-
-    /// Waits until all commits are on the disk.
-    ///
-    /// # Errors
-    /// If the disk fails. Nothing can be written then before [`recover`](Self::recover).
-    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
-        self.check_sync()?;
-        match self.begin_sync() {
-            Some(sync) => self.end_sync(&sync, sync.run()),
-            None => Ok(()),
-        }
-    }
-
-    /// Continues after a failed sync: copies the commits that are not on the disk to a new segment. Returns the
-    /// locations of the copies. Holds all these commits in memory.
-    ///
-    /// # Errors
-    /// If the commits cannot be read any more, or the disk still fails. It may be called again.
-    pub(super) fn recover(&mut self) -> Result<Vec<Copied>, StoreError> {
-        let lost = |segment: u32| {
-            let what =
-                format!("commits after {} in segment {segment} are lost after a failed sync", self.synced.commit);
-            StoreError::Damaged(what)
-        };
-        let mut frames = Vec::new();
-        let mut copied = Vec::new();
-        let mut point = self.synced;
-        for (segment, file) in self.files.from(self.synced.segment) {
-            if segment != point.segment {
-                let header = reader::read_header(&*file).map_err(|error| StoreError::io(&error))?;
-                // A segment of an earlier attempt, or one without a commit.
-                let Some(_) = header.filter(|header| header.chain == point.chain) else { continue };
-                point = Point { segment, position: in_segment(HEADER_BYTES), ..point };
-            }
-            let from = Location { segment, position: point.position };
-            let begins = frames.len();
-            let mut reader = Reader::new(&*file, point.position.into());
-            while point.commit < self.end.commit {
-                let Some(frame) = reader.frame(&point).map_err(|error| StoreError::io(&error))? else { break };
-                let (next, length) = (point.after(&frame), frame.length);
-                frames.extend_from_slice(reader.take(length));
-                point = next;
-            }
-            let bytes = in_segment(frames.len() - begins);
-            if bytes > 0 {
-                copied.push((from, bytes, begins));
-            }
-        }
-        if point.commit != self.end.commit {
-            return Err(lost(point.segment));
-        }
-        let (file, segment) = self.create(&self.synced, &frames, 0, true)?;
-        let first = in_segment(HEADER_BYTES);
-        let end = Point { segment, position: first + in_segment(frames.len()), ..point };
-        self.unsynced.clear();
-        self.install(file, end)?;
-        self.disk.sync().map_err(|error| StoreError::io(&error))?;
-        self.named = segment;
-        self.sync_failed = false;
-        // The new segment replaces all after the one with the last sync. `MARK` must never name one of them as the
-        // oldest, since a loss of the commits before it would not be detected. If a removal fails, the next opening
-        // repeats it.
-        for (number, _) in self.files.from(self.synced.segment + 1).into_iter().filter(|(number, _)| *number < segment)
-        {
-            self.files.remove(number);
-            let _ = self.disk.remove(&name_of(number));
-        }
-        self.synced = end;
-        // The copies are in use, so the caller needs their locations. An error only leaves a mark that promises less.
-        let _ = self.write_high_water_mark(HighWaterMark { synced: end.commit, ..self.high_water_mark });
-        let location = |begins: usize| Location { segment, position: first + in_segment(begins) };
-        Ok(copied.into_iter().map(|(from, bytes, begins)| Copied { from, bytes, to: location(begins) }).collect())
-    }
-
     /// Removes the oldest segment, of which nothing may be live any more: its live items were moved by later commits.
     /// Does nothing if it is the active one.
     ///
@@ -372,13 +246,6 @@ impl Segments {
         self.write_high_water_mark(clean)?;
         self.write_high_water_mark(clean)?;
         self.high_water_mark_file.sync().map_err(|error| StoreError::io(&error))
-    }
-
-    fn check_sync(&self) -> Result<(), StoreError> {
-        match self.sync_failed {
-            true => Err(StoreError::Disk("an earlier sync failed".into())),
-            false => Ok(()),
-        }
     }
 
     /// The files for a verification, which runs without the log. It reads them up to the last commit.
@@ -465,36 +332,10 @@ impl Segments {
         &**active
     }
 
-    /// Syncs all files, and the names of new ones.
-    fn sync_files(&mut self) -> Result<(), StoreError> {
-        let names = (self.named < self.last_number).then_some(self.last_number);
-        let files = self.unsynced.iter().map(|(_, file)| file.clone()).collect();
-        let sync = Sync { disk: self.disk.clone(), files, names, through: self.end };
-        sync.run().map_err(|error| {
-            self.sync_failed = true;
-            StoreError::io(&error)
-        })?;
-        self.named = self.last_number;
-        // The active file is written to again.
-        self.unsynced.drain(..self.unsynced.len() - 1);
-        self.synced = self.end;
-        Ok(())
-    }
-
     fn write_high_water_mark(&mut self, high_water_mark: HighWaterMark) -> Result<(), StoreError> {
         self.high_water_mark_file.write(high_water_mark).map_err(|error| StoreError::io(&error))?;
         self.high_water_mark = high_water_mark;
         Ok(())
-    }
-}
-
-// === impl Sync ===
-
-impl Sync {
-    /// Waits until the files and names are on the disk.
-    pub(super) fn run(&self) -> io::Result<()> {
-        self.files.iter().try_for_each(|file| file.sync())?;
-        if self.names.is_some() { self.disk.sync() } else { Ok(()) }
     }
 }
 
@@ -519,79 +360,6 @@ impl Point {
             chain: frame.chain,
             state: frame.state,
         }
-    }
-}
-
-// === impl Copied ===
-
-impl Copied {
-    /// True if it was copied from this segment.
-    pub(super) fn is_from(&self, segment: u32) -> bool {
-        self.from.segment == segment
-    }
-
-    /// The new location of a body; `None` if it was not copied.
-    pub(super) fn moved(&self, stored: Stored) -> Option<Stored> {
-        let distance = stored.position.checked_sub(self.from.position)?;
-        let copied = stored.segment == self.from.segment && distance < self.bytes;
-        copied.then(|| Stored { segment: self.to.segment, position: self.to.position + distance, ..stored })
-    }
-}
-
-// === impl Files ===
-
-impl Files {
-    /// Reads a body.
-    ///
-    /// # Errors
-    /// If it has changed, or the disk cannot read it.
-    pub(super) fn read(&self, stored: Stored) -> Result<Bytes, StoreError> {
-        let bytes = self.read_unchecked(stored)?;
-        let Stored { segment, position, length, checksum } = stored;
-        match (Body { length, checksum }).is_of(&bytes) {
-            true => Ok(bytes),
-            false => Err(StoreError::Damaged(format!(
-                "{length} bytes at byte {position} of `journal/{}` have changed",
-                name_of(segment)
-            ))),
-        }
-    }
-
-    /// Reads a body that may have changed.
-    ///
-    /// # Errors
-    /// If the disk cannot read it.
-    pub(super) fn read_unchecked(&self, stored: Stored) -> Result<Bytes, StoreError> {
-        let Stored { segment, position, length, .. } = stored;
-        let file = self.get(segment).ok_or(StoreError::Removed(segment))?;
-        let mut bytes = vec![0; length as usize];
-        file.read_at(&mut bytes, position.into()).map_err(|error| StoreError::io(&error))?;
-        Ok(bytes.into())
-    }
-
-    /// Bytes of all files on the disk.
-    pub(super) fn disk_bytes(&self) -> u64 {
-        let files = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        files.values().map(|file| file.disk_bytes().unwrap_or(0)).sum()
-    }
-
-    /// An open file; `None` if it was removed.
-    pub(super) fn get(&self, segment: u32) -> Option<Arc<dyn DiskFile>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
-    }
-
-    fn add(&self, segment: u32, file: Arc<dyn DiskFile>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(segment, file);
-    }
-
-    fn remove(&self, segment: u32) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
-    }
-
-    /// The files from a segment on, in order.
-    fn from(&self, segment: u32) -> Vec<(u32, Arc<dyn DiskFile>)> {
-        let files = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        files.range(segment..).map(|(number, file)| (*number, file.clone())).collect()
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -31,11 +32,17 @@ pub(super) enum Command {
 
 /// Maximum number of commands in one turn. The queue limits their bytes.
 const COMMANDS_AT_ONCE: usize = 4096;
+/// Maximum time for which a turn waits for more commands. A sync takes longer.
+const GATHER: Duration = Duration::from_micros(50);
 
 /// The writer thread.
 pub(super) struct Writer {
     shared: Arc<EmbeddedState>,
     committer: SharedCommitter,
+    /// True if each commit is synced, so that larger commits are worth a wait.
+    gathers: bool,
+    /// Number of commands in the last turn.
+    last_turn: usize,
     /// The segment before which everything is compacted, and the reply.
     compaction: Option<(u32, oneshot::Sender<Result<(), Unavailable>>)>,
 }
@@ -43,8 +50,8 @@ pub(super) struct Writer {
 // === impl Writer ===
 
 impl Writer {
-    pub(super) fn new(shared: Arc<EmbeddedState>, committer: SharedCommitter) -> Self {
-        Self { shared, committer, compaction: None }
+    pub(super) fn new(shared: Arc<EmbeddedState>, committer: SharedCommitter, gathers: bool) -> Self {
+        Self { shared, committer, gathers, last_turn: 0, compaction: None }
     }
 
     /// Serves commands until the journal is closed or all senders are dropped.
@@ -73,6 +80,9 @@ impl Writer {
             if clock.block_on(next) == Some(0) {
                 break None;
             }
+            if self.gathers {
+                self.gather(&mut commands, &mut taken);
+            }
             if sync_due.is_some_and(|due| due <= Instant::now()) {
                 self.sync();
             }
@@ -93,6 +103,19 @@ impl Writer {
             // As after a crash.
             (_, None) => {}
         }
+    }
+
+    /// Waits shortly until as many commands are there as in the turn before: publishers that got their replies send again
+    /// at once, and share the next sync.
+    fn gather(&mut self, commands: &mut mpsc::Receiver<Command>, taken: &mut Vec<Command>) {
+        let until = Instant::now() + GATHER;
+        while taken.len() < self.last_turn && Instant::now() < until {
+            match commands.try_recv() {
+                Ok(command) => taken.push(command),
+                Err(_) => thread::yield_now(),
+            }
+        }
+        self.last_turn = taken.len();
     }
 
     /// `None` after a panic of a commit: nothing is written any more.

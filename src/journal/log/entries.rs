@@ -3,7 +3,12 @@
 //! There may be millions of events. Offsets are dense at the head and sparse at the tail. Small blocks cost as little as
 //! an array where offsets are dense, and are freed one by one where they are sparse.
 
-use std::{array, collections::BTreeMap, ops::Bound};
+use std::{array, collections::BTreeMap, fmt, ops::Bound};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{SeqAccess, Visitor},
+};
 
 use super::topics::TopicId;
 
@@ -47,9 +52,9 @@ pub(super) struct Extra {
     pub key: Option<(u128, u128)>,
 }
 
-/// The topics of an event. The first one is the primary topic.
-#[derive(Clone, Debug)]
-pub(super) enum TopicSet {
+/// The ids of the topics of an event. The first one is the primary topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TopicSet {
     One(TopicId),
     Many(Box<[TopicId]>),
 }
@@ -104,20 +109,51 @@ impl IndexEntry {
 // === impl TopicSet ===
 
 impl TopicSet {
-    /// `None` if there are no topics.
-    pub(super) fn new(ids: Vec<TopicId>) -> Option<Self> {
-        match ids.as_slice() {
-            [] => None,
-            [one] => Some(Self::One(*one)),
-            _ => Some(Self::Many(ids.into_boxed_slice())),
+    pub(crate) fn of(ids: &[TopicId]) -> Self {
+        match ids {
+            [one] => Self::One(*one),
+            _ => Self::Many(ids.into()),
         }
     }
 
-    pub(super) fn ids(&self) -> &[TopicId] {
+    pub(crate) fn ids(&self) -> &[TopicId] {
         match self {
             Self::One(id) => std::slice::from_ref(id),
             Self::Many(ids) => ids,
         }
+    }
+}
+
+/// As a list of ids, without an allocation for a single one.
+impl Serialize for TopicSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.ids().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TopicSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ids;
+        impl<'de> Visitor<'de> for Ids {
+            type Value = TopicSet;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list of ids of topics")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<TopicSet, A::Error> {
+                let first = ids.next_element()?;
+                let Some(second) = ids.next_element()? else {
+                    return Ok(first.map_or_else(|| TopicSet::of(&[]), TopicSet::One));
+                };
+                let mut all: Vec<TopicId> = first.into_iter().chain([second]).collect();
+                while let Some(id) = ids.next_element()? {
+                    all.push(id);
+                }
+                Ok(TopicSet::of(&all))
+            }
+        }
+        deserializer.deserialize_seq(Ids)
     }
 }
 
@@ -130,10 +166,24 @@ impl EventIndex {
 
     pub(super) fn insert(&mut self, offset: u64, entry: IndexEntry) {
         let empty = || Block { live: 0, entries: Box::new(array::from_fn(|_| None)) };
-        let block = self.blocks.entry(block_of(offset)).or_insert_with(empty);
+        // Most entries belong to the last block, which needs no search.
+        let number = block_of(offset);
+        let is_last = self.blocks.last_key_value().is_some_and(|(last, _)| *last == number);
+        let block = match self.blocks.last_entry().filter(|_| is_last) {
+            Some(last) => last.into_mut(),
+            None => self.blocks.entry(number).or_insert_with(empty),
+        };
         if block.entries[slot(offset)].replace(entry).is_none() {
             block.live += 1;
             self.live += 1;
+        }
+    }
+
+    /// Adds all entries of another index.
+    pub(super) fn append(&mut self, other: Self) {
+        for (number, block) in other.blocks {
+            let entries = (number * BLOCK as u64..).zip(*block.entries);
+            entries.for_each(|(offset, entry)| entry.into_iter().for_each(|entry| self.insert(offset, entry)));
         }
     }
 
@@ -148,11 +198,6 @@ impl EventIndex {
     /// All entries, in order.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut IndexEntry> {
         self.blocks.values_mut().flat_map(|block| block.entries.iter_mut().flatten())
-    }
-
-    /// The entry with the greatest offset.
-    pub(super) fn last(&self) -> Option<&IndexEntry> {
-        self.blocks.values().next_back()?.entries.iter().rev().find_map(Option::as_ref)
     }
 
     pub(super) fn contains(&self, offset: u64) -> bool {
@@ -170,12 +215,19 @@ impl EventIndex {
         Some(entry)
     }
 
-    /// All entries, in order. Each block is freed after its last entry was returned.
-    pub(super) fn into_entries(self) -> impl Iterator<Item = (u64, IndexEntry)> {
-        self.blocks.into_iter().flat_map(|(number, block)| {
-            let entries = (number * BLOCK as u64..).zip(*block.entries);
-            entries.filter_map(|(offset, entry)| Some((offset, entry?)))
-        })
+    /// Changes or removes all entries in order, without other memory.
+    pub(super) fn filter_map(mut self, mut change: impl FnMut(u64, IndexEntry) -> Option<IndexEntry>) -> Self {
+        let mut live = 0;
+        self.blocks.retain(|number, block| {
+            block.live = 0;
+            for (offset, entry) in (number * BLOCK as u64..).zip(block.entries.iter_mut()) {
+                *entry = entry.take().and_then(|entry| change(offset, entry));
+                block.live += usize::from(entry.is_some());
+            }
+            live += block.live;
+            block.live > 0
+        });
+        Self { live, ..self }
     }
 
     /// Entries with a greater offset, in order. Clients choose `after`, so it may be any number.

@@ -32,7 +32,7 @@ pub(crate) struct EventMeta {
     pub offset: u64,
     pub timestamp: u64,
     pub size: u32,
-    pub topics: Vec<TopicId>,
+    pub topics: TopicSet,
     pub expires: Option<u64>,
     pub key: Option<(u128, u128)>,
     pub stored: Stored,
@@ -95,7 +95,7 @@ impl Log {
             offset,
             timestamp: self.to_wall_clock(entry.timestamp),
             size: entry.size,
-            topics: entry.topics.ids().to_vec(),
+            topics: entry.topics.clone(),
             expires: entry.expires().map(|at| self.to_wall_clock(at)),
             key: entry.key(),
             stored: entry.stored,
@@ -172,11 +172,12 @@ impl Log {
         self.topics.pinned_forgotten_through = log_state.pinned_forgotten_through;
     }
 
-    /// Restores an event; its times are wall-clock times. It is dropped if it has expired or no topic keeps it.
+    /// Restores an event; its times are wall-clock times. Returns it if it has not expired, a topic keeps it, and it
+    /// need not wait.
     ///
     /// A timestamp ahead of the clock does not give an age. Such an event gets the age of the next event whose
     /// timestamp is not ahead; without such an event its age starts now.
-    fn restore_event(&mut self, offset: u64, mut entry: IndexEntry) {
+    fn restore_event(&mut self, offset: u64, mut entry: IndexEntry) -> Option<IndexEntry> {
         entry.timestamp = self.to_steady(entry.timestamp);
         entry.change_expiry(|at| self.to_steady(at));
         if entry.timestamp > self.last_timestamp {
@@ -184,30 +185,31 @@ impl Log {
             if self.ahead.len() >= AHEAD {
                 self.insert_ahead(self.last_timestamp);
             }
-            return;
+            return None;
         }
         let timestamp = entry.timestamp;
         self.insert_ahead(timestamp);
-        self.insert_restored(offset, entry, timestamp);
+        self.count_restored(offset, entry, timestamp)
     }
 
     /// Inserts the waiting events with this time.
     fn insert_ahead(&mut self, timestamp: u64) {
         for (offset, entry) in std::mem::take(&mut self.ahead) {
             self.changes.corrected.push(offset);
-            self.insert_restored(offset, entry, timestamp);
+            if let Some(entry) = self.count_restored(offset, entry, timestamp) {
+                self.entries.insert(offset, entry);
+            }
         }
     }
 
-    /// Inserts an event with this time, or with that of the event before it if that is later.
-    fn insert_restored(&mut self, offset: u64, mut entry: IndexEntry, timestamp: u64) {
+    /// Counts an event with this time, or with that of the event before it if that is later.
+    fn count_restored(&mut self, offset: u64, mut entry: IndexEntry, timestamp: u64) -> Option<IndexEntry> {
         let own = entry.timestamp;
-        entry.timestamp = self.entries.last().map_or(timestamp, |last| last.timestamp.max(timestamp));
+        entry.timestamp = self.restored_until.max(timestamp);
+        self.restored_until = entry.timestamp;
         let timestamp = entry.timestamp;
         entry.change_expiry(|at| timestamp.saturating_add(at.saturating_sub(own)));
-        if !entry.expired(self.last_timestamp) {
-            self.insert_entry(offset, entry);
-        }
+        if entry.expired(self.last_timestamp) { None } else { self.count_entry(offset, entry) }
     }
 
     /// Applies the limits, which may be lower than before.
@@ -238,7 +240,6 @@ impl Restore {
     /// Adds an event. `swept` is the latest time for which retention had deleted events before it was written.
     pub(crate) fn event(&mut self, meta: EventMeta, swept: u64) {
         let EventMeta { offset, timestamp, size, topics, expires, key, stored } = meta;
-        let Some(topics) = TopicSet::new(topics) else { return };
         self.events.insert(offset, IndexEntry::new(timestamp, size, topics, stored, Extra { expires, key }));
         if expires.is_some() {
             self.swept.insert(offset, swept);
@@ -287,17 +288,17 @@ impl Restore {
             let limits = log.rules.limits(&name);
             log.changes.topics.extend(log.topics.restore(&name, id, trimmed_through, limits));
         }
-        for (offset, entry) in events.into_entries() {
+        let mut restored = events.filter_map(|offset, entry| {
             // If the clock was set back, an event that had expired and was deleted must not appear again.
             let deleted = entry.expires().is_some_and(|at| {
                 let before = swept.get(&offset).copied().unwrap_or(0);
                 now.wall < at && before < at && at <= log_state.swept
             });
-            if !deleted {
-                log.restore_event(offset, entry);
-            }
-        }
+            if deleted { None } else { log.restore_event(offset, entry) }
+        });
         log.insert_ahead(log.last_timestamp);
+        restored.append(std::mem::take(&mut log.entries));
+        log.entries = restored;
         log.apply_limits();
         log
     }

@@ -3,6 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashMap, VecDeque, binary_heap::PeekMut, btree_map},
+    hash::{BuildHasherDefault, Hasher},
     ops::Bound,
 };
 
@@ -42,7 +43,7 @@ pub(super) struct TopicLimits {
 pub(super) struct TopicIndex {
     /// In name order, so that a prefix is a range.
     ids: BTreeMap<Topic, TopicId>,
-    logs: HashMap<TopicId, TopicLog>,
+    logs: HashMap<TopicId, TopicLog, BuildHasherDefault<IdHasher>>,
     /// All topics that are not pinned. The offset is a lower bound of the last event of the topic.
     by_last_event: BinaryHeap<Reverse<(u64, TopicId)>>,
     last_id: TopicId,
@@ -51,6 +52,24 @@ pub(super) struct TopicIndex {
     /// For pinned topics that are not in the index. It is separate because jobs are purged often, and this must not be
     /// a gap for all other topics.
     pub pinned_forgotten_through: u64,
+}
+
+/// Spreads ids. They are counted by the journal, so no client can choose ones that collide.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Prefix of the names of pinned topics.

@@ -18,10 +18,10 @@
 //! replaces the commits of earlier segments from its first commit on: a commit that was rejected, or that was lost with
 //! the power, may still lie there.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::journal::log::TopicSet;
 
 /// Length of the header of a segment, in bytes.
 pub(super) const HEADER_BYTES: usize = 48 + FIELDS * 8 + 8;
@@ -85,16 +85,11 @@ pub(in crate::journal::embedded) enum Item<'a> {
     /// An event, or an event of an earlier segment that was moved. The later one of an offset counts.
     Event {
         offset: u64,
-        /// Timestamp of the commit minus that of the event, in milliseconds.
-        age: i64,
         /// Size in bytes, as retention counts it.
         size: u32,
-        /// Ids of its topics, the primary topic first.
-        topics: Cow<'a, [u64]>,
-        /// Time of its expiry.
-        expires: Option<u64>,
-        /// Hash of publisher and key, and hash of the content that a duplicate must have.
-        key: Option<(u128, u128)>,
+        topics: TopicSet,
+        /// `None` if all its values are 0 or absent.
+        extra: Option<Box<Extra>>,
         body: Body,
     },
     /// A topic, and the offset up to which its events were deleted. The later one of an id counts.
@@ -107,10 +102,23 @@ pub(in crate::journal::embedded) enum Item<'a> {
     DeletedRecord { key: &'a str, revision: u64 },
 }
 
+/// Metadata that few events have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::journal::embedded) struct Extra {
+    /// Timestamp of the commit minus that of the event, in milliseconds.
+    pub age: i64,
+    /// Time of its expiry.
+    pub expires: Option<u64>,
+    /// Hash of publisher and key, and hash of the content that a duplicate must have.
+    pub key: Option<(u128, u128)>,
+}
+
 /// Length and checksum of the body of an item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::journal::embedded) struct Body {
     pub length: u32,
+    /// In postcard four bytes, little endian.
+    #[serde(with = "fixed")]
     pub checksum: u32,
 }
 
@@ -135,6 +143,20 @@ pub(super) struct Frame<'a> {
     pub bodies_at: usize,
     pub length: usize,
     bytes: &'a [u8],
+}
+
+/// A number of a fixed size, because a checksum is rarely small.
+mod fixed {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub(super) fn serialize<S: Serializer>(number: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        number.to_le_bytes().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        <[u8; 4]>::deserialize(deserializer).map(u32::from_le_bytes)
+    }
 }
 
 // === impl Header ===

@@ -8,7 +8,10 @@ mod format;
 
 use self::disk::TestDisk;
 use super::*;
+use crate::journal::log::TopicSet;
 use std::collections::BTreeMap;
+
+use bytes::Bytes;
 
 /// The content of a log: the events by offset, and the records by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +135,7 @@ impl Opened {
 }
 
 fn event(offset: u64, body: Body) -> Item<'static> {
-    Item::Event { offset, age: 0, size: body.length, topics: vec![1].into(), expires: None, key: None, body }
+    Item::Event { offset, size: body.length, topics: TopicSet::of(&[1]), extra: None, body }
 }
 
 /// A body that differs for each number.

@@ -37,11 +37,9 @@ fn frame(draft: &mut Draft) -> Vec<Item<'static>> {
     let large = draft.body(&text(1, 5000));
     let mut items = vec![Item::Event {
         offset: 400,
-        age: 90,
         size: 77,
-        topics: vec![1, 300].into(),
-        expires: Some(1 << 40),
-        key: Some((u128::MAX, 5)),
+        topics: TopicSet::of(&[1, 300]),
+        extra: Some(Box::new(Extra { age: 90, expires: Some(1 << 40), key: Some((u128::MAX, 5)) })),
         body: large,
     }];
     items.push(Item::Record { key: "job/1", revision: 9, body: draft.body(b"") });
