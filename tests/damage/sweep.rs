@@ -218,7 +218,11 @@ fn check_repair(sound: &Sound, dir: &Path, expected: Expected, changed: &[u64]) 
         Expected::Intact if verified.damaged => return Err(format!("a verification finds {verified:?}")),
         _ => {}
     }
-    let repaired = offline.repair(false).map_err(|error| error.to_string())?;
+    let repaired = match offline.repair(false) {
+        // Nothing can be kept.
+        Err(OpenError::Damaged { .. }) if sound.offsets().all(|offset| changed.contains(&offset)) => return Ok(()),
+        repaired => repaired.map_err(|error| error.to_string())?,
+    };
     drop(offline);
     if repaired.is_some() != verified.damaged {
         return Err(format!("{verified:?}, but {repaired:?}"));
