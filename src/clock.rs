@@ -121,8 +121,10 @@ impl Clock {
 
     /// The time by both clocks.
     pub fn moment(&self) -> Moment {
-        let steady = self.steady();
-        Moment { steady: millis(steady), wall: millis(steady.saturating_add(self.inner.offset.load(Relaxed))) }
+        let steady = self.steady_ms();
+        // In whole milliseconds, so that the difference of both clocks changes only when one of them is adjusted.
+        let offset = self.inner.offset.load(Relaxed).div_euclid(1000);
+        Moment { steady, wall: steady.saturating_add_signed(offset) }
     }
 
     /// Time until the wall clock shows `at_ms`; zero if that has passed.

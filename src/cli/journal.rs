@@ -115,6 +115,9 @@ const EVENT_BYTES: RangeInclusive<i64> = 4096..=256 << 20;
 /// Maximum length of the reason why a line is not an event.
 const REASON_CHARACTERS: usize = 400;
 
+/// A running node offers most commands too.
+const CONNECT: &str = ", or connect to it with `--url URL`";
+
 /// The location of the journal.
 enum Target<'a> {
     Offline(&'a Path),
@@ -204,7 +207,8 @@ async fn import(arguments: &ImportArguments) -> Result<u8, Failure> {
     let input = input(arguments.file.as_deref())?;
     let requested = arguments.max_event_bytes.and_then(|bytes| usize::try_from(bytes).ok());
     let max_event_bytes = requested.unwrap_or_else(|| journal::Config::default().max_event_bytes);
-    let mut import = Import::open(dir, max_event_bytes).map_err(|error| in_use(error, dir))?;
+    let mut import = Import::open(dir, max_event_bytes)
+        .map_err(|error| refused(error, dir, ", or publish to it by `POST /events`"))?;
     let done = import.run(input).await;
     let imported = import.imported();
     import.close().await;
@@ -255,7 +259,7 @@ async fn verify(arguments: &InspectArguments) -> Result<u8, Failure> {
 
 async fn compact(arguments: &InspectArguments) -> Result<u8, Failure> {
     let answer = match arguments.which.target()? {
-        Target::Offline(dir) => value(&journal::compact(dir).await.map_err(|error| refused(error, dir))?),
+        Target::Offline(dir) => value(&journal::compact(dir).await.map_err(|error| refused(error, dir, CONNECT))?),
         Target::Running(api) => api.json(api.post("/api/admin/journal/compact", "")).await?,
     };
     let text = || format!("{} bytes on the disk before, {} after", answer["bytesBefore"], answer["bytesAfter"]);
@@ -269,7 +273,8 @@ fn repair(arguments: &RepairArguments) -> Result<u8, Failure> {
             "a journal is repaired while its node is stopped: stop it, and name its `--data-dir`",
         ));
     };
-    let repaired = at(dir)?.repair(arguments.dry_run).map_err(|error| beyond_repair(&error, dir))?;
+    let offline = OfflineJournal::at(dir).map_err(|error| refused(error, dir, ""))?;
+    let repaired = offline.repair(arguments.dry_run).map_err(|error| beyond_repair(&error, dir))?;
     if arguments.json {
         print_line(&value(&repaired).to_string())?;
     } else {
@@ -294,25 +299,14 @@ impl Which {
 }
 
 fn at(dir: &Path) -> Result<OfflineJournal, Failure> {
-    OfflineJournal::at(dir).map_err(|error| refused(error, dir))
+    OfflineJournal::at(dir).map_err(|error| refused(error, dir, CONNECT))
 }
 
-fn refused(error: OpenError, dir: &Path) -> Failure {
+/// An error of a directory that cannot be opened. `instead` is what the user can do while a node uses it.
+fn refused(error: OpenError, dir: &Path, instead: &str) -> Failure {
     match error {
         OpenError::InUse { owner, .. } => Failure::new(format!(
-            "the journal in `{}` is in use by process {}; stop that process, or connect to it with `--url URL`",
-            dir.display(),
-            escape_controls(&owner)
-        )),
-        error => error.into(),
-    }
-}
-
-/// Like [`refused`], for a command that no running node offers.
-fn in_use(error: OpenError, dir: &Path) -> Failure {
-    match error {
-        OpenError::InUse { owner, .. } => Failure::new(format!(
-            "the journal in `{}` is in use by process {}; stop that process, or publish to it by `POST /events`",
+            "the journal in `{}` is in use by process {}; stop that process{instead}",
             dir.display(),
             escape_controls(&owner)
         )),

@@ -104,6 +104,18 @@ impl Config {
     const MIN_EVENT_BYTES: usize = 4096;
     const MIN_QUEUE_BYTES: u64 = 64 << 10;
 
+    /// Settings without limits of retention, so that nothing is deleted.
+    pub(super) fn unlimited() -> Self {
+        Self {
+            retention_ms: 0,
+            retention_events: 0,
+            retention_bytes: 0,
+            max_bytes: u64::MAX,
+            max_topics: u64::MAX,
+            ..Self::default()
+        }
+    }
+
     /// The time in milliseconds for which an event id of a publisher is remembered: for events of this topic, or, for
     /// `None`, of topics without a rule. If other limits delete the event earlier, its id is forgotten earlier.
     pub fn remembered_ms(&self, topic: Option<&Topic>) -> u64 {

@@ -183,17 +183,8 @@ impl Import {
 /// Settings without limits of retention, so that nothing is deleted. The node applies its own limits at its next start.
 /// The limit of free disk space stays, so that the node can still write.
 fn settings(max_event_bytes: usize) -> Config {
-    Config {
-        retention_ms: 0,
-        retention_events: 0,
-        retention_bytes: 0,
-        max_bytes: u64::MAX,
-        max_topics: u64::MAX,
-        max_event_bytes,
-        // Event ids of an earlier import must not count either.
-        dedupe_ms: 0,
-        ..Config::default()
-    }
+    // Event ids of an earlier import must not count either.
+    Config { max_event_bytes, dedupe_ms: 0, ..Config::unlimited() }
 }
 
 /// Reads one line without its end. Returns false at the end of the input; the inner error is about the line.

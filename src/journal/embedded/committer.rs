@@ -25,7 +25,7 @@ use super::{
 use crate::{
     journal::{
         AppendError, Batch, Config, Receipt, SyncMode, Unavailable,
-        log::{CommitGroup, Stored, TopicId},
+        log::{Changes, CommitGroup, Stored, TopicId},
     },
     topic::Topic,
 };
@@ -51,6 +51,8 @@ pub(super) type SharedCommitter = Arc<Mutex<Option<Committer>>>;
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 /// Bytes after which there is a sync with `sync = "os"`.
 const SYNC_BYTES: u64 = 64 << 20;
+/// Maximum number of bytes that are not on the disk, about. A recovery after a failed sync holds them in memory.
+const MAX_UNSYNCED_BYTES: u64 = 256 << 20;
 /// After a commit that took longer, the next one is left to the writer thread, so that callers do not wait for the disk.
 const SLOW_COMMIT: Duration = Duration::from_millis(1);
 
@@ -123,9 +125,10 @@ impl Committer {
         }
     }
 
-    /// True if the last commit took long, so that a caller should not wait for the next one.
+    /// True if a caller should not wait for the next commit: the last one took long, or the sync falls behind. The writer
+    /// thread commits after the sync, and its queue is bounded.
     pub(super) fn is_slow(&self) -> bool {
-        self.slow
+        self.slow || self.segments.unsynced_bytes() > MAX_UNSYNCED_BYTES
     }
 
     /// Time of the next sync, if there is something to sync.
@@ -213,9 +216,9 @@ impl Committer {
         }
         let mut log = self.shared.log_mut();
         log.apply(group, &located(location, &bodies));
-        let head = log.head();
+        let (head, changes) = (log.head(), log.take_changes());
         drop(log);
-        self.take_changes();
+        self.keep_changes(changes);
         self.shared.publish_head(head);
         self.shared.notifiers.committed(&group.events, head).wake();
         Ok(())
@@ -252,10 +255,8 @@ impl Committer {
         }
     }
 
-    /// Takes over what the index has changed: the cache forgets deleted events, the log gets the rest with the next
-    /// flush.
-    fn take_changes(&mut self) {
-        let changes = self.shared.log_mut().take_changes();
+    /// Takes over changes of the index: the cache forgets deleted events, the log gets the rest with the next flush.
+    fn keep_changes(&mut self, changes: Changes) {
         changes.dropped.iter().for_each(|offset| drop(self.shared.events.remove(offset)));
         self.changed_state |= !changes.dropped.is_empty();
         self.changed_topics.extend(changes.topics);
@@ -263,8 +264,11 @@ impl Committer {
 
     pub(super) fn purge(&mut self, topic: &Topic) -> Result<u64, Unavailable> {
         self.ready()?;
-        let count = self.shared.log_mut().purge(topic, self.shared.clock.steady_ms());
-        self.take_changes();
+        let mut log = self.shared.log_mut();
+        let count = log.purge(topic, self.shared.clock.steady_ms());
+        let changes = log.take_changes();
+        drop(log);
+        self.keep_changes(changes);
         self.flush().map_err(|error| self.failed(error))?;
         self.cleaning_due = true;
         Ok(count)
@@ -275,9 +279,9 @@ impl Committer {
         self.ready()?;
         let mut log = self.shared.log_mut();
         log.update_clock_offset(self.shared.clock.moment());
-        let more = log.sweep(now);
+        let (more, changes) = (log.sweep(now), log.take_changes());
         drop(log);
-        self.take_changes();
+        self.keep_changes(changes);
         if !more {
             // After a failure an empty commit shows whether the disk accepts writes again.
             self.changed_state |= self.failed.is_some();

@@ -8,9 +8,9 @@ use super::{
     open,
     repair::{self, Repaired},
     segments::{Directory, Scan},
-    verify::{self, unbounded},
+    verify,
 };
-use crate::journal::{Compacted, Inspection, Journal, Maintenance, Shared, Unavailable, Verified};
+use crate::journal::{Compacted, Config, Inspection, Journal, Maintenance, Shared, Unavailable, Verified};
 
 /// A stopped journal. Reading changes nothing, and no node can open it meanwhile.
 pub struct OfflineJournal {
@@ -33,7 +33,7 @@ impl OfflineJournal {
     /// # Errors
     /// If the journal is damaged.
     pub fn open(&self) -> Result<Shared, OpenError> {
-        Ok(Arc::new(open::open_to_read(&unbounded(), &self.data_dir)?))
+        Ok(Arc::new(open::open_to_read(&Config::unlimited(), &self.data_dir)?))
     }
 
     /// Summary of the journal.
@@ -104,7 +104,7 @@ impl OfflineJournal {
 /// If there is no journal, a node uses it, or it is damaged.
 pub async fn compact(dir: &Path) -> Result<Compacted, OpenError> {
     drop(DataDir::take_existing(dir)?);
-    let journal = Embedded::open(&unbounded(), dir)?;
+    let journal = Embedded::open(&Config { min_free_bytes: 0, ..Config::unlimited() }, dir)?;
     let report = journal.maintain(Maintenance::Compact).await;
     journal.close().await;
     match report.map_err(|error| OpenError::Io { dir: dir.to_owned(), reason: error.to_string() })? {

@@ -24,7 +24,7 @@ use super::{
     items::{self, Restored},
     open,
     segments::{Directory, Draft, Files, JournalState, Scan, Segments},
-    verify::{Found, unbounded},
+    verify::Found,
 };
 use crate::{
     event::Position,
@@ -84,7 +84,7 @@ pub(super) fn repair(data_dir: &DataDir, scan: &Scan, found: &Found, dry_run: bo
 fn write(found: &Found, files: &Files, path: &Path) -> Result<(), StoreError> {
     let log = &found.log;
     // One sync at the end is enough.
-    let options = || open::options(&Config { sync: SyncMode::Os, ..unbounded() }, data_dir::boot_id());
+    let options = || open::options(&Config { sync: SyncMode::Os, ..Config::unlimited() }, data_dir::boot_id());
     let mut segments = Segments::open(Arc::new(Directory::at(path)), options(), log.epoch(), &mut Restored::default())?;
     let state = JournalState::default().with(&log.log_state());
     let mut draft = Draft::default();

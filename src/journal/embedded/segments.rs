@@ -28,6 +28,7 @@ pub(super) mod high_water_mark;
 mod open;
 mod reader;
 mod scan;
+mod state;
 mod sync;
 
 #[cfg(test)]
@@ -36,8 +37,9 @@ mod tests;
 pub(super) use self::{
     disk::Directory,
     files::Files,
-    frame::{Body, Draft, Extra, Field, Item, JournalState},
+    frame::{Body, Draft, Extra, Item},
     scan::{Scan, Visit},
+    state::{Field, JournalState},
     sync::Sync,
 };
 use self::{
@@ -137,12 +139,10 @@ impl Segments {
         self.synced.commit
     }
 
-    /// A lower bound of the bytes that are not on the disk.
+    /// The bytes that are not on the disk, about.
     pub(super) fn unsynced_bytes(&self) -> u64 {
-        match self.end.segment == self.synced.segment {
-            true => (self.end.position - self.synced.position).into(),
-            false => u64::from(self.options.segment_bytes.saturating_sub(self.synced.position) + self.end.position),
-        }
+        let segments = u64::from(self.end.segment - self.synced.segment) * u64::from(self.options.segment_bytes);
+        (segments + u64::from(self.end.position)).saturating_sub(self.synced.position.into())
     }
 
     /// Number of the oldest segment, and of the active one.
@@ -186,6 +186,7 @@ impl Segments {
         end.chain = chain;
         end.position += in_segment(buffer.len());
         self.buffer = buffer;
+        self.buffer.shrink_to(frame::KEPT_BYTES);
         let done = written.map_err(|error| StoreError::io(&error)).and_then(|()| self.acknowledge(end));
         if let Err(error) = done {
             // The frame may be complete. A rejected commit must not be there after a restart.
@@ -210,8 +211,8 @@ impl Segments {
         self.write_high_water_mark(high_water_mark)
     }
 
-    /// Removes the oldest segment, of which nothing may be live any more: its live items were moved by later commits.
-    /// Does nothing if it is the active one.
+    /// Removes the oldest segment, of which nothing may be live any more: its live items were moved by later commits. These
+    /// commits, and those that deleted the others, must be on the disk. Does nothing if it is the active one.
     ///
     /// # Errors
     /// If the disk fails. The segment is kept then, or is removed by the next opening.
@@ -223,7 +224,7 @@ impl Segments {
         if self.removal_stopped {
             return Err(StoreError::Disk("`MARK` could not be written to the disk; restart the node".into()));
         }
-        self.sync()?;
+        self.check_sync()?;
         let next = self.files.from(oldest + 1).first().map_or(self.end.segment, |(number, _)| *number);
         self.write_high_water_mark(HighWaterMark { oldest: next, ..self.high_water_mark })?;
         if let Err(error) = self.high_water_mark_file.sync() {
@@ -284,7 +285,8 @@ impl Segments {
 
     fn begin_segment(&mut self, room: usize) -> Result<(), StoreError> {
         let (file, segment) = self.create(&self.end, &[], room, self.options.always)?;
-        self.install(file, Point { segment, position: in_segment(HEADER_BYTES), ..self.end })
+        self.install(file, Point { segment, position: in_segment(HEADER_BYTES), ..self.end });
+        Ok(())
     }
 
     /// The length to reserve for this number of bytes.
@@ -318,13 +320,13 @@ impl Segments {
     }
 
     /// Appends to this segment from now on.
-    fn install(&mut self, file: Arc<dyn DiskFile>, end: Point) -> Result<(), StoreError> {
+    fn install(&mut self, file: Arc<dyn DiskFile>, end: Point) {
         self.files.add(end.segment, file.clone());
-        self.reserved = file.len().map_err(|error| StoreError::io(&error))?;
+        // If it is unknown, the next commit reserves space again.
+        self.reserved = file.len().unwrap_or(0);
         self.unsynced.push((end.segment, file));
         self.last_number = end.segment;
         self.end = end;
-        Ok(())
     }
 
     fn active(&self) -> &dyn DiskFile {

@@ -21,20 +21,6 @@ pub(super) struct Found {
     damaged: HashSet<(u32, u32)>,
 }
 
-/// Settings without limits, so that nothing is deleted.
-pub(super) fn unbounded() -> Config {
-    Config {
-        retention_ms: 0,
-        retention_events: 0,
-        retention_bytes: 0,
-        max_bytes: u64::MAX,
-        max_topics: u64::MAX,
-        min_free_bytes: 0,
-        retention: Vec::new(),
-        ..Config::default()
-    }
-}
-
 /// Reads everything.
 pub(super) fn verify(scan: &Scan) -> Result<Found, StoreError> {
     let mut restored = Restored::default();
@@ -44,7 +30,7 @@ pub(super) fn verify(scan: &Scan) -> Result<Found, StoreError> {
         restored.complete(&scan.files(), &mut state);
     }
     let damaged = std::mem::take(&mut restored.damaged);
-    let log = restored.finish(&unbounded(), new_epoch(), &state, Clock::system().moment());
+    let log = restored.finish(&Config::unlimited(), new_epoch(), &state, Clock::system().moment());
     let stats = log.stats();
     let (events, topics, records) = (stats.events, stats.topics, stats.records);
     let mut verified = Verified { events, topics, records, ..Verified::default() };

@@ -3,11 +3,16 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::{Committer, located};
 use crate::journal::{
     Unavailable,
-    embedded::{StoreError, items},
-    log::{RecordInfo, TopicId},
+    embedded::{
+        EmbeddedState, StoreError, items,
+        segments::{Body, Draft},
+    },
+    log::{Log, RecordInfo, Stored, TopicId},
 };
 
 /// The segment that is being cleaned, and the items that are moved next.
@@ -133,7 +138,7 @@ impl Committer {
         };
         self.cleaning = Some(Cleaning { segment: oldest, next });
         match moved {
-            Err(error @ (StoreError::Damaged(_) | StoreError::Disk(_))) if !self.segments.needs_recovery() => {
+            Err(error @ StoreError::Unreadable { .. }) => {
                 // The segment is kept, and its data stay as readable as they are.
                 tracing::error!(segment = oldest, %error, "a segment of the journal cannot be read and is not cleaned");
                 self.unreadable = Some(oldest);
@@ -145,48 +150,46 @@ impl Committer {
 
     /// Writes these events again, at the end of the log.
     pub(super) fn move_events(&mut self, offsets: &[u64]) -> Result<(), StoreError> {
-        let shared = self.shared.clone();
-        let mut rest = offsets.iter();
-        while !rest.as_slice().is_empty() {
-            self.begin_draft(true);
-            let (mut moved, mut bodies, mut bytes) = (Vec::new(), Vec::new(), 0);
-            for offset in rest.by_ref() {
-                let Some(meta) = shared.log().event_meta(*offset) else { continue };
-                // Unchecked, with the checksum of before, so that a change of the bytes is still detected.
-                let body = shared.files.read_unchecked(meta.stored)?;
-                bytes += body.len();
-                bodies.push(items::add_event(&mut self.draft, meta, &body));
-                moved.push(*offset);
-                if bytes >= FRAME_BYTES {
-                    break;
-                }
-            }
-            let location = self.commit()?;
-            let mut log = shared.log_mut();
-            moved.iter().zip(located(location, &bodies)).for_each(|(offset, stored)| log.move_event(*offset, stored));
-        }
-        Ok(())
+        let add = |shared: &EmbeddedState, draft: &mut Draft, offset: &u64| {
+            let Some(meta) = shared.log().event_meta(*offset) else { return Ok(None) };
+            let bytes = read(shared, meta.stored)?;
+            Ok(Some(items::add_event(draft, meta, &bytes)))
+        };
+        self.move_items(offsets, add, |log, offset, stored| log.move_event(*offset, stored))
     }
 
     fn move_records(&mut self, keys: &[String]) -> Result<(), StoreError> {
+        let add = |shared: &EmbeddedState, draft: &mut Draft, key: &String| {
+            let Some(RecordInfo { revision, stored }) = shared.log().record(key) else { return Ok(None) };
+            let value = read(shared, stored)?;
+            Ok(Some(items::add_record(draft, key, revision, stored, &value)))
+        };
+        self.move_items(keys, add, |log, key, stored| log.move_record(key, stored))
+    }
+
+    /// Adds items to frames, writes these, and records the new locations. `add` returns `None` for an item that is not
+    /// stored any more.
+    fn move_items<T>(
+        &mut self,
+        items: &[T],
+        add: impl Fn(&EmbeddedState, &mut Draft, &T) -> Result<Option<Body>, StoreError>,
+        moved: impl Fn(&mut Log, &T, Stored),
+    ) -> Result<(), StoreError> {
         let shared = self.shared.clone();
-        let mut rest = keys.iter();
+        let mut rest = items.iter();
         while !rest.as_slice().is_empty() {
             self.begin_draft(true);
-            let (mut moved, mut bodies, mut bytes) = (Vec::new(), Vec::new(), 0);
-            for key in rest.by_ref() {
-                let Some(RecordInfo { revision, stored }) = shared.log().record(key) else { continue };
-                let value = shared.files.read_unchecked(stored)?;
-                bytes += value.len();
-                bodies.push(items::add_record(&mut self.draft, key, revision, stored, &value));
-                moved.push(key);
-                if bytes >= FRAME_BYTES {
-                    break;
+            let (mut added, mut bodies) = (Vec::new(), Vec::new());
+            while let Some(item) = rest.as_slice().first().filter(|_| self.draft.bytes() < FRAME_BYTES) {
+                rest.next();
+                if let Some(body) = add(&shared, &mut self.draft, item)? {
+                    added.push(item);
+                    bodies.push(body);
                 }
             }
             let location = self.commit()?;
             let mut log = shared.log_mut();
-            moved.iter().zip(located(location, &bodies)).for_each(|(key, stored)| log.move_record(key, stored));
+            added.iter().zip(located(location, &bodies)).for_each(|(item, stored)| moved(&mut log, item, stored));
         }
         Ok(())
     }
@@ -197,6 +200,13 @@ impl Committer {
         self.changed_topics.extend(ids);
         self.flush()
     }
+}
+
+/// Reads the bytes of an item that is moved. They are not checked and keep their checksum, so that a change of the bytes
+/// is still detected.
+fn read(shared: &EmbeddedState, stored: Stored) -> Result<Bytes, StoreError> {
+    let unreadable = |error: StoreError| StoreError::Unreadable { through: 0, what: error.to_string() };
+    shared.files.read_unchecked(stored).map_err(unreadable)
 }
 
 /// The next items that are to be moved, and the last one that was looked at; `None` at the end.

@@ -34,12 +34,10 @@ impl Committer {
         let copied = self.segments.recover().map_err(|error| self.failed(error))?;
         self.shared.log_mut().move_all(|stored| copied.iter().find_map(|copied| copied.moved(stored)));
         let (_, active) = self.segments.numbers();
-        for segment in self.topic_segments.values_mut() {
-            // A topic that was not copied is cleaned too late, which costs only space.
-            if copied.iter().any(|copied| copied.is_from(*segment)) {
-                *segment = active;
-            }
-        }
+        // The segments whose commits were all copied are gone. The one with the last sync stays, and with it its topics:
+        // some of them are only there.
+        let gone = self.topic_segments.values_mut().filter(|segment| self.shared.files.get(**segment).is_none());
+        gone.for_each(|segment| *segment = active);
         self.own_files.follow(active);
         tracing::info!("the journal accepts writes again");
         self.failed = None;

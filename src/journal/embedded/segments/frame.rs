@@ -21,6 +21,7 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::state::{FIELDS, JournalState};
 use crate::journal::log::TopicSet;
 
 /// Length of the header of a segment, in bytes.
@@ -30,6 +31,8 @@ pub(super) const FRAME_BYTES: usize = 32;
 const SEGMENT_MAGIC: &[u8; 8] = b"MSSEG001";
 const FRAME_MAGIC: &[u8; 4] = b"MSFR";
 const ALIGNMENT: usize = 8;
+/// Memory that is kept for the next frame. A frame may have a value of 10 MiB.
+pub(super) const KEPT_BYTES: usize = 1 << 20;
 
 /// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,38 +49,6 @@ pub(super) struct Header {
     /// The state after that frame.
     pub state: JournalState,
 }
-
-/// The values of the journal as a whole. Each frame has those that it changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(in crate::journal::embedded) enum Field {
-    /// Offset of the last event.
-    Head,
-    /// Timestamp of the last commit.
-    LastTimestamp,
-    /// The latest time for which retention has deleted events.
-    Swept,
-    /// The last id of a topic.
-    LastTopic,
-    /// The last revision of a record.
-    Revision,
-    TrimmedThrough,
-    /// Offset of the newest event that was deleted from all its topics.
-    DeletedThrough,
-    /// Timestamp of that event.
-    DeletedTimestamp,
-    ForgottenThrough,
-    PinnedForgottenThrough,
-    /// Sequence number of the last applied message, if the journal is a replica of another log.
-    Applied,
-}
-
-/// Number of values.
-const FIELDS: usize = Field::Applied as usize + 1;
-
-/// All values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::journal::embedded) struct JournalState([u64; FIELDS]);
 
 /// An item of a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +137,7 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         let fields = [self.number, self.generation, self.epoch, self.first_commit, self.chain];
         bytes[..8].copy_from_slice(SEGMENT_MAGIC);
-        for (part, field) in bytes[8..].chunks_exact_mut(8).zip(fields.iter().chain(&self.state.0)) {
+        for (part, field) in bytes[8..].chunks_exact_mut(8).zip(fields.iter().chain(self.state.values())) {
             part.copy_from_slice(&field.to_le_bytes());
         }
         let checksum = xxh3_64(&bytes[..HEADER_BYTES - 8]);
@@ -178,7 +149,7 @@ impl Header {
         let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
         let (content, checksum) = bytes.split_last_chunk()?;
         let mut state = JournalState::default();
-        for (index, field) in state.0.iter_mut().enumerate() {
+        for (index, field) in state.values_mut().enumerate() {
             *field = u64_at(content, 48 + 8 * index)?;
         }
         let header = Self {
@@ -191,33 +162,6 @@ impl Header {
         };
         let valid = content.starts_with(SEGMENT_MAGIC) && xxh3_64(content) == u64::from_le_bytes(*checksum);
         valid.then_some(header)
-    }
-}
-
-// === impl JournalState ===
-
-impl JournalState {
-    pub(in crate::journal::embedded) fn get(&self, field: Field) -> u64 {
-        self.0[field as usize]
-    }
-
-    pub(in crate::journal::embedded) fn set(&mut self, field: Field, value: u64) {
-        self.0[field as usize] = value;
-    }
-
-    /// The values that differ from `before`, each with the difference.
-    fn changes(&self, before: &Self) -> Vec<(u8, i64)> {
-        let pairs = (0..).zip(self.0.iter().zip(&before.0));
-        let changed = pairs.filter(|(_, (new, old))| new != old);
-        changed.map(|(field, (new, old))| (field, new.wrapping_sub(*old).cast_signed())).collect()
-    }
-
-    fn changed(mut self, changes: &[(u8, i64)]) -> Option<Self> {
-        for (field, difference) in changes {
-            let value = self.0.get_mut(usize::from(*field))?;
-            *value = value.wrapping_add_signed(*difference);
-        }
-        Some(self)
     }
 }
 
@@ -262,8 +206,10 @@ impl Draft {
         self.state = state;
         self.adds_data = adds_data;
         self.items = 0;
-        self.heads.clear();
-        self.bodies.clear();
+        for memory in [&mut self.heads, &mut self.bodies] {
+            memory.clear();
+            memory.shrink_to(KEPT_BYTES);
+        }
     }
 
     /// Appends the bytes of a body. The item that it belongs to must be added next.

@@ -27,8 +27,9 @@ impl Segments {
         visit: &mut dyn Visit,
     ) -> Result<Self, StoreError> {
         let failed = |error: io::Error| StoreError::io(&error);
-        let scan = Scan::of(&*disk, options.boot).map_err(failed)?;
+        let mut scan = Scan::of(&*disk, options.boot).map_err(failed)?;
         let content = scan.read_intact(visit)?;
+        scan.forget_replaced();
         let high_water_mark = scan.high_water_mark.clone().expect("an intact log has one");
         let names = disk.list().map_err(failed)?;
         let high_water_mark_file = if names.iter().any(|name| name == high_water_mark::NAME) {
@@ -42,7 +43,7 @@ impl Segments {
         if newest.is_some() {
             let unused = |name: &&String| number_of(name).is_some_and(|number| !scan.segments.contains_key(&number));
             for name in names.iter().filter(unused) {
-                // It was removed before a crash, or belongs to a copy that was not completed.
+                // It was removed or replaced before a crash, or belongs to a copy that was not completed.
                 disk.remove(name).map_err(failed)?;
             }
         }
@@ -71,7 +72,7 @@ impl Segments {
         if newest.is_none() || scan.crashed {
             log.epoch = new_epoch;
             let (file, segment) = log.create(&end, &[], 0, options.always)?;
-            log.install(file, Point { segment, position: in_segment(HEADER_BYTES), ..end })?;
+            log.install(file, Point { segment, position: in_segment(HEADER_BYTES), ..end });
             if newest.is_none() {
                 log.high_water_mark.oldest = segment;
             } else {

@@ -119,6 +119,15 @@ impl Scan {
         files
     }
 
+    /// Forgets the segments of which no commit counts: all were copied after a failed sync.
+    pub(super) fn forget_replaced(&mut self) {
+        let replaced = |(number, segment): (&u32, &Segment)| {
+            (segment.header.first_commit > last_commit(&self.segments, *number)).then_some(*number)
+        };
+        let replaced: Vec<u32> = self.segments.iter().filter_map(replaced).collect();
+        self.segments.retain(|number, _| !replaced.contains(number));
+    }
+
     /// The epoch of the newest segment; `None` in an empty log.
     pub(in crate::journal::embedded) fn epoch(&self) -> Option<u64> {
         self.segments.last_key_value().map(|(_, newest)| newest.header.epoch)
@@ -156,9 +165,7 @@ impl Scan {
         for number in numbers {
             let end = content.end;
             let complete = end.is_some_and(|end| end.commit >= self.promised);
-            // A later segment replaces the commits of this one from its first commit on.
-            let later = self.segments.range(number + 1..).map(|(_, later)| later.header.first_commit);
-            let limit = later.min().map_or(u64::MAX, |first| first - 1).min(self.limit);
+            let limit = last_commit(&self.segments, number).min(self.limit);
             let begin = |commit, chain, state| Point {
                 segment: number,
                 position: in_segment(HEADER_BYTES),
@@ -249,6 +256,12 @@ impl Content {
     pub(in crate::journal::embedded) fn state(&self) -> JournalState {
         self.end.map_or(JournalState::default(), |end| end.state)
     }
+}
+
+/// The last commit of a segment that counts. A later segment replaces the commits from its first one on.
+fn last_commit(segments: &BTreeMap<u32, Segment>, number: u32) -> u64 {
+    let later = segments.range(number + 1..).map(|(_, later)| later.header.first_commit);
+    later.min().map_or(u64::MAX, |first| first - 1)
 }
 
 /// Visits the items of a frame at a point. Returns the point after it.

@@ -119,7 +119,7 @@ impl Segments {
         let first = in_segment(HEADER_BYTES);
         let end = Point { segment, position: first + in_segment(frames.len()), ..point };
         self.unsynced.clear();
-        self.install(file, end)?;
+        self.install(file, end);
         self.disk.sync().map_err(|error| StoreError::io(&error))?;
         self.named = segment;
         self.sync_failed = false;
@@ -175,11 +175,6 @@ impl Sync {
 // === impl Copied ===
 
 impl Copied {
-    /// True if it was copied from this segment.
-    pub(in crate::journal::embedded) fn is_from(&self, segment: u32) -> bool {
-        self.from.segment == segment
-    }
-
     /// The new location of a body; `None` if it was not copied.
     pub(in crate::journal::embedded) fn moved(&self, stored: Stored) -> Option<Stored> {
         let distance = stored.position.checked_sub(self.from.position)?;

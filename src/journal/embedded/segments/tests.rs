@@ -106,6 +106,7 @@ impl Opened {
             let location = self.log.commit(&self.draft)?;
             self.content.records.insert(key, (revision, location.of(Some(body))));
         }
+        self.log.sync()?;
         self.log.remove_oldest()
     }
 

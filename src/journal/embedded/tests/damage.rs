@@ -194,6 +194,21 @@ async fn a_damaged_header_loses_no_event() {
 }
 
 #[tokio::test]
+async fn files_that_do_not_belong_to_the_log_are_no_damage() {
+    let mut again = filled().await;
+    // The process ended while it created a segment, or another program wrote the file.
+    for name in [&*name_of(2), "7.seg", "+0000000003.seg", "next.tmp"] {
+        fs::write(again.dir.join("journal").join(name), [0; 4096]).unwrap();
+    }
+    let verified = offline(&again).verify().unwrap();
+    assert!(!verified.damaged, "{verified:?}");
+    again.open().unwrap();
+    assert_eq!((again.data().await, again.put(&["a"], "next").await), (ALL.map(str::to_owned).to_vec(), 7));
+    again.reopen(false).await;
+    assert_eq!(again.data().await.len(), ALL.len() + 1);
+}
+
+#[tokio::test]
 async fn an_interrupted_repair_leaves_the_old_journal() {
     let mut again = filled().await;
     spoil_event(&mut again, 5);

@@ -28,23 +28,30 @@ async fn a_segment_without_live_data_is_removed() {
 #[tokio::test]
 async fn deletions_are_reported_after_their_segment_was_removed_and_the_process_killed() {
     let mut again = Reopened::new(Config { retention_events: 10, ..small() });
-    for _ in 0..15 {
+    let large = "x".repeat(100_000);
+    let segment_of = |again: &Reopened, offset| again.shared.log().stored(offset).unwrap().segment;
+    for _ in 0..25 {
         again.put(&["few"], "early").await;
     }
+    let first = segment_of(&again, 25);
+    while segment_of(&again, again.put(&["busy"], &large).await) == first {}
+    // Both topics are written to the second segment: `few` was deleted up to event 15.
     again.sweep(now_ms()).await.unwrap();
+    again.cleaned().await;
     for _ in 0..10 {
         again.put(&["few"], "late").await;
     }
-    let first = again.shared.log().stored(16).unwrap().segment;
+    assert!(again.shared.files.get(first).is_some());
+    // The next segment begins, and the first one is removed.
     while again.shared.files.get(first).is_some() {
-        again.put(&["few", "busy"], &"x".repeat(100_000)).await;
+        again.put(&["busy"], &large).await;
         again.cleaned().await;
     }
     again.reopen(false).await;
     let few = vec![topic("few").into()].into();
     let query = Query { patterns: few, after: 16, floor: 0, limit: 99, max_bytes: usize::MAX };
     let page = again.read(query).await.unwrap();
-    assert!(page.events[0].position.offset > 17 && !page.trimmed.is_empty(), "{:?}", page.trimmed);
+    assert!(page.events[0].position.offset > 25 && !page.trimmed.is_empty(), "{:?}", page.trimmed);
 }
 
 /// One topic keeps an event in each segment, so that none is empty.
@@ -130,4 +137,39 @@ async fn readers_and_publishers_go_on_during_a_compaction() {
     done.store(true, Ordering::Relaxed);
     assert!(reader.await.unwrap() > 0);
     assert_eq!(again.all().await.events.len(), 2005);
+}
+
+/// The commits after the last sync are copied to another segment; a topic that was synced is only in the old one.
+#[tokio::test]
+async fn everything_is_kept_after_a_failed_sync_and_the_cleaning_of_its_segment() {
+    let mut again = Reopened::new(small());
+    let sync = |again: &Reopened, result: fn() -> std::io::Result<()>| {
+        let mut committer = again.committer.lock().unwrap();
+        let committer = committer.as_mut().unwrap();
+        let sync = committer.begin_sync().unwrap();
+        sync.run().unwrap();
+        committer.end_sync(&sync, result()).is_ok()
+    };
+    again.append(vec![Draft { ttl_ms: Some(1), ..draft(&["synced"], "brief") }]).await;
+    assert!(sync(&again, || Ok(())));
+    again.put(&["copied"], "a").await;
+    again.write("copied", Some(noise(1000, 2))).await;
+    assert!(!sync(&again, || Err(std::io::Error::from_raw_os_error(5))));
+    let batch = || Batch::events(vec![draft(&["synced"], "b")]);
+    let refused = Journal::append(&*again, batch()).await;
+    assert!(matches!(refused, Err(AppendError::Unavailable(_))) && again.refusal().is_some(), "{refused:?}");
+    assert!(again.data().await.contains(&"a".to_owned()), "reading continues");
+    while Journal::append(&*again, batch()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(again.refusal().is_none());
+    // Nothing in the first segment is live then, but the topic.
+    again.sweep(now_ms()).await.unwrap();
+    again.cleaned().await;
+    for clean in [false, true] {
+        again.reopen(clean).await;
+        assert_eq!(again.data().await, ["a", "b"]);
+        assert_eq!(again.stats().topics, 2);
+        assert_eq!(again.value("copied").await, Some(noise(1000, 2)));
+    }
 }

@@ -107,3 +107,19 @@ async fn missing_commits_are_damage_in_all_other_cases() {
         assert!(matches!(again.open(), Err(OpenError::Damaged { what, .. }) if what.contains("was acknowledged")));
     }
 }
+
+/// Clients that saw events which were lost would miss new ones with the same offsets.
+#[tokio::test]
+async fn damage_of_a_new_epoch_does_not_bring_the_old_one_back() {
+    let change = |high_water_mark: HighWaterMark| HighWaterMark { boot: high_water_mark.boot ^ 1, ..high_water_mark };
+    let (mut again, epoch) = with_high_water_mark(false, change).await;
+    again.open().unwrap();
+    assert_ne!(again.epoch(), epoch);
+    again.close().await;
+    // Its segment has no event yet.
+    let segment = again.dir.join("journal").join(segments::name_of(2));
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    assert!(matches!(again.open(), Err(OpenError::Damaged { .. })));
+}
